@@ -1,0 +1,139 @@
+"""Settings: flags beat the environment, the environment beats ``meshnode.toml``, which beats the defaults."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from meshnode.address import Addr, parse_addr
+from meshnode.errors import ConfigError, InvalidId
+from meshnode.identity import NodeId
+
+FILE_NAME = "meshnode.toml"
+TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A node that others may begin with; ``host`` is an address or a name."""
+
+    id: NodeId
+    host: str
+    port: int
+
+
+def parse_seed(text: str) -> Seed:
+    """Parse ``ID@HOST:PORT``; raises ConfigError."""
+    id_text, at, where = text.partition("@")
+    host, colon, port = where.rpartition(":")
+    hint = "a seed is written ID@HOST:PORT; `meshnode id` there prints the id"
+    if not at or not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"{text!r} is not a seed", hint=hint)
+    try:
+        return Seed(NodeId.parse(id_text), host.strip("[]"), int(port))
+    except InvalidId as error:
+        raise ConfigError(f"{text!r}: {error.message}", hint=hint) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything one node is told. Validated at construction; raises ConfigError."""
+
+    home: Path | str
+    listen: str = "[::]:0"
+    mesh: str = field(default="open", repr=False)
+    seeds: tuple[str, ...] = ()
+    mdns: bool = True
+    dht: bool = True
+    engine: str = "auto"
+    passphrase: str | None = field(default=None, repr=False)
+    key: str | None = field(default=None, repr=False)
+    advertise: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ("any",)
+    idle_timeout: float = 600.0
+    seed_role: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "home", Path(self.home).expanduser().absolute())
+        for name in ("seeds", "advertise", "allow"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise ConfigError(f"{name} is a list", hint=f'write {name} = ["..."]')
+            object.__setattr__(self, name, tuple(value))
+        try:
+            parse_addr(self.listen)
+            for text in self.advertise:
+                parse_addr(text)
+        except ValueError as error:
+            raise ConfigError(str(error), hint="as in 0.0.0.0:4242 or [::]:0") from error
+        for text in self.seeds:
+            parse_seed(text)
+        for who in self.allow:
+            if who != "any":
+                NodeId.parse(who)
+        if self.idle_timeout < 1:
+            raise ConfigError("idle_timeout is at least 1 second")
+
+    @property
+    def home_path(self) -> Path:
+        """The home as an absolute path."""
+        return Path(self.home)
+
+    @property
+    def listen_addr(self) -> Addr:
+        """Where to bind."""
+        return parse_addr(self.listen)
+
+    @classmethod
+    def load(
+        cls,
+        home: Path | str,
+        flags: Mapping[str, object] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Config:
+        """Merge file, environment (``MESHNODE_LISTEN`` and so on) and flags. Raises ConfigError."""
+        env = os.environ if env is None else env
+        path = Path(home).expanduser() / FILE_NAME
+        values: dict[str, object] = {}
+        if path.exists():
+            try:
+                values.update(tomllib.loads(path.read_text()))
+            except (OSError, ValueError) as error:
+                raise ConfigError(f"{path}: {error}", hint="mend the file, or move it away") from error
+        known = {f.name: f for f in fields(cls) if f.name != "home"}
+        unknown = [name for name in values if name not in known]
+        if unknown:
+            raise ConfigError(f"{path}: unknown setting {unknown[0]!r}", hint=f"known are {', '.join(known)}")
+        for name, item in known.items():
+            text = env.get(f"MESHNODE_{name.upper()}")
+            if text is not None:
+                values[name] = _from_text(name, str(item.type), text)
+        secret = env.get("MESHNODE_KEY_FILE")
+        if secret is not None and "key" not in values:
+            try:
+                values["key"] = Path(secret).read_text()
+            except OSError as error:
+                raise ConfigError(f"MESHNODE_KEY_FILE: {error.strerror}: {secret}") from error
+        values.update({name: value for name, value in (flags or {}).items() if value is not None})
+        try:
+            return cls(home=home, **values)  # type: ignore[arg-type]
+        except (TypeError, AttributeError) as error:
+            raise ConfigError(f"{path}: a setting has the wrong type: {error}") from error
+
+
+def _from_text(name: str, kind: str, text: str) -> object:
+    if kind.startswith("tuple"):
+        return tuple(part for part in text.replace(",", " ").split() if part)
+    if kind == "bool":
+        if text.lower() not in TRUE + FALSE:
+            raise ConfigError(f"MESHNODE_{name.upper()}={text!r} is neither on nor off")
+        return text.lower() in TRUE
+    if kind == "float":
+        try:
+            return float(text)
+        except ValueError as error:
+            raise ConfigError(f"MESHNODE_{name.upper()}={text!r} is not a number") from error
+    return text

@@ -1,0 +1,165 @@
+"""Node ids and key pairs: a node's address is its Ed25519 public key.
+
+``NodeId`` text is lowercase base32 without padding (52 characters), so it is also a legal DNS label. The
+overlay IPv6 address and the DHT key derive from it, so a record is found and verified from either.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import ipaddress
+import os
+from collections import OrderedDict
+from functools import cached_property
+
+from nacl.bindings import (
+    crypto_box_beforenm,
+    crypto_sign,
+    crypto_sign_ed25519_pk_to_curve25519,
+    crypto_sign_ed25519_sk_to_curve25519,
+    crypto_sign_open,
+    crypto_sign_seed_keypair,
+)
+from nacl.exceptions import CryptoError
+
+from meshnode.clock import Entropy
+from meshnode.errors import InvalidId
+from meshnode.limits import MAX_SHARED_KEYS
+
+KEY_LENGTH = 32
+TEXT_LENGTH = 52
+
+
+class NodeId:
+    """An Ed25519 public key, as an address. Immutable, hashable, ordered by its bytes."""
+
+    __slots__ = ("__dict__", "_hash", "raw")
+    raw: bytes
+
+    def __init__(self, raw: bytes) -> None:
+        if len(raw) != KEY_LENGTH:
+            raise InvalidId(f"a node id has {KEY_LENGTH} bytes, not {len(raw)}")
+        object.__setattr__(self, "raw", bytes(raw))
+        object.__setattr__(self, "_hash", hash(raw))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a NodeId is immutable")
+
+    @classmethod
+    def parse(cls, value: str | bytes | NodeId) -> NodeId:
+        """Accept a NodeId, 32 bytes, or text (also ``<id>.mesh``); raises InvalidId."""
+        if isinstance(value, NodeId):
+            return value
+        if isinstance(value, bytes):
+            return cls(value)
+        text = value.strip().lower().removesuffix(".mesh")
+        hint = "an id has 52 characters a-z and 2-7; `meshnode id` prints a node's own"
+        if len(text) != TEXT_LENGTH:
+            raise InvalidId(f"{value!r} is not a node id", hint=hint)
+        try:
+            node_id = cls(base64.b32decode(text.upper() + "===="))
+        except ValueError as error:
+            raise InvalidId(f"{value!r} is not a node id", hint=hint) from error
+        if str(node_id) != text:  # the last character carries spare bits: only one spelling counts
+            raise InvalidId(f"{value!r} is not a node id", hint=hint)
+        return node_id
+
+    def __bytes__(self) -> bytes:
+        return self.raw
+
+    def __str__(self) -> str:
+        return base64.b32encode(self.raw).decode().rstrip("=").lower()
+
+    def __repr__(self) -> str:
+        return f"NodeId({self.short}…)"
+
+    def __hash__(self) -> int:
+        hashed: int = self._hash  # type: ignore[attr-defined]
+        return hashed
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NodeId) and self.raw == other.raw
+
+    def __lt__(self, other: NodeId) -> bool:
+        return self.raw < other.raw
+
+    def __le__(self, other: NodeId) -> bool:
+        return self.raw <= other.raw
+
+    @cached_property
+    def short(self) -> str:
+        """The first 8 characters, for people; never for decisions."""
+        return str(self)[:8]
+
+    @cached_property
+    def overlay(self) -> ipaddress.IPv6Address:
+        """The node's overlay address: ``fd`` and 120 bits of a BLAKE2b of the key."""
+        digest = hashlib.blake2b(self.raw, digest_size=15, person=b"mesh-overlay").digest()
+        return ipaddress.IPv6Address(b"\xfd" + digest)
+
+    @cached_property
+    def dht_key(self) -> bytes:
+        """160 bits of a BLAKE2b of the overlay address: where the node's record is stored."""
+        return dht_key_of(self.overlay)
+
+
+def dht_key_of(overlay: ipaddress.IPv6Address) -> bytes:
+    """Return the 20-byte DHT key of an overlay address."""
+    return hashlib.blake2b(overlay.packed, digest_size=20, person=b"mesh-dht-key").digest()
+
+
+class Identity:
+    """A node's key pair, made from a 32-byte seed."""
+
+    def __init__(self, seed: bytes) -> None:
+        if len(seed) != KEY_LENGTH:
+            raise ValueError(f"a key seed has {KEY_LENGTH} bytes, not {len(seed)}")
+        public, self._secret = crypto_sign_seed_keypair(seed)
+        self.seed = seed
+        self.id = NodeId(public)
+        self._curve = crypto_sign_ed25519_sk_to_curve25519(self._secret)
+        self._shared: OrderedDict[NodeId, bytes] = OrderedDict()
+
+    @classmethod
+    def generate(cls, entropy: Entropy = os.urandom) -> Identity:
+        """Return a new identity."""
+        return cls(entropy(KEY_LENGTH))
+
+    def __repr__(self) -> str:
+        return f"Identity({self.id.short}…)"
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the 64-byte Ed25519 signature (RFC 8032); the message must begin with a domain of its own."""
+        return crypto_sign(message, self._secret)[:64]
+
+    def knows(self, peer: NodeId) -> bool:
+        """True when the pairwise key with ``peer`` is cached, so that using it costs no X25519."""
+        return peer in self._shared
+
+    def shared_key(self, peer: NodeId) -> bytes:
+        """Return the 32-byte static X25519 key with ``peer`` (cached); raises InvalidId for a weak key."""
+        key = self._shared.get(peer)
+        if key is None:
+            try:
+                curve = crypto_sign_ed25519_pk_to_curve25519(peer.raw)
+                key = crypto_box_beforenm(curve, self._curve)
+            except (CryptoError, RuntimeError) as error:
+                raise InvalidId("that key is not a point of the curve") from error
+            self._shared[peer] = key
+            if len(self._shared) > MAX_SHARED_KEYS:
+                self._shared.popitem(last=False)
+        else:
+            self._shared.move_to_end(peer)
+        return key
+
+
+def verify(signer: NodeId, message: bytes, signature: bytes) -> bool:
+    """True when ``signature`` is ``signer``'s over ``message``."""
+    if len(signature) != 64:
+        return False
+    try:
+        crypto_sign_open(signature + message, signer.raw)
+    except (CryptoError, ValueError, RuntimeError):
+        return False
+    return True

@@ -1,0 +1,73 @@
+"""Every bound, with the attack that it stops and its arithmetic."""
+
+from __future__ import annotations
+
+# ---- vocabulary
+MAX_CBOR_DEPTH = 8  # parser recursion; our deepest message nests 4
+MAX_RECORD = 1_000  # bytes; fits a BEP 44 item and, sealed, one 1,280-byte IPv6 packet
+MAX_ENDPOINTS = 16  # a liar's record makes us probe at most so many addresses
+MAX_RELAYS = 4
+MAX_CAPABILITIES = 8
+MAX_CAPABILITY_LENGTH = 24
+MAX_RECORD_TTL_S = 86_400  # a stolen, replayed record dies within a day
+MAX_RECORD_FUTURE_S = 300  # clock skew that we forgive; more would let a record outlive its successors
+MAX_SHARED_KEYS = 4_096  # x 32 bytes and bookkeeping = about 1 MB of cached X25519 results
+
+# ---- sealing
+SEAL_WINDOW_S = 30.0  # a datagram older or newer than this is dropped
+MAX_REPLAY_ENTRIES = 100_000  # nonces remembered a generation; x 2 x about 110 bytes = 22 MB at the very worst
+MAX_REPLAY_PER_SENDER = 20_000  # one insider cannot fill the guard: 5 of them would have to
+NEW_SENDERS_PER_S = 500.0  # X25519 costs 100 us: strangers with the mesh key cost at most 5 % of a core
+NEW_SENDERS_BURST = 2_000.0
+
+# ---- connections
+MAX_CONTROL_FRAME = 16_384  # a Hello with a record and a few grants; more is junk
+MAX_GRANTS = 8
+MAX_SERVICE_NAME = 255
+STREAM_HIGH_WATER = 1 << 20  # bytes written and unacknowledged above which a writer waits
+STREAM_LOW_WATER = 1 << 19
+HANDSHAKE_TIMEOUT_S = 5.0  # aioquic has none of its own
+HELD_INITIAL_S = 0.3  # how long the losing dial of two simultaneous ones is kept
+DIAL_REFRESH_S = 0.4  # unanswered for so long: ask the DHT whether our record is stale
+MAX_ARRIVALS_PER_PEER = 4  # half-open connections a peer may cost us, x 70 KB
+MAX_SESSIONS = 2_048  # peers with state, x 75 KB = 150 MB
+MAX_DATAGRAM = 65_507
+
+# ---- discovery
+MAX_CACHED_RECORDS = 4_096  # x about 1.5 KB
+MAX_PENDING_RESOLVES = 1_024
+RESOLVE_TIMEOUT_S = 5.0
+
+# ---- dht
+DHT_MAX_BODY = 1_130  # + 97 sealing + 48 IPv6 and UDP = 1,275: under every path's 1,280
+DHT_MAX_CONTACTS = 16  # in an answer: 16 x 51 B fits a body; a liar fills no more than that of a lookup's queue
+DHT_MAX_LOOKUP_RPCS = 120  # a lookup led astray costs 120 x 1.3 kB = 156 kB, then ends
+DHT_MAX_LOOKUP_QUEUE = 1_024  # contacts a lookup remembers: 120 answers x 16 would be 1,920
+DHT_LOOKUP_DEADLINE_S = 12.0  # hostile or dead answers never hold a lookup longer
+DHT_MAX_LOOKUPS = 64  # at once; x about 100 kB
+DHT_MAX_CALLS = 1_024  # outstanding requests; x about 2 kB with the body kept for retransmission
+DHT_MAX_PROBES = 64  # pings that strangers' requests make us send at once
+DHT_MAX_HINTS = 256  # addresses waiting to be pinged
+DHT_MAX_SEEDS = 8  # configured seeds that get every STORE and WATCH
+DHT_MAX_PER_SUBNET = 2  # a /24 or /48 in a crowded bucket: an eclipse needs as many networks as it needs ids
+DHT_MAX_STORED = 4_096  # records; x 1.5 kB = 6 MB
+DHT_MAX_STORED_SEED = 65_536  # a seed's: 98 MB at the very worst
+DHT_MAX_STORED_PER_ADDRESS = 128  # first stores from one IP address; one host fills 3 % of the store
+DHT_UPDATES_PER_KEY = 32.0  # newer records of one key in a burst; a flooding owner wakes no watcher more often
+DHT_UPDATES_PER_KEY_PER_S = 4.0
+DHT_MAX_VERIFIED = 4_096  # record bytes whose signature is known to be good; x 1.5 kB
+DHT_MAX_WATCH_S = 90  # a watcher that died is pushed to for so long at most
+DHT_MAX_WATCHES = 8_192  # x about 300 B
+DHT_MAX_WATCHES_PER_SENDER = 256
+DHT_MAX_WATCHES_PER_KEY = 128  # one newer record makes at most 128 x 4 datagrams
+DHT_MAX_WATCHED = 1_024  # ids that we watch ourselves
+DHT_MAX_PUSHES = 1_024  # unacknowledged at once
+
+# ---- paths
+BASE_MTU = 1200  # RFC 9000 section 14: every path carries it
+INITIAL_WINDOW = 12_000  # bytes to an unproven address after a fresh sealed MOVED: 10 packets, one round trip
+KEEPALIVE_S = 15.0  # shorter than the usual 30 s of a NAT's UDP mapping
+MAX_CANDIDATES = 24  # addresses a peer may have us probe
+MAX_PATH_HISTORY = 32
+MAX_PROBES_OUT = 128  # unanswered probes remembered per peer
+MAX_SAVED_CONTACTS = 256  # enough to find the mesh again; 16 KB on disk
