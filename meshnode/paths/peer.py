@@ -1,0 +1,495 @@
+"""The addresses of one peer and the choice among them. Sans-IO (docs/explanation/path-selection.md).
+
+Each side decides only its own sending path. An address is used without a byte budget only after our own
+sealed probe went round trip on it, so that a spoofed source moves nobody's traffic; a fresh sealed MOVED
+from the peer earns one initial window (RFC 9002 section 7.2) in advance, which halves the gap of a move.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from collections import deque
+from collections.abc import Iterable
+
+from meshnode.address import Addr, is_dialable
+from meshnode.clock import Entropy
+from meshnode.identity import NodeId
+from meshnode.limits import (
+    BASE_MTU,
+    INITIAL_WINDOW,
+    KEEPALIVE_S,
+    MAX_CANDIDATES,
+    MAX_PATH_HISTORY,
+    MAX_PROBES_OUT,
+)
+from meshnode.paths.candidate import Candidate, Connectivity, PathState
+from meshnode.paths.effects import (
+    Effect,
+    MtuChanged,
+    NeedRecord,
+    Resumed,
+    SendProbe,
+    Suspended,
+    Switched,
+    Validated,
+)
+from meshnode.record import EndpointRecord
+
+MOVED, SEEKING = 1, 2  # PING flags
+BURST = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5, 1.0, 2.0, 5.0)  # gaps between probes while nothing answers
+SILENCE_MIN_S = 0.08
+SILENCE_RTTS = 1.25
+SILENCE_MAX_S = 2.0
+EXPECT_AFTER_DATA_S = 0.5  # a stream that just delivered is expected to go on
+SUSPEND_AFTER_S = 2.0
+CONFIRM_S = 1.0  # an address that a MOVED brought must answer our probe within this
+SAME_MOVE_S = 0.3  # MOVED probes of one burst arrive from several addresses: the first one wins
+HYSTERESIS_RATIO, HYSTERESIS_S = 0.8, 0.005
+MTU_DELAY_S = 0.02
+MTU_TRIES = 3
+
+
+class PeerPaths:
+    """Candidates, probes and the active path of one peer; ``now`` is monotonic seconds."""
+
+    def __init__(
+        self, peer: NodeId, *, rng: random.Random, entropy: Entropy, now: float, mtu_ceiling: int = 1452
+    ) -> None:
+        self.peer = peer
+        self.active: Addr | None = None
+        self.connectivity = Connectivity.CONNECTED
+        self.history: deque[tuple[float, str, Addr | None]] = deque(maxlen=MAX_PATH_HISTORY)
+        self._rng = rng
+        self._entropy = entropy
+        self._ceiling = mtu_ceiling
+        self._candidates: dict[Addr, Candidate] = {}
+        self._current: Candidate | None = None
+        self._previous: Candidate | None = None
+        self._probes: dict[bytes, tuple[Addr, float, int]] = {}
+        self._effects: list[Effect] = []
+        self._networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+        self._credit = 0
+        self._moved = False
+        self._step = 0
+        self._next_probe: float | None = None
+        self._silent_since: float | None = None
+        self._confirm_by: float | None = None
+        self._moved_from = float("-inf")
+        self._in_flight = 0
+        self._flight_began = now
+        self._last_data = float("-inf")
+        self._asked = 0
+        self._keepalive_at: float | None = None
+        self._keepalive_sent: float | None = None
+        self._watch_at: float | None = None
+        self._mtu_at: float | None = None
+        self._mtu_tries = 0
+        self._mtu = BASE_MTU
+
+    # ---- candidates
+
+    def set_local_networks(self, networks: Iterable[tuple[str, int]]) -> None:
+        """Tell which networks this host is on (address, prefix length)."""
+        self._networks = tuple(
+            ipaddress.ip_network(f"{host.partition('%')[0]}/{prefix}", strict=False) for host, prefix in networks
+        )
+
+    def path_kind(self, addr: Addr) -> str:
+        """``lan`` when the address is on one of our networks or loopback, else ``direct``."""
+        ip = ipaddress.ip_address(addr.host.partition("%")[0])
+        if ip.is_loopback or ip.is_link_local or any(ip in network for network in self._networks):
+            return "lan"
+        return "direct"
+
+    def addresses(self) -> list[Addr]:
+        """All candidate addresses."""
+        return list(self._candidates)
+
+    def candidates(self) -> list[Candidate]:
+        """All candidates, for people."""
+        return list(self._candidates.values())
+
+    def add_candidates(self, addrs: Iterable[tuple[Addr, str]], now: float) -> None:
+        """Learn of possible addresses and where each came from."""
+        for addr, source in addrs:
+            self._candidate(addr, source)
+
+    def _candidate(self, addr: Addr, source: str) -> Candidate | None:
+        found = self._candidates.get(addr)
+        if found is not None or not is_dialable(addr):
+            return found
+        if len(self._candidates) >= MAX_CANDIDATES:
+            for old, candidate in list(self._candidates.items()):
+                if candidate is not self._current and candidate is not self._previous:
+                    del self._candidates[old]  # the oldest goes: a liar can only push out his own
+                    break
+            else:
+                return None
+        found = self._candidates[addr] = Candidate(addr, source)
+        return found
+
+    def peer_record(self, record: EndpointRecord, now: float) -> None:
+        """The peer says where it is: probe what is new, forget what is gone."""
+        listed = {endpoint.addr: None for endpoint in record.endpoints}
+        for addr, candidate in list(self._candidates.items()):
+            if candidate.source == "record" and addr not in listed and candidate is not self._current:
+                del self._candidates[addr]
+        left = self.active is not None and self.active not in listed
+        for addr in listed:
+            fresh = addr not in self._candidates
+            found = self._candidate(addr, "record")
+            if found is None or self.active is None or found is self._current:
+                continue
+            if left:
+                found.claimed = now
+            if fresh or left or self._next_probe is not None:
+                self._probe(found, self._flags(), now)
+        if self._next_probe is not None:
+            self._step = 0
+            self._next_probe = now + BURST[0]
+
+    def best_guess(self) -> Addr | None:
+        """Where to try first: validated, then our own networks, then the peer's own order."""
+
+        def rank(candidate: Candidate) -> tuple[bool, bool]:
+            return candidate.state is not PathState.VALIDATED, self.path_kind(candidate.addr) != "lan"
+
+        best = min(self._candidates.values(), key=rank, default=None)
+        return best.addr if best is not None else None
+
+    # ---- beginning
+
+    def begin(self, addr: Addr, now: float) -> None:
+        """Dialler: the first flight goes to ``addr``; all other candidates are probed beside it."""
+        current = self._candidate(addr, "dial")
+        if current is None:
+            return
+        self._current, self.active = current, addr
+        self._credit = INITIAL_WINDOW  # a record signed by the peer, or a configured address, names it
+        self._probe_all(0, now, include_active=False)
+        self._note(now, "dial")
+
+    def accept(self, addr: Addr, now: float) -> None:
+        """The handshake with a peer at ``addr`` is done: QUIC has validated the address."""
+        current = self._candidate(addr, "peer") or self._current
+        if current is None:
+            return
+        current.state = PathState.VALIDATED
+        current.last_heard = now
+        old, self._current, self.active = self.active, current, current.addr
+        self._settle(now)
+        self._start_mtu(now)
+        self._effects.append(Switched(old, current.addr, "accepted", False))
+        self._note(now, "accepted")
+
+    # ---- what happens
+
+    def on_received(self, src: Addr, size: int, newest: bool, now: float) -> None:
+        """An authentic QUIC datagram (or, when not ``newest``, perhaps only a claimed one) came from ``src``."""
+        current = self._current
+        if current is not None and src == current.addr:
+            if current.state is not PathState.VALIDATED:
+                self._credit += 3 * size
+            if newest:
+                current.last_heard = now
+                if self._silent_since is not None and not self._moved:
+                    self._settle(now)
+            return
+        if not newest:
+            return
+        known = self._candidates.get(src)
+        if known is not None and known.state is PathState.VALIDATED:
+            known.last_heard = now
+            if self._silent_since is not None:
+                self._probe(known, self._flags(), now)
+            return
+        found = self._candidate(src, "packet")
+        if found is not None:
+            found.claimed = now
+            if found.state is not PathState.PROBING:
+                self._probe(found, 0, now)
+
+    def on_ping(self, src: Addr, flags: int, now: float) -> None:
+        """A sealed PING of the peer about our connection came from ``src``."""
+        found = self._candidate(src, "ping")
+        if found is None:
+            return
+        found.last_heard = max(found.last_heard, now)
+        if found is self._current:
+            if flags & MOVED:
+                self._moved_from = now
+            if self._silent_since is not None:
+                self._probe(found, self._flags(), now)
+            return
+        if flags & MOVED and now - self._moved_from > SAME_MOVE_S:
+            self._moved_from = now
+            self._credit = INITIAL_WINDOW
+            self._switch(found, "peer moved", True, now)
+            self._probe(found, 0, now)
+            if found.state is not PathState.VALIDATED:
+                self._confirm_by = now + CONFIRM_S
+            return
+        if flags & (SEEKING | MOVED):
+            found.claimed = now
+        if found.state is not PathState.VALIDATED or flags & (SEEKING | MOVED) or self._silent_since is not None:
+            self._probe(found, self._flags(), now)
+
+    def on_pong(self, tx: bytes, src: Addr, now: float, size: int) -> bool:
+        """A PONG came; True when it answers a probe of ours."""
+        probe = self._probes.pop(tx, None)
+        if probe is None:
+            return False
+        addr, sent, padded = probe
+        found = self._candidates.get(addr)
+        if found is None:
+            return True
+        fresh = found.state is not PathState.VALIDATED
+        found.measured(now - sent, now)
+        if padded > BASE_MTU:
+            found.mtu = max(found.mtu, padded)
+        current = self._current
+        if found is current:
+            self._answered(found, fresh, now)
+        elif current is None:
+            pass
+        elif self._silent_since is not None and current.last_heard < sent:
+            self._switch(found, "answered", True, now)
+            self._settle(now)
+        elif found.claimed > current.last_heard or (current.state is not PathState.VALIDATED and self._credit >= 0):
+            if found.claimed > current.last_heard or current.last_heard == float("-inf"):
+                self._switch(found, "validated", True, now)
+                self._settle(now)
+        elif self._better(found, current):
+            self._switch(found, "faster", False, now)
+            self._settle(now)
+        return True
+
+    def _answered(self, current: Candidate, fresh: bool, now: float) -> None:
+        self._confirm_by = None
+        if fresh:
+            self._effects.append(Validated(current.addr))
+            self._start_mtu(now)
+        if current.mtu > self._mtu:
+            self._mtu = current.mtu
+            self._mtu_at = None
+            self._effects.append(MtuChanged(self._mtu))
+        if self._silent_since is not None:
+            nudge = self._moved or now - self._silent_since > SILENCE_MIN_S
+            self._settle(now)
+            if nudge:
+                self._effects.append(Switched(current.addr, current.addr, "answered", True))
+        self._keepalive_sent = None
+
+    def _better(self, found: Candidate, current: Candidate) -> bool:
+        if found.rtt is None or current.rtt is None or found.samples < 2 or current.samples < 2:
+            return False
+        return found.rtt < current.rtt * HYSTERESIS_RATIO and found.rtt < current.rtt - HYSTERESIS_S
+
+    def local_change(self, now: float) -> None:
+        """Our own addresses changed: tell the peer from wherever we are now, until it answers."""
+        if self._current is None:
+            return
+        self._moved = True
+        if self._silent_since is None:
+            self._silent_since = now
+        self.connectivity = Connectivity.SEEKING
+        self._step = 0
+        self._asked = 0
+        self._probe(self._current, MOVED, now)
+        self._next_probe = now + BURST[0]
+        self._effects.append(Switched(self._current.addr, self._current.addr, "moved", True))
+        self._note(now, "moved")
+
+    # ---- hints of the connection above
+
+    def set_in_flight(self, count: int, now: float) -> None:
+        """So many bytes are sent and unacknowledged."""
+        if count and not self._in_flight:
+            self._flight_began = now
+        self._in_flight = count
+
+    def note_sent(self, size: int, now: float) -> None:
+        """So many bytes went to the active address."""
+        current = self._current
+        if current is not None and current.state is not PathState.VALIDATED:
+            self._credit -= size
+
+    def note_stream_data(self, now: float) -> None:
+        """The application's data arrived; more is to be expected."""
+        self._last_data = now
+
+    def budget(self, now: float) -> int | None:
+        """Bytes that may go to the active address now; None when it is validated."""
+        current = self._current
+        if current is None:
+            return 0
+        return None if current.state is PathState.VALIDATED else max(0, self._credit)
+
+    # ---- time
+
+    def next_deadline(self) -> float | None:
+        """When ``tick`` has something to do."""
+        deadlines = [
+            at
+            for at in (self._next_probe, self._confirm_by, self._mtu_at, self._keepalive_at, self._watchdog())
+            if at is not None
+        ]
+        return min(deadlines, default=None)
+
+    def _threshold(self) -> float:
+        rtt = self._current.rtt if self._current is not None and self._current.rtt is not None else 0.1
+        return min(SILENCE_MAX_S, SILENCE_MIN_S + SILENCE_RTTS * rtt)
+
+    def _watchdog(self) -> float | None:
+        """When silence becomes suspicious; None while nothing is expected or we are seeking already."""
+        current = self._current
+        if current is None or self._silent_since is not None or self._keepalive_at is None:
+            return None
+        since = None
+        if self._keepalive_sent is not None:
+            since = self._keepalive_sent
+        if self._in_flight:
+            since = self._flight_began if since is None else min(since, self._flight_began)
+        streaming = self._last_data > current.last_heard - EXPECT_AFTER_DATA_S
+        if since is None and streaming and self._threshold() < EXPECT_AFTER_DATA_S:
+            since = current.last_heard
+        if since is None or (self._asked_at(current) and not self._in_flight and self._keepalive_sent is None):
+            return None
+        return max(since, current.last_heard) + self._threshold()
+
+    def _asked_at(self, current: Candidate) -> bool:
+        """True when this very silence has been looked into already, so that an idle link is not probed for ever."""
+        return self._watch_at is not None and self._watch_at >= max(current.last_heard, self._last_data)
+
+    def tick(self, now: float) -> None:
+        """Let due timers fire; afterwards ``next_deadline`` is None or later than ``now``."""
+        current = self._current
+        if current is None:
+            self._next_probe = self._confirm_by = self._mtu_at = self._keepalive_at = None
+            return
+        if self._confirm_by is not None and self._confirm_by <= now:
+            self._confirm_by = None
+            if current.state is not PathState.VALIDATED:
+                current.state = PathState.FAILED
+                if self._previous is not None and self._previous.state is PathState.VALIDATED:
+                    self._switch(self._previous, "unconfirmed", True, now)
+                self._seek(now)
+        watchdog = self._watchdog()
+        if watchdog is not None and watchdog <= now:
+            self._watch_at = now
+            if self._mtu > BASE_MTU and self._in_flight:
+                self._shrink(current, now)
+            self._seek(now)
+        if self._next_probe is not None and self._next_probe <= now:
+            self._seek_step(now)
+        if self._mtu_at is not None and self._mtu_at <= now:
+            self._probe_mtu(current, now)
+        if self._keepalive_at is not None and self._keepalive_at <= now:
+            self._keepalive_at = now + KEEPALIVE_S * self._rng.uniform(0.9, 1.1)
+            if now - current.last_heard > KEEPALIVE_S * 0.5 and self._silent_since is None:
+                self._keepalive_sent = now
+                self._probe(current, 0, now)
+
+    def _seek(self, now: float) -> None:
+        if self._silent_since is None:
+            self._silent_since = now
+            self.connectivity = Connectivity.SEEKING
+            self._asked = 0
+            self._note(now, "silent")
+        self._step = 0
+        self._probe_all(self._flags(), now, include_active=True)
+        self._next_probe = now + max(BURST[1], self._threshold() / 2)
+
+    def _seek_step(self, now: float) -> None:
+        assert self._silent_since is not None
+        silent = now - self._silent_since
+        self._step = min(self._step + 1, len(BURST) - 1)
+        self._probe_all(self._flags(), now, include_active=True)
+        if self._step in (1, 3, 5) or self._step == len(BURST) - 1:
+            self._effects.append(NeedRecord())
+        if silent > SUSPEND_AFTER_S and self.connectivity is Connectivity.SEEKING:
+            self.connectivity = Connectivity.SUSPENDED
+            self._effects.append(Suspended())
+            self._note(now, "suspended")
+        gap = BURST[self._step]
+        self._next_probe = now + gap * (self._rng.uniform(0.9, 1.1) if gap >= 1 else 1)
+
+    def _settle(self, now: float) -> None:
+        """Something answers: stop seeking."""
+        if self.connectivity is Connectivity.SUSPENDED:
+            self._effects.append(Resumed())
+            self._note(now, "resumed")
+        self.connectivity = Connectivity.CONNECTED
+        self._silent_since = None
+        self._next_probe = None
+        self._keepalive_sent = None
+        self._moved = False
+        self._step = 0
+        self._flight_began = now
+        self._keepalive_at = now + KEEPALIVE_S * self._rng.uniform(0.9, 1.1)
+
+    # ---- path MTU (padded probes, in the manner of RFC 8899)
+
+    def _start_mtu(self, now: float) -> None:
+        self._mtu_tries = 0
+        self._mtu_at = now + MTU_DELAY_S if self._ceiling > self._mtu else None
+
+    def _probe_mtu(self, current: Candidate, now: float) -> None:
+        self._mtu_at = None
+        if current.state is PathState.VALIDATED and self._mtu < self._ceiling and self._mtu_tries < MTU_TRIES:
+            self._mtu_tries += 1
+            self._probe(current, 0, now, pad_to=self._ceiling)
+            self._mtu_at = now + max(0.5, 3 * (current.rtt or 0.1))
+
+    def _shrink(self, current: Candidate, now: float) -> None:
+        """Large packets may vanish here: back to the size that always fits, and try again later."""
+        current.mtu = self._mtu = BASE_MTU
+        self._effects.append(MtuChanged(BASE_MTU))
+        self._mtu_tries = 0
+        self._mtu_at = now + 2.0
+
+    # ---- helpers
+
+    def _flags(self) -> int:
+        if self._silent_since is None:
+            return 0
+        return MOVED | SEEKING if self._moved else SEEKING
+
+    def _switch(self, to: Candidate, why: str, nudge: bool, now: float) -> None:
+        old = self._current
+        if to is old:
+            return
+        if old is not None and old.state is PathState.VALIDATED:
+            self._previous = old
+        self._current, self.active = to, to.addr
+        mtu = to.mtu if to.state is PathState.VALIDATED else BASE_MTU
+        if mtu != self._mtu:
+            self._mtu = mtu
+            self._effects.append(MtuChanged(mtu))
+        if to.state is PathState.VALIDATED:
+            self._start_mtu(now)
+        self._effects.append(Switched(old.addr if old is not None else None, to.addr, why, nudge))
+        self._note(now, why)
+
+    def _probe_all(self, flags: int, now: float, *, include_active: bool) -> None:
+        for candidate in list(self._candidates.values()):
+            if include_active or candidate is not self._current:
+                self._probe(candidate, flags, now)
+
+    def _probe(self, candidate: Candidate, flags: int, now: float, pad_to: int = 0) -> None:
+        tx = self._entropy(8)
+        self._probes[tx] = (candidate.addr, now, pad_to)
+        while len(self._probes) > MAX_PROBES_OUT:
+            del self._probes[next(iter(self._probes))]
+        if candidate.state in (PathState.UNKNOWN, PathState.FAILED):
+            candidate.state = PathState.PROBING
+        self._effects.append(SendProbe(candidate.addr, tx, flags, pad_to))
+
+    def _note(self, now: float, why: str) -> None:
+        self.history.append((now, why, self.active))
+
+    def take_effects(self) -> list[Effect]:
+        """Return what to do, in order."""
+        effects, self._effects = self._effects, []
+        return effects

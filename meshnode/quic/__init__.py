@@ -1,0 +1,1 @@
+"""Authenticated connections and streams over a QUIC engine."""

@@ -1,0 +1,391 @@
+"""aioquic's QuicConnection behind the seam: the default engine and the reference.
+
+Every private attribute of aioquic that we touch is touched in this file, and its presence is checked at
+import (``_check``); the version is pinned. aioquic sees one constant virtual address, so neither end's
+move ever reaches it; flow control follows consumption, because its own windows double regardless.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aioquic import tls
+from aioquic._buffer import BufferReadError
+from aioquic.quic import events as quic_events
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import END_STATES, QuicConnection, QuicConnectionError, QuicConnectionState
+from aioquic.quic.packet import QuicProtocolVersion
+from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.recovery import QuicPacketPacer, QuicPacketSpace
+from aioquic.quic.stream import QuicStream
+
+from meshnode.errors import StreamLimitError
+from meshnode.identity import Identity, NodeId
+from meshnode.quic.engine import (
+    ALPN,
+    IDLE,
+    LOCAL,
+    CidIssued,
+    CidRetired,
+    EngineEvent,
+    HandshakeDone,
+    StopSending,
+    StreamData,
+    StreamReset,
+    Terminated,
+)
+from meshnode.quic.engines.certificate import certificate_of, key_of
+from meshnode.quic.packets import CID_LENGTH
+
+VIRTUAL = ("virtual", 0)
+NUDGE_PACKETS = 32  # declared lost at a path switch; their ACKs reveal the rest (measured: 44 to 51 ms in bulk)
+STREAM_WINDOW = 1 << 21
+CONNECTION_WINDOW = 1 << 22
+PACER_BURST_S = 0.002  # the timer granularity of an event loop
+MICROSECOND = 1e-6
+EPOCH = tls.Epoch.ONE_RTT
+SILENT = logging.getLogger("meshnode.quic.aioquic")
+SILENT.propagate = False
+SILENT.addHandler(logging.NullHandler())
+NO_EVENTS: tuple[EngineEvent, ...] = ()
+
+
+class _Pacer(QuicPacketPacer):
+    """Keeps the rate, but lets one burst cover what an event loop's timer cannot resolve."""
+
+    def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
+        super().update_rate(congestion_window, smoothed_rtt)
+        self.bucket_max = max(self.bucket_max, PACER_BURST_S)
+
+
+class _Quic(QuicConnection):
+    """QuicConnection with key-only TLS and receive windows that follow what the application consumed."""
+
+    def __init__(self, **kwargs: object) -> None:
+        self.consumed: dict[int, int] = {}
+        self.consumed_total = 0
+        super().__init__(**kwargs)  # type: ignore[arg-type]
+        self._logger.logger = SILENT
+        self._loss._pacer = _Pacer(max_datagram_size=self._max_datagram_size)
+        while self.host_cid[:2] in (b"1:", b"2:"):  # would look like a Mainline DHT message on a shared socket
+            self._host_cids[0].cid = b"\0" + self.host_cid[1:]
+            self.host_cid = self._host_cids[0].cid
+            self._local_initial_source_connection_id = self.host_cid
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        self.tls._signature_algorithms = [tls.SignatureAlgorithm.ED25519]
+        self.tls._supported_groups = [tls.Group.X25519]
+
+    def _replenish_connection_ids(self) -> None:
+        super()._replenish_connection_ids()
+        for issued in self._host_cids:
+            if not issued.was_sent and issued.cid[:2] in (b"1:", b"2:"):
+                issued.cid = b"\0" + issued.cid[1:]
+
+    def _write_stream_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream) -> None:
+        local = stream.max_stream_data_local
+        if local and stream.stream_id is not None:
+            want = self.consumed.get(stream.stream_id, 0) + STREAM_WINDOW
+            if want - local >= STREAM_WINDOW // 4:
+                stream.max_stream_data_local = local = want
+            if stream.max_stream_data_local_sent == local:
+                return
+            highest = stream.receiver.highest_offset
+            stream.receiver.highest_offset = 0  # keeps the stock rule from doubling the window
+            try:
+                super()._write_stream_limits(builder, space, stream)
+            finally:
+                stream.receiver.highest_offset = highest
+
+    def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
+        limit = self._local_max_data
+        want = self.consumed_total + CONNECTION_WINDOW
+        if want - limit.value >= CONNECTION_WINDOW // 4:
+            limit.value = want
+        used, limit.used = limit.used, 0
+        try:
+            super()._write_connection_limits(builder, space)
+        finally:
+            limit.used = used
+
+
+class AioquicEngine:
+    """One connection; see ``meshnode.quic.engine.Engine`` for the contract of each method."""
+
+    def __init__(self, quic: _Quic, odcid: bytes) -> None:
+        self.odcid = odcid
+        self.host_cid = quic.host_cid
+        self._quic = quic
+        self._gone = False
+        self._told = False
+        self._limit_error: Terminated | None = None
+
+    @property
+    def peer_certificate_key(self) -> bytes | None:
+        """The listener's proven key (aioquic checks CertificateVerify whatever the verify mode)."""
+        return key_of(self._quic.tls._peer_certificate)
+
+    @property
+    def handshake_confirmed(self) -> bool:
+        """RFC 9001 section 4.1.2."""
+        return bool(self._quic._handshake_confirmed)
+
+    @property
+    def pto_count(self) -> int:
+        """Consecutive probe timeouts."""
+        return int(self._quic._loss._pto_count)
+
+    def receive(self, data: bytes, now: float) -> bool:
+        """Feed one datagram."""
+        quic = self._quic
+        space = quic._spaces.get(EPOCH)
+        before = space.largest_received_packet if space is not None else -1
+        try:
+            quic.receive_datagram(data, VIRTUAL, now)
+        except (QuicConnectionError, BufferReadError, ValueError, AssertionError, KeyError, IndexError) as error:
+            self._fail(error)
+            return False
+        if space is None:
+            space = quic._spaces.get(EPOCH)
+            if space is None:
+                return False
+        return bool(space.largest_received_packet > before)
+
+    def _fail(self, error: Exception) -> None:
+        if self._limit_error is None:
+            self._limit_error = Terminated(LOCAL, f"the peer broke the protocol: {error!r}"[:200], False)
+        self.abandon()
+
+    def transmit(self, now: float) -> list[bytes]:
+        """Build datagrams."""
+        quic = self._quic
+        if self._gone or not quic._network_paths:
+            return []
+        return [data for data, _ in quic.datagrams_to_send(now)]
+
+    def next_timer(self) -> float | None:
+        """aioquic's one timer; a microsecond late, because firing exactly on it can spin."""
+        quic = self._quic
+        if self._gone or quic._close_at is None:
+            return None
+        at = quic.get_timer()
+        return None if at is None else at + MICROSECOND
+
+    def on_timer(self, now: float) -> None:
+        """Let loss detection, pacing, closing and idle timers fire."""
+        quic = self._quic
+        if not self._gone and quic._close_at is not None:
+            quic.get_timer()  # refreshes the loss time that handle_timer compares with
+            quic.handle_timer(now)
+
+    def events(self) -> Sequence[EngineEvent]:
+        """Translate what aioquic has queued."""
+        queued = self._quic._events
+        if not queued and (self._told or (self._limit_error is None and self._quic._close_event is None)):
+            return NO_EVENTS
+        found: list[EngineEvent] = []
+        while queued:
+            event: Any = queued.popleft()
+            kind = type(event)
+            if kind is quic_events.StreamDataReceived:
+                found.append(StreamData(event.stream_id, event.data, event.end_stream))
+            elif kind is quic_events.HandshakeCompleted:
+                found.append(HandshakeDone())
+            elif kind is quic_events.ConnectionIdIssued:
+                found.append(CidIssued(event.connection_id))
+            elif kind is quic_events.ConnectionIdRetired:
+                found.append(CidRetired(event.connection_id))
+            elif kind is quic_events.StreamReset:
+                found.append(StreamReset(event.stream_id, event.error_code))
+            elif kind is quic_events.StopSendingReceived:
+                found.append(StopSending(event.stream_id, event.error_code))
+        if not self._told and (self._limit_error is not None or self._quic._close_event is not None):
+            self._told = True
+            found.append(self._limit_error or self._terminated())
+        return found
+
+    def _terminated(self) -> Terminated:
+        event = self._quic._close_event
+        assert event is not None
+        if event.reason_phrase == "Idle timeout":
+            return Terminated(IDLE, "nothing was heard for too long", False)
+        if self._quic._state is QuicConnectionState.DRAINING:  # set by the peer's CONNECTION_CLOSE alone
+            own_code = event.frame_type is None  # RFC 9000 section 19.19: only 0x1d carries application codes
+            return Terminated(event.error_code if own_code else LOCAL, event.reason_phrase, True)
+        return Terminated(LOCAL, event.reason_phrase, False)
+
+    def open_stream(self) -> int:
+        """Reserve the next bidirectional stream id."""
+        quic = self._quic
+        stream_id = quic.get_next_available_stream_id()
+        if stream_id // 4 >= quic._remote_max_streams_bidi:
+            raise StreamLimitError("too many streams are open to this peer", hint="close some, or wait")
+        quic._get_or_create_stream_for_send(stream_id)
+        return int(stream_id)
+
+    def send(self, stream_id: int, data: bytes, fin: bool = False) -> None:
+        """Queue stream bytes; a stream that is finished or was reset swallows them."""
+        stream = self._quic._streams.get(stream_id)
+        if stream is None or stream.sender._reset_error_code is not None or stream.sender._buffer_fin is not None:
+            return
+        self._quic.send_stream_data(stream_id, data, fin)
+
+    def reset(self, stream_id: int, code: int) -> None:
+        """Abort our direction."""
+        if stream_id in self._quic._streams:
+            self._quic.reset_stream(stream_id, code)
+
+    def stop(self, stream_id: int, code: int) -> None:
+        """Ask the peer to end its direction."""
+        stream = self._quic._streams.get(stream_id)
+        if stream is not None and not stream.receiver.is_finished:
+            self._quic.stop_stream(stream_id, code)
+
+    def queued_bytes(self, stream_id: int) -> int:
+        """Written and unacknowledged."""
+        stream = self._quic._streams.get(stream_id)
+        if stream is None or stream.sender._reset_error_code is not None:
+            return 0
+        return int(stream.sender._buffer_stop - stream.sender._buffer_start)
+
+    def consumed(self, stream_id: int, count: int) -> None:
+        """Advance the receive windows."""
+        quic = self._quic
+        quic.consumed_total += count
+        if stream_id in quic._streams:
+            quic.consumed[stream_id] = quic.consumed.get(stream_id, 0) + count
+        else:
+            quic.consumed.pop(stream_id, None)
+            if len(quic.consumed) > 1024:
+                quic.consumed = {k: v for k, v in quic.consumed.items() if k in quic._streams}
+
+    def in_flight(self) -> int:
+        """Bytes sent and neither acknowledged nor lost."""
+        return int(self._quic._loss.bytes_in_flight)
+
+    def rtt(self) -> float | None:
+        """Smoothed round trip in seconds."""
+        loss = self._quic._loss
+        return loss._rtt_smoothed if loss._rtt_initialized else None
+
+    def nudge(self, now: float) -> None:
+        """RFC 9000 section 9.4, and at once: no waiting for a backed-off PTO, no window cut for the old path."""
+        quic = self._quic
+        if self._gone or quic._state in END_STATES or not quic._network_paths:
+            return
+        loss = quic._loss
+        loss._pto_count = 0
+        cc: Any = loss._cc
+        cc._congestion_recovery_start_time = now  # losses of what was sent before now are no congestion
+        space = quic._spaces.get(EPOCH)
+        if not quic._handshake_confirmed or space is None:
+            loss.reschedule_data(now=now)
+            return
+        oldest = tuple(space.sent_packets.values())[:NUDGE_PACKETS]
+        if oldest:
+            loss._on_packets_lost(congestion_event=False, now=now, space=space, packets=oldest)
+        loss._send_probe()
+
+    def set_datagram_size(self, size: int) -> None:
+        """Packets of at most ``size`` bytes from now on; acknowledged accounting is unaffected."""
+        quic = self._quic
+        quic._max_datagram_size = size
+        quic._loss._pacer._max_datagram_size = size
+        cc: Any = quic._loss._cc
+        cc._max_datagram_size = size
+
+    def ping(self) -> None:
+        """Ask for an acknowledgement."""
+        if not self._gone:
+            self._quic.send_ping(0)
+
+    def close(self, code: int, reason: str) -> None:
+        """Queue a CONNECTION_CLOSE."""
+        if not self._gone and self._quic._network_paths:
+            self._told = True
+            self._quic.close(error_code=code, reason_phrase=reason)
+
+    def abandon(self) -> None:
+        """Stop without a byte."""
+        self._gone = True
+        self._quic._close_at = None
+        self._quic._set_state(QuicConnectionState.TERMINATED)
+
+
+class AioquicEngines:
+    """Makes AioquicEngine objects; configurations are cached per identity."""
+
+    name = "aioquic"
+
+    def dial(
+        self,
+        identity: Identity,
+        peer: NodeId,
+        token_for: Callable[[bytes], bytes],
+        idle_timeout: float,
+        now: float,
+    ) -> AioquicEngine:
+        """Begin a connection to whoever holds ``peer``'s key; the key itself is checked by the caller."""
+        quic = _Quic(configuration=_configuration(identity, True, idle_timeout))
+        odcid = quic.original_destination_connection_id
+        quic._peer_token = token_for(odcid)
+        quic.connect(VIRTUAL, now)
+        return AioquicEngine(quic, odcid)
+
+    def accept(self, identity: Identity, odcid: bytes, idle_timeout: float, now: float) -> AioquicEngine:
+        """Stand ready for the Initial with this original destination connection id."""
+        quic = _Quic(
+            configuration=_configuration(identity, False, idle_timeout),
+            original_destination_connection_id=odcid,
+        )
+        return AioquicEngine(quic, odcid)
+
+
+def _configuration(identity: Identity, is_client: bool, idle_timeout: float) -> QuicConfiguration:
+    certificate, private = certificate_of(identity)
+    return QuicConfiguration(
+        alpn_protocols=[ALPN],
+        certificate=certificate,
+        cipher_suites=[tls.CipherSuite.AES_128_GCM_SHA256],
+        connection_id_length=CID_LENGTH,
+        idle_timeout=idle_timeout,
+        is_client=is_client,
+        max_data=CONNECTION_WINDOW,
+        max_stream_data=STREAM_WINDOW,
+        private_key=private,
+        supported_versions=[QuicProtocolVersion.VERSION_1],
+        verify_mode=ssl.CERT_NONE,
+    )
+
+
+PRIVATE = {
+    "": (
+        "_close_at _close_event _events _get_or_create_stream_for_send _handshake_confirmed _host_cids _initialize "
+        "_local_initial_source_connection_id _local_max_data _logger _loss _max_datagram_size _network_paths "
+        "_peer_token _remote_max_streams_bidi _replenish_connection_ids _set_state _spaces _state _streams "
+        "_write_connection_limits _write_stream_limits"
+    ),
+    "_loss": "_cc _on_packets_lost _pacer _pto_count _rtt_initialized _rtt_smoothed _send_probe",
+    "_loss._cc": "_congestion_recovery_start_time _max_datagram_size",
+    "_loss._pacer": "_max_datagram_size bucket_max",
+}
+
+
+def _check() -> None:
+    """Fail at start-up, with names, when this aioquic is not the one that this file was written against."""
+    quic = QuicConnection(configuration=QuicConfiguration(is_client=True))
+    missing = []
+    for place, names in PRIVATE.items():
+        holder: object = quic
+        for step in place.split(".") if place else ():
+            holder = getattr(holder, step, None)
+        missing += [f"{place}.{name}".lstrip(".") for name in names.split() if not hasattr(holder, name)]
+    if missing:
+        raise ImportError(f"this aioquic lacks {', '.join(missing)}; install the pinned version")
+
+
+_check()

@@ -1,0 +1,62 @@
+"""The little of a QUIC packet that is read before any key is known (RFC 8999, RFC 9000 section 17).
+
+Nothing here raises, whatever the bytes: these functions see every stranger's datagram.
+"""
+
+from __future__ import annotations
+
+CID_LENGTH = 8  # of the connection ids that we issue; fixed, so a short header can be routed
+MAX_CID_LENGTH = 20
+VERSION_1 = b"\x00\x00\x00\x01"
+MIN_INITIAL = 1200  # RFC 9000 section 14.1
+LONG = 0x80
+FIXED = 0x40
+
+
+def dcid_of(datagram: bytes) -> bytes | None:
+    """Return the destination connection id of the datagram's first packet; None when it has none."""
+    if not datagram:
+        return None
+    if datagram[0] & LONG:
+        if len(datagram) < 7:
+            return None
+        length = datagram[5]
+        if length > MAX_CID_LENGTH or len(datagram) < 7 + length:
+            return None
+        return datagram[6 : 6 + length]
+    return datagram[1 : 1 + CID_LENGTH] if len(datagram) > CID_LENGTH else None
+
+
+def acceptable(datagram: bytes) -> bool:
+    """False for what never reaches an engine: other versions, Version Negotiation and Retry."""
+    first = datagram[0]
+    if not first & LONG:
+        return bool(first & FIXED)
+    return datagram[1:5] == VERSION_1 and first & 0x70 != 0x70
+
+
+def is_v1_initial(datagram: bytes) -> bool:
+    """True for a full-size version 1 Initial, the only packet that may begin anything."""
+    return len(datagram) >= MIN_INITIAL and datagram[0] & 0xF0 == 0xC0 and datagram[1:5] == VERSION_1
+
+
+def initial_token(datagram: bytes) -> bytes | None:
+    """Return the token of an Initial, None when there is none or the header is cut short."""
+    if len(datagram) < 8:
+        return None
+    at = 6 + datagram[5]  # behind the destination connection id
+    if at >= len(datagram):
+        return None
+    at += 1 + datagram[at]  # behind the source connection id
+    if at + 2 > len(datagram):
+        return None
+    size = datagram[at]
+    if size >> 6 == 0:
+        at += 1
+    elif size >> 6 == 1:
+        size = (size & 0x3F) << 8 | datagram[at + 1]
+        at += 2
+    else:
+        return None
+    token = datagram[at : at + size]
+    return token if size and len(token) == size else None
