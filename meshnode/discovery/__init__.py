@@ -1,0 +1,1 @@
+"""Where is X: records by key from every source."""

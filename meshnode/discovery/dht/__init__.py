@@ -1,0 +1,28 @@
+"""The distributed hash table: where a node's record is found without any server. Sans-IO; see ``core``."""
+
+from meshnode.discovery.dht.core import Dht
+from meshnode.discovery.dht.effects import (
+    ContactsChanged,
+    Effect,
+    Found,
+    LookupDone,
+    LookupStats,
+    Published,
+    RecordPushed,
+    SendSealed,
+)
+from meshnode.discovery.dht.messages import FIRST_KIND, LAST_KIND
+
+__all__ = [
+    "FIRST_KIND",
+    "LAST_KIND",
+    "ContactsChanged",
+    "Dht",
+    "Effect",
+    "Found",
+    "LookupDone",
+    "LookupStats",
+    "Published",
+    "RecordPushed",
+    "SendSealed",
+]

@@ -1,0 +1,199 @@
+"""The side that serves: answers to FIND, GET, STORE and WATCH, and pushes of newer records to watchers.
+
+Amplification: an answer is never longer than its request unless the request carried a token that proves the
+sender's address. A watch from an unproven address may be pushed to for as many bytes as its request had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from functools import lru_cache
+
+from meshnode.address import Addr, pack_addr
+from meshnode.discovery.dht.messages import (
+    TOKEN_LENGTH,
+    ContactInfo,
+    Find,
+    Get,
+    Nodes,
+    Ping,
+    Pong,
+    Push,
+    Reply,
+    Status,
+    Store,
+    Stored,
+    Value,
+    Watch,
+    Watched,
+    encode_message,
+)
+from meshnode.discovery.dht.shared import Shared
+from meshnode.discovery.dht.store import Put, Watcher, Watchers
+from meshnode.identity import NodeId
+from meshnode.limits import DHT_MAX_BODY, DHT_MAX_CONTACTS, DHT_MAX_PUSHES
+from meshnode.metrics import describe
+from meshnode.record import EndpointRecord
+
+TOKEN_EPOCH_S = 300.0
+REPLY_OVERHEAD = 30  # kind, array, tx, token, and the headers of two byte strings
+PUSH_SENDS = 4
+
+BAD_TOKEN = describe("dht_bad_token", "STORE or WATCH with a token that is stale, forged, or for another address")
+STORE_FULL = describe("dht_store_full", "records refused: the store is full of nearer ones")
+STORE_QUOTA = describe("dht_store_quota", "records refused: quota of the sender's address or of the key")
+WATCH_FULL = describe("dht_watch_full", "watches refused: a bound is reached")
+PUSHES = describe("dht_pushes", "newer records pushed to watchers")
+PUSH_UNPROVEN = describe("dht_push_unproven", "pushes held back: the watcher's address is not proven")
+PUSH_FULL = describe("dht_push_full", "pushes not sent: too many unacknowledged")
+SHORTENED = describe("dht_answer_shortened", "answers cut so as not to be longer than their request")
+
+_packed = lru_cache(maxsize=4096)(pack_addr)
+
+_STATUS = {
+    Put.NEW: Status.OK,
+    Put.NEWER: Status.OK,
+    Put.SAME: Status.OK,
+    Put.OLD: Status.HAVE_NEWER,
+    Put.FULL: Status.FULL,
+    Put.QUOTA: Status.FULL,
+}
+
+
+class Holder:
+    """Records and watches kept for others. ``on_news(record, now)`` is called for each record that was stored."""
+
+    def __init__(self, shared: Shared, secret: bytes, on_news: Callable[[EndpointRecord, float], None]) -> None:
+        self._shared = shared
+        self._secret = secret
+        self._on_news = on_news
+        self._pushing = 0
+        self.watchers = Watchers()
+
+    def token(self, sender: NodeId, src: Addr, now: float, *, epochs_ago: int = 0) -> bytes:
+        """The cookie that shows that ``sender`` receives at ``src``; good for 300 to 600 s."""
+        epoch = int(now // TOKEN_EPOCH_S) - epochs_ago
+        data = sender.raw + _packed(src) + epoch.to_bytes(8, "big", signed=True)
+        return hashlib.blake2b(data, digest_size=TOKEN_LENGTH, key=self._secret).digest()
+
+    def _proven(self, sender: NodeId, src: Addr, token: bytes, now: float) -> bool:
+        if not token:
+            return False
+        for age in (0, 1):
+            if hmac.compare_digest(token, self.token(sender, src, now, epochs_ago=age)):
+                return True
+        self._shared.metrics.count(BAD_TOKEN)
+        return False
+
+    def answer(
+        self, sender: NodeId, src: Addr, request: Ping | Find | Get | Store | Watch, size: int, now: float
+    ) -> None:
+        """Answer one request whose body had ``size`` bytes."""
+        reply = self._reply(sender, src, request, size, now)
+        if reply is not None:
+            self._shared.send(sender, src, encode_message(reply))
+
+    def _reply(
+        self, sender: NodeId, src: Addr, request: Ping | Find | Get | Store | Watch, size: int, now: float
+    ) -> Reply | None:
+        token = self.token(sender, src, now)
+        if isinstance(request, Ping):
+            return Pong(request.tx, token) if size >= REPLY_OVERHEAD else None
+        if isinstance(request, Store):
+            return self._store(sender, src, request, token, now)
+        if isinstance(request, Watch):
+            return self._watch(sender, src, request, token, size, now)
+        room = min(size, DHT_MAX_BODY) - REPLY_OVERHEAD
+        if room < 0:
+            self._shared.metrics.count(SHORTENED)
+            return None
+        if isinstance(request, Find):
+            return Nodes(request.tx, token, self._nearest(request.key, sender, room))
+        record = self._shared.store.fresh(request.key, self._shared.wall(now))
+        encoded = b"" if record is None else record.encoded
+        if len(encoded) > room:
+            self._shared.metrics.count(SHORTENED)
+            encoded = b""
+        return Value(request.tx, token, self._nearest(request.key, sender, room - len(encoded)), encoded)
+
+    def _nearest(self, key: bytes, asker: NodeId, room: int) -> tuple[ContactInfo, ...]:
+        chosen: list[ContactInfo] = []
+        for contact in self._shared.table.closest(key, DHT_MAX_CONTACTS, good=True, exclude=asker):
+            if contact.addr.host.startswith("fe80"):
+                continue  # means nothing to anybody but us
+            room -= 51 if ":" in contact.addr.host else 39
+            if room < 0:
+                break
+            chosen.append(ContactInfo(contact.node_id, contact.addr))
+        return tuple(chosen)
+
+    def _store(self, sender: NodeId, src: Addr, request: Store, token: bytes, now: float) -> Reply:
+        shared = self._shared
+        record = shared.open(request.record, now)
+        if record is None:
+            return Stored(request.tx, Status.INVALID, b"")
+        held = shared.store.fresh(record.id.dht_key, shared.wall(now))
+        if held is None and not self._proven(sender, src, request.token, now):
+            return Stored(request.tx, Status.NEED_TOKEN, token)
+        put = shared.store.put(record, src.host, now, shared.wall(now))
+        if put in (Put.NEW, Put.NEWER):
+            self.push(record, now)
+            self._on_news(record, now)
+        elif put in (Put.FULL, Put.QUOTA):
+            shared.metrics.count(STORE_FULL if put is Put.FULL else STORE_QUOTA)
+        return Stored(request.tx, _STATUS[put], token)
+
+    def _watch(self, sender: NodeId, src: Addr, request: Watch, token: bytes, size: int, now: float) -> Reply:
+        shared = self._shared
+        if request.seconds == 0:
+            self.watchers.remove(request.key, sender)
+            return Watched(request.tx, Status.OK, b"", b"")
+        proven = self._proven(sender, src, request.token, now)
+        record = shared.store.fresh(request.key, shared.wall(now))
+        news = record.encoded if record is not None and record.seq > request.seq else b""
+        if not proven and REPLY_OVERHEAD + len(news) > size:
+            shared.metrics.count(SHORTENED)
+            news = b""
+        credit = size - REPLY_OVERHEAD - len(news)
+        watcher = Watcher(sender, src, now + request.seconds, request.seq, proven, credit)
+        if not self.watchers.add(request.key, watcher, now):
+            shared.metrics.count(WATCH_FULL)
+            return Watched(request.tx, Status.FULL, token, news)
+        return Watched(request.tx, Status.OK if proven else Status.NEED_TOKEN, token, news)
+
+    def push(self, record: EndpointRecord, now: float) -> None:
+        """Tell everybody who watches this key, at once."""
+        key = record.id.dht_key
+        for watcher in self.watchers.waiting(key, record.seq, now):
+            if self._pushing >= DHT_MAX_PUSHES:
+                self._shared.metrics.count(PUSH_FULL)
+                return
+            if not watcher.spend(len(record.encoded) + 16):
+                self._shared.metrics.count(PUSH_UNPROVEN)
+                continue
+            self._push_to(key, watcher, record, now)
+
+    def _push_to(self, key: bytes, watcher: Watcher, record: EndpointRecord, now: float) -> None:
+        def acknowledged(_: Reply, now: float) -> None:
+            self._pushing -= 1
+            current = self.watchers.get(key, watcher.id)
+            if current is not None:
+                current.seq = max(current.seq, record.seq)
+                current.proven = current.proven or current.addr == watcher.addr
+
+        def lost(now: float) -> None:
+            self._pushing -= 1
+
+        self._pushing += 1
+        self._shared.metrics.count(PUSHES)
+        self._shared.rpcs.call(
+            watcher.id,
+            watcher.addr,
+            lambda tx: Push(tx, record.encoded),
+            now,
+            acknowledged,
+            lost,
+            urgent=PUSH_SENDS if watcher.proven else 1,
+        )

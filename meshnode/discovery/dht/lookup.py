@@ -1,0 +1,202 @@
+"""One iterative lookup as a state machine: who to ask next, and when it is over (Kademlia section 2.3).
+
+Two disjoint paths (S/Kademlia section 4.4): each contact is asked by one path only, so a liar misleads the
+path that met it and not the other. Each path keeps ``alpha`` fresh questions in flight; a question that is slow
+frees its place while its answer is still awaited (hedging). A path ends when the ``width`` nearest that
+answered are nearer than anything left to ask. Liars' contacts are put off, not obeyed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from meshnode.address import Addr
+from meshnode.discovery.dht.messages import ContactInfo
+from meshnode.discovery.dht.table import neighbourhood
+from meshnode.identity import NodeId
+from meshnode.limits import DHT_MAX_LOOKUP_QUEUE, DHT_MAX_LOOKUP_RPCS, DHT_MAX_PER_SUBNET
+from meshnode.record import EndpointRecord, newer
+
+ALPHA = 4
+PATHS = 2
+BLAME = 3  # dead contacts, and none alive, after which a referrer's others are put off
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A node that a lookup may ask."""
+
+    id: NodeId
+    addr: Addr
+    distance: int
+    depth: int
+    path: int
+    referrer: NodeId | None
+    token: bytes = b""
+    seq: int | None = None  # of the record that it returned
+
+
+@dataclass(slots=True)
+class _Path:
+    fresh: int = 0
+    heap: list[tuple[int, int, Candidate]] = field(default_factory=list)
+    put_off: list[tuple[int, int, Candidate]] = field(default_factory=list)
+    in_flight: dict[NodeId, Candidate] = field(default_factory=dict)
+    slow: dict[NodeId, bool] = field(default_factory=dict)
+    answered: list[int] = field(default_factory=list)  # distances, sorted
+    networks: dict[bytes, int] = field(default_factory=dict)
+
+    def horizon(self, width: int) -> int | None:
+        """Distance of the ``width``-th nearest answer."""
+        return self.answered[width - 1] if len(self.answered) >= width else None
+
+
+class Lookup:
+    """The state of one lookup. The caller sends what ``take_queries`` says and reports what happens."""
+
+    def __init__(self, own: NodeId, key: bytes, now: float, *, width: int, want_record: bool) -> None:
+        self.key = key
+        self.want_record = want_record
+        self.started = now
+        self.rpcs = 0
+        self.hops = 0
+        self.junk = 0
+        self.first: float | None = None
+        self.best: EndpointRecord | None = None
+        self.answers: list[Candidate] = []
+        self._own = own
+        self._target = int.from_bytes(key, "big")
+        self._width = width
+        self._paths = [_Path() for _ in range(PATHS)]
+        self._known: dict[NodeId, Candidate] = {}
+        self._alive: dict[NodeId, int] = {}
+        self._dead: dict[NodeId, int] = {}
+        self._counter = 0
+
+    def start(self, contacts: Iterable[ContactInfo]) -> None:
+        """Deal the first contacts out to the paths, nearest first."""
+        for i, contact in enumerate(contacts):
+            self._add(contact, 1, i % PATHS, None)
+
+    def _add(self, contact: ContactInfo, depth: int, path: int, referrer: NodeId | None) -> None:
+        if contact.id == self._own or contact.id in self._known or len(self._known) >= DHT_MAX_LOOKUP_QUEUE:
+            return
+        distance = int.from_bytes(contact.id.dht_key, "big") ^ self._target
+        candidate = Candidate(contact.id, contact.addr, distance, depth, path, referrer)
+        self._known[contact.id] = candidate
+        self._counter += 1
+        heapq.heappush(self._paths[path].heap, (distance, self._counter, candidate))
+
+    def take_queries(self) -> list[Candidate]:
+        """Whom to ask now."""
+        wanted: list[Candidate] = []
+        for path in self._paths:
+            while path.fresh < ALPHA and self.rpcs < DHT_MAX_LOOKUP_RPCS:
+                candidate = self._next(path)
+                if candidate is None:
+                    break
+                self.rpcs += 1
+                path.fresh += 1
+                path.in_flight[candidate.id] = candidate
+                wanted.append(candidate)
+        return wanted
+
+    def _next(self, path: _Path) -> Candidate | None:
+        horizon = path.horizon(self._width)
+        while path.heap:
+            if horizon is not None and path.heap[0][0] > horizon:
+                break
+            entry = heapq.heappop(path.heap)
+            candidate = entry[2]
+            network = neighbourhood(candidate.addr.host)
+            crowded = network is not None and path.networks.get(network, 0) >= DHT_MAX_PER_SUBNET
+            if crowded or self._blamed(candidate.referrer):
+                heapq.heappush(path.put_off, entry)
+                continue
+            if network is not None:
+                path.networks[network] = path.networks.get(network, 0) + 1
+            return candidate
+        # nothing better is left: a mesh within one network is served too
+        if path.fresh or not path.put_off or (horizon is not None and path.put_off[0][0] > horizon):
+            return None
+        return heapq.heappop(path.put_off)[2]
+
+    def _blamed(self, referrer: NodeId | None) -> bool:
+        return referrer is not None and self._dead.get(referrer, 0) >= BLAME and not self._alive.get(referrer)
+
+    def on_slow(self, candidate: Candidate) -> None:
+        """The early retransmission was due: ask somebody else meanwhile."""
+        path = self._paths[candidate.path]
+        if candidate.id in path.in_flight and candidate.id not in path.slow:
+            path.slow[candidate.id] = True
+            path.fresh -= 1
+
+    def _landed(self, candidate: Candidate) -> _Path:
+        path = self._paths[candidate.path]
+        if path.in_flight.pop(candidate.id, None) is not None and not path.slow.pop(candidate.id, False):
+            path.fresh -= 1
+        return path
+
+    def on_failed(self, candidate: Candidate) -> None:
+        """Nobody answered there."""
+        self._landed(candidate)
+        if candidate.referrer is not None:
+            self._dead[candidate.referrer] = self._dead.get(candidate.referrer, 0) + 1
+
+    def on_junk(self, candidate: Candidate) -> None:
+        """It answered with what no honest node says; that does not count as an answer."""
+        self.junk += 1
+        self.on_failed(candidate)
+
+    def on_answer(
+        self,
+        candidate: Candidate,
+        contacts: Iterable[ContactInfo],
+        token: bytes,
+        record: EndpointRecord | None,
+        now: float,
+    ) -> bool:
+        """A good answer; True when ``record`` is the newest so far."""
+        path = self._landed(candidate)
+        candidate.token = token
+        candidate.seq = None if record is None else record.seq
+        self.answers.append(candidate)
+        path.answered.append(candidate.distance)
+        path.answered.sort()
+        self.hops = max(self.hops, candidate.depth) if self.first is None else self.hops
+        if candidate.referrer is not None:
+            self._alive[candidate.referrer] = self._alive.get(candidate.referrer, 0) + 1
+        for contact in contacts:
+            self._add(contact, candidate.depth + 1, candidate.path, candidate.id)
+        if record is None or (self.best is not None and not newer(record, self.best)):
+            return False
+        if self.first is None:
+            self.first = now
+            self.hops = candidate.depth
+        self.best = record
+        return True
+
+    @property
+    def done(self) -> bool:
+        """Nothing left to ask, and no answer awaited that could still matter."""
+        return all(self._path_done(path) for path in self._paths)
+
+    def _path_done(self, path: _Path) -> bool:
+        horizon = path.horizon(self._width)
+        if any(horizon is None or c.distance < horizon for c in path.in_flight.values()):
+            return False
+        if self.rpcs >= DHT_MAX_LOOKUP_RPCS:
+            return True
+        queues = (path.heap, path.put_off)
+        return not any(q and (horizon is None or q[0][0] <= horizon) for q in queues)
+
+    def closest(self, count: int) -> list[Candidate]:
+        """The nearest nodes that answered, over both paths."""
+        return sorted(self.answers, key=lambda c: c.distance)[:count]
+
+    def unasked(self, count: int) -> list[Candidate]:
+        """The nearest nodes that it heard of and did not need to ask."""
+        left = [entry for path in self._paths for queue in (path.heap, path.put_off) for entry in queue]
+        return [entry[2] for entry in sorted(left, key=lambda e: e[:2])[:count]]

@@ -1,0 +1,271 @@
+"""DHT messages: bodies of sealed datagrams, one kind byte (0x10 to 0x1b) and a canonical CBOR array.
+
+The seal proves who sent a body, so nothing here is signed but the records. It does not prove where the
+sender is: requests whose answer may be long carry padding, and an answer is never longer than its request
+until the sender has shown, with a token bound to its address, that it receives there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from meshnode.address import Addr, is_dialable, pack_addr, unpack_addr
+from meshnode.identity import NodeId
+from meshnode.limits import DHT_MAX_BODY, DHT_MAX_CONTACTS, DHT_MAX_WATCH_S, MAX_RECORD
+from meshnode.wire import WireError, decode, encode
+
+FIRST_KIND, LAST_KIND = 0x10, 0x1B
+TX_LENGTH = 8
+TOKEN_LENGTH = 8
+KEY_LENGTH = 20
+PAD_OVERHEAD = 3  # kind byte, and what a CBOR byte string's length grows by from empty to hundreds
+
+
+class ContactInfo(NamedTuple):
+    """A node and an address where it answered the one who tells."""
+
+    id: NodeId
+    addr: Addr
+
+
+class Status(IntEnum):
+    """How a STORE or WATCH went."""
+
+    OK = 0
+    HAVE_NEWER = 1
+    NEED_TOKEN = 2  # the answer carries the token to come back with
+    FULL = 3
+    INVALID = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Are you there, at this address?"""
+
+    tx: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """Yes; and a token for your address."""
+
+    tx: bytes
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    """Who is near ``key``? (padded)"""
+
+    tx: bytes
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """Answer to Find."""
+
+    tx: bytes
+    token: bytes
+    contacts: tuple[ContactInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """Find, and the record of ``key`` if you hold it (padded)."""
+
+    tx: bytes
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """Answer to Get; ``record`` is empty when not held."""
+
+    tx: bytes
+    token: bytes
+    contacts: tuple[ContactInfo, ...]
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Keep this record. A newer one of a key that you hold needs no token: it proves itself."""
+
+    tx: bytes
+    token: bytes
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Answer to Store."""
+
+    tx: bytes
+    status: Status
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Push newer records of ``key`` than ``seq`` to this address for ``seconds`` (0 ends it; padded without token)."""
+
+    tx: bytes
+    token: bytes
+    key: bytes
+    seq: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Answer to Watch, at once with a newer record when there is one."""
+
+    tx: bytes
+    status: Status
+    token: bytes
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """A newer record of a key that you watch."""
+
+    tx: bytes
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PushAck:
+    """Answer to Push."""
+
+    tx: bytes
+
+
+Message = Ping | Pong | Find | Nodes | Get | Value | Store | Stored | Watch | Watched | Push | PushAck
+Request = Ping | Find | Get | Store | Watch | Push
+Reply = Pong | Nodes | Value | Stored | Watched | PushAck
+
+REPLY_TO: dict[type, type] = {Ping: Pong, Find: Nodes, Get: Value, Store: Stored, Watch: Watched, Push: PushAck}
+
+# kind byte -> class and its fields on the wire, in order; "pad" is zeros that nobody reads
+_SPECS: dict[int, tuple[type[Any], tuple[str, ...]]] = {
+    0x10: (Ping, ("tx", "pad")),
+    0x11: (Pong, ("tx", "token")),
+    0x12: (Find, ("tx", "key", "pad")),
+    0x13: (Nodes, ("tx", "token", "contacts")),
+    0x14: (Get, ("tx", "key", "pad")),
+    0x15: (Value, ("tx", "token", "contacts", "record")),
+    0x16: (Store, ("tx", "token", "record")),
+    0x17: (Stored, ("tx", "status", "token")),
+    0x18: (Watch, ("tx", "token", "key", "seq", "seconds", "pad")),
+    0x19: (Watched, ("tx", "status", "token", "record")),
+    0x1A: (Push, ("tx", "record")),
+    0x1B: (PushAck, ("tx",)),
+}
+_KIND_OF = {cls: kind for kind, (cls, _) in _SPECS.items()}
+
+
+class ContactsError(WireError):
+    """Too many contacts, or ones that nobody can dial."""
+
+
+def encode_message(message: Message, *, pad_to: int = 0) -> bytes:
+    """Return the body; padded kinds are filled with zeros up to ``pad_to`` bytes."""
+    kind = _KIND_OF[type(message)]
+    fields = [_to_wire(message, name) for name in _SPECS[kind][1]]
+    body = bytes([kind]) + encode(fields)
+    if pad_to and _SPECS[kind][1][-1] == "pad" and len(body) + PAD_OVERHEAD <= pad_to:
+        missing = pad_to - len(body)
+        fields[-1] = bytes(missing - (0 if missing < 24 else 1 if missing < 257 else 2))
+        body = bytes([kind]) + encode(fields)
+    return body
+
+
+def decode_message(body: bytes) -> Message:
+    """Parse a body; raises WireError (ContactsError for its contacts) and nothing else."""
+    spec = _SPECS.get(body[0]) if body else None
+    if spec is None:
+        raise WireError("no DHT message")
+    cls, names = spec
+    fields = decode(body[1:], DHT_MAX_BODY)
+    if not isinstance(fields, list) or len(fields) != len(names):
+        raise WireError("wrong number of fields")
+    values = {name: _FROM_WIRE[name](field) for name, field in zip(names, fields, strict=True)}
+    values.pop("pad", None)
+    message: Message = cls(**values)
+    return message
+
+
+def _to_wire(message: Message, name: str) -> object:
+    if name == "pad":
+        return b""
+    value = getattr(message, name)
+    if name == "contacts":
+        return b"".join(pack_contact(c) for c in value)
+    return int(value) if isinstance(value, int) else value
+
+
+@lru_cache(maxsize=4096)
+def pack_contact(contact: ContactInfo) -> bytes:
+    """Length of the packed address, the address, the id."""
+    packed = pack_addr(contact.addr)
+    return bytes([len(packed)]) + packed + contact.id.raw
+
+
+def _contacts(value: object) -> tuple[ContactInfo, ...]:
+    data = _bytes(value, 0, DHT_MAX_BODY)
+    contacts: list[ContactInfo] = []
+    i = 0
+    while i < len(data):
+        end = i + 1 + data[i]
+        raw = data[end : end + 32]
+        if len(raw) != 32 or len(contacts) == DHT_MAX_CONTACTS:
+            raise ContactsError("too many contacts, or half a one")
+        contacts.append(_contact(raw, data[i + 1 : end]))
+        i = end + 32
+    return tuple(contacts)
+
+
+@lru_cache(maxsize=4096)  # the same few contacts come in most answers; parsing one costs 20 us
+def _contact(raw: bytes, packed: bytes) -> ContactInfo:
+    try:
+        addr = unpack_addr(packed)
+    except ValueError as error:
+        raise ContactsError("an address of no known length") from error
+    if not is_dialable(addr):
+        raise ContactsError("an address that nobody can dial")
+    return ContactInfo(NodeId(raw), addr)
+
+
+def _bytes(value: object, least: int, most: int) -> bytes:
+    if not isinstance(value, bytes) or not least <= len(value) <= most:
+        raise WireError("not bytes of the right length")
+    return value
+
+
+def _number(value: object, limit: int) -> int:
+    if type(value) is not int or not 0 <= value < limit:
+        raise WireError("number out of range")
+    return value
+
+
+def _status(value: object) -> Status:
+    return Status(_number(value, len(Status)))
+
+
+_FROM_WIRE: dict[str, Callable[[object], object]] = {
+    "tx": lambda v: _bytes(v, TX_LENGTH, TX_LENGTH),
+    "token": lambda v: _bytes(v, 0, TOKEN_LENGTH),
+    "key": lambda v: _bytes(v, KEY_LENGTH, KEY_LENGTH),
+    "contacts": _contacts,
+    "record": lambda v: _bytes(v, 0, MAX_RECORD),
+    "status": _status,
+    "seq": lambda v: _number(v, 2**63),
+    "seconds": lambda v: _number(v, DHT_MAX_WATCH_S + 1),
+    "pad": lambda v: _bytes(v, 0, DHT_MAX_BODY),
+}

@@ -1,0 +1,219 @@
+"""What a node keeps for others: their records, and who wants to hear of newer ones. Bounded by address and key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from kademlia.storage import IStorage
+
+from meshnode.address import Addr
+from meshnode.identity import NodeId
+from meshnode.limits import (
+    DHT_MAX_STORED_PER_ADDRESS,
+    DHT_MAX_WATCHES,
+    DHT_MAX_WATCHES_PER_KEY,
+    DHT_MAX_WATCHES_PER_SENDER,
+    DHT_UPDATES_PER_KEY,
+    DHT_UPDATES_PER_KEY_PER_S,
+)
+from meshnode.record import EndpointRecord, newer
+
+
+class Put(Enum):
+    """What became of a record handed to the store."""
+
+    NEW = "new"
+    NEWER = "newer"
+    SAME = "same"
+    OLD = "old"
+    FULL = "full"
+    QUOTA = "quota"
+
+
+@dataclass(slots=True)
+class _Item:
+    record: EndpointRecord
+    stored: float
+    source: str
+    allowance: float
+    updated: float
+
+
+class RecordStore(IStorage):  # type: ignore[misc]  # kademlia is untyped
+    """Key to newest verified record. Full: the expired go first, then the farthest from us."""
+
+    def __init__(self, own_key: bytes, limit: int) -> None:
+        self._own = int.from_bytes(own_key, "big")
+        self._limit = limit
+        self._items: dict[bytes, _Item] = {}
+        self._per_source: dict[str, int] = {}
+        self._now = 0.0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, record: EndpointRecord, source: str, now: float, wall: float) -> Put:
+        """Offer a verified record; ``source`` is the host that handed it in and pays with its quota."""
+        self._now = max(now, self._now)
+        key = record.id.dht_key
+        item = self._items.get(key)
+        if item is not None:
+            if item.record.encoded == record.encoded:
+                return Put.SAME
+            if not newer(record, item.record):
+                return Put.OLD
+            earned = (now - item.updated) * DHT_UPDATES_PER_KEY_PER_S
+            item.allowance, item.updated = min(DHT_UPDATES_PER_KEY, item.allowance + earned), now
+            if item.allowance < 1:
+                return Put.QUOTA
+            item.allowance -= 1
+            item.record, item.stored = record, now
+            return Put.NEWER
+        if self._per_source.get(source, 0) >= DHT_MAX_STORED_PER_ADDRESS:
+            self.cull(wall)
+            if self._per_source.get(source, 0) >= DHT_MAX_STORED_PER_ADDRESS:
+                return Put.QUOTA
+        if len(self._items) >= self._limit and not self._make_room(key, wall):
+            return Put.FULL
+        self._items[key] = _Item(record, now, source, DHT_UPDATES_PER_KEY, now)
+        self._per_source[source] = self._per_source.get(source, 0) + 1
+        return Put.NEW
+
+    def fresh(self, key: bytes, wall: float) -> EndpointRecord | None:
+        """The record of ``key``, unless expired."""
+        item = self._items.get(key)
+        if item is None:
+            return None
+        if item.record.expires_ms < wall * 1000:
+            self._drop(key)
+            return None
+        return item.record
+
+    def cull(self, wall: float) -> None:
+        """Drop what has expired."""
+        for key in [k for k, item in self._items.items() if item.record.expires_ms < wall * 1000]:
+            self._drop(key)
+
+    def _make_room(self, key: bytes, wall: float) -> bool:
+        self.cull(wall)
+        if len(self._items) < self._limit:
+            return True
+        farthest = max(self._items, key=lambda k: int.from_bytes(k, "big") ^ self._own)
+        if int.from_bytes(farthest, "big") ^ self._own <= int.from_bytes(key, "big") ^ self._own:
+            return False
+        self._drop(farthest)
+        return True
+
+    def _drop(self, key: bytes) -> None:
+        item = self._items.pop(key)
+        left = self._per_source[item.source] - 1
+        if left:
+            self._per_source[item.source] = left
+        else:
+            del self._per_source[item.source]
+
+    # ---- the library's storage interface, on encoded records
+
+    def __setitem__(self, key: bytes, value: EndpointRecord) -> None:
+        if value.id.dht_key != key or self.put(value, "", self._now, value.issued / 1000) not in (Put.NEW, Put.NEWER):
+            raise ValueError("not a newer record of that key")
+
+    def __getitem__(self, key: bytes) -> bytes:
+        return self._items[key].record.encoded
+
+    def get(self, key: bytes, default: bytes | None = None) -> bytes | None:
+        """The encoded record, expired or not."""
+        return self[key] if key in self._items else default
+
+    def iter_older_than(self, seconds_old: float) -> list[tuple[bytes, bytes]]:
+        """Records stored longer ago than that. (Only owners republish; this serves the interface.)"""
+        return [(k, i.record.encoded) for k, i in self._items.items() if self._now - i.stored >= seconds_old]
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter([(key, item.record.encoded) for key, item in self._items.items()])
+
+
+@dataclass(slots=True)
+class Watcher:
+    """Who wants newer records of a key, and where. ``credit`` bounds what an unproven address is sent."""
+
+    id: NodeId
+    addr: Addr
+    until: float
+    seq: int
+    proven: bool
+    credit: int
+
+    def spend(self, size: int) -> bool:
+        """May a body of ``size`` bytes be sent there?"""
+        if self.proven:
+            return True
+        if self.credit < size:
+            return False
+        self.credit -= size
+        return True
+
+
+class Watchers:
+    """All watches that we hold for others."""
+
+    def __init__(self, per_key: int = DHT_MAX_WATCHES_PER_KEY) -> None:
+        self._by_key: dict[bytes, dict[NodeId, Watcher]] = {}
+        self._per_sender: dict[NodeId, int] = {}
+        self._per_key = per_key
+        self._total = 0
+
+    def __len__(self) -> int:
+        return self._total
+
+    def add(self, key: bytes, watcher: Watcher, now: float) -> bool:
+        """Register or renew; False when a bound is reached."""
+        watchers = self._by_key.get(key)
+        old = None if watchers is None else watchers.get(watcher.id)
+        if old is not None and watchers is not None:
+            if old.addr == watcher.addr:
+                watcher.proven = watcher.proven or old.proven
+                watcher.credit = watcher.credit if watcher.proven else max(watcher.credit, old.credit)
+            watchers[watcher.id] = watcher
+            return True
+        sender_full = self._per_sender.get(watcher.id, 0) >= DHT_MAX_WATCHES_PER_SENDER
+        if sender_full or self._total >= DHT_MAX_WATCHES or len(watchers or ()) >= self._per_key:
+            self.cull(now)
+            watchers = self._by_key.get(key)
+            sender_full = self._per_sender.get(watcher.id, 0) >= DHT_MAX_WATCHES_PER_SENDER
+            if sender_full or self._total >= DHT_MAX_WATCHES or len(watchers or ()) >= self._per_key:
+                return False
+        self._by_key.setdefault(key, {})[watcher.id] = watcher
+        self._per_sender[watcher.id] = self._per_sender.get(watcher.id, 0) + 1
+        self._total += 1
+        return True
+
+    def get(self, key: bytes, watcher: NodeId) -> Watcher | None:
+        """The watch of that peer on that key."""
+        return self._by_key.get(key, {}).get(watcher)
+
+    def remove(self, key: bytes, watcher: NodeId) -> None:
+        """Forget a watch, if there."""
+        watchers = self._by_key.get(key)
+        if watchers is None or watchers.pop(watcher, None) is None:
+            return
+        if not watchers:
+            del self._by_key[key]
+        self._total -= 1
+        left = self._per_sender[watcher] - 1
+        if left:
+            self._per_sender[watcher] = left
+        else:
+            del self._per_sender[watcher]
+
+    def waiting(self, key: bytes, seq: int, now: float) -> list[Watcher]:
+        """Whom a record with ``seq`` is news to."""
+        return [w for w in self._by_key.get(key, {}).values() if w.seq < seq and w.until > now]
+
+    def cull(self, now: float) -> None:
+        """Drop what has run out."""
+        gone = [(k, w.id) for k, watchers in self._by_key.items() for w in watchers.values() if w.until <= now]
+        for key, watcher in gone:
+            self.remove(key, watcher)

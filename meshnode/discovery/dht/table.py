@@ -1,0 +1,210 @@
+"""The routing table: kademlia 2.2.3's buckets and tree of ranges, with rules that hold against liars.
+
+What comes from ``kademlia`` is the data structure (``Node``, ``KBucket``, ``RoutingTable``). What is replaced
+and why: its neighbour search stops early and takes bucket order for distance, its full bucket pings its head
+for ever, its bucket choice is off by one, and it reads the clock. Only peers that answered us are added.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import lru_cache
+
+from kademlia.node import Node
+from kademlia.routing import KBucket, RoutingTable
+
+from meshnode.address import Addr
+from meshnode.identity import NodeId
+from meshnode.limits import DHT_MAX_PER_SUBNET
+
+K = 16  # contacts in a bucket
+KEY_BITS = 160
+EVICT_AFTER = 3  # failures in a row; one less when a standby waits
+TOKEN_LIFE_S = 240.0  # a holder honours its tokens for 300 to 600 s
+
+
+class Contact(Node):  # type: ignore[misc]  # kademlia is untyped
+    """A peer that answered us: its id, the address where it did, and the token for ours."""
+
+    def __init__(self, node_id: NodeId, addr: Addr) -> None:
+        super().__init__(node_id.dht_key, addr.host, addr.port)
+        self.node_id = node_id
+        self.addr = addr
+        self.distance_key: int = self.long_id
+        self.fails = 0
+        self.token = b""
+        self.token_at = float("-inf")
+
+    def fresh_token(self, now: float) -> bytes:
+        """The peer's token for our address while it is surely good, else empty."""
+        return self.token if now - self.token_at < TOKEN_LIFE_S else b""
+
+
+class Bucket(KBucket):  # type: ignore[misc]  # kademlia is untyped
+    """A bucket without a clock; ``refreshed_at`` is set by whoever refreshes it."""
+
+    nodes: dict[bytes, Contact]
+    range: tuple[int, int]
+
+    def __init__(self, lower: int, upper: int, ksize: int) -> None:
+        super().__init__(lower, upper, ksize, replacementNodeFactor=1)
+        self.refreshed_at = float("-inf")
+
+    def touch_last_updated(self) -> None:
+        """The library reads the wall clock here; a core does not."""
+        self.last_updated = 0.0
+
+    def split(self) -> tuple[Bucket, Bucket]:
+        """Halve the range, each half with its contacts."""
+        middle = (self.range[0] + self.range[1]) // 2
+        halves = Bucket(self.range[0], middle, self.ksize), Bucket(middle + 1, self.range[1], self.ksize)
+        for contact in [*self.nodes.values(), *self.replacement_nodes.values()]:
+            halves[0 if contact.long_id <= middle else 1].add_node(contact)
+        return halves
+
+
+class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
+    """Contacts by XOR distance from us."""
+
+    buckets: list[Bucket]
+
+    def __init__(self, own: NodeId, ksize: int = K) -> None:
+        super().__init__(None, ksize, Node(own.dht_key))
+        self.own = own
+        self.version = 0  # grows whenever contacts() would differ
+
+    def flush(self) -> None:
+        """Forget everybody."""
+        self.buckets = [Bucket(0, 2**KEY_BITS - 1, self.ksize)]
+
+    def __len__(self) -> int:
+        return sum(len(bucket.nodes) for bucket in self.buckets)
+
+    def get_bucket_for(self, node: Node) -> int:
+        """Index of the bucket whose range covers the node (binary search)."""
+        return self._index(node.long_id)
+
+    def _index(self, key: int) -> int:
+        low, high = 0, len(self.buckets) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if key <= self.buckets[middle].range[1]:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def bucket_of(self, key: bytes) -> Bucket:
+        """The bucket whose range covers ``key``."""
+        return self.buckets[self._index(int.from_bytes(key, "big"))]
+
+    def get(self, peer: NodeId) -> Contact | None:
+        """The contact, None when not in the table."""
+        key = peer.dht_key
+        return self.bucket_of(key).nodes.get(key)
+
+    def wants(self, peer: NodeId, addr: Addr) -> bool:
+        """Would an answer from this peer change the table?"""
+        if peer == self.own:
+            return False
+        bucket = self.bucket_of(peer.dht_key)
+        known = bucket.nodes.get(peer.dht_key)
+        if known is not None:
+            return known.addr != addr or known.fails > 0
+        if _crowded(bucket, addr):
+            return False
+        room = len(bucket.nodes) < self.ksize or bucket.has_in_range(self.node)
+        return room or any(c.fails for c in bucket.nodes.values())
+
+    def answered(self, peer: NodeId, addr: Addr) -> Contact | None:
+        """``peer`` answered from ``addr``: add or refresh it; returns its contact if it is in the table."""
+        if peer == self.own:
+            return None
+        key = peer.dht_key
+        while True:
+            index = self._index(int.from_bytes(key, "big"))
+            bucket = self.buckets[index]
+            known = bucket.nodes.get(key)
+            if known is not None:
+                del bucket.nodes[key]
+                bucket.nodes[key] = known
+                if known.addr != addr or known.fails:
+                    self.version += 1
+                known.addr, known.ip, known.port, known.fails = addr, addr.host, addr.port, 0
+                return known
+            if _crowded(bucket, addr):
+                return None
+            if len(bucket.nodes) < self.ksize:
+                break
+            if bucket.has_in_range(self.node) and bucket.range[0] < bucket.range[1]:
+                self.split_bucket(index)
+                continue
+            failing = next((c for c in bucket.nodes.values() if c.fails), None)
+            if failing is None:
+                bucket.add_node(Contact(peer, addr))  # the library keeps it as a standby
+                return None
+            del bucket.nodes[failing.id]
+            break
+        contact = Contact(peer, addr)
+        bucket.nodes[key] = contact
+        bucket.replacement_nodes.pop(key, None)
+        self.version += 1
+        return contact
+
+    def failed(self, peer: NodeId, *, evict: bool) -> bool:
+        """A request to ``peer`` went unanswered; True when that removed it (never with ``evict`` False)."""
+        bucket = self.bucket_of(peer.dht_key)
+        contact = bucket.nodes.get(peer.dht_key)
+        if contact is None:
+            return False
+        contact.fails += 1
+        self.version += contact.fails == 1
+        if evict and contact.fails >= EVICT_AFTER - (1 if bucket.replacement_nodes else 0):
+            bucket.remove_node(contact)
+            return True
+        return False
+
+    def remove(self, peer: NodeId) -> None:
+        """Take a peer out at once (it lied)."""
+        contact = self.get(peer)
+        if contact is not None:
+            self.bucket_of(peer.dht_key).remove_node(contact)
+            self.version += 1
+
+    def closest(self, key: bytes, count: int, *, good: bool = False, exclude: NodeId | None = None) -> list[Contact]:
+        """The ``count`` contacts nearest to ``key`` by XOR; ``good`` leaves out those that failed last time."""
+        target = int.from_bytes(key, "big")
+        without = b"" if exclude is None else exclude.dht_key
+        found = [
+            c for bucket in self.buckets for c in bucket.nodes.values() if c.id != without and not (good and c.fails)
+        ]
+        found.sort(key=lambda c: c.distance_key ^ target)
+        return found[:count]
+
+    def find_neighbors(self, node: Node, k: int | None = None, exclude: Node | None = None) -> list[Contact]:
+        """The library's name for ``closest``."""
+        found = self.closest(node.id, (k or self.ksize) + 2)
+        return [c for c in found if c.id != node.id and (exclude is None or c.id != exclude.id)][: k or self.ksize]
+
+    def contacts(self) -> list[Contact]:
+        """Everybody, nearest buckets' order, oldest heard first within one."""
+        return [c for bucket in self.buckets for c in bucket.nodes.values()]
+
+
+def _crowded(bucket: Bucket, addr: Addr) -> bool:
+    """Half full, and already with enough contacts of that network."""
+    if len(bucket.nodes) < bucket.ksize // 2:
+        return False
+    network = neighbourhood(addr.host)
+    if network is None:
+        return False
+    return sum(neighbourhood(c.addr.host) == network for c in bucket.nodes.values()) >= DHT_MAX_PER_SUBNET
+
+
+@lru_cache(maxsize=4096)
+def neighbourhood(host: str) -> bytes | None:
+    """The /24 or /48 that one party is likely to own; None for private addresses, where a LAN is one network."""
+    ip = ipaddress.ip_address(host.partition("%")[0])
+    if ip.is_private or ip.is_link_local or ip.is_loopback:
+        return None
+    return ip.packed[:3] if ip.version == 4 else ip.packed[:6]

@@ -1,0 +1,230 @@
+"""The watcher's side: short, renewed watches at a few holders of each key that we care about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from meshnode.address import Addr
+from meshnode.discovery.dht.effects import RecordPushed
+from meshnode.discovery.dht.lookup import Lookup
+from meshnode.discovery.dht.messages import Push, Reply, Status, Watch, Watched
+from meshnode.discovery.dht.shared import R, Shared
+from meshnode.discovery.dht.timers import Timer
+from meshnode.identity import NodeId
+from meshnode.limits import DHT_MAX_WATCH_S, DHT_MAX_WATCHED
+from meshnode.metrics import describe
+from meshnode.record import EndpointRecord
+
+RENEW_S = 60.0
+HOLDERS = 3
+SEED_HOLDERS = 2
+LOOKUP_EVERY = 20  # renewals; who is nearest changes slowly, and a holder that is gone is replaced at once
+RETRY_S = 2.0
+MAX_RETRY_S = 60.0
+URGENT_SENDS = 6
+BURST = 64  # watches renewed at once after a move; the rest follow, so many every 10 ms
+
+PUSH_UNWANTED = describe("dht_push_unwanted", "pushed records of keys that we do not watch: dropped unanswered")
+WATCHED_FULL = describe("dht_watched_full", "watches not started: we watch too many ids")
+
+StartGet = Callable[[bytes, float, Callable[[Lookup, float], None]], None]
+
+
+@dataclass(slots=True)
+class _Watched:
+    id: NodeId
+    seq: int
+    holders: dict[NodeId, Addr] = field(default_factory=dict)
+    renewals: int = 0
+    looking: bool = False
+    retries: int = 0
+    retry_timer: Timer | None = None
+    timer: Timer | None = None
+
+
+class Watching:
+    """All ids that we watch."""
+
+    def __init__(self, shared: Shared, get: StartGet) -> None:
+        self._shared = shared
+        self._get = get
+        self._watched: dict[bytes, _Watched] = {}
+
+    def watch(self, peer: NodeId, seq: int, now: float) -> None:
+        """Hear of every record of ``peer`` newer than ``seq``."""
+        key = peer.dht_key
+        known = self._watched.get(key)
+        if known is not None:
+            known.seq = max(known.seq, seq)
+            return
+        if len(self._watched) >= DHT_MAX_WATCHED:
+            self._shared.metrics.count(WATCHED_FULL)
+            return
+        watched = self._watched[key] = _Watched(peer, seq)
+        self._join(watched, {}, now)
+        self._look(watched, now)
+        watched.timer = self._shared.timers.at(now + self._shared.jittered(RENEW_S, 0.1), lambda t: self._renew(key, t))
+
+    def unwatch(self, peer: NodeId, now: float) -> None:
+        """Stop; holders are told once and forget it anyway."""
+        watched = self._watched.pop(peer.dht_key, None)
+        if watched is None:
+            return
+        if watched.timer is not None:
+            watched.timer.cancel()
+        for holder, addr in watched.holders.items():
+            self._register(watched, holder, addr, now, seconds=0)
+
+    def seq_of(self, peer: NodeId) -> int | None:
+        """The newest seq known of a watched id; None when it is not watched."""
+        watched = self._watched.get(peer.dht_key)
+        return None if watched is None else watched.seq
+
+    def rewatch_all(self, now: float) -> None:
+        """We moved: every holder hears at once, from the new address, with what we know."""
+        for i, key in enumerate(list(self._watched)):
+            if i < BURST:
+                self._again(key, now)
+            else:
+                self._shared.timers.at(now + 0.01 * (i // BURST), lambda t, key=key: self._again(key, t))  # type: ignore[misc]
+
+    def rewatch(self, peer: NodeId, now: float) -> None:
+        """Ask the holders of one watch now, fast."""
+        self._again(peer.dht_key, now)
+
+    def _again(self, key: bytes, now: float) -> None:
+        watched = self._watched.get(key)
+        if watched is None:
+            return
+        for holder, addr in watched.holders.items():
+            where = self._shared.address_of(holder, addr)
+            self._register(watched, holder, where or addr, now, urgent=URGENT_SENDS)
+        if not watched.holders:
+            self._look(watched, now)
+
+    def _join(self, watched: _Watched, holders: dict[NodeId, Addr], now: float) -> None:
+        """Watch at these holders and at the seeds."""
+        seeds = [(s, a) for s, a in self._shared.seeds.items() if s != watched.id][:SEED_HOLDERS]
+        for holder, addr in [*holders.items(), *seeds]:
+            if holder not in watched.holders:
+                where = self._shared.address_of(holder, addr) or addr
+                watched.holders[holder] = where
+                self._register(watched, holder, where, now)
+
+    def _look(self, watched: _Watched, now: float) -> None:
+        if watched.looking:
+            return
+        watched.looking = True
+        key = watched.id.dht_key
+
+        def found(lookup: Lookup, now: float) -> None:
+            watched.looking = False
+            if self._watched.get(key) is not watched:
+                return
+            if lookup.best is not None:
+                self.on_record(lookup.best, now)
+            nearest = [c for c in lookup.closest(R) if c.id != watched.id]
+            chosen = sorted(nearest, key=lambda c: c.seq is None)[:HOLDERS]
+            if not chosen:
+                self._retry(watched, now)
+                return
+            watched.retries = 0
+            keep = [c.id for c in chosen] + list(self._shared.seeds)
+            for holder in [h for h in watched.holders if h not in keep]:
+                del watched.holders[holder]
+            self._join(watched, {c.id: c.addr for c in chosen}, now)
+
+        self._get(key, now, found)
+
+    def _retry(self, watched: _Watched, now: float) -> None:
+        if watched.looking or (watched.retry_timer is not None and watched.retry_timer.live):
+            return
+        wait = min(MAX_RETRY_S, RETRY_S * 2**watched.retries)
+        watched.retries = min(watched.retries + 1, 10)
+
+        def again(now: float) -> None:
+            if self._watched.get(watched.id.dht_key) is watched:
+                self._look(watched, now)
+
+        watched.retry_timer = self._shared.timers.at(now + self._shared.jittered(wait), again)
+
+    def _renew(self, key: bytes, now: float) -> None:
+        watched = self._watched.get(key)
+        if watched is None:
+            return
+        watched.timer = self._shared.timers.at(now + self._shared.jittered(RENEW_S, 0.1), lambda t: self._renew(key, t))
+        watched.renewals += 1
+        for holder, addr in list(watched.holders.items()):
+            self._register(watched, holder, self._shared.address_of(holder, addr) or addr, now)
+        self._join(watched, {}, now)
+        if watched.renewals % LOOKUP_EVERY == 0 or len(watched.holders) < min(HOLDERS, len(self._shared.table)):
+            self._look(watched, now)
+
+    def _register(
+        self,
+        watched: _Watched,
+        holder: NodeId,
+        addr: Addr,
+        now: float,
+        *,
+        urgent: int = 0,
+        token: bytes = b"",
+        seconds: int = DHT_MAX_WATCH_S,
+    ) -> None:
+        key = watched.id.dht_key
+        shown = token or self._shared.token_of(holder, now)
+
+        def answered(reply: Reply, now: float) -> None:
+            if not isinstance(reply, Watched) or self._watched.get(key) is not watched:
+                return
+            if reply.record:
+                record = self._shared.open(reply.record, now, key)
+                if record is not None:
+                    self.on_record(record, now)
+            if reply.status is Status.NEED_TOKEN and not token:
+                self._register(watched, holder, addr, now, urgent=urgent, token=reply.token)
+            elif reply.status is Status.FULL:
+                watched.holders.pop(holder, None)
+
+        def lost(now: float) -> None:
+            if self._watched.get(key) is not watched or seconds == 0:
+                return
+            watched.holders.pop(holder, None)
+            if len(watched.holders) < HOLDERS:
+                self._retry(watched, now)
+
+        self._shared.rpcs.call(
+            holder,
+            addr,
+            lambda tx: Watch(tx, shown, key, watched.seq, seconds),
+            now,
+            answered,
+            lost,
+            pad=not shown,
+            urgent=urgent,
+        )
+
+    def on_push(self, push: Push, now: float) -> bool:
+        """A holder pushed; True when it deserves an acknowledgement."""
+        record = self._shared.open(push.record, now)
+        if record is None:
+            return False
+        if record.id.dht_key not in self._watched:
+            self._shared.metrics.count(PUSH_UNWANTED)
+            return False
+        self.on_record(record, now)
+        return True
+
+    def learn(self, record: EndpointRecord) -> None:
+        """A record that came by another way is no news any more."""
+        watched = self._watched.get(record.id.dht_key)
+        if watched is not None:
+            watched.seq = max(watched.seq, record.seq)
+
+    def on_record(self, record: EndpointRecord, now: float) -> None:
+        """A verified record, from wherever: news when its id is watched and its seq is newer."""
+        watched = self._watched.get(record.id.dht_key)
+        if watched is not None and record.seq > watched.seq:
+            watched.seq = record.seq
+            self._shared.effects.append(RecordPushed(record))

@@ -1,0 +1,139 @@
+"""Records by key from all sources: a verified, bounded cache and the questions that wait for it. Sans-IO.
+
+A source is only a hint: whatever it hands in counts when its signature, its time and its seq do, and the
+newest valid seq wins, whoever brought it. The sources themselves (live connections, mDNS, the DHT,
+tickets) are driven elsewhere; all of them end in ``offer``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from meshnode.errors import NotFound, RecordError
+from meshnode.identity import NodeId
+from meshnode.limits import MAX_CACHED_RECORDS, MAX_PENDING_RESOLVES, RESOLVE_TIMEOUT_S
+from meshnode.metrics import Metrics
+from meshnode.record import EndpointRecord, newer, open_record
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """A verified record, the source that brought it first, and how long that took (ms)."""
+
+    record: EndpointRecord
+    source: str
+    ms: float
+
+
+@dataclass(slots=True)
+class _Cached:
+    record: EndpointRecord
+    source: str
+
+
+@dataclass(slots=True)
+class _Question:
+    asked: float
+    deadline: float
+    answer: Callable[[Resolution | NotFound], None]
+
+
+class Resolver:
+    """The newest valid record of every id that we have heard of lately."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._cache: OrderedDict[NodeId, _Cached] = OrderedDict()
+        self._questions: dict[NodeId, list[_Question]] = {}
+        self._pending = 0
+
+    def offer(
+        self, encoded: bytes, source: str, now: float, wall: float, *, expected: NodeId | None = None
+    ) -> EndpointRecord | None:
+        """Take a record that somebody handed us; return it when it is valid and newer than what we had.
+
+        Invalid ones are dropped and counted as ``record_<reason>``, old ones as ``record_old``.
+        """
+        try:
+            record = open_record(encoded, wall, expected=expected)
+        except RecordError as error:
+            self._metrics.count(f"record_{error.reason.name.lower()}")
+            return None
+        cached = self._cache.get(record.id)
+        if cached is not None and not newer(record, cached.record):
+            if cached.record.encoded != record.encoded:
+                self._metrics.count("record_old")
+            self._answer(cached.record, source, now)
+            return None
+        self._cache[record.id] = _Cached(record, source)
+        self._cache.move_to_end(record.id)
+        while len(self._cache) > MAX_CACHED_RECORDS:
+            self._cache.popitem(last=False)
+        self._answer(record, source, now)
+        return record
+
+    def _answer(self, record: EndpointRecord, source: str, now: float) -> None:
+        for question in self._questions.pop(record.id, ()):
+            self._pending -= 1
+            question.answer(Resolution(record, source, (now - question.asked) * 1000))
+
+    def get(self, peer: NodeId, wall: float) -> EndpointRecord | None:
+        """Return the cached record when it has not expired."""
+        cached = self._cache.get(peer)
+        if cached is None:
+            return None
+        if cached.record.expires_ms < wall * 1000:
+            del self._cache[peer]
+            return None
+        return cached.record
+
+    def source(self, peer: NodeId) -> str:
+        """Which source brought the cached record ('' when there is none)."""
+        cached = self._cache.get(peer)
+        return cached.source if cached is not None else ""
+
+    def ask(self, peer: NodeId, now: float, answer: Callable[[Resolution | NotFound], None]) -> bool:
+        """Wait for the next valid record of ``peer``; False (answered with NotFound) when too many wait."""
+        if self._pending >= MAX_PENDING_RESOLVES:
+            answer(NotFound("too many lookups at once", hint="try again in a moment"))
+            return False
+        self._pending += 1
+        self._questions.setdefault(peer, []).append(_Question(now, now + RESOLVE_TIMEOUT_S, answer))
+        return True
+
+    def asked(self, peer: NodeId) -> bool:
+        """True while somebody waits for this id's record."""
+        return peer in self._questions
+
+    def give_up(self, peer: NodeId) -> None:
+        """Every source has answered and none knows this id."""
+        for question in self._questions.pop(peer, ()):
+            self._pending -= 1
+            question.answer(_not_found(peer))
+
+    def next_deadline(self) -> float | None:
+        """When the first question times out."""
+        return min((q.deadline for asked in self._questions.values() for q in asked), default=None)
+
+    def tick(self, now: float) -> None:
+        """Give up questions that have waited ``RESOLVE_TIMEOUT_S``."""
+        for peer, asked in list(self._questions.items()):
+            if any(q.deadline <= now for q in asked):
+                late = [q for q in asked if q.deadline <= now]
+                rest = [q for q in asked if q.deadline > now]
+                if rest:
+                    self._questions[peer] = rest
+                else:
+                    del self._questions[peer]
+                for question in late:
+                    self._pending -= 1
+                    question.answer(_not_found(peer))
+
+
+def _not_found(peer: NodeId) -> NotFound:
+    return NotFound(
+        f"nobody could tell where {peer.short} is",
+        hint="is it running, in the same mesh, and does it know a seed or share our LAN?",
+    )
