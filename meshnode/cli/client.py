@@ -1,0 +1,178 @@
+"""Commands that ask the running node of a home over its control socket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from meshnode.cli.options import home_option, json_option
+from meshnode.cli.output import emit
+from meshnode.daemon.client import call
+
+
+def _only(home: Path, method: str, **arguments: Any) -> dict[str, Any]:
+    return next(iter(list(call(home, method, **arguments))))
+
+
+@click.command("status")
+@home_option
+@json_option
+def status_command(home: Path, as_json: bool) -> None:
+    """Show the running node: endpoints, peers, services, counters.
+
+    \b
+    Example: meshnode status --json
+    """
+    status = _only(home, "status")
+    lines = [
+        f"{status['id']}",
+        f"  address   {status['address']}",
+        f"  endpoints {', '.join(status['endpoints']) or 'none'}",
+        f"  peers     {status['peers']} live, {status['contacts']} known",
+        f"  up        {status['uptime_s']:.0f} s, record {status['seq']}",
+    ]
+    lines += [
+        f"  exposed   {e['name']} -> {e['target']} for {', '.join(e['allow']) or 'nobody'}" for e in status["exposes"]
+    ]
+    lines += [f"  forwarded {f['listen']} -> {f['to']}" for f in status["forwards"]]
+    emit(status, as_json, "\n".join(lines))
+
+
+@click.command("peers")
+@home_option
+@json_option
+def peers_command(home: Path, as_json: bool) -> None:
+    """List the live peers, one a line: path, address, round trip and the last path changes.
+
+    \b
+    Example: meshnode peers
+    """
+    found = False
+    for peer in call(home, "peers"):
+        found = True
+        rtt = f"{peer['rtt_ms']:.1f} ms" if peer["rtt_ms"] is not None else "-"
+        last = peer["history"][-1] if peer["history"] else None
+        change = f"  {last['why']} {last['ago_s']:.0f} s ago" if last else ""
+        emit(peer, as_json, f"{peer['id']}  {peer['path']:6} {peer['endpoint']}  {rtt}{change}")
+    if not found and not as_json:
+        click.echo("no live peers; `meshnode ping ID` makes one")
+
+
+@click.command("resolve")
+@click.argument("id")
+@home_option
+@json_option
+def resolve_command(id: str, home: Path, as_json: bool) -> None:
+    """Find the signed record of a node and say which source had it.
+
+    \b
+    Example: meshnode resolve ID --json
+    """
+    found = _only(home, "resolve", id=id)
+    record = found["record"]
+    text = "\n".join(
+        [f"{record['id']}  (from {found['source']} in {found['ms']:.1f} ms)"] + [f"  {e}" for e in record["endpoints"]]
+    )
+    emit(found, as_json, text)
+
+
+@click.command("ping")
+@click.argument("id")
+@click.option("-c", "--count", default=4, show_default=True, type=click.IntRange(1, 100_000), help="How many echoes.")
+@click.option(
+    "-i", "--interval", default=1.0, show_default=True, type=click.FloatRange(0.01, 3600), help="Seconds between."
+)
+@home_option
+@json_option
+def ping_command(id: str, count: int, interval: float, home: Path, as_json: bool) -> int:
+    """Reach a node by its key; one line an echo, with the path it took. Exit code 1 when all are lost.
+
+    \b
+    Example: meshnode ping ID -c 3
+    """
+    answered = 0
+    for echo in call(home, "ping", id=id, count=count, interval=interval):
+        lost = echo["rtt_ms"] is None
+        answered += not lost
+        emit(
+            echo,
+            as_json,
+            f"{echo['seq']:4}  lost" if lost else f"{echo['seq']:4}  {echo['rtt_ms']:.2f} ms  {echo['path']}",
+        )
+    return 0 if answered else 1
+
+
+@click.command("expose")
+@click.argument("name")
+@click.argument("target", metavar="tcp://HOST:PORT")
+@click.option("--allow", multiple=True, metavar="any|ID|role:NAME", help="Who may use it; nobody unless named.")
+@home_option
+@json_option
+def expose_command(name: str, target: str, allow: tuple[str, ...], home: Path, as_json: bool) -> None:
+    """Offer a local TCP service under a name; kept over restarts. Nobody may use it unless allowed.
+
+    \b
+    Example: meshnode expose web tcp://127.0.0.1:8000 --allow any
+    """
+    result = _only(home, "expose", name=name, target=target, allow=list(allow))
+    emit(result, as_json, f"{name} -> {target} for {', '.join(allow) or 'nobody'}")
+    if not allow and not as_json:
+        click.echo("hint: nobody is allowed yet; add --allow any or --allow ID", err=True)
+
+
+@click.command("unexpose")
+@click.argument("name")
+@home_option
+@json_option
+def unexpose_command(name: str, home: Path, as_json: bool) -> None:
+    """Withdraw an exposed service.
+
+    \b
+    Example: meshnode unexpose web
+    """
+    emit(_only(home, "unexpose", name=name), as_json, f"{name} is withdrawn")
+
+
+@click.command("forward")
+@click.argument("listen")
+@click.argument("to", metavar="ID/NAME")
+@home_option
+@json_option
+def forward_command(listen: str, to: str, home: Path, as_json: bool) -> None:
+    """Listen here; each TCP connection goes to a peer's service and survives moves of either node.
+
+    \b
+    Example: meshnode forward 8080 ID/web
+    """
+    result = _only(home, "forward", listen=listen, to=to)
+    emit(result, as_json, f"{result['listen']} -> {to}")
+
+
+@click.command("unforward")
+@click.argument("listen")
+@home_option
+@json_option
+def unforward_command(listen: str, home: Path, as_json: bool) -> None:
+    """Stop a forward, named by its address or its port.
+
+    \b
+    Example: meshnode unforward 8080
+    """
+    result = _only(home, "unforward", listen=listen)
+    emit(result, as_json, f"{result['listen']} is closed")
+
+
+@click.command("rebind")
+@click.argument("address", required=False, metavar="[ADDR:PORT]")
+@home_option
+@json_option
+def rebind_command(address: str | None, home: Path, as_json: bool) -> None:
+    """Move the node's socket to another local address, as a change of network would; streams go on.
+
+    \b
+    Example: meshnode rebind 127.0.0.2:0
+    """
+    result = _only(home, "rebind", address=address)
+    emit(result, as_json, f"listening on {result['listen']}")

@@ -1,0 +1,56 @@
+"""``keygen`` and ``id``: keys, without a running node."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from meshnode.cli.options import home_option, json_option
+from meshnode.cli.output import emit
+from meshnode.errors import KeyFileError
+from meshnode.identity import Identity
+from meshnode.keyfile import load, parse_seed_text, save
+
+
+def _show(identity: Identity, as_json: bool) -> None:
+    text = f"{identity.id}\n{identity.id.overlay}"
+    emit({"id": str(identity.id), "address": str(identity.id.overlay)}, as_json, text)
+
+
+@click.command("keygen")
+@home_option
+@json_option
+@click.option("--force", is_flag=True, help="Replace a key that is there; its address is lost for good.")
+def keygen_command(home: Path, as_json: bool, force: bool) -> None:
+    """Make a key in the home directory, under a passphrase when MESHNODE_PASSPHRASE is set.
+
+    \b
+    Example: meshnode keygen --home ~/.meshnode
+    """
+    path = home / "key"
+    if path.exists() and not force:
+        raise KeyFileError(f"{path} exists already", hint="`meshnode id` shows it; --force would replace it")
+    identity = Identity.generate()
+    save(path, identity, os.environ.get("MESHNODE_PASSPHRASE"))
+    _show(identity, as_json)
+
+
+@click.command("id")
+@home_option
+@json_option
+def id_command(home: Path, as_json: bool) -> None:
+    """Print the home's id and its overlay IPv6 address; makes no key.
+
+    \b
+    Example: meshnode id --json
+    """
+    text = os.environ.get("MESHNODE_KEY")
+    if text is not None:
+        try:
+            _show(parse_seed_text(text), as_json)
+        except ValueError as error:
+            raise KeyFileError(f"MESHNODE_KEY: {error}", hint="64 hex digits or 52 base32 characters") from error
+        return
+    _show(load(home / "key", os.environ.get("MESHNODE_PASSPHRASE")), as_json)

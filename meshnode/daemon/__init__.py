@@ -1,0 +1,1 @@
+"""The long-running process of one home, and how other commands talk to it."""

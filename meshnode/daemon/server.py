@@ -1,0 +1,152 @@
+"""The process behind ``meshnode up``: a node, its services and the control socket (0600, one per home)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from meshnode.config import Config
+from meshnode.daemon.paths import socket_path
+from meshnode.errors import MeshError
+from meshnode.node import Node
+from meshnode.services.book import ServiceBook
+
+log = logging.getLogger("meshnode.daemon")
+
+MAX_REQUEST = 1 << 16
+PING_GAP_S = 1.0
+
+
+class ControlServer:
+    """Answers one request a connection: ``{"method", "arguments"}`` in, result lines and an end out."""
+
+    def __init__(self, node: Node, book: ServiceBook, path: Path) -> None:
+        self._node = node
+        self._book = book
+        self._path = path
+        self._server: asyncio.Server | None = None
+        self._clients: dict[asyncio.Task[None], None] = {}
+
+    async def start(self) -> None:
+        """Listen; the home's lock is ours, so a socket that is there already is a dead one's."""
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path.unlink(missing_ok=True)
+        mask = os.umask(0o177)
+        try:
+            self._server = await asyncio.start_unix_server(self._client, str(self._path), limit=MAX_REQUEST)
+        finally:
+            os.umask(mask)
+
+    async def close(self) -> None:
+        """Stop listening and remove the socket."""
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._clients):
+            task.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+        self._path.unlink(missing_ok=True)
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients[task] = None
+        try:
+            await self._answer(await reader.readline(), writer)
+        except (ConnectionError, ValueError, asyncio.CancelledError) as error:
+            log.debug("a control client went away: %r", error)
+        finally:
+            self._clients.pop(task, None)
+            writer.close()
+
+    async def _answer(self, line: bytes, writer: asyncio.StreamWriter) -> None:
+        try:
+            request = json.loads(line)
+            method, arguments = str(request["method"]), dict(request["arguments"])
+            handler = getattr(self, f"do_{method}", None)
+            if handler is None:
+                raise MeshError(f"the running node knows no {method!r}", hint="is it an older version? restart it")
+            async for result in handler(**arguments):
+                writer.write(json.dumps({"result": result}).encode() + b"\n")
+                await writer.drain()
+            answer: dict[str, Any] = {"end": True}
+        except MeshError as error:
+            answer = error.to_json()
+        except (TypeError, KeyError, ValueError) as error:
+            answer = MeshError(f"bad request: {error}", hint="are both ends of one version?").to_json()
+        writer.write(json.dumps(answer).encode() + b"\n")
+        await writer.drain()
+
+    async def do_status(self) -> AsyncIterator[dict[str, Any]]:
+        """The node's status, and its services."""
+        status = self._node.status()
+        status["exposes"] = [
+            {"name": e.name, "target": e.target, "allow": list(e.allow)} for e in self._book.exposes.values()
+        ]
+        status["forwards"] = [{"listen": f.listen, "to": f"{f.peer}/{f.service}"} for f in self._book.forwards.values()]
+        yield status
+
+    async def do_peers(self) -> AsyncIterator[dict[str, Any]]:
+        """The live peers, one by one."""
+        for peer in self._node.peers():
+            yield peer
+
+    async def do_resolve(self, id: str) -> AsyncIterator[dict[str, Any]]:
+        """The verified record, its source and the time it took."""
+        found = await self._node.resolve(id)
+        yield {"record": found.record.to_json(), "source": found.source, "ms": round(found.ms, 3)}
+
+    async def do_ping(self, id: str, count: int, interval: float = PING_GAP_S) -> AsyncIterator[dict[str, Any]]:
+        """Echoes, one result each."""
+        for seq in range(count):
+            if seq:
+                await asyncio.sleep(interval)
+            outcome = await self._node.ping(id)
+            rtt = round(outcome.rtt * 1000, 3) if outcome.rtt is not None else None
+            yield {"seq": seq, "rtt_ms": rtt, "path": outcome.path}
+
+    async def do_expose(self, name: str, target: str, allow: list[str]) -> AsyncIterator[dict[str, Any]]:
+        """Serve a TCP target."""
+        yield self._book.expose(name, target, tuple(allow))
+
+    async def do_unexpose(self, name: str) -> AsyncIterator[dict[str, Any]]:
+        """Withdraw a service."""
+        yield self._book.unexpose(name)
+
+    async def do_forward(self, listen: str, to: str) -> AsyncIterator[dict[str, Any]]:
+        """Listen for a peer's service."""
+        yield await self._book.forward(listen, to)
+
+    async def do_unforward(self, listen: str) -> AsyncIterator[dict[str, Any]]:
+        """Stop a forward."""
+        yield await self._book.unforward(listen)
+
+    async def do_rebind(self, address: str | None) -> AsyncIterator[dict[str, Any]]:
+        """Move the socket."""
+        yield {"listen": str(await self._node.rebind(address))}
+
+
+async def run(config: Config, ready: Callable[[Node], None]) -> None:
+    """Run a node until SIGINT or SIGTERM; ``ready`` is called once others may talk to it. Raises MeshError."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with Node(config) as node:
+        book = ServiceBook(node)
+        control = ControlServer(node, book, socket_path(config.home_path))
+        await control.start()
+        try:
+            await book.restore()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                with suppress(NotImplementedError):
+                    loop.add_signal_handler(number, stop.set)
+            ready(node)
+            await stop.wait()
+        finally:
+            await control.close()
+            await book.close()

@@ -1,0 +1,1 @@
+"""The node without I/O: wires the cores together."""

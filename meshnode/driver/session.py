@@ -1,0 +1,63 @@
+"""Everything that a node keeps for one peer: its paths, its connection, dials and half-open arrivals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from meshnode.address import Addr
+from meshnode.errors import MeshError
+from meshnode.identity import NodeId
+from meshnode.paths.peer import PeerPaths
+from meshnode.quic.connection import Connection
+
+OnConnect = Callable[["Connection | MeshError"], None]
+
+
+class Session:
+    """One peer. At most one READY connection; at most one dial; a few arrivals that have not said Hello yet."""
+
+    __slots__ = ("arrivals", "connection", "dial", "held", "paths", "peer", "refreshed", "waiting")
+
+    def __init__(self, peer: NodeId, paths: PeerPaths) -> None:
+        self.peer = peer
+        self.paths = paths
+        self.connection: Connection | None = None
+        self.dial: Connection | None = None
+        self.refreshed = False
+        self.arrivals: dict[Connection, Addr] = {}
+        self.held: HeldInitial | None = None
+        self.waiting: list[OnConnect] = []
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing of this peer is worth keeping."""
+        return (
+            self.connection is None
+            and self.dial is None
+            and not self.arrivals
+            and self.held is None
+            and not self.waiting
+        )
+
+    def connections(self) -> list[Connection]:
+        """All connections, in any state."""
+        found = [c for c in (self.connection, self.dial) if c is not None]
+        return found + list(self.arrivals)
+
+    def answer(self, result: Connection | MeshError) -> None:
+        """Tell everyone who waits for a connection."""
+        waiting, self.waiting = self.waiting, []
+        for callback in waiting:
+            callback(result)
+
+
+class HeldInitial:
+    """The first flight of a dial that lost to ours: kept for 300 ms, in case ours gets nowhere."""
+
+    __slots__ = ("datagram", "deadline", "odcid", "source")
+
+    def __init__(self, datagram: bytes, odcid: bytes, source: Addr, deadline: float) -> None:
+        self.datagram = datagram
+        self.odcid = odcid
+        self.source = source
+        self.deadline = deadline

@@ -1,0 +1,1 @@
+"""What a node does for TCP programs: expose a local target, forward a local listener."""

@@ -1,0 +1,127 @@
+"""TCP through the mesh: half-close both ways, back-pressure end to end, bounded buffers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from meshnode.errors import AddressInUse, ConfigError, MeshError
+from meshnode.identity import NodeId
+from meshnode.node import Node
+from meshnode.streams import MeshReader, MeshWriter
+
+log = logging.getLogger("meshnode.services")
+
+CHUNK = 1 << 16
+CONNECT_TIMEOUT_S = 10.0
+MAX_CLIENTS = 1024  # connections one forward holds at once
+
+
+async def _pump(reader: MeshReader | asyncio.StreamReader, writer: MeshWriter | asyncio.StreamWriter) -> None:
+    while data := await reader.read(CHUNK):
+        writer.write(data)
+        await writer.drain()
+    if writer.can_write_eof():
+        writer.write_eof()
+
+
+async def splice(tcp: tuple[asyncio.StreamReader, asyncio.StreamWriter], mesh: tuple[MeshReader, MeshWriter]) -> None:
+    """Carry bytes both ways until both directions have ended; an error on either side resets the other."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_pump(tcp[0], mesh[1]))
+            group.create_task(_pump(mesh[0], tcp[1]))
+        await mesh[1].wait_closed()
+    except* (MeshError, OSError) as error:
+        log.debug("a spliced connection ended: %s", error.exceptions[0])
+        mesh[1].reset()
+        tcp[1].transport.abort()
+    finally:
+        tcp[1].close()
+        mesh[1].close() if not mesh[1].is_closing() else None
+
+
+def parse_target(text: str) -> tuple[str, int]:
+    """Parse ``tcp://HOST:PORT``; raises ConfigError."""
+    host, colon, port = text.removeprefix("tcp://").rpartition(":")
+    if not text.startswith("tcp://") or not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"{text!r} is not a target", hint="write tcp://HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Parse ``[HOST]:PORT`` or ``PORT`` (loopback when no host is given); raises ConfigError."""
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"{text!r} is not a place to listen", hint="write PORT or HOST:PORT")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+class Expose:
+    """A TCP target served under a name."""
+
+    def __init__(self, node: Node, name: str, target: str, allow: tuple[str, ...]) -> None:
+        self.name, self.target, self.allow = name, target, allow
+        self._where = parse_target(target)
+        self._service = node.serve(name, self._handle, allow=allow)
+
+    async def _handle(self, reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
+        try:
+            tcp = await asyncio.wait_for(asyncio.open_connection(*self._where), CONNECT_TIMEOUT_S)
+        except (OSError, TimeoutError) as error:
+            log.warning("service %s: %s does not answer: %s", self.name, self.target, error)
+            writer.reset()
+            return
+        await splice(tcp, (reader, writer))
+
+    def close(self) -> None:
+        """Withdraw the service."""
+        self._service.close()
+
+
+class Forward:
+    """A local TCP listener whose connections go to a service of a peer."""
+
+    def __init__(self, node: Node, listen: str, peer: NodeId, service: str) -> None:
+        self.listen, self.peer, self.service = listen, peer, service
+        self._node = node
+        self._server: asyncio.Server | None = None
+        self._tasks: dict[asyncio.Task[None], None] = {}
+
+    async def start(self) -> tuple[str, int]:
+        """Listen; returns the bound host and port. Raises AddressInUse, ConfigError."""
+        host, port = parse_listen(self.listen)
+        try:
+            self._server = await asyncio.start_server(self._client, host, port)
+        except OSError as error:
+            raise AddressInUse(f"cannot listen on {host}:{port}: {error.strerror}", hint="choose another") from error
+        bound = self._server.sockets[0].getsockname()
+        return str(bound[0]), int(bound[1])
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._tasks) >= MAX_CLIENTS:
+            writer.transport.abort()
+            return
+        self._tasks[task] = None
+        try:
+            mesh = await self._node.open(self.peer, self.service)
+            await splice((reader, writer), mesh)
+        except MeshError as error:
+            log.warning("forward %s to %s: %s", self.listen, self.peer.short, error)
+            writer.transport.abort()
+        except asyncio.CancelledError:
+            writer.transport.abort()  # the forward is being closed
+        finally:
+            self._tasks.pop(task, None)
+
+    async def close(self) -> None:
+        """Stop listening and drop its connections."""
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._tasks, return_exceptions=True)
