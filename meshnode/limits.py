@@ -37,6 +37,7 @@ MAX_DATAGRAM = 65_507
 MAX_CACHED_RECORDS = 4_096  # x about 1.5 KB
 MAX_PENDING_RESOLVES = 1_024
 RESOLVE_TIMEOUT_S = 5.0
+RETRY_LOOKUP_S = 0.25  # pause before an empty lookup that somebody still waits for is repeated
 
 # ---- dht
 DHT_MAX_BODY = 1_130  # + 97 sealing + 48 IPv6 and UDP = 1,275: under every path's 1,280

@@ -48,6 +48,7 @@ from meshnode.limits import (
     MAX_ARRIVALS_PER_PEER,
     MAX_DATAGRAM,
     MAX_SESSIONS,
+    RETRY_LOOKUP_S,
 )
 from meshnode.metrics import Metrics
 from meshnode.paths.effects import (
@@ -173,6 +174,7 @@ class Mesh:
         self._timer_count = 0
         self._echoes: dict[bytes, _Echo] = {}
         self._lookups: dict[int, NodeId] = {}
+        self._retries: dict[NodeId, float] = {}
         self._networks: tuple[tuple[str, int], ...] = ()
         self._republish_at: float | None = None
         self._closed = False
@@ -209,6 +211,7 @@ class Mesh:
         for other in (self.dht.next_deadline(), self.resolver.next_deadline(), self._republish_at):
             if other is not None:
                 deadlines.append(other)
+        deadlines.extend(self._retries.values())
         if self._echoes:
             deadlines.append(min(echo.deadline for echo in self._echoes.values()))
         return min(deadlines, default=None)
@@ -229,6 +232,11 @@ class Mesh:
         if _due(self.dht.next_deadline(), now):
             self.dht.tick(now, self._clock.wall())
         self.resolver.tick(now)
+        for peer, at in list(self._retries.items()):
+            if at <= now:
+                del self._retries[peer]
+                if self.resolver.asked(peer):
+                    self._look_up(peer, now)
         if _due(self._republish_at, now):
             self._republish(now)
         for tx, echo in list(self._echoes.items()):
@@ -326,6 +334,9 @@ class Mesh:
         self.hints[peer] = known
         for addr in known:
             self.dht.add_contact_hint(peer, addr, now, seed=True)
+        session = self.sessions.get(peer)
+        if session is not None and session.waiting and session.dial is None:
+            self._dial(session, None, now)
         self.flush(now)
 
     def add_contact(self, peer: NodeId, addr: Addr, now: float) -> None:
@@ -378,15 +389,16 @@ class Mesh:
                 peer = self._lookups.pop(effect.lookup_id, None)
                 if effect.record is not None:
                     self.offer_record(effect.record.encoded, "dht", now)
-                elif peer is not None and peer not in self.hints:
+                elif peer is not None:
                     self._not_in_dht(peer, now)
             elif isinstance(effect, ContactsChanged):
                 self._events.on_contacts()
 
     def _not_in_dht(self, peer: NodeId, now: float) -> None:
-        """The DHT knows no record now; a LAN answer may still come, or the peer may just be joining."""
+        """The DHT knows no record yet; who has just started may be publishing now, so ask again soon."""
         if self.resolver.asked(peer):
             self.metrics.count("lookup_empty")
+            self._retries[peer] = now + RETRY_LOOKUP_S
 
     # ---- connecting
 
@@ -803,6 +815,8 @@ class Mesh:
             self.on_cid(connection, connection.engine.odcid, False)
             if source is not None:
                 session.paths.accept(source, now)
+        elif session.paths.active is not None:
+            session.paths.accept(session.paths.active, now)
         dial, session.dial = session.dial, None
         if dial is not None and dial is not connection:
             dial.abandon(ConnectionLost("the peer's own dial was faster"))

@@ -1,0 +1,64 @@
+"""How long a 100 Hz echo stream is silent when its ends get new addresses, over namespaces of this machine.
+
+``python -m bench.moves [RUNS]``, as root; prints JSON. The targets for the 95th percentile are 60, 60 and 150 ms.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import sys
+from typing import Any
+
+from tests.netns.lab import EchoMesh, Lab, missing
+
+TARGETS_P95_MS = {"dialler": 60, "listener": 60, "both": 150}
+
+
+def percentile(values: list[float], percent: float) -> float:
+    """The nearest-rank percentile: always a value that was measured."""
+    return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
+
+
+def run(runs: int = 20) -> dict[str, Any]:
+    """Move the dialler, the listener and both, ``runs`` times each; gaps in milliseconds."""
+    rng = random.Random(1)
+    found: dict[str, Any] = {}
+    with Lab() as lab:
+        mesh = EchoMesh(lab)
+        movers = {
+            "dialler": [mesh.dialler],
+            "listener": [mesh.listener],
+            "both": [mesh.dialler, mesh.listener],
+        }
+        for who, hosts in movers.items():
+            reports = []
+            for _ in range(runs):
+                mesh.reset()
+                mesh.move(*hosts)
+                reports.append(mesh.report(settle=rng.uniform(0.8, 1.2)))  # in step with no timer of ours
+            gaps = [report["gap_ms"] for report in reports]
+            found[who] = {
+                "runs": runs,
+                "p50_ms": percentile(gaps, 50),
+                "p95_ms": percentile(gaps, 95),
+                "max_ms": max(gaps),
+                "target_p95_ms": TARGETS_P95_MS[who],
+                "lost": sum(report["lost"] for report in reports),
+                "reordered": sum(report["reordered"] for report in reports),
+                "errors": sum(report["error"] is not None for report in reports),
+            }
+    return found
+
+
+def main() -> None:
+    """Print the result, or why there is none."""
+    reason = missing()
+    if reason is not None:
+        raise SystemExit(f"bench.moves: {reason}")
+    print(json.dumps(run(int(sys.argv[1]) if len(sys.argv) > 1 else 20), indent=2))
+
+
+if __name__ == "__main__":
+    main()

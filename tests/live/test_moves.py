@@ -1,0 +1,63 @@
+"""Live streams through moves on real sockets, by ``rebind``; the namespace tests move for real."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+
+import pytest
+
+from meshnode import Node
+from tests.conftest import MakeNode, echo
+
+PLACES = itertools.count(2)
+
+
+async def _place(node: Node) -> None:
+    await node.rebind(f"127.0.3.{next(PLACES)}:0")
+
+
+@pytest.mark.parametrize("who", ["dialler", "listener", "both"])
+async def test_stream_survives_when_ends_move(make_node: MakeNode, who: str) -> None:
+    seed = await make_node(seed_role=True)
+    listener, dialler = await make_node(seed=seed), await make_node(seed=seed)
+    listener.serve("echo", echo, allow=["any"])
+    reader, writer = await dialler.open(listener.id, "echo")
+    gaps: list[float] = []
+    received = 0
+
+    async def write() -> None:
+        for number in range(300):
+            writer.write(number.to_bytes(8, "big"))
+            await asyncio.sleep(0.01)
+
+    async def read() -> None:
+        nonlocal received
+        last = time.perf_counter()
+        for number in range(300):
+            assert int.from_bytes(await reader.readexactly(8), "big") == number
+            gaps.append(time.perf_counter() - last)
+            last = time.perf_counter()
+            received += 1
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        group.create_task(write())
+        group.create_task(read())
+        for _ in range(3):
+            await asyncio.sleep(0.6)
+            movers = [n for n, name in ((dialler, "dialler"), (listener, "listener")) if who in (name, "both")]
+            await asyncio.gather(*(_place(node) for node in movers))
+    assert received == 300
+    assert max(gaps) < 1.0, "loose on purpose: the figures are measured in bench/"
+
+
+async def test_a_move_to_another_port_of_the_same_address_goes_on(make_node: MakeNode) -> None:
+    listener = await make_node()
+    dialler = await make_node(seed=listener)
+    listener.serve("echo", echo, allow=["any"])
+    reader, writer = await dialler.open(listener.id, "echo")
+    for number in range(4):
+        await dialler.rebind()
+        writer.write(b"%d" % number)
+        assert await asyncio.wait_for(reader.readexactly(1), 5) == b"%d" % number

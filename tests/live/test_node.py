@@ -1,0 +1,139 @@
+"""Nodes on real loopback sockets: connecting, serving, refusing, restarting."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from meshnode import Identity
+from meshnode.errors import (
+    AlreadyRunning,
+    ConnectionLost,
+    NoPathError,
+    NotFound,
+    PeerIdentityError,
+    PeerRestarted,
+    PolicyDenied,
+    ServiceNotFound,
+)
+from tests.conftest import MakeNode, echo
+
+
+async def test_a_stream_carries_bytes_both_ways_and_ends_cleanly(make_node: MakeNode) -> None:
+    seed = await make_node(seed_role=True)
+    listener, dialler = await make_node(seed=seed), await make_node(seed=seed)
+    listener.serve("echo", echo, allow=["any"])
+    reader, writer = await dialler.open(listener.id, "echo")
+    payload = bytes(range(256)) * 4096
+    writer.write(payload)
+    writer.write_eof()
+    assert await reader.read() == payload
+    assert reader.at_eof()
+
+
+async def test_a_service_that_allows_nobody_refuses_with_policy_denied(make_node: MakeNode) -> None:
+    listener = await make_node()
+    dialler = await make_node(seed=listener)
+    listener.serve("private", echo)
+    with pytest.raises(PolicyDenied):
+        await dialler.open(listener.id, "private")
+
+
+async def test_a_service_that_does_not_exist_is_named_as_such(make_node: MakeNode) -> None:
+    listener = await make_node()
+    dialler = await make_node(seed=listener)
+    with pytest.raises(ServiceNotFound):
+        await dialler.open(listener.id, "nothing")
+
+
+async def test_a_node_that_admits_only_others_refuses_with_a_reason(make_node: MakeNode) -> None:
+    listener = await make_node(allow=(str(Identity.generate().id),))
+    dialler = await make_node(seed=listener)
+    with pytest.raises(PolicyDenied):
+        await dialler.connect(listener.id)
+
+
+async def test_an_unknown_id_is_not_found_and_not_a_hang(make_node: MakeNode) -> None:
+    seed = await make_node(seed_role=True)
+    node = await make_node(seed=seed)
+    with pytest.raises(NotFound):
+        await asyncio.wait_for(node.connect(Identity.generate().id), 8)
+
+
+async def test_another_key_at_the_dialled_address_is_a_named_error_and_not_a_hang(make_node: MakeNode) -> None:
+    other = await make_node()
+    wrong = Identity.generate().id
+    dialler = await make_node(seeds=(f"{wrong}@{other.record.endpoints[0]}",))
+    with pytest.raises((NoPathError, PeerIdentityError)) as caught:
+        await asyncio.wait_for(dialler.connect(wrong), 8)
+    assert caught.value.hint
+    assert other.status()["counters"].get("knock_box", 0) > 0, "the other node counted the knock that was not for it"
+
+
+async def test_both_dial_at_once_and_one_connection_lives(make_node: MakeNode) -> None:
+    seed = await make_node(seed_role=True)
+    one, other = await make_node(seed=seed), await make_node(seed=seed)
+    for node in (one, other):
+        node.serve("echo", echo, allow=["any"])
+    await one.resolve(other.id)
+    await other.resolve(one.id)
+    streams = await asyncio.gather(*(a.open(b.id, "echo") for a, b in ((one, other), (other, one)) for _ in range(4)))
+    for number, (reader, writer) in enumerate(streams):
+        writer.write(b"%04d" % number)
+        assert await reader.readexactly(4) == b"%04d" % number
+    assert len(one.peers()) == len(other.peers()) == 1
+    assert one.peers()[0]["dialled"] == (one.id < other.id), "the smaller id's dial lives"
+
+
+async def test_a_restarted_peer_is_noticed_at_once(make_node: MakeNode, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    listener = await make_node(home=tmp_path / "again")
+    address = str(listener.record.endpoints[0])
+    listener.serve("echo", echo, allow=["any"])
+    dialler = await make_node(seed=listener)
+    reader, writer = await dialler.open(listener.id, "echo")
+    writer.write(b"hello")
+    assert await reader.readexactly(5) == b"hello"
+    listener._udp.close()  # type: ignore[union-attr]  # as kill -9: not a word to anybody
+    listener._unlock()
+    again = await make_node(home=tmp_path / "again", listen=address)
+    assert again.id == listener.id
+    writer.write(b"are you there?")
+    with pytest.raises((PeerRestarted, ConnectionLost)):
+        await asyncio.wait_for(reader.readexactly(1), 3)
+
+
+async def test_one_home_runs_one_node(make_node: MakeNode, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    await make_node(home=tmp_path / "one")
+    with pytest.raises(AlreadyRunning):
+        await make_node(home=tmp_path / "one")
+
+
+async def test_a_slow_reader_holds_the_sender_back(make_node: MakeNode) -> None:
+    listener = await make_node()
+    dialler = await make_node(seed=listener)
+    release = asyncio.Event()
+    total = 0
+
+    async def slow(reader, writer, peer) -> None:  # type: ignore[no-untyped-def]
+        nonlocal total
+        await release.wait()
+        while data := await reader.read(1 << 20):
+            total += len(data)
+        writer.write(b"done")
+
+    listener.serve("slow", slow, allow=["any"])
+    reader, writer = await dialler.open(listener.id, "slow")
+    sent = 0
+    chunk = bytes(1 << 18)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1.5):
+            while True:
+                writer.write(chunk)
+                sent += len(chunk)
+                await writer.drain()
+    assert sent < 8 << 20, "a reader that reads nothing accepts a few windows at most"
+    release.set()
+    writer.write_eof()
+    assert await reader.read() == b"done"
+    assert total == sent

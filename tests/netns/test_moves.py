@@ -1,0 +1,83 @@
+"""Streams go on while their ends move about a real kernel network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.netns.lab import EchoMesh, Lab, require
+
+pytestmark = pytest.mark.netns
+
+RUNS = 3
+# ms without a reply; the 95th percentiles that we aim at (60, 60, 150) are the benchmark's business
+BOUNDS = {"dialler": 150, "listener": 150, "both": 300}
+OUTAGE_S = 2.0
+AFTER_OUTAGE_MS = 400
+REBIND_MS = 300
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[EchoMesh]:
+    require()
+    with Lab() as lab:
+        yield EchoMesh(lab)
+
+
+@pytest.fixture
+def nat_mesh() -> Iterator[EchoMesh]:
+    require("conntrack")
+    with Lab() as lab:
+        yield EchoMesh(lab, nat=True)
+
+
+def check(found: dict[str, Any], bound_ms: float) -> None:
+    assert found["error"] is None, found
+    assert (found["lost"], found["reordered"]) == (0, 0), found
+    assert found["replies"] > 20, found
+    assert found["in_flight"] < 10, found  # nothing sent before or during the move is missing
+    assert found["gap_ms"] < bound_ms, found
+
+
+@pytest.mark.parametrize("who", ["dialler", "listener", "both"])
+def test_a_stream_outlives_new_addresses(mesh: EchoMesh, who: str) -> None:
+    hosts = {"dialler": [mesh.dialler], "listener": [mesh.listener], "both": [mesh.dialler, mesh.listener]}[who]
+    found = []
+    for _ in range(RUNS):
+        mesh.reset()
+        mesh.move(*hosts)
+        found.append(mesh.report())
+    print(who, [run["gap_ms"] for run in found])
+    for run in found:
+        check(run, BOUNDS[who])
+
+
+@pytest.mark.parametrize("who", ["dialler", "listener"])
+def test_a_stream_outlives_a_pulled_cable(mesh: EchoMesh, who: str) -> None:
+    host = mesh.dialler if who == "dialler" else mesh.listener
+    mesh.reset()
+    began = time.monotonic()
+    host.link_down()
+    time.sleep(OUTAGE_S)
+    host.link_up(mesh.fresh())
+    outage_ms = (time.monotonic() - began) * 1000
+    found = mesh.report()
+    print(who, f"{found['gap_ms']} ms in an outage of {outage_ms:.0f} ms")
+    assert found["gap_ms"] > OUTAGE_S * 1000 - 50, "the cable was not pulled"
+    check(found, outage_ms + AFTER_OUTAGE_MS)
+
+
+def test_a_stream_outlives_a_nat_rebinding(nat_mesh: EchoMesh) -> None:
+    assert nat_mesh.router is not None
+    for _ in range(RUNS):
+        nat_mesh.reset()
+        before = nat_mesh.router.mappings()
+        nat_mesh.router.rebind()
+        found = nat_mesh.report()
+        print("nat", found["gap_ms"])
+        assert before
+        assert not before & nat_mesh.router.mappings(), "the router kept a mapping"
+        check(found, REBIND_MS)
