@@ -41,7 +41,6 @@ BURST = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5, 1.0, 2.0, 5.0)  # gaps between 
 SILENCE_MIN_S = 0.08
 SILENCE_RTTS = 1.25
 SILENCE_MAX_S = 2.0
-EXPECT_AFTER_DATA_S = 0.5  # a stream that just delivered is expected to go on
 SUSPEND_AFTER_S = 2.0
 CONFIRM_S = 1.0  # an address that a MOVED brought must answer our probe within this
 SAME_MOVE_S = 0.3  # MOVED probes of one burst arrive from several addresses: the first one wins
@@ -82,7 +81,7 @@ class PeerPaths:
         self._asked = 0
         self._keepalive_at: float | None = None
         self._keepalive_sent: float | None = None
-        self._watch_at: float | None = None
+        self._watch_at = float("-inf")
         self._mtu_at: float | None = None
         self._mtu_tries = 0
         self._mtu = BASE_MTU
@@ -346,21 +345,14 @@ class PeerPaths:
         current = self._current
         if current is None or self._silent_since is not None or self._keepalive_at is None:
             return None
-        since = None
+        since = []
         if self._keepalive_sent is not None:
-            since = self._keepalive_sent
+            since.append(self._keepalive_sent)
         if self._in_flight:
-            since = self._flight_began if since is None else min(since, self._flight_began)
-        streaming = self._last_data > current.last_heard - EXPECT_AFTER_DATA_S
-        if since is None and streaming and self._threshold() < EXPECT_AFTER_DATA_S:
-            since = current.last_heard
-        if since is None or (self._asked_at(current) and not self._in_flight and self._keepalive_sent is None):
-            return None
-        return max(since, current.last_heard) + self._threshold()
-
-    def _asked_at(self, current: Candidate) -> bool:
-        """True when this very silence has been looked into already, so that an idle link is not probed for ever."""
-        return self._watch_at is not None and self._watch_at >= max(current.last_heard, self._last_data)
+            since.append(self._flight_began)
+        if self._watch_at < self._last_data:  # a stream that just delivered is expected to go on; asked once
+            since.append(self._last_data)
+        return max(min(since), current.last_heard) + self._threshold() if since else None
 
     def tick(self, now: float) -> None:
         """Let due timers fire; afterwards ``next_deadline`` is None or later than ``now``."""

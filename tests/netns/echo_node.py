@@ -99,9 +99,12 @@ async def dial(node: Node, peer: str, stop: asyncio.Event) -> None:
         counter.reset()
         say(reset=True)
 
+    def peer_at() -> str | None:
+        return next((known["endpoint"] for known in node.peers() if known["id"] == peer), None)
+
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, reset)
-    loop.add_signal_handler(signal.SIGUSR2, lambda: say(**counter.report()))
+    loop.add_signal_handler(signal.SIGUSR2, lambda: say(**counter.report(), peer_at=peer_at()))
     await counter.begun.wait()
     say(id=str(node.id), endpoints=node.status()["endpoints"])
     await stop.wait()

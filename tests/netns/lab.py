@@ -201,7 +201,7 @@ class Host(Namespace):
         return lines
 
     def _renumbering(self, address: str) -> list[str]:
-        return [f"addr flush dev {IFACE} scope global", *self._address(address)]
+        return [f"addr flush dev {IFACE}", *self._address(address)]
 
     def renumber(self, address: str) -> None:
         """Lose the address and take a new one: what moving to another network looks like to a program."""
@@ -214,7 +214,7 @@ class Host(Namespace):
     def link_up(self, address: str) -> None:
         """Plug in again, under a new address."""
         # a route by a gateway can only be added to a link that is up
-        self.ip(f"addr flush dev {IFACE} scope global", f"link set {IFACE} up", *self._address(address))
+        self.ip(f"addr flush dev {IFACE}", f"link set {IFACE} up", *self._address(address))
 
 
 def renumber(moves: dict[Host, str]) -> None:
@@ -272,8 +272,9 @@ class Router(Host, Switch):
 
     def mappings(self) -> set[str]:
         """The outside ports in use now."""
-        flows = self.exec("conntrack", "-L", "-p", "udp", "-o", "extended")
-        return {part for line in flows.splitlines() for part in line.split()[-8:] if part.startswith("dport=")}
+        flows = self.exec("conntrack", "-L", "-p", "udp")
+        # a flow is told twice, there and back; the way back ends at the outside port
+        return {line.rpartition("dport=")[2].split()[0] for line in flows.splitlines() if "dport=" in line}
 
     def rebind(self) -> None:
         """Forget every mapping; each flow gets a new outside port, as when a router restarts."""

@@ -1,0 +1,92 @@
+"""Import time, start to ready, and what an idle node costs in memory and CPU (DHT and mDNS on)."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+
+def _import_s() -> float:
+    code = "import time; t = time.perf_counter(); import meshnode; print(time.perf_counter() - t)"
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def _start(home: Path, *flags: str) -> tuple[subprocess.Popen[str], float, dict[str, Any]]:
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "meshnode", "up", "--home", str(home), "--json", "--listen", "127.0.0.1:0", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    ready = json.loads(process.stdout.readline())
+    return process, time.perf_counter() - started, ready
+
+
+def _rss_mb(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def run(*, short: bool = False) -> dict[str, Any]:
+    """Return the figures; the CPU share is over 10 s (30 s) with 20 (short: 5) connected peers."""
+    peers, window = (5, 10.0) if short else (20, 30.0)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        starts = []
+        for number in range(3 if short else 7):
+            process, seconds, _ = _start(home / f"s{number}")
+            starts.append(seconds)
+            process.terminate()
+            process.wait()
+        node, _, ready = _start(home / "node")
+        others = []
+        try:
+            time.sleep(3)
+            rss = _rss_mb(node.pid)
+            seed = f"{ready['id']}@{ready['endpoints'][0]}"
+            for number in range(peers):
+                others.append(_start(home / f"p{number}", "--seed", seed, "--no-mdns")[0])
+                ping = [
+                    sys.executable,
+                    "-m",
+                    "meshnode",
+                    "ping",
+                    ready["id"],
+                    "-c",
+                    "1",
+                    "--home",
+                    str(home / f"p{number}"),
+                ]
+                subprocess.run(ping, check=True, capture_output=True)
+            time.sleep(5)
+            before = _cpu_s(node.pid)
+            time.sleep(window)
+            cpu = (_cpu_s(node.pid) - before) / window * 100
+        finally:
+            for process in [node, *others]:
+                process.terminate()
+            for process in [node, *others]:
+                process.wait()
+    return {
+        "import_s": round(statistics.median(_import_s() for _ in range(5)), 4),
+        "start_to_ready_s": round(statistics.median(starts), 3),
+        "idle_rss_MB": round(rss, 1),
+        "idle_cpu_percent": round(cpu, 2),
+        "peers": peers,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(short="--short" in sys.argv)))

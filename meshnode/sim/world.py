@@ -1,0 +1,265 @@
+"""A virtual clock, a virtual network and nodes on it. One seed, one run.
+
+Links have delay, jitter (hence reordering), loss and partitions. With real QUIC the schedule (time, source,
+destination, size of every datagram) repeats exactly for a seed; the bytes do not, for TLS draws its own keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from meshnode.address import Addr
+from meshnode.driver.mesh import Mesh, MeshSettings
+from meshnode.errors import MeshError
+from meshnode.identity import Identity, NodeId
+from meshnode.quic.connection import Connection, State
+from meshnode.quic.engine import EngineFactory
+from meshnode.quic.stream import Stream
+from meshnode.record import Endpoint, EndpointRecord
+from meshnode.sealing import MeshKey, Sealer
+
+EPOCH = 1_700_000_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """How the network is: one-way ``delay`` and ``jitter`` in seconds, ``loss`` from 0 to 1."""
+
+    delay: float = 0.05
+    jitter: float = 0.0
+    loss: float = 0.0
+
+
+class World:
+    """Owns virtual time; also the Clock of every node in it."""
+
+    def __init__(self, seed: int, weather: Weather = Weather()) -> None:
+        self.now = 0.0
+        self.rng = random.Random(seed)
+        self.weather = weather
+        self.nodes: dict[Addr, SimNode] = {}
+        self.sent = 0
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = 0
+        self._cut: dict[tuple[str, str], None] = {}
+        self._trace = hashlib.blake2b(digest_size=16)
+
+    def monotonic(self) -> float:
+        """Virtual seconds."""
+        return self.now
+
+    def wall(self) -> float:
+        """Virtual Unix seconds."""
+        return EPOCH + self.now
+
+    def entropy(self, count: int) -> bytes:
+        """Seeded bytes."""
+        return self.rng.randbytes(count)
+
+    @property
+    def digest(self) -> str:
+        """Names the run so far: times, addresses and sizes of all datagrams."""
+        return self._trace.copy().hexdigest()
+
+    def at(self, when: float, action: Callable[[], None]) -> None:
+        """Do something at a virtual time."""
+        self._count += 1
+        heapq.heappush(self._queue, (max(when, self.now), self._count, action))
+
+    def run(self, seconds: float, until: Callable[[], bool] | None = None) -> bool:
+        """Let time pass; ends early, returning True, when ``until`` holds."""
+        end = self.now + seconds
+        while self._queue and self._queue[0][0] <= end:
+            when, _, action = heapq.heappop(self._queue)
+            self.now = when
+            action()
+            if until is not None and until():
+                return True
+        self.now = end
+        return until is not None and until()
+
+    def partition(self, one: str, other: str, *, cut: bool) -> None:
+        """Cut, or mend, both directions between two hosts (address texts)."""
+        for pair in ((one, other), (other, one)):
+            if cut:
+                self._cut[pair] = None
+            else:
+                self._cut.pop(pair, None)
+
+    def deliver(self, source: Addr, to: Addr, datagram: bytes) -> None:
+        """Carry one datagram, or lose it."""
+        self.sent += 1
+        self._trace.update(f"{self.now:.9f} {source} {to} {len(datagram)}\n".encode())
+        weather = self.weather
+        if (source.host, to.host) in self._cut or self.rng.random() < weather.loss:
+            return
+        arrives = self.now + weather.delay + self.rng.random() * weather.jitter
+
+        def arrive() -> None:
+            node = self.nodes.get(to)
+            if node is not None:
+                node.receive(datagram, source)
+
+        self.at(arrives, arrive)
+
+
+@dataclass
+class Inbox:
+    """What one stream received, with the virtual time of each piece."""
+
+    data: bytearray = field(default_factory=bytearray)
+    times: list[float] = field(default_factory=list)
+
+
+class SimNode:
+    """One node: a Mesh, an address, and a timer in the world's queue."""
+
+    def __init__(self, world: World, host: str, engines: EngineFactory, *, seed_role: bool = False) -> None:
+        self.world = world
+        self.addr = Addr(host, 4242)
+        self.alive = True
+        self.on_stream_opened: Callable[[Stream], None] = self._echo
+        identity = Identity(world.entropy(32))
+        sealer = Sealer(identity, MeshKey.from_text("sim"), world, world.entropy, born=world.wall() - 1)
+        self._seq = 0
+        self._timer_at: float | None = None
+        self._flushing = False
+        self.mesh = Mesh(
+            identity,
+            sealer,
+            self,
+            self,
+            engines,
+            clock=world,
+            rng=random.Random(world.rng.random()),
+            entropy=world.entropy,
+            next_seq=self._next_seq,
+            admit=lambda peer: True,
+            settings=MeshSettings(seed_role=seed_role),
+        )
+        world.nodes[self.addr] = self
+        self._announce(moved=False)
+
+    @property
+    def id(self) -> NodeId:
+        """The node's id."""
+        return self.mesh.id
+
+    def _next_seq(self) -> int:
+        self._seq = max(self._seq + 1, int(self.world.wall() * 1000))
+        return self._seq
+
+    def _announce(self, *, moved: bool) -> None:
+        self.mesh.set_addresses((Endpoint(self.addr),), ((self.addr.host, 32),), self.world.now, moved=moved)
+        self._arm()
+
+    def move(self, host: str) -> None:
+        """Change the address, as when a host changes networks; the old one is gone at once."""
+        del self.world.nodes[self.addr]
+        self.addr = Addr(host, self.addr.port)
+        self.world.nodes[self.addr] = self
+        self._announce(moved=True)
+
+    def kill(self) -> None:
+        """Vanish without a word."""
+        self.alive = False
+        self.world.nodes.pop(self.addr, None)
+
+    def join(self, seed: SimNode) -> None:
+        """Learn of one node to begin with."""
+        self.mesh.add_seed(seed.id, [seed.addr], self.world.now)
+        self._arm()
+
+    def receive(self, datagram: bytes, source: Addr) -> None:
+        """A datagram has arrived."""
+        self.mesh.receive([(datagram, source)], self.world.now)
+        self._arm()
+
+    def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
+        """The Link of the mesh."""
+        if self.alive:
+            for datagram in datagrams:
+                self.world.deliver(self.addr, addr, datagram)
+        return True
+
+    def _arm(self) -> None:
+        at = self.mesh.next_deadline()
+        if at is not None and (self._timer_at is None or at < self._timer_at):
+            self._timer_at = at
+            self.world.at(at, self._tick)
+
+    def _tick(self) -> None:
+        if not self.alive or self._timer_at is None or self.world.now < self._timer_at:
+            return
+        self._timer_at = None
+        self.mesh.tick(self.world.now)
+        self._arm()
+
+    def on_dirty(self) -> None:
+        """Flush at this very time, after the caller is done."""
+        if not self._flushing:
+            self._flushing = True
+            self.world.at(self.world.now, self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self.alive:
+            self.mesh.flush(self.world.now)
+            self._arm()
+
+    def connect(self, peer: NodeId, seconds: float = 10.0) -> Connection:
+        """Run the world until there is a connection. Raises the error that came instead."""
+        found: list[Connection | MeshError] = []
+        self.mesh.connect(peer, self.world.now, found.append)
+        self.on_dirty()
+        self.world.run(seconds, lambda: bool(found))
+        result = found[0] if found else MeshError("no answer in virtual time")
+        if isinstance(result, MeshError):
+            raise result
+        assert result.state is State.READY
+        return result
+
+    def open(self, connection: Connection, service: str = "echo") -> tuple[Stream, Inbox]:
+        """Open a stream and collect what comes back."""
+        stream = connection.open(service)
+        inbox = Inbox()
+
+        def changed() -> None:
+            data = stream.read()
+            if data:
+                inbox.data += data
+                inbox.times.append(self.world.now)
+
+        stream.on_change = changed
+        return stream, inbox
+
+    def on_stream(self, connection: Connection, stream: Stream) -> None:
+        """A peer opened a stream (MeshEvents)."""
+        stream.accept()
+        self.on_stream_opened(stream)
+
+    @staticmethod
+    def _echo(stream: Stream) -> None:
+        def changed() -> None:
+            data = stream.read()
+            if data and stream.error is None:
+                stream.write(data)
+
+        stream.on_change = changed
+        changed()
+
+    def on_connection(self, connection: Connection, up: bool) -> None:
+        """MeshEvents: nothing to do here."""
+
+    def on_path(self, peer: NodeId, old: Addr | None, new: Addr | None, why: str) -> None:
+        """MeshEvents: nothing to do here."""
+
+    def on_record(self, record: EndpointRecord) -> None:
+        """MeshEvents: nothing to do here."""
+
+    def on_contacts(self) -> None:
+        """MeshEvents: nothing to do here."""

@@ -1,0 +1,95 @@
+"""Endpoint records: what is accepted, and under which name everything else is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshnode.address import Addr
+from meshnode.errors import RecordError, RecordReject
+from meshnode.identity import Identity
+from meshnode.limits import MAX_RECORD
+from meshnode.record import DOMAIN, Endpoint, newer, open_record, sign_record
+from meshnode.storage import SeqSource
+from meshnode.wire import encode
+
+WALL = 1_700_000_000.0
+ME = Identity(bytes(range(32)))
+
+
+def _record(seq: int = 1, issued: float = WALL, ttl: int = 600, endpoints: int = 2) -> bytes:
+    places = tuple(Endpoint(Addr(f"192.0.2.{i + 1}", 4242)) for i in range(endpoints))
+    return sign_record(ME, seq=seq, issued_ms=int(issued * 1000), ttl=ttl, endpoints=places).encoded
+
+
+def _reason(encoded: bytes, **options: object) -> RecordReject:
+    with pytest.raises(RecordError) as caught:
+        open_record(encoded, WALL, **options)  # type: ignore[arg-type]
+    return caught.value.reason
+
+
+def test_a_signed_record_opens_to_what_was_signed() -> None:
+    record = open_record(_record(seq=7), WALL, expected=ME.id)
+    assert (record.id, record.seq, len(record.endpoints)) == (ME.id, 7, 2)
+    assert str(record.endpoints[0]) == "192.0.2.1:4242"
+
+
+def test_each_kind_of_bad_record_has_its_name() -> None:
+    good = _record()
+    assert _reason(bytes([good[0] ^ 1]) + good[1:]) is RecordReject.FORGED
+    assert _reason(_record(issued=WALL - 700)) is RecordReject.EXPIRED
+    assert _reason(_record(issued=WALL + 301)) is RecordReject.FUTURE
+    assert _reason(good + bytes(MAX_RECORD)) is RecordReject.OVERSIZED
+    assert _reason(good[:-1]) is RecordReject.MALFORMED
+    assert _reason(good, expected=Identity(bytes(32)).id) is RecordReject.WRONG_ID
+
+
+def test_another_encoding_of_the_same_record_is_refused_even_when_signed() -> None:
+    body = encode([1, bytes(ME.id), 1, int(WALL * 1000), 600, [], [], []])
+    assert body[1] == 1
+    variant = body[:1] + b"\x18\x01" + body[2:]  # the version as a longer integer than needed
+    assert _reason(ME.sign(DOMAIN + variant) + variant) is RecordReject.NOT_CANONICAL
+
+
+@given(st.binary(max_size=1100))
+def test_no_bytes_open_by_chance_or_raise_anything_else(data: bytes) -> None:
+    with pytest.raises(RecordError):
+        open_record(data, WALL)
+
+
+@given(st.integers(0, 2**40), st.integers(0, 2**40))
+def test_two_records_are_never_both_newer(one: int, other: int) -> None:
+    a, b = (open_record(_record(seq=seq), WALL) for seq in (one % 10**12, other % 10**12))
+    assert not (newer(a, b) and newer(b, a))
+    assert newer(a, b) or newer(b, a) or a.encoded == b.encoded
+
+
+def test_a_record_with_many_endpoints_fits() -> None:
+    places = tuple(Endpoint(Addr(f"2001:db8::{i:x}", 4242)) for i in range(1, 60))
+    record = sign_record(ME, seq=1, issued_ms=int(WALL * 1000), ttl=60, endpoints=places)
+    assert len(record.encoded) <= MAX_RECORD
+    assert open_record(record.encoded, WALL).endpoints
+
+
+class _Clock:
+    def __init__(self, wall: float) -> None:
+        self.now = wall
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return self.now
+
+
+def test_seq_survives_restarts_and_clock_steps(tmp_path: Path) -> None:
+    path = tmp_path / "seq"
+    first = SeqSource(path, _Clock(WALL)).next()
+    assert first == int(WALL * 1000)
+    after_step_back = SeqSource(path, _Clock(WALL - 86_400)).next()
+    assert after_step_back == first + 1
+    path.write_text("junk")
+    assert SeqSource(path, _Clock(WALL)).next() == first
