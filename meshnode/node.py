@@ -297,8 +297,10 @@ class Node:
     # ---- driving the mesh
 
     def _on_batch(self, batch: list[tuple[bytes, Addr]]) -> None:
-        self.mesh.receive(batch, self._clock.monotonic())
-        self._arm()
+        now = self._clock.monotonic()
+        for data, source in batch:
+            self.mesh.datagram(data, source, now)
+        self.on_dirty()  # flushed behind the readers that this wakes: an answer and its ACK share a packet
 
     def _pump(self) -> None:
         self._flush_soon = False

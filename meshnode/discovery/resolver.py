@@ -115,6 +115,8 @@ class Resolver:
 
     def next_deadline(self) -> float | None:
         """When the first question times out."""
+        if not self._questions:
+            return None
         return min((q.deadline for asked in self._questions.values() for q in asked), default=None)
 
     def tick(self, now: float) -> None:

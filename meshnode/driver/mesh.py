@@ -207,14 +207,14 @@ class Mesh:
         timers = self._timers
         while timers and self._armed.get(timers[0][2]) != timers[0][0]:
             heapq.heappop(timers)
-        deadlines = [timers[0][0]] if timers else []
-        for other in (self.dht.next_deadline(), self.resolver.next_deadline(), self._republish_at):
-            if other is not None:
-                deadlines.append(other)
-        deadlines.extend(self._retries.values())
-        if self._echoes:
-            deadlines.append(min(echo.deadline for echo in self._echoes.values()))
-        return min(deadlines, default=None)
+        at = _earlier(timers[0][0] if timers else None, self.dht.next_deadline())
+        at = _earlier(at, self._republish_at)
+        at = _earlier(at, self.resolver.next_deadline())
+        for retry in self._retries.values():
+            at = _earlier(at, retry)
+        for echo in self._echoes.values():
+            at = _earlier(at, echo.deadline)
+        return at
 
     def tick(self, now: float) -> None:
         """Let every due timer fire; then send what they caused."""
@@ -596,24 +596,18 @@ class Mesh:
 
     def _arm(self, session: Session) -> None:
         """Keep one timer per session, at the earliest of everything it waits for."""
-        deadlines = []
-        paths_at = session.paths.next_deadline()
-        if paths_at is not None:
-            deadlines.append(paths_at)
+        at = session.paths.next_deadline()
         for connection in session.connections():
-            at = connection.engine.next_timer()
-            if at is not None:
-                deadlines.append(at)
+            at = _earlier(at, connection.engine.next_timer())
             if connection.state is State.HANDSHAKE:
-                deadlines.append(connection.started + HANDSHAKE_TIMEOUT_S)
+                at = _earlier(at, connection.started + HANDSHAKE_TIMEOUT_S)
                 if connection is session.dial and not session.refreshed:
-                    deadlines.append(connection.started + DIAL_REFRESH_S)
+                    at = _earlier(at, connection.started + DIAL_REFRESH_S)
         if session.held is not None:
-            deadlines.append(session.held.deadline)
-        if not deadlines:
+            at = _earlier(at, session.held.deadline)
+        if at is None:
             self._armed.pop(session.peer, None)
             return
-        at = min(deadlines)
         if self._armed.get(session.peer) != at:
             self._armed[session.peer] = at
             self._timer_count += 1
@@ -884,3 +878,9 @@ def _handle(connection: Connection | None) -> bytes:
 
 def _due(deadline: float | None, now: float) -> bool:
     return deadline is not None and deadline <= now
+
+
+def _earlier(a: float | None, b: float | None) -> float | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a if a < b else b

@@ -41,6 +41,8 @@ class Session:
 
     def connections(self) -> list[Connection]:
         """All connections, in any state."""
+        if self.connection is not None and self.dial is None and not self.arrivals:
+            return [self.connection]
         found = [c for c in (self.connection, self.dial) if c is not None]
         return found + list(self.arrivals)
 

@@ -329,12 +329,11 @@ class PeerPaths:
 
     def next_deadline(self) -> float | None:
         """When ``tick`` has something to do."""
-        deadlines = [
-            at
-            for at in (self._next_probe, self._confirm_by, self._mtu_at, self._keepalive_at, self._watchdog())
-            if at is not None
-        ]
-        return min(deadlines, default=None)
+        first = self._watchdog()
+        for at in (self._next_probe, self._confirm_by, self._mtu_at, self._keepalive_at):
+            if at is not None and (first is None or at < first):
+                first = at
+        return first
 
     def _threshold(self) -> float:
         rtt = self._current.rtt if self._current is not None and self._current.rtt is not None else 0.1

@@ -271,8 +271,7 @@ class Connection:
 
     def stream_consumed(self, stream_id: int, count: int) -> None:
         """The application has taken ``count`` bytes: grant as many again."""
-        if self.state is not State.CLOSED:
-            self.engine.consumed(stream_id, count)
+        if self.state is not State.CLOSED and self.engine.consumed(stream_id, count):
             self._events.on_dirty(self)
 
     def stream_queued(self, stream_id: int) -> int:

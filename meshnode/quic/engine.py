@@ -121,8 +121,8 @@ class Engine(Protocol):
     def queued_bytes(self, stream_id: int) -> int:
         """Bytes written and not yet acknowledged."""
 
-    def consumed(self, stream_id: int, count: int) -> None:
-        """The application took ``count`` bytes: the receive windows follow."""
+    def consumed(self, stream_id: int, count: int) -> bool:
+        """The application took ``count`` bytes: the receive windows follow. True when the peer must be told."""
 
     def in_flight(self) -> int: ...
 

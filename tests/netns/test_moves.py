@@ -13,11 +13,12 @@ from tests.netns.lab import EchoMesh, Host, Lab, require
 pytestmark = pytest.mark.netns
 
 RUNS = 3
-# ms without a reply; the 95th percentiles that we aim at (60, 60, 150) are the benchmark's business
-BOUNDS = {"dialler": 150, "listener": 150, "both": 300}
+# ms without a reply, loose because a shared machine may stall for 100 ms: what we aim at (95th percentiles of
+# 60, 60 and 150 ms) is measured by bench/moves.py
+BOUNDS = {"dialler": 500, "listener": 500, "both": 800}
 OUTAGE_S = 2.0
-AFTER_OUTAGE_MS = 400
-REBIND_MS = 300
+AFTER_OUTAGE_MS = 800
+REBIND_MS = 500
 
 
 @pytest.fixture(scope="module")

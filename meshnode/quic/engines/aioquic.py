@@ -252,16 +252,19 @@ class AioquicEngine:
             return 0
         return int(stream.sender._buffer_stop - stream.sender._buffer_start)
 
-    def consumed(self, stream_id: int, count: int) -> None:
+    def consumed(self, stream_id: int, count: int) -> bool:
         """Advance the receive windows."""
         quic = self._quic
         quic.consumed_total += count
-        if stream_id in quic._streams:
-            quic.consumed[stream_id] = quic.consumed.get(stream_id, 0) + count
-        else:
-            quic.consumed.pop(stream_id, None)
-            if len(quic.consumed) > 1024:
-                quic.consumed = {k: v for k, v in quic.consumed.items() if k in quic._streams}
+        due = quic.consumed_total + CONNECTION_WINDOW - quic._local_max_data.value >= CONNECTION_WINDOW // 4
+        stream = quic._streams.get(stream_id)
+        if stream is not None:
+            total = quic.consumed[stream_id] = quic.consumed.get(stream_id, 0) + count
+            return due or total + STREAM_WINDOW - stream.max_stream_data_local >= STREAM_WINDOW // 4
+        quic.consumed.pop(stream_id, None)
+        if len(quic.consumed) > 1024:
+            quic.consumed = {k: v for k, v in quic.consumed.items() if k in quic._streams}
+        return due
 
     def in_flight(self) -> int:
         """Bytes sent and neither acknowledged nor lost."""
