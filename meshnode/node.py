@@ -469,12 +469,19 @@ class Node:
         return await connection.open(service)
 
     async def ping(self, peer: NodeId | str, timeout: float = 2.0) -> Pinged:
-        """Send one echo to ``peer`` (connecting first when needed) and wait at most ``timeout`` seconds for it."""
-        connection = await self.connect(peer)
-        future: asyncio.Future[Pinged] = self._loop.create_future()
-        self.mesh.ping(connection._link, timeout, self._clock.monotonic(), future.set_result)
-        self._arm()
-        return await future
+        """Send one echo to ``peer`` (connecting first when needed) and wait at most ``timeout`` seconds for it.
+
+        When the peer turns out to have restarted meanwhile, the echo is sent once more on a new connection.
+        """
+        for last in (False, True):
+            connection = await self.connect(peer)
+            future: asyncio.Future[Pinged] = self._loop.create_future()
+            self.mesh.ping(connection._link, timeout, self._clock.monotonic(), future.set_result)
+            self._arm()
+            outcome = await future
+            if outcome.rtt is not None or connection.is_open or last:
+                break
+        return outcome
 
     # ---- serving
 

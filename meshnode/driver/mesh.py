@@ -740,18 +740,28 @@ class Mesh:
             while len(self.observed) > MAX_SESSIONS:
                 del self.observed[next(iter(self.observed))]
         echo = self._echoes.pop(pong.tx, None)
-        if echo is not None:
-            echo.answer(Pinged(now - echo.sent, echo.path))
-            return
         session = self.sessions.get(sender)
+        if echo is not None:
+            gone = pong.flags & probe.NO_CONN and session is not None and session.connection is not None
+            if session is not None:
+                session.paths.on_answer(now)
+            echo.answer(Pinged(None if gone else now - echo.sent, echo.path))
+            if gone and session is not None:
+                self._peer_restarted(session)
+            return
         if session is None:
             return
         asked = session.paths.on_pong(pong.tx, source, now, size)
         if asked and pong.flags & probe.NO_CONN and session.connection is not None:
-            self.metrics.count("peer_restarted")
-            session.connection.abandon(PeerRestarted(f"{sender.short} has restarted and knows nothing of us"))
+            self._peer_restarted(session)
         self._drain_paths(session, now)
         self._arm(session)
+
+    def _peer_restarted(self, session: Session) -> None:
+        self.metrics.count("peer_restarted")
+        if session.connection is not None:
+            error = PeerRestarted(f"{session.peer.short} has restarted and knows nothing of us")
+            session.connection.abandon(error)
 
     def ping(self, connection: Connection, timeout: float, now: float, answer: Callable[[Pinged], None]) -> None:
         """Send one echo over the peer's active path."""
@@ -762,6 +772,8 @@ class Mesh:
             return
         tx = self._entropy(probe.TX_LENGTH)
         self._echoes[tx] = _Echo(now, now + timeout, session.paths.path_kind(active), answer)
+        session.paths.expect_answer(now)
+        self._arm(session)
         body = probe.encode_ping(probe.Ping(probe.ECHO, tx, _handle(connection)))
         self._send_sealed(connection.peer, active, body)
         self._events.on_dirty()

@@ -318,6 +318,17 @@ class PeerPaths:
         """The application's data arrived; more is to be expected."""
         self._last_data = now
 
+    def expect_answer(self, now: float) -> None:
+        """Something that the peer will answer was just sent on the active path."""
+        if self._keepalive_sent is None:
+            self._keepalive_sent = now
+
+    def on_answer(self, now: float) -> None:
+        """It was answered."""
+        self._keepalive_sent = None
+        if self._current is not None:
+            self._current.last_heard = now
+
     def budget(self, now: float) -> int | None:
         """Bytes that may go to the active address now; None when it is validated."""
         current = self._current
