@@ -159,7 +159,7 @@ async def _mesh_client(seed: str, megabytes: int, echoes: int, connects: int) ->
 
 def run(*, short: bool = False) -> dict[str, Any]:
     """Return medians and the ratios of meshnode to aioquic.asyncio (bulk: more is better; others: less)."""
-    rounds, megabytes, echoes, connects = (2, 32, 500, 10) if short else (5, 128, 2000, 30)
+    rounds, megabytes, echoes, connects = (2, 24, 500, 10) if short else (5, 32, 1000, 20)
     context = multiprocessing.get_context("spawn")
     servers = []
     wheres: list[Any] = []
