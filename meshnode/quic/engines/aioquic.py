@@ -122,6 +122,7 @@ class AioquicEngine:
         self._quic = quic
         self._gone = False
         self._told = False
+        self._wrote = False
         self._limit_error: Terminated | None = None
 
     @property
@@ -165,6 +166,11 @@ class AioquicEngine:
         quic = self._quic
         if self._gone or not quic._network_paths:
             return []
+        if self._wrote:  # data is about to leave: let the acknowledgement ride with it instead of 1 ms later, alone
+            self._wrote = False
+            space = quic._spaces.get(EPOCH)
+            if space is not None and space.ack_at is not None and space.ack_at > now:
+                space.ack_at = now
         return [data for data, _ in quic.datagrams_to_send(now)]
 
     def next_timer(self) -> float | None:
@@ -232,6 +238,7 @@ class AioquicEngine:
         stream = self._quic._streams.get(stream_id)
         if stream is None or stream.sender._reset_error_code is not None or stream.sender._buffer_fin is not None:
             return
+        self._wrote = True
         self._quic.send_stream_data(stream_id, data, fin)
 
     def reset(self, stream_id: int, code: int) -> None:
