@@ -475,6 +475,7 @@ class Mesh:
             engine, self.identity, peer, self, dialler=dialler, boot=self.boot, record=record, now=now
         )
         self._by_cid[engine.host_cid] = connection
+        self._handles[_handle(connection)] = connection  # before the Welcome: it may be lost while the peer probes
         if not dialler:
             self._by_cid[engine.odcid] = connection
         return connection
@@ -816,7 +817,6 @@ class Mesh:
             return
         source = session.arrivals.pop(connection, None)
         session.connection = connection
-        self._handles[_handle(connection)] = connection
         if not connection.dialler:
             self.on_cid(connection, connection.engine.odcid, False)
             if source is not None:

@@ -71,6 +71,13 @@ def test_twenty_nodes_that_know_a_seed_find_one_another_after_it_died() -> None:
         assert world.run(2.0, lambda inbox=inbox: bytes(inbox.data) == b"hello")  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("seed", [7, 8, 20, 21, 22])  # the first three lost the Welcome, and the dial with it
+def test_every_dial_succeeds_at_five_percent_loss(seed: int) -> None:
+    _, nodes = _mesh(seed, Weather(delay=RTT / 2, jitter=0.002, loss=0.05), 4)
+    for here, there in ((1, 2), (2, 3), (1, 3)):
+        assert nodes[here].connect(nodes[there].id).peer == nodes[there].id
+
+
 def test_a_partition_suspends_and_resumes() -> None:
     world, nodes = _mesh(4, Weather(delay=0.02), 3)
     connection = nodes[1].connect(nodes[2].id)
