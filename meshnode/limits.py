@@ -32,6 +32,7 @@ DIAL_REFRESH_S = 0.4  # unanswered for so long: ask the DHT whether our record i
 MAX_ARRIVALS_PER_PEER = 4  # half-open connections a peer may cost us, x 70 KB
 MAX_SESSIONS = 2_048  # peers with state, x 75 KB = 150 MB
 MAX_DATAGRAM = 65_507
+MAX_HELD_DATAGRAMS = 64  # held until an address is validated; x 1,452 B = 93 KB a peer, the oldest go first
 
 # ---- discovery
 MAX_CACHED_RECORDS = 4_096  # x about 1.5 KB

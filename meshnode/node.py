@@ -22,7 +22,9 @@ from meshnode.clock import SystemClock
 from meshnode.config import Config, Seed, parse_seed
 from meshnode.discovery.contacts import load_contacts, save_contacts
 from meshnode.discovery.resolver import Resolution
-from meshnode.driver.mesh import Mesh, MeshSettings, Pinged
+from meshnode.driver.mesh import Mesh
+from meshnode.driver.ports import MeshSettings
+from meshnode.driver.probing import Pinged
 from meshnode.errors import AlreadyRunning, ConfigError, MeshError, NodeClosed, NotFound
 from meshnode.identity import NodeId
 from meshnode.keyfile import load_or_create, parse_seed_text

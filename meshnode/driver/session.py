@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from meshnode.address import Addr
 from meshnode.errors import MeshError
 from meshnode.identity import NodeId
+from meshnode.limits import MAX_HELD_DATAGRAMS
 from meshnode.paths.peer import PeerPaths
 from meshnode.quic.connection import Connection
 
@@ -16,7 +18,7 @@ OnConnect = Callable[["Connection | MeshError"], None]
 class Session:
     """One peer. At most one READY connection; at most one dial; a few arrivals that have not said Hello yet."""
 
-    __slots__ = ("arrivals", "connection", "dial", "held", "paths", "peer", "refreshed", "waiting")
+    __slots__ = ("arrivals", "connection", "dial", "held", "outbox", "paths", "peer", "refreshed", "waiting")
 
     def __init__(self, peer: NodeId, paths: PeerPaths) -> None:
         self.peer = peer
@@ -26,6 +28,7 @@ class Session:
         self.refreshed = False
         self.arrivals: dict[Connection, Addr] = {}
         self.held: HeldInitial | None = None
+        self.outbox: deque[bytes] = deque(maxlen=MAX_HELD_DATAGRAMS)  # what the 3x rule holds back
         self.waiting: list[OnConnect] = []
 
     @property

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from meshnode.address import Addr
-from meshnode.driver.mesh import Mesh, MeshSettings
+from meshnode.driver.mesh import Mesh
+from meshnode.driver.ports import MeshSettings
 from meshnode.errors import MeshError
 from meshnode.identity import Identity, NodeId
 from meshnode.quic.connection import Connection, State

@@ -1,0 +1,33 @@
+"""The way out: every datagram that leaves a node passes here."""
+
+from __future__ import annotations
+
+from meshnode.address import Addr
+from meshnode.driver.ports import Ports
+from meshnode.errors import InvalidId
+from meshnode.identity import NodeId
+from meshnode.metrics import describe
+
+SEND_ERRORS = describe("send_errors", "datagrams that the system refused to send (no route, say)")
+WEAK_ID = describe("drop_weak_id", "sealed datagrams not sent: the id is no point of the curve")
+
+
+class Outlet:
+    """Sends to a peer at an address of its."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+
+    def send(self, peer: NodeId, addr: Addr, datagrams: list[bytes]) -> None:
+        """Send datagrams as they are."""
+        if not self._ports.link.send(addr, datagrams):
+            self._ports.metrics.count(SEND_ERRORS)
+
+    def send_sealed(self, peer: NodeId, addr: Addr, body: bytes) -> None:
+        """Seal ``body`` to ``peer`` and send it."""
+        try:
+            datagram = self._ports.sealer.seal(peer, body)
+        except InvalidId:  # a lying contact: 32 bytes that are no point of the curve
+            self._ports.metrics.count(WEAK_ID)
+            return
+        self.send(peer, addr, [datagram])

@@ -1,0 +1,517 @@
+"""The peers that a node has state for: dialling and accepting, QUIC in and out, one timer each.
+
+Connections report here (``ConnectionEvents``). When both ends dial at once, the dial of the smaller id lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from meshnode.address import Addr
+from meshnode.discovery.resolver import Resolution
+from meshnode.driver.deadlines import Deadlines, earlier, is_due
+from meshnode.driver.finding import Finder
+from meshnode.driver.outlet import Outlet
+from meshnode.driver.ports import Ports
+from meshnode.driver.probing import Probing, handle_of
+from meshnode.driver.session import HeldInitial, OnConnect, Session
+from meshnode.errors import (
+    ConnectionLost,
+    HandshakeTimeout,
+    InvalidId,
+    MeshError,
+    NodeClosed,
+    NoPathError,
+    NotFound,
+    PeerRestarted,
+    PolicyDenied,
+)
+from meshnode.identity import NodeId
+from meshnode.limits import (
+    DIAL_REFRESH_S,
+    HANDSHAKE_TIMEOUT_S,
+    HELD_INITIAL_S,
+    MAX_ARRIVALS_PER_PEER,
+    MAX_HELD_DATAGRAMS,
+    MAX_SESSIONS,
+)
+from meshnode.metrics import describe
+from meshnode.paths.peer import PeerPaths
+from meshnode.quic import packets
+from meshnode.quic.connection import Connection, State
+from meshnode.quic.engine import Engine
+from meshnode.quic.hello import BOOT_LENGTH, CloseCode, Hello
+from meshnode.quic.stream import Stream
+from meshnode.record import EndpointRecord
+
+DIALS = describe("dials", "connections begun here")
+ACCEPTS = describe("accepts", "first flights with a valid knock")
+CONNECTIONS = describe("connections", "connections whose two keys were proven")
+HELD = describe("simultaneous_dial_held", "first flights kept aside because our own dial has precedence")
+TIMEOUTS = describe("handshake_timeouts", "handshakes that were not finished in time")
+REFUSED = describe("refused_policy", "peers that policy does not admit")
+NO_CONNECTION = describe("drop_no_connection", "QUIC packets of no connection, without a knock")
+BAD_KNOCK = describe("drop_knock", "first flights whose knock does not hold")
+BAD_KIND = describe("drop_quic_kind", "QUIC packets of other versions, Version Negotiation, Retry")
+SESSIONS_FULL = describe("drop_sessions_full", "peers turned away: too many at once")
+ARRIVALS_FULL = describe("drop_arrivals_full", "first flights dropped: too many half-open ones of that peer")
+HELD_BACK = describe("held_by_amplification", "datagrams held until their address was validated")
+HELD_LOST = describe("held_lost", "held datagrams dropped: too many")
+
+
+class Peers:
+    """All sessions. ``own_record`` returns our encoded record, b"" while there is none."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        outlet: Outlet,
+        finder: Finder,
+        own_record: Callable[[], bytes],
+    ) -> None:
+        self.ports = ports
+        self.outlet = outlet
+        self.finder = finder
+        self.sessions: dict[NodeId, Session] = {}
+        self.handles: dict[bytes, Connection] = {}
+        self.probing = Probing(self)
+        self.boot = ports.entropy(BOOT_LENGTH)
+        self.networks: tuple[tuple[str, int], ...] = ()
+        self._own_record = own_record
+        self._id = ports.identity.id
+        self._by_cid: dict[bytes, Connection] = {}
+        self._held_cids: dict[bytes, Session] = {}
+        self._dirty: dict[Connection, None] = {}
+        self._deadlines = Deadlines()
+        self._closed = False
+
+    # ---- sessions
+
+    def session(self, peer: NodeId, now: float) -> Session | None:
+        """Return the peer's session, a new one when there is none; None when there are too many."""
+        found = self.sessions.get(peer)
+        if found is None:
+            if len(self.sessions) >= MAX_SESSIONS:
+                self.ports.metrics.count(SESSIONS_FULL)
+                return None
+            ports = self.ports
+            paths = PeerPaths(peer, rng=ports.rng, entropy=ports.entropy, now=now, mtu_ceiling=ports.settings.path_mtu)
+            paths.set_local_networks(self.networks)
+            found = self.sessions[peer] = Session(peer, paths)
+        return found
+
+    def _forget_if_idle(self, session: Session) -> None:
+        if session.idle and self.sessions.get(session.peer) is session:
+            del self.sessions[session.peer]
+            self._deadlines.set(session.peer, None)
+            self.finder.dht.unwatch(session.peer, self.ports.clock.monotonic())
+
+    def on_newer_record(self, record: EndpointRecord, now: float) -> bool:
+        """A valid newer record: its peer's paths learn of it. False when we have no state for that peer."""
+        session = self.sessions.get(record.id)
+        if session is None:
+            return False
+        session.paths.peer_record(record, now)
+        self.probing.drain(session, now)
+        return True
+
+    def moved(self, now: float) -> None:
+        """Our own addresses changed: probe every live peer, at once."""
+        for session in self.sessions.values():
+            session.paths.set_local_networks(self.networks)
+            session.paths.local_change(now)
+            self.probing.drain(session, now)
+
+    def push_record(self, encoded: bytes) -> None:
+        """Tell every live peer our newest record."""
+        for session in self.sessions.values():
+            if session.connection is not None:
+                session.connection.push_record(encoded)
+
+    def close(self, now: float) -> None:
+        """Say goodbye on every connection."""
+        self._closed = True
+        for session in list(self.sessions.values()):
+            for connection in session.connections():
+                if connection.state is State.READY:
+                    connection.close(CloseCode.SHUTDOWN, "the node is shutting down")
+                    self._send(session, connection, connection.engine.transmit(now), now)
+                else:
+                    connection.abandon(NodeClosed("the node was closed"))
+            session.answer(NodeClosed("the node was closed"))
+
+    # ---- dialling
+
+    def connect(self, peer: NodeId, now: float, answer: OnConnect) -> None:
+        """Give ``answer`` a READY connection to ``peer``, the live one if there is one, or the error."""
+        if self._closed:
+            answer(NodeClosed("the node was closed"))
+            return
+        if peer == self._id:
+            answer(NoPathError("a node does not connect to itself", hint="use another node's id"))
+            return
+        session = self.session(peer, now)
+        if session is None:
+            answer(NoPathError("too many peers at once", hint="close some connections first"))
+            return
+        if session.connection is not None:
+            answer(session.connection)
+            return
+        session.waiting.append(answer)
+        if session.dial is not None or len(session.waiting) > 1:
+            return
+        cached = self.finder.cached(peer)
+        if cached is not None or peer in self.finder.hints:
+            self._dial(session, cached, now)
+            return
+
+        def resolved(result: Resolution | NotFound) -> None:
+            current = self.sessions.get(peer)
+            if current is None or current.connection is not None or current.dial is not None:
+                return
+            if isinstance(result, NotFound):
+                current.answer(result)
+                self._forget_if_idle(current)
+            else:
+                self._dial(current, result.record, self.ports.clock.monotonic())
+
+        self.finder.resolve(peer, now, resolved)
+
+    def hinted(self, peer: NodeId, now: float) -> None:
+        """There is a configured address of ``peer`` now: a dial that waited for any may begin."""
+        session = self.sessions.get(peer)
+        if session is not None and session.waiting and session.dial is None:
+            self._dial(session, None, now)
+
+    def _dial(self, session: Session, record: EndpointRecord | None, now: float) -> None:
+        ports, peer = self.ports, session.peer
+        try:
+            ports.identity.shared_key(peer)
+        except InvalidId as error:
+            session.answer(error)
+            self._forget_if_idle(session)
+            return
+        engine = ports.engines.dial(
+            ports.identity, peer, lambda odcid: ports.sealer.knock(peer, odcid), ports.settings.idle_timeout, now
+        )
+        connection = self._new_connection(engine, peer, dialler=True, now=now)
+        session.dial = connection
+        session.refreshed = False
+        if record is not None:
+            session.paths.peer_record(record, now)
+        if peer in self.finder.hints:
+            session.paths.add_candidates([(addr, "seed") for addr in self.finder.hints[peer]], now)
+        best = session.paths.best_guess()
+        if best is None:
+            connection.abandon(NoPathError(f"{peer.short} has published no usable address"))
+            return
+        session.paths.begin(best, now)
+        ports.metrics.count(DIALS)
+        self._dirty[connection] = None
+        self.probing.drain(session, now)
+        ports.events.on_dirty()
+
+    def _new_connection(self, engine: Engine, peer: NodeId, *, dialler: bool, now: float) -> Connection:
+        connection = Connection(
+            engine,
+            self.ports.identity,
+            peer,
+            self,
+            dialler=dialler,
+            boot=self.boot,
+            record=self._own_record(),
+            now=now,
+        )
+        self._by_cid[engine.host_cid] = connection
+        self.handles[handle_of(connection)] = connection  # before the Welcome: it may be lost while the peer probes
+        if not dialler:
+            self._by_cid[engine.odcid] = connection
+        return connection
+
+    def _handshake_timeout(self, session: Session, connection: Connection) -> None:
+        self.ports.metrics.count(TIMEOUTS)
+        if connection is session.dial:
+            attempts = [(str(a), "no answer") for a in session.paths.addresses()]
+            heard = connection.bytes_in > 0
+            text = "stopped answering during the handshake" if heard else "did not answer"
+            error: MeshError = (HandshakeTimeout if heard else NoPathError)(
+                f"{session.peer.short} {text} at {', '.join(a for a, _ in attempts) or 'any address'}",
+                hint="is it running and reachable from here? `meshnode resolve` shows what it published",
+            )
+            if isinstance(error, NoPathError):
+                error.attempts = attempts
+        else:
+            error = HandshakeTimeout("the dialler never finished its handshake")
+        connection.abandon(error)
+
+    # ---- QUIC in
+
+    def on_quic(self, data: bytes, source: Addr, now: float) -> None:
+        """Route a QUIC datagram to its connection by connection id, whatever its source."""
+        cid = packets.dcid_of(data)
+        connection = self._by_cid.get(cid) if cid is not None else None
+        if connection is None:
+            if cid is not None and cid not in self._held_cids:
+                self._on_initial(data, cid, source, now)
+            return
+        if not packets.acceptable(data):
+            self.ports.metrics.count(BAD_KIND)
+            return
+        newest = connection.receive(data, now)
+        session = self.sessions.get(connection.peer)
+        if session is not None:
+            if connection in session.arrivals:
+                session.arrivals[connection] = source
+            else:
+                session.paths.on_received(source, len(data), newest, now)
+        self._dirty[connection] = None
+
+    def _on_initial(self, data: bytes, odcid: bytes, source: Addr, now: float) -> None:
+        token = packets.initial_token(data) if packets.is_v1_initial(data) else None
+        if token is None:
+            self.ports.metrics.count(NO_CONNECTION)
+            return
+        peer = self.ports.sealer.check_knock(token, odcid)
+        if peer is None or peer == self._id:
+            self.ports.metrics.count(BAD_KNOCK)
+            return
+        session = self.session(peer, now)
+        if session is None:
+            return
+        if session.dial is not None and self._id < peer and session.held is None:
+            # Both dial at once: the smaller id's dial lives. Keep theirs for a moment, in case ours gets nowhere.
+            session.held = HeldInitial(data, odcid, source, now + HELD_INITIAL_S)
+            self._held_cids[odcid] = session
+            self.ports.metrics.count(HELD)
+            self.arm(session)
+            return
+        self._accept(session, data, odcid, source, now)
+
+    def _accept(self, session: Session, data: bytes, odcid: bytes, source: Addr, now: float) -> None:
+        if len(session.arrivals) >= MAX_ARRIVALS_PER_PEER:
+            self.ports.metrics.count(ARRIVALS_FULL)
+            return
+        engine = self.ports.engines.accept(self.ports.identity, odcid, self.ports.settings.idle_timeout, now)
+        connection = self._new_connection(engine, session.peer, dialler=False, now=now)
+        session.arrivals[connection] = source
+        self.ports.metrics.count(ACCEPTS)
+        connection.receive(data, now)
+        self._dirty[connection] = None
+        self.arm(session)
+
+    def _release_held(self, session: Session) -> None:
+        if session.held is not None:
+            self._held_cids.pop(session.held.odcid, None)
+            session.held = None
+
+    # ---- QUIC out
+
+    def touch(self, connection: Connection) -> None:
+        """The connection may have something to send at the next flush."""
+        self._dirty[connection] = None
+
+    def flush(self, now: float) -> bool:
+        """Send what is due; False when there was nothing."""
+        dirty, self._dirty = self._dirty, {}
+        for connection in dirty:
+            self._transmit(connection, now)
+        return bool(self._dirty)
+
+    def _transmit(self, connection: Connection, now: float) -> None:
+        session = self.sessions.get(connection.peer)
+        if session is None:
+            return
+        datagrams = connection.transmit(now)
+        if connection is session.connection:
+            session.paths.set_in_flight(connection.engine.in_flight(), now)
+        if datagrams or session.outbox:
+            self._send(session, connection, datagrams, now)
+        if session.connection is connection or session.dial is connection:
+            self.probing.drain(session, now)
+        self.arm(session)
+
+    def _send(self, session: Session, connection: Connection, datagrams: list[bytes], now: float) -> None:
+        source = session.arrivals.get(connection)
+        if source is not None:
+            if datagrams:  # the engine itself holds the 3x limit until the handshake
+                self.outlet.send(session.peer, source, datagrams)
+            return
+        paths = session.paths
+        active = paths.active
+        if active is None:
+            return
+        if session.outbox:
+            datagrams = [*session.outbox, *datagrams]
+            session.outbox.clear()
+        size = sum(map(len, datagrams))
+        budget = paths.budget(now)
+        if budget is not None and size > budget:
+            datagrams, size = self._hold_back(session, datagrams, budget)
+        if datagrams:
+            paths.note_sent(size, now)
+            self.outlet.send(session.peer, active, datagrams)
+
+    def _hold_back(self, session: Session, datagrams: list[bytes], budget: int) -> tuple[list[bytes], int]:
+        """Return what the budget allows; the rest waits until the address is validated (RFC 9000 section 8)."""
+        size = count = 0
+        while size + len(datagrams[count]) <= budget:
+            size += len(datagrams[count])
+            count += 1
+        rest = datagrams[count:]
+        self.ports.metrics.count(HELD_BACK, len(rest))
+        if len(rest) > MAX_HELD_DATAGRAMS:
+            self.ports.metrics.count(HELD_LOST, len(rest) - MAX_HELD_DATAGRAMS)
+        session.outbox.extend(rest)
+        return datagrams[:count], size
+
+    # ---- time
+
+    def arm(self, session: Session) -> None:
+        """Keep one timer per session, at the earliest of everything it waits for."""
+        at = session.paths.next_deadline()
+        for connection in session.connections():
+            at = earlier(at, connection.engine.next_timer())
+            if connection.state is State.HANDSHAKE:
+                at = earlier(at, connection.started + HANDSHAKE_TIMEOUT_S)
+                if connection is session.dial and not session.refreshed:
+                    at = earlier(at, connection.started + DIAL_REFRESH_S)
+        if session.held is not None:
+            at = earlier(at, session.held.deadline)
+        self._deadlines.set(session.peer, at)
+
+    def next_deadline(self) -> float | None:
+        """The first timer of all sessions."""
+        return earlier(self._deadlines.earliest(), self.probing.next_deadline())
+
+    def tick(self, now: float) -> None:
+        """Let due timers fire."""
+        for peer in self._deadlines.take_due(now):
+            session = self.sessions.get(peer)
+            if session is not None:
+                self._tick(session, now)
+        self.probing.tick(now)
+
+    def _tick(self, session: Session, now: float) -> None:
+        for connection in session.connections():
+            at = connection.engine.next_timer()
+            if at is not None and at <= now:
+                connection.on_timer(now)
+                self._dirty[connection] = None
+            if connection.state is State.HANDSHAKE:
+                if now >= connection.started + HANDSHAKE_TIMEOUT_S:
+                    self._handshake_timeout(session, connection)
+                elif connection is session.dial and now >= connection.started + DIAL_REFRESH_S:
+                    session.refreshed = True
+                    self.finder.look_up(session.peer, now)  # our record may be stale: the peer may have moved
+        held = session.held
+        if held is not None and held.deadline <= now:
+            self._release_held(session)
+            dial = session.dial
+            if session.connection is None and (dial is None or dial.bytes_in == 0):
+                self._accept(session, held.datagram, held.odcid, held.source, now)
+        if is_due(session.paths.next_deadline(), now):
+            session.paths.tick(now)
+        self.probing.drain(session, now)
+        self._forget_if_idle(session)
+        if not session.idle:
+            self.arm(session)
+
+    # ---- what connections tell us (ConnectionEvents)
+
+    def on_cid(self, connection: Connection, cid: bytes, issued: bool) -> None:
+        """A connection issued or retired one of our connection ids."""
+        if issued:
+            self._by_cid[cid] = connection
+        elif self._by_cid.get(cid) is connection:
+            del self._by_cid[cid]
+
+    def on_hello(self, connection: Connection, hello: Hello) -> None:
+        """The dialler has proven its key: is it welcome?"""
+        session = self.sessions.get(connection.peer)
+        if session is None or self._closed:
+            connection.abandon(NodeClosed("the node was closed"))
+            return
+        if not self.ports.admit(connection.peer):
+            self.ports.metrics.count(REFUSED)
+            connection.close(CloseCode.POLICY_DENIED, "not allowed here")
+            return
+        old = session.connection
+        if old is not None:
+            if old.peer_boot == hello.boot and old.dialler and self._id < connection.peer:
+                connection.close(CloseCode.DUPLICATE, "another connection lives")
+                return
+            restarted = old.peer_boot != hello.boot
+            kind = PeerRestarted if restarted else ConnectionLost
+            old.abandon(kind(f"{connection.peer.short} {'has restarted' if restarted else 'connected anew'}"))
+        connection.admit()
+
+    def on_ready(self, connection: Connection) -> None:
+        """Both keys are proven and policy agrees: this is the peer's connection now."""
+        peer = connection.peer
+        now = self.ports.clock.monotonic()
+        session = self.session(peer, now)
+        if session is None:
+            return
+        source = session.arrivals.pop(connection, None)
+        session.connection = connection
+        if not connection.dialler:
+            self.on_cid(connection, connection.engine.odcid, False)
+            if source is not None:
+                session.paths.accept(source, now)
+        elif session.paths.active is not None:
+            session.paths.accept(session.paths.active, now)
+        dial, session.dial = session.dial, None
+        if dial is not None and dial is not connection:
+            dial.abandon(ConnectionLost("the peer's own dial was faster"))
+        self._release_held(session)
+        if connection.peer_record:
+            self.finder.offer(connection.peer_record, "connection", now)
+        self.finder.watch(peer, now)
+        self.ports.metrics.count(CONNECTIONS)
+        self._dirty[connection] = None
+        session.answer(connection)
+        self.ports.events.on_connection(connection, True)
+
+    def on_record(self, connection: Connection, encoded: bytes) -> None:
+        """A live peer pushed its newest record."""
+        self.finder.offer(encoded, "connection", self.ports.clock.monotonic())
+
+    def on_stream(self, connection: Connection, stream: Stream) -> None:
+        """The peer opened a stream and said for which service."""
+        self.ports.events.on_stream(connection, stream)
+
+    def on_stream_data(self, connection: Connection) -> None:
+        """Application bytes arrived: more are to be expected."""
+        session = self.sessions.get(connection.peer)
+        if session is not None:
+            session.paths.note_stream_data(self.ports.clock.monotonic())
+
+    def on_closed(self, connection: Connection, error: MeshError) -> None:
+        """A connection is over, for whatever reason."""
+        for cid in [c for c, owner in self._by_cid.items() if owner is connection]:
+            del self._by_cid[cid]
+        handle = handle_of(connection)
+        if self.handles.get(handle) is connection:
+            del self.handles[handle]
+        session = self.sessions.get(connection.peer)
+        if session is None:
+            return
+        now = self.ports.clock.monotonic()
+        self._send(session, connection, connection.engine.transmit(now), now)
+        session.arrivals.pop(connection, None)
+        if session.dial is connection:
+            session.dial = None
+            if session.connection is None and not (
+                session.arrivals and isinstance(error, ConnectionLost) and not isinstance(error, PolicyDenied)
+            ):
+                session.answer(error)
+        if session.connection is connection:
+            session.connection = None
+            session.outbox.clear()
+            self.ports.events.on_connection(connection, False)
+        self._forget_if_idle(session)
+
+    def on_dirty(self, connection: Connection) -> None:
+        """A connection has something to send."""
+        self._dirty[connection] = None
+        self.ports.events.on_dirty()

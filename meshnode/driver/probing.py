@@ -1,0 +1,181 @@
+"""Sealed probes: what a peer's path core wants done, and the PINGs and PONGs that come in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from meshnode.address import Addr
+from meshnode.driver import probe
+from meshnode.driver.deadlines import earlier
+from meshnode.driver.session import Session
+from meshnode.errors import PeerRestarted
+from meshnode.identity import NodeId
+from meshnode.limits import MAX_SESSIONS
+from meshnode.metrics import describe
+from meshnode.paths.effects import MtuChanged, NeedRecord, Resumed, SendProbe, Suspended, Switched, Validated
+from meshnode.quic.connection import Connection
+from meshnode.sealing import SEAL_OVERHEAD
+
+if TYPE_CHECKING:
+    from meshnode.driver.peers import Peers
+
+SWITCHES = describe("path_switches", "times that a peer's packets were sent another way")
+SUSPENDED = describe("suspended", "connections left without any working path")
+RESTARTED = describe("peer_restarted", "connections given up because the peer said that it does not know them")
+BAD_PING = describe("drop_ping", "malformed PINGs of members")
+BAD_PONG = describe("drop_pong", "malformed PONGs of members")
+
+
+@dataclass(frozen=True, slots=True)
+class Pinged:
+    """The outcome of one echo: round trip in seconds (None: lost) and the kind of path it took."""
+
+    rtt: float | None
+    path: str
+
+
+@dataclass(slots=True)
+class _Echo:
+    sent: float
+    deadline: float
+    path: str
+    answer: Callable[[Pinged], None]
+
+
+class Probing:
+    """Carries out path effects; answers PINGs; matches PONGs."""
+
+    def __init__(self, peers: Peers) -> None:
+        self.observed: dict[NodeId, Addr] = {}
+        self._peers = peers
+        self._ports = peers.ports
+        self._echoes: dict[bytes, _Echo] = {}
+
+    # ---- out
+
+    def drain(self, session: Session, now: float) -> None:
+        """Carry out what the session's paths want done."""
+        connection = session.connection or session.dial
+        events, metrics = self._ports.events, self._ports.metrics
+        nudge = False
+        for effect in session.paths.take_effects():
+            if isinstance(effect, SendProbe):
+                handle = handle_of(connection) if connection is session.connection else probe.NO_HANDLE
+                ping = probe.Ping(effect.flags, effect.tx, handle)
+                body = probe.encode_ping(ping, max(probe.MIN_PING, effect.pad_to - SEAL_OVERHEAD))
+                self._peers.outlet.send_sealed(session.peer, effect.addr, body)
+            elif isinstance(effect, Switched):
+                metrics.count(SWITCHES)
+                events.on_path(session.peer, effect.old, effect.new, effect.why)
+                nudge = nudge or effect.nudge
+            elif isinstance(effect, Resumed):
+                events.on_path(session.peer, None, session.paths.active, "resumed")
+                nudge = True
+            elif isinstance(effect, Suspended):
+                metrics.count(SUSPENDED)
+                events.on_path(session.peer, session.paths.active, None, "suspended")
+            elif isinstance(effect, Validated):
+                if connection is not None:
+                    self._peers.touch(connection)
+            elif isinstance(effect, MtuChanged):
+                if connection is not None:
+                    connection.engine.set_datagram_size(effect.size)
+            elif isinstance(effect, NeedRecord):
+                self._peers.finder.seek(session.peer, now)
+        if nudge and connection is not None:
+            connection.engine.nudge(now)
+            self._peers.touch(connection)
+
+    def ping(self, connection: Connection, timeout: float, now: float, answer: Callable[[Pinged], None]) -> None:
+        """Send one echo over the peer's active path."""
+        session = self._peers.sessions.get(connection.peer)
+        active = session.paths.active if session is not None else None
+        if session is None or active is None:
+            answer(Pinged(None, "none"))
+            return
+        tx = self._ports.entropy(probe.TX_LENGTH)
+        self._echoes[tx] = _Echo(now, now + timeout, session.paths.path_kind(active), answer)
+        session.paths.expect_answer(now)
+        self._peers.arm(session)
+        body = probe.encode_ping(probe.Ping(probe.ECHO, tx, handle_of(connection)))
+        self._peers.outlet.send_sealed(connection.peer, active, body)
+        self._ports.events.on_dirty()
+
+    # ---- in
+
+    def on_ping(self, sender: NodeId, body: bytes, source: Addr, now: float) -> None:
+        """A member probes us."""
+        ping = probe.decode_ping(body)
+        if ping is None:
+            self._ports.metrics.count(BAD_PING)
+            return
+        connection = self._peers.handles.get(ping.handle)
+        known = connection is not None and connection.peer == sender
+        flags = 0 if known or ping.handle == probe.NO_HANDLE else probe.NO_CONN
+        pong = probe.encode_pong(probe.Pong(flags, ping.tx, source))
+        self._peers.outlet.send_sealed(sender, source, pong)
+        session = self._peers.sessions.get(sender)
+        if session is not None and known:
+            session.paths.on_ping(source, ping.flags, now)
+            self.drain(session, now)
+            self._peers.arm(session)
+
+    def on_pong(self, sender: NodeId, body: bytes, source: Addr, size: int, now: float) -> None:
+        """A member answers a probe, perhaps ours."""
+        pong = probe.decode_pong(body)
+        if pong is None:
+            self._ports.metrics.count(BAD_PONG)
+            return
+        if pong.observed is not None:
+            self.observed[sender] = pong.observed
+            while len(self.observed) > MAX_SESSIONS:
+                del self.observed[next(iter(self.observed))]
+        session = self._peers.sessions.get(sender)
+        echo = self._echoes.pop(pong.tx, None)
+        if echo is not None:
+            gone = pong.flags & probe.NO_CONN and session is not None and session.connection is not None
+            if session is not None:
+                session.paths.on_answer(now)
+            echo.answer(Pinged(None if gone else now - echo.sent, echo.path))
+            if gone and session is not None:
+                self._restarted(session)
+            return
+        if session is None:
+            return
+        asked = session.paths.on_pong(pong.tx, source, now, size)
+        if asked and pong.flags & probe.NO_CONN and session.connection is not None:
+            self._restarted(session)
+        self.drain(session, now)
+        self._peers.arm(session)
+
+    def _restarted(self, session: Session) -> None:
+        self._ports.metrics.count(RESTARTED)
+        if session.connection is not None:
+            error = PeerRestarted(f"{session.peer.short} has restarted and knows nothing of us")
+            session.connection.abandon(error)
+
+    # ---- time
+
+    def next_deadline(self) -> float | None:
+        """When the first echo is lost."""
+        at: float | None = None
+        for echo in self._echoes.values():
+            at = earlier(at, echo.deadline)
+        return at
+
+    def tick(self, now: float) -> None:
+        """Give up echoes that were not answered in time."""
+        for tx, echo in list(self._echoes.items()):
+            if echo.deadline <= now:
+                del self._echoes[tx]
+                echo.answer(Pinged(None, echo.path))
+
+
+def handle_of(connection: Connection | None) -> bytes:
+    """The 8 bytes by which both ends name one connection in probes."""
+    if connection is None:
+        return probe.NO_HANDLE
+    return hashlib.blake2b(connection.engine.odcid, digest_size=probe.HANDLE_LENGTH, person=b"mesh-handle").digest()
