@@ -1,9 +1,16 @@
-"""Transport addresses: one canonical text form, one byte form, and which of them may be dialled."""
+"""Where datagrams go: UDP addresses, and the two detours that stand in for one.
+
+A UDP address has a canonical text form and a byte form. A *relayed* address means "through that relay", a
+*tunnel* means "as messages of a WebSocket to that host"; both are valid only inside this node, never on the wire.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 from typing import NamedTuple
+
+RELAY_MARK = "relay!"
+TUNNEL_MARK = "wss!"
 
 
 class Addr(NamedTuple):
@@ -12,8 +19,45 @@ class Addr(NamedTuple):
     host: str
     port: int
 
+    @property
+    def is_udp(self) -> bool:
+        """True for a plain UDP address, False for a detour."""
+        return "!" not in self.host
+
+    @property
+    def is_relayed(self) -> bool:
+        """True for "through that relay"."""
+        return self.host.startswith(RELAY_MARK)
+
+    @property
+    def is_tunnel(self) -> bool:
+        """True for "over a WebSocket to that host"."""
+        return self.host.startswith(TUNNEL_MARK)
+
     def __str__(self) -> str:
+        if not self.is_udp:
+            return f"{self.host}:{self.port}" if self.port else self.host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def relayed(relay: str) -> Addr:
+    """Return the address "through the relay with this id"."""
+    return Addr(RELAY_MARK + relay, 0)
+
+
+def relay_of(addr: Addr) -> str:
+    """The inverse of ``relayed``."""
+    return addr.host[len(RELAY_MARK) :]
+
+
+def tunnel(host: str, port: int) -> Addr:
+    """Return the address "over a WebSocket to this host" (a name or an IP address)."""
+    return Addr(TUNNEL_MARK + host, port)
+
+
+def tunnel_target(addr: Addr) -> tuple[str, int]:
+    """The inverse of ``tunnel``."""
+    return addr.host[len(TUNNEL_MARK) :], addr.port
 
 
 def canonical_host(text: str) -> str:
@@ -52,8 +96,8 @@ def unpack_addr(data: bytes) -> Addr:
 
 
 def is_dialable(addr: Addr) -> bool:
-    """False for port 0 and for multicast, broadcast and unspecified addresses: nobody's unicast endpoint."""
-    if not 0 < addr.port < 65536:
+    """False for detours, port 0, and multicast, broadcast and unspecified addresses: nobody's unicast endpoint."""
+    if not 0 < addr.port < 65536 or not addr.is_udp:
         return False
     ip = ipaddress.ip_address(addr.host.partition("%")[0])
     if ip.is_multicast or ip.is_unspecified:

@@ -55,10 +55,14 @@ class Config:
     allow: tuple[str, ...] = ("any",)
     idle_timeout: float = 600.0
     seed_role: bool = False
+    relay: str = "auto"
+    relay_allow: tuple[str, ...] = ("any",)
+    relay_mb_per_s: float = 10.0
+    relay_total_mb_per_s: float = 50.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "home", Path(self.home).expanduser().absolute())
-        for name in ("seeds", "advertise", "allow"):
+        for name in ("seeds", "advertise", "allow", "relay_allow"):
             value = getattr(self, name)
             if isinstance(value, str):
                 raise ConfigError(f"{name} is a list", hint=f'write {name} = ["..."]')
@@ -71,7 +75,11 @@ class Config:
             raise ConfigError(str(error), hint="as in 0.0.0.0:4242 or [::]:0") from error
         for text in self.seeds:
             parse_seed(text)
-        for who in self.allow:
+        if self.relay not in ("auto", "on", "off"):
+            raise ConfigError(f"relay = {self.relay!r}", hint="auto (on for seeds), on, or off")
+        if self.relay_mb_per_s <= 0 or self.relay_total_mb_per_s <= 0:
+            raise ConfigError("a relay's limits are above 0", hint='relay = "off" turns it off')
+        for who in self.allow + self.relay_allow:
             if who != "any":
                 NodeId.parse(who)
         if self.idle_timeout < 1:
@@ -81,6 +89,11 @@ class Config:
     def home_path(self) -> Path:
         """The home as an absolute path."""
         return Path(self.home)
+
+    @property
+    def is_relay(self) -> bool:
+        """True when this node carries others' packets."""
+        return self.relay == "on" or (self.relay == "auto" and self.seed_role)
 
     @property
     def listen_addr(self) -> Addr:

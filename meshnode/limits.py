@@ -34,6 +34,15 @@ MAX_SESSIONS = 2_048  # peers with state, x 75 KB = 150 MB
 MAX_DATAGRAM = 65_507
 MAX_HELD_DATAGRAMS = 64  # held until an address is validated; x 1,452 B = 93 KB a peer, the oldest go first
 
+# ---- relays
+MAX_RELAY_FLOWS = 16_384  # pairs of which a relay remembers that they talk; x about 150 B
+RELAY_BURST_S = 0.5  # a client may be this far ahead of its rate
+RELAY_CONSENT_S = 30.0  # both ends must have sent the other something so lately to be introduced
+RELAY_INTRODUCE_S = 1.0  # at most one introduction a second and pair: 24 probes each
+HOME_RELAYS = 2  # named in our record
+MAX_RELAYS_HELD = 6  # reservations of ours: 2 at home, and those that peers' records name
+RELAY_RETRY_S = 15.0  # after a refusal or a failed dial
+
 # ---- discovery
 MAX_CACHED_RECORDS = 4_096  # x about 1.5 KB
 MAX_PENDING_RESOLVES = 1_024
@@ -71,5 +80,5 @@ INITIAL_WINDOW = 12_000  # bytes to an unproven address after a fresh sealed MOV
 KEEPALIVE_S = 15.0  # shorter than the usual 30 s of a NAT's UDP mapping
 MAX_CANDIDATES = 24  # addresses a peer may have us probe
 MAX_PATH_HISTORY = 32
-MAX_PROBES_OUT = 128  # unanswered probes remembered per peer
+MAX_PROBES_OUT = 512  # unanswered probes remembered per peer
 MAX_SAVED_CONTACTS = 256  # enough to find the mesh again; 16 KB on disk

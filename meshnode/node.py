@@ -36,6 +36,7 @@ from meshnode.quic.connection import State
 from meshnode.quic.engines import pick_engine
 from meshnode.quic.stream import Stream, StreamStatus
 from meshnode.record import Endpoint, EndpointKind, EndpointRecord
+from meshnode.relay.server import RelayLimits
 from meshnode.sealing import MeshKey, Sealer
 from meshnode.storage import SeqSource
 from meshnode.streams import MeshReader, MeshWriter, accepted, wrap
@@ -196,7 +197,8 @@ class Node:
         self._sealer = sealer
         self._udp = UdpSocket(self._loop, self._on_batch, self.metrics)
         self._udp.bind(config.listen_addr)
-        admitted = parse_allow(config.allow)
+        admitted, relayed = parse_allow(config.allow), parse_allow(config.relay_allow)
+        capabilities = [name for name, on in (("seed", config.seed_role), ("relay", config.is_relay)) if on]
         self.mesh = Mesh(
             identity,
             sealer,
@@ -208,11 +210,19 @@ class Node:
             entropy=os.urandom,
             next_seq=SeqSource(home / "seq", self._clock).next,
             admit=lambda peer: admitted is None or peer in admitted,
+            relay_allow=lambda peer: relayed is None or peer in relayed,
             settings=MeshSettings(
                 idle_timeout=config.idle_timeout,
                 seed_role=config.seed_role,
                 dht=config.dht,
-                capabilities=("seed",) if config.seed_role else (),
+                capabilities=tuple(capabilities),
+                relay=config.is_relay,
+                relay_limits=RelayLimits(
+                    client_bytes=config.relay_mb_per_s * 1e6,
+                    client_packets=config.relay_mb_per_s * 1e3,
+                    total_bytes=config.relay_total_mb_per_s * 1e6,
+                    total_packets=config.relay_total_mb_per_s * 1e3,
+                ),
             ),
             metrics=self.metrics,
         )

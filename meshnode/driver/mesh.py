@@ -29,6 +29,7 @@ from meshnode.metrics import Metrics, describe
 from meshnode.quic.connection import Connection
 from meshnode.quic.engine import EngineFactory
 from meshnode.record import Endpoint, EndpointRecord, sign_record
+from meshnode.relay.frames import RELAYED
 from meshnode.sealing import Sealer
 
 QUIC_BIT = 0x40  # RFC 9443: set in every QUIC packet, clear in everything of ours
@@ -56,6 +57,7 @@ class Mesh:
         entropy: Entropy,
         next_seq: Callable[[], int],
         admit: Callable[[NodeId], bool],
+        relay_allow: Callable[[NodeId], bool] | None = None,
         settings: MeshSettings | None = None,
         metrics: Metrics | None = None,
     ) -> None:
@@ -73,16 +75,23 @@ class Mesh:
             rng,
             entropy,
             admit,
+            relay_allow or admit,
             settings or MeshSettings(),
             self.metrics,
         )
-        self._outlet = Outlet(self._ports)
+        self._outlet = Outlet(self._ports, lambda *out: self._peers.relaying.wrap(*out))
         self._finder = Finder(
             self._ports, self._outlet.send_sealed, lambda record, now: self._peers.on_newer_record(record, now)
         )
         self._peers = Peers(
-            self._ports, self._outlet, self._finder, lambda: self.record.encoded if self.record is not None else b""
+            self._ports,
+            self._outlet,
+            self._finder,
+            lambda: self.record.encoded if self.record is not None else b"",
+            self.datagram,
         )
+        self._relaying = self._peers.relaying
+        self._endpoints: tuple[Endpoint, ...] = ()
         self._probing = self._peers.probing
         self._republish_at: float | None = None
 
@@ -123,6 +132,8 @@ class Mesh:
                 self._on_sealed(opened[0], opened[1], source, len(data), now)
             else:
                 self.metrics.count(BAD_SEAL)
+        elif data[0] == RELAYED:
+            self._relaying.on_frame(data, now)
         else:
             self.metrics.count(UNKNOWN)
 
@@ -140,17 +151,14 @@ class Mesh:
     def next_deadline(self) -> float | None:
         """The next time at which ``tick`` has something to do."""
         at = earlier(self._peers.next_deadline(), self._finder.next_deadline())
-        return earlier(at, self._republish_at)
+        return earlier(earlier(at, self._republish_at), self._relaying.next_deadline())
 
     def tick(self, now: float) -> None:
         """Let every due timer fire; then send what they caused."""
         self._peers.tick(now)
         self._finder.tick(now)
-        if is_due(self._republish_at, now):
-            self._republish_at = None
-            if self.record is not None:
-                self._sign(self.record.endpoints, now)
-                self._publish(now)
+        if self._relaying.tick(now) or is_due(self._republish_at, now):
+            self._renew(now)
         self.flush(now)
 
     def flush(self, now: float) -> None:
@@ -160,6 +168,7 @@ class Mesh:
             if not self._peers.flush(now):
                 break
         self._finder.drain(now)
+        self._relaying.flush()
 
     def close(self, now: float) -> None:
         """Say goodbye on every connection."""
@@ -179,9 +188,10 @@ class Mesh:
         self._peers.networks = networks
         if moved:
             self._peers.moved(now)
+        self._endpoints = endpoints
         changed = bool(endpoints) and (self.record is None or self.record.endpoints != endpoints)
         if changed:
-            self._sign(endpoints, now)
+            self._sign(now)
         if moved:
             self.dht.rewatch_all(now)
         if changed:
@@ -190,14 +200,22 @@ class Mesh:
             self.dht.local_moved(now)
         self.flush(now)
 
-    def _sign(self, endpoints: tuple[Endpoint, ...], now: float) -> None:
+    def _renew(self, now: float) -> None:
+        """Something that our record says has changed, or it grows old: a new one, for everybody."""
+        self._republish_at = None
+        if self._endpoints:
+            self._sign(now)
+            self._publish(now)
+
+    def _sign(self, now: float) -> None:
         settings = self._ports.settings
         self.record = sign_record(
             self._ports.identity,
             seq=self._next_seq(),
             issued_ms=int(self._ports.clock.wall() * 1000),
             ttl=settings.record_ttl,
-            endpoints=endpoints,
+            endpoints=self._endpoints,
+            relays=self._relaying.homes,
             capabilities=settings.capabilities,
         )
         self._republish_at = now + settings.record_ttl * self._ports.rng.uniform(0.3, 0.5)
@@ -215,6 +233,7 @@ class Mesh:
         """A seed or a static contact is said to be at these addresses."""
         if self._finder.add_seed(peer, addrs, now):
             self._peers.hinted(peer, now)
+            self._relaying.wake(now)
         self.flush(now)
 
     def add_contact(self, peer: NodeId, addr: Addr, now: float) -> None:

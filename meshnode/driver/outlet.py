@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from meshnode.address import Addr
 from meshnode.driver.ports import Ports
 from meshnode.errors import InvalidId
@@ -12,14 +14,23 @@ SEND_ERRORS = describe("send_errors", "datagrams that the system refused to send
 WEAK_ID = describe("drop_weak_id", "sealed datagrams not sent: the id is no point of the curve")
 
 
-class Outlet:
-    """Sends to a peer at an address of its."""
+Wrap = Callable[[NodeId, Addr, list[bytes]], "tuple[Addr, list[bytes]] | None"]
 
-    def __init__(self, ports: Ports) -> None:
+
+class Outlet:
+    """Sends to a peer at an address of its; ``wrap`` makes frames of what goes through a relay."""
+
+    def __init__(self, ports: Ports, wrap: Wrap) -> None:
         self._ports = ports
+        self._wrap = wrap
 
     def send(self, peer: NodeId, addr: Addr, datagrams: list[bytes]) -> None:
-        """Send datagrams as they are."""
+        """Send datagrams, in relay frames when the address is a relayed one."""
+        if addr.is_relayed:
+            wrapped = self._wrap(peer, addr, datagrams)
+            if wrapped is None:
+                return
+            addr, datagrams = wrapped
         if not self._ports.link.send(addr, datagrams):
             self._ports.metrics.count(SEND_ERRORS)
 

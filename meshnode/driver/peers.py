@@ -14,6 +14,7 @@ from meshnode.driver.finding import Finder
 from meshnode.driver.outlet import Outlet
 from meshnode.driver.ports import Ports
 from meshnode.driver.probing import Probing, handle_of
+from meshnode.driver.relaying import Relaying
 from meshnode.driver.session import HeldInitial, OnConnect, Session
 from meshnode.errors import (
     ConnectionLost,
@@ -68,6 +69,7 @@ class Peers:
         outlet: Outlet,
         finder: Finder,
         own_record: Callable[[], bytes],
+        deliver: Callable[[bytes, Addr, float], None],
     ) -> None:
         self.ports = ports
         self.outlet = outlet
@@ -75,6 +77,7 @@ class Peers:
         self.sessions: dict[NodeId, Session] = {}
         self.handles: dict[bytes, Connection] = {}
         self.probing = Probing(self)
+        self.relaying = Relaying(self, deliver)
         self.boot = ports.entropy(BOOT_LENGTH)
         self.networks: tuple[tuple[str, int], ...] = ()
         self._own_record = own_record
@@ -112,6 +115,7 @@ class Peers:
         if session is None:
             return False
         session.paths.peer_record(record, now)
+        self.relaying.offer(session, now)
         self.probing.drain(session, now)
         return True
 
@@ -199,6 +203,7 @@ class Peers:
         session.refreshed = False
         if record is not None:
             session.paths.peer_record(record, now)
+            self.relaying.offer(session, now)
         if peer in self.finder.hints:
             session.paths.add_candidates([(addr, "seed") for addr in self.finder.hints[peer]], now)
         best = session.paths.best_guess()
@@ -469,12 +474,17 @@ class Peers:
         self.finder.watch(peer, now)
         self.ports.metrics.count(CONNECTIONS)
         self._dirty[connection] = None
+        self.relaying.wake(now)
         session.answer(connection)
         self.ports.events.on_connection(connection, True)
 
     def on_record(self, connection: Connection, encoded: bytes) -> None:
         """A live peer pushed its newest record."""
         self.finder.offer(encoded, "connection", self.ports.clock.monotonic())
+
+    def on_frame(self, connection: Connection, fields: list[object]) -> None:
+        """A control frame that is not the connection's own business."""
+        self.relaying.on_control(connection, fields, self.ports.clock.monotonic())
 
     def on_stream(self, connection: Connection, stream: Stream) -> None:
         """The peer opened a stream and said for which service."""
@@ -508,6 +518,7 @@ class Peers:
         if session.connection is connection:
             session.connection = None
             session.outbox.clear()
+            self.relaying.on_closed(connection.peer, now)
             self.ports.events.on_connection(connection, False)
         self._forget_if_idle(session)
 

@@ -15,6 +15,7 @@ from meshnode.quic.connection import Connection
 from meshnode.quic.engine import EngineFactory
 from meshnode.quic.stream import Stream
 from meshnode.record import EndpointRecord
+from meshnode.relay.server import RelayLimits
 from meshnode.sealing import Sealer
 
 
@@ -35,6 +36,9 @@ class MeshEvents(Protocol):
     def on_dirty(self) -> None: ...
 
 
+DEFAULT_LIMITS = RelayLimits()
+
+
 @dataclass(frozen=True, slots=True)
 class MeshSettings:
     """What a mesh needs to know of its configuration."""
@@ -45,6 +49,9 @@ class MeshSettings:
     dht: bool = True
     capabilities: tuple[str, ...] = ()
     path_mtu: int = 1452
+    relay: bool = False
+    use_relays: bool = True
+    relay_limits: RelayLimits = DEFAULT_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,5 +67,6 @@ class Ports:
     rng: random.Random
     entropy: Entropy
     admit: Callable[[NodeId], bool]
+    relay_allow: Callable[[NodeId], bool]
     settings: MeshSettings
     metrics: Metrics

@@ -52,7 +52,7 @@ def decode_ping(body: bytes) -> Ping | None:
 
 def encode_pong(pong: Pong) -> bytes:
     """Return a PONG body."""
-    observed = pack_addr(pong.observed) if pong.observed is not None else b""
+    observed = pack_addr(pong.observed) if pong.observed is not None and pong.observed.is_udp else b""
     return bytes([PONG, pong.flags]) + pong.tx + observed
 
 

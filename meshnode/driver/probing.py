@@ -15,7 +15,16 @@ from meshnode.errors import PeerRestarted
 from meshnode.identity import NodeId
 from meshnode.limits import MAX_SESSIONS
 from meshnode.metrics import describe
-from meshnode.paths.effects import MtuChanged, NeedRecord, Resumed, SendProbe, Suspended, Switched, Validated
+from meshnode.paths.effects import (
+    MtuChanged,
+    NeedIntroduction,
+    NeedRecord,
+    Resumed,
+    SendProbe,
+    Suspended,
+    Switched,
+    Validated,
+)
 from meshnode.quic.connection import Connection
 from meshnode.sealing import SEAL_OVERHEAD
 
@@ -71,6 +80,8 @@ class Probing:
                 metrics.count(SWITCHES)
                 events.on_path(session.peer, effect.old, effect.new, effect.why)
                 nudge = nudge or effect.nudge
+                if effect.nudge and effect.new != effect.old:
+                    self._peers.relaying.suspect(effect.old, now)
             elif isinstance(effect, Resumed):
                 events.on_path(session.peer, None, session.paths.active, "resumed")
                 nudge = True
@@ -85,6 +96,8 @@ class Probing:
                     connection.engine.set_datagram_size(effect.size)
             elif isinstance(effect, NeedRecord):
                 self._peers.finder.seek(session.peer, now)
+            elif isinstance(effect, NeedIntroduction):
+                self._peers.relaying.ask_introduction(session)
         if nudge and connection is not None:
             connection.engine.nudge(now)
             self._peers.touch(connection)

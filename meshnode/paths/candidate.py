@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from enum import Enum
 
 from meshnode.address import Addr
+from meshnode.paths.mtu import MtuSearch
+
+WINDOW = 8  # probes whose fate is remembered
 
 
 class PathState(Enum):
@@ -31,12 +35,25 @@ class Candidate:
 
     addr: Addr
     source: str
+    mtu: MtuSearch
     state: PathState = PathState.UNKNOWN
     rtt: float | None = None
     samples: int = 0
     last_heard: float = float("-inf")
     claimed: float = float("-inf")
-    mtu: int = 1200
+    trusted_at: float = float("-inf")
+    distrust: float = 0.5
+    fates: deque[bool] = field(default_factory=lambda: deque(maxlen=WINDOW))
+
+    @property
+    def rank(self) -> int:
+        """The kind of path, the best first: direct, relayed, tunnel."""
+        return 0 if self.addr.is_udp else 1 if self.addr.is_relayed else 2
+
+    @property
+    def losses(self) -> int:
+        """How many of the last probes were lost."""
+        return self.fates.count(False)
 
     def measured(self, rtt: float, now: float) -> None:
         """A probe went round trip."""
@@ -44,3 +61,8 @@ class Candidate:
         self.samples += 1
         self.last_heard = now
         self.state = PathState.VALIDATED
+
+    def fell_silent(self, now: float) -> None:
+        """It was in use and stopped answering: do not hurry back (1 s, doubling to 32 s)."""
+        self.distrust = min(32.0, 2 * self.distrust)
+        self.trusted_at = now + self.distrust

@@ -56,4 +56,9 @@ class NeedRecord:
     """Nothing we know answers: ask the watches and the resolver where the peer is now."""
 
 
-Effect = SendProbe | Switched | Validated | MtuChanged | Suspended | Resumed | NeedRecord
+@dataclass(frozen=True, slots=True)
+class NeedIntroduction:
+    """The active path is a relay: have it tell both ends as which addresses it sees them, and when to probe."""
+
+
+Effect = SendProbe | Switched | Validated | MtuChanged | Suspended | Resumed | NeedRecord | NeedIntroduction

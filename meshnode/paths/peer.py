@@ -27,6 +27,7 @@ from meshnode.paths.candidate import Candidate, Connectivity, PathState
 from meshnode.paths.effects import (
     Effect,
     MtuChanged,
+    NeedIntroduction,
     NeedRecord,
     Resumed,
     SendProbe,
@@ -34,7 +35,10 @@ from meshnode.paths.effects import (
     Switched,
     Validated,
 )
-from meshnode.record import EndpointRecord
+from meshnode.paths.monitor import Monitor
+from meshnode.paths.mtu import MtuSearch
+from meshnode.paths.upgrade import Upgrade
+from meshnode.record import EndpointKind, EndpointRecord
 
 MOVED, SEEKING = 1, 2  # PING flags
 BURST = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5, 1.0, 2.0, 5.0)  # gaps between probes while nothing answers
@@ -45,8 +49,8 @@ SUSPEND_AFTER_S = 2.0
 CONFIRM_S = 1.0  # an address that a MOVED brought must answer our probe within this
 SAME_MOVE_S = 0.3  # MOVED probes of one burst arrive from several addresses: the first one wins
 HYSTERESIS_RATIO, HYSTERESIS_S = 0.8, 0.005
-MTU_DELAY_S = 0.02
-MTU_TRIES = 3
+DIAL_GAPS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0)  # between probes of all candidates while a dial is not answered
+TUNNEL_AFTER_S = 0.25  # a WebSocket costs a TCP and a TLS handshake: only when nothing else has answered
 
 
 class PeerPaths:
@@ -82,9 +86,13 @@ class PeerPaths:
         self._keepalive_at: float | None = None
         self._keepalive_sent: float | None = None
         self._watch_at = float("-inf")
-        self._mtu_at: float | None = None
-        self._mtu_tries = 0
         self._mtu = BASE_MTU
+        self._dialled: float | None = None
+        self._dial_step = 0
+        self._dial_at: float | None = None
+        self._behind_nat = False
+        self._upgrade = Upgrade(rng)
+        self._monitor = Monitor()
 
     # ---- candidates
 
@@ -95,7 +103,9 @@ class PeerPaths:
         )
 
     def path_kind(self, addr: Addr) -> str:
-        """``lan`` when the address is on one of our networks or loopback, else ``direct``."""
+        """``relay``; ``lan`` when the address is on one of our networks or loopback; else ``direct``."""
+        if not addr.is_udp:
+            return "relay" if addr.is_relayed else "direct"
         ip = ipaddress.ip_address(addr.host.partition("%")[0])
         if ip.is_loopback or ip.is_link_local or any(ip in network for network in self._networks):
             return "lan"
@@ -110,13 +120,21 @@ class PeerPaths:
         return list(self._candidates.values())
 
     def add_candidates(self, addrs: Iterable[tuple[Addr, str]], now: float) -> None:
-        """Learn of possible addresses and where each came from."""
+        """Learn of possible addresses and where each came from; what is new is probed when we are looking."""
         for addr, source in addrs:
-            self._candidate(addr, source)
+            fresh = addr not in self._candidates
+            found = self._candidate(addr, source)
+            if fresh and found is not None and (self._dial_at is not None or self._silent_since is not None):
+                self._probe(found, self._flags(), now)
+
+    def drop_candidate(self, addr: Addr) -> None:
+        """An address is of no use any more (a relay that we have left)."""
+        if addr != self.active:
+            self._candidates.pop(addr, None)
 
     def _candidate(self, addr: Addr, source: str) -> Candidate | None:
         found = self._candidates.get(addr)
-        if found is not None or not is_dialable(addr):
+        if found is not None or (addr.is_udp and not is_dialable(addr)):
             return found
         if len(self._candidates) >= MAX_CANDIDATES:
             for old, candidate in list(self._candidates.items()):
@@ -125,34 +143,42 @@ class PeerPaths:
                     break
             else:
                 return None
-        found = self._candidates[addr] = Candidate(addr, source)
+        found = self._candidates[addr] = Candidate(addr, source, MtuSearch(self._ceiling if addr.is_udp else 0))
         return found
 
     def peer_record(self, record: EndpointRecord, now: float) -> None:
         """The peer says where it is: probe what is new, forget what is gone."""
         listed = {endpoint.addr: None for endpoint in record.endpoints}
+        self._behind_nat = any(endpoint.kind is EndpointKind.REFLEXIVE for endpoint in record.endpoints)
         for addr, candidate in list(self._candidates.items()):
             if candidate.source == "record" and addr not in listed and candidate is not self._current:
                 del self._candidates[addr]
-        left = self.active is not None and self.active not in listed
+        current = self._current
+        left = current is not None and current.source == "record" and current.addr not in listed
+        news = False
         for addr in listed:
             fresh = addr not in self._candidates
             found = self._candidate(addr, "record")
-            if found is None or self.active is None or found is self._current:
+            if found is None or current is None or found is current:
                 continue
+            news = news or fresh
             if left:
                 found.claimed = now
             if fresh or left or self._next_probe is not None:
                 self._probe(found, self._flags(), now)
+        if news:
+            self._upgrade.again(now)
         if self._next_probe is not None:
             self._step = 0
             self._next_probe = now + BURST[0]
 
     def best_guess(self) -> Addr | None:
-        """Where to try first: validated, then our own networks, then the peer's own order."""
+        """Where to try first: validated; our own networks; a relay, when the peer is behind a NAT; its own order."""
 
-        def rank(candidate: Candidate) -> tuple[bool, bool]:
-            return candidate.state is not PathState.VALIDATED, self.path_kind(candidate.addr) != "lan"
+        def rank(candidate: Candidate) -> tuple[bool, bool, bool, int]:
+            lan = candidate.addr.is_udp and self.path_kind(candidate.addr) == "lan"
+            first = candidate.rank == 1 if self._behind_nat else candidate.rank == 0
+            return candidate.state is not PathState.VALIDATED, not lan, not first, candidate.rank
 
         best = min(self._candidates.values(), key=rank, default=None)
         return best.addr if best is not None else None
@@ -166,19 +192,28 @@ class PeerPaths:
             return
         self._current, self.active = current, addr
         self._credit = INITIAL_WINDOW  # a record signed by the peer, or a configured address, names it
+        self._dialled, self._dial_step, self._dial_at = now, 0, now + DIAL_GAPS[0]
         self._probe_all(0, now, include_active=False)
         self._note(now, "dial")
+
+    def _dial_again(self, now: float) -> None:
+        """The dial is not answered yet: probe everything once more, the first address too."""
+        self._probe_all(0, now, include_active=True)
+        self._dial_step += 1
+        last = self._dial_step >= len(DIAL_GAPS)
+        self._dial_at = None if last else now + DIAL_GAPS[self._dial_step]
 
     def accept(self, addr: Addr, now: float) -> None:
         """The handshake with a peer at ``addr`` is done: QUIC has validated the address."""
         current = self._candidate(addr, "peer") or self._current
         if current is None:
             return
+        self._dialled = self._dial_at = None
         current.state = PathState.VALIDATED
         current.last_heard = now
         old, self._current, self.active = self.active, current, current.addr
         self._settle(now)
-        self._start_mtu(now)
+        self._use(current, now)
         self._effects.append(Switched(old, current.addr, "accepted", False))
         self._note(now, "accepted")
 
@@ -245,9 +280,10 @@ class PeerPaths:
             return True
         fresh = found.state is not PathState.VALIDATED
         found.measured(now - sent, now)
-        if padded > BASE_MTU:
-            found.mtu = max(found.mtu, padded)
+        self._monitor.answered(tx, found)
         current = self._current
+        if padded and found.mtu.answered(padded, now) and found is current:
+            self._set_mtu(found.mtu.size)
         if found is current:
             self._answered(found, fresh, now)
         elif current is None:
@@ -259,6 +295,10 @@ class PeerPaths:
             if found.claimed > current.last_heard or current.last_heard == float("-inf"):
                 self._switch(found, "validated", True, now)
                 self._settle(now)
+        elif found.rank != current.rank:
+            if found.rank < current.rank and now >= found.trusted_at:
+                self._switch(found, "better kind", False, now)
+                self._settle(now)
         elif self._better(found, current):
             self._switch(found, "faster", False, now)
             self._settle(now)
@@ -268,11 +308,7 @@ class PeerPaths:
         self._confirm_by = None
         if fresh:
             self._effects.append(Validated(current.addr))
-            self._start_mtu(now)
-        if current.mtu > self._mtu:
-            self._mtu = current.mtu
-            self._mtu_at = None
-            self._effects.append(MtuChanged(self._mtu))
+            current.mtu.start(now)
         if self._silent_since is not None:
             nudge = self._moved or now - self._silent_since > SILENCE_MIN_S
             self._settle(now)
@@ -298,7 +334,23 @@ class PeerPaths:
         self._probe(self._current, MOVED, now)
         self._next_probe = now + BURST[0]
         self._effects.append(Switched(self._current.addr, self._current.addr, "moved", True))
+        self._upgrade.again(now)
         self._note(now, "moved")
+
+    def punch(self, at: float) -> None:
+        """The peer begins a round of probes at ``at``: so do we, when the active path is a detour."""
+        self._upgrade.join(at)
+
+    def introduced(self, addr: Addr, at: float, now: float) -> None:
+        """A relay that both of us use sees the peer as ``addr``, and has told the peer the same of us."""
+        self._candidate(addr, "introduced")
+        self.punch(max(at, now))
+
+    def on_duplicate(self, addr: Addr) -> None:
+        """A sealed datagram came twice by this way."""
+        found = self._candidates.get(addr)
+        if found is not None and found.rank == 1:
+            found.fates.append(False)
 
     # ---- hints of the connection above
 
@@ -340,8 +392,19 @@ class PeerPaths:
 
     def next_deadline(self) -> float | None:
         """When ``tick`` has something to do."""
+        if self._current is None:
+            return None
         first = self._watchdog()
-        for at in (self._next_probe, self._confirm_by, self._mtu_at, self._keepalive_at):
+        mtu_at = self._current.mtu.at
+        for at in (
+            self._next_probe,
+            self._confirm_by,
+            mtu_at,
+            self._keepalive_at,
+            self._dial_at,
+            self._upgrade.at,
+            self._monitor.at,
+        ):
             if at is not None and (first is None or at < first):
                 first = at
         return first
@@ -368,7 +431,6 @@ class PeerPaths:
         """Let due timers fire; afterwards ``next_deadline`` is None or later than ``now``."""
         current = self._current
         if current is None:
-            self._next_probe = self._confirm_by = self._mtu_at = self._keepalive_at = None
             return
         if self._confirm_by is not None and self._confirm_by <= now:
             self._confirm_by = None
@@ -381,12 +443,21 @@ class PeerPaths:
         if watchdog is not None and watchdog <= now:
             self._watch_at = now
             if self._mtu > BASE_MTU and self._in_flight:
-                self._shrink(current, now)
+                current.mtu.black_hole(now)
+                self._set_mtu(BASE_MTU)
             self._seek(now)
         if self._next_probe is not None and self._next_probe <= now:
             self._seek_step(now)
-        if self._mtu_at is not None and self._mtu_at <= now:
-            self._probe_mtu(current, now)
+        if self._dial_at is not None and self._dial_at <= now:
+            self._dial_again(now)
+        if current.mtu.at is not None and current.mtu.at <= now:
+            size = current.mtu.probe(current.rtt or 0.1, now)
+            if size is not None:
+                self._probe(current, 0, now, pad_to=size)
+        if self._upgrade.at is not None and self._upgrade.at <= now:
+            self._upgrade_step(current, now)
+        if self._monitor.at is not None and self._monitor.at <= now:
+            self._monitor_step(current, now)
         if self._keepalive_at is not None and self._keepalive_at <= now:
             self._keepalive_at = now + KEEPALIVE_S * self._rng.uniform(0.9, 1.1)
             if now - current.last_heard > KEEPALIVE_S * 0.5 and self._silent_since is None:
@@ -431,25 +502,50 @@ class PeerPaths:
         self._flight_began = now
         self._keepalive_at = now + KEEPALIVE_S * self._rng.uniform(0.9, 1.1)
 
-    # ---- path MTU (padded probes, in the manner of RFC 8899)
+    # ---- better kinds of path, and better ones of the same kind
 
-    def _start_mtu(self, now: float) -> None:
-        self._mtu_tries = 0
-        self._mtu_at = now + MTU_DELAY_S if self._ceiling > self._mtu else None
+    def _upgrade_step(self, current: Candidate, now: float) -> None:
+        if current.rank == 0:
+            self._upgrade.end()
+            return
+        if self._upgrade.step(now) and current.rank == 1:
+            self._effects.append(NeedIntroduction())
+        for candidate in list(self._candidates.values()):
+            if candidate.rank < current.rank and now >= candidate.trusted_at:
+                self._probe(candidate, 0, now)
 
-    def _probe_mtu(self, current: Candidate, now: float) -> None:
-        self._mtu_at = None
-        if current.state is PathState.VALIDATED and self._mtu < self._ceiling and self._mtu_tries < MTU_TRIES:
-            self._mtu_tries += 1
-            self._probe(current, 0, now, pad_to=self._ceiling)
-            self._mtu_at = now + max(0.5, 3 * (current.rtt or 0.1))
+    def _monitor_step(self, current: Candidate, now: float) -> None:
+        """On a relay: compare it with the others, so that one that drops, delays or repeats is left."""
+        busy = self._in_flight > 0 or now - self._last_data < 1.0
+        others = [c for c in self._candidates.values() if c.rank == 1 and c is not current]
+        self._monitor.step(current.rank == 1, busy and bool(others), now, self._candidates)
+        if not busy or current.rank != 1 or self._silent_since is not None:
+            return
+        for other in others:
+            if other.state is PathState.VALIDATED and self._monitor.prefers(other, current):
+                self._switch(other, "fewer losses", True, now)
+                self._settle(now)
+                return
+        for candidate in (current, *others[:2]):
+            self._monitor.sent(self._probe(candidate, 0, now), candidate.addr, now)
 
-    def _shrink(self, current: Candidate, now: float) -> None:
-        """Large packets may vanish here: back to the size that always fits, and try again later."""
-        current.mtu = self._mtu = BASE_MTU
-        self._effects.append(MtuChanged(BASE_MTU))
-        self._mtu_tries = 0
-        self._mtu_at = now + 2.0
+    def _set_mtu(self, size: int) -> None:
+        if size != self._mtu:
+            self._mtu = size
+            self._effects.append(MtuChanged(size))
+
+    def _use(self, current: Candidate, now: float) -> None:
+        """This path is in use from now on."""
+        self._set_mtu(current.mtu.size if current.state is PathState.VALIDATED else BASE_MTU)
+        if current.state is PathState.VALIDATED:
+            current.mtu.start(now)
+        if current.rank == 0:
+            self._upgrade.end()
+            self._monitor.end()
+        else:
+            self._upgrade.begin(now)
+            if current.rank == 1:
+                self._monitor.begin(now)
 
     # ---- helpers
 
@@ -462,24 +558,27 @@ class PeerPaths:
         old = self._current
         if to is old:
             return
-        if old is not None and old.state is PathState.VALIDATED:
-            self._previous = old
+        if old is not None:
+            old.mtu.stop()
+            if old.state is PathState.VALIDATED:
+                self._previous = old
+            if self._silent_since is not None and not self._moved and old.rank < to.rank:
+                old.fell_silent(now)
         self._current, self.active = to, to.addr
-        mtu = to.mtu if to.state is PathState.VALIDATED else BASE_MTU
-        if mtu != self._mtu:
-            self._mtu = mtu
-            self._effects.append(MtuChanged(mtu))
-        if to.state is PathState.VALIDATED:
-            self._start_mtu(now)
+        self._use(to, now)
         self._effects.append(Switched(old.addr if old is not None else None, to.addr, why, nudge))
         self._note(now, why)
 
     def _probe_all(self, flags: int, now: float, *, include_active: bool) -> None:
+        since = self._silent_since if self._silent_since is not None else self._dialled
+        patient = since is None or now - since < TUNNEL_AFTER_S
         for candidate in list(self._candidates.values()):
+            if candidate.rank == 2 and patient and candidate is not self._current:
+                continue
             if include_active or candidate is not self._current:
                 self._probe(candidate, flags, now)
 
-    def _probe(self, candidate: Candidate, flags: int, now: float, pad_to: int = 0) -> None:
+    def _probe(self, candidate: Candidate, flags: int, now: float, pad_to: int = 0) -> bytes:
         tx = self._entropy(8)
         self._probes[tx] = (candidate.addr, now, pad_to)
         while len(self._probes) > MAX_PROBES_OUT:
@@ -487,6 +586,7 @@ class PeerPaths:
         if candidate.state in (PathState.UNKNOWN, PathState.FAILED):
             candidate.state = PathState.PROBING
         self._effects.append(SendProbe(candidate.addr, tx, flags, pad_to))
+        return tx
 
     def _note(self, now: float, why: str) -> None:
         self.history.append((now, why, self.active))

@@ -56,6 +56,7 @@ class ConnectionEvents(Protocol):
     def on_hello(self, connection: Connection, hello: Hello) -> None: ...
     def on_ready(self, connection: Connection) -> None: ...
     def on_record(self, connection: Connection, encoded: bytes) -> None: ...
+    def on_frame(self, connection: Connection, fields: list[object]) -> None: ...
     def on_stream(self, connection: Connection, stream: Stream) -> None: ...
     def on_stream_data(self, connection: Connection) -> None: ...
     def on_closed(self, connection: Connection, error: MeshError) -> None: ...
@@ -187,6 +188,8 @@ class Connection:
                 if len(fields) != 2 or not isinstance(fields[1], bytes):
                     raise WireError("record frame malformed")
                 self._events.on_record(self, fields[1])
+            else:
+                self._events.on_frame(self, fields)
 
     def admit(self) -> None:
         """Listener only, after ``on_hello``: send the Welcome; streams are delivered from now on."""
@@ -304,8 +307,12 @@ class Connection:
     def push_record(self, encoded: bytes) -> None:
         """Send our newest record to the peer."""
         self._record = encoded
+        self.send_frame(Frame.RECORD, encoded)
+
+    def send_frame(self, kind: Frame, *fields: object) -> None:
+        """Send one control frame, when the connection is READY."""
         if self.state is State.READY:
-            self.engine.send(CONTROL_STREAM, frame(Frame.RECORD, encoded))
+            self.engine.send(CONTROL_STREAM, frame(kind, *fields))
             self._events.on_dirty(self)
 
     def close(self, code: CloseCode, reason: str = "") -> None:

@@ -29,6 +29,11 @@ class Frame(IntEnum):
     HELLO = 1
     WELCOME = 2
     RECORD = 3
+    RELAY_ASK = 4
+    RELAY_GRANT = 5
+    RELAY_REFUSE = 6
+    INTRODUCE = 7
+    INTRODUCED = 8
 
 
 class CloseCode(IntEnum):

@@ -140,7 +140,9 @@ class SimNode:
             entropy=world.entropy,
             next_seq=self._next_seq,
             admit=lambda peer: True,
-            settings=MeshSettings(seed_role=seed_role),
+            settings=MeshSettings(
+                seed_role=seed_role, relay=seed_role, capabilities=("seed", "relay") if seed_role else ()
+            ),
         )
         world.nodes[self.addr] = self
         self._announce(moved=False)

@@ -1,0 +1,1 @@
+"""Relays: nodes that carry others' packets unopened. Sans-IO; ``driver/relaying.py`` wires them."""

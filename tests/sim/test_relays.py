@@ -1,0 +1,181 @@
+"""Relays in virtual time: first contact, upgrade, failure, liars and limits."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from meshnode.quic.engines import pick_engine
+from meshnode.quic.stream import Stream
+from meshnode.sim.world import Inbox, SimNode, Weather, World
+
+
+def _mesh(seed: int = 1, relays: int = 2) -> tuple[World, list[SimNode], SimNode, SimNode]:
+    """Two relays, and two nodes that reach them but not each other."""
+    world = World(seed, Weather(delay=0.02))
+    engines = pick_engine("aioquic")
+    seeds = [SimNode(world, f"10.0.0.{i + 1}", engines, seed_role=True) for i in range(relays)]
+    here, there = (SimNode(world, f"10.0.0.{i}", engines) for i in (11, 12))
+    for node in (here, there):
+        for seed_node in seeds:
+            node.join(seed_node)
+    world.run(3.0)
+    world.partition(here.addr.host, there.addr.host, cut=True)
+    return world, seeds, here, there
+
+
+def _count(world: World, stream: Stream, beats: int) -> None:
+    """Write numbers at 100 Hz."""
+    sent = 0
+
+    def beat() -> None:
+        nonlocal sent
+        stream.write(sent.to_bytes(8, "big"))
+        sent += 1
+        if sent < beats:
+            world.at(world.now + 0.01, beat)
+
+    beat()
+
+
+def _complete(inbox: Inbox, beats: int) -> bool:
+    return bytes(inbox.data) == b"".join(n.to_bytes(8, "big") for n in range(beats))
+
+
+def _gap(inbox: Inbox, since: float) -> float:
+    return max(b - a for a, b in pairwise(inbox.times) if b > since)
+
+
+def _path(here: SimNode, there: SimNode) -> str:
+    paths = here.mesh.sessions[there.id].paths
+    assert paths.active is not None
+    return paths.path_kind(paths.active)
+
+
+def test_who_cannot_reach_a_peer_reaches_it_through_a_relay_at_once() -> None:
+    world, _, here, there = _mesh()
+    began = world.now
+    connection = here.connect(there.id)
+    stream, inbox = here.open(connection)
+    stream.write(b"hello")
+    assert world.run(2.0, lambda: bytes(inbox.data) == b"hello")
+    assert world.now - began < 0.5
+    assert _path(here, there) == _path(there, here) == "relay"
+
+
+def test_a_dead_relay_is_left_for_the_other_and_nothing_is_lost() -> None:
+    world, seeds, here, there = _mesh()
+    stream, inbox = here.open(here.connect(there.id))
+    _count(world, stream, 400)
+    world.run(1.0)
+    active = str(here.mesh.sessions[there.id].paths.active)
+    died = world.now
+    next(s for s in seeds if str(s.id) in active).kill()
+    world.run(8.0)
+    assert _complete(inbox, 400)
+    assert _gap(inbox, died) < 0.5
+    assert _path(here, there) == "relay"
+
+
+def test_a_direct_path_replaces_the_relay_without_a_pause() -> None:
+    world, _, here, there = _mesh()
+    stream, inbox = here.open(here.connect(there.id))
+    _count(world, stream, 2000)
+    world.run(1.0)
+    opened = world.now
+    world.partition(here.addr.host, there.addr.host, cut=False)
+    assert world.run(10.0, lambda: _path(here, there) != "relay" and _path(there, here) != "relay")
+    world.run(20.0)
+    assert _complete(inbox, 2000)
+    assert _gap(inbox, opened) < 0.05
+
+
+def test_a_direct_path_that_dies_falls_back_to_the_relay() -> None:
+    world, _, here, there = _mesh()
+    world.partition(here.addr.host, there.addr.host, cut=False)
+    stream, inbox = here.open(here.connect(there.id))
+    _count(world, stream, 400)
+    world.run(1.0)
+    assert _path(here, there) == "direct"
+    died = world.now
+    world.partition(here.addr.host, there.addr.host, cut=True)
+    world.run(8.0)
+    assert _complete(inbox, 400)
+    assert _gap(inbox, died) < 0.5
+    assert _path(here, there) == "relay"
+
+
+def test_a_relayed_stream_survives_the_moves_of_both_clients_and_of_the_relay() -> None:
+    world, seeds, here, there = _mesh(relays=1)
+    stream, inbox = here.open(here.connect(there.id))
+    _count(world, stream, 800)
+    world.run(1.0)
+    for count, movers in enumerate(([here, there], [seeds[0]], [here])):
+        world.partition(here.addr.host, there.addr.host, cut=False)
+        for mover in movers:
+            mover.move(f"10.1.{count}.{mover.addr.host.rpartition('.')[2]}")
+        world.partition(here.addr.host, there.addr.host, cut=True)
+        world.run(2.0)
+    world.run(10.0)
+    assert _complete(inbox, 800)
+
+
+def test_a_relay_that_drops_half_is_left_within_two_seconds() -> None:
+    world, seeds, here, there = _mesh()
+    stream, inbox = here.open(here.connect(there.id))
+    _count(world, stream, 600)
+    world.run(1.0)
+    active = str(here.mesh.sessions[there.id].paths.active)
+    liar = next(s for s in seeds if str(s.id) in active)
+    outbox = liar.send
+
+    def lossy(addr, datagrams):  # type: ignore[no-untyped-def]
+        return outbox(addr, [d for d in datagrams if d[0] != 0x02 or world.rng.random() < 0.5])
+
+    liar.mesh._ports.link.send = lossy  # type: ignore[method-assign]
+    assert world.run(2.0, lambda: str(here.mesh.sessions[there.id].paths.active) != active)
+    world.run(10.0)
+    assert _complete(inbox, 600)
+
+
+def test_a_relay_that_delays_is_left_within_two_seconds() -> None:
+    world, seeds, here, there = _mesh()
+    stream, inbox = here.open(here.connect(there.id))
+    _count(world, stream, 600)
+    world.run(1.0)
+    active = str(here.mesh.sessions[there.id].paths.active)
+    liar = next(s for s in seeds if str(s.id) in active)
+    outbox = liar.send
+
+    def late(addr, datagrams):  # type: ignore[no-untyped-def]
+        for datagram in datagrams:
+            world.at(world.now + (0.15 if datagram[0] == 0x02 else 0), lambda d=datagram: outbox(addr, [d]))  # type: ignore[misc]
+        return True
+
+    liar.mesh._ports.link.send = late  # type: ignore[method-assign]
+    assert world.run(2.0, lambda: str(here.mesh.sessions[there.id].paths.active) != active)
+    world.run(10.0)
+    assert _complete(inbox, 600)
+
+
+def test_nobody_is_introduced_to_a_peer_that_has_not_talked_to_him() -> None:
+    world, seeds, here, there = _mesh(relays=1)
+    relay = here.mesh.sessions[seeds[0].id].connection
+    assert relay is not None
+    sent: list[str] = []
+    deliver = world.deliver
+
+    def watch(source, to, datagram):  # type: ignore[no-untyped-def]
+        if to == there.addr and source != there.addr and len(datagram) < 1000:
+            sent.append(str(source))
+        deliver(source, to, datagram)
+
+    from meshnode.quic.hello import Frame
+
+    world.run(2.0)
+    world.deliver = watch  # type: ignore[method-assign]
+    for _ in range(20):
+        relay.send_frame(Frame.INTRODUCE, bytes(there.id))
+    world.run(1.0)
+    assert seeds[0].mesh.metrics.counters["relay_no_consent"] == 20
+    assert str(here.addr) not in sent
+    assert "introductions" not in there.mesh.metrics.counters
