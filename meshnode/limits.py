@@ -34,6 +34,9 @@ MAX_SESSIONS = 2_048  # peers with state, x 75 KB = 150 MB
 MAX_DATAGRAM = 65_507
 MAX_HELD_DATAGRAMS = 64  # held until an address is validated; x 1,452 B = 93 KB a peer, the oldest go first
 
+MAX_OBSERVERS = 32  # peers whose view of our address is remembered
+OBSERVATION_S = 120.0  # eight keepalives: older views say nothing of the NAT's present mapping
+
 # ---- relays
 MAX_RELAY_FLOWS = 16_384  # pairs of which a relay remembers that they talk; x about 150 B
 RELAY_BURST_S = 0.5  # a client may be this far ahead of its rate

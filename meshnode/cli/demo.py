@@ -23,7 +23,7 @@ from meshnode.errors import MeshError
 PEERS = 7
 INTERVAL_S = 0.01
 SETTLE_S = 0.7
-READY_S = 15.0
+READY_S = 30.0
 MOVES = ("dialler", "listener", "both")
 Say = Callable[[str], None]
 

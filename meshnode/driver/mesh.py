@@ -21,17 +21,21 @@ from meshnode.driver.outlet import Outlet
 from meshnode.driver.peers import Peers
 from meshnode.driver.ports import Link, MeshEvents, MeshSettings, Ports
 from meshnode.driver.probing import Pinged
+from meshnode.driver.relaying import Relaying
 from meshnode.driver.session import OnConnect, Session
 from meshnode.errors import NotFound
 from meshnode.identity import Identity, NodeId
 from meshnode.limits import MAX_DATAGRAM
 from meshnode.metrics import Metrics, describe
+from meshnode.paths.reflexive import NatView
 from meshnode.quic.connection import Connection
 from meshnode.quic.engine import EngineFactory
-from meshnode.record import Endpoint, EndpointRecord, sign_record
+from meshnode.record import Endpoint, EndpointKind, EndpointRecord, sign_record
 from meshnode.relay.frames import RELAYED
 from meshnode.sealing import Sealer
 
+RENEW_DELAY_S = 0.05
+SYMMETRIC = "symmetric"  # capability: our NAT gives us another port for every destination
 QUIC_BIT = 0x40  # RFC 9443: set in every QUIC packet, clear in everything of ours
 SEALED = 0x01
 
@@ -88,9 +92,9 @@ class Mesh:
             self._outlet,
             self._finder,
             lambda: self.record.encoded if self.record is not None else b"",
+            self._self_changed,
             self.datagram,
         )
-        self._relaying = self._peers.relaying
         self._endpoints: tuple[Endpoint, ...] = ()
         self._probing = self._peers.probing
         self._republish_at: float | None = None
@@ -103,9 +107,14 @@ class Mesh:
         return self._peers.sessions
 
     @property
-    def observed(self) -> dict[NodeId, Addr]:
-        """As which address each peer has seen us last."""
-        return self._probing.observed
+    def nat(self) -> NatView:
+        """What others see of our address."""
+        return self._peers.nat
+
+    @property
+    def relaying(self) -> Relaying:
+        """The relays that we use, and those that use us."""
+        return self._peers.relaying
 
     @property
     def dht(self) -> Dht:
@@ -133,7 +142,7 @@ class Mesh:
             else:
                 self.metrics.count(BAD_SEAL)
         elif data[0] == RELAYED:
-            self._relaying.on_frame(data, now)
+            self.relaying.on_frame(data, now)
         else:
             self.metrics.count(UNKNOWN)
 
@@ -151,13 +160,13 @@ class Mesh:
     def next_deadline(self) -> float | None:
         """The next time at which ``tick`` has something to do."""
         at = earlier(self._peers.next_deadline(), self._finder.next_deadline())
-        return earlier(earlier(at, self._republish_at), self._relaying.next_deadline())
+        return earlier(earlier(at, self._republish_at), self.relaying.next_deadline())
 
     def tick(self, now: float) -> None:
         """Let every due timer fire; then send what they caused."""
         self._peers.tick(now)
         self._finder.tick(now)
-        if self._relaying.tick(now) or is_due(self._republish_at, now):
+        if self.relaying.tick(now) or is_due(self._republish_at, now):
             self._renew(now)
         self.flush(now)
 
@@ -168,7 +177,7 @@ class Mesh:
             if not self._peers.flush(now):
                 break
         self._finder.drain(now)
-        self._relaying.flush()
+        self.relaying.flush()
 
     def close(self, now: float) -> None:
         """Say goodbye on every connection."""
@@ -188,8 +197,9 @@ class Mesh:
         self._peers.networks = networks
         if moved:
             self._peers.moved(now)
+        changed = bool(endpoints) and endpoints != self._endpoints
         self._endpoints = endpoints
-        changed = bool(endpoints) and (self.record is None or self.record.endpoints != endpoints)
+        self.nat.moved(frozenset(endpoint.addr for endpoint in endpoints))
         if changed:
             self._sign(now)
         if moved:
@@ -200,6 +210,11 @@ class Mesh:
             self.dht.local_moved(now)
         self.flush(now)
 
+    def _self_changed(self, now: float) -> None:
+        """What our record says of us is outdated: renew it in a moment, together with what else changes now."""
+        self._republish_at = earlier(self._republish_at, now + RENEW_DELAY_S)
+        self._ports.events.on_dirty()
+
     def _renew(self, now: float) -> None:
         """Something that our record says has changed, or it grows old: a new one, for everybody."""
         self._republish_at = None
@@ -209,14 +224,16 @@ class Mesh:
 
     def _sign(self, now: float) -> None:
         settings = self._ports.settings
+        seen = tuple(Endpoint(addr, EndpointKind.REFLEXIVE) for addr in self.nat.reflexive(now))
+        capabilities = (*settings.capabilities, SYMMETRIC) if self.nat.symmetric(now) else settings.capabilities
         self.record = sign_record(
             self._ports.identity,
             seq=self._next_seq(),
             issued_ms=int(self._ports.clock.wall() * 1000),
             ttl=settings.record_ttl,
-            endpoints=self._endpoints,
-            relays=self._relaying.homes,
-            capabilities=settings.capabilities,
+            endpoints=self._endpoints + seen,
+            relays=self.relaying.homes,
+            capabilities=capabilities,
         )
         self._republish_at = now + settings.record_ttl * self._ports.rng.uniform(0.3, 0.5)
         self._ports.events.on_record(self.record)
@@ -233,7 +250,7 @@ class Mesh:
         """A seed or a static contact is said to be at these addresses."""
         if self._finder.add_seed(peer, addrs, now):
             self._peers.hinted(peer, now)
-            self._relaying.wake(now)
+            self.relaying.wake(now)
         self.flush(now)
 
     def add_contact(self, peer: NodeId, addr: Addr, now: float) -> None:

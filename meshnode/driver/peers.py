@@ -37,7 +37,9 @@ from meshnode.limits import (
     MAX_SESSIONS,
 )
 from meshnode.metrics import describe
+from meshnode.paths.networks import on_networks
 from meshnode.paths.peer import PeerPaths
+from meshnode.paths.reflexive import NatView
 from meshnode.quic import packets
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.engine import Engine
@@ -69,6 +71,7 @@ class Peers:
         outlet: Outlet,
         finder: Finder,
         own_record: Callable[[], bytes],
+        self_changed: Callable[[float], None],
         deliver: Callable[[bytes, Addr, float], None],
     ) -> None:
         self.ports = ports
@@ -76,11 +79,13 @@ class Peers:
         self.finder = finder
         self.sessions: dict[NodeId, Session] = {}
         self.handles: dict[bytes, Connection] = {}
+        self.nat = NatView()
         self.probing = Probing(self)
         self.relaying = Relaying(self, deliver)
         self.boot = ports.entropy(BOOT_LENGTH)
         self.networks: tuple[tuple[str, int], ...] = ()
         self._own_record = own_record
+        self._self_changed = self_changed
         self._id = ports.identity.id
         self._by_cid: dict[bytes, Connection] = {}
         self._held_cids: dict[bytes, Session] = {}
@@ -125,6 +130,15 @@ class Peers:
             session.paths.set_local_networks(self.networks)
             session.paths.local_change(now)
             self.probing.drain(session, now)
+
+    def seen_as(self, peer: NodeId, source: Addr, seen: Addr, now: float) -> None:
+        """A member at ``source`` saw us as ``seen``. Only those whom we chose to talk to have a say."""
+        session = self.sessions.get(peer)
+        chosen = peer in self.finder.hints or (session is not None and session.connection is not None)
+        if not chosen or not source.is_udp or on_networks(source, self.networks):
+            return
+        if self.nat.observed(peer, source, seen, now):
+            self._self_changed(now)
 
     def push_record(self, encoded: bytes) -> None:
         """Tell every live peer our newest record."""

@@ -13,7 +13,6 @@ from meshnode.driver.deadlines import earlier
 from meshnode.driver.session import Session
 from meshnode.errors import PeerRestarted
 from meshnode.identity import NodeId
-from meshnode.limits import MAX_SESSIONS
 from meshnode.metrics import describe
 from meshnode.paths.effects import (
     MtuChanged,
@@ -58,7 +57,6 @@ class Probing:
     """Carries out path effects; answers PINGs; matches PONGs."""
 
     def __init__(self, peers: Peers) -> None:
-        self.observed: dict[NodeId, Addr] = {}
         self._peers = peers
         self._ports = peers.ports
         self._echoes: dict[bytes, _Echo] = {}
@@ -142,11 +140,9 @@ class Probing:
         if pong is None:
             self._ports.metrics.count(BAD_PONG)
             return
-        if pong.observed is not None:
-            self.observed[sender] = pong.observed
-            while len(self.observed) > MAX_SESSIONS:
-                del self.observed[next(iter(self.observed))]
         session = self._peers.sessions.get(sender)
+        if pong.observed is not None:
+            self._peers.seen_as(sender, source, pong.observed, now)
         echo = self._echoes.pop(pong.tx, None)
         if echo is not None:
             gone = pong.flags & probe.NO_CONN and session is not None and session.connection is not None

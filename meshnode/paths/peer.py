@@ -7,7 +7,6 @@ from the peer earns one initial window (RFC 9002 section 7.2) in advance, which 
 
 from __future__ import annotations
 
-import ipaddress
 import random
 from collections import deque
 from collections.abc import Iterable
@@ -37,6 +36,7 @@ from meshnode.paths.effects import (
 )
 from meshnode.paths.monitor import Monitor
 from meshnode.paths.mtu import MtuSearch
+from meshnode.paths.networks import on_networks
 from meshnode.paths.upgrade import Upgrade
 from meshnode.record import EndpointKind, EndpointRecord
 
@@ -71,7 +71,7 @@ class PeerPaths:
         self._previous: Candidate | None = None
         self._probes: dict[bytes, tuple[Addr, float, int]] = {}
         self._effects: list[Effect] = []
-        self._networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+        self._networks: tuple[tuple[str, int], ...] = ()
         self._credit = 0
         self._moved = False
         self._step = 0
@@ -98,18 +98,13 @@ class PeerPaths:
 
     def set_local_networks(self, networks: Iterable[tuple[str, int]]) -> None:
         """Tell which networks this host is on (address, prefix length)."""
-        self._networks = tuple(
-            ipaddress.ip_network(f"{host.partition('%')[0]}/{prefix}", strict=False) for host, prefix in networks
-        )
+        self._networks = tuple(networks)
 
     def path_kind(self, addr: Addr) -> str:
         """``relay``; ``lan`` when the address is on one of our networks or loopback; else ``direct``."""
         if not addr.is_udp:
             return "relay" if addr.is_relayed else "direct"
-        ip = ipaddress.ip_address(addr.host.partition("%")[0])
-        if ip.is_loopback or ip.is_link_local or any(ip in network for network in self._networks):
-            return "lan"
-        return "direct"
+        return "lan" if on_networks(addr, self._networks) else "direct"
 
     def addresses(self) -> list[Addr]:
         """All candidate addresses."""
