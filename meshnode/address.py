@@ -12,6 +12,8 @@ from typing import NamedTuple
 RELAY_MARK = "relay!"
 TUNNEL_MARK = "wss!"
 
+DUMMY_HOST = "192.0.0.8"  # RFC 7600 section 4.8: an address that nobody has
+
 
 class Addr(NamedTuple):
     """A UDP address. ``host`` is canonical IPv4 or IPv6 text (v4-mapped folded, link-local with ``%scope``)."""
@@ -50,14 +52,21 @@ def relay_of(addr: Addr) -> str:
     return addr.host[len(RELAY_MARK) :]
 
 
-def tunnel(host: str, port: int) -> Addr:
-    """Return the address "over a WebSocket to this host" (a name or an IP address)."""
-    return Addr(TUNNEL_MARK + host, port)
+def tunnel(peer: str, host: str, port: int) -> Addr:
+    """Return the address "over a WebSocket to this node on this host" (a name or an IP address).
+
+    With an empty ``peer`` it names a WebSocket that somebody opened to us.
+    """
+    return Addr(f"{TUNNEL_MARK}{peer}@{host}" if peer else TUNNEL_MARK + host, port)
 
 
-def tunnel_target(addr: Addr) -> tuple[str, int]:
-    """The inverse of ``tunnel``."""
-    return addr.host[len(TUNNEL_MARK) :], addr.port
+def tunnel_target(addr: Addr) -> tuple[str, str, int]:
+    """The inverse of ``tunnel``: the node's id, its host and port."""
+    peer, _, host = addr.host[len(TUNNEL_MARK) :].partition("@")
+    return peer, host, addr.port
+
+
+NOWHERE = Addr(DUMMY_HOST, 9)  # stands for a detour where only UDP addresses are understood
 
 
 def canonical_host(text: str) -> str:

@@ -55,6 +55,7 @@ class Config:
     allow: tuple[str, ...] = ("any",)
     idle_timeout: float = 600.0
     seed_role: bool = False
+    tunnel: bool = True
     relay: str = "auto"
     relay_allow: tuple[str, ...] = ("any",)
     relay_mb_per_s: float = 10.0

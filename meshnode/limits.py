@@ -46,6 +46,14 @@ HOME_RELAYS = 2  # named in our record
 MAX_RELAYS_HELD = 6  # reservations of ours: 2 at home, and those that peers' records name
 RELAY_RETRY_S = 15.0  # after a refusal or a failed dial
 
+# ---- tunnels
+TUNNEL_KNOCK_S = 5.0  # for the first flight, and again for TLS: a silent TCP connection costs a socket so long
+TUNNEL_RETRY_S = 2.0  # between attempts to open one
+MAX_TUNNEL_PENDING = 128  # TCP connections that have not knocked yet; x a socket
+MAX_TUNNEL_CLIENTS = 2_000  # x about 60 KB of TLS state
+MAX_TUNNEL_BACKLOG = 512  # datagrams waiting for a WebSocket; the rest is dropped, which QUIC takes for congestion
+MAX_TUNNEL_BUFFER = 512_000  # bytes in a transport's buffer above which datagrams are dropped
+
 # ---- discovery
 MAX_CACHED_RECORDS = 4_096  # x about 1.5 KB
 MAX_PENDING_RESOLVES = 1_024

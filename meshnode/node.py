@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshnode.address import Addr, canonical_host, parse_addr
+from meshnode.address import Addr, canonical_host, parse_addr, tunnel
 from meshnode.clock import SystemClock
 from meshnode.config import Config, Seed, parse_seed
 from meshnode.discovery.contacts import load_contacts, save_contacts
@@ -25,11 +25,13 @@ from meshnode.discovery.resolver import Resolution
 from meshnode.driver.mesh import Mesh
 from meshnode.driver.ports import MeshSettings
 from meshnode.driver.probing import Pinged
+from meshnode.driver.relaying import TUNNEL
 from meshnode.errors import AlreadyRunning, ConfigError, MeshError, NodeClosed, NotFound
 from meshnode.identity import NodeId
 from meshnode.keyfile import load_or_create, parse_seed_text
 from meshnode.metrics import Metrics
 from meshnode.net.interfaces import InterfaceWatcher, local_networks
+from meshnode.net.tunnel import Tunnels
 from meshnode.net.udp import UdpSocket
 from meshnode.quic.connection import Connection as Link
 from meshnode.quic.connection import State
@@ -49,6 +51,7 @@ log = logging.getLogger("meshnode.node")
 
 SEED_RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # between attempts while no contact answers
 SAVE_DELAY_S = 1.0
+HTTPS_PORT = 443
 MAX_EVENTS = 256  # a slow reader of events() loses its oldest
 MAX_HANDLERS = 1024  # streams served at once; more are refused until some end
 
@@ -145,6 +148,7 @@ class Node:
         self.mesh: Mesh
         self._clock = SystemClock()
         self._udp: UdpSocket | None = None
+        self._tunnels: Tunnels | None = None
         self._watcher: InterfaceWatcher | None = None
         self._mdns: MdnsSource | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -197,12 +201,15 @@ class Node:
         self._sealer = sealer
         self._udp = UdpSocket(self._loop, self._on_batch, self.metrics)
         self._udp.bind(config.listen_addr)
+        self._tunnels = Tunnels(self._loop, sealer.knock, sealer.check_knock, self._on_tunnelled, self.metrics)
         admitted, relayed = parse_allow(config.allow), parse_allow(config.relay_allow)
         capabilities = [name for name, on in (("seed", config.seed_role), ("relay", config.is_relay)) if on]
+        if self._listen_tunnels():
+            capabilities.append(TUNNEL)
         self.mesh = Mesh(
             identity,
             sealer,
-            self._udp,
+            self,
             self,
             pick_engine(config.engine),
             clock=self._clock,
@@ -238,6 +245,15 @@ class Node:
             self._spawn(self._start_mdns())
         self._pump()
 
+    def _listen_tunnels(self) -> bool:
+        """A relay takes WebSockets too, on the TCP port with the UDP port's number."""
+        assert self._udp is not None
+        assert self._tunnels is not None
+        config = self.config
+        if not (config.is_relay and config.tunnel):
+            return False
+        return self._tunnels.listen(self._udp.local, config.home_path / "tunnel.pem")
+
     async def close(self) -> None:
         """Say goodbye, stop every task, write what must last. Safe to call twice."""
         if self._closed:
@@ -255,6 +271,8 @@ class Node:
             if handle is not None:
                 handle.cancel()
         self._save()
+        if self._tunnels is not None:
+            await self._tunnels.close()
         if self._udp is not None:
             self._udp.close()
         self._unlock()
@@ -313,6 +331,17 @@ class Node:
         for data, source in batch:
             self.mesh.datagram(data, source, now)
         self.on_dirty()  # flushed behind the readers that this wakes: an answer and its ACK share a packet
+
+    def _on_tunnelled(self, datagram: bytes, source: Addr) -> None:
+        if not self._closed:
+            self.mesh.datagram(datagram, source, self._clock.monotonic())
+            self.on_dirty()
+
+    def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
+        """The way out (Link): UDP, or a WebSocket."""
+        if not addr.is_udp:
+            return self.config.tunnel and self._tunnels is not None and self._tunnels.send(addr, datagrams)
+        return self._udp is not None and self._udp.send(addr, datagrams)
 
     def _pump(self) -> None:
         self._flush_soon = False
@@ -389,6 +418,7 @@ class Node:
             except ValueError as error:
                 raise ConfigError(str(error), hint="as in 127.0.0.2:0") from error
         self._udp.bind(target)
+        self._listen_tunnels()
         self._announce(moved=True)
         return self._udp.local
 
@@ -414,7 +444,8 @@ class Node:
             log.debug("seed %s: %s", seed.host, error)
             return
         addrs = list(dict.fromkeys(Addr(canonical_host(str(item[4][0])), seed.port) for item in found))
-        self.mesh.add_seed(seed.id, addrs, self._clock.monotonic())
+        tunnels = [tunnel(str(seed.id), seed.host, port) for port in dict.fromkeys((seed.port, HTTPS_PORT))]
+        self.mesh.add_seed(seed.id, [*addrs, *tunnels], self._clock.monotonic())
         self._arm()
 
     async def _start_mdns(self) -> None:

@@ -51,11 +51,11 @@ class Finder:
 
     def add_seed(self, peer: NodeId, addrs: Iterable[Addr], now: float) -> bool:
         """A seed or a static contact is said to be at these addresses; False when none can be dialled."""
-        known = tuple(a for a in addrs if is_dialable(a))
+        known = tuple(a for a in addrs if is_dialable(a) or a.is_tunnel)
         if peer == self._id or not known:
             return False
         self.hints[peer] = known
-        for addr in known:
+        for addr in filter(is_dialable, known):
             self.dht.add_contact_hint(peer, addr, now, seed=True)
         return True
 

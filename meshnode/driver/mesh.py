@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
-from meshnode.address import Addr
+from meshnode.address import NOWHERE, Addr
 from meshnode.clock import Clock, Entropy
 from meshnode.discovery.dht import FIRST_KIND, LAST_KIND, Dht
 from meshnode.discovery.resolver import Resolution
@@ -84,9 +84,7 @@ class Mesh:
             self.metrics,
         )
         self._outlet = Outlet(self._ports, lambda *out: self._peers.relaying.wrap(*out))
-        self._finder = Finder(
-            self._ports, self._outlet.send_sealed, lambda record, now: self._peers.on_newer_record(record, now)
-        )
+        self._finder = Finder(self._ports, self._send_dht, lambda record, now: self._peers.on_newer_record(record, now))
         self._peers = Peers(
             self._ports,
             self._outlet,
@@ -153,9 +151,19 @@ class Mesh:
         elif kind == probe.PONG:
             self._probing.on_pong(sender, body, source, size, now)
         elif FIRST_KIND <= kind <= LAST_KIND and self._ports.settings.dht:
-            self._finder.dht.handle(sender, body, source, size, now, self._ports.clock.wall())
+            where = source if source.is_udp else NOWHERE
+            self._finder.dht.handle(sender, body, where, size, now, self._ports.clock.wall())
         else:
             self.metrics.count(UNKNOWN_KIND)
+
+    def _send_dht(self, peer: NodeId, addr: Addr, body: bytes) -> None:
+        """A DHT message takes the detour by which we talk to that peer, if we do."""
+        session = self._peers.sessions.get(peer)
+        active = session.paths.active if session is not None and session.connection is not None else None
+        if active is not None and not active.is_udp:
+            addr = active
+        if addr != NOWHERE:
+            self._outlet.send_sealed(peer, addr, body)
 
     def next_deadline(self) -> float | None:
         """The next time at which ``tick`` has something to do."""

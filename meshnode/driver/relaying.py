@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meshnode.address import Addr, is_dialable, pack_addr, relay_of, relayed, unpack_addr
+from meshnode.address import Addr, is_dialable, pack_addr, relay_of, relayed, tunnel, unpack_addr
 from meshnode.driver.session import Session
 from meshnode.errors import InvalidId, MeshError
 from meshnode.identity import NodeId
@@ -19,6 +19,7 @@ from meshnode.metrics import describe
 from meshnode.paths.candidate import Connectivity
 from meshnode.quic.connection import Connection
 from meshnode.quic.hello import Frame as Control
+from meshnode.record import EndpointKind
 from meshnode.relay.frames import (
     DOWN,
     FRAME_OVERHEAD,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 KEEP_S = 1.0
 CAPABILITY = "relay"
+TUNNEL = "wss"  # capability: listens for WebSockets on TCP, at the ports where it listens on UDP
 
 BAD_FRAME = describe("drop_relay_frame", "relay frames dropped: malformed, of no reservation, or not proven")
 NO_RELAY = describe("relay_unreachable", "datagrams dropped: no path to the relay, or from it to the receiver")
@@ -162,6 +164,10 @@ class Relaying:
         record = self._peers.finder.cached(session.peer)
         if record is None or not self._ports.settings.use_relays:
             return
+        if TUNNEL in record.capabilities:
+            hosts = [e.addr for e in record.endpoints if e.kind in (EndpointKind.HOST, EndpointKind.MAPPED)][:2]
+            tunnels = [tunnel(str(record.id), addr.host, addr.port) for addr in hosts]
+            session.paths.add_candidates([(addr, "record") for addr in tunnels if "%" not in addr.host], now)
         for relay in record.relays:
             holding = self._holdings.get(relay)
             if holding is not None and holding.granted:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from meshnode.address import Addr, is_dialable
+from meshnode.address import NOWHERE, Addr, is_dialable
 from meshnode.clock import Entropy
 from meshnode.discovery.dht.announce import Announcer
 from meshnode.discovery.dht.effects import ContactsChanged, Effect, Found, LookupDone, LookupStats
@@ -294,8 +294,8 @@ class Dht:
 
     def _meet(self, peer: NodeId, addr: Addr, now: float) -> None:
         """Somebody sent from ``addr``: if that is news, ping it, for only an answer counts."""
-        if not self._table.wants(peer, addr) or (peer, addr) in self._probing:
-            return
+        if addr == NOWHERE or not self._table.wants(peer, addr) or (peer, addr) in self._probing:
+            return  # nobody else could reach a peer that is only reached by a detour
         if len(self._probing) >= DHT_MAX_PROBES:
             self._metrics.count(PROBES_FULL)
             return

@@ -1,0 +1,66 @@
+"""The server name of a TLS ClientHello (RFC 8446 section 4.1.2, RFC 6066 section 3), read before anything is answered.
+
+Strangers' bytes: nothing here raises. A name that is not there yet is b"" and ``None`` means that it never will be.
+"""
+
+from __future__ import annotations
+
+MAX_HELLO = 16_384
+
+
+class _Short(Exception):
+    """More bytes are needed."""
+
+
+class _Reader:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def take(self, count: int) -> bytes:
+        if self._at + count > len(self._data):
+            raise _Short
+        self._at += count
+        return self._data[self._at - count : self._at]
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "big")
+
+    def block(self, size: int) -> bytes:
+        """Bytes behind their length, which itself has ``size`` bytes."""
+        return self.take(self.number(size))
+
+    @property
+    def left(self) -> int:
+        return len(self._data) - self._at
+
+
+def server_name(data: bytes) -> str | None:
+    """Return the name that a ClientHello asks for; "" while it is incomplete; None when this is something else."""
+    if len(data) > MAX_HELLO:
+        return None
+    try:
+        record = _Reader(data)
+        if record.number(1) != 0x16 or record.number(1) != 3:
+            return None
+        record.take(1)
+        size = record.number(2)
+        hello = _Reader(record.take(min(size, record.left)) if record.left < size else record.take(size))
+        if hello.number(1) != 1:
+            return None
+        body = _Reader(hello.block(3))
+        body.take(2 + 32)
+        for width in (1, 2, 1):  # session id, cipher suites, compression methods
+            body.block(width)
+        extensions = _Reader(body.block(2))
+        while extensions.left:
+            kind = extensions.number(2)
+            value = _Reader(extensions.block(2))
+            if kind == 0:
+                names = _Reader(value.block(2))
+                return names.block(2).decode("ascii") if names.number(1) == 0 else None
+        return None
+    except _Short:
+        return ""
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,106 @@
+"""Where UDP is blocked: the WebSocket tunnel, its proxy, and its silence towards strangers."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+
+import pytest
+
+from meshnode import Node
+from tests.conftest import MakeNode
+from tests.live.test_node import echo
+
+
+def _block_udp(node: Node) -> None:
+    """Nothing leaves or reaches this node by UDP."""
+    assert node._udp is not None
+    node._udp.send = lambda addr, datagrams: True  # type: ignore[method-assign]
+    node._udp._on_batch = lambda batch: None
+
+
+async def test_a_node_without_udp_is_reached_and_reaches_others(make_node: MakeNode) -> None:
+    seed = await make_node(seed_role=True)
+    free = await make_node(seed=seed)
+    blocked = await make_node(seed=seed)
+    _block_udp(blocked)
+    for node in (free, blocked):
+        node.serve("echo", echo, allow=["any"])
+    for here, there in ((blocked, free), (free, blocked)):
+        reader, writer = await asyncio.wait_for(here.open(there.id, "echo"), 10)
+        writer.write(b"x" * 100_000)
+        assert await asyncio.wait_for(reader.readexactly(100_000), 10) == b"x" * 100_000
+    assert seed.metrics.counters["tunnels_accepted"] >= 1
+
+
+async def test_strangers_get_no_byte_from_the_tunnel(make_node: MakeNode) -> None:
+    seed = await make_node(seed_role=True)
+    assert seed._udp is not None
+    host, port = seed._udp.local
+
+    def plain(data: bytes) -> bytes:
+        with socket.create_connection((host, port), timeout=1) as sock:
+            sock.sendall(data)
+            sock.settimeout(1)
+            try:
+                return sock.recv(100)
+            except (TimeoutError, ConnectionError):
+                return b""
+
+    def tls(name: str) -> str:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        with socket.create_connection((host, port), timeout=3) as sock:
+            try:
+                context.wrap_socket(sock, server_hostname=name)
+            except (ConnectionError, ssl.SSLError) as error:
+                return type(error).__name__
+        return "a handshake"
+
+    for data in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05hello", bytes(600), b"\x16" * 40):
+        assert await asyncio.to_thread(plain, data) == b""
+    for name in ("example.com", "a" * 63 + ".mesh"):
+        assert await asyncio.to_thread(tls, name) != "a handshake"
+    assert seed.metrics.counters["tunnel_drop_knock"] >= 5
+    assert "tunnels_accepted" not in seed.metrics.counters
+
+
+@pytest.mark.parametrize("credentials", ["", "user:secret@"])
+async def test_the_tunnel_goes_through_an_https_proxy(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, credentials: str
+) -> None:
+    asked: list[bytes] = []
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        asked.append(head)
+        host, _, port = head.split()[1].decode().rpartition(":")
+        upstream = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(pipe(reader, upstream[1]), pipe(upstream[0], writer))
+
+    server = await asyncio.start_server(proxy, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    monkeypatch.setenv("HTTPS_PROXY", f"http://{credentials}127.0.0.1:{port}")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    seed = await make_node(seed_role=True)
+    blocked = await make_node(seed=seed)
+    _block_udp(blocked)
+    outcome = await asyncio.wait_for(blocked.ping(seed.id), 10)
+    assert outcome.rtt is not None
+    assert asked
+    assert (b"Proxy-Authorization: Basic" in asked[0]) == bool(credentials)
+    server.close()
