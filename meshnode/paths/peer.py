@@ -131,8 +131,9 @@ class PeerPaths:
     def peer_record(self, record: EndpointRecord, now: float) -> None:
         """The peer says where it is: probe what is new, forget what is gone."""
         listed = {endpoint.addr: None for endpoint in record.endpoints}
+        kept = (self._current, self._previous)  # what may be in use: its answers must find their candidate
         for addr, candidate in list(self._candidates.items()):
-            if candidate.source == "record" and addr not in listed and candidate is not self._current:
+            if candidate.source == "record" and addr not in listed and candidate not in kept:
                 del self._candidates[addr]
         left = self.active is not None and self.active not in listed
         for addr in listed:
