@@ -178,6 +178,7 @@ class PeerPaths:
         current.state = PathState.VALIDATED
         current.last_heard = now
         old, self._current, self.active = self.active, current, current.addr
+        self._mtu = BASE_MTU  # a new connection's engine begins there, whatever the last one had reached
         self._settle(now)
         self._start_mtu(now)
         self._effects.append(Switched(old, current.addr, "accepted", False))
