@@ -294,7 +294,10 @@ class PeerPaths:
         self._moved = True
         if self._silent_since is None:
             self._silent_since = now
-        self.connectivity = Connectivity.SEEKING
+        if (
+            self.connectivity is Connectivity.CONNECTED
+        ):  # a suspended peer stays so until it answers: then it is resumed
+            self.connectivity = Connectivity.SEEKING
         self._step = 0
         self._asked = 0
         self._probe(self._current, MOVED, now)

@@ -203,6 +203,19 @@ def test_a_peer_that_is_gone_is_suspended_and_resumed_when_it_answers() -> None:
     assert len(wire.seen(Resumed)) == 1
 
 
+def test_a_move_of_ours_while_suspended_tells_of_one_suspension_and_one_resumption() -> None:
+    wire = connected(A)
+    wire.up = []
+    wire.paths.set_in_flight(1000, wire.now)
+    wire.run(SUSPEND_AFTER_S + 2.0)
+    wire.paths.set_in_flight(0, wire.now)
+    wire.up = [A]
+    wire.paths.local_change(wire.now)
+    wire.run(1.0)
+    assert wire.paths.connectivity is Connectivity.CONNECTED
+    assert (len(wire.seen(Suspended)), len(wire.seen(Resumed))) == (1, 1)
+
+
 def test_probes_of_a_dead_peer_thin_out() -> None:
     wire = connected(A)
     wire.up = []
