@@ -24,6 +24,7 @@ NEW_SENDERS_BURST = 2_000.0
 MAX_CONTROL_FRAME = 16_384  # a Hello with a record and a few grants; more is junk
 MAX_GRANTS = 8
 MAX_SERVICE_NAME = 255
+MAX_GONE_STREAMS = 1_024  # streams given up here that the peer still sends on; 1 who ignores it for longer is cut off
 STREAM_HIGH_WATER = 1 << 20  # bytes written and unacknowledged above which a writer waits
 STREAM_LOW_WATER = 1 << 19
 HANDSHAKE_TIMEOUT_S = 5.0  # aioquic has none of its own

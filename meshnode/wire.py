@@ -77,7 +77,11 @@ def _nesting(data: bytes) -> int:
 def _check(value: Any, depth: int) -> None:
     if depth > MAX_CBOR_DEPTH:
         raise WireError("nested too deeply")
-    if value is None or type(value) in (int, bytes, str, bool):
+    if value is None or type(value) in (bytes, str, bool):
+        return
+    if type(value) is int:
+        if not -(1 << 64) <= value < 1 << 64:  # a bignum is a tagged byte string, and tags have no place here
+            raise WireError("an integer of more than 64 bits")
         return
     if type(value) is list:
         for item in value:

@@ -145,11 +145,13 @@ class PeerPaths:
         """The peer says where it is: probe what is new, forget what is gone."""
         listed = {endpoint.addr: None for endpoint in record.endpoints}
         self._behind_nat = any(endpoint.kind is EndpointKind.REFLEXIVE for endpoint in record.endpoints)
+        kept = (self._current, self._previous)  # what may be in use: its answers must find their candidate
         for addr, candidate in list(self._candidates.items()):
-            if candidate.source == "record" and addr not in listed and candidate is not self._current:
+            if candidate.source == "record" and addr not in listed and candidate not in kept:
                 del self._candidates[addr]
         current = self._current
-        left = current is not None and current.source == "record" and current.addr not in listed
+        # a punched address is the peer's NAT's, and in no record
+        left = current is not None and current.rank == 0 and current.addr not in listed and not self._behind_nat
         news = False
         for addr in listed:
             fresh = addr not in self._candidates
@@ -207,6 +209,7 @@ class PeerPaths:
         current.state = PathState.VALIDATED
         current.last_heard = now
         old, self._current, self.active = self.active, current, current.addr
+        self._mtu = BASE_MTU  # a new connection's engine begins there, whatever the last one had reached
         self._settle(now)
         self._use(current, now)
         self._effects.append(Switched(old, current.addr, "accepted", False))
@@ -323,7 +326,10 @@ class PeerPaths:
         self._moved = True
         if self._silent_since is None:
             self._silent_since = now
-        self.connectivity = Connectivity.SEEKING
+        if (
+            self.connectivity is Connectivity.CONNECTED
+        ):  # a suspended peer stays so until it answers: then it is resumed
+            self.connectivity = Connectivity.SEEKING
         self._step = 0
         self._asked = 0
         self._probe(self._current, MOVED, now)

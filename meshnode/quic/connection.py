@@ -13,6 +13,7 @@ from typing import Protocol
 
 from meshnode.errors import ConnectionLost, MeshError, PeerIdentityError, PolicyDenied
 from meshnode.identity import Identity, NodeId
+from meshnode.limits import MAX_GONE_STREAMS
 from meshnode.quic.engine import (
     WRONG_KEY,
     CidIssued,
@@ -96,6 +97,7 @@ class Connection:
         self._frames = FrameReader()
         self._early: list[StreamData] = []
         self._draining: dict[int, Stream] = {}
+        self._gone: dict[int, None] = {}  # the peer's streams that we gave up before it had ended them
 
     # ---- driving the engine
 
@@ -221,8 +223,11 @@ class Connection:
                 return
             stream = self.streams.get(stream_id)
             if stream is None:
-                if (stream_id & 1 == 0) == self.dialler:
-                    return  # ours, and gone already
+                if (stream_id & 1 == 0) == self.dialler or stream_id in self._gone:
+                    self.stream_consumed(stream_id, len(event.data))  # sent before the peer heard that we gave it up
+                    if event.fin:
+                        self._gone.pop(stream_id, None)
+                    return
                 stream = self.streams[stream_id] = Stream(self, stream_id, opener=False)
             waiting = not stream.header_complete
             stream.feed(event.data, event.fin)
@@ -237,6 +242,7 @@ class Connection:
             self.close(CloseCode.PROTOCOL, "the control stream was reset")
             return
         stream = self.streams.pop(stream_id, None)
+        self._gone.pop(stream_id, None)
         if stream is not None:
             if not stream.fin_sent and stream.error is None:
                 self.engine.reset(stream_id, 0)
@@ -285,7 +291,7 @@ class Connection:
         """Abort our direction."""
         if self.state is not State.CLOSED:
             self.engine.reset(stream_id, code)
-            self.streams.pop(stream_id, None)
+            self._forget(stream_id)
             self._events.on_dirty(self)
 
     def stream_stop(self, stream_id: int, code: int) -> None:
@@ -296,7 +302,14 @@ class Connection:
 
     def stream_done(self, stream_id: int) -> None:
         """Both directions have ended."""
-        self.streams.pop(stream_id, None)
+        self._forget(stream_id)
+
+    def _forget(self, stream_id: int) -> None:
+        stream = self.streams.pop(stream_id, None)
+        if stream is not None and (stream.stopped or not stream.fin_received):
+            self._gone[stream_id] = None  # late data must not look like a new stream with a header
+            while len(self._gone) > MAX_GONE_STREAMS:
+                del self._gone[next(iter(self._gone))]
 
     def stream_await_drain(self, stream: Stream) -> None:
         """Call the stream's ``on_change`` when its queue is low again."""

@@ -29,7 +29,7 @@ def dcid_of(datagram: bytes) -> bytes | None:
 
 def acceptable(datagram: bytes) -> bool:
     """False for what never reaches an engine: other versions, Version Negotiation and Retry."""
-    first = datagram[0]
+    first = datagram[0] if datagram else 0
     if not first & LONG:
         return bool(first & FIXED)
     return datagram[1:5] == VERSION_1 and first & 0x70 != 0x70

@@ -67,6 +67,7 @@ class Stream:
         "on_change",
         "service",
         "status",
+        "stopped",
     )
 
     def __init__(self, port: StreamPort, stream_id: int, *, opener: bool) -> None:
@@ -77,6 +78,7 @@ class Stream:
         self.error: MeshError | None = None
         self.fin_received = False
         self.fin_sent = False
+        self.stopped = False  # we read no more, but what the peer has sent before it heard so still arrives
         self.buffered = 0
         self.on_change: Callable[[], None] = _nothing
         self._chunks: deque[bytes] = deque()
@@ -105,7 +107,9 @@ class Stream:
                 self.error = PolicyDenied(
                     "the peer does not allow us to use this service", hint="ask its owner for `--allow` with your id"
                 )
-        if data:
+        if data and self.stopped:
+            self._port.stream_consumed(self.id, len(data))
+        elif data:
             self._chunks.append(data)
             self.buffered += len(data)
         if fin:
@@ -151,7 +155,7 @@ class Stream:
     def refuse(self, status: StreamStatus) -> None:
         """Acceptor only: answer with the reason and end both directions."""
         self.status = status
-        self.fin_sent = True
+        self.fin_sent = self.stopped = True
         self._port.stream_send(self.id, bytes([status]), True)
         self._port.stream_stop(self.id, int(status))
         self._discard()
@@ -219,6 +223,7 @@ class Stream:
     def reset(self, code: int = 0) -> None:
         """Drop both directions at once; the peer's reader sees ConnectionLost."""
         if self._done:
+            self._discard()
             return
         self._port.stream_reset(self.id, code)
         self._port.stream_stop(self.id, code)
@@ -229,7 +234,7 @@ class Stream:
         """Nobody will read any more: give the credit back and ask the peer to stop."""
         if not self.fin_received and not self._done:
             self._port.stream_stop(self.id, 0)
-            self.fin_received = True
+            self.fin_received = self.stopped = True
             self._finish()
         self._discard()
 

@@ -1,0 +1,365 @@
+"""The choice among a peer's addresses: moves, silence, returns, MTU and junk."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from meshnode.address import Addr
+from meshnode.identity import Identity
+from meshnode.limits import BASE_MTU, INITIAL_WINDOW, MAX_CANDIDATES
+from meshnode.paths.candidate import Connectivity
+from meshnode.paths.effects import Effect, MtuChanged, NeedRecord, Resumed, SendProbe, Suspended, Switched, Validated
+from meshnode.paths.peer import CONFIRM_S, MOVED, SEEKING, SUSPEND_AFTER_S, PeerPaths
+from meshnode.record import Endpoint, EndpointRecord
+
+PEER = Identity(bytes(32)).id
+A, B, C = (Addr(f"192.0.2.{n}", 4242) for n in (1, 2, 3))
+RTT = 0.02
+START = 100.0
+
+
+class Wire:
+    """One PeerPaths and a network that answers probes at ``up``, up to ``mtu`` bytes, after ``RTT``."""
+
+    def __init__(self, *up: Addr, mtu: int = 1500) -> None:
+        rng = random.Random(1)
+        self.paths = PeerPaths(PEER, rng=rng, entropy=rng.randbytes, now=START)
+        self.up = list(up)
+        self.mtu = mtu
+        self.now = START
+        self.effects: list[Effect] = []
+        self._pongs: list[tuple[float, SendProbe]] = []
+
+    def collect(self) -> None:
+        """Take the effects; what reaches an address that is up will be answered."""
+        for effect in self.paths.take_effects():
+            self.effects.append(effect)
+            if isinstance(effect, SendProbe) and effect.addr in self.up and effect.pad_to <= self.mtu:
+                self._pongs.append((self.now + RTT, effect))
+
+    def run(self, seconds: float) -> None:
+        """Let time pass, timers fire and answers arrive, each at its time."""
+        end = self.now + seconds
+        self.collect()
+        while True:
+            timer = self.paths.next_deadline()
+            pong = min(self._pongs, key=lambda p: p[0], default=None)
+            at = min([end] + [t for t in (timer, pong[0] if pong else None) if t is not None])
+            if at >= end:
+                break
+            self.now = max(self.now, at)
+            if pong is not None and pong[0] <= self.now:
+                self._pongs.remove(pong)
+                self.paths.on_pong(pong[1].tx, pong[1].addr, self.now, 100)
+            else:
+                self.paths.tick(self.now)
+                due = self.paths.next_deadline()
+                assert due is None or due > self.now, "a tick leaves nothing due"
+            self.collect()
+        self.now = end
+
+    def seen(self, kind: type) -> list[Effect]:
+        """The effects of one kind so far."""
+        return [e for e in self.effects if isinstance(e, kind)]
+
+
+def connected(*up: Addr, at: Addr = A, mtu: int = 1500) -> Wire:
+    """A wire whose connection was accepted at ``at`` and has come to rest."""
+    wire = Wire(*up, mtu=mtu)
+    wire.paths.accept(at, wire.now)
+    wire.run(2.0)
+    wire.effects.clear()
+    return wire
+
+
+def record(*addrs: Addr) -> EndpointRecord:
+    """What the peer publishes."""
+    return EndpointRecord(PEER, 2, 0, 60, tuple(Endpoint(a) for a in addrs))
+
+
+# ---- moves
+
+
+def test_a_dialler_that_moves_says_so_at_once_and_is_connected_after_one_round_trip() -> None:
+    wire = connected(A)
+    wire.paths.local_change(wire.now)
+    wire.collect()
+    first = wire.seen(SendProbe)[0]
+    assert isinstance(first, SendProbe)
+    assert (first.addr, first.flags & MOVED) == (A, MOVED)
+    assert wire.paths.connectivity is Connectivity.SEEKING
+    wire.run(RTT * 1.5)
+    assert wire.paths.connectivity is Connectivity.CONNECTED
+    nudges = [e for e in wire.seen(Switched) if isinstance(e, Switched) and e.nudge]
+    assert nudges[-1].new == A, "what was in flight is sent again as soon as the peer has answered"
+
+
+def test_a_peer_that_moved_is_followed_within_one_window_and_probed() -> None:
+    wire = connected(A, B)
+    wire.paths.on_ping(B, MOVED, wire.now)
+    wire.collect()
+    assert wire.paths.active == B
+    assert wire.paths.budget(wire.now) == INITIAL_WINDOW
+    assert [e.addr for e in wire.effects if isinstance(e, SendProbe)] == [B]
+    wire.run(RTT * 1.5)
+    assert wire.paths.budget(wire.now) is None, "our own probe went round trip: no limit any more"
+    assert wire.seen(Validated) == [Validated(B)]
+
+
+def test_a_move_that_is_not_confirmed_is_undone_within_a_second() -> None:
+    wire = connected(A)
+    wire.paths.on_ping(B, MOVED, wire.now)
+    wire.run(CONFIRM_S - 0.05)
+    assert wire.paths.active == B
+    wire.run(0.1)
+    assert wire.paths.active == A
+    wire.run(0.2)
+    assert wire.paths.connectivity is Connectivity.CONNECTED
+
+
+def test_a_move_that_is_not_confirmed_is_undone_also_when_the_old_address_left_the_record() -> None:
+    wire = Wire(A)
+    wire.paths.peer_record(record(A), wire.now)
+    wire.paths.accept(A, wire.now)
+    wire.run(2.0)
+    wire.paths.on_ping(B, MOVED, wire.now)
+    wire.paths.peer_record(record(C), wire.now)
+    wire.run(CONFIRM_S + 3.0)
+    assert (wire.paths.active, wire.paths.connectivity) == (A, Connectivity.CONNECTED), "answers from it must count"
+
+
+def test_of_one_burst_of_moved_probes_the_first_address_wins() -> None:
+    wire = connected(A, B, C)
+    wire.paths.on_ping(B, MOVED, wire.now)
+    wire.paths.on_ping(C, MOVED, wire.now + 0.01)
+    assert wire.paths.active == B
+
+
+def test_a_claimed_source_moves_nothing_until_our_probe_came_back_from_it() -> None:
+    wire = connected(A)
+    wire.paths.on_received(B, 1200, True, wire.now)
+    wire.run(3.0)
+    assert wire.paths.active == A, "nobody answers at B"
+    wire.up = [B]
+    wire.paths.on_received(C, 1200, False, wire.now)
+    assert C not in wire.paths.addresses(), "a packet that anybody may have made teaches us nothing"
+
+
+def test_a_peer_whose_nat_mapping_changed_is_followed_after_one_round_trip() -> None:
+    wire = connected(A, B)
+    wire.up = [B]
+    wire.now += 0.01
+    wire.paths.on_received(B, 1200, True, wire.now)
+    wire.run(RTT * 1.5)
+    assert wire.paths.active == B
+    assert wire.paths.budget(wire.now) is None
+
+
+# ---- silence
+
+
+def test_silence_while_an_answer_is_due_is_noticed_and_probed_everywhere() -> None:
+    wire = connected(A, B)
+    wire.paths.add_candidates([(B, "seed")], wire.now)
+    wire.up = [B]
+    wire.paths.set_in_flight(1000, wire.now)
+    wire.run(0.3)
+    assert wire.paths.active == B
+    assert wire.paths.connectivity is Connectivity.CONNECTED
+
+
+def test_an_idle_connection_is_not_suspected() -> None:
+    wire = connected(A)
+    wire.up = []
+    wire.run(5.0)
+    assert wire.paths.connectivity is Connectivity.CONNECTED
+    assert not wire.seen(SendProbe)
+
+
+def test_an_idle_connection_is_kept_alive_and_a_dead_one_found_out_within_a_keepalive() -> None:
+    wire = connected(A)
+    wire.run(17.0)
+    assert wire.seen(SendProbe), "a keepalive holds the NAT's mapping"
+    assert wire.paths.connectivity is Connectivity.CONNECTED
+    wire.up = []
+    wire.run(20.0)
+    assert wire.paths.connectivity is Connectivity.SUSPENDED
+
+
+def test_a_peer_that_is_gone_is_suspended_and_resumed_when_it_answers() -> None:
+    wire = connected(A)
+    wire.up = []
+    wire.paths.set_in_flight(1000, wire.now)
+    wire.run(SUSPEND_AFTER_S + 2.0)
+    assert wire.paths.connectivity is Connectivity.SUSPENDED
+    assert len(wire.seen(Suspended)) == 1
+    assert len(wire.seen(NeedRecord)) >= 2, "the watches and the resolver are asked where it is"
+    wire.up = [A]
+    wire.paths.set_in_flight(0, wire.now)
+    wire.run(6.0)
+    assert wire.paths.connectivity is Connectivity.CONNECTED
+    assert len(wire.seen(Resumed)) == 1
+
+
+def test_a_move_of_ours_while_suspended_tells_of_one_suspension_and_one_resumption() -> None:
+    wire = connected(A)
+    wire.up = []
+    wire.paths.set_in_flight(1000, wire.now)
+    wire.run(SUSPEND_AFTER_S + 2.0)
+    wire.paths.set_in_flight(0, wire.now)
+    wire.up = [A]
+    wire.paths.local_change(wire.now)
+    wire.run(1.0)
+    assert wire.paths.connectivity is Connectivity.CONNECTED
+    assert (len(wire.seen(Suspended)), len(wire.seen(Resumed))) == (1, 1)
+
+
+def test_probes_of_a_dead_peer_thin_out() -> None:
+    wire = connected(A)
+    wire.up = []
+    wire.paths.set_in_flight(1000, wire.now)
+    wire.run(30.0)
+    wire.effects.clear()
+    wire.run(60.0)
+    assert len(wire.seen(SendProbe)) <= 14, "one every five seconds"
+
+
+def test_a_newer_record_is_tried_at_once_while_seeking() -> None:
+    wire = connected(A, C)
+    wire.up = [C]
+    wire.paths.set_in_flight(1000, wire.now)
+    wire.run(20.0)
+    assert wire.paths.connectivity is Connectivity.SUSPENDED
+    wire.paths.peer_record(record(C), wire.now)
+    wire.run(RTT * 2)
+    assert (wire.paths.active, wire.paths.connectivity) == (C, Connectivity.CONNECTED)
+
+
+def test_a_record_without_the_active_address_moves_us_once_the_new_one_answers() -> None:
+    wire = connected(A, B)
+    wire.now += 0.5
+    wire.paths.peer_record(record(B), wire.now)
+    assert wire.paths.active == A, "what works is kept until something else does"
+    wire.run(RTT * 1.5)
+    assert wire.paths.active == B
+
+
+def test_a_record_without_the_active_address_changes_nothing_when_the_new_one_is_dead() -> None:
+    wire = connected(A)
+    wire.paths.peer_record(record(B), wire.now)
+    wire.run(5.0)
+    assert (wire.paths.active, wire.paths.connectivity) == (A, Connectivity.CONNECTED)
+
+
+def test_seeking_pings_of_the_peer_are_answered_by_probes_of_ours() -> None:
+    wire = connected(A, B)
+    wire.paths.on_ping(B, SEEKING, wire.now)
+    assert wire.paths.active == A
+    wire.run(RTT * 1.5)
+    assert wire.paths.active == B, "the peer asked for it, and our probe proved it"
+
+
+# ---- path MTU
+
+
+def test_the_path_mtu_is_raised_when_a_large_probe_comes_back() -> None:
+    wire = Wire(A)
+    wire.paths.accept(A, wire.now)
+    wire.run(1.0)
+    assert wire.seen(MtuChanged) == [MtuChanged(1452)]
+
+
+def test_a_narrow_path_is_searched_to_within_a_few_bytes_and_not_probed_for_ever() -> None:
+    wire = Wire(A, mtu=1400)
+    wire.paths.accept(A, wire.now)
+    wire.run(60.0)
+    assert 1400 - 24 <= wire.seen(MtuChanged)[-1].size <= 1400
+    assert len([e for e in wire.effects if isinstance(e, SendProbe) and e.pad_to]) < 20
+
+
+def test_a_path_that_carries_nothing_larger_stays_at_the_base_size() -> None:
+    wire = Wire(A, mtu=BASE_MTU)
+    wire.paths.accept(A, wire.now)
+    wire.run(60.0)
+    assert not wire.seen(MtuChanged)
+
+
+def test_a_black_hole_for_large_packets_shrinks_them_again() -> None:
+    wire = connected(A)
+    wire.mtu = 1300
+    wire.paths.set_in_flight(1452, wire.now)
+    wire.run(0.5)
+    assert wire.seen(MtuChanged)[0] == MtuChanged(BASE_MTU)
+    assert wire.paths.connectivity is Connectivity.CONNECTED, "small probes still get through"
+
+
+def test_a_move_to_an_unproven_path_starts_from_the_size_that_always_fits() -> None:
+    wire = connected(A, B)
+    wire.paths.on_ping(B, MOVED, wire.now)
+    wire.collect()
+    assert wire.seen(MtuChanged) == [MtuChanged(BASE_MTU)]
+    wire.run(1.0)
+    assert wire.seen(MtuChanged)[-1] == MtuChanged(1452)
+
+
+def test_a_second_connection_to_the_same_peer_learns_the_mtu_too() -> None:
+    wire = connected(A)
+    wire.paths.accept(A, wire.now)  # a new connection begins at 1,200 bytes whatever the old one had
+    wire.run(1.0)
+    assert wire.seen(MtuChanged) == [MtuChanged(1452)]
+
+
+# ---- junk
+
+
+JUNK = [
+    Addr("224.0.0.1", 5353),
+    Addr("ff02::fb", 5353),
+    Addr("255.255.255.255", 4242),
+    Addr("0.0.0.0", 4242),
+    Addr("::", 4242),
+    Addr("192.0.2.9", 0),
+]
+
+
+@pytest.mark.parametrize("addr", JUNK, ids=str)
+def test_what_is_nobodys_unicast_address_is_never_probed(addr: Addr) -> None:
+    wire = connected(A)
+    wire.paths.add_candidates([(addr, "seed")], wire.now)
+    wire.paths.on_ping(addr, MOVED | SEEKING, wire.now)
+    wire.paths.on_received(addr, 1200, True, wire.now)
+    wire.paths.local_change(wire.now)
+    wire.run(3.0)
+    assert wire.paths.active == A
+    assert addr not in {e.addr for e in wire.effects if isinstance(e, SendProbe)}
+
+
+def test_a_peer_on_loopback_is_reached_there() -> None:
+    here = Addr("127.0.0.1", 4242)
+    wire = Wire(here)
+    wire.paths.add_candidates([(here, "seed")], wire.now)
+    assert wire.paths.best_guess() == here
+    assert wire.paths.path_kind(here) == "lan"
+
+
+def test_thousands_of_addresses_stay_within_the_bound_and_never_push_out_the_active_one() -> None:
+    wire = connected(A)
+    for n in range(3000):
+        wire.paths.add_candidates([(Addr(f"10.0.{n >> 8}.{n & 255}", 4242), "record")], wire.now)
+        wire.paths.on_received(Addr(f"10.1.{n >> 8}.{n & 255}", 4242), 100, True, wire.now)
+    assert len(wire.paths.addresses()) <= MAX_CANDIDATES
+    assert A in wire.paths.addresses()
+    wire.effects.clear()
+    wire.paths.take_effects()
+    wire.paths.local_change(wire.now)
+    wire.run(0.015)
+    assert len(wire.seen(SendProbe)) <= MAX_CANDIDATES + 1, "a burst probes each address once"
+
+
+def test_an_address_on_our_own_network_is_tried_first() -> None:
+    wire = Wire()
+    wire.paths.set_local_networks([("10.9.0.1", 24)])
+    wire.paths.add_candidates([(Addr("198.51.100.1", 1), "record"), (Addr("10.9.0.7", 1), "record")], wire.now)
+    assert wire.paths.best_guess() == Addr("10.9.0.7", 1)

@@ -1,0 +1,252 @@
+"""Streams and connections over a real engine, without a network: credit, ends, resets, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from meshnode.errors import ConnectionLost, MeshError, PolicyDenied, ServiceNotFound
+from meshnode.identity import Identity
+from meshnode.quic.connection import Connection, State
+from meshnode.quic.engines import pick_engine
+from meshnode.quic.hello import CloseCode, Hello
+from meshnode.quic.stream import Stream, StreamStatus, encode_header
+from meshnode.wire import WireError
+
+DIALLER, LISTENER = Identity(bytes(32)), Identity(bytes(range(32)))
+
+
+class Ends:
+    """What one end's driver would do: admit everybody, keep the streams."""
+
+    def __init__(self) -> None:
+        self.streams: list[Stream] = []
+        self.closed: MeshError | None = None
+        self.handler: Callable[[Stream], None] = Stream.accept
+
+    def on_cid(self, connection: Connection, cid: bytes, issued: bool) -> None:
+        """Nothing is routed here."""
+
+    def on_hello(self, connection: Connection, hello: Hello) -> None:
+        """Everybody is welcome."""
+        connection.admit()
+
+    def on_ready(self, connection: Connection) -> None:
+        """Nothing to do."""
+
+    def on_record(self, connection: Connection, encoded: bytes) -> None:
+        """Nothing to do."""
+
+    def on_stream(self, connection: Connection, stream: Stream) -> None:
+        """Keep it."""
+        self.streams.append(stream)
+        self.handler(stream)
+
+    def on_stream_data(self, connection: Connection) -> None:
+        """Nothing to do."""
+
+    def on_closed(self, connection: Connection, error: MeshError) -> None:
+        """Remember why."""
+        self.closed = error
+
+    def on_dirty(self, connection: Connection) -> None:
+        """The pair is pumped by hand."""
+
+
+class Pair:
+    """Two connected ends and a perfect network between them."""
+
+    def __init__(self) -> None:
+        engines = pick_engine("auto")
+        self.now = 0.0
+        self.here, self.there = Ends(), Ends()
+        dial = engines.dial(DIALLER, LISTENER.id, lambda odcid: bytes(96), 60.0, 0.0)
+        accept = engines.accept(LISTENER, dial.odcid, 60.0, 0.0)
+        self.dialler = Connection(
+            dial, DIALLER, LISTENER.id, self.here, dialler=True, boot=b"dialler!", record=b"", now=0.0
+        )
+        self.listener = Connection(
+            accept, LISTENER, DIALLER.id, self.there, dialler=False, boot=b"listener", record=b"", now=0.0
+        )
+        self.run()
+        assert self.dialler.state is self.listener.state is State.READY
+
+    def run(self, seconds: float = 1.0) -> None:
+        """Carry everything, let every timer fire."""
+        end = self.now + seconds
+        while self.now < end:
+            for one, other in ((self.dialler, self.listener), (self.listener, self.dialler)):
+                one.on_timer(self.now)
+                for datagram in one.transmit(self.now):
+                    other.receive(datagram, self.now)
+            self.now += 0.005
+
+    def open(self, service: str = "s") -> tuple[Stream, Stream]:
+        """A stream, seen from both ends."""
+        stream = self.dialler.open(service)
+        self.run(0.1)
+        return stream, self.there.streams[-1]
+
+
+def test_bytes_arrive_in_order_and_both_ends_end() -> None:
+    pair = Pair()
+    mine, theirs = pair.open()
+    mine.write(b"question", fin=True)
+    pair.run(0.1)
+    assert (theirs.read(), theirs.at_eof) == (b"question", True)
+    theirs.write(b"answer", fin=True)
+    pair.run(0.1)
+    assert (mine.read(3), mine.read(), mine.at_eof) == (b"ans", b"wer", True)
+    assert not pair.dialler.streams
+    assert not pair.listener.streams
+
+
+def test_a_refused_stream_says_why() -> None:
+    pair = Pair()
+    for status, kind in ((StreamStatus.NO_SUCH_SERVICE, ServiceNotFound), (StreamStatus.DENIED, PolicyDenied)):
+        pair.there.handler = lambda stream, status=status: stream.refuse(status)  # type: ignore[misc]
+        mine, _ = pair.open()
+        assert isinstance(mine.error, kind)
+
+
+@pytest.mark.parametrize("how", ["reset", "refuse", "stop"])
+def test_giving_up_one_stream_that_is_still_sent_to_leaves_the_others_alone(how: str) -> None:
+    pair = Pair()
+    other, their_other = pair.open("other")
+    mine, theirs = pair.open("bulk")
+    mine.write(bytes(300_000))
+    flying = pair.dialler.transmit(pair.now)
+    if how == "reset":
+        theirs.reset()
+    elif how == "refuse":
+        theirs.refuse(StreamStatus.DENIED)
+    else:
+        theirs.stop_reading()
+        theirs.write(b"", fin=True)
+    for datagram in flying:
+        pair.listener.receive(datagram, pair.now)
+    pair.run(1.0)
+    assert (pair.here.closed, pair.there.closed) == (None, None), "one stream's end is not the connection's"
+    other.write(b"still here")
+    pair.run(0.1)
+    assert their_other.read() == b"still here"
+
+
+@pytest.mark.parametrize("who", ["writer", "reader", "reader stops", "writer, unread"])
+def test_streams_given_up_in_mid_transfer_return_their_credit(who: str) -> None:
+    pair = Pair()
+    for _ in range(10):  # x 1 MB: more than twice what the connection's window holds
+        mine, theirs = pair.open("bulk")
+        mine.write(bytes(1 << 20))
+        pair.run(0.1)
+        pair.dialler.transmit(pair.now)  # lost on the way
+        if who == "reader":
+            theirs.reset()
+        elif who == "reader stops":
+            theirs.stop_reading()
+            theirs.write(b"", fin=True)
+        else:
+            theirs.read(-1 if who == "writer" else 1)
+            mine.reset()
+        pair.run(0.4)
+        theirs.reset()
+    mine, theirs = pair.open("after")
+    mine.write(bytes(1 << 20), fin=True)
+    got = 0
+    for _ in range(100):
+        pair.run(0.02)
+        got += len(theirs.read())
+    assert got == 1 << 20
+    assert len(pair.listener._gone) <= 1
+
+
+def test_a_reader_that_does_not_read_holds_the_sender_at_one_window() -> None:
+    pair = Pair()
+    mine, theirs = pair.open()
+    mine.write(bytes(8 << 20))
+    pair.run(2.0)
+    assert theirs.buffered <= 1 << 21
+    assert not mine.drained()
+    got = 0
+    for _ in range(400):
+        got += len(theirs.read())
+        pair.run(0.02)
+        if got == 8 << 20:
+            break
+    assert got == 8 << 20
+    assert mine.drained()
+
+
+def test_a_reset_is_a_connection_lost_at_the_other_end() -> None:
+    pair = Pair()
+    mine, theirs = pair.open()
+    mine.reset()
+    pair.run(0.2)
+    assert isinstance(theirs.error, ConnectionLost)
+    with pytest.raises(ConnectionLost):
+        theirs.write(b"x")
+
+
+def test_nothing_is_written_after_an_end() -> None:
+    pair = Pair()
+    mine, _ = pair.open()
+    mine.write(b"", fin=True)
+    with pytest.raises(ConnectionLost):
+        mine.write(b"more")
+
+
+@pytest.mark.parametrize("name", ["", "x" * 256, "é" * 128])
+def test_an_impossible_service_name_is_refused_here_before_anything_is_sent(name: str) -> None:
+    pair = Pair()
+    with pytest.raises(ValueError):
+        pair.dialler.open(name)
+    assert not pair.dialler.streams
+
+
+@pytest.mark.parametrize("name", ["a", "x" * 255, "é" * 127])
+def test_every_possible_service_name_arrives(name: str) -> None:
+    _, theirs = Pair().open(name)
+    assert theirs.service == name
+
+
+@pytest.mark.parametrize("junk", [b"\xff\xff", b"\x00\x00", b"\x00\x01\x80", b"\x00\x03\x82ab", b"\x00\x02\x81\x60"])
+def test_a_junk_header_ends_the_connection_with_a_reason(junk: bytes) -> None:
+    pair = Pair()
+    stream_id = pair.dialler.engine.open_stream()
+    pair.dialler.engine.send(stream_id, junk + b"rest")
+    pair.run(0.2)
+    assert pair.listener.state is State.CLOSED
+    assert isinstance(pair.here.closed, ConnectionLost)
+    assert "closed the connection" in pair.here.closed.message
+
+
+def test_an_end_of_the_connection_fails_every_stream_once() -> None:
+    pair = Pair()
+    mine, theirs = pair.open()
+    pair.dialler.close(CloseCode.NORMAL, "bye")
+    pair.run(0.2)
+    assert isinstance(mine.error, ConnectionLost)
+    assert isinstance(theirs.error, ConnectionLost)
+    assert "bye" in theirs.error.message
+
+
+def test_a_header_that_comes_byte_by_byte_is_a_header() -> None:
+    class Port:
+        consumed = 0
+
+        def stream_consumed(self, stream_id: int, count: int) -> None:
+            self.consumed += count
+
+    port = Port()
+    stream = Stream(port, 0, opener=False)  # type: ignore[arg-type]
+    for byte in encode_header("web") + b"hi":
+        stream.feed(bytes([byte]), False)
+    assert stream.service == "web"
+    assert stream.read() == b"hi"
+    assert port.consumed == len(encode_header("web")) + 2
+
+
+def test_an_unknown_status_is_a_wire_error() -> None:
+    with pytest.raises(WireError):
+        Stream(Ends(), 0, opener=True).feed(b"\x09", False)  # type: ignore[arg-type]
