@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import select
 import socket
+import threading
 import time
 
 from meshnode.address import Addr
@@ -36,6 +37,7 @@ class Servers:
         self.host.ip("addr add 198.51.100.8/24 dev eth0")
         self.sockets = {name: udp_socket(self.host, *addr) for name, addr in SERVER_ADDRS.items()}
         self.fence = udp_socket(self.host, SERVER_ADDRS["s1"].host, FENCE_PORT)
+        self.lock = threading.Lock()  # scripts may run at once, but one packet at a time
 
     def close(self) -> None:
         """Close the sockets."""
@@ -60,7 +62,8 @@ class Site:
 class LabBench:
     """Runs one script. Each takes client ports that no other used, so that the sites need no cleaning in between."""
 
-    _ports = itertools.count(5000)
+    # in steps, for where two clients clash, the second gets the next port
+    _ports = itertools.count(10_000, 16)
     _numbers = itertools.count()
 
     def __init__(self, servers: Servers, left: Site, right: Site | None = None, *more: NatSite, timeout: float = 2.0):
@@ -87,6 +90,10 @@ class LabBench:
 
     def send(self, name: str, to: Addr) -> tuple[str, Addr] | None:
         """Send one packet; return who received it and from whom."""
+        with self._servers.lock:
+            return self._send(name, to)
+
+    def _send(self, name: str, to: Addr) -> tuple[str, Addr] | None:
         probe = f"{name} {next(self._numbers)}".encode()
         self._sockets[name].sendto(probe, to)
         if not self._blocked:

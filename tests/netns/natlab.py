@@ -173,7 +173,8 @@ class NatSite(Router):
     def _start_nat(self) -> None:
         command = [sys.executable, str(USERSPACE_NAT), TUN, "--outside", self.outside]
         command += ["--inside", str(ipaddress.ip_interface(self._inside).network), "--filter", USERSPACE[self.kind]]
-        command += ["--map", "port" if self.kind == "symmetric" else "any"]
+        if self.kind == "symmetric":
+            command += ["--map", "port", "--random-ports"]
         if self.hairpin:
             command.append("--hairpin")
         if self._timeout is not None:

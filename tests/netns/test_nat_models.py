@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import product
 
@@ -16,8 +17,8 @@ import pytest
 
 from tests.netns import natlab
 from tests.netns.nat_bench import LabBench, Servers, Site
-from tests.netns.natlab import NatLab
-from tests.sim.nat_probes import KINDS, PUNCH, SCRIPTS, play
+from tests.netns.natlab import NatLab, inside_of, udp_socket
+from tests.sim.nat_probes import HAIRPIN, KINDS, PUNCH, SCRIPTS, TIMEOUTS, play
 from tests.sim.sim_bench import SimBench
 
 pytestmark = pytest.mark.netns
@@ -92,17 +93,15 @@ def test_hairpinning_agrees() -> None:
 def test_timeouts_agree() -> None:
     natlab.require()
     with _field(timeout=3.0, twice=False) as field:
-        differences: list[str] = []
-
-        def both(kind: str) -> None:
-            for script, (steps, _) in TIMEOUTS.items():
-                with closing(LabBench(field.servers, field.sites[kind, 0], timeout=3.0)) as bench:
-                    if play(steps, bench) != play(steps, SimBench(kind)):
-                        differences.append(f"{kind}: {script}")
-
-        for kind in KINDS:
-            both(kind)
-        assert not differences
+        cases = list(product(KINDS, TIMEOUTS.values()))
+        # all at once, for most of it is waiting
+        with ThreadPoolExecutor(len(cases)) as pool:
+            benches = [LabBench(field.servers, field.sites[kind, 0], timeout=3.0) for kind, _ in cases]
+            found = list(pool.map(lambda case, bench: play(case[1][0], bench), cases, benches))
+        for bench in benches:
+            bench.close()
+        for (kind, (steps, _)), outcome in zip(cases, found, strict=True):
+            assert outcome == play(steps, SimBench(kind)), (kind, steps)
 
 
 def test_two_homes_behind_one_carrier_agree_with_the_model() -> None:

@@ -2,7 +2,7 @@
 
 Runs inside a router's namespace (natlab.py routes UDP to the device). Full-cone, address-restricted and
 port-restricted filters, any mapping, hairpinning, time-out. It is written apart from meshnode/sim/nat.py on purpose: a
-test compares the two. Ports are preserved where possible. Not for TCP, ICMP or fragments.
+test compares the two. Not for TCP, ICMP or fragments.
 
 SIGUSR1 forgets all mappings; SIGUSR2 prints them. Prints one JSON line for each and one when it is ready.
 """
@@ -14,6 +14,7 @@ import fcntl
 import ipaddress
 import json
 import os
+import random
 import select
 import signal
 import socket
@@ -39,6 +40,7 @@ class UserNat:
         self.outside: str = args.outside
         self.map_by: str = args.map
         self.filter_by: str = args.filter
+        self.random_ports: bool = args.random_ports
         self.hairpin: bool = args.hairpin
         self.timeout: float = args.timeout
         self.net = ipaddress.ip_network(args.inside)
@@ -56,7 +58,7 @@ class UserNat:
         if flow is None or now - flow[2] > self.timeout:
             if flow is not None:
                 self.ports.pop(flow[1], None)
-            port = source[1]
+            port = random.randint(1024, 65535) if self.random_ports else source[1]
             while port in self.ports and now - self.ports[port][2] <= self.timeout:
                 port = port + 1 if port < 65535 else 1024
             self.flows[key] = self.ports[port] = flow = [source, port, now, {}]
@@ -120,6 +122,7 @@ def main() -> None:
     parser.add_argument("--outside", required=True)
     parser.add_argument("--map", choices=("any", "host", "port"), default="any")
     parser.add_argument("--filter", choices=("any", "host", "port"), default="port")
+    parser.add_argument("--random-ports", action="store_true", help="else they are preserved where possible")
     parser.add_argument("--hairpin", action="store_true")
     parser.add_argument("--timeout", type=float, default=120.0)
     args = parser.parse_args()
