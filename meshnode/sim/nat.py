@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -44,6 +44,9 @@ class Ports(Enum):
     PRESERVING = "preserving"  # the inside port where it is free, else the next free one
     SEQUENTIAL = "sequential"
     RANDOM = "random"
+    # Linux: each flow is mapped by itself and two inside hosts share a port as long as they use it towards different
+    # peers. The port of the host's newest flow, else the inside one, else a random one; RFC 4787's REQ-3 forbids it
+    OVERLOADING = "overloading"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,9 @@ FULL_CONE = Behaviour(filtering=Dependence.ENDPOINT_INDEPENDENT)
 ADDRESS_RESTRICTED = Behaviour(filtering=Dependence.ADDRESS_DEPENDENT)
 PORT_RESTRICTED = Behaviour()
 SYMMETRIC = Behaviour(mapping=Dependence.ADDRESS_AND_PORT_DEPENDENT, ports=Ports.RANDOM)
+# nftables and iptables masquerading: port-restricted until two inside hosts use one port towards one peer, then in part
+# symmetric (measured on kernel 6.18)
+LINUX = Behaviour(mapping=Dependence.ADDRESS_AND_PORT_DEPENDENT, ports=Ports.OVERLOADING)
 FIREWALL = Behaviour(translates=False)
 BLOCKED_UDP = Behaviour(blocked_udp=True)
 PRESETS: dict[str, Behaviour] = {
@@ -81,6 +87,7 @@ PRESETS: dict[str, Behaviour] = {
     "address_restricted": ADDRESS_RESTRICTED,
     "port_restricted": PORT_RESTRICTED,
     "symmetric": SYMMETRIC,
+    "linux": LINUX,
     "firewall": FIREWALL,
     "blocked_udp": BLOCKED_UDP,
 }
@@ -94,7 +101,7 @@ def _contains(network: IPv4Network | IPv6Network, host: str) -> bool:
 @dataclass(slots=True)
 class _Mapping:
     key: tuple[Addr, tuple[str | int, ...]]
-    outside: Addr
+    slot: tuple[Addr, Addr | None]  # the outside address, and the only peer it is for if ports are overloaded
     until: float = 0.0
     # who may come in, and until when; the least recently used first
     allowed: dict[tuple[str | int, ...], float] = field(default_factory=dict)
@@ -125,6 +132,9 @@ class Nat:
     ) -> None:
         if behaviour.translates and not outside:
             raise ValueError("a NAT needs an outside address")
+        self._overloads = behaviour.ports is Ports.OVERLOADING
+        if self._overloads and behaviour.mapping is not Dependence.ADDRESS_AND_PORT_DEPENDENT:
+            raise ValueError("overloaded ports are mapped flow by flow")
         self.behaviour = behaviour
         self.outside = tuple(outside)
         self.inside = ip_network(inside)
@@ -133,7 +143,7 @@ class Nat:
         self.drops: Counter[str] = Counter()
         self._rng = rng
         self._by_key: dict[tuple[Addr, tuple[str | int, ...]], _Mapping] = {}
-        self._by_outside: dict[Addr, _Mapping] = {}
+        self._by_slot: dict[tuple[Addr, Addr | None], _Mapping] = {}
         self._pool: dict[str, str] = {}
         self._last_port = FIRST_PORT - 1
         self._swept = 0.0
@@ -160,13 +170,13 @@ class Nat:
         if mapping is None or mapping.until <= now:
             if mapping is not None:
                 self._forget(mapping)
-            outside = self._allocate(src, now) if self.behaviour.translates else src
-            if outside is None:
+            slot = self._allocate(src, dst, now) if self.behaviour.translates else (src, None)
+            if slot is None:
                 return self._drop("no_free_port")
-            mapping = _Mapping(key, outside)
-            self._by_key[key] = self._by_outside[outside] = mapping
+            mapping = _Mapping(key, slot)
+            self._by_key[key] = self._by_slot[slot] = mapping
         mapping.renew(self.behaviour.filtering.key(dst), now + self.behaviour.timeout)
-        return mapping.outside
+        return mapping.slot[0]
 
     def inbound(self, src: Addr, dst: Addr, now: float) -> Addr | None:
         """A packet comes in: the inside address that it is for, or None if it is dropped."""
@@ -174,7 +184,7 @@ class Nat:
             return self._drop("udp_blocked")
         if self.behaviour.open:
             return dst
-        mapping = self._by_outside.get(dst)
+        mapping = self._by_slot.get((dst, src if self._overloads else None))
         if mapping is None or mapping.until <= now:
             return self._drop("no_mapping")
         peer = self.behaviour.filtering.key(src)
@@ -187,7 +197,7 @@ class Nat:
     def flush(self) -> None:
         """Forget every mapping, as a NAT does that restarts; ports are not counted from the start again."""
         self._by_key.clear()
-        self._by_outside.clear()
+        self._by_slot.clear()
 
     def _drop(self, why: str) -> Addr | None:
         self.drops[why] += 1
@@ -195,31 +205,42 @@ class Nat:
 
     def _forget(self, mapping: _Mapping) -> None:
         del self._by_key[mapping.key]
-        del self._by_outside[mapping.outside]
+        del self._by_slot[mapping.slot]
 
-    def _allocate(self, src: Addr, now: float) -> Addr | None:
+    def _allocate(self, src: Addr, dst: Addr, now: float) -> tuple[Addr, Addr | None] | None:
         if now - self._swept >= self.behaviour.timeout:
             self._swept = now
             for mapping in [m for m in self._by_key.values() if m.until <= now]:
                 self._forget(mapping)
         host = self._pool.setdefault(src.host, self.outside[len(self._pool) % len(self.outside)])
-        if self.behaviour.ports is Ports.PRESERVING:
-            first = src.port
-        elif self.behaviour.ports is Ports.SEQUENTIAL:
-            first = self._last_port + 1
-        else:
-            first = self._rng.randint(FIRST_PORT, LAST_PORT)
-        span = LAST_PORT - FIRST_PORT + 1
-        for step in range(span):
-            port = FIRST_PORT + (first - FIRST_PORT + step) % span
-            taken = self._by_outside.get(Addr(host, port))
+        for port in self._candidates(src, now):
+            slot = Addr(host, port), (dst if self._overloads else None)
+            taken = self._by_slot.get(slot)
             if taken is not None and taken.until <= now:
                 self._forget(taken)
                 taken = None
             if taken is None:
                 self._last_port = port
-                return Addr(host, port)
+                return slot
         return None
+
+    def _candidates(self, src: Addr, now: float) -> Iterator[int]:
+        """Outside ports to try, in the order of the allocation, then all others."""
+        first = src.port
+        if self.behaviour.ports is Ports.SEQUENTIAL:
+            first = self._last_port + 1
+        elif self.behaviour.ports is Ports.RANDOM:
+            first = self._rng.randint(FIRST_PORT, LAST_PORT)
+        elif self._overloads:
+            own = (m for m in reversed(self._by_key.values()) if m.key[0] == src and m.until > now)
+            newest = next(own, None)
+            if newest is not None:
+                yield newest.slot[0].port
+            yield src.port
+            first = self._rng.randint(FIRST_PORT, LAST_PORT)
+        span = LAST_PORT - FIRST_PORT + 1
+        for step in range(span):
+            yield FIRST_PORT + (first - FIRST_PORT + step) % span
 
 
 class Receiver(Protocol):

@@ -18,7 +18,7 @@ import pytest
 from tests.netns import natlab
 from tests.netns.nat_bench import LabBench, Servers, Site
 from tests.netns.natlab import NatLab, inside_of, udp_socket
-from tests.sim.nat_probes import HAIRPIN, KINDS, PUNCH, SCRIPTS, TIMEOUTS, play
+from tests.sim.nat_probes import HAIRPIN, KINDS, OVERLOADED, PUNCH, SCRIPTS, TIMEOUTS, play
 from tests.sim.sim_bench import SimBench
 
 pytestmark = pytest.mark.netns
@@ -78,6 +78,12 @@ def test_simulated_and_kernel_nat_agree(field: Field, kind: str) -> None:
 def test_the_same_pairs_can_punch_a_hole(field: Field, left: str, right: str) -> None:
     with closing(LabBench(field.servers, field.sites[left, 0], field.sites[right, 1])) as bench:
         assert play(PUNCH, bench) == play(PUNCH, SimBench(left, right))
+
+
+def test_masquerading_is_the_linux_model_also_where_two_hosts_share_a_port(field: Field) -> None:
+    for steps in (*OVERLOADED, *(steps for steps, _ in SCRIPTS.values())):
+        with closing(LabBench(field.servers, field.sites["port_restricted", 0])) as bench:
+            assert play(steps, bench) == play(steps, SimBench("linux")), steps
 
 
 def test_hairpinning_agrees() -> None:

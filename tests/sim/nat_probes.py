@@ -100,3 +100,10 @@ TIMEOUTS = {
 }
 # a hole is punched when both of the last packets arrive
 PUNCH = "a>s1 x>s1 a>x! x>a! a>x! x>a!"
+# what Linux does that RFC 4787 forbids: two hosts share a port until they meet at one peer
+OVERLOADED = (
+    "a>s1 b>s2 s1>a@s1 s2>b@s2",
+    "a>s1 b>s2 b>s1 b>t b>s2 a>s2 a>t",
+    "a>s1 b>s1 b>s2 b>t s1>b@s1 s2>b@s2 a>t s1>a@s1",
+    "a>s1 b>s1 b>s2 flush a>t b>s1 b>s2",
+)

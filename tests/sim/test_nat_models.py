@@ -23,7 +23,7 @@ from meshnode.sim.nat import (
     Ports,
 )
 from meshnode.sim.world import SimNode, Weather, World
-from tests.sim.nat_probes import HAIRPIN, KINDS, PUNCH, SCRIPTS, TIMEOUTS, play
+from tests.sim.nat_probes import HAIRPIN, KINDS, OVERLOADED, PUNCH, SCRIPTS, TIMEOUTS, play
 from tests.sim.sim_bench import SimBench
 
 PEER = Addr("198.51.100.7", 7001)
@@ -82,6 +82,14 @@ def test_two_homes_of_one_carrier_meet_only_where_the_carrier_hairpins() -> None
     )
 
 
+def test_linux_shows_one_port_until_two_hosts_meet_at_one_peer() -> None:
+    outcome = play(OVERLOADED[1], SimBench("linux"))
+    assert outcome.kept == ("a@s1", "b@s2"), "both hosts have the same outside address, each towards another peer"
+    assert dict(outcome.seen) == {"a@s1": 0, "b@s2": 0, "b@s1": 1, "b@t": 1, "a@s2": 2, "a@t": 2}
+    for script, (steps, expected) in SCRIPTS.items():
+        assert play(steps, SimBench("linux")).text == expected[KINDS.index("port_restricted")], script
+
+
 def test_address_dependent_mapping_shows_each_host_another_port() -> None:
     nat = _nat(Behaviour(mapping=Dependence.ADDRESS_DEPENDENT, ports=Ports.SEQUENTIAL))
     seen = [nat.outbound(INSIDE, Addr(host, port), 0.0) for host in ("1.1.1.1", "2.2.2.2") for port in (1, 2)]
@@ -127,6 +135,9 @@ def test_a_scan_from_inside_does_not_grow_one_mapping_without_bound() -> None:
 
 def test_every_preset_has_a_name() -> None:
     assert set(PRESETS) >= {"open", *KINDS, "blocked_udp"}
+    for bad in (lambda: Nat(SYMMETRIC, rng=random.Random(1)), lambda: _nat(Behaviour(ports=Ports.OVERLOADING))):
+        with pytest.raises(ValueError):
+            bad()
     assert _nat(PRESETS["blocked_udp"]).outbound(INSIDE, PEER, 0.0) is None
 
 
