@@ -5,6 +5,7 @@
         home = lab.nat_site("home", net, "symmetric", "198.51.100.11/24", inside="10.0.0.1/24")
         a = lab.host("a", home, "10.0.0.2/24", gateway="10.0.0.1")
         home.rebind(); home.block_udp(True); home.set_timeout(30)
+        rehome({a: (other_site, "10.0.0.7/24", "10.0.0.1")})
 
 A site may plug into another one (carrier-grade NAT; give it that one's inside address as ``gateway``), and any
 number of sites may have the same inside. ``port_restricted`` and ``symmetric`` are nftables; what nftables cannot do
@@ -21,6 +22,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +32,7 @@ from tests.netns.lab import BRIDGE, IFACE, Host, Lab, Namespace, Program, Router
 USERSPACE_NAT = Path(__file__).with_name("userspace_nat.py")
 CONNECT_PROXY = Path(__file__).with_name("connect_proxy.py")
 TUN = "nat0"
+SPARE = "spare0"
 TABLE = 100
 CLONE_NEWNET = 0x40000000
 KINDS = ("open", "full_cone", "address_restricted", "port_restricted", "symmetric", "blocked_udp")
@@ -80,6 +83,24 @@ def udp_socket(namespace: Namespace, host: str, port: int) -> socket.socket:
         return made
 
     return inside_of(namespace, make)
+
+
+def rehome(moves: dict[Host, tuple[Switch, str, str | None]]) -> None:
+    """Move hosts to other networks (switch, address, gateway) at the same moment, as if they changed to another Wi-Fi.
+
+    The new cables are laid first; each host then swaps in one run of ``ip``.
+    """
+    swaps: dict[Host, list[str]] = {}
+    for host, (switch, address, gateway) in moves.items():
+        port = f"port{next(switch._ports)}"
+        ends = ("ip", "link", "add", port, "netns", switch.name, "type", "veth", "peer", "name", SPARE)
+        lab.run(*ends, "netns", host.name)
+        switch.ip(f"link set {port} master {BRIDGE} up")
+        host._gateway = gateway
+        swap = (f"link del {IFACE}", f"link set {SPARE} name {IFACE}", f"link set {IFACE} up")
+        swaps[host] = [*swap, *host._address(address)]
+    with ThreadPoolExecutor(len(moves)) as pool:
+        list(pool.map(lambda host: host.ip(*swaps[host]), swaps))
 
 
 class NatSite(Router):

@@ -17,7 +17,7 @@ import pytest
 
 from tests.netns import natlab
 from tests.netns.nat_bench import LabBench, Servers, Site
-from tests.netns.natlab import NatLab, inside_of, udp_socket
+from tests.netns.natlab import NatLab, inside_of, rehome, udp_socket
 from tests.sim.nat_probes import HAIRPIN, KINDS, OVERLOADED, PUNCH, SCRIPTS, TIMEOUTS, play
 from tests.sim.sim_bench import SimBench
 
@@ -253,3 +253,30 @@ def test_an_open_site_is_reached_at_its_own_addresses_and_a_renumbered_one_at_it
                     nat.rebind()
                     assert nat.mappings() == set()
                 nat.link_down()
+
+
+def test_two_hosts_change_places_at_the_same_moment() -> None:
+    natlab.require()
+    with NatLab() as lab:
+        switch = lab.switch()
+        with closing(Servers(lab, switch)) as servers:
+            servers.fence.settimeout(10)
+            sites = [
+                lab.nat_site(f"site{n}", switch, kind, f"198.51.100.1{n}/24")
+                for n, kind in enumerate(("port_restricted", "full_cone"))
+            ]
+            hosts = [lab.host(f"host{n}", sites[n], "10.0.0.2/24", gateway="10.0.0.1") for n in (0, 1)]
+            with closing(udp_socket(hosts[0], "0.0.0.0", 5000)) as one, closing(udp_socket(hosts[1], "", 5000)) as two:
+
+                def seen() -> list[str]:
+                    found = []
+                    for each in (one, two):
+                        each.sendto(b"where am I", ("198.51.100.7", 7999))
+                        found.append(servers.fence.recvfrom(100)[1][0])
+                    return found
+
+                assert seen() == ["198.51.100.10", "198.51.100.11"]
+                started = time.monotonic()
+                rehome({hosts[n]: (sites[1 - n], "10.0.0.2/24", "10.0.0.1") for n in (0, 1)})
+                print(f"change of places: {time.monotonic() - started:.2f} s")
+                assert seen() == ["198.51.100.11", "198.51.100.10"], "the sockets moved with their hosts"

@@ -133,7 +133,7 @@ def test_a_scan_from_inside_does_not_grow_one_mapping_without_bound() -> None:
     assert nat.inbound(Addr("1.1.1.1", 2), outside, 0.0) == INSIDE
 
 
-def test_every_preset_has_a_name() -> None:
+def test_presets_have_names_and_senseless_ones_are_refused() -> None:
     assert set(PRESETS) >= {"open", *KINDS, "blocked_udp"}
     for bad in (lambda: Nat(SYMMETRIC, rng=random.Random(1)), lambda: _nat(Behaviour(ports=Ports.OVERLOADING))):
         with pytest.raises(ValueError):
