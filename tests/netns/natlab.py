@@ -179,7 +179,8 @@ class NatSite(Router):
         """Route all UDP that comes in through the TUN device, also what is for the router's own addresses."""
         self.ip(
             f"tuntap add dev {TUN} mode tun",
-            f"link set {TUN} up",
+            # a program is woken later than a kernel: bursts must find room
+            f"link set {TUN} txqueuelen 4000 up",
             f"route add default dev {TUN} table {TABLE}",
             f"rule add pref 10 iif {BRIDGE} ipproto udp lookup {TABLE}",
             f"rule add pref 11 iif {IFACE} ipproto udp lookup {TABLE}",

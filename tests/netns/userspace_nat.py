@@ -25,6 +25,7 @@ import time
 TUNSETIFF = 0x400454CA
 IFF_TUN_NO_PI = 0x1001
 UDP = 17
+BURST = 64
 Peer = tuple[str, int]
 
 
@@ -43,7 +44,8 @@ class UserNat:
         self.random_ports: bool = args.random_ports
         self.hairpin: bool = args.hairpin
         self.timeout: float = args.timeout
-        self.net = ipaddress.ip_network(args.inside)
+        net = ipaddress.ip_network(args.inside)
+        self.net, self.mask = int(net.network_address), int(net.netmask)
         self.forget()
 
     def forget(self) -> None:
@@ -83,7 +85,7 @@ class UserNat:
             return None  # a fragment
         ports = struct.unpack_from("!HH", data, head)
         source, to = (socket.inet_ntoa(data[12:16]), ports[0]), (socket.inet_ntoa(data[16:20]), ports[1])
-        if ipaddress.ip_address(source[0]) in self.net:
+        if int.from_bytes(data[12:16], "big") & self.mask == self.net:
             if to[0] == self.outside and not self.hairpin:
                 return None
             source = self.out(source, to, now)
@@ -114,6 +116,22 @@ def say(**what: object) -> None:
     print(json.dumps(what), flush=True)
 
 
+def pump(tun: int, nat: UserNat) -> None:
+    """Translate what waits, a bounded burst of it."""
+    now = time.monotonic()
+    for _ in range(BURST):
+        try:
+            data = os.read(tun, 65_535)
+        except BlockingIOError:
+            return
+        made = nat.packet(data, now)
+        if made is not None:
+            try:
+                os.write(tun, made)
+            except OSError:
+                pass  # unroutable: a router would drop it too
+
+
 def main() -> None:
     """Run until standard input ends."""
     parser = argparse.ArgumentParser()
@@ -140,12 +158,7 @@ def main() -> None:
         if sys.stdin in ready:
             return
         if tun in ready:
-            try:
-                made = nat.packet(os.read(tun, 65_535), time.monotonic())
-                if made is not None:
-                    os.write(tun, made)
-            except OSError:
-                pass  # the device is full or the packet unroutable: a router would drop it too
+            pump(tun, nat)
         elif wake_read in ready:  # only when every packet before it has been seen to
             for number in os.read(wake_read, 64):
                 if number == signal.SIGUSR1:
