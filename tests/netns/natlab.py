@@ -43,12 +43,14 @@ T = TypeVar("T")
 def require() -> None:
     """Skip the test, saying why, where NAT sites cannot be had; with CI=true fail instead."""
     lab.require("conntrack")
-    if not Path("/dev/net/tun").exists():
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR))
+    except OSError as error:
         import pytest
 
         if os.environ.get("CI") == "true":
-            pytest.fail("CI must run the NAT lab, but there is no /dev/net/tun", pytrace=False)
-        pytest.skip("there is no /dev/net/tun")
+            pytest.fail(f"CI must run the NAT lab, but there is no TUN device: {error}", pytrace=False)
+        pytest.skip(f"no TUN device: {error}")
 
 
 def inside_of(namespace: Namespace, action: Callable[[], T]) -> T:

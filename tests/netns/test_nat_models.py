@@ -5,7 +5,9 @@ One table of probe scripts (tests/sim/nat_probes.py) runs on both.
 
 from __future__ import annotations
 
+import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from itertools import product
 import pytest
 
 from tests.netns import natlab
+from tests.netns.lab import ECHO_NODE
 from tests.netns.nat_bench import LabBench, Servers, Site
 from tests.netns.natlab import NatLab, inside_of, rehome, udp_socket
 from tests.sim.nat_probes import HAIRPIN, KINDS, OVERLOADED, PUNCH, SCRIPTS, TIMEOUTS, play
@@ -280,3 +283,28 @@ def test_two_hosts_change_places_at_the_same_moment() -> None:
                 rehome({hosts[n]: (sites[1 - n], "10.0.0.2/24", "10.0.0.1") for n in (0, 1)})
                 print(f"change of places: {time.monotonic() - started:.2f} s")
                 assert seen() == ["198.51.100.11", "198.51.100.10"], "the sockets moved with their hosts"
+
+
+def test_nodes_at_sites_with_one_numbering_talk_to_a_node_outside() -> None:
+    natlab.require()
+    with NatLab() as lab:
+        switch = lab.switch()
+        outside = lab.host("outside", switch, "198.51.100.7/24")
+        node = [sys.executable, str(ECHO_NODE)]
+        ready = outside.start(*node, "listen", "--seed-role", "--home", str(lab.scratch / "outside")).line()
+        seed = f"{ready['id']}@{ready['endpoints'][0]}"
+        dialled = []
+        for number, kind in enumerate(("full_cone", "symmetric")):
+            site = lab.nat_site(f"site{number}", switch, kind, f"198.51.100.1{number}/24")
+            host = lab.host(f"host{number}", site, "10.0.0.2/24", gateway="10.0.0.1")
+            home = str(lab.scratch / host.label)
+            dialled.append(host.start(*node, "dial", "--home", home, "--seed", seed, ready["id"]))
+        for program in dialled:
+            program.line()
+        time.sleep(0.5)  # of counting at 100 Hz
+        for program in dialled:
+            program.signal(signal.SIGUSR2)
+            found = program.line()
+            assert found["error"] is None
+            assert found["replies"] > 0
+            assert found["lost"] == found["reordered"] == 0
