@@ -2,6 +2,7 @@
 
 Links have delay, jitter (hence reordering), loss and partitions. With real QUIC the schedule (time, source,
 destination, size of every datagram) repeats exactly for a seed; the bytes do not, for TLS draws its own keys.
+A node may sit behind NATs (nat.py); addresses then mean something only inside their site.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from meshnode.quic.engine import EngineFactory
 from meshnode.quic.stream import Stream
 from meshnode.record import Endpoint, EndpointRecord
 from meshnode.sealing import MeshKey, Sealer
+from meshnode.sim.nat import Behaviour, Nat, Receiver, Sites
 
 EPOCH = 1_700_000_000.0
 
@@ -42,7 +44,8 @@ class World:
         self.now = 0.0
         self.rng = random.Random(seed)
         self.weather = weather
-        self.nodes: dict[Addr, SimNode] = {}
+        self.nodes: dict[Addr, Receiver] = {}  # those on the open Internet; all of them in ``sites``
+        self.sites = Sites(self.nodes)
         self.sent = 0
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
@@ -91,17 +94,26 @@ class World:
             else:
                 self._cut.pop(pair, None)
 
-    def deliver(self, source: Addr, to: Addr, datagram: bytes) -> None:
-        """Carry one datagram, or lose it."""
+    def nat(self, behaviour: Behaviour, *outside: str, inside: str = "10.0.0.0/24", behind: Nat | None = None) -> Nat:
+        """Make a NAT whose random ports follow from the world's seed."""
+        return Nat(behaviour, outside, rng=random.Random(self.rng.random()), inside=inside, behind=behind)
+
+    def deliver(self, source: Addr, to: Addr, datagram: bytes, nat: Nat | None = None) -> None:
+        """Carry one datagram, or lose it; ``nat`` is the one that the sender sits behind."""
         self.sent += 1
         self._trace.update(f"{self.now:.9f} {source} {to} {len(datagram)}\n".encode())
         weather = self.weather
+        outside = self.sites.climb(nat, source, to, self.now)
+        if outside is None:
+            return
+        # partitions are between addresses as the network sees them: those outside of NATs
+        site, source, to = outside
         if (source.host, to.host) in self._cut or self.rng.random() < weather.loss:
             return
         arrives = self.now + weather.delay + self.rng.random() * weather.jitter
 
         def arrive() -> None:
-            node = self.nodes.get(to)
+            node = self.sites.descend(site, source, to, self.now)
             if node is not None:
                 node.receive(datagram, source)
 
@@ -119,9 +131,12 @@ class Inbox:
 class SimNode:
     """One node: a Mesh, an address, and a timer in the world's queue."""
 
-    def __init__(self, world: World, host: str, engines: EngineFactory, *, seed_role: bool = False) -> None:
+    def __init__(
+        self, world: World, host: str, engines: EngineFactory, *, seed_role: bool = False, nat: Nat | None = None
+    ) -> None:
         self.world = world
         self.addr = Addr(host, 4242)
+        self.nat = nat
         self.alive = True
         self.on_stream_opened: Callable[[Stream], None] = self._echo
         identity = Identity(world.entropy(32))
@@ -144,7 +159,7 @@ class SimNode:
                 seed_role=seed_role, relay=seed_role, capabilities=("seed", "relay") if seed_role else ()
             ),
         )
-        world.nodes[self.addr] = self
+        world.sites.enter(nat, self.addr, self)
         self._announce(moved=False)
 
     @property
@@ -157,20 +172,25 @@ class SimNode:
         return self._seq
 
     def _announce(self, *, moved: bool) -> None:
-        self.mesh.set_addresses((Endpoint(self.addr),), ((self.addr.host, 32),), self.world.now, moved=moved)
+        # behind a NAT the neighbours are those of its network, as an interface's prefix tells a real node
+        prefix = 32 if self.nat is None else self.nat.inside.prefixlen
+        self.mesh.set_addresses((Endpoint(self.addr),), ((self.addr.host, prefix),), self.world.now, moved=moved)
         self._arm()
 
-    def move(self, host: str) -> None:
-        """Change the address, as when a host changes networks; the old one is gone at once."""
-        del self.world.nodes[self.addr]
-        self.addr = Addr(host, self.addr.port)
-        self.world.nodes[self.addr] = self
+    def move(self, host: str, nat: Nat | None = None) -> None:
+        """Change the address, as when a host changes networks; the old one is gone at once.
+
+        ``nat`` is the NAT that it is behind from now on; None puts it on the open Internet.
+        """
+        self.world.sites.leave(self.nat, self.addr)
+        self.addr, self.nat = Addr(host, self.addr.port), nat
+        self.world.sites.enter(nat, self.addr, self)
         self._announce(moved=True)
 
     def kill(self) -> None:
         """Vanish without a word."""
         self.alive = False
-        self.world.nodes.pop(self.addr, None)
+        self.world.sites.leave(self.nat, self.addr)
 
     def join(self, seed: SimNode) -> None:
         """Learn of one node to begin with."""
@@ -186,7 +206,7 @@ class SimNode:
         """The Link of the mesh."""
         if self.alive:
             for datagram in datagrams:
-                self.world.deliver(self.addr, addr, datagram)
+                self.world.deliver(self.addr, addr, datagram, self.nat)
         return True
 
     def _arm(self) -> None:
