@@ -454,6 +454,7 @@ class Mesh:
         )
         connection = self._new_connection(engine, peer, dialler=True, now=now)
         session.dial = connection
+        self._handles[_handle(connection)] = connection  # the listener is ready before us, and may probe already
         session.refreshed = False
         if record is not None:
             session.paths.peer_record(record, now)
