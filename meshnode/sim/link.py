@@ -105,7 +105,9 @@ class ModelEngine:
                 self._on_handshake_packet(data, now)
                 return False
             _, dcid, number, floor = HEADER.unpack_from(data)
-            if dcid != self.host_cid or not self._peer_cid or not self._accept(number, floor):
+            if dcid != self.host_cid or data[-len(TAG) :] != TAG or not self._peer_cid:
+                return False
+            if not self._accept(number, floor):
                 return False
             newest = number == self._seen[-1][1]
             self._idle_at = now + self._idle
@@ -121,7 +123,7 @@ class ModelEngine:
         scid = data[at + 1 : at + 1 + CID_LENGTH]
         self._idle_at = now + self._idle
         if self._client:
-            if not self._established and data[:1] == HANDSHAKE:
+            if not self._established and data[:1] == HANDSHAKE and data[6:at] == self.host_cid:
                 key = data[at + 1 + CID_LENGTH :][:32]
                 self._peer_cid, self.peer_certificate_key = scid, key
                 self._established = True

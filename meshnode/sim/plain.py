@@ -8,6 +8,7 @@ Whoever writes these bytes is believed. X25519 for every pair of a thousand node
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 
 from meshnode.clock import Clock, Entropy
 from meshnode.identity import Identity, NodeId
@@ -19,13 +20,16 @@ SEAL_TAG = b"seal".ljust(16, b"\0")
 assert FRAME.size == KNOCK_LENGTH
 
 
+_id_of = lru_cache(maxsize=1 << 14)(NodeId)  # one object for all nodes: it caches its own DHT key
+
+
 class PlainSealer(Sealer):
     """See ``meshnode.sealing.Sealer``; freshness, replays and the rate of new senders are checked as there."""
 
     def __init__(self, identity: Identity, mesh: MeshKey, clock: Clock, entropy: Entropy, *, born: float) -> None:
         super().__init__(identity, mesh, clock, entropy, born=born)
         self._address = identity.id.raw[:16]
-        self._met: dict[bytes, NodeId] = {}
+        self._met: dict[bytes, None] = {}
 
     def _close(self, peer: NodeId, context: bytes, body: bytes) -> bytes:
         stamp = int(self._clock.wall() * 1e6)
@@ -41,12 +45,12 @@ class PlainSealer(Sealer):
         if abs(wall - stamp / 1e6) > SEAL_WINDOW_S or stamp / 1e6 < self._born:
             self._drop(f"{name}_stale")
             return None
-        sender = self._met.get(raw)
-        if sender is None:
+        if raw not in self._met:
             if not self._may_meet():
                 self._drop(f"{name}_rate")
                 return None
-            sender = self._met[raw] = NodeId(raw)
+            self._met[raw] = None
+        sender = _id_of(raw)
         if tag != (SEAL_TAG if context == b"seal" else context[-16:].ljust(16, b"\0")):
             self._drop(f"{name}_mac")
             return None
