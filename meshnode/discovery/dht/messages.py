@@ -195,9 +195,10 @@ def decode_message(body: bytes) -> Message:
     fields = decode(body[1:], DHT_MAX_BODY)
     if not isinstance(fields, list) or len(fields) != len(names):
         raise WireError("wrong number of fields")
-    values = {name: _FROM_WIRE[name](field) for name, field in zip(names, fields, strict=True)}
-    values.pop("pad", None)
-    message: Message = cls(**values)
+    values = [_FROM_WIRE[name](field) for name, field in zip(names, fields, strict=True)]
+    if names[-1] == "pad":
+        values.pop()
+    message: Message = cls(*values)
     return message
 
 
@@ -206,7 +207,7 @@ def _to_wire(message: Message, name: str) -> object:
         return b""
     value = getattr(message, name)
     if name == "contacts":
-        return b"".join(pack_contact(c) for c in value)
+        return b"".join([pack_contact(c) for c in value])
     return int(value) if isinstance(value, int) else value
 
 
