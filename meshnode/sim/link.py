@@ -109,7 +109,7 @@ class ModelEngine:
                 return False
             if not self._accept(number, floor):
                 return False
-            newest = number == self._seen[-1][1]
+            newest: bool = number == self._seen[-1][1]
             self._idle_at = now + self._idle
             if not self.handshake_confirmed:
                 self._confirm(now)
@@ -158,7 +158,7 @@ class ModelEngine:
         if number == last[1] + 1:
             last[1] = number
             return True
-        if number < floor or number < seen[0][0] - 1 and len(seen) >= MAX_RANGES:
+        if number < floor or (number < seen[0][0] - 1 and len(seen) >= MAX_RANGES):
             return False
         if number > last[1]:
             seen.append([number, number])

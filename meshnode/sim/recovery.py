@@ -1,4 +1,4 @@
-"""Loss recovery of a modelled link: RFC 9002 in small, with NewReno, so that moves and losses cost what they cost there.
+"""Loss recovery of a modelled link: RFC 9002 in small, with NewReno, so that moves and losses cost what they do there.
 
 Part of ``sim/link.py``; knows packet numbers, times and sizes, not what is in a packet.
 """

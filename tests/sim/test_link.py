@@ -18,9 +18,7 @@ ROUGH = Weather(delay=0.02, jitter=0.02, loss=0.05, duplicate=0.05)
 def _mesh(seed: int, weather: Weather, count: int = 3) -> tuple[World, list[SimNode]]:
     world = World(seed, weather)
     engines = ModelEngines(world.entropy)
-    nodes = [
-        SimNode(world, f"10.0.0.{i + 1}", engines, seed_role=i == 0, sealer=PlainSealer) for i in range(count)
-    ]
+    nodes = [SimNode(world, f"10.0.0.{i + 1}", engines, seed_role=i == 0, sealer=PlainSealer) for i in range(count)]
     for node in nodes[1:]:
         node.join(nodes[0])
     world.run(3.0)
