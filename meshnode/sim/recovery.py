@@ -16,6 +16,7 @@ INITIAL_WINDOW = 12_000  # bytes, RFC 9002 section 7.2
 MIN_WINDOW = 2_400
 PROBES = 2  # packets per probe timeout
 MAX_BACKOFF = 10  # doublings
+MAX_RANGES = 32  # of received packet numbers
 
 Piece = tuple[int, int, int, bool]  # stream, begin, end, fin
 
@@ -150,3 +151,43 @@ class Recovery:
         self.pto_count += 1
         self.probes = PROBES
         return self.oldest(PROBES)
+
+
+class Seen:
+    """Which packet numbers came: ``ranges`` (low, high) in order, as an acknowledgement lists them."""
+
+    def __init__(self) -> None:
+        self.ranges: list[list[int]] = []
+
+    def accept(self, number: int, floor: int) -> bool:
+        """Note a packet number; False for a duplicate. Below the floor nothing is owed any more."""
+        seen = self.ranges
+        while seen and seen[0][1] < floor and len(seen) > 1:
+            del seen[0]
+        if not seen:
+            seen.append([number, number])
+            return True
+        last = seen[-1]
+        if number == last[1] + 1:
+            last[1] = number
+            return True
+        if number < floor or (number < seen[0][0] - 1 and len(seen) >= MAX_RANGES):
+            return False
+        if number > last[1]:
+            seen.append([number, number])
+            if len(seen) > MAX_RANGES:
+                del seen[0]
+            return True
+        for i, (low, high) in enumerate(seen):
+            if low <= number <= high:
+                return False
+            if number < low:
+                seen.insert(i, [number, number])
+                break
+        self.ranges = merged = seen[:1]
+        for low, high in seen[1:]:
+            if low == merged[-1][1] + 1:
+                merged[-1][1] = high
+            else:
+                merged.append([low, high])
+        return True
