@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from meshnode.address import Addr, is_dialable, pack_addr, unpack_addr
 from meshnode.errors import RecordError, RecordExpired, RecordReject
-from meshnode.identity import Identity, NodeId, verify
+from meshnode.identity import Identity, NodeId, known_id, verify
 from meshnode.limits import (
     MAX_CAPABILITIES,
     MAX_CAPABILITY_LENGTH,
@@ -179,7 +179,7 @@ def _parse(fields: object, encoded: bytes) -> EndpointRecord:
             raise ValueError("an endpoint nobody can dial")
         parsed.append(Endpoint(addr, EndpointKind(kind)))
     return EndpointRecord(
-        NodeId(raw),
+        known_id(raw),
         seq,
         issued,
         ttl,

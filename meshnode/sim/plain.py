@@ -8,19 +8,15 @@ Whoever writes these bytes is believed. X25519 for every pair of a thousand node
 from __future__ import annotations
 
 import struct
-from functools import lru_cache
 
 from meshnode.clock import Clock, Entropy
-from meshnode.identity import Identity, NodeId
+from meshnode.identity import Identity, NodeId, known_id
 from meshnode.limits import SEAL_WINDOW_S
 from meshnode.sealing import KNOCK_LENGTH, MeshKey, Sealer
 
 FRAME = struct.Struct("!8s16x16s32sQ16s")
 SEAL_TAG = b"seal".ljust(16, b"\0")
 assert FRAME.size == KNOCK_LENGTH
-
-
-_id_of = lru_cache(maxsize=1 << 14)(NodeId)  # one object for all nodes: it caches its own DHT key
 
 
 class PlainSealer(Sealer):
@@ -62,4 +58,4 @@ class PlainSealer(Sealer):
         if wall - self._turned > 2 * SEAL_WINDOW_S:
             self._old, self._young, self._turned = self._young, {}, wall
         self._young[nonce] = None
-        return _id_of(raw), data[KNOCK_LENGTH:]
+        return known_id(raw), data[KNOCK_LENGTH:]

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from meshnode.address import Addr, is_dialable, pack_addr, unpack_addr
-from meshnode.identity import NodeId
+from meshnode.identity import NodeId, known_id
 from meshnode.limits import DHT_MAX_BODY, DHT_MAX_CONTACTS, DHT_MAX_WATCH_S, MAX_RECORD
 from meshnode.wire import WireError, decode, encode
 
@@ -240,7 +240,7 @@ def _contact(raw: bytes, packed: bytes) -> ContactInfo:
         raise ContactsError("an address of no known length") from error
     if not is_dialable(addr):
         raise ContactsError("an address that nobody can dial")
-    return ContactInfo(NodeId(raw), addr)
+    return ContactInfo(known_id(raw), addr)
 
 
 def _bytes(value: object, least: int, most: int) -> bytes:
