@@ -211,7 +211,7 @@ class Streams:
             self.events.append(StreamReset(stream_id, value))
             self._maybe_over(stream_id, flow)
         elif kind == STOP and not flow.send.reset:
-            self.reset(stream_id, 0)
+            self.reset(stream_id, value)
             self.events.append(StopSending(stream_id, value))
 
     def _maybe_over(self, stream_id: int, flow: Flow) -> None:

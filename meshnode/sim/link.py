@@ -127,6 +127,7 @@ class ModelEngine:
                 if self._greeted == 1:
                     self._recovery.sample(now - self._greeted_at)
                 self._streams.events.append(HandshakeDone())
+                self._streams.controls.append(PING_FRAME)  # stands for TLS's Finished: the listener needs something
         elif data[:1] == INITIAL and not self.handshake_confirmed:
             self._peer_cid = scid
             self._unproven += AMPLIFICATION * len(data)
