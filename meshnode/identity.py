@@ -11,7 +11,7 @@ import hashlib
 import ipaddress
 import os
 from collections import OrderedDict
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from nacl.bindings import (
     crypto_box_beforenm,
@@ -25,7 +25,7 @@ from nacl.exceptions import CryptoError
 
 from meshnode.clock import Entropy
 from meshnode.errors import InvalidId
-from meshnode.limits import MAX_SHARED_KEYS
+from meshnode.limits import MAX_KNOWN_IDS, MAX_SHARED_KEYS
 
 KEY_LENGTH = 32
 TEXT_LENGTH = 52
@@ -104,6 +104,15 @@ class NodeId:
         return dht_key_of(self.overlay)
 
 
+@lru_cache(maxsize=MAX_KNOWN_IDS)
+def known_id(raw: bytes) -> NodeId:
+    """The one NodeId object of these bytes: it keeps its DHT key, and comparing it with itself is free.
+
+    For ids that come in every datagram. Raises InvalidId.
+    """
+    return NodeId(raw)
+
+
 def dht_key_of(overlay: ipaddress.IPv6Address) -> bytes:
     """Return the 20-byte DHT key of an overlay address."""
     return hashlib.blake2b(overlay.packed, digest_size=20, person=b"mesh-dht-key").digest()
@@ -117,7 +126,7 @@ class Identity:
             raise ValueError(f"a key seed has {KEY_LENGTH} bytes, not {len(seed)}")
         public, self._secret = crypto_sign_seed_keypair(seed)
         self.seed = seed
-        self.id = NodeId(public)
+        self.id = known_id(public)
         self._curve = crypto_sign_ed25519_sk_to_curve25519(self._secret)
         self._shared: OrderedDict[NodeId, bytes] = OrderedDict()
 

@@ -11,6 +11,8 @@ MAX_CAPABILITIES = 8
 MAX_CAPABILITY_LENGTH = 24
 MAX_RECORD_TTL_S = 86_400  # a stolen, replayed record dies within a day
 MAX_RECORD_FUTURE_S = 300  # clock skew that we forgive; more would let a record outlive its successors
+MAX_KNOWN_IDS = 4_096  # NodeId objects that are shared; x about 500 bytes
+MAX_OPENED_RECORDS = 2_048  # parsed and verified; x about 3 kB = 6 MB at the very worst
 MAX_SHARED_KEYS = 4_096  # x 32 bytes and bookkeeping = about 1 MB of cached X25519 results
 
 # ---- sealing

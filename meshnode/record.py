@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 from meshnode.address import Addr, is_dialable, pack_addr, unpack_addr
 from meshnode.errors import RecordError, RecordExpired, RecordReject
-from meshnode.identity import Identity, NodeId, verify
+from meshnode.identity import Identity, NodeId, known_id, verify
 from meshnode.limits import (
     MAX_CAPABILITIES,
     MAX_CAPABILITY_LENGTH,
     MAX_ENDPOINTS,
+    MAX_OPENED_RECORDS,
     MAX_RECORD,
     MAX_RECORD_FUTURE_S,
     MAX_RECORD_TTL_S,
@@ -125,9 +127,8 @@ def open_record(encoded: bytes, wall: float, *, expected: NodeId | None = None) 
         raise RecordError(RecordReject.OVERSIZED)
     if len(encoded) <= SIGNATURE_LENGTH:
         raise RecordError(RecordReject.MALFORMED)
-    body = encoded[SIGNATURE_LENGTH:]
     try:
-        record = _parse(decode(body, MAX_RECORD), encoded)
+        record = _parsed(encoded)
     except WireError as error:
         canonical = "canonical" in str(error)
         raise RecordError(RecordReject.NOT_CANONICAL if canonical else RecordReject.MALFORMED) from error
@@ -139,9 +140,20 @@ def open_record(encoded: bytes, wall: float, *, expected: NodeId | None = None) 
         raise RecordError(RecordReject.FUTURE)
     if record.expires_ms < wall * 1000:
         raise RecordExpired(RecordReject.EXPIRED)
-    if not verify(record.id, DOMAIN + body, encoded[:SIGNATURE_LENGTH]):
+    if not _signed(record.id, encoded):
         raise RecordError(RecordReject.FORGED)
     return record
+
+
+# One record comes by many ways (connection, watch, several holders): it is parsed and verified once.
+@lru_cache(maxsize=MAX_OPENED_RECORDS)
+def _parsed(encoded: bytes) -> EndpointRecord:
+    return _parse(decode(encoded[SIGNATURE_LENGTH:], MAX_RECORD), encoded)
+
+
+@lru_cache(maxsize=MAX_OPENED_RECORDS)
+def _signed(signer: NodeId, encoded: bytes) -> bool:
+    return verify(signer, DOMAIN + encoded[SIGNATURE_LENGTH:], encoded[:SIGNATURE_LENGTH])
 
 
 def _parse(fields: object, encoded: bytes) -> EndpointRecord:
@@ -167,7 +179,7 @@ def _parse(fields: object, encoded: bytes) -> EndpointRecord:
             raise ValueError("an endpoint nobody can dial")
         parsed.append(Endpoint(addr, EndpointKind(kind)))
     return EndpointRecord(
-        NodeId(raw),
+        known_id(raw),
         seq,
         issued,
         ttl,

@@ -20,7 +20,7 @@ from nacl.exceptions import CryptoError
 
 from meshnode.clock import Clock, Entropy
 from meshnode.errors import ConfigError, InvalidId
-from meshnode.identity import Identity, NodeId
+from meshnode.identity import Identity, NodeId, known_id
 from meshnode.limits import (
     MAX_REPLAY_ENTRIES,
     MAX_REPLAY_PER_SENDER,
@@ -187,7 +187,7 @@ class Sealer:
         if abs(wall - sent) > SEAL_WINDOW_S or sent < self._born:
             self._drop(f"{name}_stale")
             return None
-        sender = NodeId(plain[:32])
+        sender = known_id(plain[:32])
         if not self._identity.knows(sender) and not self._may_meet():
             self._drop(f"{name}_rate")
             return None

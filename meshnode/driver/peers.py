@@ -270,7 +270,9 @@ class Peers:
         cid = packets.dcid_of(data)
         connection = self._by_cid.get(cid) if cid is not None else None
         if connection is None:
-            if cid is not None and cid not in self._held_cids:
+            if cid is None:
+                self.ports.metrics.count(NO_CONNECTION)
+            elif cid not in self._held_cids:
                 self._on_initial(data, cid, source, now)
             return
         if not packets.acceptable(data):

@@ -1,8 +1,9 @@
 """A virtual clock, a virtual network and nodes on it. One seed, one run.
 
-Links have delay, jitter (hence reordering), loss and partitions. With real QUIC the schedule (time, source,
-destination, size of every datagram) repeats exactly for a seed; the bytes do not, for TLS draws its own keys.
-A node may sit behind NATs (nat.py); addresses then mean something only inside their site.
+Links have delay, jitter (hence reordering), loss, duplicates and partitions. With the modelled link every byte
+repeats for a seed. With real QUIC the schedule does (time, source, destination, size of every datagram) but not
+the bytes, for TLS draws its own keys. A node may sit behind NATs (nat.py); addresses then mean something only
+inside their site.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from meshnode.quic.engine import EngineFactory
 from meshnode.quic.stream import Stream
 from meshnode.record import Endpoint, EndpointRecord
 from meshnode.sealing import MeshKey, Sealer
+from meshnode.sim.link import ModelEngines
 from meshnode.sim.nat import Behaviour, Nat, Receiver, Sites
 
 EPOCH = 1_700_000_000.0
@@ -30,11 +32,15 @@ EPOCH = 1_700_000_000.0
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """How the network is: one-way ``delay`` and ``jitter`` in seconds, ``loss`` from 0 to 1."""
+    """How the network is: one-way ``delay`` and ``jitter`` in seconds, ``loss`` and ``duplicate`` from 0 to 1.
+
+    Jitter alone reorders: two datagrams sent together arrive in any order.
+    """
 
     delay: float = 0.05
     jitter: float = 0.0
     loss: float = 0.0
+    duplicate: float = 0.0
 
 
 class World:
@@ -47,9 +53,11 @@ class World:
         self.nodes: dict[Addr, Receiver] = {}  # those on the open Internet; all of them in ``sites``
         self.sites = Sites(self.nodes)
         self.sent = 0
+        self.bytes_repeat = True  # until a node with real QUIC comes
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._cut: dict[tuple[str, str], None] = {}
+        self._delays: dict[tuple[str, str], float] = {}
         self._trace = hashlib.blake2b(digest_size=16)
 
     def monotonic(self) -> float:
@@ -66,7 +74,7 @@ class World:
 
     @property
     def digest(self) -> str:
-        """Names the run so far: times, addresses and sizes of all datagrams."""
+        """Names the run so far: times, addresses and sizes of all datagrams, and contents when ``bytes_repeat``."""
         return self._trace.copy().hexdigest()
 
     def at(self, when: float, action: Callable[[], None]) -> None:
@@ -98,26 +106,34 @@ class World:
         """Make a NAT whose random ports follow from the world's seed."""
         return Nat(behaviour, outside, rng=random.Random(self.rng.random()), inside=inside, behind=behind)
 
+    def distance(self, one: str, other: str, delay: float) -> None:
+        """Set the one-way delay between two hosts (address texts), both ways, instead of the weather's."""
+        self._delays[(one, other)] = self._delays[(other, one)] = delay
+
     def deliver(self, source: Addr, to: Addr, datagram: bytes, nat: Nat | None = None) -> None:
-        """Carry one datagram, or lose it; ``nat`` is the one that the sender sits behind."""
+        """Carry one datagram, or lose it, or carry it twice; ``nat`` is the one that the sender sits behind."""
         self.sent += 1
-        self._trace.update(f"{self.now:.9f} {source} {to} {len(datagram)}\n".encode())
-        weather = self.weather
+        weather, rng = self.weather, self.rng
+        self._trace.update(f"{self.now:.9f} {source.host} {source.port} {to.host} {to.port} {len(datagram)}\n".encode())
+        if self.bytes_repeat:
+            self._trace.update(datagram)
         outside = self.sites.climb(nat, source, to, self.now)
         if outside is None:
             return
         # partitions are between addresses as the network sees them: those outside of NATs
         site, source, to = outside
-        if (source.host, to.host) in self._cut or self.rng.random() < weather.loss:
+        if (self._cut and (source.host, to.host) in self._cut) or (weather.loss and rng.random() < weather.loss):
             return
-        arrives = self.now + weather.delay + self.rng.random() * weather.jitter
+        delay = self._delays.get((source.host, to.host), weather.delay) if self._delays else weather.delay
 
         def arrive() -> None:
             node = self.sites.descend(site, source, to, self.now)
             if node is not None:
                 node.receive(datagram, source)
 
-        self.at(arrives, arrive)
+        self.at(self.now + delay + rng.random() * weather.jitter, arrive)
+        if weather.duplicate and rng.random() < weather.duplicate:
+            self.at(self.now + delay + rng.random() * weather.jitter, arrive)
 
 
 @dataclass
@@ -132,21 +148,29 @@ class SimNode:
     """One node: a Mesh, an address, and a timer in the world's queue."""
 
     def __init__(
-        self, world: World, host: str, engines: EngineFactory, *, seed_role: bool = False, nat: Nat | None = None
+        self,
+        world: World,
+        host: str,
+        engines: EngineFactory,
+        *,
+        seed_role: bool = False,
+        nat: Nat | None = None,
+        sealer: type[Sealer] = Sealer,
     ) -> None:
         self.world = world
+        world.bytes_repeat = world.bytes_repeat and isinstance(engines, ModelEngines)
         self.addr = Addr(host, 4242)
         self.nat = nat
         self.alive = True
         self.on_stream_opened: Callable[[Stream], None] = self._echo
         identity = Identity(world.entropy(32))
-        sealer = Sealer(identity, MeshKey.from_text("sim"), world, world.entropy, born=world.wall() - 1)
+        seal = sealer(identity, MeshKey.from_text("sim"), world, world.entropy, born=world.wall() - 1)
         self._seq = 0
         self._timer_at: float | None = None
         self._flushing = False
         self.mesh = Mesh(
             identity,
-            sealer,
+            seal,
             self,
             self,
             engines,

@@ -81,7 +81,7 @@ class Lookup:
             self._add(contact, 1, i % PATHS, None)
 
     def _add(self, contact: ContactInfo, depth: int, path: int, referrer: NodeId | None) -> None:
-        if contact.id == self._own or contact.id in self._known or len(self._known) >= DHT_MAX_LOOKUP_QUEUE:
+        if contact.id in self._known or contact.id == self._own or len(self._known) >= DHT_MAX_LOOKUP_QUEUE:
             return
         distance = int.from_bytes(contact.id.dht_key, "big") ^ self._target
         candidate = Candidate(contact.id, contact.addr, distance, depth, path, referrer)

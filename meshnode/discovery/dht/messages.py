@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from meshnode.address import Addr, is_dialable, pack_addr, unpack_addr
-from meshnode.identity import NodeId
+from meshnode.identity import NodeId, known_id
 from meshnode.limits import DHT_MAX_BODY, DHT_MAX_CONTACTS, DHT_MAX_WATCH_S, MAX_RECORD
 from meshnode.wire import WireError, decode, encode
 
@@ -195,9 +195,10 @@ def decode_message(body: bytes) -> Message:
     fields = decode(body[1:], DHT_MAX_BODY)
     if not isinstance(fields, list) or len(fields) != len(names):
         raise WireError("wrong number of fields")
-    values = {name: _FROM_WIRE[name](field) for name, field in zip(names, fields, strict=True)}
-    values.pop("pad", None)
-    message: Message = cls(**values)
+    values = [_FROM_WIRE[name](field) for name, field in zip(names, fields, strict=True)]
+    if names[-1] == "pad":
+        values.pop()
+    message: Message = cls(*values)
     return message
 
 
@@ -206,7 +207,7 @@ def _to_wire(message: Message, name: str) -> object:
         return b""
     value = getattr(message, name)
     if name == "contacts":
-        return b"".join(pack_contact(c) for c in value)
+        return b"".join([pack_contact(c) for c in value])
     return int(value) if isinstance(value, int) else value
 
 
@@ -239,7 +240,7 @@ def _contact(raw: bytes, packed: bytes) -> ContactInfo:
         raise ContactsError("an address of no known length") from error
     if not is_dialable(addr):
         raise ContactsError("an address that nobody can dial")
-    return ContactInfo(NodeId(raw), addr)
+    return ContactInfo(known_id(raw), addr)
 
 
 def _bytes(value: object, least: int, most: int) -> bytes:

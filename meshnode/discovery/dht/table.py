@@ -175,10 +175,14 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
         """The ``count`` contacts nearest to ``key`` by XOR; ``good`` leaves out those that failed last time."""
         target = int.from_bytes(key, "big")
         without = b"" if exclude is None else exclude.dht_key
-        found = [
-            c for bucket in self.buckets for c in bucket.nodes.values() if c.id != without and not (good and c.fails)
-        ]
-        found.sort(key=lambda c: c.distance_key ^ target)
+        found: list[Contact] = []
+        # a bucket's range is one prefix, so the distances of two buckets' contacts never interleave
+        for bucket in sorted(self.buckets, key=lambda b: b.range[0] ^ target):
+            near = [c for c in bucket.nodes.values() if c.id != without and not (good and c.fails)]
+            near.sort(key=lambda c: c.distance_key ^ target)
+            found += near
+            if len(found) >= count:
+                break
         return found[:count]
 
     def find_neighbors(self, node: Node, k: int | None = None, exclude: Node | None = None) -> list[Contact]:

@@ -1,0 +1,365 @@
+"""A modelled reliable link behind the engine seam: QUIC's shape and timing without TLS, for thousands of nodes.
+
+What the driver sees of a packet is real (``quic/packets.py``): an Initial of 1,200 bytes with the knock as its
+token, 8-byte connection ids, short headers. The rest are plain structs (``frames.py``), without keys: it proves
+nothing and must never leave a simulation. All its bytes come from the given entropy: a run repeats exactly.
+
+    short header  0x40 | dcid 8 | number 4 | floor 4 | frames | tag     (floor: the oldest packet still in flight)
+    long header   as RFC 9000 section 17.2; the Handshake's payload is the listener's key
+
+Unlike QUIC: one packet number space, every packet acknowledged at once, one connection id a side, at most
+128 streams open at once each way. The parts: ``flows`` (streams, windows), ``recovery`` (losses, congestion).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+
+from meshnode.clock import Entropy
+from meshnode.identity import Identity, NodeId
+from meshnode.quic.engine import (
+    IDLE,
+    LOCAL,
+    EngineEvent,
+    HandshakeDone,
+    Terminated,
+)
+from meshnode.quic.packets import CID_LENGTH, LONG, MIN_INITIAL, VERSION_1
+from meshnode.sim.flows import Streams
+from meshnode.sim.frames import (
+    ACK,
+    CLOSE,
+    DATA,
+    DONE_FRAME,
+    GOODBYE,
+    HEADER,
+    LIMIT,
+    PING_FRAME,
+    RANGE,
+    STREAM,
+    STREAM_FIN,
+    TAG,
+)
+from meshnode.sim.recovery import MAX_RANGES, Piece, Recovery, Seen, Sent
+
+INITIAL, HANDSHAKE, SHORT = b"\xc0", b"\xe0", 0x40
+NUDGE_PACKETS = 32
+AMPLIFICATION = 3
+NO_EVENTS: tuple[EngineEvent, ...] = ()
+
+
+class ModelEngine:
+    """One connection; see ``meshnode.quic.engine.Engine`` for the contract of each method."""
+
+    def __init__(self, me: NodeId, odcid: bytes, host_cid: bytes, idle_timeout: float, now: float) -> None:
+        self.odcid = odcid
+        self.host_cid = host_cid
+        self.peer_certificate_key: bytes | None = None
+        self.handshake_confirmed = False
+        self._me = me
+        self._client = False
+        self._token = b""
+        self._peer_cid = b""
+        self._established = False  # 1-RTT packets may be sent
+        self._greet = False  # a handshake packet is due
+        self._greeted = 0
+        self._greeted_at = now
+        self._unproven = 0  # bytes that a listener may still send before the handshake is done
+        self._idle = idle_timeout
+        self._idle_at = now + idle_timeout
+        self._gone = False
+        self._goodbye: bytes | None = None
+        self._recovery = Recovery()
+        self._size = MIN_INITIAL
+        self._number = 0
+        self._seen = Seen()
+        self._ack = False
+        self._streams = streams = Streams()
+        self.open_stream = streams.open_stream
+        self.send = streams.send
+        self.reset = streams.reset
+        self.stop = streams.stop
+        self.queued_bytes = streams.queued_bytes
+        self.consumed = streams.consumed
+
+    def start(self, token: bytes) -> None:
+        """Be the dialler."""
+        self._client = self._greet = True
+        self._token = token
+        self._peer_cid = self.odcid
+        self._streams.be_dialler()
+
+    # ---- in
+
+    def receive(self, data: bytes, now: float) -> bool:
+        """Feed one datagram; junk is ignored."""
+        if self._gone:
+            return False
+        try:
+            if data[0] & LONG:
+                self._on_handshake_packet(data, now)
+                return False
+            _, dcid, number, floor = HEADER.unpack_from(data)
+            if dcid != self.host_cid or data[-len(TAG) :] != TAG or not self._peer_cid:
+                return False
+            if not self._seen.accept(number, floor):
+                return False
+            newest: bool = number == self._seen.ranges[-1][1]
+            self._idle_at = now + self._idle
+            if not self.handshake_confirmed:
+                self._confirm(now)
+            self._on_frames(data, HEADER.size, len(data) - len(TAG), now)
+        except (struct.error, IndexError):
+            return False
+        return newest
+
+    def _on_handshake_packet(self, data: bytes, now: float) -> None:
+        at = 6 + data[5]
+        scid = data[at + 1 : at + 1 + CID_LENGTH]
+        self._idle_at = now + self._idle
+        if self._client:
+            if not self._established and data[:1] == HANDSHAKE and data[6:at] == self.host_cid:
+                key = data[at + 1 + CID_LENGTH :][:32]
+                self._peer_cid, self.peer_certificate_key = scid, key
+                self._established = True
+                self._greet = False
+                if self._greeted == 1:
+                    self._recovery.sample(now - self._greeted_at)
+                self._streams.events.append(HandshakeDone())
+                self._streams.controls.append(PING_FRAME)  # stands for TLS's Finished: the listener needs something
+        elif data[:1] == INITIAL and not self.handshake_confirmed:
+            self._peer_cid = scid
+            self._unproven += AMPLIFICATION * len(data)
+            self._greet = True
+
+    def _confirm(self, now: float) -> None:
+        self.handshake_confirmed = True
+        if not self._client:
+            self._established = True
+            self._greet = False
+            if self._greeted == 1:
+                self._recovery.sample(now - self._greeted_at)
+            self._streams.events.append(HandshakeDone())
+            self._streams.controls.append(DONE_FRAME)
+
+    def _on_frames(self, data: bytes, at: int, end: int, now: float) -> None:
+        while at < end and not self._gone:
+            kind = data[at]
+            if kind == ACK:
+                count = data[at + 1]
+                at += 2
+                ranges = [RANGE.unpack_from(data, at + 8 * i) for i in range(count)]
+                at += 8 * count
+                self._on_ack(ranges, now)
+                continue
+            self._ack = True
+            if kind in (STREAM, STREAM_FIN):
+                _, stream_id, offset, length = DATA.unpack_from(data, at)
+                at += DATA.size
+                self._streams.on_data(stream_id, offset, data[at : at + length], kind == STREAM_FIN)
+                at += length
+            elif kind == GOODBYE:
+                _, code, length = CLOSE.unpack_from(data, at)
+                at += CLOSE.size
+                reason = data[at : at + length].decode(errors="replace")
+                self._end(Terminated(code, reason, True))
+            else:
+                kind, stream_id, value = LIMIT.unpack_from(data, at)
+                at += LIMIT.size
+                self._streams.on_control(kind, stream_id, value)
+            if self._streams.error:
+                self._end(Terminated(LOCAL, f"the peer broke the protocol: {self._streams.error}", False))
+
+    def _on_ack(self, ranges: list[tuple[int, int]], now: float) -> None:
+        if ranges[-1][1] >= self._number:
+            raise struct.error("acknowledges what was never sent")
+        acked, lost = self._recovery.on_ack(ranges, now)
+        for packet in acked:
+            self._streams.on_acked(packet)
+        self._streams.requeue(lost)
+
+    # ---- out
+
+    def transmit(self, now: float) -> list[bytes]:
+        """Build datagrams."""
+        if self._gone:
+            goodbye, self._goodbye = self._goodbye, None
+            return [goodbye] if goodbye is not None else []
+        if self._greet:
+            self._greet = False
+            if not self._client:
+                if self._unproven < MIN_INITIAL:
+                    return []
+                self._unproven -= MIN_INITIAL
+            self._greeted += 1
+            self._greeted_at = now
+            return [self._greeting()]
+        if not self._established:
+            return []
+        datagrams: list[bytes] = []
+        while self._ack or self._streams.controls or self._streams.ready:
+            datagram = self._packet(now)
+            if datagram is None:
+                break
+            datagrams.append(datagram)
+        return datagrams
+
+    def _greeting(self) -> bytes:
+        head = bytes([CID_LENGTH]) + self._peer_cid + bytes([CID_LENGTH]) + self.host_cid
+        if self._client:
+            token = (0x4000 | len(self._token)).to_bytes(2, "big") + self._token
+            packet = INITIAL + VERSION_1 + head + token
+        else:
+            packet = HANDSHAKE + VERSION_1 + head + self._me.raw
+        return packet.ljust(MIN_INITIAL, b"\0")
+
+    def _header(self) -> bytes:
+        number = self._number
+        self._number += 1
+        return HEADER.pack(SHORT, self._peer_cid, number, next(iter(self._recovery.sent), number))
+
+    def _packet(self, now: float) -> bytes | None:
+        recovery = self._recovery
+        pieces: list[Piece] = []
+        controls: list[bytes] = []
+        body: list[bytes] = []
+        room = self._size - HEADER.size - len(TAG)
+        if self._ack:
+            ranges = self._seen.ranges[-MAX_RANGES:]
+            body.append(bytes((ACK, len(ranges))) + b"".join([RANGE.pack(low, high) for low, high in ranges]))
+            room -= len(body[0])
+        if recovery.in_flight < recovery.window or recovery.probes:
+            pieces, controls = self._streams.fill(body, room)
+            if recovery.probes and not pieces and not controls:
+                controls.append(PING_FRAME)
+                body.append(PING_FRAME)
+        if not body:
+            return None
+        self._ack = False
+        number = self._number
+        datagram = self._header() + b"".join(body) + TAG
+        if pieces or controls:
+            recovery.on_sent(number, Sent(now, len(datagram), pieces, controls))
+        return datagram
+
+    # ---- time
+
+    def next_timer(self) -> float | None:
+        """The earliest of idling, greeting again and loss recovery."""
+        if self._gone:
+            return None
+        at = self._recovery.next_timer() if self._established else self._greet_at()
+        return self._idle_at if at is None or at > self._idle_at else at
+
+    def _greet_at(self) -> float | None:
+        if self._greet or (not self._client and self._unproven < MIN_INITIAL):
+            return None
+        return self._greeted_at + self._recovery.pto()
+
+    def on_timer(self, now: float) -> None:
+        """Let the idle, greeting and loss timers fire."""
+        if self._gone:
+            return
+        if now >= self._idle_at:
+            self._end(Terminated(IDLE, "nothing was heard for too long", False))
+        elif self._established:
+            self._streams.requeue(self._recovery.on_timer(now))
+            self._probe()
+        else:
+            at = self._greet_at()
+            if at is not None and at <= now:
+                self._recovery.pto_count += 1
+                self._greet = True
+
+    def _probe(self) -> None:
+        if self._recovery.probes and not self._streams.controls and not self._streams.ready:
+            self._streams.controls.append(PING_FRAME)
+
+    def events(self) -> Sequence[EngineEvent]:
+        """Take what has happened."""
+        streams = self._streams
+        if not streams.events:
+            return NO_EVENTS
+        events, streams.events = streams.events, []
+        return events
+
+    def _end(self, event: Terminated) -> None:
+        self._gone = True
+        self._streams.events.append(event)
+
+    # ---- what the connection asks for
+
+    @property
+    def pto_count(self) -> int:
+        """Consecutive probe timeouts."""
+        return self._recovery.pto_count
+
+    def in_flight(self) -> int:
+        """Bytes sent and neither acknowledged nor lost."""
+        return self._recovery.in_flight
+
+    def rtt(self) -> float | None:
+        """Smoothed round trip in seconds."""
+        return self._recovery.srtt
+
+    def nudge(self, now: float) -> None:
+        """The path has changed: send the oldest of what is in flight again at once."""
+        if self._gone:
+            return
+        if not self._established:
+            self._recovery.pto_count = 0
+            self._greet = self._client or self._unproven >= MIN_INITIAL
+            return
+        self._streams.requeue(self._recovery.nudge(now, NUDGE_PACKETS))
+        self._probe()
+
+    def set_datagram_size(self, size: int) -> None:
+        """Packets of at most ``size`` bytes from now on."""
+        self._size = size
+
+    def ping(self) -> None:
+        """Ask for an acknowledgement."""
+        if not self._gone:
+            self._streams.controls.append(PING_FRAME)
+
+    def close(self, code: int, reason: str) -> None:
+        """Queue a goodbye."""
+        if self._gone:
+            return
+        self._gone = True
+        if self._peer_cid and self._established:
+            text = reason.encode()[:200]
+            self._goodbye = self._header() + CLOSE.pack(GOODBYE, code, len(text)) + text + TAG
+
+    def abandon(self) -> None:
+        """Stop without a byte."""
+        self._gone = True
+        self._goodbye = None
+
+
+class ModelEngines:
+    """Makes ModelEngine objects for any number of nodes; ``entropy`` (the world's) makes connection ids."""
+
+    name = "model"
+
+    def __init__(self, entropy: Entropy) -> None:
+        self._entropy = entropy
+
+    def dial(
+        self,
+        identity: Identity,
+        peer: NodeId,
+        token_for: Callable[[bytes], bytes],
+        idle_timeout: float,
+        now: float,
+    ) -> ModelEngine:
+        """Begin a connection to whoever answers; the key itself is checked by the caller."""
+        odcid, host_cid = self._entropy(CID_LENGTH), self._entropy(CID_LENGTH)
+        engine = ModelEngine(identity.id, odcid, host_cid, idle_timeout, now)
+        engine.start(token_for(odcid))
+        return engine
+
+    def accept(self, identity: Identity, odcid: bytes, idle_timeout: float, now: float) -> ModelEngine:
+        """Stand ready for the Initial with this original destination connection id."""
+        return ModelEngine(identity.id, odcid, self._entropy(CID_LENGTH), idle_timeout, now)
