@@ -24,7 +24,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from qh3 import tls
-from qh3._hazmat import QuicConnectionCore
+from qh3._hazmat import pull_quic_header
 from qh3.quic import events as quic_events
 from qh3.quic.configuration import QuicConfiguration
 from qh3.quic.connection import QuicConnection
@@ -48,7 +48,7 @@ from meshnode.quic.engine import (
     Terminated,
 )
 from meshnode.quic.engines.certificate import certificate_of
-from meshnode.quic.packets import CID_LENGTH, LONG
+from meshnode.quic.packets import CID_LENGTH, FIXED, LONG
 
 VIRTUAL = ("2001:db8::1", 1)  # the core parses it; RFC 3849 says that nobody has it
 STREAM_WINDOW = 1 << 21
@@ -59,6 +59,7 @@ NUDGE_STEPS = 8  # timers that may stand before the probe timer: three of ACKs, 
 RENUDGE_S = 0.05  # between probes while nothing is acknowledged, until a round trip is known
 RENUDGES = 4
 MICROSECOND = 1e-6
+ED25519_KEY = bytes.fromhex("302a300506032b6570032100")  # a SubjectPublicKeyInfo up to its 32 bytes (RFC 8410)
 MAINLINE = (b"1:", b"2:")  # behind the byte "d" these would look like a Mainline DHT message on a shared socket
 OVER = ("closing", "draining", "terminated")
 NO_EVENTS: tuple[EngineEvent, ...] = ()
@@ -66,6 +67,10 @@ NO_EVENTS: tuple[EngineEvent, ...] = ()
 
 class _Quic(QuicConnection):
     """QuicConnection with key-only TLS, and an event queue that is left alone while the application lags."""
+
+    _core: Any  # there from the start, for Retry and Version Negotiation, which replace it, never get here
+    _tls: Any
+    _events: Any  # a deque of our events, and among them TLS's own
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -83,7 +88,7 @@ class _Quic(QuicConnection):
         return bridge
 
     def _drain_tls(self) -> None:
-        parameters = self._tls.remote_transport_parameters if self._tls is not None else None
+        parameters = self._tls.remote_transport_parameters
         if parameters is not None:
             parameters.active_connection_id_limit = 2  # one spare id is enough for who never sees an address change
         super()._drain_tls()
@@ -91,11 +96,40 @@ class _Quic(QuicConnection):
     @property
     def held(self) -> bool:
         """True while what waits for the application keeps us from taking more."""
-        return self.unread_total >= HOLD and self._core is not None and self._core.state not in OVER
+        return self.unread_total >= HOLD and self._core.state not in OVER
+
+    def listen(self, now: float) -> None:
+        """Make ready for the client's first packet, as ``connect`` does for the server's."""
+        self._version = QuicProtocolVersion.VERSION_1
+        self._create_core(VIRTUAL, self.original_destination_connection_id, now)
+        self._create_tls(None)
+
+    def feed(self, data: bytes, now: float) -> int:
+        """Feed one datagram, packet by packet, for TLS must see an Initial before the core can read what follows.
+
+        Returns how many packets were authentic and new. Unlike the stock method it counts what stands behind
+        the last packet: aioquic pads its Initials there, and three times their bare size is too little to answer.
+        """
+        size, offset, packets = len(data), 0, 0
+        while offset < size:
+            try:
+                end: int = pull_quic_header(data, offset, CID_LENGTH)[9]
+            except ValueError:
+                break
+            if end <= offset or (end < size and not data[end] & FIXED):
+                end = size
+            packet = data[offset:end]
+            new: int = self._core.receive_datagram(packet, VIRTUAL, now, size)[2]
+            if new:
+                self._learn_remote_source_cid(packet)
+                packets += new
+            self._drain_core()
+            offset = end
+        return packets
 
     def _drain_core(self) -> None:
-        core: QuicConnectionCore = self._core
-        while not (self.unread_total >= HOLD and self.held):
+        core = self._core
+        while not self.held:
             native = core.next_event()
             if native is None:
                 return
@@ -145,7 +179,7 @@ class _Quic(QuicConnection):
             self.ended = ended
 
     def _count(self, stream_id: int, count: int) -> None:
-        if stream_id not in self.deaf:
+        if count and stream_id not in self.deaf:
             self.unread[stream_id] = self.unread.get(stream_id, 0) + count
             self.unread_total += count
 
@@ -176,6 +210,7 @@ class Qh3Engine:
         self.odcid = odcid
         self.host_cid: bytes = quic.host_cid
         self._quic = quic
+        self._core = quic._core
         self._gone = False
         self._told = False
         self._wrote = False
@@ -188,8 +223,8 @@ class Qh3Engine:
     def peer_certificate_key(self) -> bytes | None:
         """The key that CertificateVerify was checked with (qh3 checks it whatever the verify mode)."""
         certificate = self._quic.get_peercert()
-        key = certificate.public_key() if certificate is not None else b""
-        return bytes(key) if len(key) == 32 else None
+        key = bytes(certificate.public_key()) if certificate is not None else b""
+        return key.removeprefix(ED25519_KEY) if key.startswith(ED25519_KEY) else None
 
     @property
     def handshake_confirmed(self) -> bool:
@@ -199,8 +234,7 @@ class Qh3Engine:
     @property
     def pto_count(self) -> int:
         """Consecutive probe timeouts."""
-        core = self._quic._core
-        return 0 if core is None or self._gone else int(core.pto_count)
+        return 0 if self._gone else int(self._core.pto_count)
 
     def receive(self, data: bytes, now: float) -> bool:
         """Feed one datagram; the core tells new packets from old ones, but not their order."""
@@ -209,10 +243,10 @@ class Qh3Engine:
             return False
         try:
             if quic._handshake_complete and not data[0] & LONG:
-                packets: int = quic._core.receive_datagram(data, VIRTUAL, now)[2]
+                packets: int = self._core.receive_datagram(data, VIRTUAL, now)[2]
                 quic._drain_core()
                 return packets > 0
-            quic.receive_datagram(data, VIRTUAL, now)
+            quic.feed(data, now)
         except BaseException as error:
             self._fail(error)
         return False
@@ -227,15 +261,15 @@ class Qh3Engine:
     def transmit(self, now: float) -> list[bytes]:
         """Build datagrams."""
         quic = self._quic
-        if self._gone or quic._core is None:
+        if self._gone:
             return []
         try:
             quic._drain_core()  # what the application has consumed becomes credit in these very datagrams
             if self._wrote:  # data is about to leave: let the acknowledgement ride with it instead of 1 ms later
                 self._wrote = False
-                timer = quic._core.get_timer()
+                timer = self._core.get_timer()
                 if timer is not None and timer[0] == "ack_application":
-                    quic._core.handle_timer(max(now, timer[1] + MICROSECOND))
+                    self._core.handle_timer(max(now, timer[1] + MICROSECOND))
             self._poll(now)
         except BaseException as error:
             self._fail(error)
@@ -244,16 +278,20 @@ class Qh3Engine:
         return datagrams
 
     def _poll(self, now: float) -> None:
-        poll = self._quic._core.poll_transmit
-        while (sent := poll(now)) is not None:
-            self._outbox.append(sent[0])
+        poll = self._core.poll_transmit
+        try:
+            while (sent := poll(now)) is not None:
+                self._outbox.append(sent[0])
+        except RuntimeError:
+            if self._quic._handshake_complete:
+                raise
+            # What an unproven client may be sent is less than the next packet: wait for more from him.
 
     def next_timer(self) -> float | None:
         """The core's one timer, a microsecond late, because firing exactly on it can spin; or a pending nudge."""
-        core = self._quic._core
-        if self._gone or core is None:
+        if self._gone:
             return None
-        timer = core.get_timer()
+        timer = self._core.get_timer()
         at = None if timer is None else timer[1] + MICROSECOND
         if self._renudge_at is not None and (at is None or self._renudge_at < at):
             at = self._renudge_at
@@ -262,10 +300,10 @@ class Qh3Engine:
     def on_timer(self, now: float) -> None:
         """Let loss detection, pacing, closing and idle timers fire."""
         quic = self._quic
-        if self._gone or quic._core is None:
+        if self._gone:
             return
         try:
-            quic._core.handle_timer(now)
+            self._core.handle_timer(now)
             quic._drain_core()
             if self._renudge_at is not None and now >= self._renudge_at:
                 self._renudge(now)
@@ -292,7 +330,7 @@ class Qh3Engine:
 
     def open_stream(self) -> int:
         """Reserve the next bidirectional stream id; asked only for what the peer grants, for the core counts on."""
-        core = self._quic._core
+        core = self._core
         granted, _, opened, _ = core.stream_limits
         if opened >= granted:
             raise StreamLimitError("too many streams are open to this peer", hint="close some, or wait")
@@ -300,7 +338,7 @@ class Qh3Engine:
 
     def send(self, stream_id: int, data: bytes, fin: bool = False) -> None:
         """Queue stream bytes; a stream that is finished or was reset swallows them."""
-        core = self._quic._core
+        core = self._core
         if self._gone or not core.can_send_stream(stream_id):
             return
         try:
@@ -309,6 +347,8 @@ class Qh3Engine:
             return
         self._wrote = True
         self._written[stream_id] = self._written.get(stream_id, 0) + len(data)
+        if len(self._written) > 1024:
+            self._written = {key: size for key, size in self._written.items() if core.can_send_stream(key)}
 
     def reset(self, stream_id: int, code: int) -> None:
         """Abort our direction; the application has let go of the stream."""
@@ -323,13 +363,13 @@ class Qh3Engine:
     def _try(self, command: str, stream_id: int, code: int) -> None:
         if not self._gone:
             try:
-                getattr(self._quic._core, command)(stream_id, code)
+                getattr(self._core, command)(stream_id, code)
             except (RuntimeError, ValueError):
                 pass  # over already: there is nothing to abort
 
     def queued_bytes(self, stream_id: int) -> int:
         """Written and unsent, and at most ``SHOWN_IN_FLIGHT`` of what the connection has in flight."""
-        core = self._quic._core
+        core = self._core
         written = self._written.get(stream_id, 0)
         if self._gone or not written:
             return 0
@@ -345,19 +385,16 @@ class Qh3Engine:
 
     def in_flight(self) -> int:
         """Bytes sent and neither acknowledged nor lost."""
-        core = self._quic._core
-        return 0 if self._gone or core is None else int(core.bytes_in_flight)
+        return 0 if self._gone else int(self._core.bytes_in_flight)
 
     def rtt(self) -> float | None:
         """Smoothed round trip in seconds."""
-        core = self._quic._core
-        found: float | None = None if self._gone or core is None else core.smoothed_rtt
+        found: float | None = None if self._gone else self._core.smoothed_rtt
         return found
 
     def nudge(self, now: float) -> None:
         """Probe with the oldest in flight at once, and again until something is acknowledged on the new path."""
-        core = self._quic._core
-        if self._gone or core is None or core.state in OVER:
+        if self._gone or self._core.state in OVER:
             return
         self._renudges = 0
         try:
@@ -366,7 +403,7 @@ class Qh3Engine:
             self._fail(error)
 
     def _renudge(self, now: float) -> None:
-        core = self._quic._core
+        core = self._core
         self._renudge_at = None
         if self._renudges and not core.pto_count:
             return  # something was acknowledged: the core's own timers are right again
@@ -387,15 +424,15 @@ class Qh3Engine:
 
     def ping(self) -> None:
         """Ask for an acknowledgement."""
-        if not self._gone and self._quic._handshake_complete and self._quic._core.state not in OVER:
-            self._quic._core.send_ping(0)
+        if not self._gone and self._quic._handshake_complete and self._core.state not in OVER:
+            self._core.send_ping(0)
 
     def close(self, code: int, reason: str) -> None:
         """Queue a CONNECTION_CLOSE."""
-        if not self._gone and self._quic._core is not None:
+        if not self._gone:
             self._told = True
             try:
-                self._quic._core.close(code, None, reason.encode())
+                self._core.close(code, None, reason.encode())
             except BaseException as error:
                 self._fail(error)
 
@@ -431,6 +468,7 @@ class Qh3Engines:
             configuration=_configuration(identity, idle_timeout),
             original_destination_connection_id=odcid,
         )
+        quic.listen(now)
         return Qh3Engine(quic, odcid)
 
 
@@ -467,7 +505,10 @@ def _configuration(listener: Identity | None, idle_timeout: float) -> QuicConfig
 
 
 PRIVATE = {
-    "": "_core _create_tls _drain_core _drain_tls _events _handshake_complete _handshake_confirmed _tls host_cid",
+    "": (
+        "_core _create_core _create_tls _drain_core _drain_tls _events _handshake_complete _handshake_confirmed "
+        "_learn_remote_source_cid _tls _version host_cid"
+    ),
     "_core": (
         "bytes_in_flight can_send_stream close get_send_buffer_size get_timer handle_timer handshake_confirmed "
         "next_event open_stream poll_transmit pto_count receive_datagram reset_stream send_ping send_stream "
