@@ -4,10 +4,10 @@ qh3 is a fork of aioquic whose packets are built and parsed in Rust. Every priva
 touch is touched in this file, and its presence is checked at import (``_check``); the version is pinned.
 It sees one constant virtual address, so neither end's move ever reaches it. Where it falls short:
 
-- **Back-pressure is the connection's, not the stream's.** The core grants credit when an event leaves its
-  one queue, whichever stream it is of. So once ``HOLD`` bytes wait for the application we leave the queue
-  alone: the sender is held and memory stays bounded, but one reader that stops also stops the connection's
-  other streams until it goes on. That is why ``auto`` does not choose this engine.
+- **Stream credit** follows the arrival of bytes: the core grants more when an event leaves its one queue,
+  whether or not the application reads. So the core's stream windows are opened wide, where they never move, the
+  peer is told our own, and we grant the rest ourselves, in packets of our own (``credit.py``). The core's
+  connection window stays, and once ``HOLD`` bytes wait for the application its queue is left alone.
 - **Datagrams of 1,200 bytes.** The size can be lowered but never raised by hand, and the core's own path MTU
   discovery knows nothing of our paths: a switch to a smaller one would swallow all that it sends.
 - **No loss by decree.** A nudge makes the core's probe timer fire at once, and again until something is
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -28,7 +29,7 @@ from qh3._hazmat import pull_quic_header
 from qh3.quic import events as quic_events
 from qh3.quic.configuration import QuicConfiguration
 from qh3.quic.connection import QuicConnection
-from qh3.quic.packet import QuicProtocolVersion
+from qh3.quic.packet import QuicErrorCode, QuicProtocolVersion
 from qh3.quic.tls_bridge import QuicTlsBridge, QuicTlsBridgeError
 
 from meshnode.errors import StreamLimitError
@@ -48,12 +49,15 @@ from meshnode.quic.engine import (
     Terminated,
 )
 from meshnode.quic.engines.certificate import certificate_of
+from meshnode.quic.engines.credit import CreditSealer, StreamWindows
 from meshnode.quic.packets import CID_LENGTH, FIXED, LONG
 
 VIRTUAL = ("2001:db8::1", 1)  # the core parses it; RFC 3849 says that nobody has it
 STREAM_WINDOW = 1 << 21
 CONNECTION_WINDOW = 1 << 22
-HOLD = 1 << 21  # bytes the application may leave unread: with a full window behind them, 4 to 6 MB a connection
+WIDE_OPEN = 1 << 60  # a core's window that never moves: it would at half of this
+HOLD = 3 * STREAM_WINDOW  # bytes a peer may make us keep unread; with the core's own window 10 MB a connection
+APPLICATION_SPACE = 2
 SHOWN_IN_FLIGHT = 1 << 18  # of a stream's queue; less than the low-water mark, so a large window stays usable
 NUDGE_STEPS = 8  # timers that may stand before the probe timer: three of ACKs, one of pacing, and some to spare
 RENUDGE_S = 0.05  # between probes while nothing is acknowledged, until a round trip is known
@@ -74,17 +78,30 @@ class _Quic(QuicConnection):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.unread: dict[int, int] = {}  # stream -> bytes delivered and not consumed
-        self.unread_total = 0
-        self.deaf: dict[int, None] = {}  # streams whose bytes nobody will consume any more
+        self.windows = StreamWindows(STREAM_WINDOW)
+        self.sealer: CreditSealer | None = None
         self.ended: Terminated | None = None
         if self.host_cid[:2] in MAINLINE:
             self.host_cid = b"\0" + self.host_cid[1:]
+
+    def _create_core(self, remote_addr: Any, initial_dcid: bytes, now: float) -> None:
+        told = self._configuration
+        self._configuration = replace(told, max_stream_data=WIDE_OPEN)
+        super()._create_core(remote_addr, initial_dcid, now)
+        self._configuration = told
 
     def _create_tls(self, remote_source_cid: bytes | None) -> QuicTlsBridge:
         bridge = super()._create_tls(remote_source_cid)
         # Without the post-quantum share the ClientHello fits one datagram: the one that carries the knock.
         bridge.tls._supported_groups = [tls.Group.X25519]
+        install = bridge.tls.update_traffic_key_cb
+
+        def on_secret(direction: tls.Direction, epoch: tls.Epoch, suite: tls.CipherSuite, secret: bytes) -> None:
+            if direction is tls.Direction.ENCRYPT and epoch is tls.Epoch.ONE_RTT:
+                self.sealer = CreditSealer(secret)
+            install(direction, epoch, suite, secret)
+
+        bridge.tls.update_traffic_key_cb = on_secret
         return bridge
 
     def _drain_tls(self) -> None:
@@ -96,7 +113,7 @@ class _Quic(QuicConnection):
     @property
     def held(self) -> bool:
         """True while what waits for the application keeps us from taking more."""
-        return self.unread_total >= HOLD and self._core.state not in OVER
+        return self.windows.unread >= HOLD and self._core.state not in OVER
 
     def listen(self, now: float) -> None:
         """Make ready for the client's first packet, as ``connect`` does for the server's."""
@@ -136,7 +153,10 @@ class _Quic(QuicConnection):
             kind = native[0]
             if kind == "stream_data":
                 _, stream_id, data, fin = native
-                self._count(stream_id, len(data))
+                if not self.windows.deliver(stream_id, len(data), fin):
+                    core.close(QuicErrorCode.FLOW_CONTROL_ERROR, None, b"more than was granted")
+                    self._end(Terminated(LOCAL, "the peer sent more than it was granted", False))
+                    return
                 self._events.append(StreamData(stream_id, data, fin))
             elif kind == "crypto_data":
                 self._take_crypto(native)
@@ -144,10 +164,13 @@ class _Quic(QuicConnection):
                 self._handshake_confirmed = True
                 core.handshake_confirmed()
             elif kind == "stream_reset":
-                self.forget(native[1])
+                self.windows.forget(native[1])
                 self._events.append(StreamReset(native[1], native[2]))
             elif kind == "stop_sending":
                 self._events.append(StopSending(native[1], native[2]))
+            elif kind == "peer_blocked":
+                if native[1] is not None:
+                    self.windows.on_blocked(native[1], native[2])
             elif kind == "connection_id_issued":
                 if native[1][:2] not in MAINLINE:  # chosen in the core: the one in 32,768 is simply never routed
                     self._events.append(CidIssued(native[1]))
@@ -178,30 +201,6 @@ class _Quic(QuicConnection):
         if self.ended is None:
             self.ended = ended
 
-    def _count(self, stream_id: int, count: int) -> None:
-        if count and stream_id not in self.deaf:
-            self.unread[stream_id] = self.unread.get(stream_id, 0) + count
-            self.unread_total += count
-
-    def consumed(self, stream_id: int, count: int) -> bool:
-        """The application took ``count`` bytes; True when the queue, held until now, may be drained again."""
-        left = self.unread.get(stream_id, 0)
-        held = self.unread_total >= HOLD
-        count = min(count, left)
-        self.unread_total -= count
-        if left > count:
-            self.unread[stream_id] = left - count
-        else:
-            self.unread.pop(stream_id, None)
-        return held and self.unread_total < HOLD
-
-    def forget(self, stream_id: int) -> None:
-        """Nobody will read this stream: what is unread, or comes yet, holds nobody back."""
-        self.unread_total -= self.unread.pop(stream_id, 0)
-        self.deaf[stream_id] = None
-        if len(self.deaf) > 1024:
-            del self.deaf[next(iter(self.deaf))]
-
 
 class Qh3Engine:
     """One connection; see ``meshnode.quic.engine.Engine`` for the contract of each method."""
@@ -216,6 +215,8 @@ class Qh3Engine:
         self._wrote = False
         self._written: dict[int, int] = {}
         self._outbox: list[bytes] = []
+        self._number = 0  # of the next 1-RTT packet
+        self._last = b""  # the core's newest 1-RTT packet, always a datagram of its own
         self._renudge_at: float | None = None
         self._renudges = 0
 
@@ -271,6 +272,9 @@ class Qh3Engine:
                 if timer is not None and timer[0] == "ack_application":
                     self._core.handle_timer(max(now, timer[1] + MICROSECOND))
             self._poll(now)
+            grants = quic.windows.take_grants(now, self._core.smoothed_rtt)
+            if grants:
+                self._grant(grants, now)
         except BaseException as error:
             self._fail(error)
             return []
@@ -281,11 +285,27 @@ class Qh3Engine:
         poll = self._core.poll_transmit
         try:
             while (sent := poll(now)) is not None:
-                self._outbox.append(sent[0])
+                data = sent[0]
+                if not data[0] & LONG:
+                    self._last = data
+                    self._number += 1
+                self._outbox.append(data)
         except RuntimeError:
             if self._quic._handshake_complete:
                 raise
             # What an unproven client may be sent is less than the next packet: wait for more from him.
+
+    def _grant(self, grants: list[tuple[int, int]], now: float) -> None:
+        if not self._last:
+            self._core.send_ping(0)
+            self._poll(now)
+        sealer, number = self._quic.sealer, self._number
+        if sealer is None or not sealer.is_number(self._last, number - 1):
+            # A number used twice would give the key away. No peer of ours updates keys, so this does not happen.
+            raise RuntimeError("the core's packet numbers are not known")
+        self._outbox.append(sealer.seal(self._last[1 : 1 + CID_LENGTH], number, grants))
+        self._number = number + 1
+        self._core.restore_send_packet_number(APPLICATION_SPACE, self._number)
 
     def next_timer(self) -> float | None:
         """The core's one timer, a microsecond late, because firing exactly on it can spin; or a pending nudge."""
@@ -293,8 +313,9 @@ class Qh3Engine:
             return None
         timer = self._core.get_timer()
         at = None if timer is None else timer[1] + MICROSECOND
-        if self._renudge_at is not None and (at is None or self._renudge_at < at):
-            at = self._renudge_at
+        for other in (self._renudge_at, self._quic.windows.next_resend()):
+            if other is not None and (at is None or other < at):
+                at = other
         return at
 
     def on_timer(self, now: float) -> None:
@@ -352,12 +373,12 @@ class Qh3Engine:
 
     def reset(self, stream_id: int, code: int) -> None:
         """Abort our direction; the application has let go of the stream."""
-        self._quic.forget(stream_id)
+        self._quic.windows.forget(stream_id)
         self._try("reset_stream", stream_id, code)
 
     def stop(self, stream_id: int, code: int) -> None:
         """Ask the peer to end its direction."""
-        self._quic.forget(stream_id)
+        self._quic.windows.forget(stream_id)
         self._try("stop_sending", stream_id, code)
 
     def _try(self, command: str, stream_id: int, code: int) -> None:
@@ -380,8 +401,10 @@ class Qh3Engine:
         return unsent + max(0, flying)
 
     def consumed(self, stream_id: int, count: int) -> bool:
-        """Account for what the application took; the core grants credit when it is drained, in ``transmit``."""
-        return self._quic.consumed(stream_id, count)
+        """Grant as much again, in the next ``transmit``, where a core that was left alone is drained too."""
+        windows = self._quic.windows
+        held = windows.unread >= HOLD
+        return windows.consume(stream_id, count) or (held and windows.unread < HOLD)
 
     def in_flight(self) -> int:
         """Bytes sent and neither acknowledged nor lost."""
@@ -397,6 +420,7 @@ class Qh3Engine:
         if self._gone or self._core.state in OVER:
             return
         self._renudges = 0
+        self._quic.windows.resend()
         try:
             self._renudge(now)
         except BaseException as error:
@@ -506,16 +530,17 @@ def _configuration(listener: Identity | None, idle_timeout: float) -> QuicConfig
 
 PRIVATE = {
     "": (
-        "_core _create_core _create_tls _drain_core _drain_tls _events _handshake_complete _handshake_confirmed "
-        "_learn_remote_source_cid _tls _version host_cid"
+        "_configuration _core _create_core _create_tls _drain_core _drain_tls _events _handshake_complete "
+        "_handshake_confirmed _learn_remote_source_cid _tls _version host_cid"
     ),
     "_core": (
         "bytes_in_flight can_send_stream close get_send_buffer_size get_timer handle_timer handshake_confirmed "
-        "next_event open_stream poll_transmit pto_count receive_datagram reset_stream send_ping send_stream "
+        "next_event open_stream poll_transmit pto_count receive_datagram reset_stream "
+        "restore_send_packet_number send_ping send_stream "
         "set_initial_token smoothed_rtt state stop_sending stream_limits version"
     ),
     "_tls": "receive_crypto remote_transport_parameters",
-    "_tls.tls": "_supported_groups",
+    "_tls.tls": "_supported_groups update_traffic_key_cb",
 }
 
 
