@@ -431,14 +431,16 @@ class Qh3Engine:
         self._renudge_at = None
         if self._renudges and not core.pto_count:
             return  # something was acknowledged: the core's own timers are right again
+        probes = core.pto_total
         for _ in range(NUDGE_STEPS):
             timer = core.get_timer()
             if timer is None or timer[0] in ("idle", "close"):
                 return  # nothing is in flight
             core.handle_timer(max(now, timer[1] + MICROSECOND))
-            if timer[0] == "loss_detection":
+            if core.pto_total > probes:
                 break
-            self._poll(now)  # an ACK or a paced packet that stood before the probe
+            if timer[0].startswith("ack"):
+                self._poll(now)  # or it would stand before the probe for ever; but polling sets the pacer's again
         if self._renudges < RENUDGES:
             self._renudge_at = now + (1.5 * (core.smoothed_rtt or RENUDGE_S) + 0.01) * 2**self._renudges
             self._renudges += 1
@@ -535,7 +537,7 @@ PRIVATE = {
     ),
     "_core": (
         "bytes_in_flight can_send_stream close get_send_buffer_size get_timer handle_timer handshake_confirmed "
-        "next_event open_stream poll_transmit pto_count receive_datagram reset_stream "
+        "next_event open_stream poll_transmit pto_count pto_total receive_datagram reset_stream "
         "restore_send_packet_number send_ping send_stream "
         "set_initial_token smoothed_rtt state stop_sending stream_limits version"
     ),
