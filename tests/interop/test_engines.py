@@ -373,21 +373,43 @@ def test_junk_on_a_live_connection_raises_nothing_and_changes_nothing(pair: Pair
         assert side.connection.state is State.READY
 
 
+@every_pair
+def test_a_handshake_whose_datagrams_are_tampered_with_never_raises(pair: Pair) -> None:
+    rng = random.Random(11)
+    for _ in range(40):
+        here, there, _ = _by_hand(pair, LISTENER, LISTENER)
+        for step in range(12):
+            for source, target in ((here, there), (there, here)):
+                now = step * 0.01
+                for datagram in source.connection.transmit(now):
+                    bad = bytearray(datagram)
+                    for _ in range(rng.choice((0, 1, 1, 3))):
+                        bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
+                    target.connection.receive(bytes(bad[: rng.choice((len(bad), rng.randrange(1, len(bad))))]), now)
+                    target.connection.receive(datagram, now)
+        assert here.closed is None or there.closed is None or here.connection.state is State.CLOSED
+
+
 # ---- choosing
 
 
-def test_auto_is_the_reference() -> None:
+@NEEDS_QH3
+def test_auto_is_the_fast_engine_where_it_is_installed() -> None:
+    assert pick_engine("auto").name == pick_engine("qh3").name == "qh3"
+
+
+def test_auto_is_the_reference_where_the_fast_engine_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    _uninstall(monkeypatch)
     assert pick_engine("auto").name == "aioquic"
 
 
-@NEEDS_QH3
-def test_the_fast_engine_is_there_for_who_asks_by_name() -> None:
-    assert pick_engine("qh3").name == "qh3"
+def _uninstall(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "qh3", None)
+    monkeypatch.delitem(sys.modules, "meshnode.quic.engines.qh3", raising=False)
 
 
 def test_an_engine_that_is_not_installed_is_a_setting_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "qh3", None)
-    monkeypatch.delitem(sys.modules, "meshnode.quic.engines.qh3", raising=False)
+    _uninstall(monkeypatch)
     with pytest.raises(ConfigError) as caught:
         pick_engine("qh3")
     assert "pip install 'meshnode[fast]'" in caught.value.hint
