@@ -26,6 +26,7 @@ MAX_GRANTS = 8
 MAX_SERVICE_NAME = 255
 STREAM_HIGH_WATER = 1 << 20  # bytes written and unacknowledged above which a writer waits
 STREAM_LOW_WATER = 1 << 19
+MAX_OVER_STREAMS = 1_024  # a connection remembers; a peer has at most 128 open, so none that still sends is forgotten
 HANDSHAKE_TIMEOUT_S = 5.0  # aioquic has none of its own
 HELD_INITIAL_S = 0.3  # how long the losing dial of two simultaneous ones is kept
 DIAL_REFRESH_S = 0.4  # unanswered for so long: ask the DHT whether our record is stale

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from meshnode.errors import ConnectionLost, MeshError, PeerIdentityError, PolicyDenied
 from meshnode.identity import Identity, NodeId
+from meshnode.limits import MAX_OVER_STREAMS
 from meshnode.quic.engine import (
     WRONG_KEY,
     CidIssued,
@@ -95,6 +96,7 @@ class Connection:
         self._frames = FrameReader()
         self._early: list[StreamData] = []
         self._draining: dict[int, Stream] = {}
+        self._over: dict[int, None] = {}  # streams whose late bytes belong to nobody, and begin no new stream
 
     # ---- driving the engine
 
@@ -218,8 +220,9 @@ class Connection:
                 return
             stream = self.streams.get(stream_id)
             if stream is None:
-                if (stream_id & 1 == 0) == self.dialler:
-                    return  # ours, and gone already
+                if (stream_id & 1 == 0) == self.dialler or stream_id in self._over:
+                    self.engine.consumed(stream_id, len(event.data))
+                    return  # gone already
                 stream = self.streams[stream_id] = Stream(self, stream_id, opener=False)
             waiting = not stream.header_complete
             stream.feed(event.data, event.fin)
@@ -282,7 +285,7 @@ class Connection:
         """Abort our direction."""
         if self.state is not State.CLOSED:
             self.engine.reset(stream_id, code)
-            self.streams.pop(stream_id, None)
+            self.stream_done(stream_id)
             self._events.on_dirty(self)
 
     def stream_stop(self, stream_id: int, code: int) -> None:
@@ -292,8 +295,11 @@ class Connection:
             self._events.on_dirty(self)
 
     def stream_done(self, stream_id: int) -> None:
-        """Both directions have ended."""
-        self.streams.pop(stream_id, None)
+        """Both directions have ended; ours alone may know of it yet."""
+        if self.streams.pop(stream_id, None) is not None:
+            self._over[stream_id] = None
+            if len(self._over) > MAX_OVER_STREAMS:
+                del self._over[next(iter(self._over))]
 
     def stream_await_drain(self, stream: Stream) -> None:
         """Call the stream's ``on_change`` when its queue is low again."""

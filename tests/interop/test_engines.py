@@ -238,6 +238,45 @@ def test_a_reader_that_reads_by_fits_and_starts_gets_all_of_it_through_heavy_los
 
 
 @every_pair
+@pytest.mark.parametrize("how", ["reset", "stop_reading"])
+def test_an_acceptor_that_drops_a_stream_in_full_flow_keeps_the_connection(pair: Pair, how: str) -> None:
+    world, dialler, listener = _nodes(pair, Weather(delay=0.02))
+    connection = dialler.connect(listener.id)
+    inbox = _collect(listener)
+    collect, opened = listener.on_stream_opened, list[Stream]()
+    listener.on_stream_opened = lambda stream: (opened.append(stream), collect(stream))[0]
+    stream, _ = dialler.open(connection)
+    _send(world, stream, bytes(8 << 20))
+    assert world.run(5.0, lambda: len(inbox.data) > 500_000)
+    if how == "stop_reading":
+        opened[0].write(b"", fin=True)
+    getattr(opened[0], how)()
+    listener.on_dirty()
+    world.run(2.0)
+    assert connection.state is State.READY, connection.error
+    listener.on_stream_opened = SimNode._echo
+    stream, inbox = dialler.open(connection)
+    stream.write(b"still there?")
+    assert world.run(1.0, lambda: bytes(inbox.data) == b"still there?")
+
+
+@every_pair
+def test_streams_that_their_sender_resets_unread_do_not_use_up_the_connection(pair: Pair) -> None:
+    world, dialler, listener = _nodes(pair, Weather(delay=0.01))
+    connection = dialler.connect(listener.id)
+    for _ in range(5):
+        opened: list[Stream] = []
+        listener.on_stream_opened = opened.append
+        stream, _ = dialler.open(connection)
+        _send(world, stream, bytes(3 << 20))
+        world.run(1.0)
+        assert opened, "the connection still takes streams"
+        stream.reset()
+        dialler.on_dirty()
+        world.run(1.0)
+
+
+@every_pair
 def test_a_peer_that_is_refused_learns_why(pair: Pair) -> None:
     _, dialler, listener = _nodes(pair, Weather(delay=0.02))
     listener.mesh._admit = lambda peer: False
