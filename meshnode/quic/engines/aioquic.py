@@ -206,6 +206,7 @@ class AioquicEngine:
             elif kind is quic_events.ConnectionIdRetired:
                 found.append(CidRetired(event.connection_id))
             elif kind is quic_events.StreamReset:
+                self._give_back(event.stream_id)
                 found.append(StreamReset(event.stream_id, event.error_code))
             elif kind is quic_events.StopSendingReceived:
                 found.append(StopSending(event.stream_id, event.error_code))
@@ -213,6 +214,12 @@ class AioquicEngine:
             self._told = True
             found.append(self._limit_error or self._terminated())
         return found
+
+    def _give_back(self, stream_id: int) -> None:
+        """Of a stream that was reset, what had arrived behind a gap will never be delivered, nor consumed."""
+        stream = self._quic._streams.get(stream_id)
+        if stream is not None:
+            self._quic.consumed_total += max(0, stream.receiver.highest_offset - stream.receiver.starting_offset())
 
     def _terminated(self) -> Terminated:
         event = self._quic._close_event
