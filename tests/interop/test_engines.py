@@ -36,6 +36,7 @@ PAIRS = [
     for pair in itertools.product(NAMES, NAMES)
 ]
 WINDOWS = 6 << 20  # what the two engines and the stream's queue may hold together for a reader that does not read
+CONNECTION_BACKLOG = 10 << 20  # unread bytes that all streams of a connection may make a listener keep
 every_pair = pytest.mark.parametrize("pair", PAIRS)
 Pair = tuple[str, str]
 
@@ -218,6 +219,25 @@ def test_a_reader_that_does_not_read_leaves_the_other_streams_alone(pair: Pair) 
     assert world.run(30.0, lambda: len(inbox.data) >= len(payload)), len(inbox.data)
     assert bytes(inbox.data) == payload
     assert held[0].buffered < WINDOWS
+
+
+@every_pair
+def test_all_the_readers_of_a_connection_together_are_owed_a_bounded_backlog(pair: Pair) -> None:
+    world, dialler, listener = _nodes(pair, Weather(delay=0.005))
+    connection = dialler.connect(listener.id)
+    held: list[Stream] = []
+    listener.on_stream_opened = held.append
+    for _ in range(5):
+        _send(world, dialler.open(connection)[0], bytes(3 << 20))
+    world.run(3.0)
+    back = next(iter(listener.mesh.sessions[dialler.id].connections()))
+    assert sum(stream.buffered for stream in back.streams.values()) < CONNECTION_BACKLOG
+    got = 0
+    while got < 15 << 20 and world.now < 100:
+        got += sum(len(stream.read()) for stream in list(back.streams.values()))
+        listener.on_dirty()
+        world.run(0.05)
+    assert got == 15 << 20, "and all of it comes when they read"
 
 
 @every_pair

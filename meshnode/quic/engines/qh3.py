@@ -273,7 +273,7 @@ class Qh3Engine:
                     self._core.handle_timer(max(now, timer[1] + MICROSECOND))
             self._poll(now)
             grants = quic.windows.take_grants(now, self._core.smoothed_rtt)
-            if grants:
+            if grants and self._core.state not in OVER:
                 self._grant(grants, now)
         except BaseException as error:
             self._fail(error)
