@@ -13,10 +13,10 @@ from typing import Any
 Row = tuple[str, float, float, bool]  # what, measured, target, whether more is better
 
 
-def _quic(short: bool) -> list[Row]:
+def _quic(short: bool, engine: str = "auto") -> list[Row]:
     from bench import quic
 
-    found = quic.run(short=short)
+    found = quic.run(short=short, engine=engine)
     return [
         ("bulk, one stream, ratio to aioquic.asyncio", found["bulk_MBps"]["ratio"], 1.8, True),
         ("64-byte echo p50, ratio to aioquic.asyncio", found["echo_p50_us"]["ratio"], 1.0, False),
@@ -75,13 +75,15 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; all by default")
     parser.add_argument("--short", action="store_true", help="fewer rounds")
     parser.add_argument("--json", action="store_true", help="one object a line")
+    parser.add_argument("--engine", default="auto", help="the QUIC engine of `quic`: auto, aioquic or qh3")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in BENCHES]
     if unknown:
         parser.error(f"no bench is called {unknown[0]}; there are {', '.join(BENCHES)}")
+    benches = BENCHES | {"quic": lambda short: _quic(short, options.engine)}
     missed = 0
     for name in options.names or BENCHES:
-        for what, measured, target, more in BENCHES[name](options.short):
+        for what, measured, target, more in benches[name](options.short):
             met = measured >= target if more else measured <= target
             missed += not met
             row: dict[str, Any] = {"bench": name, "what": what, "measured": measured, "target": target, "met": met}

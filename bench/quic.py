@@ -55,7 +55,7 @@ async def _handle(reader: Any, writer: Any) -> None:
     writer.write_eof()
 
 
-async def _baseline_server(pipe: Pipe) -> None:
+async def _baseline_server(pipe: Pipe, engine: str) -> None:
     from aioquic.asyncio import serve
     from aioquic.quic.configuration import QuicConfiguration
 
@@ -72,11 +72,11 @@ async def _baseline_server(pipe: Pipe) -> None:
         await asyncio.get_running_loop().run_in_executor(None, pipe.recv)
 
 
-async def _mesh_server(pipe: Pipe) -> None:
+async def _mesh_server(pipe: Pipe, engine: str) -> None:
     from meshnode import Config, Node
 
     with tempfile.TemporaryDirectory() as folder:
-        async with Node(Config(home=folder, listen="127.0.0.1:0", mdns=False)) as node:
+        async with Node(Config(home=folder, listen="127.0.0.1:0", mdns=False, engine=engine)) as node:
 
             async def handler(reader: Any, writer: Any, peer: Any) -> None:
                 await _handle(reader, writer)
@@ -86,8 +86,8 @@ async def _mesh_server(pipe: Pipe) -> None:
             await asyncio.get_running_loop().run_in_executor(None, pipe.recv)
 
 
-def _serve(server: Callable[[Pipe], Awaitable[None]], pipe: Pipe) -> None:
-    asyncio.run(server(pipe))  # type: ignore[arg-type]
+def _serve(server: Callable[[Pipe, str], Awaitable[None]], pipe: Pipe, engine: str) -> None:
+    asyncio.run(server(pipe, engine))  # type: ignore[arg-type]
 
 
 # ---- what is measured, on an open stream
@@ -137,12 +137,12 @@ async def _baseline_client(port: int, megabytes: int, echoes: int, connects: int
     return {"bulk_MBps": bulk, "echo_p50_us": echo, "connect_p50_ms": statistics.median(times) * 1000}
 
 
-async def _mesh_client(seed: str, megabytes: int, echoes: int, connects: int) -> dict[str, float]:
+async def _mesh_client(seed: str, engine: str, megabytes: int, echoes: int, connects: int) -> dict[str, float]:
     from meshnode import Config, Node
 
     peer = seed.partition("@")[0]
     with tempfile.TemporaryDirectory() as folder:
-        config = Config(home=folder, listen="127.0.0.1:0", mdns=False, seeds=(seed,))
+        config = Config(home=folder, listen="127.0.0.1:0", mdns=False, seeds=(seed,), engine=engine)
         async with Node(config) as node:
             await node.resolve(peer)
             times = []
@@ -157,7 +157,7 @@ async def _mesh_client(seed: str, megabytes: int, echoes: int, connects: int) ->
     return {"bulk_MBps": bulk, "echo_p50_us": echo, "connect_p50_ms": statistics.median(times) * 1000}
 
 
-def run(*, short: bool = False) -> dict[str, Any]:
+def run(*, short: bool = False, engine: str = "auto") -> dict[str, Any]:
     """Return medians and the ratios of meshnode to aioquic.asyncio (bulk: more is better; others: less)."""
     rounds, megabytes, echoes, connects = (2, 24, 500, 10) if short else (5, 32, 1000, 20)
     context = multiprocessing.get_context("spawn")
@@ -165,7 +165,7 @@ def run(*, short: bool = False) -> dict[str, Any]:
     wheres: list[Any] = []
     for server in (_baseline_server, _mesh_server):
         here, there = context.Pipe()
-        process = context.Process(target=_serve, args=(server, there), daemon=True)
+        process = context.Process(target=_serve, args=(server, there, engine), daemon=True)
         process.start()
         servers.append((process, here))
         wheres.append(here.recv())
@@ -173,7 +173,7 @@ def run(*, short: bool = False) -> dict[str, Any]:
     try:
         for _ in range(rounds):
             results[0].append(asyncio.run(_baseline_client(wheres[0], megabytes, echoes, connects)))
-            results[1].append(asyncio.run(_mesh_client(wheres[1], megabytes, echoes, connects)))
+            results[1].append(asyncio.run(_mesh_client(wheres[1], engine, megabytes, echoes, connects)))
     finally:
         for process, pipe in servers:
             pipe.send(None)

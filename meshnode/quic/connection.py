@@ -246,6 +246,7 @@ class Connection:
         if stream is not None:
             if not stream.fin_sent and stream.error is None:
                 self.engine.reset(stream_id, 0)
+            stream.discard()  # nobody reads past an error, and what is unread must not hold back other streams
             stream.fail(ConnectionLost(why))
 
     def _on_stop(self, stream_id: int) -> None:

@@ -158,7 +158,7 @@ class Stream:
         self.fin_sent = self.stopped = True
         self._port.stream_send(self.id, bytes([status]), True)
         self._port.stream_stop(self.id, int(status))
-        self._discard()
+        self.discard()
 
     def read(self, limit: int = -1) -> bytes:
         """Take up to ``limit`` received bytes (all when negative) without waiting; credit goes back to the sender."""
@@ -223,11 +223,11 @@ class Stream:
     def reset(self, code: int = 0) -> None:
         """Drop both directions at once; the peer's reader sees ConnectionLost."""
         if self._done:
-            self._discard()
+            self.discard()
             return
         self._port.stream_reset(self.id, code)
         self._port.stream_stop(self.id, code)
-        self._discard()
+        self.discard()
         self.fail(ConnectionLost("the stream was reset here"))
 
     def stop_reading(self) -> None:
@@ -236,9 +236,10 @@ class Stream:
             self._port.stream_stop(self.id, 0)
             self.fin_received = self.stopped = True
             self._finish()
-        self._discard()
+        self.discard()
 
-    def _discard(self) -> None:
+    def discard(self) -> None:
+        """Drop what is unread and give its credit back."""
         if self.buffered:
             self._port.stream_consumed(self.id, self.buffered)
         self._chunks.clear()

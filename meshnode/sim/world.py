@@ -163,6 +163,7 @@ class SimNode:
         self.nat = nat
         self.alive = True
         self.on_stream_opened: Callable[[Stream], None] = self._echo
+        self.admits: Callable[[NodeId], bool] = lambda peer: True
         identity = Identity(world.entropy(32))
         seal = sealer(identity, MeshKey.from_text("sim"), world, world.entropy, born=world.wall() - 1)
         self._seq = 0
@@ -178,7 +179,7 @@ class SimNode:
             rng=random.Random(world.rng.random()),
             entropy=world.entropy,
             next_seq=self._next_seq,
-            admit=lambda peer: True,
+            admit=lambda peer: self.admits(peer),
             settings=MeshSettings(
                 seed_role=seed_role, relay=seed_role, capabilities=("seed", "relay") if seed_role else ()
             ),

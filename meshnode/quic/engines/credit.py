@@ -1,0 +1,200 @@
+"""Stream credit that follows the application, for an engine whose own follows the arrival of bytes.
+
+``StreamWindows`` counts what each stream delivered, what the application took of it and what the peer was
+granted. ``CreditSealer`` puts the grants (MAX_STREAM_DATA, RFC 9000 section 19.10) into a 1-RTT packet of
+their own (RFC 9001 section 5). The engine's loss recovery never hears of these packets, so a grant is sent
+again for as long as the peer may be waiting for it: while it has used up all that it surely knows of.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import ECB
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from meshnode.quic.packets import CID_LENGTH, FIXED
+
+MAX_STREAM_DATA = 0x11
+NUMBER_AT = 1 + CID_LENGTH
+SAMPLE = 16
+KEY_PHASE = 0x04
+MAX_GRANTS = 60  # a packet; x 17 bytes at most = 1,020 of 1,200
+MAX_DEAF = 1024  # streams let go of whose late bytes are still told from a new stream's
+FIRST_WAIT_S = 0.02  # beside two round trips, for a grant that is on its way
+LONGEST_WAIT_S = 5.0
+
+
+@dataclass(slots=True)
+class _Window:
+    limits: deque[int]  # the limit that the peer surely knows, then those it may know; at most five
+    delivered: int = 0
+    consumed: int = 0
+    ended: bool = False
+    tries: int = 0
+    resend_at: float | None = None
+
+
+@dataclass(slots=True)
+class StreamWindows:
+    """Receive windows of ``window`` bytes a stream."""
+
+    window: int
+    unread: int = 0  # bytes of all streams that the application has not taken
+    _streams: dict[int, _Window] = field(default_factory=dict)
+    _pending: dict[int, None] = field(default_factory=dict)  # streams to be granted more
+    _waiting: dict[int, None] = field(default_factory=dict)  # streams whose peer may wait for a lost grant
+    _deaf: dict[int, None] = field(default_factory=dict)
+
+    def deliver(self, stream_id: int, count: int, fin: bool) -> bool:
+        """Bytes of a stream arrived, in order; False when they are more than was granted."""
+        if stream_id in self._deaf:
+            return True
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            stream = self._streams[stream_id] = _Window(deque([self.window]))
+        stream.delivered += count
+        self.unread += count
+        limits = stream.limits
+        if stream.delivered > limits[-1]:
+            return False
+        if stream.delivered >= limits[0]:
+            if stream.delivered > limits[0]:
+                stream.resend_at = None
+                stream.tries = 0
+                while limits[0] < stream.delivered:
+                    limits.popleft()
+            self._watch(stream_id, stream)
+        if fin:
+            stream.ended = True
+            self._drop_if_done(stream_id, stream)
+        return True
+
+    def _watch(self, stream_id: int, stream: _Window) -> None:
+        if stream.delivered == stream.limits[0] and len(stream.limits) > 1:
+            self._waiting[stream_id] = None
+        else:
+            self._waiting.pop(stream_id, None)
+
+    def _drop_if_done(self, stream_id: int, stream: _Window) -> None:
+        if stream.ended:
+            self._pending.pop(stream_id, None)
+            self._waiting.pop(stream_id, None)
+            if stream.consumed >= stream.delivered:
+                self._streams.pop(stream_id, None)
+
+    def consume(self, stream_id: int, count: int) -> bool:
+        """The application took bytes; True when the peer shall be granted more."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return False
+        count = min(count, stream.delivered - stream.consumed)
+        stream.consumed += count
+        self.unread -= count
+        if stream.ended:
+            self._drop_if_done(stream_id, stream)
+        elif stream.consumed + self.window - stream.limits[-1] >= self.window // 4:
+            self._pending[stream_id] = None
+            return True
+        return False
+
+    def forget(self, stream_id: int) -> None:
+        """Nobody will read this stream any more: it holds nobody back, and gets no credit."""
+        stream = self._streams.pop(stream_id, None)
+        if stream is not None:
+            self.unread -= stream.delivered - stream.consumed
+        self._pending.pop(stream_id, None)
+        self._waiting.pop(stream_id, None)
+        self._deaf[stream_id] = None
+        if len(self._deaf) > MAX_DEAF:
+            del self._deaf[next(iter(self._deaf))]
+
+    def on_blocked(self, stream_id: int, limit: int) -> None:
+        """The peer says that it can send no more than ``limit``."""
+        stream = self._streams.get(stream_id)
+        if stream is not None and not stream.ended and stream.limits[-1] > limit:
+            self._pending[stream_id] = None
+
+    def resend(self) -> None:
+        """The path has changed: grant again at once what may have been lost."""
+        self._pending.update(self._waiting)
+
+    def take_grants(self, now: float, rtt: float | None) -> list[tuple[int, int]]:
+        """Return ``(stream, limit)`` for every grant to send now, at most ``MAX_GRANTS``."""
+        if not self._pending and not self._waiting:
+            return []
+        for stream_id in self._waiting:
+            stream = self._streams[stream_id]
+            if stream.resend_at is None:
+                wait = min(LONGEST_WAIT_S, (2 * (rtt or 0.1) + FIRST_WAIT_S) * 2 ** min(stream.tries, 10))
+                stream.resend_at = now + wait
+            elif stream.resend_at <= now:
+                stream.tries += 1
+                self._pending[stream_id] = None
+        grants = []
+        for stream_id in list(self._pending)[:MAX_GRANTS]:
+            del self._pending[stream_id]
+            stream = self._streams[stream_id]
+            limit = stream.consumed + self.window
+            if limit > stream.limits[-1]:
+                stream.limits.append(limit)
+            stream.resend_at = None
+            self._watch(stream_id, stream)
+            if stream_id in self._waiting:
+                wait = min(LONGEST_WAIT_S, (2 * (rtt or 0.1) + FIRST_WAIT_S) * 2 ** min(stream.tries, 10))
+                stream.resend_at = now + wait
+            grants.append((stream_id, stream.limits[-1]))
+        return grants
+
+    def next_resend(self) -> float | None:
+        """When ``take_grants`` is due again."""
+        times = [at for stream_id in self._waiting if (at := self._streams[stream_id].resend_at) is not None]
+        return min(times, default=None)
+
+
+class CreditSealer:
+    """Makes 1-RTT packets with the sending keys of a connection whose cipher is AES-128-GCM."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._aead = AESGCM(_expand(secret, b"quic key", 16))
+        self._iv = int.from_bytes(_expand(secret, b"quic iv", 12), "big")
+        self._cipher = Cipher(AES(_expand(secret, b"quic hp", 16)), ECB())
+
+    def _mask(self, sample: bytes) -> bytes:
+        return self._cipher.encryptor().update(sample)
+
+    def is_number(self, packet: bytes, number: int) -> bool:
+        """True when ``packet``, sealed by the engine, is in the first key phase and has this packet number."""
+        mask = self._mask(packet[NUMBER_AT + 4 : NUMBER_AT + 4 + SAMPLE])
+        first = packet[0] ^ (mask[0] & 0x1F)
+        size = (first & 3) + 1
+        found = bytes(a ^ b for a, b in zip(packet[NUMBER_AT : NUMBER_AT + size], mask[1:], strict=False))
+        return not first & KEY_PHASE and int.from_bytes(found, "big") == number & (1 << 8 * size) - 1
+
+    def seal(self, cid: bytes, number: int, grants: list[tuple[int, int]]) -> bytes:
+        """Return a packet to ``cid`` with a number that the engine will not use: a repeated one breaks the cipher."""
+        frames = b"".join(bytes([MAX_STREAM_DATA]) + _varint(stream) + _varint(limit) for stream, limit in grants)
+        encoded = (number & 0xFFFFFFFF).to_bytes(4, "big")
+        header = bytes([FIXED | 3]) + cid + encoded
+        nonce = (self._iv ^ number).to_bytes(12, "big")
+        sealed = self._aead.encrypt(nonce, frames, header)
+        mask = self._mask(sealed[:SAMPLE])
+        hidden = bytes(a ^ b for a, b in zip(encoded, mask[1:], strict=False))
+        return bytes([header[0] ^ (mask[0] & 0x1F)]) + cid + hidden + sealed
+
+
+def _expand(secret: bytes, label: bytes, size: int) -> bytes:
+    """RFC 8446 section 7.1, HKDF-Expand-Label without a context."""
+    label = b"tls13 " + label
+    info = size.to_bytes(2, "big") + bytes([len(label)]) + label + b"\0"
+    return HKDFExpand(SHA256(), size, info).derive(secret)
+
+
+def _varint(value: int) -> bytes:
+    """RFC 9000 section 16, in its 1- or 8-byte form."""
+    return bytes([value]) if value < 64 else (value | 3 << 62).to_bytes(8, "big")
