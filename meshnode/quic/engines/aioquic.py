@@ -206,6 +206,7 @@ class AioquicEngine:
             elif kind is quic_events.ConnectionIdRetired:
                 found.append(CidRetired(event.connection_id))
             elif kind is quic_events.StreamReset:
+                self._return_undelivered(event.stream_id)
                 found.append(StreamReset(event.stream_id, event.error_code))
             elif kind is quic_events.StopSendingReceived:
                 found.append(StopSending(event.stream_id, event.error_code))
@@ -213,6 +214,12 @@ class AioquicEngine:
             self._told = True
             found.append(self._limit_error or self._terminated())
         return found
+
+    def _return_undelivered(self, stream_id: int) -> None:
+        """What a reset leaves undelivered counts against the connection's window, and nobody will consume it."""
+        stream = self._quic._streams.get(stream_id)
+        if stream is not None and stream.receiver._final_size is not None:
+            self._quic.consumed_total += stream.receiver._final_size - stream.receiver._buffer_start
 
     def _terminated(self) -> Terminated:
         event = self._quic._close_event
