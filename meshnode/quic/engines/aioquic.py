@@ -386,7 +386,8 @@ def _configuration(identity: Identity, is_client: bool, idle_timeout: float) -> 
 PRIVATE = {
     "": (
         "_close_at _close_event _events _get_or_create_stream_for_send _handshake_complete _handshake_confirmed "
-        "_host_cids _initialize _local_initial_source_connection_id _local_max_data _logger _loss _max_datagram_size _network_paths "
+        "_host_cids _initialize _local_initial_source_connection_id _local_max_data _logger _loss "
+        "_max_datagram_size _network_paths "
         "_peer_token _remote_max_streams_bidi _replenish_connection_ids _set_state _spaces _state _streams "
         "_write_connection_limits _write_stream_limits"
     ),
