@@ -65,9 +65,7 @@ class Resolver:
         if cached is not None and not newer(record, cached.record):
             if cached.record.encoded != record.encoded:
                 self._metrics.count("record_old")
-            if (
-                cached.record.expires_ms >= wall * 1000
-            ):  # what has expired still outranks what is older, but answers nobody
+            if cached.record.expires_ms >= wall * 1000:  # an expired one outranks older ones, but answers nobody
                 self._answer(cached.record, source, now)
             return None
         self._cache[record.id] = _Cached(record, source)
