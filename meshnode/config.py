@@ -30,7 +30,7 @@ def parse_seed(text: str) -> Seed:
     id_text, at, where = text.partition("@")
     host, colon, port = where.rpartition(":")
     hint = "a seed is written ID@HOST:PORT; `meshnode id` there prints the id"
-    if not at or not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not at or not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ConfigError(f"{text!r} is not a seed", hint=hint)
     try:
         return Seed(NodeId.parse(id_text), host.strip("[]"), int(port))
@@ -63,11 +63,9 @@ class Config:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "home", Path(self.home).expanduser().absolute())
-        for name in ("seeds", "advertise", "allow", "relay_allow"):
-            value = getattr(self, name)
-            if isinstance(value, str):
-                raise ConfigError(f"{name} is a list", hint=f'write {name} = ["..."]')
-            object.__setattr__(self, name, tuple(value))
+        for item in fields(self):
+            if item.name != "home":
+                object.__setattr__(self, item.name, _checked(item.name, str(item.type), getattr(self, item.name)))
         try:
             parse_addr(self.listen)
             for text in self.advertise:
@@ -83,8 +81,8 @@ class Config:
         for who in self.allow + self.relay_allow:
             if who != "any":
                 NodeId.parse(who)
-        if self.idle_timeout < 1:
-            raise ConfigError("idle_timeout is at least 1 second")
+        if not self.idle_timeout >= 1:
+            raise ConfigError("idle_timeout is at least 1 second", hint="the default is 600; inf never ends one")
 
     @property
     def home_path(self) -> Path:
@@ -130,12 +128,30 @@ class Config:
             try:
                 values["key"] = Path(secret).read_text()
             except OSError as error:
-                raise ConfigError(f"MESHNODE_KEY_FILE: {error.strerror}: {secret}") from error
+                raise ConfigError(
+                    f"MESHNODE_KEY_FILE: {error.strerror}: {secret}", hint="a file with 64 hex digits"
+                ) from error
         values.update({name: value for name, value in (flags or {}).items() if value is not None})
-        try:
-            return cls(home=home, **values)  # type: ignore[arg-type]
-        except (TypeError, AttributeError) as error:
-            raise ConfigError(f"{path}: a setting has the wrong type: {error}") from error
+        return cls(home=home, **values)  # type: ignore[arg-type]
+
+
+def _checked(name: str, kind: str, value: object) -> object:
+    """Return the value in its own type; a file can hold any. Raises ConfigError."""
+    if kind.startswith("tuple"):
+        if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+            return tuple(value)
+        raise ConfigError(f"{name} is a list of texts", hint=f'write {name} = ["..."]')
+    if kind == "bool":
+        if isinstance(value, bool):
+            return value
+        raise ConfigError(f"{name} is a switch, not {value!r}", hint=f"write {name} = true, or false")
+    if kind == "float":
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return value
+        raise ConfigError(f"{name} is a number of seconds, not {value!r}", hint=f"write {name} = 600")
+    if isinstance(value, str) or (value is None and kind.endswith("None")):
+        return value
+    raise ConfigError(f"{name} is a text, not a {type(value).__name__}", hint=f'write {name} = "..."')
 
 
 def _from_text(name: str, kind: str, text: str) -> object:
@@ -143,11 +159,11 @@ def _from_text(name: str, kind: str, text: str) -> object:
         return tuple(part for part in text.replace(",", " ").split() if part)
     if kind == "bool":
         if text.lower() not in TRUE + FALSE:
-            raise ConfigError(f"MESHNODE_{name.upper()}={text!r} is neither on nor off")
+            raise ConfigError(f"MESHNODE_{name.upper()}={text!r} is neither on nor off", hint="write 1 or 0")
         return text.lower() in TRUE
     if kind == "float":
         try:
             return float(text)
         except ValueError as error:
-            raise ConfigError(f"MESHNODE_{name.upper()}={text!r} is not a number") from error
+            raise ConfigError(f"MESHNODE_{name.upper()}={text!r} is not a number", hint="seconds, as in 600") from error
     return text

@@ -27,7 +27,7 @@ def call(home: Path, method: str, **arguments: Any) -> Iterator[dict[str, Any]]:
     try:
         try:
             connection.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError) as error:
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
             raise NotRunning(f"no node runs in {home}", hint=f"start one: meshnode --home {home} up") from error
         except PermissionError as error:
             raise NotRunning(f"the node in {home} belongs to somebody else", hint="use your own --home") from error

@@ -157,7 +157,10 @@ class MdnsSource(RecordUpdateListener):
         """Nothing to do after a batch."""
 
     def _take(self, text: bytes) -> None:
-        if len(text) > MAX_TEXT or text in self._seen:
+        if len(text) > MAX_TEXT:
+            self._metrics.count("mdns_oversized")
+            return
+        if text in self._seen:
             return
         encoded = self._sealer.decrypt_hint(decode_text(text))
         if encoded is None:

@@ -65,7 +65,8 @@ class Resolver:
         if cached is not None and not newer(record, cached.record):
             if cached.record.encoded != record.encoded:
                 self._metrics.count("record_old")
-            self._answer(cached.record, source, now)
+            if cached.record.expires_ms >= wall * 1000:  # an expired one outranks older ones, but answers nobody
+                self._answer(cached.record, source, now)
             return None
         self._cache[record.id] = _Cached(record, source)
         self._cache.move_to_end(record.id)
@@ -87,6 +88,7 @@ class Resolver:
         if cached.record.expires_ms < wall * 1000:
             del self._cache[peer]
             return None
+        self._cache.move_to_end(peer)  # a flood of strangers' records pushes out what nobody asks for
         return cached.record
 
     def source(self, peer: NodeId) -> str:

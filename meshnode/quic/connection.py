@@ -39,6 +39,7 @@ from meshnode.quic.hello import (
 from meshnode.quic.stream import Stream, encode_header
 from meshnode.wire import WireError
 
+UNIDIRECTIONAL = 2  # the bit of a stream id, RFC 9000 section 2.1: nothing could be answered there
 CONTROL_STREAM = 0  # RFC 9000 section 2.1: the first client-initiated bidirectional stream
 
 
@@ -218,6 +219,8 @@ class Connection:
                     raise WireError("the control stream was ended")
                 self._on_control(event.data)
                 return
+            if stream_id & UNIDIRECTIONAL:
+                raise WireError("a unidirectional stream, which this protocol does not have")
             if self.state is State.HANDSHAKE:
                 self._early.append(event)  # bounded: the stream windows hold the peer back
                 return

@@ -148,7 +148,7 @@ class FrameReader:
             body = bytes(self._buffer[HEADER.size : HEADER.size + size])
             del self._buffer[: HEADER.size + size]
             fields = decode(body, MAX_CONTROL_FRAME)
-            if not isinstance(fields, list) or not fields or not isinstance(fields[0], int):
+            if not isinstance(fields, list) or not fields or type(fields[0]) is not int:
                 raise WireError("control frame: not an array with a kind")
             frames.append(fields)
         return frames

@@ -28,6 +28,7 @@ from meshnode.quic.engine import (
     ALPN,
     IDLE,
     LOCAL,
+    WRONG_KEY,
     CidIssued,
     CidRetired,
     EngineEvent,
@@ -46,6 +47,7 @@ STREAM_WINDOW = 1 << 21
 CONNECTION_WINDOW = 1 << 22
 PACER_BURST_S = 0.002  # the timer granularity of an event loop
 MICROSECOND = 1e-6
+UNPROVEN = (0x100 + 42, 0x100 + 43, 0x100 + 51)  # TLS alerts: bad or unsupported certificate, signature does not hold
 EPOCH = tls.Epoch.ONE_RTT
 SILENT = logging.getLogger("meshnode.quic.aioquic")
 SILENT.propagate = False
@@ -229,6 +231,8 @@ class AioquicEngine:
         if self._quic._state is QuicConnectionState.DRAINING:  # set by the peer's CONNECTION_CLOSE alone
             own_code = event.frame_type is None  # RFC 9000 section 19.19: only 0x1d carries application codes
             return Terminated(event.error_code if own_code else LOCAL, event.reason_phrase, True)
+        if event.error_code in UNPROVEN and not self._quic._handshake_complete:
+            return Terminated(WRONG_KEY, "the peer could not prove its certificate's key", False)
         return Terminated(LOCAL, event.reason_phrase, False)
 
     def open_stream(self) -> int:
@@ -381,8 +385,9 @@ def _configuration(identity: Identity, is_client: bool, idle_timeout: float) -> 
 
 PRIVATE = {
     "": (
-        "_close_at _close_event _events _get_or_create_stream_for_send _handshake_confirmed _host_cids _initialize "
-        "_local_initial_source_connection_id _local_max_data _logger _loss _max_datagram_size _network_paths "
+        "_close_at _close_event _events _get_or_create_stream_for_send _handshake_complete _handshake_confirmed "
+        "_host_cids _initialize _local_initial_source_connection_id _local_max_data _logger _loss "
+        "_max_datagram_size _network_paths "
         "_peer_token _remote_max_streams_bidi _replenish_connection_ids _set_state _spaces _state _streams "
         "_write_connection_limits _write_stream_limits"
     ),

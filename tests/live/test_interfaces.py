@@ -1,0 +1,55 @@
+"""Watching this host's addresses where netlink is not to be had, and starting and stopping (changes: tests/netns)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from meshnode.net import interfaces
+from meshnode.net.interfaces import InterfaceWatcher, local_networks
+
+
+async def test_without_netlink_addresses_are_polled(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = [("192.0.2.1", 24)]
+    monkeypatch.setattr(interfaces.sys, "platform", "elsewhere")
+    monkeypatch.setattr(interfaces, "POLL_S", 0.01)
+    monkeypatch.setattr(interfaces, "local_networks", lambda loopback: list(here))
+    seen = asyncio.Event()
+    watcher = InterfaceWatcher(asyncio.get_running_loop(), seen.set)
+    watcher.start()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(seen.wait(), 0.1)
+    here[0] = ("192.0.2.2", 24)
+    await asyncio.wait_for(seen.wait(), 2)
+    watcher.close()
+
+
+async def test_where_netlink_is_refused_addresses_are_polled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: object) -> socket.socket:
+        raise PermissionError
+
+    here = [("192.0.2.1", 24)]
+    monkeypatch.setattr(interfaces, "POLL_S", 0.01)
+    monkeypatch.setattr(interfaces, "local_networks", lambda loopback: list(here))
+    monkeypatch.setattr(interfaces.socket, "socket", refused)
+    seen = asyncio.Event()
+    watcher = InterfaceWatcher(asyncio.get_running_loop(), seen.set)
+    watcher.start()
+    here.append(("2001:db8::1", 64))
+    await asyncio.wait_for(seen.wait(), 2)
+    watcher.close()
+
+
+async def test_a_closed_watcher_is_silent_and_closes_twice() -> None:
+    watcher = InterfaceWatcher(asyncio.get_running_loop(), lambda: pytest.fail("closed, and still it speaks"))
+    watcher.start()
+    watcher.close()
+    watcher.close()
+    await asyncio.sleep(0)
+
+
+def test_loopback_is_listed_only_when_asked_for() -> None:
+    assert ("127.0.0.1", 8) in local_networks(loopback=True)
+    assert not [host for host, _ in local_networks() if host.startswith("127.") or host == "::1"]

@@ -1,0 +1,118 @@
+"""What arrives by multicast DNS, and what becomes of it; nothing here sends a packet (tests/netns crosses a LAN)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+import pytest
+from zeroconf import RecordUpdate, Zeroconf, const
+from zeroconf._dns import DNSAddress, DNSText
+
+from meshnode import Identity
+from meshnode.clock import SystemClock
+from meshnode.discovery import mdns
+from meshnode.discovery.mdns import MAX_TEXT, SERVICE_TYPE, MdnsSource, encode_text
+from meshnode.metrics import Metrics
+from meshnode.sealing import MeshKey, Sealer
+from tests.conftest import MakeNode
+from tests.live.test_hostile import bad_records, counters, member
+
+
+class Heard:
+    """A source, and the records that it handed in."""
+
+    def __init__(self, mesh: str = "open") -> None:
+        self.records: list[bytes] = []
+        self.metrics = Metrics()
+        identity = Identity.generate()
+        sealer = Sealer(identity, MeshKey.from_text(mesh), SystemClock(), os.urandom, born=0.0)
+        self.source = MdnsSource(sealer, identity.id, self.records.append, self.metrics)
+
+    def hear(self, text: bytes, name: str = "x." + SERVICE_TYPE) -> None:
+        """As if zeroconf had heard a TXT record."""
+        record = DNSText(name, const._TYPE_TXT, const._CLASS_IN, 120, text)
+        self.source.async_update_records(None, 0.0, [RecordUpdate(record, None)])  # type: ignore[arg-type]
+
+
+async def test_a_members_announcement_is_handed_in_once() -> None:
+    heard = Heard()
+    text = encode_text(member().encrypt_hint(b"a record"))
+    heard.hear(text)
+    heard.hear(text)
+    assert heard.records == [b"a record"]
+
+
+async def test_what_is_not_of_this_mesh_is_counted_and_dropped() -> None:
+    heard = Heard()
+    foreign = encode_text(member(mesh="theirs").encrypt_hint(b"a record"))
+    texts = [foreign, b"", b"\x00", b"\x05abc", b"\xff" * 300, b"\x0bpath=/index", bytes(200), os.urandom(MAX_TEXT)]
+    for text in texts:
+        heard.hear(text)
+    assert not heard.records
+    assert heard.metrics.counters == {"mdns_foreign": len(texts)}
+
+
+async def test_what_is_too_long_is_counted_and_dropped() -> None:
+    heard = Heard()
+    heard.hear(encode_text(member().encrypt_hint(bytes(MAX_TEXT))))
+    assert not heard.records
+    assert heard.metrics.counters == {"mdns_oversized": 1}
+
+
+async def test_other_services_and_other_kinds_of_record_are_not_looked_at() -> None:
+    heard = Heard()
+    text = encode_text(member().encrypt_hint(b"a record"))
+    heard.hear(text, name="printer._ipp._tcp.local.")
+    address = DNSAddress("x." + SERVICE_TYPE, const._TYPE_A, const._CLASS_IN, 120, bytes(4))
+    heard.source.async_update_records(None, 0.0, [RecordUpdate(address, None)])  # type: ignore[arg-type]
+    assert not heard.records
+    assert heard.metrics.counters == {}
+
+
+async def test_a_flood_of_announcements_is_remembered_within_a_bound() -> None:
+    heard, sender = Heard(), member()
+    for number in range(2000):
+        heard.hear(encode_text(sender.encrypt_hint(number.to_bytes(4, "big"))))
+    assert len(heard.records) == 2000
+    assert len(heard.source._seen) <= 512
+
+
+async def test_bad_records_on_the_lan_are_dropped_by_name_and_the_node_goes_on(make_node: MakeNode) -> None:
+    node = await make_node()
+    liar, sealer = Identity.generate(), member()
+    source = MdnsSource(
+        node._sealer,
+        node.id,
+        lambda encoded: node.mesh.offer_record(encoded, "mdns", time.monotonic()) and None,
+        node.metrics,
+    )
+    for encoded in bad_records(liar).values():
+        source._take(encode_text(sealer.encrypt_hint(encoded)))
+    found = counters(node)
+    assert {name: n for name, n in found.items() if name.startswith("record_")} == {
+        f"record_{reason}": 1 for reason in bad_records(liar)
+    }
+    assert node.mesh.resolver.get(liar.id, time.time()) is None
+    friend = await make_node(seed=node)
+    assert (await friend.ping(node.id)).rtt is not None
+
+
+@pytest.mark.parametrize("error", [OSError("no multicast here"), AssertionError(), TimeoutError()])
+async def test_a_host_without_multicast_counts_it_and_runs(
+    monkeypatch: pytest.MonkeyPatch, make_node: MakeNode, error: Exception
+) -> None:
+    def refuse() -> Zeroconf:
+        raise error
+
+    monkeypatch.setattr(mdns, "_open", refuse)
+    node = await make_node(mdns=True)
+    async with asyncio.timeout(3):
+        while not counters(node).get("mdns_errors"):  # noqa: ASYNC110 - a counter tells nobody when it changes
+            await asyncio.sleep(0.005)
+    friend = await make_node(seed=node)
+    assert (await friend.ping(node.id)).rtt is not None
+    started = time.monotonic()
+    await node.close()
+    assert time.monotonic() - started < 1.5

@@ -1,0 +1,47 @@
+"""Changes this namespace's addresses and prints how many ms later InterfaceWatcher said so, one JSON line each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import time
+
+from meshnode.net.interfaces import InterfaceWatcher, local_networks
+
+CHANGES = [
+    ("addr add 10.77.0.50/24 dev eth0", "10.77.0.50", True),
+    ("addr del 10.77.0.50/24 dev eth0", "10.77.0.50", False),
+    ("addr add 2001:db8::50/64 dev eth0", "2001:db8::50", True),
+    ("addr del 2001:db8::50/64 dev eth0", "2001:db8::50", False),
+    ("link set eth0 down", "", False),
+    ("link set eth0 up", "10.77.0.10", True),
+    ("route add default via 10.77.0.1", "10.77.0.10", True),
+]
+QUIET_S = 0.2
+
+
+async def main() -> None:
+    """Make each change three times over, with quiet between them."""
+    seen = asyncio.Event()
+    watcher = InterfaceWatcher(asyncio.get_running_loop(), seen.set)
+    watcher.start()
+    with subprocess.Popen(["ip", "-batch", "-"], stdin=subprocess.PIPE, bufsize=0) as ip:
+        assert ip.stdin is not None
+        for _ in range(3):
+            for line, address, there in CHANGES:
+                await asyncio.sleep(QUIET_S)
+                seen.clear()
+                started = time.monotonic()
+                ip.stdin.write(line.encode() + b"\n")
+                async with asyncio.timeout(5):
+                    await seen.wait()
+                ms = (time.monotonic() - started) * 1000
+                right = not address or (address in [host for host, _ in local_networks()]) == there
+                print(json.dumps({"change": line, "ms": round(ms, 2), "right": right}), flush=True)
+            ip.stdin.write(b"route del default\n")
+        ip.stdin.close()
+    watcher.close()
+
+
+asyncio.run(main())
