@@ -435,7 +435,8 @@ class Qh3Engine:
         for _ in range(NUDGE_STEPS):
             timer = core.get_timer()
             if timer is None or timer[0] in ("idle", "close"):
-                return  # nothing is in flight
+                self.ping()  # nothing is in flight, or its probe is further away than the connection's end
+                return
             core.handle_timer(max(now, timer[1] + MICROSECOND))
             if core.pto_total > probes:
                 break
