@@ -140,13 +140,13 @@ async def test_an_impostor_at_the_dialled_address_is_a_peer_identity_error_and_f
 
 async def test_after_an_impostor_the_real_node_is_reached_where_it_is(make_node: MakeNode) -> None:
     real = await make_node()
-    impostor = Impostor(real.mesh.identity, stolen_certificate=False)
+    impostor = Impostor(real.mesh._ports.identity, stolen_certificate=False)
     async with bare_socket(impostor.reply) as socket:
         dialler = await make_node(seeds=(f"{real.id}@{socket.addr}",))
         with pytest.raises(PeerIdentityError):
             await asyncio.wait_for(dialler.connect(real.id), 8)
         dialler.mesh.offer_record(real.record.encoded, "ticket", time.monotonic())
-        dialler.mesh.hints.clear()
+        dialler.mesh._finder.hints.clear()
         outcome = await asyncio.wait_for(dialler.ping(real.id), 8)
         assert outcome.rtt is not None
 
@@ -186,13 +186,13 @@ async def test_bad_records_of_a_live_peer_are_dropped_by_name_and_the_connection
     liar = await make_node(seed=node)
     node.serve("echo", echo, allow=["any"])
     connection = await liar.connect(node.id)
-    before = node.mesh.resolver.get(liar.id, time.time())
+    before = node.mesh._finder.resolver.get(liar.id, time.time())
     assert before is not None
-    for reason, encoded in bad_records(liar.mesh.identity).items():
+    for reason, encoded in bad_records(liar.mesh._ports.identity).items():
         connection._link.push_record(encoded)
         liar.on_dirty()
         await until(lambda reason=reason: counters(node).get(f"record_{reason}") == 1)
-    assert node.mesh.resolver.get(liar.id, time.time()) == before
+    assert node.mesh._finder.resolver.get(liar.id, time.time()) == before
     reader, writer = await connection.open("echo")
     writer.write(b"still here")
     assert await reader.readexactly(10) == b"still here"
@@ -205,7 +205,7 @@ async def test_a_live_peer_that_breaks_the_control_stream_loses_its_connection_o
     for junk in (b"\xff\xff", b"\x00\x01\x80", b"\x00\x03\x82\x03\x00", b"\x00\x00"):
         connection = await liar.connect(node.id)
         connection._link.engine.send(0, junk)
-        liar.mesh._dirty[connection._link] = None
+        liar.mesh._peers.touch(connection._link)
         liar.on_dirty()
         await until(lambda connection=connection: not connection.is_open)
     assert kept.is_open

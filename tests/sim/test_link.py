@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from meshnode.address import Addr
 from meshnode.errors import PeerIdentityError, StreamLimitError
 from meshnode.identity import Identity
+from meshnode.quic.connection import Connection
 from meshnode.quic.engine import (
     IDLE,
     CidIssued,
@@ -45,15 +48,59 @@ def test_a_lost_welcome_is_not_mistaken_for_a_restart_of_the_dialler() -> None:
     carry = world.deliver
     lost: list[bytes] = []
 
-    def drop_the_first_welcome(source: Addr, to: Addr, datagram: bytes) -> None:
+    def drop_the_first_welcome(source: Addr, to: Addr, datagram: bytes, nat: Nat | None) -> None:
         if source == nodes[2].addr and datagram[0] & 0xC0 == 0x40 and not lost:
             lost.append(datagram)
         else:
-            carry(source, to, datagram)
+            carry(source, to, datagram, nat)
 
     world.deliver = drop_the_first_welcome  # type: ignore[method-assign]
     nodes[1].connect(nodes[2].id, 2.0)
     assert lost
+
+
+def _dial(node: SimNode, other: SimNode, results: list[object]) -> None:
+    node.mesh.connect(other.id, node.world.now, results.append)
+    node.on_dirty()
+
+
+def _note_down(downs: list[object], connection: Connection, up: bool) -> None:
+    if not up:
+        downs.append(connection.error)
+
+
+@pytest.mark.parametrize("smaller_first", [True, False])
+def test_dials_that_cross_at_any_moment_leave_both_with_the_same_connection(smaller_first: bool) -> None:
+    for milliseconds in range(0, 60):
+        world, nodes = _mesh(milliseconds, Weather(delay=0.01, jitter=0.04, loss=0.02))
+        pair = sorted(nodes[1:], key=lambda node: node.id, reverse=not smaller_first)
+        ready: list[object] = []
+        downs: list[object] = []
+        for node, other, after in ((pair[0], pair[1], 0.0), (pair[1], pair[0], milliseconds / 1000)):
+            node.on_connection = partial(_note_down, downs)  # type: ignore[method-assign]
+            world.at(world.now + after, partial(_dial, node, other, ready))
+        world.run(3.0)
+        assert not downs, f"{milliseconds} ms apart"
+        assert len(ready) == 2
+        here, there = (a.mesh.sessions[b.id].connection for a, b in (pair, pair[::-1]))
+        assert here is not None
+        assert there is not None
+        assert here.engine.odcid == there.engine.odcid
+
+
+def test_a_dial_that_crossed_a_refused_one_still_gets_through() -> None:
+    for seed in range(40):
+        world, nodes = _mesh(seed, Weather(delay=0.01, jitter=0.04))
+        smaller, larger = sorted(nodes[1:], key=lambda node: node.id)
+        larger.mesh._peers.ports = replace(
+            larger.mesh._ports, admit=lambda peer: False
+        )  # it may dial; nobody may dial it
+        got: list[object] = []
+        world.at(world.now + 0.002 * seed, partial(_dial, larger, smaller, got))
+        smaller.mesh.connect(larger.id, world.now, lambda _: None)
+        smaller.on_dirty()
+        world.run(3.0)
+        assert [type(one) for one in got] == [Connection], seed
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -111,9 +158,9 @@ def test_whoever_proves_another_key_is_refused() -> None:
 
     class Liars(ModelEngines):
         def accept(self, identity, odcid, idle_timeout, now):  # type: ignore[no-untyped-def]
-            return real(self, nodes[0].mesh.identity, odcid, idle_timeout, now)
+            return real(self, nodes[0].mesh._ports.identity, odcid, idle_timeout, now)
 
-    nodes[2].mesh._engines = Liars(world.entropy)
+    nodes[2].mesh._peers.ports = replace(nodes[2].mesh._ports, engines=Liars(world.entropy))
     with pytest.raises(PeerIdentityError):
         nodes[1].connect(nodes[2].id)
 

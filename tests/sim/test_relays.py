@@ -164,10 +164,10 @@ def test_nobody_is_introduced_to_a_peer_that_has_not_talked_to_him() -> None:
     sent: list[str] = []
     deliver = world.deliver
 
-    def watch(source, to, datagram):  # type: ignore[no-untyped-def]
+    def watch(source, to, datagram, nat):  # type: ignore[no-untyped-def]
         if to == there.addr and source != there.addr and len(datagram) < 1000:
             sent.append(str(source))
-        deliver(source, to, datagram)
+        deliver(source, to, datagram, nat)
 
     from meshnode.quic.hello import Frame
 
