@@ -456,6 +456,10 @@ class Peers:
             self.ports.metrics.count(REFUSED)
             connection.close(CloseCode.POLICY_DENIED, "not allowed here")
             return
+        dial = session.dial
+        if dial is not None and self._id < connection.peer and dial.engine.peer_certificate_key is not None:
+            session.deferred = connection, hello  # our own Hello is out and the peer may take it: only one may live
+            return
         old = session.connection
         if old is not None:
             if old.peer_boot == hello.boot and old.dialler and self._id < connection.peer:
@@ -474,6 +478,7 @@ class Peers:
         if session is None:
             return
         source = session.arrivals.pop(connection, None)
+        session.deferred = None
         session.connection = connection
         if not connection.dialler:
             self.on_cid(connection, connection.engine.odcid, False)
@@ -525,8 +530,13 @@ class Peers:
         now = self.ports.clock.monotonic()
         self._send(session, connection, connection.engine.transmit(now), now)
         session.arrivals.pop(connection, None)
+        if session.deferred is not None and session.deferred[0] is connection:
+            session.deferred = None
         if session.dial is connection:
             session.dial = None
+            deferred, session.deferred = session.deferred, None
+            if deferred is not None and session.connection is None:
+                self.on_hello(*deferred)  # ours came to nothing: the peer's, then
             if session.connection is None and not (
                 session.arrivals and isinstance(error, ConnectionLost) and not isinstance(error, PolicyDenied)
             ):

@@ -107,11 +107,14 @@ class Relaying:
         self._keep_at = now + KEEP_S if self._ports.settings.use_relays else None
         if not self._ports.settings.use_relays:
             return False
+        for relay in [r for r, h in self._holdings.items() if h.granted and not self._works(r)]:
+            self._lose(relay, now)  # another may take its place; it is asked again when it answers
         if self.server is None:
             for relay in self.known():
                 if len(self._holdings) >= HOME_RELAYS + 1:
                     break
-                self.hold(relay, now)
+                if relay not in self._peers.sessions or self._works(relay):
+                    self.hold(relay, now)
         usable = {r: self._rtt(r) for r, h in self._holdings.items() if h.granted and self._works(r)}
         kept = [r for r in self.homes if r in usable]
         for relay in sorted((r for r in usable if r not in kept), key=lambda r: usable[r]):

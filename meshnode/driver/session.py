@@ -11,6 +11,7 @@ from meshnode.identity import NodeId
 from meshnode.limits import MAX_HELD_DATAGRAMS
 from meshnode.paths.peer import PeerPaths
 from meshnode.quic.connection import Connection
+from meshnode.quic.hello import Hello
 
 OnConnect = Callable[["Connection | MeshError"], None]
 
@@ -18,7 +19,18 @@ OnConnect = Callable[["Connection | MeshError"], None]
 class Session:
     """One peer. At most one READY connection; at most one dial; a few arrivals that have not said Hello yet."""
 
-    __slots__ = ("arrivals", "connection", "dial", "held", "outbox", "paths", "peer", "refreshed", "waiting")
+    __slots__ = (
+        "arrivals",
+        "connection",
+        "deferred",
+        "dial",
+        "held",
+        "outbox",
+        "paths",
+        "peer",
+        "refreshed",
+        "waiting",
+    )
 
     def __init__(self, peer: NodeId, paths: PeerPaths) -> None:
         self.peer = peer
@@ -28,6 +40,7 @@ class Session:
         self.refreshed = False
         self.arrivals: dict[Connection, Addr] = {}
         self.held: HeldInitial | None = None
+        self.deferred: tuple[Connection, Hello] | None = None  # an arrival's Hello, while our own dial's is out
         self.outbox: deque[bytes] = deque(maxlen=MAX_HELD_DATAGRAMS)  # what the 3x rule holds back
         self.waiting: list[OnConnect] = []
 

@@ -46,6 +46,7 @@ SILENCE_MIN_S = 0.08
 SILENCE_RTTS = 1.25
 SILENCE_MAX_S = 2.0
 SUSPEND_AFTER_S = 2.0
+ASK_MIN_S, ASK_MAX_S = 0.15, 60.0  # where is it? asked in doubling pauses: it may be dead for good
 CONFIRM_S = 1.0  # an address that a MOVED brought must answer our probe within this
 SAME_MOVE_S = 0.3  # MOVED probes of one burst arrive from several addresses: the first one wins
 HYSTERESIS_RATIO, HYSTERESIS_S = 0.8, 0.005
@@ -82,7 +83,7 @@ class PeerPaths:
         self._in_flight = 0
         self._flight_began = now
         self._last_data = float("-inf")
-        self._asked = 0
+        self._ask_at = 0.0
         self._keepalive_at: float | None = None
         self._keepalive_sent: float | None = None
         self._watch_at = float("-inf")
@@ -331,7 +332,7 @@ class PeerPaths:
         ):  # a suspended peer stays so until it answers: then it is resumed
             self.connectivity = Connectivity.SEEKING
         self._step = 0
-        self._asked = 0
+        self._ask_at = 0.0
         self._probe(self._current, MOVED, now)
         self._next_probe = now + BURST[0]
         self._effects.append(Switched(self._current.addr, self._current.addr, "moved", True))
@@ -469,7 +470,7 @@ class PeerPaths:
         if self._silent_since is None:
             self._silent_since = now
             self.connectivity = Connectivity.SEEKING
-            self._asked = 0
+            self._ask_at = 0.0
             self._note(now, "silent")
         self._step = 0
         self._probe_all(self._flags(), now, include_active=True)
@@ -480,7 +481,8 @@ class PeerPaths:
         silent = now - self._silent_since
         self._step = min(self._step + 1, len(BURST) - 1)
         self._probe_all(self._flags(), now, include_active=True)
-        if self._step in (1, 3, 5) or self._step == len(BURST) - 1:
+        if silent >= self._ask_at:
+            self._ask_at = silent + min(max(silent, ASK_MIN_S), ASK_MAX_S)
             self._effects.append(NeedRecord())
         if silent > SUSPEND_AFTER_S and self.connectivity is Connectivity.SEEKING:
             self.connectivity = Connectivity.SUSPENDED

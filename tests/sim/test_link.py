@@ -27,6 +27,7 @@ from meshnode.quic.engine import (
 )
 from meshnode.quic.engines import pick_engine
 from meshnode.sim.link import ModelEngine, ModelEngines
+from meshnode.sim.nat import Nat
 from meshnode.sim.plain import PlainSealer
 from meshnode.sim.world import SimNode, Weather, World
 
