@@ -62,6 +62,8 @@ MAX_CACHED_RECORDS = 4_096  # x about 1.5 KB
 MAX_PENDING_RESOLVES = 1_024
 RESOLVE_TIMEOUT_S = 5.0
 RETRY_LOOKUP_S = 0.25  # pause before an empty lookup that somebody still waits for is repeated
+SEEK_S = 2.0  # between lookups of a peer that went silent; a lookup is 20 to 30 requests, its watches are 3
+MAX_SOUGHT = 256  # silent peers whose last lookup is remembered
 
 # ---- dht
 DHT_MAX_BODY = 1_130  # + 97 sealing + 48 IPv6 and UDP = 1,275: under every path's 1,280

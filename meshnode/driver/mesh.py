@@ -174,7 +174,9 @@ class Mesh:
         """Let every due timer fire; then send what they caused."""
         self._peers.tick(now)
         self._finder.tick(now)
-        if self.relaying.tick(now) or is_due(self._republish_at, now):
+        if self.relaying.tick(now):
+            self._self_changed(now)
+        if is_due(self._republish_at, now):
             self._renew(now)
         self.flush(now)
 

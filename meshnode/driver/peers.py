@@ -492,7 +492,8 @@ class Peers:
         self._release_held(session)
         if connection.peer_record:
             self.finder.offer(connection.peer_record, "connection", now)
-        self.finder.watch(peer, now)
+        if connection.dialler:  # one of the two is enough to find the other; a relay need not watch all its clients
+            self.finder.watch(peer, now)
         self.ports.metrics.count(CONNECTIONS)
         self._dirty[connection] = None
         self.relaying.wake(now)
@@ -509,6 +510,7 @@ class Peers:
 
     def on_stream(self, connection: Connection, stream: Stream) -> None:
         """The peer opened a stream and said for which service."""
+        self.finder.watch(connection.peer, self.ports.clock.monotonic())
         self.ports.events.on_stream(connection, stream)
 
     def on_stream_data(self, connection: Connection) -> None:

@@ -23,7 +23,7 @@ from meshnode.sim.link import ModelEngines
 from meshnode.sim.plain import PlainSealer
 from meshnode.sim.world import Inbox, SimNode, Weather, World
 
-NODES, SEEDS, PAIRS, RUNNING = 1000, 3, 50, 20
+NODES, SEEDS, PAIRS, RUNNING = 1000, 2, 50, 20
 JOIN_EVERY_S = 0.005
 RTT = 0.1
 FAIR = Weather(delay=0.02, jitter=0.01)
