@@ -54,6 +54,7 @@ from meshnode.metrics import Metrics, describe
 from meshnode.record import EndpointRecord
 from meshnode.wire import WireError
 
+REQUESTS = (Ping, Find, Get, Store, Watch)
 SETTLE_S = (0.35, 1.0, 3.0, 15.0)  # self-lookups after the first contact: others may join in the same second
 REFRESH_S = 900.0
 REVIVE_S, MAX_REVIVE_S = 1.0, 60.0
@@ -148,7 +149,7 @@ class Dht:
             self._metrics.count(BAD_CONTACTS if isinstance(error, ContactsError) else MALFORMED)
             return
         self._last_heard = now
-        if isinstance(message, Ping | Find | Get | Store | Watch):
+        if isinstance(message, REQUESTS):
             self._holder.answer(sender, src, message, min(size, len(body)), now)
             self._meet(sender, src, now)
         elif isinstance(message, Push):
