@@ -155,7 +155,7 @@ class Node:
         self._timer_at = 0.0
         self._flush_soon = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._subscribers: list[asyncio.Queue[Event]] = []
+        self._subscribers: list[asyncio.Queue[Event | None]] = []  # None ends them
         self._save_handle: asyncio.TimerHandle | None = None
         self._lock_fd: int | None = None
         self._closed = False
@@ -262,6 +262,7 @@ class Node:
         if self._watcher is not None:
             self._watcher.close()
         self.mesh.close(self._clock.monotonic())
+        self._emit(None)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -376,6 +377,11 @@ class Node:
 
     # ---- addresses
 
+    @property
+    def _bound(self) -> tuple[str, int]:
+        assert self._udp is not None
+        return self._udp.local.host, self._udp.local.port
+
     def _endpoints(self) -> tuple[tuple[Endpoint, ...], tuple[tuple[str, int], ...]]:
         assert self._udp is not None
         bound = self._udp.local
@@ -402,7 +408,7 @@ class Node:
             self.metrics.count("interface_changes")
             self._announce(moved=True)
             if self._mdns is not None:
-                self._mdns.interfaces_changed()
+                self._mdns.interfaces_changed(*self._bound)
 
     async def rebind(self, addr: str | Addr | None = None) -> Addr:
         """Move the socket to another local address (by default: the same address, a new port); returns it.
@@ -420,6 +426,8 @@ class Node:
         self._udp.bind(target)
         self._listen_tunnels()
         self._announce(moved=True)
+        if self._mdns is not None:
+            self._mdns.interfaces_changed(*self._bound)
         return self._udp.local
 
     # ---- discovery
@@ -462,8 +470,7 @@ class Node:
 
         source = MdnsSource(self._sealer, self.id, on_record, self.metrics)
         self._mdns = source
-        assert self._udp is not None
-        await source.start(self.mesh.record, self._udp.local.port)
+        await source.start(self.mesh.record, *self._bound)
 
     async def resolve(self, peer: NodeId | str) -> Resolution:
         """Return the verified record of ``peer``, its source and how long it took. Raises NotFound, InvalidId."""
@@ -593,7 +600,7 @@ class Node:
             except OSError as error:
                 log.warning("cannot save contacts: %s", error)
 
-    def _emit(self, event: Event) -> None:
+    def _emit(self, event: Event | None) -> None:
         for queue in self._subscribers:
             if queue.full():
                 queue.get_nowait()
@@ -601,12 +608,13 @@ class Node:
             queue.put_nowait(event)
 
     async def events(self) -> AsyncIterator[Event]:
-        """Yield what happens from now on; a slow reader loses the oldest events, never the node."""
-        queue: asyncio.Queue[Event] = asyncio.Queue(MAX_EVENTS)
+        """Yield what happens from now on, until the node is closed; a slow reader loses the oldest events."""
+        self._alive()
+        queue: asyncio.Queue[Event | None] = asyncio.Queue(MAX_EVENTS)
         self._subscribers.append(queue)
         try:
-            while not self._closed:
-                yield await queue.get()
+            while (event := await queue.get()) is not None:
+                yield event
         finally:
             self._subscribers.remove(queue)
 

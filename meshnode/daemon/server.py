@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from meshnode.config import Config
-from meshnode.daemon.paths import socket_path
-from meshnode.errors import MeshError
+from meshnode.daemon.paths import is_private, socket_path
+from meshnode.driver.probing import Pinged
+from meshnode.errors import ConfigError, MeshError
 from meshnode.node import Node
 from meshnode.services.book import ServiceBook
 
@@ -37,6 +38,10 @@ class ControlServer:
     async def start(self) -> None:
         """Listen; the home's lock is ours, so a socket that is there already is a dead one's."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not is_private(self._path):
+            raise ConfigError(
+                f"{self._path.parent} is not yours alone", hint="use a shorter --home, or set XDG_RUNTIME_DIR"
+            )
         self._path.unlink(missing_ok=True)
         mask = os.umask(0o177)
         try:
@@ -103,11 +108,17 @@ class ControlServer:
         yield {"record": found.record.to_json(), "source": found.source, "ms": round(found.ms, 3)}
 
     async def do_ping(self, id: str, count: int, interval: float = PING_GAP_S) -> AsyncIterator[dict[str, Any]]:
-        """Echoes, one result each."""
+        """Echoes, one result each. Once the peer has answered, whatever goes wrong is a lost echo."""
+        outcome = Pinged(None, "none")
         for seq in range(count):
             if seq:
                 await asyncio.sleep(interval)
-            outcome = await self._node.ping(id)
+            try:
+                outcome = await self._node.ping(id)
+            except MeshError:
+                if not seq:
+                    raise
+                outcome = Pinged(None, outcome.path)
             rtt = round(outcome.rtt * 1000, 3) if outcome.rtt is not None else None
             yield {"seq": seq, "rtt_ms": rtt, "path": outcome.path}
 

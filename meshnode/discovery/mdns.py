@@ -37,6 +37,7 @@ MAX_STRING = 255  # RFC 1035 section 3.3.14
 MAX_TEXT = 1_300
 ROTATE_S = 3600
 RETRY_S = 2.0
+Interfaces = InterfaceChoice | list[str | int | tuple[tuple[str, int, int], int]]
 log = logging.getLogger("meshnode.mdns")
 logging.getLogger("zeroconf").setLevel(logging.ERROR)  # it warns of every address that is still coming up
 
@@ -69,15 +70,15 @@ class MdnsSource(RecordUpdateListener):
         self._browser: ServiceBrowser | None = None
         self._info: ServiceInfo | None = None
         self._record: EndpointRecord | None = None
-        self._port = 0
+        self._host, self._port = "::", 0
         self._wake = asyncio.Event()
         self._interfaces = False
         self._task: asyncio.Task[None] | None = None
         self._seen: dict[bytes, None] = {}
 
-    async def start(self, record: EndpointRecord | None, port: int) -> None:
-        """Begin; returns at once, whatever the network is like."""
-        self._record, self._port = record, port
+    async def start(self, record: EndpointRecord | None, host: str, port: int) -> None:
+        """Begin, on the interface of ``host`` (all for a wildcard); returns at once, whatever the network is like."""
+        self._record, self._host, self._port = record, host, port
         self._wake.set()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -86,8 +87,9 @@ class MdnsSource(RecordUpdateListener):
         self._record = record
         self._wake.set()
 
-    def interfaces_changed(self) -> None:
+    def interfaces_changed(self, host: str, port: int) -> None:
         """Join the multicast groups of new interfaces (zeroconf does not notice them itself)."""
+        self._host, self._port = host, port
         self._interfaces = True
         self._wake.set()
 
@@ -120,13 +122,13 @@ class MdnsSource(RecordUpdateListener):
     async def _step(self) -> None:
         self._wake.clear()
         if self._zeroconf is None:
-            self._zeroconf = _open()
+            self._zeroconf = _open(self._choice())
             zeroconf = self._zeroconf.zeroconf
             zeroconf.add_listener(self, None)
             self._browser = ServiceBrowser(zeroconf, SERVICE_TYPE, handlers=[_ignore])
         elif self._interfaces:
             self._interfaces = False
-            await self._zeroconf.async_update_interfaces(interfaces=InterfaceChoice.All)
+            await self._zeroconf.async_update_interfaces(interfaces=self._choice())
         if self._record is None:
             return
         name = self._sealer.blind(bytes(self._own) + int(time.time() // ROTATE_S).to_bytes(8, "big"))
@@ -145,6 +147,10 @@ class MdnsSource(RecordUpdateListener):
             await self._zeroconf.async_unregister_service(old)
         registering = await self._zeroconf.async_register_service(info, allow_name_change=False, strict=False)
         await registering
+
+    def _choice(self) -> Interfaces:
+        """A node that is bound to one address neither speaks nor listens on other networks."""
+        return InterfaceChoice.All if self._host in ("::", "0.0.0.0") else [self._host.partition("%")[0]]
 
     def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
         """zeroconf heard DNS records: take the TXT records of our service type."""
@@ -172,12 +178,14 @@ class MdnsSource(RecordUpdateListener):
         self._on_record(encoded)
 
 
-def _open() -> AsyncZeroconf:
-    """Open on all interfaces, with IPv6 where there is any."""
+def _open(interfaces: Interfaces) -> AsyncZeroconf:
+    """Open with IPv6 where there is any."""
+    if not isinstance(interfaces, InterfaceChoice):
+        return AsyncZeroconf(interfaces=interfaces)
     try:
-        return AsyncZeroconf(interfaces=InterfaceChoice.All, ip_version=IPVersion.All)
+        return AsyncZeroconf(interfaces=interfaces, ip_version=IPVersion.All)
     except OSError:
-        return AsyncZeroconf(interfaces=InterfaceChoice.All, ip_version=IPVersion.V4Only)
+        return AsyncZeroconf(interfaces=interfaces, ip_version=IPVersion.V4Only)
 
 
 def _ignore(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:

@@ -138,3 +138,19 @@ async def test_a_slow_reader_holds_the_sender_back(make_node: MakeNode) -> None:
     writer.write_eof()
     assert await reader.read() == b"done"
     assert total == sent
+
+
+async def test_events_end_when_the_node_is_closed(make_node: MakeNode) -> None:
+    node = await make_node()
+    seen = []
+
+    async def watch() -> None:
+        async for event in node.events():
+            seen.append(event.kind)
+
+    task = asyncio.create_task(watch())
+    friend = await make_node(seed=node)
+    assert (await friend.ping(node.id)).rtt is not None
+    await node.close()
+    await asyncio.wait_for(task, 2)
+    assert "connected" in seen
