@@ -224,6 +224,7 @@ class Node:
                 dht=config.dht,
                 capabilities=tuple(capabilities),
                 relay=config.is_relay,
+                fresh_port=config.listen_addr.port == 0,
                 relay_limits=RelayLimits(
                     client_bytes=config.relay_mb_per_s * 1e6,
                     client_packets=config.relay_mb_per_s * 1e3,

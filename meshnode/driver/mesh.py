@@ -17,7 +17,7 @@ from meshnode.discovery.resolver import Resolution
 from meshnode.driver import probe
 from meshnode.driver.deadlines import earlier, is_due
 from meshnode.driver.finding import Finder
-from meshnode.driver.outlet import Outlet
+from meshnode.driver.outlet import NotingLink, Outlet
 from meshnode.driver.peers import Peers
 from meshnode.driver.ports import Link, MeshEvents, MeshSettings, Ports
 from meshnode.driver.probing import Pinged
@@ -72,7 +72,7 @@ class Mesh:
         self._ports = Ports(
             identity,
             sealer,
-            link,
+            NotingLink(link, lambda addr: self.nat.filters.sent(addr)),
             events,
             engines,
             clock,
@@ -95,6 +95,7 @@ class Mesh:
         )
         self._endpoints: tuple[Endpoint, ...] = ()
         self._probing = self._peers.probing
+        self.nat.filters.begin(clock.monotonic(), fresh_port=self._ports.settings.fresh_port)
         self._republish_at: float | None = None
 
     # ---- what the host may look at
@@ -139,12 +140,14 @@ class Mesh:
                 self._on_sealed(opened[0], opened[1], source, len(data), now)
             else:
                 self.metrics.count(BAD_SEAL)
+                self.nat.filters.stray(source, now)
         elif data[0] == RELAYED:
             self.relaying.on_frame(data, now)
         else:
             self.metrics.count(UNKNOWN)
 
     def _on_sealed(self, sender: NodeId, body: bytes, source: Addr, size: int, now: float) -> None:
+        self.nat.filters.heard(source, now)
         kind = body[0]
         if kind == probe.PING:
             self._probing.on_ping(sender, body, source, now)
@@ -207,7 +210,9 @@ class Mesh:
             self._peers.moved(now)
         changed = bool(endpoints) and endpoints != self._endpoints
         self._endpoints = endpoints
-        self.nat.moved(frozenset(endpoint.addr for endpoint in endpoints))
+        own = frozenset(endpoint.addr for endpoint in endpoints)
+        self.nat.moved(own)
+        self.nat.filters.moved(own, networks, now, moved=moved)
         if changed:
             self._sign(now)
         if moved:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from meshnode.address import Addr
-from meshnode.driver.ports import Ports
+from meshnode.driver.ports import Link, Ports
 from meshnode.errors import InvalidId
 from meshnode.identity import NodeId
 from meshnode.metrics import describe
@@ -15,6 +15,19 @@ WEAK_ID = describe("drop_weak_id", "sealed datagrams not sent: the id is no poin
 
 
 Wrap = Callable[[NodeId, Addr, list[bytes]], "tuple[Addr, list[bytes]] | None"]
+
+
+class NotingLink:
+    """The link, with a note of every address that something goes to: nothing leaves a node by another way."""
+
+    def __init__(self, link: Link, note: Callable[[Addr], None]) -> None:
+        self._link = link
+        self._note = note
+
+    def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
+        """Send (Link)."""
+        self._note(addr)
+        return self._link.send(addr, datagrams)
 
 
 class Outlet:

@@ -291,11 +291,14 @@ class Peers:
         token = packets.initial_token(data) if packets.is_v1_initial(data) else None
         if token is None:
             self.ports.metrics.count(NO_CONNECTION)
+            self.nat.filters.stray(source, now)
             return
         peer = self.ports.sealer.check_knock(token, odcid)
         if peer is None or peer == self._id:
             self.ports.metrics.count(BAD_KNOCK)
+            self.nat.filters.stray(source, now)
             return
+        self.nat.filters.heard(source, now)
         session = self.session(peer, now)
         if session is None:
             return
