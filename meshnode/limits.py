@@ -40,6 +40,7 @@ MAX_HELD_DATAGRAMS = 64  # held until an address is validated; x 1,452 B = 93 KB
 MAX_OBSERVERS = 32  # peers whose view of our address is remembered
 OBSERVATION_S = 120.0  # eight keepalives: older views say nothing of the NAT's present mapping
 MAX_SENT_ADDRESSES = 8_192  # remembered to know who came unasked; x about 250 B = 2 MB, then no more is concluded
+MAX_SENT_PORTS = 64  # of one host; more (a port search) count as all of them
 MAX_RECENT_SENDERS = 64  # UDP sources whose last datagram's time is kept
 FILTER_SETTLE_S = 600.0  # twice RFC 4787's 5 minutes: what an earlier process opened on our port has closed by then
 FILTER_MOVE_S = 5.0  # after a change, what arrives may have been under way to the old place

@@ -17,7 +17,7 @@ from meshnode.discovery.resolver import Resolution
 from meshnode.driver import probe
 from meshnode.driver.deadlines import earlier, is_due
 from meshnode.driver.finding import Finder
-from meshnode.driver.outlet import NotingLink, Outlet
+from meshnode.driver.outlet import Outlet
 from meshnode.driver.peers import Peers
 from meshnode.driver.ports import Link, MeshEvents, MeshSettings, Ports
 from meshnode.driver.probing import Pinged
@@ -72,7 +72,7 @@ class Mesh:
         self._ports = Ports(
             identity,
             sealer,
-            NotingLink(link, lambda addr: self.nat.filters.sent(addr)),
+            link,
             events,
             engines,
             clock,
@@ -83,7 +83,9 @@ class Mesh:
             settings or MeshSettings(),
             self.metrics,
         )
-        self._outlet = Outlet(self._ports, lambda *out: self._peers.relaying.wrap(*out))
+        self._outlet = Outlet(
+            self._ports, lambda *out: self._peers.relaying.wrap(*out), lambda addr: self.nat.filters.sent(addr)
+        )
         self._finder = Finder(self._ports, self._send_dht, lambda record, now: self._peers.on_newer_record(record, now))
         self._peers = Peers(
             self._ports,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from meshnode.address import Addr
-from meshnode.driver.ports import Link, Ports
+from meshnode.driver.ports import Ports
 from meshnode.errors import InvalidId
 from meshnode.identity import NodeId
 from meshnode.metrics import describe
@@ -17,25 +17,16 @@ WEAK_ID = describe("drop_weak_id", "sealed datagrams not sent: the id is no poin
 Wrap = Callable[[NodeId, Addr, list[bytes]], "tuple[Addr, list[bytes]] | None"]
 
 
-class NotingLink:
-    """The link, with a note of every address that something goes to: nothing leaves a node by another way."""
-
-    def __init__(self, link: Link, note: Callable[[Addr], None]) -> None:
-        self._link = link
-        self._note = note
-
-    def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
-        """Send (Link)."""
-        self._note(addr)
-        return self._link.send(addr, datagrams)
-
-
 class Outlet:
-    """Sends to a peer at an address of its; ``wrap`` makes frames of what goes through a relay."""
+    """Sends to a peer at an address of its; ``wrap`` makes frames of what goes through a relay.
 
-    def __init__(self, ports: Ports, wrap: Wrap) -> None:
+    ``note`` is told every address that something goes to.
+    """
+
+    def __init__(self, ports: Ports, wrap: Wrap, note: Callable[[Addr], None]) -> None:
         self._ports = ports
         self._wrap = wrap
+        self._note = note
 
     def send(self, peer: NodeId, addr: Addr, datagrams: list[bytes]) -> None:
         """Send datagrams, in relay frames when the address is a relayed one."""
@@ -44,6 +35,7 @@ class Outlet:
             if wrapped is None:
                 return
             addr, datagrams = wrapped
+        self._note(addr)
         if not self._ports.link.send(addr, datagrams):
             self._ports.metrics.count(SEND_ERRORS)
 

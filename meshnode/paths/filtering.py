@@ -15,7 +15,7 @@ from enum import Enum
 from functools import lru_cache
 
 from meshnode.address import Addr
-from meshnode.limits import FILTER_MOVE_S, FILTER_SETTLE_S, MAX_RECENT_SENDERS, MAX_SENT_ADDRESSES
+from meshnode.limits import FILTER_MOVE_S, FILTER_SETTLE_S, MAX_RECENT_SENDERS, MAX_SENT_ADDRESSES, MAX_SENT_PORTS
 from meshnode.paths.networks import on_networks
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -44,7 +44,7 @@ class FilterView:
 
     def __init__(self) -> None:
         self._sent: dict[Addr, None] = {}  # never forgotten while we run: a filter may stay open as long as it is used
-        self._hosts: dict[str, None] = {}
+        self._hosts: dict[str, int] = {}  # how many addresses of it are in _sent
         self._full = False
         self._settled = float("inf")
         self._own: frozenset[str] = frozenset()
@@ -81,12 +81,16 @@ class FilterView:
 
     def sent(self, addr: Addr) -> None:
         """A datagram goes to ``addr``: from now on it, and perhaps its host, may answer."""
-        if addr in self._sent or not addr.is_udp:
+        if addr in self._sent or not addr.is_udp or "%" in addr.host:
             return
+        ports = self._hosts.get(addr.host, 0)
+        if ports >= MAX_SENT_PORTS:
+            return  # any of its ports counts as one that we sent to
         if len(self._sent) >= MAX_SENT_ADDRESSES:
             self._full = True  # we cannot say any more to whom we never sent
             return
-        self._sent[addr] = self._hosts[addr.host] = None
+        self._sent[addr] = None
+        self._hosts[addr.host] = ports + 1
 
     def stray(self, source: Addr, now: float) -> None:
         """Something that proves nothing arrived: early on, it may be from a predecessor's peer."""
@@ -101,7 +105,8 @@ class FilterView:
         self._recent[source] = now
         if len(self._recent) > MAX_RECENT_SENDERS:
             del self._recent[next(iter(self._recent))]
-        if source in self._sent or self._full:
+        ports = self._hosts.get(source.host, 0)
+        if source in self._sent or self._full or ports >= MAX_SENT_PORTS or "%" in source.host:
             return
         if now < self._settled:
             self.sent(source)
@@ -109,7 +114,7 @@ class FilterView:
         family = _ip(source.host).version
         if not self._crosses(source, family):
             return
-        if source.host not in self._hosts:
+        if not ports:
             self._found[family] = Filtering.INDEPENDENT
         elif self._found[family] is Filtering.UNKNOWN:
             self._found[family] = Filtering.AT_MOST_ADDRESS
@@ -132,7 +137,7 @@ class FilterView:
         return self._found[family]
 
     def quiet_s(self, now: float, *, outside: bool) -> float | None:
-        """Seconds since a member's datagram last came by UDP from our own networks, or from ``outside``; None: never."""
+        """Seconds since a member's datagram last came by UDP from our networks, or from ``outside``; None: never."""
         at = [
             at
             for addr, at in self._recent.items()

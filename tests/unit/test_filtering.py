@@ -7,7 +7,7 @@ import random
 import pytest
 
 from meshnode.address import Addr
-from meshnode.limits import FILTER_MOVE_S, FILTER_SETTLE_S, MAX_SENT_ADDRESSES
+from meshnode.limits import FILTER_MOVE_S, FILTER_SETTLE_S, MAX_SENT_ADDRESSES, MAX_SENT_PORTS
 from meshnode.paths.filtering import Filtering, FilterView
 from meshnode.sim.nat import PRESETS, Behaviour, Dependence, Nat, Ports
 
@@ -106,10 +106,21 @@ def test_after_a_move_it_is_learnt_anew() -> None:
 def test_when_it_cannot_remember_whom_it_sent_to_it_says_nothing() -> None:
     view = _view()
     for number in range(MAX_SENT_ADDRESSES + 1):
-        view.sent(Addr("192.0.2.1", number))
+        view.sent(Addr(f"192.0.{number % 256}.{number // 256}", 1))
     view.heard(STRANGER, 1.0)
     assert view.filtering(4) is Filtering.UNKNOWN
     assert len(view._sent) == MAX_SENT_ADDRESSES
+
+
+def test_a_port_search_counts_as_having_sent_to_all_ports_of_that_host() -> None:
+    view = _view()
+    for port in range(1, 2000):
+        view.sent(Addr(PEER.host, port))
+    view.heard(Addr(PEER.host, 60_000), 1.0)
+    assert view.filtering(4) is Filtering.UNKNOWN
+    assert len(view._sent) == MAX_SENT_PORTS
+    view.heard(STRANGER, 2.0)
+    assert view.filtering(4) is Filtering.INDEPENDENT
 
 
 MODELS = {
