@@ -9,6 +9,7 @@ from meshnode.diagnosis.finding import Finding, Snapshot, ms, note, ok, plural, 
 from meshnode.limits import SEAL_WINDOW_S
 
 RECENT_S = 60.0  # four keepalives: who was heard within this is there
+TUNNEL_S = 20.0  # where WebSockets are in use, one keepalive and a bit
 CLOCK_NOTE_S, CLOCK_PROBLEM_S = 2.0, 10.0
 ULA = ipaddress.ip_network("fc00::/7")
 
@@ -85,7 +86,7 @@ def _udp(snapshot: Snapshot) -> Iterator[Finding]:
     udp, peers = snapshot.get("udp", {}), snapshot.get("peers", ())
     tunnelled = [peer for peer in peers if peer.get("tunnel")]
     outside, lan = udp.get("outside_s"), udp.get("lan_s")
-    if outside is not None and outside < RECENT_S:
+    if outside is not None and outside < (TUNNEL_S if tunnelled else RECENT_S):
         yield ok("udp", f"UDP works: a peer outside this network was heard {seconds(outside)} ago")
         return
     if tunnelled:

@@ -76,6 +76,7 @@ CASES: dict[str, tuple[Json, str, str, tuple[str, ...]]] = {
         "problem",
         ("UDP is blocked", "1 peer had"),
     ),
+    "UDP just blocked": (snapshot(udp={"outside_s": 30.0}, peers=TUNNELLED), "udp", "problem", ("UDP is blocked",)),
     "nothing answers": (snapshot(udp=SILENT, peers=[], seeds=[seed()]), "udp", "problem", ("nobody answers by UDP",)),
     "not even TCP": (
         snapshot({"counters": {"tunnel_failures": 3}}, udp=SILENT, peers=[], seeds=[seed()]),
