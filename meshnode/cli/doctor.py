@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from meshnode.errors import MeshError, NotRunning
 
 MARKS = {Level.OK: "ok", Level.NOTE: "note", Level.PROBLEM: "PROBLEM"}
 COLOURS = {Level.OK: "green", Level.NOTE: None, Level.PROBLEM: "red"}
+NAME_TIMEOUT_S = 3.0
 UNDER = ("tried", "history")  # topics whose findings stand below the one before
 
 
@@ -71,29 +73,44 @@ def _ask(home: Path, id: str | None, *, quiet: bool) -> dict[str, Any]:
 
 
 def _without_node(home: Path) -> dict[str, Any]:
-    """What can be seen without a node: this host's addresses, and whether the seeds' names resolve."""
-    import asyncio
-
-    from meshnode.config import Config, Seed, parse_seed
-    from meshnode.daemon.diagnose import resolve_name
+    """What can be seen without a node: this host's addresses, and whether the seeds' names resolve. ConfigError."""
+    from meshnode.config import Config, parse_seed
     from meshnode.limits import MAX_DOCTOR_SEEDS
     from meshnode.net.interfaces import local_networks
 
-    async def names(seeds: list[Seed]) -> list[dict[str, Any]]:
-        answers = await asyncio.gather(*map(resolve_name, seeds))
-        return [
-            {"id": str(seed.id), "host": seed.host, "port": seed.port, "addresses": addresses, "error": error}
-            for seed, (addresses, error) in zip(seeds, answers, strict=True)
-        ]
-
     seeds = [parse_seed(text) for text in Config.load(home).seeds[:MAX_DOCTOR_SEEDS]]
+    names = _look_up(list(dict.fromkeys(seed.host for seed in seeds)))
     return {
         "running": False,
         "home": str(home),
         "addresses": [list(network) for network in local_networks(loopback=True)],
-        "seeds": asyncio.run(names(seeds)),
+        "seeds": [{"id": str(seed.id), "host": seed.host, "port": seed.port, **names[seed.host]} for seed in seeds],
         "peer": None,
     }
+
+
+def _look_up(hosts: list[str]) -> dict[str, dict[str, Any]]:
+    """Ask the name server for all at once; a dead one, which may be what is wrong, holds nobody up."""
+    import socket
+    import threading
+
+    late = {"addresses": [], "error": "the name server does not answer"}
+    found: dict[str, dict[str, Any]] = {}
+
+    def ask(host: str) -> None:
+        try:
+            answers = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+            found[host] = {"addresses": list(dict.fromkeys(str(item[4][0]) for item in answers)), "error": ""}
+        except (OSError, UnicodeError) as error:
+            found[host] = {"addresses": [], "error": getattr(error, "strerror", None) or str(error)}
+
+    threads = [threading.Thread(target=ask, args=(host,), daemon=True) for host in hosts]
+    until = time.monotonic() + NAME_TIMEOUT_S
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    return {host: found.get(host, late) for host in hosts}
 
 
 def _show(findings: list[Finding]) -> None:

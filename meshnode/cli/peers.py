@@ -18,7 +18,11 @@ def way(entry: Json) -> str:
 
 
 def _where(entry: Json) -> str:
-    return short(entry["endpoint"]) if entry.get("endpoint") else "-"
+    """Where to, as a word beside the path's: a relay's short id, a WebSocket's host."""
+    if not entry.get("endpoint"):
+        return "-"
+    said = short(entry["endpoint"])
+    return said.removeprefix("relay ").removeprefix("WebSocket to ").replace("its WebSocket", "from there")
 
 
 def table(peers: list[Json], *, history: bool) -> Iterator[str]:
@@ -38,12 +42,17 @@ def table(peers: list[Json], *, history: bool) -> Iterator[str]:
 def _details(peer: Json) -> Iterator[str]:
     candidates = [candidate for candidate in peer.get("candidates", ()) if not candidate["in_use"]]
     wide = max((len(_where(candidate)) for candidate in candidates), default=0)
+    far = max((len(_change(change)) for change in peer["history"]), default=0)
     for candidate in candidates:
         rtt = f", {ms(candidate['rtt_ms'])}" if candidate["rtt_ms"] is not None else ""
         tries = f"{candidate['answers']} of {candidate['probes']} probes answered{rtt}"
         yield f"    or   {_where(candidate):{wide}}  {way(candidate):9}  {candidate['state']}: {tries}"
     for change in peer["history"]:
-        yield f"    {seconds(change['ago_s']):>7} ago  {_where(change):{max(wide, 21)}}  {reason(change['why'])}"
+        yield f"    {seconds(change['ago_s']):>7} ago  {_change(change):{far}}  {reason(change['why'])}"
+
+
+def _change(change: Json) -> str:
+    return short(change["endpoint"]) if change.get("endpoint") else "-"
 
 
 class PingView:

@@ -39,7 +39,7 @@ Json = dict[str, Any]
 async def diagnose(node: Node, peer: str | None) -> AsyncIterator[Json]:
     """Yield ``{"progress": text}`` while it takes time, then ``{"snapshot": ...}``. Raises InvalidId."""
     wanted = NodeId.parse(peer) if peer is not None else None
-    seeds = [parse_seed(text) for text in node.config.seeds][:MAX_DOCTOR_SEEDS]
+    seeds = [seed for seed in map(parse_seed, node.config.seeds) if seed.id != node.id][:MAX_DOCTOR_SEEDS]
     if seeds:
         yield {"progress": "asking the seeds"}
     asked = list(await asyncio.gather(*(_seed(node, seed) for seed in seeds)))
@@ -124,7 +124,7 @@ async def _upgrade(node: Node, peer: NodeId) -> None:
 
 async def _seed(node: Node, seed: Seed) -> Json:
     found: Json = {"id": str(seed.id), "host": seed.host, "port": seed.port, "error": "", "answers": False, "why": ""}
-    found["addresses"], found["error"] = await resolve_name(seed)
+    found["addresses"], found["error"] = await _addresses(seed)
     try:
         async with asyncio.timeout(SEED_TIMEOUT_S):
             outcome = await node.ping(seed.id)
@@ -144,7 +144,7 @@ async def _seed(node: Node, seed: Seed) -> Json:
     return found
 
 
-async def resolve_name(seed: Seed) -> tuple[list[str], str]:
+async def _addresses(seed: Seed) -> tuple[list[str], str]:
     """A seed's IP addresses, or none and the reason."""
     try:
         async with asyncio.timeout(NAME_TIMEOUT_S):

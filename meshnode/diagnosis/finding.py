@@ -69,11 +69,17 @@ def short(text: object) -> str:
     if where.startswith("relay!"):
         return f"relay {where[6:14]}"
     if where.startswith("wss!"):
-        return f"WebSocket to {where.rpartition('@')[2].removeprefix('wss!')}"
+        _, ours, host = where.rpartition("@")
+        return f"WebSocket to {host}" if ours else "its WebSocket"
     host, mark, rest = where.partition("%side")
     if mark:  # by which of our extra sockets: nothing that a person wants to know
         return f"{host}:{rest.rpartition(':')[2]}"
     return where[:8] if len(where) == 52 and where.isalnum() else where
+
+
+def opened_by_us(peer: Snapshot) -> bool:
+    """True for a path over a WebSocket that this node opened: one that a peer opened says nothing of our network."""
+    return bool(peer.get("tunnel")) and "@" in str(peer.get("endpoint"))
 
 
 def plural(count: int, one: str, many: str = "") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator
 
-from meshnode.diagnosis.finding import Finding, Snapshot, ms, note, ok, plural, problem, seconds, short
+from meshnode.diagnosis.finding import Finding, Snapshot, ms, note, ok, opened_by_us, plural, problem, seconds, short
 from meshnode.limits import SEAL_WINDOW_S
 
 RECENT_S = 60.0  # four keepalives: who was heard within this is there
@@ -84,15 +84,16 @@ def _addresses(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _udp(snapshot: Snapshot) -> Iterator[Finding]:
     udp, peers = snapshot.get("udp", {}), snapshot.get("peers", ())
-    tunnelled = [peer for peer in peers if peer.get("tunnel")]
+    tunnelled = [peer for peer in peers if opened_by_us(peer)]
     outside, lan = udp.get("outside_s"), udp.get("lan_s")
     if outside is not None and outside < (TUNNEL_S if tunnelled else RECENT_S):
         yield ok("udp", f"UDP works: a peer outside this network was heard {seconds(outside)} ago")
         return
     if tunnelled:
+        where = "beyond this network" if lan is not None and lan < RECENT_S else "here"
         yield problem(
             "udp",
-            f"UDP is blocked here: {plural(len(tunnelled), 'peer')} had to be reached by WebSocket over TCP, "
+            f"UDP is blocked {where}: {plural(len(tunnelled), 'peer')} had to be reached by WebSocket over TCP, "
             "which works but is slower",
             "let UDP out in the firewall, or ask whoever runs this network to",
         )
@@ -126,7 +127,7 @@ FILTERS = {
     "endpoint-independent": "it lets anybody in unasked (endpoint-independent filtering)",
     "at-most-address-dependent": "of a host that this node has sent to, it lets other ports in too "
     "(address-dependent filtering, at most)",
-    "unknown": "whom it lets in unasked is not known: nobody came in unasked, which proves nothing",
+    "unknown": "whom it lets in unasked is not known: nothing that came in so far proves it",
 }
 
 
@@ -219,6 +220,8 @@ def _mdns(snapshot: Snapshot) -> Iterator[Finding]:
             f"multicast does not work here: {mdns['error']}",
             "nodes on this LAN then need a seed; containers and some Wi-Fi networks have no multicast",
         )
+    elif not mdns.get("announced", True):
+        yield note("mdns", "mDNS is still starting")
     elif heard:
         yield ok("mdns", f"multicast works: {plural(heard, 'node')} on this LAN announced themselves by mDNS")
     else:

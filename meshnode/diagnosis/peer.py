@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
-from meshnode.diagnosis.finding import Finding, Snapshot, ms, note, ok, plural, problem, seconds, short
+from meshnode.diagnosis.finding import Finding, Snapshot, ms, note, ok, opened_by_us, plural, problem, seconds, short
 
 MAX_LISTED = 6
 REASONS = {
@@ -91,7 +91,10 @@ def _path(peer: Snapshot, nat: Snapshot) -> Iterator[Finding]:
             "ask again in a moment: has it stopped, or is it moving?",
         )
     elif peer.get("tunnel"):
-        yield note("path", f"{name} is reached by WebSocket over TCP ({at}{away}): nothing answers by UDP")
+        if opened_by_us(peer):
+            yield note("path", f"{name} is reached by WebSocket over TCP ({at}{away}): nothing answers by UDP")
+        else:
+            yield note("path", f"{name} came by WebSocket over TCP{away}: its network seems to block UDP")
     elif peer.get("path") != "relay":
         kind = "on this network" if peer.get("path") == "lan" else "directly"
         yield ok("path", f"{name} is reached {kind} at {at}{away}")

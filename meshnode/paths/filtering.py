@@ -60,7 +60,9 @@ class FilterView:
     def moved(self, own: frozenset[Addr], networks: tuple[tuple[str, int], ...], now: float, *, moved: bool) -> None:
         """Our addresses and networks are these; when something ``moved`` we may be behind another filter."""
         hosts = frozenset(addr.host for addr in own)
-        if moved or hosts != self._own or networks != self._networks:
+        if not self._own and not moved:  # the beginning: nothing can be under way to an older place
+            self._own, self._networks = hosts, networks
+        elif moved or hosts != self._own or networks != self._networks:
             self._own, self._networks = hosts, networks
             self._recent.clear()
             for family in (4, 6):

@@ -113,8 +113,16 @@ def test_where_udp_is_dropped_it_says_so_and_that_websockets_carry_the_peers(pla
     assert "UDP is blocked" in said(found, "udp")
     assert "WebSocket" in said(found, "udp")
     assert "by WebSocket" in said(found, "seeds")
-    peers = place.ask("blocked_udp", "peers")
-    assert (peers["path"], peers["tunnel"]) == ("direct", True)
+    dialled = [place.ask("blocked_udp", "peers", seed.partition("@")[0]) for seed in place.seeds]
+    assert any((peer["path"], peer["tunnel"]) == ("direct", True) for peer in dialled)
+
+
+def test_a_seed_to_which_others_come_by_websocket_is_not_told_that_its_own_udp_is_blocked(place: Place) -> None:
+    told = [place.ask(seed, "doctor", place.ids["blocked_udp"]) for seed in ("seed7", "seed8")]
+    assert not [found for found in told if "UDP is blocked" in said(found, "udp")]
+    tunnels = [found for found in told if found["peer"]["tunnel"]]
+    assert tunnels, "one of them may be reached through the other"
+    assert all("its network seems to block UDP" in said(found, "path") for found in tunnels)
 
 
 def test_it_hears_the_neighbour_by_multicast(place: Place) -> None:
@@ -152,3 +160,44 @@ def test_a_network_that_begins_to_drop_udp_is_told_from_a_dead_one(place: Place)
         assert "one outside address" in said(found, "nat") or "not known" in said(found, "nat")
     finally:
         site.block_udp(False)
+
+
+def test_ipv6_is_told_with_who_is_let_in() -> None:
+    natlab.require()
+    with NatLab() as lab:
+        switch = lab.switch()
+        homes: dict[str, str] = {}
+
+        def up(number: int, *args: str) -> Json:
+            host = lab.host(f"six{number}", switch, f"192.0.2.{number}/32")  # and no route: IPv6 is all there is
+            host.ip(f"addr add 2001:db8:{number}::1/128 dev eth0 nodad", "route add 2001:db8::/32 dev eth0")
+            homes[host.label] = str(lab.scratch / host.label)
+            command = [sys.executable, "-m", "meshnode", *args, "--no-mdns", "--json", "--home", homes[host.label]]
+            ready = host.start(*command).line()
+            return {**ready, "at": next(e for e in ready["endpoints"] if e.startswith(f"[2001:db8:{number}::1]"))}
+
+        def ask(name: str, *args: str) -> Json:
+            command = [sys.executable, "-m", "meshnode", *args, "--json", "--home", homes[name]]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT)
+            assert done.returncode == 0, done.stdout + done.stderr
+            found: Json = json.loads(done.stdout.splitlines()[-1])
+            return found
+
+        ready = [up(number, "seed") for number in (7, 8)]
+        seeds = [part for one in ready for part in ("--seed", f"{one['id']}@{one['at']}")]
+        here = up(9, "up", *seeds)
+        deadline = time.monotonic() + PATIENCE_S
+        while (found := ask("six9", "doctor"))["nat"]["mapping_ipv6"] == "unknown":
+            assert time.monotonic() < deadline, found
+            time.sleep(0.5)
+        assert found["nat"]["mapping_ipv6"] == "none"
+        assert "IPv6 works" in said(found, "ipv6")
+        assert "IPv6: there is no NAT" in said(found, "nat")
+        for number in range(10, 18):  # who calls within 5 s of a change of addresses proves nothing
+            up(number, "up", *seeds)
+            ask(f"six{number}", "ping", here["id"], "-c", "1")
+            found = ask("six9", "doctor")
+            if found["nat"]["filtering_ipv6"] != "unknown":
+                break
+        assert found["nat"]["filtering_ipv6"] == "endpoint-independent", found
+        assert found["nat"]["filtering"] == "unknown"

@@ -77,6 +77,18 @@ CASES: dict[str, tuple[Json, str, str, tuple[str, ...]]] = {
         ("UDP is blocked", "1 peer had"),
     ),
     "UDP just blocked": (snapshot(udp={"outside_s": 30.0}, peers=TUNNELLED), "udp", "problem", ("UDP is blocked",)),
+    "UDP blocked beyond the LAN": (
+        snapshot(udp={"lan_s": 1.0}, peers=TUNNELLED),
+        "udp",
+        "problem",
+        ("UDP is blocked beyond this network",),
+    ),
+    "a peer's WebSocket to us": (
+        snapshot(udp={"outside_s": 30.0}, peers=[{**TUNNELLED[0], "endpoint": "wss!7"}]),
+        "udp",
+        "ok",
+        ("UDP works",),
+    ),
     "nothing answers": (snapshot(udp=SILENT, peers=[], seeds=[seed()]), "udp", "problem", ("nobody answers by UDP",)),
     "not even TCP": (
         snapshot({"counters": {"tunnel_failures": 3}}, udp=SILENT, peers=[], seeds=[seed()]),
@@ -98,7 +110,7 @@ CASES: dict[str, tuple[Json, str, str, tuple[str, ...]]] = {
     "unknown NAT": (snapshot(nat(mapping="unknown", reflexive=[])), "nat", "note", ("not known yet", "two peers")),
     "full cone": (snapshot(nat(filtering="endpoint-independent")), "filtering", "ok", ("anybody",)),
     "at most address": (snapshot(nat(filtering="at-most-address-dependent")), "filtering", "ok", ("other ports",)),
-    "unknown filter": (snapshot(), "filtering", "note", ("proves nothing",)),
+    "unknown filter": (snapshot(), "filtering", "note", ("not known",)),
     "a newer node's word": (snapshot(nat(mapping="quantum")), "nat", "ok", ("quantum",)),
     "no IPv6": (snapshot(), "ipv6", "note", ("no global IPv6",)),
     "silent IPv6": (snapshot(addresses=[["2001:db8::2", 64]]), "ipv6", "note", ("2001:db8::2", "nobody")),
@@ -133,6 +145,7 @@ CASES: dict[str, tuple[Json, str, str, tuple[str, ...]]] = {
     "is a relay": (snapshot({"relays": {"held": [], "clients": 3}}), "relays", "ok", ("3 clients",)),
     "neighbours": (snapshot(), "mdns", "ok", ("multicast works", "2 nodes")),
     "alone": (snapshot({"mdns": {"on": True, "error": "", "neighbours": 0}}), "mdns", "note", ("nobody was heard",)),
+    "mDNS begins": (snapshot({"mdns": {"on": True, "announced": False}}), "mdns", "note", ("still starting",)),
     "no multicast": (
         snapshot({"mdns": {"on": True, "error": "No such device", "neighbours": 0}}),
         "mdns",
@@ -252,6 +265,7 @@ PEERS: dict[str, tuple[Json, str, str, tuple[str, ...]]] = {
     "on the LAN": (peer(path="lan"), "path", "ok", ("on this network",)),
     "relayed": (peer(**VIA, candidates=[candidate()]), "path", "note", ("through relay rrrrrrrr", "probed and none")),
     "by WebSocket": (peer(tunnel=True, endpoint="wss!x@192.0.2.1:443"), "path", "note", ("WebSocket", "UDP")),
+    "came by WebSocket": (peer(tunnel=True, endpoint="wss!7"), "path", "note", ("came by WebSocket", "its network")),
     "suspended": (peer(state="suspended"), "path", "problem", ("no address of aaaaaaaa answers",)),
     "seeking": (peer(state="seeking"), "path", "problem", ("fallen silent",)),
     "gone a moment ago": (peer(echo_ms=None), "path", "problem", ("fallen silent",)),
@@ -337,6 +351,6 @@ def test_words_for_numbers_and_names() -> None:
     assert short(ID) == "aaaaaaaa"
     assert short(f"relay!{RELAY}") == "relay rrrrrrrr"
     assert short(f"wss!{RELAY}@seed.example:443") == "WebSocket to seed.example:443"
-    assert short("wss!7") == "WebSocket to 7"
+    assert short("wss!7") == "its WebSocket"
     assert short("192.0.2.1%side3:99") == "192.0.2.1:99"
     assert short("[2001:db8::1]:99") == "[2001:db8::1]:99"

@@ -45,6 +45,15 @@ def test_another_port_of_a_host_that_we_sent_to_proves_only_that_ports_do_not_ma
     assert view.filtering(4) is Filtering.INDEPENDENT, "the stronger evidence stays"
 
 
+def test_a_fresh_node_believes_its_first_caller() -> None:
+    view = FilterView()
+    view.begin(100.0, fresh_port=True)
+    view.moved(frozenset({OWN}), NETWORKS, 100.0, moved=False)
+    view.seen(OUTSIDE)
+    view.heard(STRANGER, 100.5)
+    assert view.filtering(4) is Filtering.INDEPENDENT
+
+
 NO_EVIDENCE = {
     "a neighbour": (_view, Addr("10.0.0.7", 1)),
     "another private network": (_view, Addr("192.168.7.7", 1)),
