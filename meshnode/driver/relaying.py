@@ -321,7 +321,6 @@ class Relaying:
         if self._outbox:
             outbox, self._outbox = self._outbox, {}
             for addr, frames in outbox.items():
-                self._peers.nat.filters.sent(addr)
                 if not self._ports.link.send(addr, frames):
                     self._ports.metrics.count(NO_RELAY, len(frames))
 

@@ -43,3 +43,25 @@ def test_strangers_who_call_show_a_full_cone_and_nothing_else(kind: str) -> None
     world.run(30.0)
     assert view.filters.filtering(4) is Filtering.UNKNOWN, "learnt anew behind the next NAT"
     assert view.mapping(4, world.now) is Mapping.DEPENDENT
+
+
+@pytest.mark.parametrize("kind", ["open", "firewall"])
+def test_a_node_on_a_public_address_learns_whether_a_firewall_keeps_strangers_out(kind: str) -> None:
+    world = World(12, Weather(delay=0.02))
+    engines = ModelEngines(world.entropy)
+    router = world.nat(PRESETS[kind], inside="198.51.100.0/24")
+    seeds = [SimNode(world, f"192.0.{i}.1", engines, seed_role=True) for i in (2, 3)]
+    here = SimNode(world, "198.51.100.2", engines, nat=router)
+    for seed in seeds:
+        here.join(seed)
+        here.connect(seed.id)
+    world.run(FILTER_SETTLE_S + 30)
+    for number in range(4):
+        stranger = SimNode(world, f"203.0.{number}.9", engines)
+        stranger.join(seeds[0])
+        world.run(1.0)
+        stranger.connect(here.id)
+        world.run(10.0)
+    view = here.mesh.nat
+    assert view.mapping(4, world.now) is Mapping.NONE
+    assert view.filters.filtering(4) is (Filtering.INDEPENDENT if kind == "open" else Filtering.UNKNOWN)
