@@ -170,21 +170,25 @@ def _ipv6(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _mappings(snapshot: Snapshot) -> Iterator[Finding]:
-    mappings = snapshot.get("status", {}).get("nat", {}).get("mappings")
-    if mappings is None:
-        return
+    nat = snapshot.get("status", {}).get("nat", {})
+    mappings = nat.get("mappings") or ()
     for mapping in mappings:
-        if not isinstance(mapping, dict):
-            yield ok("mappings", f"the router forwards {mapping} to this node")
-            continue
         text = f"the router forwards {mapping.get('external', 'a port')} to this node"
         text += f" ({mapping['protocol']})" if mapping.get("protocol") else ""
         if mapping.get("private"):
             yield note("mappings", f"{text}, but that is a private address: there is another NAT beyond it")
         else:
             yield ok("mappings", text)
-    if not mappings:
-        yield note("mappings", "no router here forwards a port when asked (PCP, NAT-PMP, UPnP)")
+    for route in () if mappings else nat.get("port_mapping") or ():
+        router, state = route.get("router", "here"), route.get("state")
+        said = ", ".join(
+            f"{name}: {what}" for name, what in route.items() if name not in ("router", "internal", "state")
+        )
+        if state == "asking":
+            yield note("mappings", f"the router {router} is being asked for a port")
+        elif state == "none offered":
+            text = f"the router {router} forwards no port when asked" + (f" ({said})" if said else "")
+            yield note("mappings", text, "switch on PCP, NAT-PMP or UPnP there, if it has them")
 
 
 def _relays(snapshot: Snapshot) -> Iterator[Finding]:

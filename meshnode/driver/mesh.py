@@ -212,9 +212,8 @@ class Mesh:
             self._peers.moved(now)
         changed = bool(endpoints) and endpoints != self._endpoints
         self._endpoints = endpoints
-        own = frozenset(endpoint.addr for endpoint in endpoints)
-        self.nat.moved(own)
-        self.nat.filters.moved(own, networks, now, moved=moved)
+        self.nat.moved(frozenset(endpoint.addr for endpoint in endpoints))
+        self.nat.filters.moved(frozenset(endpoint.addr for endpoint in endpoints), networks, now, moved=moved)
         if changed:
             self._sign(now)
         if moved:

@@ -132,7 +132,18 @@ CASES: dict[str, tuple[Json, str, str, tuple[str, ...]]] = {
         "note",
         ("another NAT",),
     ),
-    "no mapping": (snapshot(nat(mappings=[])), "mappings", "note", ("PCP",)),
+    "no mapping": (
+        snapshot(nat(mappings=[], port_mapping=[{"router": "10.0.0.1", "state": "none offered", "pcp": "no answer"}])),
+        "mappings",
+        "note",
+        ("10.0.0.1 forwards no port", "pcp: no answer"),
+    ),
+    "a mapping is asked for": (
+        snapshot(nat(mappings=[], port_mapping=[{"router": "10.0.0.1", "state": "asking"}])),
+        "mappings",
+        "note",
+        ("10.0.0.1 is being asked",),
+    ),
     "a relay": (snapshot(), "relays", "ok", ("rrrrrrrr", "12.3 ms", "record")),
     "a relay by WebSocket": (snapshot(peers=TUNNELLED), "relays", "ok", ("by WebSocket",)),
     "no relay": (snapshot({"relays": {"held": []}}), "relays", "note", ("no relay",)),
@@ -223,6 +234,10 @@ def test_an_older_node_that_says_little_is_no_crash() -> None:
         _check(diagnose(bare))
     _check(diagnose_peer({"id": ID}, {}))
     _check(diagnose_peer({"connected": True, "id": ID, "endpoint": "192.0.2.1:1"}, {}))
+
+
+def test_where_no_router_was_asked_nothing_is_said_of_mappings() -> None:
+    assert "mappings" not in {finding.topic for finding in diagnose(snapshot(nat(mappings=[])))}
 
 
 def test_a_loopback_node_says_nothing_of_networks_that_it_is_not_on() -> None:
