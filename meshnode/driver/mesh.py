@@ -208,12 +208,12 @@ class Mesh:
     ) -> None:
         """Our local endpoints are these. When ``moved``, every live peer is probed first, then told."""
         self._peers.networks = networks
+        self.nat.filters.moved(frozenset(endpoint.addr for endpoint in endpoints), networks, now, moved=moved)
         if moved:
             self._peers.moved(now)
         changed = bool(endpoints) and endpoints != self._endpoints
         self._endpoints = endpoints
         self.nat.moved(frozenset(endpoint.addr for endpoint in endpoints))
-        self.nat.filters.moved(frozenset(endpoint.addr for endpoint in endpoints), networks, now, moved=moved)
         if changed:
             self._sign(now)
         if moved:
