@@ -102,7 +102,6 @@ class Sealer:
 
     def __init__(self, identity: Identity, mesh: MeshKey, clock: Clock, entropy: Entropy, *, born: float) -> None:
         self.drops: dict[str, int] = {}
-        self.skew = Skew()
         self._identity = identity
         self._mesh = mesh
         self._clock = clock
@@ -113,6 +112,7 @@ class Sealer:
         self._guard = ReplayGuard(born)
         self._tokens = NEW_SENDERS_BURST
         self._refilled = clock.monotonic()
+        self.skew = Skew()
 
     # ---- sealed datagrams
 

@@ -139,17 +139,17 @@ class Mesh:
         elif data[0] == SEALED:
             opened = self._ports.sealer.unseal(data)
             if opened is not None and opened[1]:
+                self.nat.filters.heard(source, now)
                 self._on_sealed(opened[0], opened[1], source, len(data), now)
             else:
-                self.metrics.count(BAD_SEAL)
                 self.nat.filters.stray(source, now)
+                self.metrics.count(BAD_SEAL)
         elif data[0] == RELAYED:
             self.relaying.on_frame(data, now)
         else:
             self.metrics.count(UNKNOWN)
 
     def _on_sealed(self, sender: NodeId, body: bytes, source: Addr, size: int, now: float) -> None:
-        self.nat.filters.heard(source, now)
         kind = body[0]
         if kind == probe.PING:
             self._probing.on_ping(sender, body, source, now)

@@ -249,16 +249,16 @@ class Peers:
 
     def _handshake_timeout(self, session: Session, connection: Connection) -> None:
         self.ports.metrics.count(TIMEOUTS)
-        error: MeshError
         if connection is session.dial:
             attempts = [(str(c.addr), c.outcome) for c in session.paths.candidates()]
             heard = connection.bytes_in > 0
             text = "stopped answering during the handshake" if heard else "did not answer"
-            error = (HandshakeTimeout if heard else NoPathError)(
+            error: MeshError = (HandshakeTimeout if heard else NoPathError)(
                 f"{session.peer.short} {text} at {', '.join(a for a, _ in attempts) or 'any address'}",
-                hint=f"is it running and reachable from here? `meshnode doctor {session.peer}` says what was tried",
-                attempts=attempts,
+                hint="is it running and reachable from here? `meshnode doctor ID` says what was tried",
             )
+            if isinstance(error, NoPathError | HandshakeTimeout):
+                error.attempts = attempts
         else:
             error = HandshakeTimeout("the dialler never finished its handshake")
         connection.abandon(error)
