@@ -208,7 +208,6 @@ class Mesh:
     ) -> None:
         """Our local endpoints are these. When ``moved``, every live peer is probed first, then told."""
         self._peers.networks = networks
-        self.nat.filters.moved(frozenset(endpoint.addr for endpoint in endpoints), networks, now, moved=moved)
         if moved:
             self._peers.moved(now)
         changed = bool(endpoints) and endpoints != self._endpoints
@@ -222,6 +221,7 @@ class Mesh:
             self._publish(now)
         if moved:
             self.dht.local_moved(now)
+        self.nat.filters.moved(frozenset(endpoint.addr for endpoint in endpoints), networks, now, moved=moved)
         self.flush(now)
 
     def _self_changed(self, now: float) -> None:

@@ -255,7 +255,7 @@ class Peers:
             text = "stopped answering during the handshake" if heard else "did not answer"
             error: MeshError = (HandshakeTimeout if heard else NoPathError)(
                 f"{session.peer.short} {text} at {', '.join(a for a, _ in attempts) or 'any address'}",
-                hint="is it running and reachable from here? `meshnode doctor ID` says what was tried",
+                hint="is it running and reachable from here? `meshnode resolve` shows what it published",
             )
             if isinstance(error, NoPathError | HandshakeTimeout):
                 error.attempts = attempts
