@@ -39,6 +39,14 @@ MAX_HELD_DATAGRAMS = 64  # held until an address is validated; x 1,452 B = 93 KB
 
 MAX_OBSERVERS = 32  # peers whose view of our address is remembered
 OBSERVATION_S = 120.0  # eight keepalives: older views say nothing of the NAT's present mapping
+MAX_SENT_ADDRESSES = 8_192  # remembered to know who came unasked; x about 250 B = 2 MB, then no more is concluded
+MAX_SENT_PORTS = 64  # of one host; more (a port search) count as all of them
+MAX_RECENT_SENDERS = 64  # UDP sources whose last datagram's time is kept
+FILTER_SETTLE_S = 600.0  # twice RFC 4787's 5 minutes: what an earlier process opened on our port has closed by then
+FILTER_MOVE_S = 5.0  # after a change, what arrives may have been under way to the old place
+MAX_NEIGHBOURS = 256  # ids heard by mDNS that are counted; x a pointer to a shared NodeId
+MAX_CLOCKS = 64  # peers whose clock is compared with ours
+MAX_DOCTOR_SEEDS = 8  # configured seeds that one diagnosis asks; it would wait no longer, but say too much
 
 # ---- relays
 MAX_RELAY_FLOWS = 16_384  # pairs of which a relay remembers that they talk; x about 150 B

@@ -33,6 +33,7 @@ from meshnode.metrics import Metrics
 from meshnode.net.interfaces import InterfaceWatcher, local_networks
 from meshnode.net.tunnel import Tunnels
 from meshnode.net.udp import UdpSocket
+from meshnode.paths.describe import describe_endpoint, describe_history
 from meshnode.quic.connection import Connection as Link
 from meshnode.quic.connection import State
 from meshnode.quic.engines import pick_engine
@@ -224,6 +225,7 @@ class Node:
                 dht=config.dht,
                 capabilities=tuple(capabilities),
                 relay=config.is_relay,
+                fresh_port=config.listen_addr.port == 0,
                 relay_limits=RelayLimits(
                     client_bytes=config.relay_mb_per_s * 1e6,
                     client_packets=config.relay_mb_per_s * 1e3,
@@ -631,6 +633,8 @@ class Node:
             "contacts": len(self.mesh.dht.contacts()),
             "nat": self.mesh.nat.to_json(self._clock.monotonic()),
             "relays": self.mesh.relaying.status(),
+            "clock": self._sealer.skew.to_json(),
+            "mdns": self._mdns.status() if self._mdns is not None else {"on": False},
             "uptime_s": round(time.monotonic() - self._started, 3),
             "seed": self.config.seed_role,
             "services": sorted(self.services),
@@ -651,8 +655,7 @@ class Node:
                 {
                     "id": str(session.peer),
                     "address": str(session.peer.overlay),
-                    "path": paths.path_kind(paths.active) if paths.active is not None else "none",
-                    "endpoint": str(paths.active) if paths.active is not None else None,
+                    **describe_endpoint(paths, paths.active),
                     "state": paths.connectivity.value,
                     "rtt_ms": round(rtt * 1000, 3) if rtt is not None else None,
                     "streams": len(link.streams),
@@ -660,10 +663,7 @@ class Node:
                     "bytes_out": link.bytes_out,
                     "since_s": round(now - link.started, 1),
                     "dialled": link.dialler,
-                    "history": [
-                        {"ago_s": round(now - at, 3), "why": why, "endpoint": str(addr) if addr else None}
-                        for at, why, addr in paths.history
-                    ],
+                    "history": describe_history(paths, now),
                 }
             )
         return found

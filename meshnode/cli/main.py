@@ -12,6 +12,7 @@ from meshnode.errors import MeshError
 
 COMMANDS = {
     "demo": ("meshnode.cli.demo", "Watch live streams survive moves, in a mesh of eight processes."),
+    "doctor": ("meshnode.cli.doctor", "Say what this network is, and why a peer is reached as it is."),
     "expose": ("meshnode.cli.client", "Offer a local TCP service to other nodes."),
     "forward": ("meshnode.cli.client", "Listen here for a TCP service of another node."),
     "id": ("meshnode.cli.identity", "Print this home's id and overlay address."),
@@ -68,6 +69,7 @@ def group(ctx: click.Context, home: str) -> None:
     meshnode id                              its id, to give to others
     meshnode expose web tcp://127.0.0.1:80 --allow any
     meshnode forward 8080 ID/web             on another node: its port 8080 is that service
+    meshnode doctor                          what this network is, when something does not work
     """
     ctx.obj = home
 

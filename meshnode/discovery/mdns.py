@@ -27,9 +27,11 @@ from zeroconf import (
 from zeroconf._dns import DNSText
 from zeroconf.asyncio import AsyncZeroconf
 
+from meshnode.errors import RecordError
 from meshnode.identity import NodeId
+from meshnode.limits import MAX_NEIGHBOURS
 from meshnode.metrics import Metrics
-from meshnode.record import EndpointRecord
+from meshnode.record import EndpointRecord, open_record
 from meshnode.sealing import Sealer
 
 SERVICE_TYPE = "_meshnode._udp.local."
@@ -75,6 +77,9 @@ class MdnsSource(RecordUpdateListener):
         self._interfaces = False
         self._task: asyncio.Task[None] | None = None
         self._seen: dict[bytes, None] = {}
+        self._neighbours: dict[NodeId, None] = {}
+        self._announced = False
+        self._error = ""
 
     async def start(self, record: EndpointRecord | None, host: str, port: int) -> None:
         """Begin, on the interface of ``host`` (all for a wildcard); returns at once, whatever the network is like."""
@@ -110,9 +115,11 @@ class MdnsSource(RecordUpdateListener):
         while True:
             try:
                 await self._step()
+                self._error = ""
                 timeout: float = ROTATE_S - time.time() % ROTATE_S + 1
             except (OSError, Error, TimeoutError, AssertionError) as error:
                 self._metrics.count("mdns_errors")
+                self._error = str(error) or type(error).__name__
                 log.debug("mDNS: %r", error)
                 timeout = RETRY_S
             with suppress(TimeoutError):
@@ -142,11 +149,13 @@ class MdnsSource(RecordUpdateListener):
         old, self._info = self._info, info
         if old is not None and old.name == info.name:
             await self._zeroconf.async_update_service(info)
+            self._announced = True
             return
         if old is not None:
             await self._zeroconf.async_unregister_service(old)
         registering = await self._zeroconf.async_register_service(info, allow_name_change=False, strict=False)
         await registering
+        self._announced = True
 
     def _choice(self) -> Interfaces:
         """A node that is bound to one address neither speaks nor listens on other networks."""
@@ -172,10 +181,25 @@ class MdnsSource(RecordUpdateListener):
         if encoded is None:
             self._metrics.count("mdns_foreign")
             return
+        self._note(encoded)
         self._seen[text] = None
         while len(self._seen) > 512:
             del self._seen[next(iter(self._seen))]
         self._on_record(encoded)
+
+    def _note(self, encoded: bytes) -> None:
+        try:
+            peer = open_record(encoded, time.time()).id
+        except RecordError:
+            return  # whom it is handed to counts why
+        if peer != self._own:
+            self._neighbours[peer] = None
+            while len(self._neighbours) > MAX_NEIGHBOURS:
+                del self._neighbours[next(iter(self._neighbours))]
+
+    def status(self) -> dict[str, object]:
+        """Whether we could announce ourselves, the last error, and how many neighbours were heard."""
+        return {"on": True, "announced": self._announced, "error": self._error, "neighbours": len(self._neighbours)}
 
 
 def _open(interfaces: Interfaces) -> AsyncZeroconf:

@@ -83,7 +83,9 @@ class Mesh:
             settings or MeshSettings(),
             self.metrics,
         )
-        self._outlet = Outlet(self._ports, lambda *out: self._peers.relaying.wrap(*out))
+        self._outlet = Outlet(
+            self._ports, lambda *out: self._peers.relaying.wrap(*out), lambda addr: self.nat.filters.sent(addr)
+        )
         self._finder = Finder(self._ports, self._send_dht, lambda record, now: self._peers.on_newer_record(record, now))
         self._peers = Peers(
             self._ports,
@@ -95,6 +97,7 @@ class Mesh:
         )
         self._endpoints: tuple[Endpoint, ...] = ()
         self._probing = self._peers.probing
+        self.nat.filters.begin(clock.monotonic(), fresh_port=self._ports.settings.fresh_port)
         self._republish_at: float | None = None
 
     # ---- what the host may look at
@@ -136,8 +139,10 @@ class Mesh:
         elif data[0] == SEALED:
             opened = self._ports.sealer.unseal(data)
             if opened is not None and opened[1]:
+                self.nat.filters.heard(source, now)
                 self._on_sealed(opened[0], opened[1], source, len(data), now)
             else:
+                self.nat.filters.stray(source, now)
                 self.metrics.count(BAD_SEAL)
         elif data[0] == RELAYED:
             self.relaying.on_frame(data, now)
@@ -218,6 +223,7 @@ class Mesh:
             self._publish(now)
         if moved:
             self.dht.local_moved(now)
+        self.nat.filters.moved(frozenset(endpoint.addr for endpoint in endpoints), networks, now, moved=moved)
         self.flush(now)
 
     def _self_changed(self, now: float) -> None:

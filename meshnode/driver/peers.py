@@ -250,14 +250,14 @@ class Peers:
     def _handshake_timeout(self, session: Session, connection: Connection) -> None:
         self.ports.metrics.count(TIMEOUTS)
         if connection is session.dial:
-            attempts = [(str(a), "no answer") for a in session.paths.addresses()]
+            attempts = [(str(c.addr), c.outcome) for c in session.paths.candidates()]
             heard = connection.bytes_in > 0
             text = "stopped answering during the handshake" if heard else "did not answer"
             error: MeshError = (HandshakeTimeout if heard else NoPathError)(
                 f"{session.peer.short} {text} at {', '.join(a for a, _ in attempts) or 'any address'}",
                 hint="is it running and reachable from here? `meshnode resolve` shows what it published",
             )
-            if isinstance(error, NoPathError):
+            if isinstance(error, NoPathError | HandshakeTimeout):
                 error.attempts = attempts
         else:
             error = HandshakeTimeout("the dialler never finished its handshake")
@@ -291,11 +291,14 @@ class Peers:
         token = packets.initial_token(data) if packets.is_v1_initial(data) else None
         if token is None:
             self.ports.metrics.count(NO_CONNECTION)
+            self.nat.filters.stray(source, now)
             return
         peer = self.ports.sealer.check_knock(token, odcid)
         if peer is None or peer == self._id:
             self.ports.metrics.count(BAD_KNOCK)
+            self.nat.filters.stray(source, now)
             return
+        self.nat.filters.heard(source, now)
         session = self.session(peer, now)
         if session is None:
             return

@@ -39,10 +39,11 @@ BAD_PONG = describe("drop_pong", "malformed PONGs of members")
 
 @dataclass(frozen=True, slots=True)
 class Pinged:
-    """The outcome of one echo: round trip in seconds (None: lost) and the kind of path it took."""
+    """The outcome of one echo: round trip in seconds (None: lost), the kind of path it took, and where to."""
 
     rtt: float | None
     path: str
+    endpoint: Addr | None = None
 
 
 @dataclass(slots=True)
@@ -50,6 +51,7 @@ class _Echo:
     sent: float
     deadline: float
     path: str
+    addr: Addr
     answer: Callable[[Pinged], None]
 
 
@@ -108,7 +110,7 @@ class Probing:
             answer(Pinged(None, "none"))
             return
         tx = self._ports.entropy(probe.TX_LENGTH)
-        self._echoes[tx] = _Echo(now, now + timeout, session.paths.path_kind(active), answer)
+        self._echoes[tx] = _Echo(now, now + timeout, session.paths.path_kind(active), active, answer)
         session.paths.expect_answer(now)
         self._peers.arm(session)
         body = probe.encode_ping(probe.Ping(probe.ECHO, tx, handle_of(connection)))
@@ -148,7 +150,7 @@ class Probing:
             gone = pong.flags & probe.NO_CONN and session is not None and session.connection is not None
             if session is not None:
                 session.paths.on_answer(now)
-            echo.answer(Pinged(None if gone else now - echo.sent, echo.path))
+            echo.answer(Pinged(None if gone else now - echo.sent, echo.path, echo.addr))
             if gone and session is not None:
                 self._restarted(session)
             return
@@ -180,7 +182,7 @@ class Probing:
         for tx, echo in list(self._echoes.items()):
             if echo.deadline <= now:
                 del self._echoes[tx]
-                echo.answer(Pinged(None, echo.path))
+                echo.answer(Pinged(None, echo.path, echo.addr))
 
 
 def handle_of(connection: Connection | None) -> bytes:
