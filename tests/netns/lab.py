@@ -8,8 +8,9 @@
         a.renumber("10.77.0.20/24")
         home.rebind()
 
-Needs root and iproute2; a router needs nftables and, to rebind, conntrack. Leaving the block, however it is
-left, ends the programs and removes the namespaces; what a killed run left behind, the next one removes.
+The namespaces are meshnode/cli/netns.py's, as in the demo; the lab adds routers and programs. Needs root and
+iproute2; a router needs nftables and, to rebind, conntrack. Leaving the block, however it is left, ends the
+programs and removes the namespaces; what a killed run left behind, the next one removes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import itertools
 import json
 import os
 import queue
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,17 +26,17 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
+
+from meshnode.cli import netns
+from meshnode.cli.netns import BRIDGE, IFACE, Namespace, Network, renumber
 
 ROOT = Path(__file__).resolve().parents[2]
 ECHO_NODE = Path(__file__).with_name("echo_node.py")
 PREFIX = "mnlab"
 LINE_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 3.0
-IFACE = "eth0"
-BRIDGE = "br0"
 PORTS = (20_000, 60_000, 5_000)  # a router's outside port ranges: from, to, size
-_labs = itertools.count()
 
 
 def require(*tools: str) -> None:
@@ -52,23 +52,7 @@ def require(*tools: str) -> None:
 
 def missing(*tools: str) -> str | None:
     """Why there can be no lab here, or None when there can."""
-    if os.geteuid() != 0:
-        return "network namespaces need root"
-    for tool in ("ip", "nft", *tools):
-        if shutil.which(tool) is None:
-            return f"{tool} is not installed"
-    probe = f"{PREFIX}-{os.getpid()}-probe"
-    done = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True, check=False)
-    subprocess.run(["ip", "netns", "del", probe], capture_output=True, check=False)
-    return None if done.returncode == 0 else f"network namespaces are refused: {done.stderr.strip()}"
-
-
-def run(*command: str, stdin: str = "") -> str:
-    """Run a command to its end; raises RuntimeError with what it complained of."""
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=30)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
-    return done.stdout
+    return netns.missing("nft", *tools)
 
 
 class Program:
@@ -79,7 +63,7 @@ class Program:
         self._stderr = stderr
         with stderr.open("wb") as log:
             self._process = subprocess.Popen(
-                ["ip", "netns", "exec", host.name, *command],
+                host.command(*command),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -128,119 +112,36 @@ class Program:
             process.stdin.close()
 
 
-class Namespace:
-    """One network namespace, loopback up."""
+class _Runs(Namespace):
+    """A namespace that programs of the tests run in."""
 
-    def __init__(self, lab: Lab, label: str) -> None:
+    def __init__(self, lab: Lab, *args: Any) -> None:
         self.lab = lab
-        self.label = label
-        self.name = f"{lab.prefix}-{label}"
-        self._programs: list[Program] = []
-        run("ip", "netns", "add", self.name)
-        try:
-            self.ip("link set lo up")
-            # addresses are usable at once, so that a late one is no second move
-            self.exec("sh", "-c", "for f in default all; do echo 0 >/proc/sys/net/ipv6/conf/$f/accept_dad; done")
-        except BaseException:
-            self.close()
-            raise
-
-    def ip(self, *lines: str) -> None:
-        """Run lines of ``ip`` in this namespace, one after the other in one process."""
-        run("ip", "-n", self.name, "-batch", "-", stdin="\n".join(lines))
-
-    def exec(self, *command: str, stdin: str = "") -> str:
-        """Run a command in this namespace to its end."""
-        return run("ip", "netns", "exec", self.name, *command, stdin=stdin)
+        super().__init__(lab, *args)
 
     def start(self, *command: str) -> Program:
         """Start a program in this namespace; it ends with the lab."""
-        program = Program(self, list(command), self.lab.scratch / f"{self.label}.{len(self._programs)}.err")
-        self._programs.append(program)
-        return program
+        return self.lab.start(self, list(command))
 
     def close(self) -> None:
         """End the programs and remove the namespace."""
-        for program in self._programs:
-            program.stop()
-        subprocess.run(["ip", "netns", "del", self.name], capture_output=True, check=False)
+        self.lab.stop(self)
+        super().close()
 
 
-class Switch(Namespace):
+class Switch(_Runs, netns.Switch):
     """A bridge that hosts plug into."""
 
-    def __init__(self, lab: Lab, label: str) -> None:
-        super().__init__(lab, label)
-        self._ports = itertools.count()
-        self.ip(f"link add {BRIDGE} type bridge mcast_snooping 0", f"link set {BRIDGE} up")
 
-    def plug(self, host: Host) -> None:
-        """Lay a cable from a new port to the host's interface."""
-        port = f"port{next(self._ports)}"
-        run(
-            *("ip", "link", "add", port, "netns", self.name, "type", "veth"),
-            *("peer", "name", IFACE, "netns", host.name),
-        )
-        self.ip(f"link set {port} master {BRIDGE} up")
-
-
-class Host(Namespace):
+class Host(_Runs, netns.Host):
     """A host with one interface."""
-
-    def __init__(self, lab: Lab, label: str, switch: Switch, address: str, gateway: str | None = None) -> None:
-        super().__init__(lab, label)
-        self._gateway = gateway
-        switch.plug(self)
-        self.ip(f"link set {IFACE} up", *self._address(address))
-
-    def _address(self, address: str) -> list[str]:
-        self.address = address
-        lines = [f"addr add {address} dev {IFACE}"]
-        if self._gateway is not None:
-            lines.append(f"route add default via {self._gateway}")
-        return lines
-
-    def _renumbering(self, address: str) -> list[str]:
-        return [f"addr flush dev {IFACE}", *self._address(address)]
-
-    def renumber(self, address: str) -> None:
-        """Lose the address and take a new one: what moving to another network looks like to a program."""
-        renumber({self: address})
-
-    def link_down(self) -> None:
-        """Pull the cable."""
-        self.ip(f"link set {IFACE} down")
-
-    def link_up(self, address: str) -> None:
-        """Plug in again, under a new address."""
-        # a route by a gateway can only be added to a link that is up
-        self.ip(f"addr flush dev {IFACE}", f"link set {IFACE} up", *self._address(address))
-
-
-def renumber(moves: dict[Host, str]) -> None:
-    """Renumber several hosts at the same moment: each ``ip`` has entered its namespace and waits for its lines."""
-    waiting = [
-        subprocess.Popen(
-            ["ip", "-n", host.name, "-batch", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for host in moves
-    ]
-    time.sleep(0.01)
-    for process, (host, address) in zip(waiting, moves.items(), strict=True):
-        assert process.stdin is not None
-        process.stdin.write("\n".join(host._renumbering(address)) + "\n")
-        process.stdin.close()
-        process.stdin = None
-    for process, host in zip(waiting, moves, strict=True):
-        complaint = process.communicate(timeout=10)[1]
-        if process.returncode != 0:
-            raise RuntimeError(f"cannot renumber {host.label}: {complaint.strip()}")
 
 
 class Router(Host, Switch):
     """A NAT router: a host outside, a switch inside. Unasked packets from outside are dropped silently."""
 
     def __init__(self, lab: Lab, label: str, switch: Switch, outside: str, inside: str) -> None:
+        self.lab = lab
         Namespace.__init__(self, lab, label)
         self._gateway = None
         self._ports = itertools.count()
@@ -282,15 +183,15 @@ class Router(Host, Switch):
         self.exec("conntrack", "-F")
 
 
-class Lab:
+class Lab(Network):
     """Makes namespaces and removes them."""
 
     def __init__(self) -> None:
-        self.prefix = f"{PREFIX}-{os.getpid()}-{next(_labs)}"
-        self._all: list[Namespace] = []
+        super().__init__(PREFIX)
+        self._programs: dict[str, list[Program]] = {}
 
-    def __enter__(self) -> Lab:
-        _remove_orphans()
+    def __enter__(self) -> Self:
+        super().__enter__()
         self._scratch = tempfile.TemporaryDirectory(prefix=f"{self.prefix}-")
         self.scratch = Path(self._scratch.name)
         return self
@@ -298,12 +199,19 @@ class Lab:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for namespace in reversed(self._all):
-            namespace.close()
+        super().__exit__(kind, error, trace)
         self._scratch.cleanup()
-        left = [name for name in _namespaces() if name.startswith(f"{self.prefix}-")]
-        for name in left:  # whose constructor failed
-            run("ip", "netns", "del", name)
+
+    def start(self, host: Namespace, command: list[str]) -> Program:
+        """Start a program in a namespace."""
+        mine = self._programs.setdefault(host.name, [])
+        mine.append(Program(host, command, self.scratch / f"{host.label}.{len(mine)}.err"))
+        return mine[-1]
+
+    def stop(self, host: Namespace) -> None:
+        """End the programs of a namespace."""
+        for program in self._programs.pop(host.name, []):
+            program.stop()
 
     def switch(self, label: str = "switch") -> Switch:
         """Make a switch."""
@@ -311,7 +219,7 @@ class Lab:
         self._all.append(made)
         return made
 
-    def host(self, label: str, switch: Switch, address: str, gateway: str | None = None) -> Host:
+    def host(self, label: str, switch: netns.Switch, address: str, gateway: str | None = None) -> Host:
         """Make a host on a switch, or on a router's inside."""
         made = Host(self, label, switch, address, gateway)
         self._all.append(made)
@@ -322,18 +230,6 @@ class Lab:
         made = Router(self, label, switch, outside, inside)
         self._all.append(made)
         return made
-
-
-def _namespaces() -> list[str]:
-    return [line.split()[0] for line in run("ip", "netns", "list").splitlines() if line]
-
-
-def _remove_orphans() -> None:
-    for name in _namespaces():
-        prefix, _, rest = name.partition("-")
-        pid = rest.partition("-")[0]
-        if prefix == PREFIX and pid.isdigit() and not Path("/proc", pid).exists():
-            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
 class EchoMesh:
