@@ -146,6 +146,7 @@ class Router(Host, Switch):
         self._gateway = None
         self._ports = itertools.count()
         self._ranges = itertools.cycle(range(*PORTS))
+        self._forward: tuple[int, str] | None = None
         switch.plug(self)
         self.ip(
             f"link set {IFACE} up",
@@ -159,7 +160,7 @@ class Router(Host, Switch):
 
     def _masquerade(self) -> None:
         first = next(self._ranges)
-        unasked = f'iifname "{IFACE}" ct state new drop'
+        unasked = f'iifname "{IFACE}" ct state new ct status & dnat == 0 drop'
         rules = [
             "flush ruleset",
             "table ip lab {",
@@ -167,9 +168,16 @@ class Router(Host, Switch):
             f'oifname "{IFACE}" meta l4proto udp masquerade to :{first}-{first + PORTS[2] - 1}; }}',
             f"chain input {{ type filter hook input priority filter; {unasked}; }}",
             f"chain forward {{ type filter hook forward priority filter; {unasked}; }}",
-            "}",
         ]
-        self.exec("nft", "-f", "-", stdin="\n".join(rules) + "\n")
+        if self._forward is not None:
+            port, to = self._forward
+            rules.append(f"chain in {{ type nat hook prerouting priority dstnat; udp dport {port} dnat to {to}; }}")
+        self.exec("nft", "-f", "-", stdin="\n".join([*rules, "}"]) + "\n")
+
+    def forward(self, port: int, to: str) -> None:
+        """Map an outside port to ``HOST:PORT`` inside, for whoever asks; in place of the mapping before."""
+        self._forward = (port, to)
+        self._masquerade()
 
     def mappings(self) -> set[str]:
         """The outside ports in use now."""
@@ -178,7 +186,12 @@ class Router(Host, Switch):
         return {line.rpartition("dport=")[2].split()[0] for line in flows.splitlines() if "dport=" in line}
 
     def rebind(self) -> None:
-        """Forget every mapping; each flow gets a new outside port, as when a router restarts."""
+        """Forget every mapping; each flow gets a new outside port, as when a router restarts.
+
+        A forwarded port becomes another too: nothing comes in at the old one any more.
+        """
+        if self._forward is not None:
+            self._forward = (self._forward[0] + 1, self._forward[1])
         self._masquerade()
         self.exec("conntrack", "-F")
 
@@ -233,30 +246,45 @@ class Lab(Network):
 
 
 class EchoMesh:
-    """A seed, a listener that echoes and a dialler that counts, each in its own namespace."""
+    """A seed, a listener and a dialler, each in its own namespace, and numbers that flow between the last two.
+
+    ``nat`` names the end that is behind a NAT router: the dialler's has no way in, the listener's forwards a port.
+    ``flow`` is echo_node.py's.
+    """
 
     NET = "10.77.0"
+    PORT = 4242
 
-    def __init__(self, lab: Lab, *, nat: bool = False) -> None:
+    def __init__(self, lab: Lab, *, nat: str | None = None, flow: str = "echo") -> None:
         from signal import SIGUSR1, SIGUSR2
 
         self._reset, self._report = SIGUSR1, SIGUSR2
         self._numbers = itertools.cycle(range(20, 250))
         self.switch = lab.switch()
-        seed = lab.host("seed", self.switch, f"{self.NET}.2/24")
-        self.listener = lab.host("listener", self.switch, self.fresh())
         self.router: Router | None = None
-        if nat:
+        if nat is not None:
             self.router = lab.router("router", self.switch, self.fresh(), inside="10.78.0.1/24")
-            self.dialler = lab.host("dialler", self.router, "10.78.0.2/24", gateway="10.78.0.1")
-        else:
-            self.dialler = lab.host("dialler", self.switch, self.fresh())
+        seed = lab.host("seed", self.switch, f"{self.NET}.2/24")
+        self.listener = self._host(lab, "listener", natted=nat == "listener")
+        self.dialler = self._host(lab, "dialler", natted=nat == "dialler")
         ready = self._start(seed, "listen", "--seed-role").line()
         at = f"{ready['id']}@{ready['endpoints'][0]}"
-        ready = self._start(self.listener, "listen", "--seed", at).line()
-        self._counter = self._start(self.dialler, "dial", "--seed", at, ready["id"])
-        self._counter.line()
+        where = []
+        if nat == "listener" and self.router is not None:
+            self.router.forward(self.PORT, f"10.78.0.2:{self.PORT}")
+            outside = self.router.address.partition("/")[0]
+            where = ["--listen", f"10.78.0.2:{self.PORT}", "--advertise", f"{outside}:{self.PORT}"]
+        listener = self._start(self.listener, "listen", "--seed", at, *where)
+        dialler = self._start(self.dialler, "dial", "--seed", at, "--flow", flow, listener.line()["id"])
+        dialler.line()
+        self._counter = listener if flow == "up" else dialler
         time.sleep(1.0)  # past the joining traffic
+
+    def _host(self, lab: Lab, label: str, *, natted: bool) -> Host:
+        if natted:
+            assert self.router is not None
+            return lab.host(label, self.router, "10.78.0.2/24", gateway="10.78.0.1")
+        return lab.host(label, self.switch, self.fresh())
 
     def _start(self, host: Host, *args: str) -> Program:
         home = host.lab.scratch / host.label
