@@ -1,8 +1,9 @@
 """A pulled cable and an unannounced NAT rebinding: how long the numbers of a 100 Hz stream do not come, in namespaces.
 
 Nobody tells either end of them. A rebinding is a conntrack flush and new outside ports (a forwarded one too), as when
-a home router restarts. It is measured with the NAT in front of the dialler and in front of the listener, and for
-numbers that flow there and back, only to the listener (up) and only from it (down).
+a home router restarts. It is measured with the NAT in front of the dialler, in front of a listener that is reached by
+a punched hole, and in front of one whose router forwards a port; and for numbers that flow there and back, only to
+the listener (up) and only from it (down).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from bench.moves import percentile
 from tests.netns.lab import EchoMesh, Lab
 
 OUTAGE_S = 2.0
-CASES = list(product(("dialler", "listener"), ("echo", "up", "down")))
+CASES = list(product(("dialler", "listener", "mapped listener"), ("echo", "up", "down")))
 
 
 def _summary(values: list[float], reports: list[dict[str, Any]]) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def rebindings(runs: int) -> dict[str, Any]:
     found = {}
     for natted, flow in CASES:
         with Lab() as lab:
-            mesh = EchoMesh(lab, nat=natted, flow=flow)
+            mesh = EchoMesh(lab, nat=natted.split()[-1], mapped=natted == "mapped listener", flow=flow)
             assert mesh.router is not None
             reports = []
             for _ in range(runs):

@@ -248,14 +248,14 @@ class Lab(Network):
 class EchoMesh:
     """A seed, a listener and a dialler, each in its own namespace, and numbers that flow between the last two.
 
-    ``nat`` names the end that is behind a NAT router: the dialler's has no way in, the listener's forwards a port.
-    ``flow`` is echo_node.py's.
+    ``nat`` names the end that is behind a NAT router, ``dialler`` or ``listener``; neither has a way in, unless
+    ``mapped``: the listener's router then forwards a port. ``flow`` is echo_node.py's.
     """
 
     NET = "10.77.0"
     PORT = 4242
 
-    def __init__(self, lab: Lab, *, nat: str | None = None, flow: str = "echo") -> None:
+    def __init__(self, lab: Lab, *, nat: str | None = None, mapped: bool = False, flow: str = "echo") -> None:
         from signal import SIGUSR1, SIGUSR2
 
         self._reset, self._report = SIGUSR1, SIGUSR2
@@ -270,7 +270,7 @@ class EchoMesh:
         ready = self._start(seed, "listen", "--seed-role").line()
         at = f"{ready['id']}@{ready['endpoints'][0]}"
         where = []
-        if nat == "listener" and self.router is not None:
+        if mapped and self.router is not None:
             self.router.forward(self.PORT, f"10.78.0.2:{self.PORT}")
             outside = self.router.address.partition("/")[0]
             where = ["--listen", f"10.78.0.2:{self.PORT}", "--advertise", f"{outside}:{self.PORT}"]
