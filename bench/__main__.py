@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -165,6 +166,9 @@ def main() -> int:
     unknown = [name for name in options.names if name not in BENCHES]
     if unknown:
         parser.error(f"no bench is called {unknown[0]}; there are {', '.join(BENCHES)}")
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores / 2:
+        print(f"load {load:.1f} on {cores} cores: times will be longer than on a quiet machine", file=sys.stderr)
     benches = BENCHES | {"quic": lambda short: _quic(short, options.engine)}
     missed = 0
     for name in options.names or BENCHES:

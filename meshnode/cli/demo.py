@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 import signal
 import tempfile
 import time
@@ -16,7 +18,7 @@ import click
 
 from meshnode.cli.options import json_option
 from meshnode.cli.show import WHO, Move, Show, make_show
-from meshnode.cli.stage import Process, Stage, open_stage
+from meshnode.cli.stage import PREFIX, Process, Stage, open_stage
 from meshnode.errors import MeshError
 
 PEERS = 7
@@ -86,7 +88,8 @@ async def run_demo(rounds: int, show: Show, *, netns: bool = False) -> list[Move
     processes: list[Process] = []
     tasks: list[asyncio.Task[None]] = []
     servers: list[asyncio.Server] = []
-    with tempfile.TemporaryDirectory(prefix="mesh") as directory:
+    _remove_orphans()
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}-{os.getpid()}-") as directory:
         async with open_stage(netns=netns) as stage:
             try:
                 peers = await _mesh(stage, Path(directory), processes, show)
@@ -100,6 +103,24 @@ async def run_demo(rounds: int, show: Show, *, netns: bool = False) -> list[Move
                 for server in servers:
                     server.close()
                 await asyncio.gather(*(p.stop() for p in processes))
+
+
+def _remove_orphans() -> None:
+    """Remove the homes that demos left which were killed with -9."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}-*-*"):
+        pid = path.name.split("-")[1]
+        if pid.isdigit() and not _lives(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # somebody else's
+    return True
 
 
 async def _mesh(stage: Stage, root: Path, processes: list[Process], show: Show) -> list[Process]:
