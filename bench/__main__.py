@@ -15,7 +15,7 @@ Row = tuple[str, float, float, bool]  # what, measured, target, whether more is 
 def _quic(short: bool, engine: str = "auto") -> list[Row]:
     from bench import quic
 
-    found = quic.run(short=short, engine=engine)
+    found = quic.run(work=quic.SHORT if short else quic.Work(), engine=engine)
     return [
         ("bulk, one stream, ratio to aioquic.asyncio", found["bulk_MBps"]["ratio"], 1.8, True),
         ("64-byte echo p50, ratio to aioquic.asyncio", found["echo_p50_us"]["ratio"], 1.0, False),
@@ -26,7 +26,7 @@ def _quic(short: bool, engine: str = "auto") -> list[Row]:
 def _footprint(short: bool) -> list[Row]:
     from bench import footprint
 
-    found = footprint.run(short=short)
+    found = footprint.run(footprint.SHORT if short else footprint.Work())
     return [
         ("import meshnode, s", found["import_s"], 0.1, False),
         ("process start to ready, s", found["start_to_ready_s"], 0.6, False),
