@@ -30,6 +30,7 @@ from typing import Any, NoReturn, Self
 
 from meshnode.cli import netns
 from meshnode.cli.netns import BRIDGE, IFACE, Namespace, Network, renumber
+from meshnode.cli.netns import run as run  # for the tests
 
 ROOT = Path(__file__).resolve().parents[2]
 ECHO_NODE = Path(__file__).with_name("echo_node.py")
@@ -58,7 +59,7 @@ def missing(*tools: str) -> str | None:
 class Program:
     """A program inside a namespace that prints JSON lines; it should end when its standard input does."""
 
-    def __init__(self, host: Namespace, command: list[str], stderr: Path) -> None:
+    def __init__(self, host: Namespace, command: list[str], stderr: Path, env: dict[str, str]) -> None:
         self._name = f"{host.label}: {Path(command[1]).name}"
         self._stderr = stderr
         with stderr.open("wb") as log:
@@ -69,7 +70,7 @@ class Program:
                 stderr=log,
                 text=True,
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(ROOT), **env},
             )
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -94,9 +95,25 @@ class Program:
     def _fail(self, what: str) -> NoReturn:
         raise RuntimeError(f"{self._name} {what}; its last words: {self._stderr.read_text()[-2_000:]}")
 
+    def ask(self, timeout: float = LINE_TIMEOUT_S, **order: Any) -> dict[str, Any]:
+        """Write one JSON line to it and return the next one that it prints."""
+        self.tell(**order)
+        return self.line(timeout)
+
+    def tell(self, **order: Any) -> None:
+        """Write one JSON line to it."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+
     def signal(self, number: int) -> None:
         """Send it a signal."""
         self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it without a chance to say goodbye."""
+        self._process.kill()
+        self._process.wait()
 
     def stop(self) -> None:
         """End it, by force when it does not listen."""
@@ -119,13 +136,21 @@ class _Runs(Namespace):
         self.lab = lab
         super().__init__(lab, *args)
 
-    def start(self, *command: str) -> Program:
+    @property
+    def _programs(self) -> list[Program]:
+        return self.lab.programs.setdefault(self.name, [])
+
+    def start(self, *command: str, env: dict[str, str] | None = None) -> Program:
         """Start a program in this namespace; it ends with the lab."""
-        return self.lab.start(self, list(command))
+        complaints = self.lab.scratch / f"{self.label}.{len(self._programs)}.err"
+        program = Program(self, list(command), complaints, env or {})
+        self._programs.append(program)
+        return program
 
     def close(self) -> None:
         """End the programs and remove the namespace."""
-        self.lab.stop(self)
+        for program in self._programs:
+            program.stop()
         super().close()
 
 
@@ -201,7 +226,7 @@ class Lab(Network):
 
     def __init__(self) -> None:
         super().__init__(PREFIX)
-        self._programs: dict[str, list[Program]] = {}
+        self.programs: dict[str, list[Program]] = {}  # by the name of their namespace
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -214,17 +239,6 @@ class Lab(Network):
     ) -> None:
         super().__exit__(kind, error, trace)
         self._scratch.cleanup()
-
-    def start(self, host: Namespace, command: list[str]) -> Program:
-        """Start a program in a namespace."""
-        mine = self._programs.setdefault(host.name, [])
-        mine.append(Program(host, command, self.scratch / f"{host.label}.{len(mine)}.err"))
-        return mine[-1]
-
-    def stop(self, host: Namespace) -> None:
-        """End the programs of a namespace."""
-        for program in self._programs.pop(host.name, []):
-            program.stop()
 
     def switch(self, label: str = "switch") -> Switch:
         """Make a switch."""
