@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -411,3 +412,50 @@ def test_junk_on_the_control_socket_is_answered_and_harmless(running: Running) -
             if answer:
                 assert "error" in json.loads(answer)
     assert meshnode(running.home, "status").returncode == 0
+
+
+def test_an_unknown_command_is_answered_with_those_spelt_like_it(tmp_path: Path) -> None:
+    _, _, complaint = told(tmp_path, "stats")
+    assert "Did you mean" in complaint
+    assert "status" in complaint
+    assert "Did you mean" not in told(tmp_path, "frobnicate")[2]
+
+
+def test_a_mounted_secret_is_the_id_also_when_it_is_a_copied_key_file(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("ab" * 32 + "\n")
+    seed = json.loads(told(tmp_path, "id", "--json", MESHNODE_KEY="ab" * 32)[1])
+    assert json.loads(told(tmp_path, "id", "--json", MESHNODE_KEY_FILE=str(secret))[1]) == seed
+    made = json.loads(told(tmp_path, "keygen", "--json")[1])
+    copied = json.loads(told(tmp_path / "other", "id", "--json", MESHNODE_KEY_FILE=str(tmp_path / "key"))[1])
+    assert copied == made
+    complains(tmp_path, "key_file_error", "id", MESHNODE_KEY_FILE=str(tmp_path / "nothing"))
+    secret.write_text("meshnode-key-1-locked AAAA")
+    complains(tmp_path, "key_file_error", "id", MESHNODE_KEY_FILE=str(secret))
+
+
+def test_a_file_system_that_refuses_is_an_error_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "control.sock").mkdir()
+    complains(tmp_path, "not_running", "status")
+    (tmp_path / "control.sock").rmdir()
+    (tmp_path / "lock").mkdir()
+    complains(tmp_path, "mesh_error", "up", "--listen", "127.0.0.1:0", "--no-mdns")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_node_that_is_interrupted_ends_well(tmp_path: Path, number: signal.Signals) -> None:
+    node = Running(tmp_path)
+    node.process.send_signal(number)
+    assert node.process.wait(10) == 0
+    assert not (tmp_path / "control.sock").exists()
+    assert node.process.stdout is not None
+    node.process.stdout.close()
+
+
+def test_an_interrupted_command_says_nothing_and_ends_with_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("meshnode.cli.client.call", interrupted)
+    status, out, err = told(tmp_path, "ping", ID)
+    assert (status, out, err.strip()) == (130, "", "")
