@@ -13,12 +13,12 @@ from tests.netns.lab import EchoMesh, Host, Lab, require
 pytestmark = pytest.mark.netns
 
 RUNS = 3
-# ms without a reply, loose because a shared machine may stall for 100 ms: what we aim at (95th percentiles of
+# ms without a reply, loose because a shared machine may stall for a second: what we aim at (95th percentiles of
 # 60, 60 and 150 ms) is measured by bench/moves.py
-BOUNDS = {"dialler": 500, "listener": 500, "both": 800}
+BOUNDS = {"dialler": 1500, "listener": 1500, "both": 2000}
 OUTAGE_S = 2.0
-AFTER_OUTAGE_MS = 800
-REBIND_MS = 500
+AFTER_OUTAGE_MS = 2000
+REBIND_MS = 2000
 
 
 @pytest.fixture(scope="module")
