@@ -29,6 +29,7 @@ from meshnode.driver.relaying import TUNNEL
 from meshnode.errors import AlreadyRunning, ConfigError, MeshError, NodeClosed, NotFound
 from meshnode.identity import NodeId
 from meshnode.keyfile import load_or_create, parse_seed_text
+from meshnode.limits import MAX_ENDPOINTS
 from meshnode.metrics import Metrics
 from meshnode.net.interfaces import InterfaceWatcher, local_networks
 from meshnode.net.tunnel import Tunnels
@@ -45,6 +46,7 @@ from meshnode.streams import MeshReader, MeshWriter, accepted, wrap
 
 if TYPE_CHECKING:
     from meshnode.discovery.mdns import MdnsSource
+    from meshnode.net.portmaps import PortMaps
 
 Handler = Callable[[MeshReader, MeshWriter, NodeId], Awaitable[None]]
 log = logging.getLogger("meshnode.node")
@@ -151,6 +153,7 @@ class Node:
         self._tunnels: Tunnels | None = None
         self._watcher: InterfaceWatcher | None = None
         self._mdns: MdnsSource | None = None
+        self._port_maps: PortMaps | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._flush_soon = False
@@ -243,6 +246,7 @@ class Node:
             self._spawn(self._follow_seeds([parse_seed(text) for text in config.seeds]))
         if config.mdns:
             self._spawn(self._start_mdns())
+        self._loop.call_soon(self._update_port_maps)  # after the start, which it must not delay
         self._pump()
 
     def _listen_tunnels(self) -> bool:
@@ -265,6 +269,8 @@ class Node:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._port_maps is not None:
+            await self._port_maps.close()
         if self._mdns is not None:
             await self._mdns.stop()
         for handle in (self._timer, self._save_handle):
@@ -390,6 +396,10 @@ class Node:
             found += [Endpoint(Addr(host, bound.port)) for host in hosts]
         else:
             found.append(Endpoint(bound))
+        mapped = self._port_maps.mappings() if self._port_maps is not None else []
+        known = {endpoint.addr for endpoint in found}
+        more = [Endpoint(m.external, EndpointKind.MAPPED) for m in mapped if m.external not in known]
+        found[MAX_ENDPOINTS - len(more) :] = more  # a host with many interfaces must not crowd them out
         return tuple(found), tuple(networks)
 
     def _announce(self, *, moved: bool) -> None:
@@ -401,8 +411,28 @@ class Node:
         if not self._closed:
             self.metrics.count("interface_changes")
             self._announce(moved=True)
+            self._update_port_maps()
             if self._mdns is not None:
                 self._mdns.interfaces_changed()
+
+    def _update_port_maps(self) -> None:
+        """Our addresses or our port may be others: map them, unless nobody beyond this host could come in anyway."""
+        if self._closed or self._udp is None or not self.config.port_mapping:
+            return
+        if self._port_maps is None:
+            if _is_loopback(self._udp.local.host):
+                return
+            from meshnode.net.portmaps import PortMaps
+
+            self._port_maps = PortMaps(
+                self._loop,
+                self._clock,
+                os.urandom,
+                lambda: self._announce(moved=False),
+                self.metrics,
+                upnp=self.config.upnp,
+            )
+        self._port_maps.update(self._udp.local)
 
     async def rebind(self, addr: str | Addr | None = None) -> Addr:
         """Move the socket to another local address (by default: the same address, a new port); returns it.
@@ -420,6 +450,7 @@ class Node:
         self._udp.bind(target)
         self._listen_tunnels()
         self._announce(moved=True)
+        self._update_port_maps()
         return self._udp.local
 
     # ---- discovery
@@ -621,7 +652,11 @@ class Node:
             "seq": record.seq if record is not None else 0,
             "peers": len(live),
             "contacts": len(self.mesh.dht.contacts()),
-            "nat": self.mesh.nat.to_json(self._clock.monotonic()),
+            "nat": {
+                **self.mesh.nat.to_json(self._clock.monotonic()),
+                "mappings": [],
+                **(self._port_maps.to_json() if self._port_maps is not None else {}),
+            },
             "relays": self.mesh.relaying.status(),
             "uptime_s": round(time.monotonic() - self._started, 3),
             "seed": self.config.seed_role,
