@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import hashlib
 import logging
 import os
 import random
@@ -202,6 +203,7 @@ class Node:
             identity = load_or_create(home / "key", config.passphrase)
         sealer = Sealer(identity, MeshKey.from_text(config.mesh), self._clock, os.urandom, born=self._clock.wall())
         self._sealer = sealer
+        self._mapping_secret = hashlib.blake2b(key=identity.seed, person=b"port mappings").digest()
         self._udp = UdpSocket(self._loop, self._on_batch, self.metrics)
         self._udp.bind(config.listen_addr)
         self._tunnels = Tunnels(self._loop, sealer.knock, sealer.check_knock, self._on_tunnelled, self.metrics)
@@ -427,6 +429,7 @@ class Node:
             self._port_maps = PortMaps(
                 self._loop,
                 self._clock,
+                self._mapping_secret,
                 os.urandom,
                 lambda: self._announce(moved=False),
                 self.metrics,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 import io
 import logging
 import re
@@ -38,6 +37,7 @@ class PortMaps:
         self,
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
+        secret: bytes,
         entropy: Entropy,
         on_change: Callable[[], None],
         metrics: Metrics,
@@ -48,7 +48,7 @@ class PortMaps:
         self._clock = clock
         self._on_change = on_change
         self._metrics = metrics
-        self._core = PortMapper(entropy, metrics, upnp=upnp)
+        self._core = PortMapper(secret, entropy, metrics, upnp=upnp)
         self._sockets: dict[str, socket.socket] = {}
         self._listeners: dict[str, socket.socket] = {}
         self._fetches: set[asyncio.Task[None]] = set()
@@ -209,7 +209,7 @@ class PortMaps:
         try:
             async with asyncio.timeout(UPNP_EXCHANGE_S):
                 status, body = _http(await _exchange(effect))
-        except (OSError, TimeoutError, ValueError, http.client.HTTPException) as error:
+        except (OSError, TimeoutError, ValueError) as error:
             log.debug("no answer from %s: %r", effect.to, error)
         self._core.on_http(effect.number, status, body, self._clock.monotonic())
         self._pump()
@@ -256,7 +256,12 @@ class _Received:
 
 
 def _http(raw: bytes) -> tuple[int, bytes]:
-    """Return status and body of a response, chunked or not. Raises HTTPException, ValueError."""
+    """Return status and body of a response, chunked or not. Raises ValueError."""
+    import http.client  # with the e-mail package, which only UPnP needs
+
     response = http.client.HTTPResponse(_Received(raw))  # type: ignore[arg-type]
-    response.begin()
-    return response.status, response.read()
+    try:
+        response.begin()
+        return response.status, response.read()
+    except http.client.HTTPException as error:
+        raise ValueError(f"no HTTP: {error!r}") from error

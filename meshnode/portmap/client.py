@@ -6,7 +6,7 @@ Nothing here does I/O. The host feeds datagrams, announcements and HTTP answers,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from meshnode.address import Addr
 from meshnode.clock import Entropy
@@ -14,16 +14,19 @@ from meshnode.limits import MAX_PORTMAP_LEAVING, MAX_PORTMAP_ROUTES, PORTMAP_ANN
 from meshnode.metrics import Metrics
 from meshnode.portmap import natpmp, pcp, ssdp
 from meshnode.portmap.epochs import Epochs
-from meshnode.portmap.igd import UpnpTalk
 from meshnode.portmap.lease import Lease, State
 from meshnode.portmap.talk import Message, NatPmpTalk, PcpTalk, Talk
 from meshnode.portmap.vocabulary import MALFORMED, ROUTER_RESTARTED, STRANGER, UNMATCHED, Effect, Mapping, Route
 
 
 class PortMapper:
-    """The mapping client. ``upnp`` False leaves UPnP out, and with it all multicast."""
+    """The mapping client. ``upnp`` False leaves UPnP out, and with it all multicast.
 
-    def __init__(self, entropy: Entropy, metrics: Metrics, *, upnp: bool = True) -> None:
+    ``secret`` (up to 64 bytes, the same in every run of a node) makes the nonces of PCP.
+    """
+
+    def __init__(self, secret: bytes, entropy: Entropy, metrics: Metrics, *, upnp: bool = True) -> None:
+        self._secret = secret
         self._entropy = entropy
         self._metrics = metrics
         self._upnp = upnp
@@ -148,12 +151,17 @@ class PortMapper:
 
     def _make(self, route: Route, port: int) -> Lease:
         internal, out, count = Addr(route.internal, port), self._effects_append, self._metrics.count
-        talks: list[Talk] = [PcpTalk(route, internal, out, self._entropy)]
+        talks: list[Callable[[], Talk]] = [lambda: PcpTalk(route, internal, out, self._secret)]
         if not route.is_ipv6:
-            talks.append(NatPmpTalk(route, internal, out))
+            talks.append(lambda: NatPmpTalk(route, internal, out))
             if self._upnp:
-                talks.append(UpnpTalk(route, internal, out, self._entropy, count))
+                talks.append(lambda: self._upnp_talk(route, internal))
         return Lease(route, internal, talks, out, self._entropy, count)
+
+    def _upnp_talk(self, route: Route, internal: Addr) -> Talk:
+        from meshnode.portmap.igd import UpnpTalk  # with an XML parser, which most nodes never need
+
+        return UpnpTalk(route, internal, self._effects_append, self._entropy, self._metrics.count)
 
     def _effects_append(self, effect: Effect) -> None:
         self._effects.append(effect)

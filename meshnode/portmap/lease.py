@@ -47,17 +47,24 @@ class State(Enum):
 
 
 class Lease:
-    """The mapping of one local port on one route. ``talks`` are the protocols in the order in which they are tried."""
+    """The mapping of one local port on one route; ``talks`` make the protocols, in the order of trying."""
 
     def __init__(
-        self, route: Route, internal: Addr, talks: list[Talk], out: Out, entropy: Entropy, count: Callable[[str], None]
+        self,
+        route: Route,
+        internal: Addr,
+        talks: list[Callable[[], Talk]],
+        out: Out,
+        entropy: Entropy,
+        count: Callable[[str], None],
     ) -> None:
         self.route = route
         self.internal = internal
         self.state = State.RESTING
         self.mapping: Mapping | None = None
         self.said: dict[str, str] = {}  # by protocol: why it gave nothing
-        self._talks = talks
+        self._makers = talks
+        self._talks: list[Talk] = []  # made when their turn comes: most routers need no UPnP, and PCP keeps its nonce
         self._index = 0
         self._out = out
         self._entropy = entropy
@@ -70,6 +77,8 @@ class Lease:
     @property
     def talk(self) -> Talk:
         """The protocol in use."""
+        while len(self._talks) <= self._index:
+            self._talks.append(self._makers[len(self._talks)]())
         return self._talks[self._index]
 
     # ---- what the client tells it
@@ -211,7 +220,7 @@ class Lease:
                 self._plan(now)  # the mapping lives on until it expires; the router may answer next time
             return
         self.said[self.talk.protocol.value] = why
-        if self._index + 1 < len(self._talks):
+        if self._index + 1 < len(self._makers):
             self._index += 1
             self._ask(now)
         else:

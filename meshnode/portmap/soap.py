@@ -7,7 +7,7 @@ WANIPConnection:1 (2001), WANIPConnection:2 (2010) and WANPPPConnection:1 share 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
+from html import escape
 
 from meshnode.limits import MAX_UPNP_SERVICES
 from meshnode.portmap import xml

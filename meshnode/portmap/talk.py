@@ -5,11 +5,11 @@ A talk is reused for every renewal of its mapping. It says nothing of when to as
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from meshnode.address import Addr
-from meshnode.clock import Entropy
 from meshnode.limits import PORTMAP_FIRST_TRY_S, PORTMAP_MAX_LIFETIME_S, PORTMAP_REFUSED_S, PORTMAP_TRIES
 from meshnode.portmap import natpmp, pcp, ssdp
 from meshnode.portmap.vocabulary import Effect, Granted, Outcome, Protocol, Refused, Route, Send, Silent
@@ -85,13 +85,18 @@ class DatagramTalk(Talk):
 
 
 class PcpTalk(DatagramTalk):
-    """PCP's MAP (RFC 6887 section 11). The nonce stays that of the mapping for as long as it is renewed."""
+    """PCP's MAP (RFC 6887 section 11).
+
+    The nonce proves whose a mapping is. It is made of the node's secret, so that after a crash the mapping that
+    is still there is ours again: with another nonce the router would refuse us until it expires.
+    """
 
     protocol = Protocol.PCP
 
-    def __init__(self, route: Route, internal: Addr, out: Out, entropy: Entropy) -> None:
+    def __init__(self, route: Route, internal: Addr, out: Out, secret: bytes) -> None:
         super().__init__(route, internal, out)
-        self._nonce = entropy(pcp.NONCE_LENGTH)
+        about = f"{route.router} {internal}".encode()
+        self._nonce = hashlib.blake2b(about, digest_size=pcp.NONCE_LENGTH, key=secret, person=b"pcp nonce").digest()
 
     def ask(self, lifetime: int, held: Addr | None, now: float) -> None:
         """Send a MAP request; the suggestion is what we hold, else our own port number."""

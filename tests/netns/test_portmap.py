@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -150,6 +151,24 @@ def test_a_mapping_outlives_its_lifetime_because_it_is_renewed() -> None:
         assert node.nat()["mappings"][0]["external"] == mapping["external"]
         assert home.granted()
         assert node.ask("status")[0]["counters"]["portmap_granted"] >= 2
+
+
+def test_a_node_that_was_killed_gets_its_mapping_back_at_once() -> None:
+    igd.require()
+    with Lab() as lab:
+        home, inside, _ = site(lab, pcp=True)
+        options = ("--listen", "0.0.0.0:4242", "--home", str(lab.scratch / "kept"))
+        first = Running(inside, *options)
+        until(home.granted, 3.0, home.said)
+        first.program.signal(signal.SIGKILL)
+        time.sleep(0.2)
+        assert home.granted(), "nobody was there to take it back"
+        began = time.monotonic()
+        node = Running(inside, *options)
+        node.home = lab.scratch / "kept"
+        assert node.mapping(1.5)["protocol"] == "pcp"
+        assert len(home.granted()) == 1
+        print(f"{time.monotonic() - began:.1f} s from the start")
 
 
 def test_a_new_address_and_a_new_port_are_mapped_at_once() -> None:

@@ -125,7 +125,7 @@ class Bench:
         self.router = router or Router()
         self.now = 100.0
         self.metrics = Metrics()
-        self.mapper = PortMapper(self._entropy, self.metrics, upnp=upnp)
+        self.mapper = PortMapper(bytes(32), self._entropy, self.metrics, upnp=upnp)
         self.sent: list[tuple[float, Addr, bytes]] = []
         self.fetched: list[tuple[float, Addr, bytes]] = []
         self.changes = 0
