@@ -64,15 +64,15 @@ class PortMapper:
 
     def datagram(self, data: bytes, source: Addr, internal: str, now: float) -> None:
         """Take what arrived at the socket of our address ``internal``."""
-        leases = [lease for lease in self._all() if lease.route.internal == internal]
-        if not any(lease.route.router == source.host for lease in leases):
+        leases = [lease for lease in self._all() if lease.route == Route(source.host, internal)]
+        if not leases:
             self._metrics.count(STRANGER)
             return
         message = self._parse(data, source)
         if message is None:
             return
         for lease in leases:
-            if lease.route.router == source.host and lease.takes(message):
+            if lease.takes(message):
                 self._clock(message, source.host, now, [other for other in self._all() if other is not lease], 0.0)
                 lease.on_message(message, now)
                 break

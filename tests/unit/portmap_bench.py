@@ -32,6 +32,8 @@ class Router:
         self.permanent_only = False
         self.same_port_only = False
         self.no_any_port = False
+        self.nonces: dict[tuple[str, int], bytes] = {}  # with a strict router: whose mappings are whose
+        self.strict = False
 
     def epoch(self, now: float) -> int:
         return int(now - self.boot)
@@ -64,9 +66,12 @@ class Router:
         (wanted,) = struct.unpack_from("!I", data, 4)
         port, suggested = struct.unpack_from("!HH", data, 40)
         lifetime = min(wanted, self.lifetime)
-        outside = 0 if self.result else self._grant(host, port, suggested, wanted)
+        result = self.result
+        if self.strict and self.nonces.setdefault((host, port), data[24:36]) != data[24:36]:
+            result = 2  # RFC 6887 section 11.3: NOT_AUTHORIZED
+        outside = 0 if result else self._grant(host, port, suggested, wanted)
         ipv6 = bytes(10) + b"\xff\xff" + bytes(map(int, self.outside.split("."))) if ":" not in host else data[8:24]
-        head = struct.pack("!BBBBII12x", 2, 0x81, 0, self.result, 1_800 if self.result else lifetime, self.epoch(now))
+        head = struct.pack("!BBBBII12x", 2, 0x81, 0, result, 1_800 if result else lifetime, self.epoch(now))
         return head + data[24:42] + struct.pack("!H", outside) + ipv6
 
     def _nat_pmp(self, data: bytes, host: str, now: float) -> bytes:
@@ -121,11 +126,11 @@ class Router:
 class Bench:
     """The client and a router; ``advance`` lets time pass, event by event."""
 
-    def __init__(self, router: Router | None = None, *, upnp: bool = True) -> None:
+    def __init__(self, router: Router | None = None, *, upnp: bool = True, secret: bytes = bytes(32)) -> None:
         self.router = router or Router()
         self.now = 100.0
         self.metrics = Metrics()
-        self.mapper = PortMapper(bytes(32), self._entropy, self.metrics, upnp=upnp)
+        self.mapper = PortMapper(secret, self._entropy, self.metrics, upnp=upnp)
         self.sent: list[tuple[float, Addr, bytes]] = []
         self.fetched: list[tuple[float, Addr, bytes]] = []
         self.changes = 0

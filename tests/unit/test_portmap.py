@@ -8,6 +8,7 @@ import pytest
 
 from meshnode.address import Addr
 from meshnode.limits import PORTMAP_LIFETIME_S, PORTMAP_MAX_LIFETIME_S, PORTMAP_RENEW_GAP_S, PORTMAP_REST_S
+from meshnode.portmap.epochs import Epochs
 from meshnode.portmap.vocabulary import Protocol, Route
 from tests.unit.portmap_bench import DELAY, OUTSIDE, OWN, PORT, ROUTE, ROUTE6, ROUTER, Bench, Router
 
@@ -248,6 +249,34 @@ def test_a_new_port_is_mapped_and_the_old_one_given_back(router: Router) -> None
     assert [m.external.port for m in bench.mapper.mappings()] == [5555]
 
 
+@pytest.mark.parametrize(
+    ("server", "client", "restarted"),
+    [  # RFC 6887 section 8.5, by how much each clock went on; our clock is the second one
+        (100, 100, False),
+        (-1, 0, False),
+        (-2, 0, True),
+        (0, 0, False),
+        (0, 3, True),
+        (93, 100, False),
+        (90, 100, True),
+        (110, 102, False),
+        (120, 100, True),
+        (3_000_000, 1, True),
+    ],
+)
+def test_a_clock_that_does_not_go_on_as_ours_does_has_restarted(server: int, client: int, restarted: bool) -> None:
+    epochs = Epochs()
+    assert not epochs.restarted(ROUTER, 5_000, 100.0, nat_pmp=False), "the first reading says nothing"
+    assert epochs.restarted(ROUTER, 5_000 + server, 100.0 + client, nat_pmp=False) is restarted
+
+
+@pytest.mark.parametrize(("server", "restarted"), [(100, False), (86, False), (85, True), (0, True), (10_000, False)])
+def test_natpmp_allows_a_clock_that_is_an_eighth_slow(server: int, restarted: bool) -> None:
+    epochs = Epochs()
+    epochs.restarted(ROUTER, 5_000, 100.0, nat_pmp=True)
+    assert epochs.restarted(ROUTER, 5_000 + server, 200.0, nat_pmp=True) is restarted
+
+
 # ---- giving it back
 
 
@@ -280,6 +309,17 @@ def test_a_mute_router_does_not_keep_the_withdrawal_alive() -> None:
     bench.withdraw()
     bench.advance(2)
     assert bench.mapper.is_idle
+
+
+def test_after_a_crash_the_same_node_may_have_its_mapping_again_and_another_may_not() -> None:
+    router = Router(pcp=True)
+    router.strict = True
+    assert mapped(router).mapping is not None
+    assert mapped(router).mapping is not None, "a second run: the nonce is the same"
+    other = Bench(router, secret=b"another node")
+    other.routes(ROUTE)
+    other.advance(1)
+    assert other.mapping is None
 
 
 # ---- refusals
