@@ -18,6 +18,8 @@ PROC = Path("/proc/net")
 UP, GATEWAY = 0x1, 0x2  # linux/route.h
 TENTATIVE, DEPRECATED = 0x40, 0x20  # linux/if_addr.h
 GLOBAL_SCOPE = 0
+# documentation's addresses (RFC 5737, RFC 3849): nobody has them, so the way there is the way to anywhere
+SOMEWHERE4, SOMEWHERE6 = "192.0.2.1", "2001:db8:ffff:ffff::1"
 
 
 def _lines(name: str) -> list[list[str]]:
@@ -62,11 +64,11 @@ def _addresses6(interface: str) -> list[str]:
     return found
 
 
-def _source4(router: str) -> str | None:
-    """Our address towards ``router``: the kernel is asked by connecting a UDP socket, which sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+def _source(host: str) -> str | None:
+    """Our address towards ``host``: the kernel is asked by connecting a UDP socket, which sends nothing."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((router, 9))
+            probe.connect((host, 9))
             return str(probe.getsockname()[0])
         except OSError:
             return None
@@ -75,24 +77,39 @@ def _source4(router: str) -> str | None:
 def default_routes(bound: Addr) -> list[Route]:
     """Return the routes on which a mapping of a socket bound to ``bound`` makes sense: at most one for IPv4.
 
-    None for a loopback address, and none for an IPv4 address that is public already.
+    None for a loopback address, none for an IPv4 address that is public already, and none where the way out is
+    not through the gateway but, say, a VPN: a mapping would publish the very address that it hides.
     """
     host = ipaddress.ip_address(bound.host.partition("%")[0])
     if host.is_loopback:
         return []
     found = []
     if host.version == 4 or host.is_unspecified:
-        for router, interface in gateways4():
-            internal = _source4(router) if host.is_unspecified else str(host)
-            if not host.is_unspecified and internal not in _addresses4(interface):
-                continue
-            if internal is not None and not ipaddress.IPv4Address(internal).is_global:
-                found.append(Route(router, internal))
-                break
-    if bound.host == "::" or (host.version == 6 and not host.is_unspecified):
-        for router, interface in gateways6()[:1]:
-            found += [Route(router, own) for own in _addresses6(interface) if bound.host in ("::", own)]
+        found += _routes4(None if host.is_unspecified else bound.host)
+    if host.version == 6:
+        found += _routes6(None if host.is_unspecified else bound.host)
     return found
+
+
+def _routes4(bound: str | None) -> list[Route]:
+    way_out = _source(SOMEWHERE4)
+    for router, interface in gateways4():
+        internal = bound or _source(router)
+        if internal is None or (bound is not None and bound not in _addresses4(interface)):
+            continue
+        if way_out in (internal, None) and not ipaddress.IPv4Address(internal).is_global:
+            return [Route(router, internal)]
+        break
+    return []
+
+
+def _routes6(bound: str | None) -> list[Route]:
+    way_out = _source(SOMEWHERE6)
+    for router, interface in gateways6()[:1]:
+        own = _addresses6(interface)
+        if way_out is None or way_out in own:
+            return [Route(router, address) for address in own if bound in (None, address)]
+    return []
 
 
 def _addresses4(interface: str) -> list[str]:

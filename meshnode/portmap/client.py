@@ -73,7 +73,7 @@ class PortMapper:
             return
         for lease in leases:
             if lease.takes(message):
-                self._clock(message, source.host, now, [other for other in self._all() if other is not lease], 0.0)
+                self._clock(message, source.host, now, lease, 0.0)
                 lease.on_message(message, now)
                 break
         else:
@@ -97,7 +97,7 @@ class PortMapper:
             return
         spread = int.from_bytes(self._entropy(2), "big") / 65_536 * PORTMAP_ANNOUNCE_SPREAD_S
         first = not self._epochs.knows(source.host)
-        self._clock(message, source.host, now, leases, spread)
+        self._clock(message, source.host, now, None, spread)
         for lease in leases:
             held = lease.mapping
             moved = isinstance(message, natpmp.AddressReply) and held is not None and held.external.host != message.host
@@ -186,13 +186,16 @@ class PortMapper:
             self._metrics.count(MALFORMED)
             return None
 
-    def _clock(self, message: Message, router: str, now: float, leases: list[Lease], delay: float) -> None:
-        """The router's clock came with an answer: if it began anew, those leases are to be asked for again."""
+    def _clock(self, message: Message, router: str, now: float, answered: Lease | None, delay: float) -> None:
+        """The router's clock came with an answer: if it began anew, all else is to be asked for again.
+
+        Also what hangs on another address: that is mostly the same box, and not every router says so for IPv6 too.
+        """
         if isinstance(message, pcp.Unversed | ssdp.SearchReply):
             return
         nat_pmp = isinstance(message, natpmp.AddressReply | natpmp.MapReply)
         if self._epochs.restarted(router, message.epoch, now, nat_pmp=nat_pmp):
             self._metrics.count(ROUTER_RESTARTED)
-            for lease in leases:
-                if lease.route.router == router:
+            for lease in self._leases.values():
+                if lease is not answered:
                     lease.lost(now, delay)

@@ -206,6 +206,9 @@ def test_an_ipv6_firewall_lets_in_whoever_dials_a_pinhole() -> None:
         pinhole = node.mapping(ipv6=True)
         assert pinhole["external"] == pinhole["internal"]
         assert reaches(outside, node.id, pinhole["external"]) == pinhole["external"]
+        home.restart()  # which it announces for IPv4 alone
+        assert "20010db8" not in home.pinholes()
+        until(lambda: "20010db8" in home.pinholes(), 10.0, home.pinholes)
         node.program.stop()
         until(lambda: "dport" not in home.pinholes(), 1.0, home.pinholes)
 
@@ -228,16 +231,26 @@ def test_nothing_is_sent_without_a_default_gateway_or_when_told_not_to(tmp_path:
         alone = lab.host("alone", home, "10.0.0.3/24")
         local = lab.host("local", home, "10.0.0.4/24", gateway=GATEWAY)
         quiet = lab.host("quiet", home, "10.0.0.5/24", gateway=GATEWAY)
-        hosts = [gated, alone, local, quiet]
+        vpn = lab.host("vpn", home, "10.0.0.6/24", gateway=GATEWAY)
+        vpn.ip(
+            "link add vpn0 type veth peer name vpn1",
+            "addr add 10.99.0.2/24 dev vpn0",
+            "link set vpn0 up",
+            "link set vpn1 up",
+            "route add 0.0.0.0/1 via 10.99.0.1",
+            "route add 128.0.0.0/1 via 10.99.0.1",
+        )
+        hosts = [gated, alone, local, quiet, vpn]
         for host in hosts:
             host.exec("nft", "-f", "-", stdin=counting)
         Running(gated)
         Running(alone)
         Running(local, "--listen", "127.0.0.1:0")
         Running(quiet, "--no-port-mapping")
+        Running(vpn)
         time.sleep(6.0)
         assert sent(gated)[:2] == [6, 4], "three PCP, three NAT-PMP, two searches for two versions"
-        assert [sent(host) for host in hosts[1:]] == [[0, 0, 0]] * 3
+        assert [sent(host) for host in hosts[1:]] == [[0, 0, 0]] * 4
         (lab.scratch / "gated2").mkdir()
         (lab.scratch / "gated2" / "meshnode.toml").write_text("upnp = false\n")
         local.start(sys.executable, "-m", "meshnode", "up", "--json", "--home", str(lab.scratch / "gated2")).line()
