@@ -192,10 +192,10 @@ class PortMaps:
         for _ in range(BATCH):
             try:
                 data, name = own.recvfrom(MAX_SSDP + 1)
-            except OSError:  # nothing more, or an ICMP error
+                source = _source(name)
+            except OSError:  # nothing more, an ICMP error, or an interface that is gone
                 break
             now = self._clock.monotonic()
-            source = _source(name)
             if internal is not None:
                 self._core.datagram(data, source, internal, now)
             else:

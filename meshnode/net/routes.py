@@ -12,6 +12,7 @@ from pathlib import Path
 import ifaddr
 
 from meshnode.address import Addr
+from meshnode.limits import MAX_ROUTE_TABLE
 from meshnode.portmap.vocabulary import Route
 
 PROC = Path("/proc/net")
@@ -24,7 +25,8 @@ SOMEWHERE4, SOMEWHERE6 = "192.0.2.1", "2001:db8:ffff:ffff::1"
 
 def _lines(name: str) -> list[list[str]]:
     try:
-        return [line.split() for line in (PROC / name).read_text().splitlines()]
+        with (PROC / name).open() as table:
+            return [line.split() for line in table.read(MAX_ROUTE_TABLE).splitlines()]
     except OSError:
         return []
 
@@ -66,12 +68,12 @@ def _addresses6(interface: str) -> list[str]:
 
 def _source(host: str) -> str | None:
     """Our address towards ``host``: the kernel is asked by connecting a UDP socket, which sends nothing."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((host, 9))
             return str(probe.getsockname()[0])
-        except OSError:
-            return None
+    except OSError:
+        return None
 
 
 def default_routes(bound: Addr) -> list[Route]:

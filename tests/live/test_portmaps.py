@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from meshnode.address import Addr
 from meshnode.clock import SystemClock
-from meshnode.limits import MAX_UPNP_REPLY
+from meshnode.limits import MAX_UPNP_REPLY, PORTMAP_WITHDRAW_S
 from meshnode.metrics import Metrics
 from meshnode.net import portmaps, routes
 from meshnode.net.portmaps import PortMaps
 from meshnode.portmap.vocabulary import Fetch, Route
 from tests.conftest import MakeNode
+from tests.unit.portmap_bench import Router
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -178,3 +180,68 @@ async def test_a_refused_connection_is_no_answer(monkeypatch: pytest.MonkeyPatch
     await maps._fetch(Fetch(1, "127.0.0.1", Addr("127.0.0.1", 1), b"GET / HTTP/1.1\r\n\r\n"))
     assert told == [None]
     await maps.close()
+
+
+# ---- a router on loopback
+
+
+class LoopbackRouter(asyncio.DatagramProtocol):
+    """The router of the unit tests behind a real socket; mute when told so."""
+
+    def __init__(self) -> None:
+        self.router = Router(pcp=True)
+        self.mute = False
+        self.asked_from: set[str] = set()
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self.asked_from.add(addr[0])
+        answer = self.router.datagram(data, addr[0], time.monotonic())
+        if answer is not None and not self.mute:
+            self.transport.sendto(answer, addr)
+
+
+@pytest.fixture
+async def loopback_router(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LoopbackRouter]:
+    """A router at 127.53.51.1, which the default route is said to lead through."""
+    loop = asyncio.get_running_loop()
+    transport, router = await loop.create_datagram_endpoint(LoopbackRouter, local_addr=("127.53.51.1", 5351))
+    monkeypatch.setattr(portmaps, "default_routes", lambda bound: [Route("127.53.51.1", bound.host)])
+    yield router
+    transport.close()
+
+
+async def settle(condition: Callable[[], object]) -> None:
+    for _ in range(300):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("nothing happened for 3 seconds")
+
+
+async def test_a_mapping_is_got_moved_and_given_back_on_real_sockets(loopback_router: LoopbackRouter) -> None:
+    maps = client()
+    maps.update(Addr("127.0.0.3", 4242))
+    await settle(maps.mappings)
+    assert loopback_router.router.ports == {4242: ("127.0.0.3", 4242)}
+    maps.update(Addr("127.0.0.3", 5555))
+    await settle(lambda: loopback_router.router.ports == {5555: ("127.0.0.3", 5555)})
+    assert [m.external.port for m in maps.mappings()] == [5555]
+    await maps.close()
+    assert loopback_router.router.ports == {}
+    assert loopback_router.asked_from == {"127.0.0.3"}
+    maps.update(Addr("127.0.0.3", 6666))  # an interface event that came too late
+    await asyncio.sleep(0.05)
+    assert loopback_router.router.ports == {}
+
+
+async def test_a_mute_router_holds_up_the_end_of_a_node_for_half_a_second(loopback_router: LoopbackRouter) -> None:
+    maps = client()
+    maps.update(Addr("127.0.0.3", 4242))
+    await settle(maps.mappings)
+    loopback_router.mute = True
+    began = time.monotonic()
+    await maps.close()
+    assert PORTMAP_WITHDRAW_S - 0.05 < time.monotonic() - began < PORTMAP_WITHDRAW_S + 0.4
