@@ -50,9 +50,7 @@ MAX_RELAYS_HELD = 6  # reservations of ours: 2 at home, and those that peers' re
 RELAY_RETRY_S = 15.0  # after a refusal or a failed dial
 
 # ---- port mappings
-MAX_ROUTE_TABLE = (
-    1 << 20
-)  # characters read at every change: 8,000 routes; a host with all of the internet's is no client
+MAX_ROUTE_TABLE = 1 << 20  # characters read at every change: 8,000 routes; a host with more is no client of a router
 MAX_PORTMAP_ROUTES = 5  # one IPv4 route, and pinholes for four IPv6 addresses of ours
 MAX_PORTMAP_LEAVING = 8  # mappings being given back at once, after as many changes of port in two seconds
 PORTMAP_ROUTERS = 16  # routers whose clock is remembered
