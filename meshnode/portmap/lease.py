@@ -185,11 +185,13 @@ class Lease:
             self.state = State.GONE
         elif isinstance(outcome, Granted):
             self._granted(outcome, now)
+        elif isinstance(outcome, Refused):
+            self._count(REFUSED)
+            self._retry = max(self._retry, outcome.retry)
+            self._not_granted(outcome.why, True, now)
         else:
-            refused = isinstance(outcome, Refused)
-            self._count(REFUSED if refused else UNANSWERED)
-            self._not_granted(outcome.why if isinstance(outcome, Refused) else "no answer", refused, now)
-            self._retry = max(self._retry, outcome.retry if isinstance(outcome, Refused) else 0.0)
+            self._count(UNANSWERED)
+            self._not_granted("no answer", False, now)
 
     def _granted(self, grant: Granted, now: float) -> None:
         if grant.lifetime < PORTMAP_MIN_LIFETIME_S or not is_possible(grant.external, self.route.internal):

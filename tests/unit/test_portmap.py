@@ -340,6 +340,17 @@ def test_a_refusal_in_every_protocol_ends_in_rest_and_says_why() -> None:
     assert bench.mapping is not None
 
 
+def test_a_refusal_by_the_only_protocol_holds_for_as_long_as_the_router_says() -> None:
+    router = Router(pcp=True)
+    router.result = 2
+    bench = Bench(router)
+    bench.routes(ROUTE6)
+    bench.advance(1_790)
+    assert len(bench.sent) == 1
+    bench.advance(20)
+    assert len(bench.sent) == 2
+
+
 def test_a_refused_renewal_ends_the_mapping_and_the_next_protocol_is_tried() -> None:
     router = Router(pcp=True, upnp=2)
     bench = mapped(router)
