@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import logging
-import re
 import socket
 from collections.abc import Callable
 
@@ -19,7 +17,7 @@ from meshnode.clock import Clock, Entropy
 from meshnode.limits import MAX_SSDP, MAX_UPNP_REPLY, PORTMAP_WITHDRAW_S, UPNP_EXCHANGE_S
 from meshnode.metrics import Metrics, describe
 from meshnode.net.routes import default_routes
-from meshnode.portmap import pcp
+from meshnode.portmap import http, pcp
 from meshnode.portmap.client import PortMapper
 from meshnode.portmap.vocabulary import Changed, Fetch, Mapping, Send
 
@@ -207,9 +205,8 @@ class PortMaps:
     async def _fetch(self, effect: Fetch) -> None:
         status, body = None, b""
         try:
-            async with asyncio.timeout(UPNP_EXCHANGE_S):
-                status, body = _http(await _exchange(effect))
-        except (OSError, TimeoutError, ValueError) as error:
+            status, body = http.parse(await _exchange(effect))
+        except (OSError, ValueError) as error:
             log.debug("no answer from %s: %r", effect.to, error)
         self._core.on_http(effect.number, status, body, self._clock.monotonic())
         self._pump()
@@ -223,45 +220,28 @@ def _source(name: tuple[object, ...]) -> Addr:
 
 
 async def _exchange(effect: Fetch) -> bytes:
-    """Send the request; return all that comes until the router closes. Raises OSError, ValueError."""
+    """Send the request; return what came until it was whole, the router closed or time was up.
+
+    Raises OSError, and ValueError for an answer without end.
+    """
+    raw = bytearray()
+    try:
+        async with asyncio.timeout(UPNP_EXCHANGE_S):
+            await _read_into(raw, effect)
+    except TimeoutError:
+        pass  # it may be whole all the same: chunks, on a connection that the router keeps open
+    return bytes(raw)
+
+
+async def _read_into(raw: bytearray, effect: Fetch) -> None:
     reader, writer = await asyncio.open_connection(*effect.to, local_addr=(effect.internal, 0))
     try:
         writer.write(effect.request)
-        raw = bytearray()
-        while piece := await reader.read(8_192):
+        whole: int | None = None
+        while (whole is None or len(raw) < whole) and (piece := await reader.read(8_192)):
             raw += piece
             if len(raw) > MAX_UPNP_REPLY:
                 raise ValueError("an answer without end")
-            if _is_whole(raw):  # some routers keep the connection open whatever we say
-                break
-        return bytes(raw)
+            whole = whole or http.whole(raw)
     finally:
         writer.close()
-
-
-def _is_whole(raw: bytearray) -> bool:
-    head, separator, body = raw.partition(b"\r\n\r\n")
-    found = re.search(rb"(?i)\r\ncontent-length:[ \t]*(\d{1,6})[ \t]*(?:\r\n|$)", head)
-    return bool(separator) and found is not None and len(body) >= int(found[1])
-
-
-class _Received:
-    """What ``http.client`` reads a response from: bytes that are here already."""
-
-    def __init__(self, raw: bytes) -> None:
-        self._raw = raw
-
-    def makefile(self, mode: str) -> io.BytesIO:
-        return io.BytesIO(self._raw)
-
-
-def _http(raw: bytes) -> tuple[int, bytes]:
-    """Return status and body of a response, chunked or not. Raises ValueError."""
-    import http.client  # with the e-mail package, which only UPnP needs
-
-    response = http.client.HTTPResponse(_Received(raw))  # type: ignore[arg-type]
-    try:
-        response.begin()
-        return response.status, response.read()
-    except http.client.HTTPException as error:
-        raise ValueError(f"no HTTP: {error!r}") from error

@@ -114,7 +114,7 @@ class UpnpTalk(Talk):
     def _fetch(self, to: Addr, request: bytes, step: Step, now: float) -> None:
         self._number = int.from_bytes(self._entropy(4), "big")
         self._step = step
-        self.deadline = now + UPNP_EXCHANGE_S
+        self.deadline = now + UPNP_EXCHANGE_S + 1  # the host's own end of it comes first
         self._out(Fetch(self._number, self.route.internal, to, request))
 
     def _post(self, request: bytes, step: Step, now: float) -> None:

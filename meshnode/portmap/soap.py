@@ -7,7 +7,6 @@ WANIPConnection:1 (2001), WANIPConnection:2 (2010) and WANPPPConnection:1 share 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 
 from meshnode.limits import MAX_UPNP_SERVICES
 from meshnode.portmap import xml
@@ -78,7 +77,8 @@ def services(document: bytes, location: Url) -> list[Service]:
 
 
 def _action(service: Service, name: str, arguments: list[tuple[str, str]]) -> bytes:
-    inside = "".join(f"<{key}>{escape(value)}</{key}>" for key, value in arguments)
+    # numbers, words of ours and an IPv4 address: nothing that XML would want escaped
+    inside = "".join(f"<{key}>{value}</{key}>" for key, value in arguments)
     body = (
         f'<?xml version="1.0"?>\r\n<s:Envelope xmlns:s="{ENVELOPE}" s:encodingStyle="{ENCODING}"><s:Body>'
         f'<u:{name} xmlns:u="{service.type}">{inside}</u:{name}></s:Body></s:Envelope>\r\n'

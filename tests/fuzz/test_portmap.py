@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshnode.address import Addr
+from meshnode.portmap import http as mesh_http
 from meshnode.portmap import natpmp, pcp, soap, ssdp, xml
 from tests.fuzz.test_parsers import mutated
 from tests.unit.portmap_bench import OWN, ROUTE, ROUTE6, ROUTER, Bench, Router
+from tests.unit.test_portmap_codecs import WHOLE
 
 fuzz = settings(max_examples=300, deadline=None, derandomize=True)
 PCP = bytes.fromhex(
@@ -54,6 +56,17 @@ def test_documents_raise_nothing_but_value_error(data: bytes) -> None:
             read(data)
         except ValueError:
             pass
+
+
+@fuzz
+@given(st.one_of(st.binary(max_size=200), mutated(*WHOLE)))
+def test_http_raises_nothing_but_value_error(raw: bytes) -> None:
+    mesh_http.whole(raw)
+    try:
+        _, body = mesh_http.parse(raw)
+    except ValueError:
+        return
+    assert len(body) <= len(raw)
 
 
 @fuzz

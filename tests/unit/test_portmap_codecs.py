@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+import io
+
 import pytest
 
 from meshnode.address import Addr
+from meshnode.portmap import http as mesh_http
 from meshnode.portmap import natpmp, pcp, soap, ssdp, xml
 from meshnode.portmap.ssdp import Url
 
@@ -273,3 +277,59 @@ def test_answers_and_faults_are_read() -> None:
     with pytest.raises(ValueError):
         soap.parse(500, good)
     assert soap.parse(500, FAULT.replace(b"718", b"0")).error != 0, "an error of 0 is still an error"
+
+
+# ---- HTTP
+
+BROKEN = [
+    b"",
+    b"junk",
+    b"HTTP/1.1 200 OK\r\n",
+    b"HTTP/1.1 abc\r\n\r\n",
+    b"HTTP/2 200\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nno header\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n<a/>",
+    b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n<a/>",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 3\r\n\r\n<a/>",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n<a/>",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n<a/>\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n<a/>xx0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffff\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-4\r\n<a/>\r\n0\r\n\r\n",
+]
+WHOLE = [
+    b"HTTP/1.1 200 OK\r\n\r\n",
+    b"HTTP/1.0 200 OK\r\n\r\n<a/>",
+    b"HTTP/1.1 500 Internal Server Error\r\nCONTENT-LENGTH:  4 \r\nServer: x:y\r\n\r\n<a/> and more",
+    b"HTTP/1.1 200\r\nTransfer-Encoding: Chunked\r\n\r\n2;a=b\r\n<a\r\n02\r\n/>\r\n0\r\nTrailer: x\r\n\r\n",
+]
+
+
+class Received:
+    """Bytes that the standard library reads a response from."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+    def makefile(self, mode: str) -> io.BytesIO:
+        return io.BytesIO(self.raw)
+
+
+@pytest.mark.parametrize("raw", WHOLE)
+def test_a_response_is_read_as_the_standard_library_reads_it(raw: bytes) -> None:
+    other = http.client.HTTPResponse(Received(raw))  # type: ignore[arg-type]
+    other.begin()
+    assert mesh_http.parse(raw) == (other.status, other.read())
+
+
+@pytest.mark.parametrize("raw", BROKEN)
+def test_a_broken_response_is_refused(raw: bytes) -> None:
+    with pytest.raises(ValueError):
+        mesh_http.parse(raw)
+
+
+def test_a_response_that_says_its_length_is_whole_when_it_is_there() -> None:
+    raw = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<a/>"
+    assert [mesh_http.whole(raw[:n]) for n in (0, 20, len(raw) - 4, len(raw))] == [None, None, len(raw), len(raw)]
+    assert mesh_http.whole(WHOLE[1]) is None
+    assert mesh_http.whole(WHOLE[3]) is None
