@@ -54,6 +54,7 @@ log = logging.getLogger("meshnode.node")
 
 SEED_RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # between attempts while no contact answers
 SAVE_DELAY_S = 1.0
+MAPPING_SETTLE_S = 0.05  # a mapping that is lost and one that takes its place make one new record
 HTTPS_PORT = 443
 MAX_EVENTS = 256  # a slow reader of events() loses its oldest
 MAX_HANDLERS = 1024  # streams served at once; more are refused until some end
@@ -155,6 +156,7 @@ class Node:
         self._watcher: InterfaceWatcher | None = None
         self._mdns: MdnsSource | None = None
         self._port_maps: PortMaps | None = None
+        self._mapping_handle: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._flush_soon = False
@@ -275,7 +277,7 @@ class Node:
             await self._port_maps.close()
         if self._mdns is not None:
             await self._mdns.stop()
-        for handle in (self._timer, self._save_handle):
+        for handle in (self._timer, self._save_handle, self._mapping_handle):
             if handle is not None:
                 handle.cancel()
         self._save()
@@ -431,11 +433,20 @@ class Node:
                 self._clock,
                 self._mapping_secret,
                 os.urandom,
-                lambda: self._announce(moved=False),
+                self._on_mappings,
                 self.metrics,
                 upnp=self.config.upnp,
             )
         self._port_maps.update(self._udp.local)
+
+    def _on_mappings(self) -> None:
+        if self._mapping_handle is None and not self._closed:
+            self._mapping_handle = self._loop.call_later(MAPPING_SETTLE_S, self._publish_mappings)
+
+    def _publish_mappings(self) -> None:
+        self._mapping_handle = None
+        if not self._closed:
+            self._announce(moved=False)
 
     async def rebind(self, addr: str | Addr | None = None) -> Addr:
         """Move the socket to another local address (by default: the same address, a new port); returns it.

@@ -70,9 +70,9 @@ class PortMaps:
         """Give the mappings back; the router gets half a second to say that it heard."""
         if self._closed:
             return
+        self._closed = True  # from here on nobody is told of changes
         self._core.withdraw(self._clock.monotonic())
         self._pump()
-        self._closed = True  # from here on nobody is told of changes
         if not self._core.is_idle:
             self._idle.clear()
             with contextlib.suppress(TimeoutError):

@@ -103,10 +103,8 @@ async def test_a_node_on_loopback_makes_no_mapping_client_at_all(make_node: Make
 # ---- HTTP with the router
 
 
-def client() -> PortMaps:
-    return PortMaps(
-        asyncio.get_running_loop(), SystemClock(), bytes(32), os.urandom, lambda: None, Metrics(), upnp=True
-    )
+def client(on_change: Callable[[], None] = lambda: None) -> PortMaps:
+    return PortMaps(asyncio.get_running_loop(), SystemClock(), bytes(32), os.urandom, on_change, Metrics(), upnp=True)
 
 
 async def fetch(serve: Serve, monkeypatch: pytest.MonkeyPatch, patience: float = 0.4) -> tuple[int | None, bytes]:
@@ -226,14 +224,17 @@ async def settle(condition: Callable[[], object]) -> None:
 
 
 async def test_a_mapping_is_got_moved_and_given_back_on_real_sockets(loopback_router: LoopbackRouter) -> None:
-    maps = client()
+    changes: list[int] = []
+    maps = client(lambda: changes.append(len(maps.mappings())))
     maps.update(Addr("127.0.0.3", 4242))
     await settle(maps.mappings)
     assert loopback_router.router.ports == {4242: ("127.0.0.3", 4242)}
     maps.update(Addr("127.0.0.3", 5555))
     await settle(lambda: loopback_router.router.ports == {5555: ("127.0.0.3", 5555)})
     assert [m.external.port for m in maps.mappings()] == [5555]
+    assert changes == [1, 0, 1]
     await maps.close()
+    assert changes == [1, 0, 1], "a node that ends publishes nothing more"
     assert loopback_router.router.ports == {}
     assert loopback_router.asked_from == {"127.0.0.3"}
     maps.update(Addr("127.0.0.3", 6666))  # an interface event that came too late

@@ -106,7 +106,9 @@ def test_a_node_behind_a_router_is_dialled_at_its_mapping_and_gives_it_back(kind
         assert not mapping["private"]
         port = int(mapping["internal"].rpartition(":")[2])
         assert home.granted() == {(int(mapping["external"].rpartition(":")[2]), "10.0.0.2", port)}
-        assert mapping["external"] in node.ask("status")[0]["endpoints"]
+        until(lambda: mapping["external"] in node.ask("status")[0]["endpoints"], 2.0)
+        record = node.ask("resolve", node.id)[0]["record"]
+        assert dict(zip(record["endpoints"], record["kinds"], strict=True))[mapping["external"]] == "mapped"
         assert reaches(outside, node.id, mapping["external"]) == mapping["external"]
         began = time.monotonic()
         node.program.stop()
