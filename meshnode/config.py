@@ -47,6 +47,8 @@ class Config:
     mesh: str = field(default="open", repr=False)
     seeds: tuple[str, ...] = ()
     mdns: bool = True
+    port_mapping: bool = True
+    upnp: bool = True
     dht: bool = True
     engine: str = "auto"
     passphrase: str | None = field(default=None, repr=False)

@@ -57,6 +57,37 @@ HOME_RELAYS = 2  # named in our record
 MAX_RELAYS_HELD = 6  # reservations of ours: 2 at home, and those that peers' records name
 RELAY_RETRY_S = 15.0  # after a refusal or a failed dial
 
+# ---- port mappings
+MAX_ROUTE_TABLE = 1 << 20  # characters read at every change: 8,000 routes; a host with more is no client of a router
+MAX_PORTMAP_ROUTES = 5  # one IPv4 route, and pinholes for four IPv6 addresses of ours
+MAX_PORTMAP_LEAVING = 8  # mappings being given back at once, after as many changes of port in two seconds
+PORTMAP_ROUTERS = 16  # routers whose clock is remembered
+PORTMAP_LIFETIME_S = 7_200  # asked for; what a crash leaves behind is gone after it
+PORTMAP_MAX_LIFETIME_S = (
+    86_400  # believed at most (RFC 6887 section 15): a router that says more is asked again in a day
+)
+PORTMAP_MIN_LIFETIME_S = 10  # a grant for less is none: renewing it would be a request every few seconds for ever
+PORTMAP_RENEW_GAP_S = 4.0  # between two askings for what we hold (RFC 6887 section 11.2.1), whoever forges restarts
+PORTMAP_FIRST_TRY_S = 0.25  # until a request is repeated; doubled each time
+PORTMAP_TRIES = 3  # 1.75 s in all; then the next protocol
+PORTMAP_REST_S = 900.0  # after no protocol gave anything: 10 datagrams in a quarter of an hour
+PORTMAP_REFUSED_S = 86_400  # a PCP error says itself for how long; at most this
+PORTMAP_RECHECK_S = 60.0  # interfaces that come and go, or forged announcements, renew a vain search no sooner
+PORTMAP_ANNOUNCE_SPREAD_S = 5.0  # all hosts of a link hear of the router's restart at the same moment
+PORTMAP_WITHDRAW_S = 0.5  # a node's end waits no longer for the router
+MAX_PCP = 1_100  # bytes; RFC 6887 section 7
+MAX_SSDP = 2_048  # bytes of an answer to a search; usual are 300 to 500
+MAX_URL = 512  # characters
+MAX_UPNP_REPLY = 65_536  # bytes of HTTP head and XML; usual descriptions have 3,000 to 12,000
+MAX_XML_DEPTH = 32  # a description needs 9
+MAX_UPNP_SERVICES = 4  # WAN connections tried
+UPNP_PORTS = 4  # AddPortMapping requests for one mapping, over conflicts and odd routers
+UPNP_SEARCH_S = (1.5, 2.5)  # waits after each search
+UPNP_EXCHANGE_S = 4.0  # one HTTP exchange, connecting included; a router that drips bytes holds a task no longer
+UPNP_LEASE_S = (
+    1_200  # short, since no announcement tells of a restart: it is noticed at the renewal, in 10 to 13 minutes
+)
+
 # ---- tunnels
 TUNNEL_KNOCK_S = 5.0  # for the first flight, and again for TLS: a silent TCP connection costs a socket so long
 TUNNEL_RETRY_S = 2.0  # between attempts to open one

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import hashlib
 import logging
 import os
 import random
@@ -29,6 +30,7 @@ from meshnode.driver.relaying import TUNNEL
 from meshnode.errors import AlreadyRunning, ConfigError, MeshError, NodeClosed, NotFound
 from meshnode.identity import NodeId
 from meshnode.keyfile import load_or_create, parse_seed_text
+from meshnode.limits import MAX_ENDPOINTS
 from meshnode.metrics import Metrics
 from meshnode.net.interfaces import InterfaceWatcher, local_networks
 from meshnode.net.tunnel import Tunnels
@@ -46,12 +48,14 @@ from meshnode.streams import MeshReader, MeshWriter, accepted, wrap
 
 if TYPE_CHECKING:
     from meshnode.discovery.mdns import MdnsSource
+    from meshnode.net.portmaps import PortMaps
 
 Handler = Callable[[MeshReader, MeshWriter, NodeId], Awaitable[None]]
 log = logging.getLogger("meshnode.node")
 
 SEED_RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # between attempts while no contact answers
 SAVE_DELAY_S = 1.0
+MAPPING_SETTLE_S = 0.05  # a mapping that is lost and one that takes its place make one new record
 HTTPS_PORT = 443
 MAX_EVENTS = 256  # a slow reader of events() loses its oldest
 MAX_HANDLERS = 1024  # streams served at once; more are refused until some end
@@ -152,6 +156,8 @@ class Node:
         self._tunnels: Tunnels | None = None
         self._watcher: InterfaceWatcher | None = None
         self._mdns: MdnsSource | None = None
+        self._port_maps: PortMaps | None = None
+        self._mapping_handle: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._flush_soon = False
@@ -200,6 +206,7 @@ class Node:
             identity = load_or_create(home / "key", config.passphrase)
         sealer = Sealer(identity, MeshKey.from_text(config.mesh), self._clock, os.urandom, born=self._clock.wall())
         self._sealer = sealer
+        self._mapping_secret = hashlib.blake2b(key=identity.seed, person=b"port mappings").digest()
         self._udp = UdpSocket(self._loop, self._on_batch, self.metrics)
         self._udp.bind(config.listen_addr)
         self._tunnels = Tunnels(self._loop, sealer.knock, sealer.check_knock, self._on_tunnelled, self.metrics)
@@ -245,6 +252,7 @@ class Node:
             self._spawn(self._follow_seeds([parse_seed(text) for text in config.seeds]))
         if config.mdns:
             self._spawn(self._start_mdns())
+        self._loop.call_soon(self._update_port_maps)  # after the start, which it must not delay
         self._pump()
 
     def _listen_tunnels(self) -> bool:
@@ -268,9 +276,11 @@ class Node:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._port_maps is not None:
+            await self._port_maps.close()
         if self._mdns is not None:
             await self._mdns.stop()
-        for handle in (self._timer, self._save_handle):
+        for handle in (self._timer, self._save_handle, self._mapping_handle):
             if handle is not None:
                 handle.cancel()
         self._save()
@@ -398,6 +408,10 @@ class Node:
             found += [Endpoint(Addr(host, bound.port)) for host in hosts]
         else:
             found.append(Endpoint(bound))
+        mapped = self._port_maps.mappings() if self._port_maps is not None else []
+        known = {endpoint.addr for endpoint in found}
+        more = [Endpoint(m.external, EndpointKind.MAPPED) for m in mapped if m.external not in known]
+        found[MAX_ENDPOINTS - len(more) :] = more  # a host with many interfaces must not crowd them out
         return tuple(found), tuple(networks)
 
     def _announce(self, *, moved: bool) -> None:
@@ -409,8 +423,38 @@ class Node:
         if not self._closed:
             self.metrics.count("interface_changes")
             self._announce(moved=True)
+            self._update_port_maps()
             if self._mdns is not None:
                 self._mdns.interfaces_changed(*self._bound)
+
+    def _update_port_maps(self) -> None:
+        """Our addresses or our port may be others: map them, unless nobody beyond this host could come in anyway."""
+        if self._closed or self._udp is None or not self.config.port_mapping:
+            return
+        if self._port_maps is None:
+            if _is_loopback(self._udp.local.host):
+                return
+            from meshnode.net.portmaps import PortMaps
+
+            self._port_maps = PortMaps(
+                self._loop,
+                self._clock,
+                self._mapping_secret,
+                os.urandom,
+                self._on_mappings,
+                self.metrics,
+                upnp=self.config.upnp,
+            )
+        self._port_maps.update(self._udp.local)
+
+    def _on_mappings(self) -> None:
+        if self._mapping_handle is None and not self._closed:
+            self._mapping_handle = self._loop.call_later(MAPPING_SETTLE_S, self._publish_mappings)
+
+    def _publish_mappings(self) -> None:
+        self._mapping_handle = None
+        if not self._closed:
+            self._announce(moved=False)
 
     async def rebind(self, addr: str | Addr | None = None) -> Addr:
         """Move the socket to another local address (by default: the same address, a new port); returns it.
@@ -428,6 +472,7 @@ class Node:
         self._udp.bind(target)
         self._listen_tunnels()
         self._announce(moved=True)
+        self._update_port_maps()
         if self._mdns is not None:
             self._mdns.interfaces_changed(*self._bound)
         return self._udp.local
@@ -631,7 +676,11 @@ class Node:
             "seq": record.seq if record is not None else 0,
             "peers": len(live),
             "contacts": len(self.mesh.dht.contacts()),
-            "nat": self.mesh.nat.to_json(self._clock.monotonic()),
+            "nat": {
+                **self.mesh.nat.to_json(self._clock.monotonic()),
+                "mappings": [],
+                **(self._port_maps.to_json() if self._port_maps is not None else {}),
+            },
             "relays": self.mesh.relaying.status(),
             "clock": self._sealer.skew.to_json(),
             "mdns": self._mdns.status() if self._mdns is not None else {"on": False},

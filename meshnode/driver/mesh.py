@@ -214,7 +214,8 @@ class Mesh:
             self._peers.moved(now)
         changed = bool(endpoints) and endpoints != self._endpoints
         self._endpoints = endpoints
-        self.nat.moved(frozenset(endpoint.addr for endpoint in endpoints))
+        # a mapping is the NAT's doing: it neither makes us seen as ourselves, nor spoils what others saw
+        self.nat.moved(frozenset(endpoint.addr for endpoint in endpoints if endpoint.kind is EndpointKind.HOST))
         if changed:
             self._sign(now)
         if moved:
@@ -240,7 +241,8 @@ class Mesh:
 
     def _sign(self, now: float) -> None:
         settings = self._ports.settings
-        seen = tuple(Endpoint(addr, EndpointKind.REFLEXIVE) for addr in self.nat.reflexive(now))
+        known = {endpoint.addr for endpoint in self._endpoints}
+        seen = tuple(Endpoint(addr, EndpointKind.REFLEXIVE) for addr in self.nat.reflexive(now) if addr not in known)
         capabilities = (*settings.capabilities, SYMMETRIC) if self.nat.symmetric(now) else settings.capabilities
         self.record = sign_record(
             self._ports.identity,

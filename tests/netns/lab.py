@@ -169,6 +169,7 @@ class Router(Host, Switch):
         self.lab = lab
         Namespace.__init__(self, lab, label)
         self._gateway = None
+        self._own = inside.partition("/")[0]
         self._ports = itertools.count()
         self._ranges = itertools.cycle(range(*PORTS))
         self._forward: tuple[int, str] | None = None
@@ -206,9 +207,11 @@ class Router(Host, Switch):
 
     def mappings(self) -> set[str]:
         """The outside ports in use now."""
-        flows = self.exec("conntrack", "-L", "-p", "udp")
+        lines = self.exec("conntrack", "-L", "-p", "udp").splitlines()
+        # hosts ask the router itself for port mappings: that goes nowhere outside
+        flows = [line for line in lines if "dport=" in line and f" dst={self._own} " not in line]
         # a flow is told twice, there and back; the way back ends at the outside port
-        return {line.rpartition("dport=")[2].split()[0] for line in flows.splitlines() if "dport=" in line}
+        return {line.rpartition("dport=")[2].split()[0] for line in flows if " dst=239." not in line}
 
     def rebind(self) -> None:
         """Forget every mapping; each flow gets a new outside port, as when a router restarts.

@@ -55,6 +55,13 @@ def test_switches_in_the_environment_are_words(tmp_path: Path, text: str, value:
     assert config(tmp_path, mdns=text).mdns is value
 
 
+def test_port_mapping_and_upnp_are_on_unless_told_otherwise(tmp_path: Path) -> None:
+    assert (config(tmp_path).port_mapping, config(tmp_path).upnp) == (True, True)
+    assert config(tmp_path, "port_mapping = false").port_mapping is False
+    assert config(tmp_path, upnp="off").upnp is False
+    assert config(tmp_path, "port_mapping = true", {"port_mapping": False}, port_mapping="1").port_mapping is False
+
+
 def test_lists_in_the_environment_are_split_at_commas_and_spaces(tmp_path: Path) -> None:
     assert config(tmp_path, advertise="192.0.2.1:1, 192.0.2.2:2  192.0.2.3:3").advertise == (
         "192.0.2.1:1",
