@@ -49,6 +49,17 @@ HOME_RELAYS = 2  # named in our record
 MAX_RELAYS_HELD = 6  # reservations of ours: 2 at home, and those that peers' records name
 RELAY_RETRY_S = 15.0  # after a refusal or a failed dial
 
+# ---- port search (paths/search.py: the odds)
+SEARCH_SIDES = 256  # sockets that the symmetric end opens for 3 s, x 1 probe of 129 B = 33 kB to the peer
+SEARCH_PROBES = 1_024  # ports that the other end tries in 1.9 s, x 129 B = 132 kB: 0.55 Mbit/s while it lasts
+SEARCH_AFTER_S = 0.3  # after the ordinary probes of both ends began: four each have failed
+SEARCH_WAIT_S = 3.0  # then the sockets that did not win are closed
+SEARCH_FRESH_S = 6.0  # a relay has introduced the two so lately
+SEARCH_AGAIN_S = 4.0  # between searches for one peer, and at one host: 33 kB/s there at the very worst
+SEARCH_TRIES = 4  # a connection: all four miss in 0.017 ** 4
+MAX_SEARCH_BOOK = 256  # peers and hosts remembered for these pauses; x about 200 B
+MAX_SIDES_KEPT = 16  # sockets that won, x one path in use; the oldest goes back to its relay
+
 # ---- tunnels
 TUNNEL_KNOCK_S = 5.0  # for the first flight, and again for TLS: a silent TCP connection costs a socket so long
 TUNNEL_RETRY_S = 2.0  # between attempts to open one

@@ -22,6 +22,7 @@ from meshnode.driver.peers import Peers
 from meshnode.driver.ports import Link, MeshEvents, MeshSettings, Ports
 from meshnode.driver.probing import Pinged
 from meshnode.driver.relaying import Relaying
+from meshnode.driver.searching import SYMMETRIC
 from meshnode.driver.session import OnConnect, Session
 from meshnode.errors import NotFound
 from meshnode.identity import Identity, NodeId
@@ -35,7 +36,6 @@ from meshnode.relay.frames import RELAYED
 from meshnode.sealing import Sealer
 
 RENEW_DELAY_S = 0.05
-SYMMETRIC = "symmetric"  # capability: our NAT gives us another port for every destination
 QUIC_BIT = 0x40  # RFC 9443: set in every QUIC packet, clear in everything of ours
 SEALED = 0x01
 
@@ -151,7 +151,7 @@ class Mesh:
         elif kind == probe.PONG:
             self._probing.on_pong(sender, body, source, size, now)
         elif FIRST_KIND <= kind <= LAST_KIND and self._ports.settings.dht:
-            where = source if source.is_udp else NOWHERE
+            where = source if source.is_udp and source.side is None else NOWHERE
             self._finder.dht.handle(sender, body, where, size, now, self._ports.clock.wall())
         else:
             self.metrics.count(UNKNOWN_KIND)
@@ -160,7 +160,7 @@ class Mesh:
         """A DHT message takes the detour by which we talk to that peer, if we do."""
         session = self._peers.sessions.get(peer)
         active = session.paths.active if session is not None and session.connection is not None else None
-        if active is not None and not active.is_udp:
+        if active is not None and (not active.is_udp or active.side is not None):
             addr = active
         if addr != NOWHERE:
             self._outlet.send_sealed(peer, addr, body)

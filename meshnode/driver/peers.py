@@ -15,6 +15,7 @@ from meshnode.driver.outlet import Outlet
 from meshnode.driver.ports import Ports
 from meshnode.driver.probing import Probing, handle_of
 from meshnode.driver.relaying import Relaying
+from meshnode.driver.searching import Searching
 from meshnode.driver.session import HeldInitial, OnConnect, Session
 from meshnode.errors import (
     ConnectionLost,
@@ -43,7 +44,7 @@ from meshnode.paths.reflexive import NatView
 from meshnode.quic import packets
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.engine import Engine
-from meshnode.quic.hello import BOOT_LENGTH, CloseCode, Hello
+from meshnode.quic.hello import BOOT_LENGTH, CloseCode, Frame, Hello
 from meshnode.quic.stream import Stream
 from meshnode.record import EndpointRecord
 
@@ -82,6 +83,7 @@ class Peers:
         self.nat = NatView()
         self.probing = Probing(self)
         self.relaying = Relaying(self, deliver)
+        self.searching = Searching(self)
         self.boot = ports.entropy(BOOT_LENGTH)
         self.networks: tuple[tuple[str, int], ...] = ()
         self._own_record = own_record
@@ -135,7 +137,7 @@ class Peers:
         """A member at ``source`` saw us as ``seen``. Only those whom we chose to talk to have a say."""
         session = self.sessions.get(peer)
         chosen = peer in self.finder.hints or (session is not None and session.connection is not None)
-        if not chosen or not source.is_udp or on_networks(source, self.networks):
+        if not chosen or not source.is_udp or source.side is not None or on_networks(source, self.networks):
             return
         if self.nat.observed(peer, source, seen, now):
             self._self_changed(now)
@@ -402,7 +404,8 @@ class Peers:
 
     def next_deadline(self) -> float | None:
         """The first timer of all sessions."""
-        return earlier(self._deadlines.earliest(), self.probing.next_deadline())
+        at = earlier(self._deadlines.earliest(), self.probing.next_deadline())
+        return earlier(at, self.searching.next_deadline())
 
     def tick(self, now: float) -> None:
         """Let due timers fire."""
@@ -411,6 +414,7 @@ class Peers:
             if session is not None:
                 self._tick(session, now)
         self.probing.tick(now)
+        self.searching.tick(now)
 
     def _tick(self, session: Session, now: float) -> None:
         for connection in session.connections():
@@ -505,7 +509,11 @@ class Peers:
 
     def on_frame(self, connection: Connection, fields: list[object]) -> None:
         """A control frame that is not the connection's own business."""
-        self.relaying.on_control(connection, fields, self.ports.clock.monotonic())
+        now = self.ports.clock.monotonic()
+        if fields[0] == Frame.SEARCH:
+            self.searching.on_control(connection, now)
+        else:
+            self.relaying.on_control(connection, fields, now)
 
     def on_stream(self, connection: Connection, stream: Stream) -> None:
         """The peer opened a stream and said for which service."""
@@ -545,6 +553,7 @@ class Peers:
             session.connection = None
             session.outbox.clear()
             self.relaying.on_closed(connection.peer, now)
+            self.searching.on_closed(connection.peer)
             self.ports.events.on_connection(connection, False)
         self._forget_if_idle(session)
 

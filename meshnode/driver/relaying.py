@@ -236,7 +236,7 @@ class Relaying:
     def ask_introduction(self, session: Session) -> None:
         """Have the relay in use tell both ends as which addresses it sees them."""
         active = session.paths.active
-        if active is None or not active.is_relayed:
+        if active is None or not active.is_relayed or session.connection is None:
             return
         holding = self._by_text.get(relay_of(active))
         relay = self._peers.sessions.get(holding.relay) if holding is not None else None
@@ -274,7 +274,9 @@ class Relaying:
         if not is_dialable(addr) or not 0 <= delay_ms <= 1000:
             raise ValueError("nobody can be there")
         self._ports.metrics.count(INTRODUCTIONS)
-        session.paths.introduced(addr, now + delay_ms / 1000, now)
+        begin = now + delay_ms / 1000
+        session.paths.introduced(addr, begin, now)
+        self._peers.searching.introduced(session, addr, begin, now)
         self._peers.probing.drain(session, now)
         self._peers.arm(session)
 

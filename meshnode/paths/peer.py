@@ -213,6 +213,7 @@ class PeerPaths:
         self._mtu = BASE_MTU  # a new connection's engine begins there, whatever the last one had reached
         self._settle(now)
         self._use(current, now)
+        self._upgrade.again(now)  # both ends are ready now: an introduction before that found only one of them
         self._effects.append(Switched(old, current.addr, "accepted", False))
         self._note(now, "accepted")
 

@@ -74,7 +74,7 @@ def run(*command: str, stdin: str = "") -> str:
 class Program:
     """A program inside a namespace that prints JSON lines; it should end when its standard input does."""
 
-    def __init__(self, host: Namespace, command: list[str], stderr: Path) -> None:
+    def __init__(self, host: Namespace, command: list[str], stderr: Path, env: dict[str, str]) -> None:
         self._name = f"{host.label}: {Path(command[1]).name}"
         self._stderr = stderr
         with stderr.open("wb") as log:
@@ -85,7 +85,7 @@ class Program:
                 stderr=log,
                 text=True,
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(ROOT), **env},
             )
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -109,6 +109,17 @@ class Program:
 
     def _fail(self, what: str) -> NoReturn:
         raise RuntimeError(f"{self._name} {what}; its last words: {self._stderr.read_text()[-2_000:]}")
+
+    def ask(self, timeout: float = LINE_TIMEOUT_S, **order: Any) -> dict[str, Any]:
+        """Write one JSON line to it and return the next one that it prints."""
+        self.tell(**order)
+        return self.line(timeout)
+
+    def tell(self, **order: Any) -> None:
+        """Write one JSON line to it."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
 
     def signal(self, number: int) -> None:
         """Send it a signal."""
@@ -153,9 +164,10 @@ class Namespace:
         """Run a command in this namespace to its end."""
         return run("ip", "netns", "exec", self.name, *command, stdin=stdin)
 
-    def start(self, *command: str) -> Program:
+    def start(self, *command: str, env: dict[str, str] | None = None) -> Program:
         """Start a program in this namespace; it ends with the lab."""
-        program = Program(self, list(command), self.lab.scratch / f"{self.label}.{len(self._programs)}.err")
+        complaints = self.lab.scratch / f"{self.label}.{len(self._programs)}.err"
+        program = Program(self, list(command), complaints, env or {})
         self._programs.append(program)
         return program
 
