@@ -126,7 +126,9 @@ class Relaying:
 
     def _works(self, relay: NodeId) -> bool:
         session = self._peers.sessions.get(relay)
-        return session is not None and session.paths.connectivity is not Connectivity.SUSPENDED
+        if session is None or session.paths.connectivity is Connectivity.SUSPENDED:
+            return False
+        return session.paths.active is not None and not session.paths.active.is_relayed  # no relay through a relay
 
     def _rtt(self, relay: NodeId) -> float:
         connection = self._peers.sessions[relay].connection

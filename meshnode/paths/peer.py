@@ -175,7 +175,7 @@ class PeerPaths:
 
         def rank(candidate: Candidate) -> tuple[bool, bool, bool, int]:
             lan = candidate.addr.is_udp and self.path_kind(candidate.addr) == "lan"
-            first = candidate.rank == 1 if self._behind_nat else candidate.rank == 0
+            first = candidate.addr.is_relayed if self._behind_nat else candidate.rank == 0
             return candidate.state is not PathState.VALIDATED, not lan, not first, candidate.rank
 
         best = min(self._candidates.values(), key=rank, default=None)
@@ -352,7 +352,7 @@ class PeerPaths:
     def on_duplicate(self, addr: Addr) -> None:
         """A sealed datagram came twice by this way."""
         found = self._candidates.get(addr)
-        if found is not None and found.rank == 1:
+        if found is not None and found.addr.is_relayed:
             found.fates.append(False)
 
     # ---- hints of the connection above
@@ -512,7 +512,7 @@ class PeerPaths:
         if current.rank == 0:
             self._upgrade.end()
             return
-        if self._upgrade.step(now) and current.rank == 1:
+        if self._upgrade.step(now) and current.addr.is_relayed:
             self._effects.append(NeedIntroduction())
         for candidate in list(self._candidates.values()):
             if candidate.rank < current.rank and now >= candidate.trusted_at:
@@ -521,9 +521,9 @@ class PeerPaths:
     def _monitor_step(self, current: Candidate, now: float) -> None:
         """On a relay: compare it with the others, so that one that drops, delays or repeats is left."""
         busy = self._in_flight > 0 or now - self._last_data < 1.0
-        others = [c for c in self._candidates.values() if c.rank == 1 and c is not current]
-        self._monitor.step(current.rank == 1, busy and bool(others), now, self._candidates)
-        if not busy or current.rank != 1 or self._silent_since is not None:
+        others = [c for c in self._candidates.values() if c.addr.is_relayed and c is not current]
+        self._monitor.step(current.addr.is_relayed, busy and bool(others), now, self._candidates)
+        if not busy or not current.addr.is_relayed or self._silent_since is not None:
             return
         for other in others:
             if other.state is PathState.VALIDATED and self._monitor.prefers(other, current):
@@ -548,7 +548,7 @@ class PeerPaths:
             self._monitor.end()
         else:
             self._upgrade.begin(now)
-            if current.rank == 1:
+            if current.addr.is_relayed:
                 self._monitor.begin(now)
 
     # ---- helpers
@@ -577,7 +577,7 @@ class PeerPaths:
         since = self._silent_since if self._silent_since is not None else self._dialled
         patient = since is None or now - since < TUNNEL_AFTER_S
         for candidate in list(self._candidates.values()):
-            if candidate.rank == 2 and patient and candidate is not self._current:
+            if candidate.addr.is_tunnel and patient and candidate is not self._current:
                 continue
             if include_active or candidate is not self._current:
                 self._probe(candidate, flags, now)

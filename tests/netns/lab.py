@@ -125,6 +125,11 @@ class Program:
         """Send it a signal."""
         self._process.send_signal(number)
 
+    def kill(self) -> None:
+        """End it without a chance to say goodbye."""
+        self._process.kill()
+        self._process.wait()
+
     def stop(self) -> None:
         """End it, by force when it does not listen."""
         process = self._process

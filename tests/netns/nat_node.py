@@ -4,7 +4,7 @@
     {"do": "report"}               what the counter has seen since the last reset; the paths in use
     {"do": "reset"}                forget the counter's statistics
     {"do": "pull", "peer": ID, "bytes": N}   fetch so many bytes from the peer; ``MBps``
-    {"do": "status"}               node.status() and the resident memory
+    {"do": "status"}               node.status(), the resident memory and the processor time
 
 The first line that it prints says who and where it is. The end of standard input ends it.
 """
@@ -85,7 +85,8 @@ class Driven:
             return {"reset": True}
         if what == "status":
             pages = int(Path("/proc/self/statm").read_text().split()[1])
-            return {**self._node.status(), "rss_MB": pages * 4096 / 1e6, "paths": self._node.peers()}
+            used = {"rss_MB": pages * 4096 / 1e6, "cpu_s": time.process_time()}
+            return {**self._node.status(), **used, "paths": self._node.peers()}
         return self._report()
 
     async def _open(self, peer: str) -> dict[str, Any]:

@@ -234,6 +234,19 @@ class NatSite(Router):
         self.blocked = blocked
         self._masquerade()
 
+    def cut(self, *others: str) -> None:
+        """Drop UDP from and to these outside addresses only; without any, drop none."""
+        drops = [f"ip {way} {{ {', '.join(others)} }} meta l4proto udp drop;" for way in ("saddr", "daddr") if others]
+        hook = "type filter hook prerouting priority -400;"
+        lines = ["table ip cut {", "}", "delete table ip cut", "table ip cut {", "chain cut {", hook, *drops, "}", "}"]
+        self.exec("nft", "-f", "-", stdin="\n".join(lines) + "\n")
+
+    def only_tcp_to(self, address: str) -> None:
+        """Let nothing out but TCP to this address (a proxy): UDP must be blocked already."""
+        rule = f'iifname "{BRIDGE}" meta l4proto tcp ip daddr != {address} drop'
+        self.exec("nft", "add", "chain", "ip", "lab", "wall", "{ type filter hook forward priority -1; }")
+        self.exec("nft", "add", "rule", "ip", "lab", "wall", *rule.split())
+
     def set_timeout(self, seconds: float) -> None:
         """How long an unused mapping lives; the kernel counts whole seconds. Existing ones keep their old term."""
         self._timeout = seconds
