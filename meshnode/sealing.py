@@ -101,6 +101,7 @@ class Sealer:
 
     def __init__(self, identity: Identity, mesh: MeshKey, clock: Clock, entropy: Entropy, *, born: float) -> None:
         self.drops: dict[str, int] = {}
+        self.repeated: NodeId | None = None  # whose datagram came again, if that is why the last one was dropped
         self._identity = identity
         self._mesh = mesh
         self._clock = clock
@@ -123,6 +124,7 @@ class Sealer:
         if len(data) < SEAL_OVERHEAD or data[0] != SEALED:
             self._drop("seal_short")
             return None
+        self.repeated = None
         return self._open(data[1:], b"seal", "seal")
 
     # ---- knocks
@@ -202,6 +204,7 @@ class Sealer:
         refused = self._guard.admit(sender, nonce, wall)
         if refused:
             self._drop(f"{name}_{refused}")
+            self.repeated = sender if refused == "replay" else None
             return None
         return sender, body
 

@@ -28,6 +28,7 @@ from meshnode.errors import NotFound
 from meshnode.identity import Identity, NodeId
 from meshnode.limits import MAX_DATAGRAM
 from meshnode.metrics import Metrics, describe
+from meshnode.paths.networks import is_loopback
 from meshnode.paths.reflexive import NatView
 from meshnode.quic.connection import Connection
 from meshnode.quic.engine import EngineFactory
@@ -139,12 +140,17 @@ class Mesh:
                 self._on_sealed(opened[0], opened[1], source, len(data), now)
             else:
                 self.metrics.count(BAD_SEAL)
+                repeated = self._peers.sessions.get(self._ports.sealer.repeated or self.id)
+                if repeated is not None:
+                    repeated.paths.on_duplicate(source)
         elif data[0] == RELAYED:
             self.relaying.on_frame(data, now)
         else:
             self.metrics.count(UNKNOWN)
 
     def _on_sealed(self, sender: NodeId, body: bytes, source: Addr, size: int, now: float) -> None:
+        if is_loopback(source):
+            self._peers.heard_on_loopback()
         kind = body[0]
         if kind == probe.PING:
             self._probing.on_ping(sender, body, source, now)
@@ -202,7 +208,7 @@ class Mesh:
         moved: bool,
     ) -> None:
         """Our local endpoints are these. When ``moved``, every live peer is probed first, then told."""
-        self._peers.networks = networks
+        self._peers.settle_here(networks, frozenset(endpoint.addr for endpoint in endpoints))
         if moved:
             self._peers.moved(now)
         changed = bool(endpoints) and endpoints != self._endpoints
@@ -243,6 +249,7 @@ class Mesh:
             relays=self.relaying.homes,
             capabilities=capabilities,
         )
+        self._peers.settle_here(self._peers.here.networks, frozenset(e.addr for e in self.record.endpoints))
         self._republish_at = now + settings.record_ttl * self._ports.rng.uniform(0.3, 0.5)
         self._ports.events.on_record(self.record)
 
@@ -256,6 +263,9 @@ class Mesh:
 
     def add_seed(self, peer: NodeId, addrs: Iterable[Addr], now: float) -> None:
         """A seed or a static contact is said to be at these addresses."""
+        addrs = list(addrs)
+        if any(is_loopback(addr) for addr in addrs):
+            self._peers.heard_on_loopback()
         if self._finder.add_seed(peer, addrs, now):
             self._peers.hinted(peer, now)
             self.relaying.wake(now)

@@ -171,6 +171,7 @@ class Relaying:
             return
         if TUNNEL in record.capabilities:
             hosts = [e.addr for e in record.endpoints if e.kind in (EndpointKind.HOST, EndpointKind.MAPPED)][:2]
+            hosts = [addr for addr in hosts if self._peers.here.believes(addr)]
             tunnels = [tunnel(str(record.id), addr.host, addr.port) for addr in hosts]
             session.paths.add_candidates([(addr, "record") for addr in tunnels if "%" not in addr.host], now)
         for relay in record.relays:
@@ -230,6 +231,7 @@ class Relaying:
             record = self._peers.finder.cached(session.peer)
             if record is not None and relay in record.relays:
                 session.paths.add_candidates([(relayed(str(relay)), "relay")], now)
+                self._peers.begin_dial(session, now)
                 self._peers.probing.drain(session, now)
         self.wake(now)
 

@@ -8,6 +8,7 @@ part, pauses between those for one peer and at one host, ``SEARCH_TRIES`` a conn
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from meshnode.limits import (
 )
 from meshnode.metrics import describe
 from meshnode.paths.networks import is_loopback
-from meshnode.paths.search import Search, spray, spread
+from meshnode.paths.search import SPREAD_STEP, Search, spray, spread
 from meshnode.quic.connection import Connection
 from meshnode.quic.hello import Frame as Control
 from meshnode.record import EndpointKind
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from meshnode.driver.peers import Peers
 
 SYMMETRIC = "symmetric"  # capability: our NAT gives us another port for every destination
+
+CLOSE_GAP_S = 0.02  # between the handfuls in which the sockets that did not win are closed
 
 SPREADS = describe("port_searches_spread", "port searches in which this node, behind a symmetric NAT, opened sockets")
 SPRAYS = describe("port_searches_sprayed", "port searches in which this node tried a peer's ports")
@@ -71,6 +74,8 @@ class Searching:
         self._spread: _Running | None = None
         self._spray: _Running | None = None
         self._kept: dict[int, NodeId] = {}
+        self._closing: list[int] = []  # at most two searches' worth
+        self._close_at: float | None = None
 
     def introduced(self, session: Session, addr: Addr, at: float, now: float) -> None:
         """A relay has introduced us to that peer, whom it sees as ``addr``; the ordinary probes begin at ``at``."""
@@ -117,15 +122,22 @@ class Searching:
         target = self._target(session, now)
         if target is None or self._spread is not None or session.connection is None:
             return
-        sides = self._ports.link.open_sides(SEARCH_SIDES)
-        if not sides:
-            return
         self._note(session, target, now)
         self._ports.metrics.count(SPREADS)
         for side in [s for s, peer in self._kept.items() if peer == session.peer]:
             self._close(side)
         session.connection.send_frame(Control.SEARCH)
-        self._spread = _Running(session.peer, spread(target, sides, now), now + SEARCH_WAIT_S, sides)
+        sides: list[int] = []
+        self._spread = _Running(session.peer, spread(target, self._open(sides), now), now + SEARCH_WAIT_S, sides)
+
+    def _open(self, sides: list[int]) -> Iterator[int]:
+        """Open the sockets as the search comes to them: all at once would hold up a stream for 20 ms."""
+        while len(sides) < SEARCH_SIDES:
+            opened = self._ports.link.open_sides(min(SPREAD_STEP, SEARCH_SIDES - len(sides)))
+            if not opened:
+                return
+            sides += opened
+            yield from opened
 
     # ---- the other side
 
@@ -179,8 +191,8 @@ class Searching:
             for addr in session.paths.addresses():
                 if addr.side in gone:
                     session.paths.drop_candidate(addr)
-        for side in running.sides:
-            self._ports.link.close_side(side)
+        self._closing += running.sides
+        self._close_at = self._ports.clock.monotonic() + CLOSE_GAP_S
 
     def _close(self, side: int) -> None:
         session = self._peers.sessions.get(self._kept.pop(side))
@@ -199,10 +211,15 @@ class Searching:
                 at = earlier(earlier(at, running.search.at), running.until)
         for begin in self._begin.values():
             at = earlier(at, begin)
-        return at
+        return earlier(at, self._close_at)
 
     def tick(self, now: float) -> None:
         """Send what is due, begin and end what is due."""
+        if self._close_at is not None and self._close_at <= now:
+            for side in self._closing[:SPREAD_STEP]:
+                self._ports.link.close_side(side)
+            del self._closing[:SPREAD_STEP]
+            self._close_at = now + CLOSE_GAP_S if self._closing else None
         for peer, begin in list(self._begin.items()):
             if begin <= now:
                 del self._begin[peer]

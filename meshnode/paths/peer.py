@@ -36,7 +36,7 @@ from meshnode.paths.effects import (
 )
 from meshnode.paths.monitor import Monitor
 from meshnode.paths.mtu import MtuSearch
-from meshnode.paths.networks import on_networks
+from meshnode.paths.networks import Here, on_networks
 from meshnode.paths.upgrade import Upgrade
 from meshnode.record import EndpointKind, EndpointRecord
 
@@ -72,7 +72,7 @@ class PeerPaths:
         self._previous: Candidate | None = None
         self._probes: dict[bytes, tuple[Addr, float, int]] = {}
         self._effects: list[Effect] = []
-        self._networks: tuple[tuple[str, int], ...] = ()
+        self._here = Here()
         self._credit = 0
         self._moved = False
         self._step = 0
@@ -97,15 +97,15 @@ class PeerPaths:
 
     # ---- candidates
 
-    def set_local_networks(self, networks: Iterable[tuple[str, int]]) -> None:
-        """Tell which networks this host is on (address, prefix length)."""
-        self._networks = tuple(networks)
+    def set_here(self, here: Here) -> None:
+        """Tell which networks this host is on, and which addresses are its own."""
+        self._here = here
 
     def path_kind(self, addr: Addr) -> str:
         """``relay``; ``lan`` when the address is on one of our networks or loopback; else ``direct``."""
         if not addr.is_udp:
             return "relay" if addr.is_relayed else "direct"
-        return "lan" if on_networks(addr, self._networks) else "direct"
+        return "lan" if on_networks(addr, self._here.networks) else "direct"
 
     def addresses(self) -> list[Addr]:
         """All candidate addresses."""
@@ -144,7 +144,7 @@ class PeerPaths:
 
     def peer_record(self, record: EndpointRecord, now: float) -> None:
         """The peer says where it is: probe what is new, forget what is gone."""
-        listed = {endpoint.addr: None for endpoint in record.endpoints}
+        listed = {e.addr: None for e in record.endpoints if self._here.believes(e.addr)}
         self._behind_nat = any(endpoint.kind is EndpointKind.REFLEXIVE for endpoint in record.endpoints)
         kept = (self._current, self._previous)  # what may be in use: its answers must find their candidate
         for addr, candidate in list(self._candidates.items()):
@@ -346,6 +346,8 @@ class PeerPaths:
 
     def introduced(self, addr: Addr, at: float, now: float) -> None:
         """A relay that both of us use sees the peer as ``addr``, and has told the peer the same of us."""
+        if not self._here.believes(addr):
+            return
         self._candidate(addr, "introduced")
         self.punch(max(at, now))
 

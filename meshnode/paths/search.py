@@ -10,7 +10,8 @@ of them in exp(-256 * 1024 / 64512) = 1.7 % of searches. One socket would not do
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import islice
 
 from meshnode.address import Addr
 from meshnode.limits import SEARCH_PROBES
@@ -33,26 +34,24 @@ def guesses(seen: int, rng: random.Random) -> list[int]:
 class Search:
     """A list of addresses that are probed once each, at a pace. ``at`` is the deadline of the next step, or None."""
 
-    __slots__ = ("_gap", "_step", "_targets", "_used", "at")
+    __slots__ = ("_gap", "_step", "_targets", "at")
 
-    def __init__(self, targets: Sequence[Addr], step: int, gap: float, at: float) -> None:
-        self.at: float | None = at if targets else None
-        self._targets = targets
+    def __init__(self, targets: Iterable[Addr], step: int, gap: float, at: float) -> None:
+        self.at: float | None = at
+        self._targets = iter(targets)
         self._step = step
         self._gap = gap
-        self._used = 0
 
-    def step(self, now: float) -> Sequence[Addr]:
+    def step(self, now: float) -> list[Addr]:
         """The deadline has come: return whom to probe now."""
-        found = self._targets[self._used : self._used + self._step]
-        self._used += len(found)
-        self.at = now + self._gap if self._used < len(self._targets) else None
+        found = list(islice(self._targets, self._step))
+        self.at = now + self._gap if len(found) == self._step else None
         return found
 
 
-def spread(to: Addr, sides: Sequence[int], at: float) -> Search:
-    """The symmetric side: once from each of these sockets."""
-    return Search([to.through(side) for side in sides], SPREAD_STEP, SPREAD_GAP_S, at)
+def spread(to: Addr, sides: Iterable[int], at: float) -> Search:
+    """The symmetric side: once from each of these sockets, which may be opened as they are asked for."""
+    return Search((to.through(side) for side in sides), SPREAD_STEP, SPREAD_GAP_S, at)
 
 
 def spray(seen: Addr, rng: random.Random, at: float) -> Search:

@@ -132,10 +132,11 @@ def behind_a_proxy(mesh: NatMesh, rate: int, pull: int) -> dict[str, Any]:
         node.ready()
     for node in (walled, other):
         node.until_joined()
-    asked = proxy.line()
+    while proxy.line()["status"] != 200:  # TCP 443, where no seed of the lab listens, is tried beside the seed's port
+        pass
     first = walled.ask("open", peer=other.id)
     time.sleep(1.0)
-    found = {**walled.ask("report"), "first_byte_ms": first["first_byte_ms"], "proxy_status": asked["status"]}
+    found = {**walled.ask("report"), "first_byte_ms": first["first_byte_ms"]}
     found["MBps"] = walled.ask("pull", 120, peer=other.id, bytes=pull)["MBps"]
     walled.stop()
     other.stop()

@@ -11,6 +11,7 @@ from meshnode.identity import Identity
 from meshnode.limits import BASE_MTU, INITIAL_WINDOW, MAX_CANDIDATES
 from meshnode.paths.candidate import Connectivity
 from meshnode.paths.effects import Effect, MtuChanged, NeedRecord, Resumed, SendProbe, Suspended, Switched, Validated
+from meshnode.paths.networks import Here
 from meshnode.paths.peer import CONFIRM_S, MOVED, SEEKING, SUSPEND_AFTER_S, PeerPaths
 from meshnode.record import Endpoint, EndpointRecord
 
@@ -360,6 +361,6 @@ def test_thousands_of_addresses_stay_within_the_bound_and_never_push_out_the_act
 
 def test_an_address_on_our_own_network_is_tried_first() -> None:
     wire = Wire()
-    wire.paths.set_local_networks([("10.9.0.1", 24)])
+    wire.paths.set_here(Here((("10.9.0.1", 24),)))
     wire.paths.add_candidates([(Addr("198.51.100.1", 1), "record"), (Addr("10.9.0.7", 1), "record")], wire.now)
     assert wire.paths.best_guess() == Addr("10.9.0.7", 1)
