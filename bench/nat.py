@@ -51,7 +51,7 @@ def _meetings(short: bool) -> dict[str, Any]:
             hard = (left, right) in (("port_restricted", "symmetric"), ("symmetric", "symmetric"))
             for turn in range((4 if hard else 1) if short else 20):
                 ends = (left, right) if turn % 2 == 0 else (right, left)
-                found = scenarios.meet(mesh, *ends, seconds=6.0 if left == "symmetric" else 12.0)
+                found = scenarios.meet(mesh, *ends, seconds=4.0 if left == right == "symmetric" else 12.0)
                 met.setdefault(f"{left} x {right}", []).append(found["met"])
                 first.append(found["first_byte_ms"])
                 if found["met"]:
