@@ -75,7 +75,7 @@ RESOLVE_TIMEOUT_S = 5.0
 RETRY_LOOKUP_S = 0.25  # pause before an empty lookup that somebody still waits for is repeated
 
 # ---- dht
-DHT_MAX_BODY = 1_130  # + 97 sealing + 48 IPv6 and UDP = 1,275: under every path's 1,280
+DHT_MAX_BODY = 1_105  # + 97 sealing + 25 relay frame + 48 IPv6 and UDP = 1,275: under every path's 1,280
 DHT_MAX_CONTACTS = 16  # in an answer: 16 x 51 B fits a body; a liar fills no more than that of a lookup's queue
 DHT_MAX_LOOKUP_RPCS = 120  # a lookup led astray costs 120 x 1.3 kB = 156 kB, then ends
 DHT_MAX_LOOKUP_QUEUE = 1_024  # contacts a lookup remembers: 120 answers x 16 would be 1,920

@@ -364,6 +364,8 @@ class PeerPaths:
         if count and not self._in_flight:
             self._flight_began = now
         self._in_flight = count
+        if count and self._current is not None:
+            self._current.mtu.busy(now)
 
     def note_sent(self, size: int, now: float) -> None:
         """So many bytes went to the active address."""
@@ -405,6 +407,7 @@ class PeerPaths:
             self._next_probe,
             self._confirm_by,
             mtu_at,
+            self._current.mtu.confirm_at,
             self._keepalive_at,
             self._dial_at,
             self._upgrade.at,
@@ -459,6 +462,8 @@ class PeerPaths:
             size = current.mtu.probe(current.rtt or 0.1, now)
             if size is not None:
                 self._probe(current, 0, now, pad_to=size)
+        if current.mtu.confirm_at is not None and current.mtu.confirm_at <= now:
+            self._confirm_size(current, now)
         if self._upgrade.at is not None and self._upgrade.at <= now:
             self._upgrade_step(current, now)
         if self._monitor.at is not None and self._monitor.at <= now:
@@ -468,6 +473,17 @@ class PeerPaths:
             if now - current.last_heard > KEEPALIVE_S * 0.5 and self._silent_since is None:
                 self._keepalive_sent = now
                 self._probe(current, 0, now)
+
+    def _confirm_size(self, current: Candidate, now: float) -> None:
+        if not self._in_flight:
+            current.mtu.confirm_at = None
+        elif current.mtu.confirm(current.rtt or 0.1, now):
+            self._probe(current, 0, now, pad_to=current.mtu.size)
+        else:
+            current.mtu.black_hole(now)
+            self._set_mtu(BASE_MTU)
+            self._effects.append(Switched(current.addr, current.addr, "black hole", True))
+            self._note(now, "black hole")
 
     def _seek(self, now: float) -> None:
         if self._silent_since is None:

@@ -1,4 +1,4 @@
-"""Real nodes behind every kind of NAT: bounds are loose here, for a shared machine stalls; bench/nat.py has the figures."""
+"""Real nodes behind every kind of NAT: the bounds are loose, for a shared machine stalls; bench/nat.py has figures."""
 
 from __future__ import annotations
 
