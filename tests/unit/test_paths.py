@@ -377,6 +377,7 @@ def test_a_black_hole_is_noticed_while_small_packets_still_pass() -> None:
         wire.run(0.05)
     assert [effect.size for effect in wire.seen(MtuChanged)] == [BASE_MTU]
     assert wire.now - began < 2.5
+    wire.paths.set_in_flight(0, wire.now)
     wire.run(8.0)
     assert 1250 < wire.seen(MtuChanged)[-1].size <= 1300, "what the path carries now is searched for"
 
