@@ -45,6 +45,7 @@ MAX_RELAY_FLOWS = 16_384  # pairs of which a relay remembers that they talk; x a
 RELAY_BURST_S = 0.5  # a client may be this far ahead of its rate
 RELAY_CONSENT_S = 30.0  # both ends must have sent the other something so lately to be introduced
 RELAY_INTRODUCE_S = 1.0  # at most one introduction a second and pair: 24 probes each
+INTRODUCED_AGAIN_S = 0.8  # of a peer, by whichever relay: an introduction costs 24 probes to each candidate
 HOME_RELAYS = 2  # named in our record
 MAX_RELAYS_HELD = 6  # reservations of ours: 2 at home, and those that peers' records name
 RELAY_RETRY_S = 15.0  # after a refusal or a failed dial
@@ -56,7 +57,7 @@ SEARCH_AFTER_S = 0.3  # after the ordinary probes of both ends began: four each 
 SEARCH_WAIT_S = 3.0  # then the sockets that did not win are closed
 SEARCH_FRESH_S = 6.0  # a relay has introduced the two so lately
 SEARCH_AGAIN_S = 4.0  # between searches for one peer, and at one host: 33 kB/s there at the very worst
-SEARCH_TRIES = 4  # a connection: all four miss in 0.017 ** 4
+SEARCH_TRIES = 4  # in vain, a connection: all four miss in 0.017 ** 4
 MAX_SEARCH_BOOK = 256  # peers and hosts remembered for these pauses; x about 200 B
 MAX_SIDES_KEPT = 16  # sockets that won, x one path in use; the oldest goes back to its relay
 

@@ -44,6 +44,7 @@ BAD_FRAME = describe("drop_relay_frame", "relay frames dropped: malformed, of no
 NO_RELAY = describe("relay_unreachable", "datagrams dropped: no path to the relay, or from it to the receiver")
 BAD_CONTROL = describe("drop_relay_control", "relay control frames dropped: malformed or not asked for")
 HELD = describe("relay_reservations", "reservations that relays have granted us")
+TOO_OFTEN = describe("introductions_too_often", "introductions ignored: one of that peer came just before")
 INTRODUCTIONS = describe("introductions", "times that a relay told us to probe a peer, and where")
 
 
@@ -277,6 +278,9 @@ class Relaying:
             raise ValueError("not asked for: no connection with that peer, or no reservation there")
         if not is_dialable(addr) or not 0 <= delay_ms <= 1000:
             raise ValueError("nobody can be there")
+        if self._peers.searching.too_soon(session.peer, now):
+            self._ports.metrics.count(TOO_OFTEN)
+            return
         self._ports.metrics.count(INTRODUCTIONS)
         begin = now + delay_ms / 1000
         session.paths.introduced(addr, begin, now)

@@ -3,7 +3,7 @@
 The end behind a symmetric NAT asks (control frame SEARCH, end to end over the relayed connection); the other end
 complies only when a relay that it uses has just introduced the two, and the asker's own signed record names the host
 that the relay saw: neither a lying peer nor a lying relay alone can aim the probes. One search at a time in each
-part, pauses between those for one peer and at one host, ``SEARCH_TRIES`` a connection.
+part, pauses between those for one peer and at one host, ``SEARCH_TRIES`` in vain a connection.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from meshnode.driver.deadlines import earlier
 from meshnode.driver.session import Session
 from meshnode.identity import NodeId
 from meshnode.limits import (
+    INTRODUCED_AGAIN_S,
     MAX_SEARCH_BOOK,
     MAX_SIDES_KEPT,
     SEARCH_AFTER_S,
@@ -86,6 +87,11 @@ class Searching:
         for book in (self._introduced, self._begin):
             while len(book) > MAX_SEARCH_BOOK:
                 del book[next(iter(book))]
+
+    def too_soon(self, peer: NodeId, now: float) -> bool:
+        """True when we have been introduced to this peer just now: more often, a relay could have us flood others."""
+        known = self._introduced.get(peer)
+        return known is not None and now - known.at < INTRODUCED_AGAIN_S
 
     def _ours_to_ask(self, session: Session, now: float) -> bool:
         record = self._peers.finder.cached(session.peer)
@@ -162,6 +168,7 @@ class Searching:
         for running in (self._spread, self._spray):
             if running is not None and running.peer == session.peer:
                 self._ports.metrics.count(FOUND)
+                self._tries.pop(session.peer, None)  # it works: after a move there may be another
                 if side is not None and side in running.sides:
                     running.sides.remove(side)
                     self._kept[side] = session.peer

@@ -61,6 +61,21 @@ def test_an_introduction_by_who_is_no_relay_of_ours_or_to_whom_we_do_not_talk_se
     assert here.mesh.metrics.counters["drop_relay_control"] >= 1
 
 
+def test_a_relay_that_introduces_without_end_makes_nobody_flood() -> None:
+    world, seeds, here, there = _mesh(relays=1)
+    here.connect(there.id)
+    world.run(1.0)
+    link = seeds[0].mesh.sessions[here.id].connection
+    assert link is not None
+    seen = _to(world, VICTIM.host)
+    for port in range(1, 2_001):
+        link.send_frame(Frame.INTRODUCED, bytes(there.id), pack_addr(Addr(VICTIM.host, port)), 0)
+        if port % 100 == 0:
+            world.run(0.1)
+    assert here.mesh.metrics.counters["introductions_too_often"] > 1_900
+    assert len(seen) < 200, "a few addresses, each every 75 ms"
+
+
 def test_a_lying_relay_alone_cannot_aim_a_port_search() -> None:
     pair = Pair(PRESETS["port_restricted"], PRESETS["symmetric"])
     seen = _to(pair.world, VICTIM.host)
