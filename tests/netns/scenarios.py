@@ -69,9 +69,9 @@ def direct_dies(mesh: NatMesh) -> dict[str, Any]:
 class Movers:
     """A pair whose ends both move to other NATs, again and again."""
 
-    def __init__(self, mesh: NatMesh, kind: str = "port_restricted") -> None:
-        self.pair = mesh.pair(kind, kind)
-        self._away = [mesh.site(kind, number)[0] for number in (2, 3)]
+    def __init__(self, mesh: NatMesh, left: str = "port_restricted", right: str = "port_restricted") -> None:
+        self.pair = mesh.pair(left, right)
+        self._away = [mesh.site(kind, number)[0] for kind, number in ((left, 2), (right, 3))]
         self._home = list(self.pair.sites)
         self._turn = 0
         self.pair.open()
