@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,6 +35,7 @@ CONNECT_PROXY = Path(__file__).with_name("connect_proxy.py")
 TUN = "nat0"
 SPARE = "spare0"
 TABLE = 100
+CARRIER_S = 1.2
 CLONE_NEWNET = 0x40000000
 KINDS = ("open", "full_cone", "address_restricted", "port_restricted", "symmetric", "blocked_udp")
 USERSPACE = {"full_cone": "any", "address_restricted": "host", "port_restricted": "port", "symmetric": "port"}
@@ -90,7 +92,8 @@ def udp_socket(namespace: Namespace, host: str, port: int) -> socket.socket:
 def rehome(moves: dict[Host, tuple[Switch, str, str | None]]) -> None:
     """Move hosts to other networks (switch, address, gateway) at the same moment, as if they changed to another Wi-Fi.
 
-    The new cables are laid first; each host then swaps in one run of ``ip``.
+    The new cables are laid first and carry: a kernel tells of new carriers only once a second (linkwatch), which would
+    hold up every third move by just that. Each host then swaps in one run of ``ip``.
     """
     swaps: dict[Host, list[str]] = {}
     for host, (switch, address, gateway) in moves.items():
@@ -98,9 +101,11 @@ def rehome(moves: dict[Host, tuple[Switch, str, str | None]]) -> None:
         ends = ("ip", "link", "add", port, "netns", switch.name, "type", "veth", "peer", "name", SPARE)
         lab.run(*ends, "netns", host.name)
         switch.ip(f"link set {port} master {BRIDGE} up")
+        host.ip(f"link set {SPARE} addrgenmode none", f"link set {SPARE} up")
         host._gateway = gateway
-        swap = (f"link del {IFACE}", f"link set {SPARE} name {IFACE}", f"link set {IFACE} up")
+        swap = (f"link del {IFACE}", f"link set {SPARE} name {IFACE}")  # live renaming: Linux 6.2
         swaps[host] = [*swap, *host._address(address)]
+    time.sleep(CARRIER_S)
     with ThreadPoolExecutor(len(moves)) as pool:
         list(pool.map(lambda host: host.ip(*swaps[host]), swaps))
 
