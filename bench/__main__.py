@@ -141,6 +141,16 @@ def _dht(short: bool) -> list[Row]:
     return rows
 
 
+def _nat(short: bool) -> list[Row]:
+    from bench import nat
+
+    reason = nat.missing()
+    if reason is not None:
+        print(f"nat: skipped, {reason}", file=sys.stderr)
+        return []
+    return nat.rows(nat.run(short=short))
+
+
 BENCHES: dict[str, Callable[[bool], list[Row]]] = {
     "quic": _quic,
     "footprint": _footprint,
@@ -152,6 +162,7 @@ BENCHES: dict[str, Callable[[bool], list[Row]]] = {
     "twelve": _twelve,
     "slow": _slow,
     "dht": _dht,
+    "nat": _nat,
 }
 
 
@@ -162,7 +173,9 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="fewer rounds")
     parser.add_argument("--json", action="store_true", help="one object a line")
     parser.add_argument("--engine", default="auto", help="the QUIC engine of `quic`: auto, aioquic or qh3")
+    parser.add_argument("--nat", action="store_true", help="the same as the name `nat`")
     options = parser.parse_args()
+    options.names += ["nat"] if options.nat else []
     unknown = [name for name in options.names if name not in BENCHES]
     if unknown:
         parser.error(f"no bench is called {unknown[0]}; there are {', '.join(BENCHES)}")

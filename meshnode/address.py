@@ -10,6 +10,7 @@ import ipaddress
 from typing import NamedTuple
 
 RELAY_MARK = "relay!"
+SIDE_MARK = "%side"
 TUNNEL_MARK = "wss!"
 
 DUMMY_HOST = "192.0.0.8"  # RFC 7600 section 4.8: an address that nobody has
@@ -30,6 +31,16 @@ class Addr(NamedTuple):
     def is_relayed(self) -> bool:
         """True for "through that relay"."""
         return self.host.startswith(RELAY_MARK)
+
+    @property
+    def side(self) -> int | None:
+        """The extra socket by which to send there (``paths/search.py``); None for the node's own one."""
+        _, mark, number = self.host.partition(SIDE_MARK)
+        return int(number) if mark else None
+
+    def through(self, side: int) -> Addr:
+        """Return this IPv4 address "by that extra socket"; an IPv4 address has no other scope."""
+        return Addr(f"{self.host}{SIDE_MARK}{side}", self.port)
 
     @property
     def is_tunnel(self) -> bool:

@@ -53,6 +53,7 @@ MAX_RELAY_FLOWS = 16_384  # pairs of which a relay remembers that they talk; x a
 RELAY_BURST_S = 0.5  # a client may be this far ahead of its rate
 RELAY_CONSENT_S = 30.0  # both ends must have sent the other something so lately to be introduced
 RELAY_INTRODUCE_S = 1.0  # at most one introduction a second and pair: 24 probes each
+INTRODUCED_AGAIN_S = 0.8  # of a peer, by whichever relay: an introduction costs 24 probes to each candidate
 HOME_RELAYS = 2  # named in our record
 MAX_RELAYS_HELD = 6  # reservations of ours: 2 at home, and those that peers' records name
 RELAY_RETRY_S = 15.0  # after a refusal or a failed dial
@@ -88,6 +89,17 @@ UPNP_LEASE_S = (
     1_200  # short, since no announcement tells of a restart: it is noticed at the renewal, in 10 to 13 minutes
 )
 
+# ---- port search (paths/search.py: the odds)
+SEARCH_SIDES = 256  # sockets that the symmetric end opens for 3 s, x 1 probe of 129 B = 33 kB to the peer
+SEARCH_PROBES = 1_024  # ports that the other end tries in 1.9 s, x 129 B = 132 kB: 0.55 Mbit/s while it lasts
+SEARCH_AFTER_S = 0.3  # after the ordinary probes of both ends began: four each have failed
+SEARCH_WAIT_S = 3.0  # then the sockets that did not win are closed
+SEARCH_FRESH_S = 6.0  # a relay has introduced the two so lately
+SEARCH_AGAIN_S = 4.0  # between searches for one peer, and at one host: 33 kB/s there at the very worst
+SEARCH_TRIES = 4  # in vain, a connection: all four miss in 0.017 ** 4
+MAX_SEARCH_BOOK = 256  # peers and hosts remembered for these pauses; x about 200 B
+MAX_SIDES_KEPT = 16  # sockets that won, x one path in use; the oldest goes back to its relay
+
 # ---- tunnels
 TUNNEL_KNOCK_S = 5.0  # for the first flight, and again for TLS: a silent TCP connection costs a socket so long
 TUNNEL_RETRY_S = 2.0  # between attempts to open one
@@ -105,7 +117,7 @@ SEEK_S = 2.0  # between lookups of a peer that went silent; a lookup is 20 to 30
 MAX_SOUGHT = 256  # silent peers whose last lookup is remembered
 
 # ---- dht
-DHT_MAX_BODY = 1_130  # + 97 sealing + 48 IPv6 and UDP = 1,275: under every path's 1,280
+DHT_MAX_BODY = 1_105  # + 97 sealing + 25 relay frame + 48 IPv6 and UDP = 1,275: under every path's 1,280
 DHT_MAX_CONTACTS = 16  # in an answer: 16 x 51 B fits a body; a liar fills no more than that of a lookup's queue
 DHT_MAX_LOOKUP_RPCS = 120  # a lookup led astray costs 120 x 1.3 kB = 156 kB, then ends
 DHT_MAX_LOOKUP_QUEUE = 1_024  # contacts a lookup remembers: 120 answers x 16 would be 1,920

@@ -33,6 +33,7 @@ from meshnode.keyfile import load_or_create, parse_seed_text
 from meshnode.limits import MAX_ENDPOINTS
 from meshnode.metrics import Metrics
 from meshnode.net.interfaces import InterfaceWatcher, local_networks
+from meshnode.net.sides import Sides
 from meshnode.net.tunnel import Tunnels
 from meshnode.net.udp import UdpSocket
 from meshnode.paths.describe import describe_endpoint, describe_history
@@ -153,6 +154,7 @@ class Node:
         self.mesh: Mesh
         self._clock = SystemClock()
         self._udp: UdpSocket | None = None
+        self._sides: Sides | None = None
         self._tunnels: Tunnels | None = None
         self._watcher: InterfaceWatcher | None = None
         self._mdns: MdnsSource | None = None
@@ -209,6 +211,7 @@ class Node:
         self._mapping_secret = hashlib.blake2b(key=identity.seed, person=b"port mappings").digest()
         self._udp = UdpSocket(self._loop, self._on_batch, self.metrics)
         self._udp.bind(config.listen_addr)
+        self._sides = Sides(self._loop, self._on_batch, self.metrics)
         self._tunnels = Tunnels(self._loop, sealer.knock, sealer.check_knock, self._on_tunnelled, self.metrics)
         admitted, relayed = parse_allow(config.allow), parse_allow(config.relay_allow)
         capabilities = [name for name, on in (("seed", config.seed_role), ("relay", config.is_relay)) if on]
@@ -286,6 +289,8 @@ class Node:
         self._save()
         if self._tunnels is not None:
             await self._tunnels.close()
+        if self._sides is not None:
+            self._sides.close()
         if self._udp is not None:
             self._udp.close()
         self._unlock()
@@ -351,10 +356,21 @@ class Node:
             self.on_dirty()
 
     def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
-        """The way out (Link): UDP, or a WebSocket."""
+        """The way out (Link): UDP by the node's socket or an extra one, or a WebSocket."""
         if not addr.is_udp:
             return self.config.tunnel and self._tunnels is not None and self._tunnels.send(addr, datagrams)
+        if addr.side is not None:
+            return self._sides is not None and self._sides.send(addr, datagrams)
         return self._udp is not None and self._udp.send(addr, datagrams)
+
+    def open_sides(self, count: int) -> list[int]:
+        """Open extra sockets (Link)."""
+        return self._sides.open(count, self._udp.local) if self._sides is not None and self._udp is not None else []
+
+    def close_side(self, side: int) -> None:
+        """Close one (Link)."""
+        if self._sides is not None:
+            self._sides.close_one(side)
 
     def _pump(self) -> None:
         self._flush_soon = False

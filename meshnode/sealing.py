@@ -102,6 +102,7 @@ class Sealer:
 
     def __init__(self, identity: Identity, mesh: MeshKey, clock: Clock, entropy: Entropy, *, born: float) -> None:
         self.drops: dict[str, int] = {}
+        self.repeated: NodeId | None = None  # whose datagram came again, if that is why the last one was dropped
         self._identity = identity
         self._mesh = mesh
         self._clock = clock
@@ -125,6 +126,7 @@ class Sealer:
         if len(data) < SEAL_OVERHEAD or data[0] != SEALED:
             self._drop("seal_short")
             return None
+        self.repeated = None
         return self._open(data[1:], b"seal", "seal")
 
     # ---- knocks
@@ -206,6 +208,7 @@ class Sealer:
         refused = self._guard.admit(sender, nonce, wall)
         if refused:
             self._drop(f"{name}_{refused}")
+            self.repeated = sender if refused == "replay" else None
             return None
         self.skew.proven(sender, sent - wall)
         return sender, body

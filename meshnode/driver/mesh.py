@@ -22,11 +22,13 @@ from meshnode.driver.peers import Peers
 from meshnode.driver.ports import Link, MeshEvents, MeshSettings, Ports
 from meshnode.driver.probing import Pinged
 from meshnode.driver.relaying import Relaying
+from meshnode.driver.searching import SYMMETRIC
 from meshnode.driver.session import OnConnect, Session
 from meshnode.errors import NotFound
 from meshnode.identity import Identity, NodeId
 from meshnode.limits import MAX_DATAGRAM
 from meshnode.metrics import Metrics, describe
+from meshnode.paths.networks import is_loopback
 from meshnode.paths.reflexive import NatView
 from meshnode.quic.connection import Connection
 from meshnode.quic.engine import EngineFactory
@@ -35,7 +37,6 @@ from meshnode.relay.frames import RELAYED
 from meshnode.sealing import Sealer
 
 RENEW_DELAY_S = 0.05
-SYMMETRIC = "symmetric"  # capability: our NAT gives us another port for every destination
 QUIC_BIT = 0x40  # RFC 9443: set in every QUIC packet, clear in everything of ours
 SEALED = 0x01
 
@@ -144,19 +145,24 @@ class Mesh:
             else:
                 self.nat.filters.stray(source, now)
                 self.metrics.count(BAD_SEAL)
+                repeated = self._peers.sessions.get(self._ports.sealer.repeated or self.id)
+                if repeated is not None:
+                    repeated.paths.on_duplicate(source)
         elif data[0] == RELAYED:
             self.relaying.on_frame(data, now)
         else:
             self.metrics.count(UNKNOWN)
 
     def _on_sealed(self, sender: NodeId, body: bytes, source: Addr, size: int, now: float) -> None:
+        if is_loopback(source):
+            self._peers.heard_on_loopback()
         kind = body[0]
         if kind == probe.PING:
             self._probing.on_ping(sender, body, source, now)
         elif kind == probe.PONG:
             self._probing.on_pong(sender, body, source, size, now)
         elif FIRST_KIND <= kind <= LAST_KIND and self._ports.settings.dht:
-            where = source if source.is_udp else NOWHERE
+            where = source if source.is_udp and source.side is None else NOWHERE
             self._finder.dht.handle(sender, body, where, size, now, self._ports.clock.wall())
         else:
             self.metrics.count(UNKNOWN_KIND)
@@ -165,7 +171,7 @@ class Mesh:
         """A DHT message takes the detour by which we talk to that peer, if we do."""
         session = self._peers.sessions.get(peer)
         active = session.paths.active if session is not None and session.connection is not None else None
-        if active is not None and not active.is_udp:
+        if active is not None and (not active.is_udp or active.side is not None):
             addr = active
         if addr != NOWHERE:
             self._outlet.send_sealed(peer, addr, body)
@@ -209,7 +215,7 @@ class Mesh:
         moved: bool,
     ) -> None:
         """Our local endpoints are these. When ``moved``, every live peer is probed first, then told."""
-        self._peers.networks = networks
+        self._peers.settle_here(networks, frozenset(endpoint.addr for endpoint in endpoints))
         if moved:
             self._peers.moved(now)
         changed = bool(endpoints) and endpoints != self._endpoints
@@ -253,6 +259,7 @@ class Mesh:
             relays=self.relaying.homes,
             capabilities=capabilities,
         )
+        self._peers.settle_here(self._peers.here.networks, frozenset(e.addr for e in self.record.endpoints))
         self._republish_at = now + settings.record_ttl * self._ports.rng.uniform(0.3, 0.5)
         self._ports.events.on_record(self.record)
 
@@ -266,6 +273,9 @@ class Mesh:
 
     def add_seed(self, peer: NodeId, addrs: Iterable[Addr], now: float) -> None:
         """A seed or a static contact is said to be at these addresses."""
+        addrs = list(addrs)
+        if any(is_loopback(addr) for addr in addrs):
+            self._peers.heard_on_loopback()
         if self._finder.add_seed(peer, addrs, now):
             self._peers.hinted(peer, now)
             self.relaying.wake(now)

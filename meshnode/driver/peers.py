@@ -6,6 +6,7 @@ Connections report here (``ConnectionEvents``). When both ends dial at once, the
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from meshnode.address import Addr
 from meshnode.discovery.resolver import Resolution
@@ -15,6 +16,7 @@ from meshnode.driver.outlet import Outlet
 from meshnode.driver.ports import Ports
 from meshnode.driver.probing import Probing, handle_of
 from meshnode.driver.relaying import Relaying
+from meshnode.driver.searching import Searching
 from meshnode.driver.session import HeldInitial, OnConnect, Session
 from meshnode.errors import (
     ConnectionLost,
@@ -37,13 +39,13 @@ from meshnode.limits import (
     MAX_SESSIONS,
 )
 from meshnode.metrics import describe
-from meshnode.paths.networks import on_networks
+from meshnode.paths.networks import Here, is_loopback, on_networks
 from meshnode.paths.peer import PeerPaths
 from meshnode.paths.reflexive import NatView
 from meshnode.quic import packets
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.engine import Engine
-from meshnode.quic.hello import BOOT_LENGTH, CloseCode, Hello
+from meshnode.quic.hello import BOOT_LENGTH, CloseCode, Frame, Hello
 from meshnode.quic.stream import Stream
 from meshnode.record import EndpointRecord
 
@@ -82,8 +84,9 @@ class Peers:
         self.nat = NatView()
         self.probing = Probing(self)
         self.relaying = Relaying(self, deliver)
+        self.searching = Searching(self)
         self.boot = ports.entropy(BOOT_LENGTH)
-        self.networks: tuple[tuple[str, int], ...] = ()
+        self.here = Here()
         self._own_record = own_record
         self._self_changed = self_changed
         self._id = ports.identity.id
@@ -104,7 +107,7 @@ class Peers:
                 return None
             ports = self.ports
             paths = PeerPaths(peer, rng=ports.rng, entropy=ports.entropy, now=now, mtu_ceiling=ports.settings.path_mtu)
-            paths.set_local_networks(self.networks)
+            paths.set_here(self.here)
             found = self.sessions[peer] = Session(peer, paths)
         return found
 
@@ -121,21 +124,37 @@ class Peers:
             return False
         session.paths.peer_record(record, now)
         self.relaying.offer(session, now)
+        self.begin_dial(session, now)
         self.probing.drain(session, now)
         return True
 
     def moved(self, now: float) -> None:
         """Our own addresses changed: probe every live peer, at once."""
         for session in self.sessions.values():
-            session.paths.set_local_networks(self.networks)
+            session.paths.set_here(self.here)
             session.paths.local_change(now)
             self.probing.drain(session, now)
+
+    def settle_here(self, networks: tuple[tuple[str, int], ...], own: frozenset[Addr]) -> None:
+        """Our networks and addresses are these now."""
+        hinted = any(is_loopback(addr) for addrs in self.finder.hints.values() for addr in addrs)
+        near = self.here.loopback or hinted or any(is_loopback(addr) for addr in own)
+        self.here = Here(networks, own, near)
+        for session in self.sessions.values():
+            session.paths.set_here(self.here)
+
+    def heard_on_loopback(self) -> None:
+        """A member of our mesh is on this host: its peers' loopback addresses mean something."""
+        if not self.here.loopback:
+            self.here = replace(self.here, loopback=True)
+            for session in self.sessions.values():
+                session.paths.set_here(self.here)
 
     def seen_as(self, peer: NodeId, source: Addr, seen: Addr, now: float) -> None:
         """A member at ``source`` saw us as ``seen``. Only those whom we chose to talk to have a say."""
         session = self.sessions.get(peer)
         chosen = peer in self.finder.hints or (session is not None and session.connection is not None)
-        if not chosen or not source.is_udp or on_networks(source, self.networks):
+        if not chosen or not source.is_udp or source.side is not None or on_networks(source, self.here.networks):
             return
         if self.nat.observed(peer, source, seen, now):
             self._self_changed(now)
@@ -214,21 +233,32 @@ class Peers:
         )
         connection = self._new_connection(engine, peer, dialler=True, now=now)
         session.dial = connection
-        session.refreshed = False
+        session.refreshed = session.begun = False
         if record is not None:
             session.paths.peer_record(record, now)
             self.relaying.offer(session, now)
         if peer in self.finder.hints:
             session.paths.add_candidates([(addr, "seed") for addr in self.finder.hints[peer]], now)
+        ports.metrics.count(DIALS)
+        if not self.begin_dial(session, now):
+            session.refreshed = True
+            self.finder.look_up(peer, now)  # what we know of it names nowhere to go: an old record, perhaps
+            self.arm(session)
+
+    def begin_dial(self, session: Session, now: float) -> bool:
+        """Send a dial's first flight, now that there may be somewhere to send it; False when there is not."""
+        dial = session.dial
+        if dial is None or session.begun:
+            return session.begun
         best = session.paths.best_guess()
         if best is None:
-            connection.abandon(NoPathError(f"{peer.short} has published no usable address"))
-            return
+            return False
+        session.begun = True
         session.paths.begin(best, now)
-        ports.metrics.count(DIALS)
-        self._dirty[connection] = None
+        self._dirty[dial] = None
         self.probing.drain(session, now)
-        ports.events.on_dirty()
+        self.ports.events.on_dirty()
+        return True
 
     def _new_connection(self, engine: Engine, peer: NodeId, *, dialler: bool, now: float) -> Connection:
         connection = Connection(
@@ -253,8 +283,9 @@ class Peers:
             attempts = [(str(c.addr), c.outcome) for c in session.paths.candidates()]
             heard = connection.bytes_in > 0
             text = "stopped answering during the handshake" if heard else "did not answer"
+            at = f"{text} at {', '.join(a for a, _ in attempts)}" if attempts else "has published no usable address"
             error: MeshError = (HandshakeTimeout if heard else NoPathError)(
-                f"{session.peer.short} {text} at {', '.join(a for a, _ in attempts) or 'any address'}",
+                f"{session.peer.short} {at}",
                 hint="is it running and reachable from here? `meshnode resolve` shows what it published",
             )
             if isinstance(error, NoPathError | HandshakeTimeout):
@@ -405,7 +436,8 @@ class Peers:
 
     def next_deadline(self) -> float | None:
         """The first timer of all sessions."""
-        return earlier(self._deadlines.earliest(), self.probing.next_deadline())
+        at = earlier(self._deadlines.earliest(), self.probing.next_deadline())
+        return earlier(at, self.searching.next_deadline())
 
     def tick(self, now: float) -> None:
         """Let due timers fire."""
@@ -414,6 +446,7 @@ class Peers:
             if session is not None:
                 self._tick(session, now)
         self.probing.tick(now)
+        self.searching.tick(now)
 
     def _tick(self, session: Session, now: float) -> None:
         for connection in session.connections():
@@ -509,7 +542,11 @@ class Peers:
 
     def on_frame(self, connection: Connection, fields: list[object]) -> None:
         """A control frame that is not the connection's own business."""
-        self.relaying.on_control(connection, fields, self.ports.clock.monotonic())
+        now = self.ports.clock.monotonic()
+        if fields[0] == Frame.SEARCH:
+            self.searching.on_control(connection, now)
+        else:
+            self.relaying.on_control(connection, fields, now)
 
     def on_stream(self, connection: Connection, stream: Stream) -> None:
         """The peer opened a stream and said for which service."""
@@ -550,6 +587,7 @@ class Peers:
             session.connection = None
             session.outbox.clear()
             self.relaying.on_closed(connection.peer, now)
+            self.searching.on_closed(connection.peer)
             self.ports.events.on_connection(connection, False)
         self._forget_if_idle(session)
 

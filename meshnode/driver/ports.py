@@ -20,9 +20,15 @@ from meshnode.sealing import Sealer
 
 
 class Link(Protocol):
-    """Where datagrams go. Returns False when the system refused (no route, say)."""
+    """Where datagrams go; ``send`` returns False when the system refused (no route, say).
+
+    A *side* is an extra UDP socket, named by a number: what goes to ``addr.through(side)`` leaves by it, and what
+    comes in by it has such a source. ``open_sides`` returns those that could be had.
+    """
 
     def send(self, addr: Addr, datagrams: list[bytes]) -> bool: ...
+    def open_sides(self, count: int) -> list[int]: ...
+    def close_side(self, side: int) -> None: ...
 
 
 class MeshEvents(Protocol):

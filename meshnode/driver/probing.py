@@ -78,6 +78,7 @@ class Probing:
                 self._peers.outlet.send_sealed(session.peer, effect.addr, body)
             elif isinstance(effect, Switched):
                 metrics.count(SWITCHES)
+                self._peers.searching.on_switched(session, effect.new)
                 events.on_path(session.peer, effect.old, effect.new, effect.why)
                 nudge = nudge or effect.nudge
                 if effect.nudge and effect.new != effect.old:
@@ -101,6 +102,11 @@ class Probing:
         if nudge and connection is not None:
             connection.engine.nudge(now)
             self._peers.touch(connection)
+
+    def ping_once(self, session: Session, addr: Addr) -> None:
+        """Send one probe whose answer says nothing new: whoever gets it probes us in turn."""
+        ping = probe.Ping(0, self._ports.entropy(probe.TX_LENGTH), handle_of(session.connection))
+        self._peers.outlet.send_sealed(session.peer, addr, probe.encode_ping(ping))
 
     def ping(self, connection: Connection, timeout: float, now: float, answer: Callable[[Pinged], None]) -> None:
         """Send one echo over the peer's active path."""

@@ -44,6 +44,7 @@ BAD_FRAME = describe("drop_relay_frame", "relay frames dropped: malformed, of no
 NO_RELAY = describe("relay_unreachable", "datagrams dropped: no path to the relay, or from it to the receiver")
 BAD_CONTROL = describe("drop_relay_control", "relay control frames dropped: malformed or not asked for")
 HELD = describe("relay_reservations", "reservations that relays have granted us")
+TOO_OFTEN = describe("introductions_too_often", "introductions ignored: one of that peer came just before")
 INTRODUCTIONS = describe("introductions", "times that a relay told us to probe a peer, and where")
 
 
@@ -126,7 +127,9 @@ class Relaying:
 
     def _works(self, relay: NodeId) -> bool:
         session = self._peers.sessions.get(relay)
-        return session is not None and session.paths.connectivity is not Connectivity.SUSPENDED
+        if session is None or session.paths.connectivity is Connectivity.SUSPENDED:
+            return False
+        return session.paths.active is not None and not session.paths.active.is_relayed  # no relay through a relay
 
     def _rtt(self, relay: NodeId) -> float:
         connection = self._peers.sessions[relay].connection
@@ -169,6 +172,7 @@ class Relaying:
             return
         if TUNNEL in record.capabilities:
             hosts = [e.addr for e in record.endpoints if e.kind in (EndpointKind.HOST, EndpointKind.MAPPED)][:2]
+            hosts = [addr for addr in hosts if self._peers.here.believes(addr)]
             tunnels = [tunnel(str(record.id), addr.host, addr.port) for addr in hosts]
             session.paths.add_candidates([(addr, "record") for addr in tunnels if "%" not in addr.host], now)
         for relay in record.relays:
@@ -228,6 +232,7 @@ class Relaying:
             record = self._peers.finder.cached(session.peer)
             if record is not None and relay in record.relays:
                 session.paths.add_candidates([(relayed(str(relay)), "relay")], now)
+                self._peers.begin_dial(session, now)
                 self._peers.probing.drain(session, now)
         self.wake(now)
 
@@ -236,7 +241,7 @@ class Relaying:
     def ask_introduction(self, session: Session) -> None:
         """Have the relay in use tell both ends as which addresses it sees them."""
         active = session.paths.active
-        if active is None or not active.is_relayed:
+        if active is None or not active.is_relayed or session.connection is None:
             return
         holding = self._by_text.get(relay_of(active))
         relay = self._peers.sessions.get(holding.relay) if holding is not None else None
@@ -273,8 +278,13 @@ class Relaying:
             raise ValueError("not asked for: no connection with that peer, or no reservation there")
         if not is_dialable(addr) or not 0 <= delay_ms <= 1000:
             raise ValueError("nobody can be there")
+        if self._peers.searching.too_soon(session.peer, now):
+            self._ports.metrics.count(TOO_OFTEN)
+            return
         self._ports.metrics.count(INTRODUCTIONS)
-        session.paths.introduced(addr, now + delay_ms / 1000, now)
+        begin = now + delay_ms / 1000
+        session.paths.introduced(addr, begin, now)
+        self._peers.searching.introduced(session, addr, begin, now)
         self._peers.probing.drain(session, now)
         self._peers.arm(session)
 

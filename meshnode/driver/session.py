@@ -21,6 +21,7 @@ class Session:
 
     __slots__ = (
         "arrivals",
+        "begun",
         "connection",
         "deferred",
         "dial",
@@ -37,6 +38,7 @@ class Session:
         self.paths = paths
         self.connection: Connection | None = None
         self.dial: Connection | None = None
+        self.begun = False  # the dial's first flight is out
         self.refreshed = False
         self.arrivals: dict[Connection, Addr] = {}
         self.held: HeldInitial | None = None

@@ -340,11 +340,12 @@ class _Incoming(asyncio.Protocol):
     def _flush(self) -> None:
         if self._transport is None:
             return
-        for data in self._websocket.data_to_send():
-            if data:
-                self._transport.write(data)
-            else:
-                self._transport.close()
+        pieces = self._websocket.data_to_send()
+        data = b"".join(pieces)
+        if data:  # one TLS record and one system call for a batch of datagrams
+            self._transport.write(data)
+        if b"" in pieces:  # the protocol's sign for the end
+            self._transport.close()
 
 
 def _client_context() -> ssl.SSLContext:

@@ -35,16 +35,29 @@ OnBatch = Callable[[list[tuple[bytes, Addr]]], None]
 
 
 class UdpSocket:
-    """A node's socket. ``on_batch`` gets what arrived, at most 64 datagrams or so at a time."""
+    """A node's socket. ``on_batch`` gets what arrived, at most 64 datagrams or so at a time.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_batch: OnBatch, metrics: Metrics) -> None:
+    An extra one (``side``) marks the sources of what it receives; a ``buffer`` may be shared, for it is only used
+    while reading.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_batch: OnBatch,
+        metrics: Metrics,
+        *,
+        side: int | None = None,
+        buffer: bytearray | None = None,
+    ) -> None:
         self._loop = loop
+        self._side = side
         self._on_batch = on_batch
         self._metrics = metrics
         self._socket: socket.socket | None = None
         self._v6 = False
         self._gso = True
-        self._buffer = bytearray(65_536)
+        self._buffer = bytearray(65_536) if buffer is None else buffer
         self._view = memoryview(self._buffer)
         self._froms: dict[tuple[object, ...], Addr] = {}
         self._tos: dict[Addr, tuple[str, int] | tuple[str, int, int, int] | None] = {}
@@ -116,7 +129,10 @@ class UdpSocket:
         host = str(name[0])
         if len(name) == 4 and name[3] and "%" not in host:
             host = f"{host}%{socket.if_indextoname(int(str(name[3])))}"
-        source = self._froms[name] = Addr(canonical_host(host), int(str(name[1])))
+        source = Addr(canonical_host(host), int(str(name[1])))
+        if self._side is not None:
+            source = source.through(self._side)
+        self._froms[name] = source
         return source
 
     # ---- sending
@@ -183,6 +199,8 @@ class UdpSocket:
         if len(self._tos) >= MAX_ADDRESSES:
             self._tos.clear()
         host, _, scope = addr.host.partition("%")
+        if self._side is not None:
+            scope = ""
         to: tuple[str, int] | tuple[str, int, int, int] | None
         if self._v6:
             mapped = host if ":" in host else f"::ffff:{host}"

@@ -52,8 +52,12 @@ class Candidate:
 
     @property
     def rank(self) -> int:
-        """The kind of path, the best first: direct, relayed, tunnel."""
-        return 0 if self.addr.is_udp else 1 if self.addr.is_relayed else 2
+        """The kind of path, the best first: direct, tunnel, relayed.
+
+        A tunnel goes to the peer itself. Were it the last choice, two relays whose client has no UDP would be reached
+        through each other, and carry nothing for it.
+        """
+        return 0 if self.addr.is_udp else 1 if self.addr.is_tunnel else 2
 
     @property
     def outcome(self) -> str:

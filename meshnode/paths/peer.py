@@ -36,7 +36,7 @@ from meshnode.paths.effects import (
 )
 from meshnode.paths.monitor import Monitor
 from meshnode.paths.mtu import MtuSearch
-from meshnode.paths.networks import on_networks
+from meshnode.paths.networks import Here, on_networks
 from meshnode.paths.upgrade import Upgrade
 from meshnode.record import EndpointKind, EndpointRecord
 
@@ -72,7 +72,7 @@ class PeerPaths:
         self._previous: Candidate | None = None
         self._probes: dict[bytes, tuple[Addr, float, int]] = {}
         self._effects: list[Effect] = []
-        self._networks: tuple[tuple[str, int], ...] = ()
+        self._here = Here()
         self._credit = 0
         self._moved = False
         self._step = 0
@@ -97,15 +97,15 @@ class PeerPaths:
 
     # ---- candidates
 
-    def set_local_networks(self, networks: Iterable[tuple[str, int]]) -> None:
-        """Tell which networks this host is on (address, prefix length)."""
-        self._networks = tuple(networks)
+    def set_here(self, here: Here) -> None:
+        """Tell which networks this host is on, and which addresses are its own."""
+        self._here = here
 
     def path_kind(self, addr: Addr) -> str:
         """``relay``; ``lan`` when the address is on one of our networks or loopback; else ``direct``."""
         if not addr.is_udp:
             return "relay" if addr.is_relayed else "direct"
-        return "lan" if on_networks(addr, self._networks) else "direct"
+        return "lan" if on_networks(addr, self._here.networks) else "direct"
 
     def addresses(self) -> list[Addr]:
         """All candidate addresses."""
@@ -144,7 +144,7 @@ class PeerPaths:
 
     def peer_record(self, record: EndpointRecord, now: float) -> None:
         """The peer says where it is: probe what is new, forget what is gone."""
-        listed = {endpoint.addr: None for endpoint in record.endpoints}
+        listed = {e.addr: None for e in record.endpoints if self._here.believes(e.addr)}
         self._behind_nat = any(endpoint.kind is EndpointKind.REFLEXIVE for endpoint in record.endpoints)
         kept = (self._current, self._previous)  # what may be in use: its answers must find their candidate
         for addr, candidate in list(self._candidates.items()):
@@ -175,7 +175,7 @@ class PeerPaths:
 
         def rank(candidate: Candidate) -> tuple[bool, bool, bool, int]:
             lan = candidate.addr.is_udp and self.path_kind(candidate.addr) == "lan"
-            first = candidate.rank == 1 if self._behind_nat else candidate.rank == 0
+            first = candidate.addr.is_relayed if self._behind_nat else candidate.rank == 0
             return candidate.state is not PathState.VALIDATED, not lan, not first, candidate.rank
 
         best = min(self._candidates.values(), key=rank, default=None)
@@ -213,6 +213,7 @@ class PeerPaths:
         self._mtu = BASE_MTU  # a new connection's engine begins there, whatever the last one had reached
         self._settle(now)
         self._use(current, now)
+        self._upgrade.again(now)  # both ends are ready now: an introduction before that found only one of them
         self._effects.append(Switched(old, current.addr, "accepted", False))
         self._note(now, "accepted")
 
@@ -345,13 +346,15 @@ class PeerPaths:
 
     def introduced(self, addr: Addr, at: float, now: float) -> None:
         """A relay that both of us use sees the peer as ``addr``, and has told the peer the same of us."""
+        if not self._here.believes(addr):
+            return
         self._candidate(addr, "introduced")
         self.punch(max(at, now))
 
     def on_duplicate(self, addr: Addr) -> None:
         """A sealed datagram came twice by this way."""
         found = self._candidates.get(addr)
-        if found is not None and found.rank == 1:
+        if found is not None and found.addr.is_relayed:
             found.fates.append(False)
 
     # ---- hints of the connection above
@@ -361,6 +364,8 @@ class PeerPaths:
         if count and not self._in_flight:
             self._flight_began = now
         self._in_flight = count
+        if count and self._current is not None:
+            self._current.mtu.busy(now)
 
     def note_sent(self, size: int, now: float) -> None:
         """So many bytes went to the active address."""
@@ -402,6 +407,7 @@ class PeerPaths:
             self._next_probe,
             self._confirm_by,
             mtu_at,
+            self._current.mtu.confirm_at,
             self._keepalive_at,
             self._dial_at,
             self._upgrade.at,
@@ -457,6 +463,8 @@ class PeerPaths:
             size = current.mtu.probe(current.rtt or 0.1, now)
             if size is not None:
                 self._probe(current, 0, now, pad_to=size)
+        if current.mtu.confirm_at is not None and current.mtu.confirm_at <= now:
+            self._confirm_size(current, now)
         if self._upgrade.at is not None and self._upgrade.at <= now:
             self._upgrade_step(current, now)
         if self._monitor.at is not None and self._monitor.at <= now:
@@ -466,6 +474,17 @@ class PeerPaths:
             if now - current.last_heard > KEEPALIVE_S * 0.5 and self._silent_since is None:
                 self._keepalive_sent = now
                 self._probe(current, 0, now)
+
+    def _confirm_size(self, current: Candidate, now: float) -> None:
+        if not self._in_flight:
+            current.mtu.confirm_at = None
+        elif current.mtu.confirm(current.rtt or 0.1, now):
+            self._probe(current, 0, now, pad_to=current.mtu.size)
+        else:
+            current.mtu.black_hole(now)
+            self._set_mtu(BASE_MTU)
+            self._effects.append(Switched(current.addr, current.addr, "black hole", True))
+            self._note(now, "black hole")
 
     def _seek(self, now: float) -> None:
         if self._silent_since is None:
@@ -512,7 +531,7 @@ class PeerPaths:
         if current.rank == 0:
             self._upgrade.end()
             return
-        if self._upgrade.step(now) and current.rank == 1:
+        if self._upgrade.step(now) and current.addr.is_relayed:
             self._effects.append(NeedIntroduction())
         for candidate in list(self._candidates.values()):
             if candidate.rank < current.rank and now >= candidate.trusted_at:
@@ -521,9 +540,9 @@ class PeerPaths:
     def _monitor_step(self, current: Candidate, now: float) -> None:
         """On a relay: compare it with the others, so that one that drops, delays or repeats is left."""
         busy = self._in_flight > 0 or now - self._last_data < 1.0
-        others = [c for c in self._candidates.values() if c.rank == 1 and c is not current]
-        self._monitor.step(current.rank == 1, busy and bool(others), now, self._candidates)
-        if not busy or current.rank != 1 or self._silent_since is not None:
+        others = [c for c in self._candidates.values() if c.addr.is_relayed and c is not current]
+        self._monitor.step(current.addr.is_relayed, busy and bool(others), now, self._candidates)
+        if not busy or not current.addr.is_relayed or self._silent_since is not None:
             return
         for other in others:
             if other.state is PathState.VALIDATED and self._monitor.prefers(other, current):
@@ -548,7 +567,7 @@ class PeerPaths:
             self._monitor.end()
         else:
             self._upgrade.begin(now)
-            if current.rank == 1:
+            if current.addr.is_relayed:
                 self._monitor.begin(now)
 
     # ---- helpers
@@ -577,7 +596,7 @@ class PeerPaths:
         since = self._silent_since if self._silent_since is not None else self._dialled
         patient = since is None or now - since < TUNNEL_AFTER_S
         for candidate in list(self._candidates.values()):
-            if candidate.rank == 2 and patient and candidate is not self._current:
+            if candidate.addr.is_tunnel and patient and candidate is not self._current:
                 continue
             if include_active or candidate is not self._current:
                 self._probe(candidate, flags, now)

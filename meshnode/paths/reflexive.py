@@ -94,8 +94,18 @@ class NatView:
         return tuple(found)
 
     def symmetric(self, now: float) -> bool:
-        """True when a peer cannot know our port in advance."""
-        return any(self.mapping(family, now) is Mapping.DEPENDENT for family in (4, 6))
+        """True when a peer cannot know our port in advance, as far as we know.
+
+        Of a NAT that a single observer has seen, one that keeps the inside port is taken for endpoint-independent.
+        """
+        for family in (4, 6):
+            mapping = self.mapping(family, now)
+            if mapping is Mapping.DEPENDENT:
+                return True
+            ports = {addr.port for addr in self._own}
+            if mapping is Mapping.UNKNOWN and any(o.seen.port not in ports for o in self._fresh(family, now)):
+                return True
+        return False
 
     def to_json(self, now: float) -> dict[str, object]:
         """Return the picture for people and scripts."""

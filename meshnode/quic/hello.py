@@ -34,6 +34,7 @@ class Frame(IntEnum):
     RELAY_REFUSE = 6
     INTRODUCE = 7
     INTRODUCED = 8
+    SEARCH = 9
 
 
 class CloseCode(IntEnum):

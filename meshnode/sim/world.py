@@ -28,6 +28,7 @@ from meshnode.sim.link import ModelEngines
 from meshnode.sim.nat import Behaviour, Nat, Receiver, Sites
 
 EPOCH = 1_700_000_000.0
+FIRST_SIDE_PORT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,19 @@ class Inbox:
     times: list[float] = field(default_factory=list)
 
 
+class SimSide:
+    """An extra socket of a node."""
+
+    def __init__(self, node: SimNode, number: int) -> None:
+        self._node = node
+        self.number = number
+        self.port = FIRST_SIDE_PORT + number
+
+    def receive(self, datagram: bytes, source: Addr) -> None:
+        """A datagram has arrived."""
+        self._node.receive(datagram, source.through(self.number))
+
+
 class SimNode:
     """One node: a Mesh, an address, and a timer in the world's queue."""
 
@@ -167,6 +181,8 @@ class SimNode:
         identity = Identity(world.entropy(32))
         seal = sealer(identity, MeshKey.from_text("sim"), world, world.entropy, born=world.wall() - 1)
         self._seq = 0
+        self._sides: dict[int, SimSide] = {}
+        self._side_count = 0
         self._timer_at: float | None = None
         self._flushing = False
         self.mesh = Mesh(
@@ -207,15 +223,21 @@ class SimNode:
 
         ``nat`` is the NAT that it is behind from now on; None puts it on the open Internet.
         """
-        self.world.sites.leave(self.nat, self.addr)
+        self._leave()
         self.addr, self.nat = Addr(host, self.addr.port), nat
         self.world.sites.enter(nat, self.addr, self)
+        for side in self._sides.values():
+            self.world.sites.enter(nat, Addr(host, side.port), side)
         self._announce(moved=True)
 
     def kill(self) -> None:
         """Vanish without a word."""
         self.alive = False
-        self.world.sites.leave(self.nat, self.addr)
+        self._leave()
+
+    def _leave(self) -> None:
+        for port in (self.addr.port, *(side.port for side in self._sides.values())):
+            self.world.sites.leave(self.nat, Addr(self.addr.host, port))
 
     def join(self, seed: SimNode) -> None:
         """Learn of one node to begin with."""
@@ -229,10 +251,31 @@ class SimNode:
 
     def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
         """The Link of the mesh."""
+        source = self.addr
+        if addr.side is not None:
+            side = self._sides.get(addr.side)
+            if side is None:
+                return False
+            source, addr = Addr(source.host, side.port), Addr(addr.host.partition("%")[0], addr.port)
         if self.alive:
             for datagram in datagrams:
-                self.world.deliver(self.addr, addr, datagram, self.nat)
+                self.world.deliver(source, addr, datagram, self.nat)
         return True
+
+    def open_sides(self, count: int) -> list[int]:
+        """The Link of the mesh."""
+        fresh = range(self._side_count, self._side_count + count)
+        self._side_count += count
+        for number in fresh:
+            side = self._sides[number] = SimSide(self, number)
+            self.world.sites.enter(self.nat, Addr(self.addr.host, side.port), side)
+        return list(fresh)
+
+    def close_side(self, side: int) -> None:
+        """The Link of the mesh."""
+        closed = self._sides.pop(side, None)
+        if closed is not None:
+            self.world.sites.leave(self.nat, Addr(self.addr.host, closed.port))
 
     def _arm(self) -> None:
         at = self.mesh.next_deadline()

@@ -19,6 +19,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +34,7 @@ CONNECT_PROXY = Path(__file__).with_name("connect_proxy.py")
 TUN = "nat0"
 SPARE = "spare0"
 TABLE = 100
+CARRIER_S = 1.2
 KINDS = ("open", "full_cone", "address_restricted", "port_restricted", "symmetric", "blocked_udp")
 USERSPACE = {"full_cone": "any", "address_restricted": "host", "port_restricted": "port", "symmetric": "port"}
 T = TypeVar("T")
@@ -70,7 +72,8 @@ def udp_socket(namespace: Namespace, host: str, port: int) -> socket.socket:
 def rehome(moves: dict[Host, tuple[Switch, str, str | None]]) -> None:
     """Move hosts to other networks (switch, address, gateway) at the same moment, as if they changed to another Wi-Fi.
 
-    The new cables are laid first; each host then swaps in one run of ``ip``.
+    The new cables are laid first and carry: a kernel tells of new carriers only once a second (linkwatch), which would
+    hold up every third move by just that. Each host then swaps in one run of ``ip``.
     """
     swaps: dict[Host, list[str]] = {}
     for host, (switch, address, gateway) in moves.items():
@@ -78,9 +81,11 @@ def rehome(moves: dict[Host, tuple[Switch, str, str | None]]) -> None:
         ends = ("ip", "link", "add", port, "netns", switch.name, "type", "veth", "peer", "name", SPARE)
         netns.run(*ends, "netns", host.name)
         switch.ip(f"link set {port} master {BRIDGE} up")
+        host.ip(f"link set {SPARE} addrgenmode none", f"link set {SPARE} up")
         host._gateway = gateway
-        swap = (f"link del {IFACE}", f"link set {SPARE} name {IFACE}", f"link set {IFACE} up")
+        swap = (f"link del {IFACE}", f"link set {SPARE} name {IFACE}")  # live renaming: Linux 6.2
         swaps[host] = [*swap, *host._address(address)]
+    time.sleep(CARRIER_S)
     with ThreadPoolExecutor(len(moves)) as pool:
         list(pool.map(lambda host: host.ip(*swaps[host]), swaps))
 
@@ -213,6 +218,19 @@ class NatSite(Router):
         """Drop all UDP between inside and outside, or let it through again. TCP stays."""
         self.blocked = blocked
         self._masquerade()
+
+    def cut(self, *others: str) -> None:
+        """Drop UDP from and to these outside addresses only; without any, drop none."""
+        drops = [f"ip {way} {{ {', '.join(others)} }} meta l4proto udp drop;" for way in ("saddr", "daddr") if others]
+        hook = "type filter hook prerouting priority -400;"
+        lines = ["table ip cut {", "}", "delete table ip cut", "table ip cut {", "chain cut {", hook, *drops, "}", "}"]
+        self.exec("nft", "-f", "-", stdin="\n".join(lines) + "\n")
+
+    def only_tcp_to(self, address: str) -> None:
+        """Let nothing out but TCP to this address (a proxy): UDP must be blocked already."""
+        rule = f'iifname "{BRIDGE}" meta l4proto tcp ip daddr != {address} drop'
+        self.exec("nft", "add", "chain", "ip", "lab", "wall", "{ type filter hook forward priority -1; }")
+        self.exec("nft", "add", "rule", "ip", "lab", "wall", *rule.split())
 
     def set_timeout(self, seconds: float) -> None:
         """How long an unused mapping lives; the kernel counts whole seconds. Existing ones keep their old term."""

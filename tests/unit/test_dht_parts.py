@@ -31,6 +31,7 @@ from meshnode.discovery.dht.messages import (
 from meshnode.discovery.dht.store import Put, RecordStore, Watcher, Watchers
 from meshnode.discovery.dht.table import Table
 from meshnode.identity import Identity, NodeId
+from meshnode.limits import DHT_MAX_BODY
 from meshnode.record import Endpoint, EndpointRecord, sign_record
 from meshnode.wire import WireError
 
@@ -73,9 +74,9 @@ def _tell(net: Net, node: SimNode, sender: Identity, body: bytes, src: Addr = HO
     ],
 )
 def test_messages_survive_the_wire(message: object) -> None:
-    for pad in (0, 33, 300, 1130):
+    for pad in (0, 33, 300, DHT_MAX_BODY):
         body = encode_message(message, pad_to=pad)  # type: ignore[arg-type]
-        assert len(body) <= 1130
+        assert len(body) <= DHT_MAX_BODY
         assert decode_message(body) == message
 
 
@@ -119,7 +120,7 @@ def test_an_answer_is_never_longer_than_its_request_without_a_token() -> None:
     owner, asker = _identity(9), _identity(10)
     node.dht._shared.store.put(_record(owner, 5), "x", net.now, net.wall())
     key = owner.id.dht_key
-    for pad in (0, 60, 120, 200, 400, 700, 1130):
+    for pad in (0, 60, 120, 200, 400, 700, DHT_MAX_BODY):
         for request in (Ping(TX), Find(TX, key), Get(TX, key), Watch(TX, b"", key, 0, 90)):
             body = encode_message(request, pad_to=pad)
             for reply in _tell(net, node, asker, body):
@@ -159,7 +160,7 @@ def test_an_unproven_watcher_is_sent_no_more_than_it_sent() -> None:
     node = net.add()
     owner, watcher = _identity(9), _identity(10)
     node.dht._shared.store.put(_record(owner, 5), "x", net.now, net.wall())
-    body = encode_message(Watch(TX, b"", owner.id.dht_key, 5, 90), pad_to=1130)
+    body = encode_message(Watch(TX, b"", owner.id.dht_key, 5, 90), pad_to=DHT_MAX_BODY)
     sent = sum(map(len, _tell(net, node, watcher, body)))
     for seq in range(6, 30):
         pushed = _tell(
@@ -184,7 +185,7 @@ def test_a_pushed_record_of_an_unwatched_key_gets_no_answer() -> None:
 def test_an_asker_is_no_contact_until_it_answers() -> None:
     net = Net(6)
     node = net.add()
-    _tell(net, node, _identity(3), encode_message(Find(TX, bytes(20)), pad_to=1130))
+    _tell(net, node, _identity(3), encode_message(Find(TX, bytes(20)), pad_to=DHT_MAX_BODY))
     assert node.dht.contacts() == []
 
 

@@ -11,6 +11,7 @@ from meshnode.identity import Identity
 from meshnode.limits import BASE_MTU, INITIAL_WINDOW, MAX_CANDIDATES
 from meshnode.paths.candidate import Connectivity
 from meshnode.paths.effects import Effect, MtuChanged, NeedRecord, Resumed, SendProbe, Suspended, Switched, Validated
+from meshnode.paths.networks import Here
 from meshnode.paths.peer import CONFIRM_S, MOVED, SEEKING, SUSPEND_AFTER_S, PeerPaths
 from meshnode.record import Endpoint, EndpointRecord
 
@@ -360,6 +361,34 @@ def test_thousands_of_addresses_stay_within_the_bound_and_never_push_out_the_act
 
 def test_an_address_on_our_own_network_is_tried_first() -> None:
     wire = Wire()
-    wire.paths.set_local_networks([("10.9.0.1", 24)])
+    wire.paths.set_here(Here((("10.9.0.1", 24),)))
     wire.paths.add_candidates([(Addr("198.51.100.1", 1), "record"), (Addr("10.9.0.7", 1), "record")], wire.now)
     assert wire.paths.best_guess() == Addr("10.9.0.7", 1)
+
+
+def test_a_black_hole_is_noticed_while_small_packets_still_pass() -> None:
+    wire = connected(A)
+    assert wire.paths.candidates()[0].mtu.size > BASE_MTU
+    wire.mtu = 1300
+    began = wire.now
+    while not wire.seen(MtuChanged) and wire.now < began + 10:
+        wire.paths.set_in_flight(50_000, wire.now)
+        wire.paths.on_received(A, 40, True, wire.now)  # the peer's small packets: nothing looks silent
+        wire.run(0.05)
+    assert [effect.size for effect in wire.seen(MtuChanged)] == [BASE_MTU]
+    assert wire.now - began < 2.5
+    wire.paths.set_in_flight(0, wire.now)
+    wire.run(8.0)
+    assert 1250 < wire.seen(MtuChanged)[-1].size <= 1300, "what the path carries now is searched for"
+
+
+def test_an_idle_path_costs_no_confirmations() -> None:
+    wire = connected(A)
+    wire.run(1.0)
+    wire.paths.set_in_flight(1_000, wire.now)
+    wire.run(0.02)
+    wire.paths.on_received(A, 40, True, wire.now)
+    wire.paths.set_in_flight(0, wire.now)
+    wire.effects.clear()
+    wire.run(10.0)
+    assert [effect for effect in wire.seen(SendProbe) if effect.pad_to] == []

@@ -1,0 +1,110 @@
+"""Relay frames byte by byte as the reference has them, and what a relay lets through."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import pytest
+
+from meshnode.address import Addr, pack_addr
+from meshnode.identity import Identity
+from meshnode.limits import RELAY_BURST_S, RELAY_CONSENT_S
+from meshnode.metrics import Metrics
+from meshnode.quic.hello import Frame, frame
+from meshnode.relay.frames import DOWN, FRAME_OVERHEAD, UP, label, make_frame, parse_frame, proven
+from meshnode.relay.server import RelayLimits, RelayServer, Reservation
+from meshnode.wire import decode
+
+ONE, TWO, THREE = (Identity(bytes([n]) * 32).id for n in (1, 2, 3))
+KEY, RESERVATION = bytes(range(32)), b"reserved"
+
+
+def test_a_frame_is_laid_out_as_the_reference_says() -> None:
+    made = make_frame(KEY, UP, RESERVATION, label(TWO), b"inner")
+    mac = hashlib.blake2b(TWO.raw[:8] + b"inner", key=KEY, digest_size=8, person=b"mesh-relay-up").digest()
+    assert made == b"\x02" + RESERVATION + mac + TWO.raw[:8] + b"inner"
+    assert len(made) == FRAME_OVERHEAD + 5 == 30
+
+
+def test_a_frame_proves_its_leg_in_its_direction_only() -> None:
+    parsed = parse_frame(make_frame(KEY, UP, RESERVATION, label(TWO), b"inner"))
+    assert parsed is not None
+    assert proven(parsed, KEY, UP)
+    assert not proven(parsed, KEY, DOWN)
+    assert not proven(parsed, bytes(32), UP)
+    assert not proven(parsed._replace(inner=b"other"), KEY, UP)
+    assert not proven(parsed._replace(peer=label(THREE)), KEY, UP)
+
+
+@pytest.mark.parametrize("length", [*range(26), 40])
+def test_what_is_too_short_or_no_frame_is_none(length: int) -> None:
+    assert parse_frame(b"\x02" * min(length, FRAME_OVERHEAD) if length < 26 else b"\x01" * length) is None
+
+
+def test_control_frames_are_what_the_reference_says() -> None:
+    addr = Addr("198.51.100.7", 258)
+    for kind, fields, expected in (
+        (Frame.RELAY_ASK, (), [4]),
+        (Frame.RELAY_GRANT, (RESERVATION, KEY), [5, RESERVATION, KEY]),
+        (Frame.RELAY_REFUSE, ("full",), [6, "full"]),
+        (Frame.INTRODUCE, (bytes(ONE),), [7, bytes(ONE)]),
+        (Frame.INTRODUCED, (bytes(ONE), pack_addr(addr), 9), [8, bytes(ONE), b"\xc6\x33\x64\x07\x01\x02", 9]),
+        (Frame.SEARCH, (), [9]),
+    ):
+        made = frame(kind, *fields)
+        assert int.from_bytes(made[:2], "big") == len(made) - 2
+        assert decode(made[2:], 200) == expected
+
+
+def _server(**limits: float) -> tuple[RelayServer, Metrics, list[Reservation]]:
+    metrics = Metrics()
+    made = RelayServer(RelayLimits(**limits), lambda peer: peer != THREE, random.Random(1).randbytes, metrics, 0.0)  # type: ignore[arg-type]
+    legs = [made.reserve(peer, 0.0) for peer in (ONE, TWO)]
+    assert all(isinstance(leg, Reservation) for leg in legs)
+    return made, metrics, legs  # type: ignore[return-value]
+
+
+def _up(server: RelayServer, leg: Reservation, to: bytes, inner: bytes, now: float) -> object:
+    parsed = parse_frame(make_frame(leg.key, UP, leg.id, to, inner))
+    assert parsed is not None
+    return server.forward(parsed, now)
+
+
+def test_a_relay_makes_one_frame_of_one_and_names_the_true_sender() -> None:
+    server, _, (one, two) = _server()
+    forwarded = _up(server, one, label(TWO), b"inner", 0.0)
+    assert isinstance(forwarded, tuple)
+    to, made = forwarded
+    parsed = parse_frame(made)
+    assert parsed is not None
+    assert (to, parsed.peer, parsed.inner, len(made)) == (TWO, label(ONE), b"inner", 30)
+    assert proven(parsed, two.key, DOWN)
+
+
+def test_whoever_is_not_allowed_gets_no_reservation_and_frames_to_nobody_are_dropped() -> None:
+    server, metrics, (one, _) = _server()
+    assert isinstance(server.reserve(THREE, 0.0), str)
+    assert _up(server, one, label(THREE), b"x", 0.0) is None
+    assert _up(server, one, label(ONE), b"x", 0.0) is None, "no echo to oneself"
+    assert metrics.counters == {"relay_refused": 1, "relay_no_peer": 2}
+
+
+def test_what_is_over_the_limit_is_dropped_and_counted() -> None:
+    server, metrics, (one, _) = _server(client_bytes=100_000.0, client_packets=1e6)
+    passed = sum(_up(server, one, label(TWO), bytes(1_000), tick / 1_000) is not None for tick in range(1_000))
+    assert passed == pytest.approx(100 * (1 + RELAY_BURST_S), abs=2)
+    assert metrics.counters["relay_over_limit"] == 1_000 - passed
+
+
+def test_only_those_are_introduced_who_lately_sent_each_other_something() -> None:
+    server, metrics, (one, two) = _server()
+    assert not server.may_introduce(ONE, TWO, 0.0)
+    _up(server, one, label(TWO), b"x", 0.0)
+    assert not server.may_introduce(ONE, TWO, 0.0), "the other has not answered"
+    _up(server, two, label(ONE), b"x", 0.0)
+    assert server.may_introduce(ONE, TWO, 0.0)
+    assert not server.may_introduce(TWO, ONE, 0.5), "once a second, whoever asks"
+    assert server.may_introduce(TWO, ONE, 1.1)
+    assert not server.may_introduce(ONE, TWO, RELAY_CONSENT_S + 1)
+    assert metrics.counters["relay_no_consent"] == 3
