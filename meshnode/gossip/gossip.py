@@ -37,7 +37,6 @@ from meshnode.gossip.entry import REJECTED, Entry, EntryReject, Key, Kind, id_of
 from meshnode.gossip.kinds import Accusation, Member, parse_accusation, parse_member
 from meshnode.gossip.members import NEEDED, Members
 from meshnode.gossip.messages import (
-    Ack,
     Contact,
     Disconnect,
     Eager,
@@ -49,7 +48,6 @@ from meshnode.gossip.messages import (
     Message,
     Neighbour,
     NeighbourReply,
-    Ping,
     ProbeAsk,
     ProbeTell,
     Prune,
@@ -162,7 +160,14 @@ class Gossip:
             self.metrics.count(BANNED)
             return
         self.detector.on_heard(peer, now)
-        _HANDLERS[type(message)](self, peer, message, now)
+        kind = type(message)
+        if kind in _SCOPED and message.scope:  # type: ignore[union-attr]
+            self._effects.append(Scoped(peer, message))  # type: ignore[arg-type]
+        elif kind in _NEIGHBOURLY and peer not in self.views.active:
+            self.metrics.count(STRANGER)
+            self.views.on_stranger(peer)
+        else:
+            _HANDLERS[kind](self, peer, message, now)
         self._route(now)
 
     def tick(self, now: float, wall: float) -> None:
@@ -293,6 +298,10 @@ class Gossip:
             self.views.on_alive(peer, now)
         self._route(now)
 
+    def on_probed(self, peer: NodeId, now: float) -> None:
+        """``peer`` has sent us a probe: it lives, and need not be probed in turn."""
+        self.detector.on_heard(peer, now)
+
     def on_drained(self, peer: NodeId, now: float) -> None:
         """The link had been too full for gossip, and is so no longer: see what was lost."""
         self.reconciler.ask(peer, now)
@@ -301,9 +310,6 @@ class Gossip:
     # ---- entries
 
     def _on_eager(self, peer: NodeId, message: Eager, now: float) -> None:
-        if peer not in self.views.active:
-            self.metrics.count(STRANGER)
-            return
         for hops, payload in message.items:
             item = id_of(payload)
             if self.broadcast.knows(item):
@@ -319,9 +325,6 @@ class Gossip:
 
     def _on_entries(self, peer: NodeId, message: Entries, now: float) -> None:
         ids = [id_of(payload) for payload in message.payloads]
-        if peer not in self.views.active:
-            self.metrics.count(STRANGER)
-            return
         self.reconciler.on_entries(peer, message, ids, now)
         for item, payload in zip(ids, message.payloads, strict=True):
             if self.store.by_id(item) is None:
@@ -386,12 +389,6 @@ class Gossip:
         self._seq = entry.seq
         if entry.kind == Kind.MEMBER:
             self._refute_soon(now)
-
-    def _on_sync_ask(self, peer: NodeId, message: SyncAsk, now: float) -> None:
-        if peer in self.views.active:
-            self.reconciler.on_ask(peer, message, now)
-        else:
-            self.metrics.count(STRANGER)
 
     def _payload(self, item: bytes) -> bytes | None:
         entry = self.store.by_id(item)
@@ -559,23 +556,13 @@ class Gossip:
 _Handler = Callable[[Gossip, NodeId, Any, float], None]
 
 
-def _broadcast(handle: _Handler) -> _Handler:
-    """Messages of other trees go up as they are."""
-
-    def on_message(gossip: Gossip, peer: NodeId, message: Any, now: float) -> None:
-        if message.scope:
-            gossip._effects.append(Scoped(peer, message))
-        else:
-            handle(gossip, peer, message, now)
-
-    return on_message
-
-
 def _on_graft(gossip: Gossip, peer: NodeId, message: Graft, now: float) -> None:
     found = {item: payload for item in message.ids if (payload := gossip._payload(item)) is not None}
     gossip.broadcast.on_graft(peer, message, found, now)
 
 
+_SCOPED = (Eager, IHave, Graft, Prune)
+_NEIGHBOURLY = (ForwardJoin, Shuffle, ProbeAsk, Eager, IHave, Graft, Prune, SyncAsk, SyncTell, Want, Entries)
 _HANDLERS: dict[type, _Handler] = {
     Join: lambda g, peer, m, now: g.views.on_join(peer, m, now),
     ForwardJoin: lambda g, peer, m, now: g.views.on_forward_join(peer, m, now),
@@ -584,15 +571,13 @@ _HANDLERS: dict[type, _Handler] = {
     Disconnect: lambda g, peer, m, now: g.views.on_disconnect(peer, m, now),
     Shuffle: lambda g, peer, m, now: g.views.on_shuffle(peer, m, now),
     ShuffleReply: lambda g, peer, m, now: g.views.on_shuffle_reply(peer, m, now),
-    Ping: lambda g, peer, m, now: g.detector.on_ping(peer, m, now),
-    Ack: lambda g, peer, m, now: g.detector.on_ack(peer, m, now),
     ProbeAsk: lambda g, peer, m, now: g.detector.on_probe_ask(peer, m, now),
     ProbeTell: lambda g, peer, m, now: g.detector.on_probe_tell(peer, m, now),
-    Eager: _broadcast(lambda g, peer, m, now: g._on_eager(peer, m, now)),
-    IHave: _broadcast(lambda g, peer, m, now: g.broadcast.on_ihave(peer, m, now)),
-    Graft: _broadcast(_on_graft),
-    Prune: _broadcast(lambda g, peer, m, now: g.broadcast.on_prune(peer, now)),
-    SyncAsk: lambda g, peer, m, now: g._on_sync_ask(peer, m, now),
+    Eager: lambda g, peer, m, now: g._on_eager(peer, m, now),
+    IHave: lambda g, peer, m, now: g.broadcast.on_ihave(peer, m, now),
+    Graft: _on_graft,
+    Prune: lambda g, peer, m, now: g.broadcast.on_prune(peer, now),
+    SyncAsk: lambda g, peer, m, now: g.reconciler.on_ask(peer, m, now),
     SyncTell: lambda g, peer, m, now: g.reconciler.on_tell(peer, m, now),
     Want: lambda g, peer, m, now: g.reconciler.on_want(peer, m, now),
     Entries: lambda g, peer, m, now: g._on_entries(peer, m, now),

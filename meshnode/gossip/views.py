@@ -303,6 +303,11 @@ class Views:
         elif back in self.active:
             self._effects.append(Send(back, message))
 
+    def on_stranger(self, peer: NodeId) -> None:
+        """``peer`` takes us for its neighbour, and is none of ours: it had better know."""
+        if peer not in self._pending:
+            self._effects.append(Send(peer, Disconnect(False)))
+
     # ---- inside
 
     def _want(self, contact: Contact, now: float, *, join: bool = False, high: bool = False) -> None:
