@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 Row = tuple[str, float, float, bool]  # what, measured, target, whether more is better
@@ -151,7 +151,13 @@ def _nat(short: bool) -> list[Row]:
     return nat.rows(nat.run(short=short))
 
 
-BENCHES: dict[str, Callable[[bool], list[Row]]] = {
+def _gossip(short: bool) -> Iterable[Row]:
+    from bench import gossip
+
+    return gossip.run(short)
+
+
+BENCHES: dict[str, Callable[[bool], Iterable[Row]]] = {
     "quic": _quic,
     "footprint": _footprint,
     "moves": _moves,
@@ -163,6 +169,7 @@ BENCHES: dict[str, Callable[[bool], list[Row]]] = {
     "slow": _slow,
     "dht": _dht,
     "nat": _nat,
+    "gossip": _gossip,
 }
 
 

@@ -50,6 +50,7 @@ class Config:
     port_mapping: bool = True
     upnp: bool = True
     dht: bool = True
+    gossip: bool = True
     engine: str = "auto"
     passphrase: str | None = field(default=None, repr=False)
     key: str | None = field(default=None, repr=False)

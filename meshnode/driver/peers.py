@@ -12,6 +12,7 @@ from meshnode.address import Addr
 from meshnode.discovery.resolver import Resolution
 from meshnode.driver.deadlines import Deadlines, earlier, is_due
 from meshnode.driver.finding import Finder
+from meshnode.driver.gossiping import Gossiping
 from meshnode.driver.outlet import Outlet
 from meshnode.driver.ports import Ports
 from meshnode.driver.probing import Probing, handle_of
@@ -75,6 +76,7 @@ class Peers:
         own_record: Callable[[], bytes],
         self_changed: Callable[[float], None],
         deliver: Callable[[bytes, Addr, float], None],
+        next_seq: Callable[[], int],
     ) -> None:
         self.ports = ports
         self.outlet = outlet
@@ -85,6 +87,7 @@ class Peers:
         self.probing = Probing(self)
         self.relaying = Relaying(self, deliver)
         self.searching = Searching(self)
+        self.gossip = Gossiping(self, next_seq) if ports.settings.gossip else None
         self.boot = ports.entropy(BOOT_LENGTH)
         self.here = Here()
         self._own_record = own_record
@@ -535,6 +538,8 @@ class Peers:
         self.relaying.wake(now)
         session.answer(connection)
         self.ports.events.on_connection(connection, True)
+        if self.gossip is not None:
+            self.gossip.on_link(peer, True, now)
 
     def on_record(self, connection: Connection, encoded: bytes) -> None:
         """A live peer pushed its newest record."""
@@ -545,7 +550,7 @@ class Peers:
         now = self.ports.clock.monotonic()
         if fields[0] == Frame.SEARCH:
             self.searching.on_control(connection, now)
-        else:
+        elif self.gossip is None or not self.gossip.on_frame(connection, fields, now):
             self.relaying.on_control(connection, fields, now)
 
     def on_stream(self, connection: Connection, stream: Stream) -> None:
@@ -589,6 +594,8 @@ class Peers:
             self.relaying.on_closed(connection.peer, now)
             self.searching.on_closed(connection.peer)
             self.ports.events.on_connection(connection, False)
+            if self.gossip is not None:
+                self.gossip.on_link(connection.peer, False, now)
         self._forget_if_idle(session)
 
     def on_dirty(self, connection: Connection) -> None:

@@ -59,6 +59,7 @@ class MeshSettings:
     use_relays: bool = True
     relay_limits: RelayLimits = DEFAULT_LIMITS
     fresh_port: bool = False
+    gossip: bool = False
 
 
 @dataclass(frozen=True, slots=True)
