@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -114,6 +113,8 @@ class Config:
         path = Path(home).expanduser() / FILE_NAME
         values: dict[str, object] = {}
         if path.exists():
+            import tomllib  # 0.6 MB: only for those who have such a file
+
             try:
                 values.update(tomllib.loads(path.read_text()))
             except (OSError, ValueError) as error:

@@ -8,8 +8,7 @@ it was not proven to be from anybody.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
-from statistics import median
+from collections.abc import Hashable, Iterable
 
 from meshnode.limits import MAX_CLOCKS
 
@@ -37,7 +36,13 @@ class Skew:
     def to_json(self) -> dict[str, float | int | None]:
         """The medians (None: nothing to compare with) and how many peers stand behind the first."""
         return {
-            "offset_s": round(median(self._offsets.values()), 3) if self._offsets else None,
+            "offset_s": _median(self._offsets.values()),
             "peers": len(self._offsets),
-            "stale_offset_s": round(median(self._stale), 3) if self._stale else None,
+            "stale_offset_s": _median(self._stale),
         }
+
+
+def _median(offsets: Iterable[float]) -> float | None:
+    """The middle one, the lower of two (the ``statistics`` module costs 0.6 MB); None when there are none."""
+    ordered = sorted(offsets)
+    return round(ordered[(len(ordered) - 1) // 2], 3) if ordered else None

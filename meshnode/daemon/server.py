@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from meshnode.config import Config
-from meshnode.daemon.diagnose import describe_peer, diagnose, last_change
+from meshnode.daemon.diagnose import describe_peer, last_change
 from meshnode.daemon.paths import is_private, socket_path
 from meshnode.driver.probing import Pinged
 from meshnode.errors import ConfigError, MeshError, NotFound
@@ -114,6 +114,8 @@ class ControlServer:
 
     async def do_doctor(self, id: str | None = None) -> AsyncIterator[dict[str, Any]]:
         """What this network is and, with an id, why that peer is reached as it is."""
+        from meshnode.daemon.diagnose import diagnose  # 0.4 MB, for a question that is seldom asked
+
         async for result in diagnose(self._node, id):
             yield result
 

@@ -12,7 +12,10 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from aioquic import tls
+from meshnode.quic.engines.deferred import deferred
+
+with deferred():
+    from aioquic import tls
 from aioquic._buffer import BufferReadError
 from aioquic.quic import events as quic_events
 from aioquic.quic.configuration import QuicConfiguration
