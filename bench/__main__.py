@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 Row = tuple[str, float, float, bool]  # what, measured, target, whether more is better
@@ -16,7 +15,7 @@ Row = tuple[str, float, float, bool]  # what, measured, target, whether more is 
 def _quic(short: bool, engine: str = "auto") -> list[Row]:
     from bench import quic
 
-    found = quic.run(short=short, engine=engine)
+    found = quic.run(work=quic.SHORT if short else quic.Work(), engine=engine)
     return [
         ("bulk, one stream, ratio to aioquic.asyncio", found["bulk_MBps"]["ratio"], 1.8, True),
         ("64-byte echo p50, ratio to aioquic.asyncio", found["echo_p50_us"]["ratio"], 1.0, False),
@@ -27,7 +26,7 @@ def _quic(short: bool, engine: str = "auto") -> list[Row]:
 def _footprint(short: bool) -> list[Row]:
     from bench import footprint
 
-    found = footprint.run(short=short)
+    found = footprint.run(footprint.SHORT if short else footprint.Work())
     return [
         ("import meshnode, s", found["import_s"], 0.1, False),
         ("process start to ready, s", found["start_to_ready_s"], 0.6, False),
@@ -36,15 +35,96 @@ def _footprint(short: bool) -> list[Row]:
     ]
 
 
+def _namespaces(name: str, *tools: str) -> bool:
+    """True when namespaces can be had; otherwise say why there are no rows."""
+    from meshnode.cli.netns import missing
+
+    reason = missing(*tools)
+    if reason is not None:
+        print(f"{name}: skipped, {reason}", file=sys.stderr)
+    return reason is None
+
+
 def _moves(short: bool) -> list[Row]:
     from bench import moves
 
-    if os.geteuid() != 0 or not shutil.which("ip"):
-        print("moves: skipped, network namespaces need root and iproute2", file=sys.stderr)
+    if not _namespaces("moves", "nft"):
         return []
     found = moves.run(4 if short else 20)
-    targets = {"dialler": 60, "listener": 60, "both": 150}
-    return [(f"gap p95 when {who} moves, ms", found[who]["p95_ms"], target, False) for who, target in targets.items()]
+    return [
+        (f"gap p95 when {who} moves, ms", found[who]["p95_ms"], target, False)
+        for who, target in moves.TARGETS_P95_MS.items()
+    ] + [_nothing("lost or reordered in moves", sum(f["lost"] + f["reordered"] + f["errors"] for f in found.values()))]
+
+
+def _nothing(what: str, count: float) -> Row:
+    return (what, count, 0, False)
+
+
+def _tcp(short: bool) -> list[Row]:
+    from bench import moves, tcp_moves
+
+    if not _namespaces("tcp"):
+        return []
+    found = tcp_moves.run(3 if short else 20)
+    return [
+        (f"TCP through forward, gap p95 when {who} moves, ms", found[who]["p95_ms"], target, False)
+        for who, target in moves.TARGETS_P95_MS.items()
+    ] + [_nothing("TCP through forward, lost", sum(f["lost"] for f in found.values()))]
+
+
+def _sim(short: bool) -> list[Row]:
+    from bench import sim_moves
+
+    found = sim_moves.run(6 if short else 20)
+    return [
+        (f"simulated, 100 ms and 1 % loss, p95 when {who} moves, ms", f["p95_ms"], f["bound_ms"], False)
+        for who, f in found.items()
+    ]
+
+
+def _outages(short: bool) -> list[Row]:
+    from bench import outages
+
+    if not _namespaces("outages", "nft", "conntrack"):
+        return []
+    cables, rebindings = outages.cables(2 if short else 10), outages.rebindings(2 if short else 10)
+    rows: list[Row] = [
+        (f"link of the {who} down 2 s, p95 beyond the outage, ms", found["p95_ms"], 150, False)
+        for who, found in cables.items()
+    ]
+    rows += [(f"NAT rebinding, {case}: gap p95, ms", found["p95_ms"], 300, False) for case, found in rebindings.items()]
+    every = [*cables.values(), *rebindings.values()]
+    return [*rows, _nothing("lost in outages and rebindings", sum(f["lost"] + f["errors"] for f in every))]
+
+
+def _lan(short: bool) -> list[Row]:
+    from bench import meeting
+
+    if not _namespaces("lan"):
+        return []
+    times = [meeting.lan_first_ping()[0] for _ in range(2 if short else 10)]
+    return [("LAN without a route, worst first ping by key, s", round(max(times), 2), 4, False)]
+
+
+def _twelve(short: bool) -> list[Row]:
+    from bench import meeting
+
+    found = meeting.twelve(6 if short else meeting.NODES)
+    what = {
+        "with_seed": "nodes that know a seed: pings answered",
+        "without_seed": "all pairs after the seed is killed",
+        "restarted": "to and from a node restarted since",
+    }
+    return [(text, found[key][0], found[key][1], True) for key, text in what.items()]
+
+
+def _slow(short: bool) -> list[Row]:
+    from bench import slow_reader
+
+    found = slow_reader.run(*((60, 20.0) if short else (500, 2.0)))
+    what = f"{found['megabytes']} MB at {found['rate_MBps']} MB/s"
+    return [(f"{what}: {side} grows, MB", found[f"{side}_MB"], 30, False) for side in ("sender", "reader")]
 
 
 def _dht(short: bool) -> list[Row]:
@@ -71,12 +151,25 @@ def _nat(short: bool) -> list[Row]:
     return nat.rows(nat.run(short=short))
 
 
-BENCHES: dict[str, Callable[[bool], list[Row]]] = {
+def _gossip(short: bool) -> Iterable[Row]:
+    from bench import gossip
+
+    return gossip.run(short)
+
+
+BENCHES: dict[str, Callable[[bool], Iterable[Row]]] = {
     "quic": _quic,
     "footprint": _footprint,
     "moves": _moves,
+    "tcp": _tcp,
+    "sim": _sim,
+    "outages": _outages,
+    "lan": _lan,
+    "twelve": _twelve,
+    "slow": _slow,
     "dht": _dht,
     "nat": _nat,
+    "gossip": _gossip,
 }
 
 
@@ -93,6 +186,9 @@ def main() -> int:
     unknown = [name for name in options.names if name not in BENCHES]
     if unknown:
         parser.error(f"no bench is called {unknown[0]}; there are {', '.join(BENCHES)}")
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores / 2:
+        print(f"load {load:.1f} on {cores} cores: times will be longer than on a quiet machine", file=sys.stderr)
     benches = BENCHES | {"quic": lambda short: _quic(short, options.engine)}
     missed = 0
     for name in options.names or BENCHES:
@@ -104,7 +200,7 @@ def main() -> int:
             print(
                 json.dumps(row)
                 if options.json
-                else f"{what:58} {measured:10} {sign} {target:<6} {'' if met else 'MISSED'}"
+                else f"{what:62} {measured:10} {sign} {target:<6} {'' if met else 'MISSED'}"
             )
             sys.stdout.flush()
     return 1 if missed else 0

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,25 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def run(*, short: bool = False) -> dict[str, Any]:
-    """Return the figures; the CPU share is over 10 s (30 s) with 20 (short: 5) connected peers."""
-    peers, window = (5, 10.0) if short else (20, 30.0)
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How much is done: starts to time, connected peers, and seconds of idling to count."""
+
+    starts: int = 7
+    peers: int = 20
+    window: float = 30.0
+    settle: float = 5.0
+
+
+SHORT = Work(3, 5, 10.0)
+
+
+def run(work: Work = Work()) -> dict[str, Any]:
+    """Return the figures; memory and the CPU share are an idle node's, with DHT and mDNS, the latter with its peers."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         starts = []
-        for number in range(3 if short else 7):
+        for number in range(work.starts):
             process, seconds, _ = _start(home / f"s{number}")
             starts.append(seconds)
             process.terminate()
@@ -53,10 +66,10 @@ def run(*, short: bool = False) -> dict[str, Any]:
         node, _, ready = _start(home / "node")
         others = []
         try:
-            time.sleep(3)
+            time.sleep(work.settle)
             rss = _rss_mb(node.pid)
             seed = f"{ready['id']}@{ready['endpoints'][0]}"
-            for number in range(peers):
+            for number in range(work.peers):
                 others.append(_start(home / f"p{number}", "--seed", seed, "--no-mdns")[0])
                 ping = [
                     sys.executable,
@@ -70,10 +83,10 @@ def run(*, short: bool = False) -> dict[str, Any]:
                     str(home / f"p{number}"),
                 ]
                 subprocess.run(ping, check=True, capture_output=True)
-            time.sleep(5)
+            time.sleep(work.settle)
             before = _cpu_s(node.pid)
-            time.sleep(window)
-            cpu = (_cpu_s(node.pid) - before) / window * 100
+            time.sleep(work.window)
+            cpu = (_cpu_s(node.pid) - before) / work.window * 100
         finally:
             for process in [node, *others]:
                 process.terminate()
@@ -84,9 +97,9 @@ def run(*, short: bool = False) -> dict[str, Any]:
         "start_to_ready_s": round(statistics.median(starts), 3),
         "idle_rss_MB": round(rss, 1),
         "idle_cpu_percent": round(cpu, 2),
-        "peers": peers,
+        "peers": work.peers,
     }
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(short="--short" in sys.argv)))
+    print(json.dumps(run(SHORT if "--short" in sys.argv else Work())))

@@ -47,7 +47,10 @@ class Config:
     mesh: str = field(default="open", repr=False)
     seeds: tuple[str, ...] = ()
     mdns: bool = True
+    port_mapping: bool = True
+    upnp: bool = True
     dht: bool = True
+    gossip: bool = True
     engine: str = "auto"
     passphrase: str | None = field(default=None, repr=False)
     key: str | None = field(default=None, repr=False)

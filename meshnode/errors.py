@@ -13,7 +13,7 @@ MeshError
   ServiceNotFound      the peer has no such service
   ConnectionLost       the connection is over
     PeerRestarted      because the peer's process began anew
-  HandshakeTimeout     the peer stopped answering during the handshake
+  HandshakeTimeout     the peer stopped answering during the handshake; ``attempts``
   StreamLimitError     the peer grants no more streams now
   NodeClosed           this node was closed
   AlreadyRunning       another process runs this home
@@ -137,6 +137,10 @@ class HandshakeTimeout(MeshError):
     """The peer stopped answering during the handshake."""
 
     code = "handshake_timeout"
+
+    def __init__(self, message: str, *, hint: str = "", attempts: list[tuple[str, str]] | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.attempts: list[tuple[str, str]] = attempts or []
 
 
 class StreamLimitError(MeshError):

@@ -45,8 +45,6 @@ def load(path: Path, passphrase: str | None = None) -> Identity:
     try:
         if data.startswith(LOCKED):
             return _unlock(path, base64.b64decode(data[len(LOCKED) :], validate=True), passphrase)
-        if data.startswith(PLAIN):
-            return Identity(base64.b64decode(data[len(PLAIN) :], validate=True))
         return parse_seed_text(data.decode())
     except ValueError as error:
         raise KeyFileError(f"{path} is not a key file", hint="restore it from a backup") from error
@@ -73,11 +71,15 @@ def _stretch(passphrase: str, salt: bytes) -> bytes:
 
 
 def parse_seed_text(text: str) -> Identity:
-    """A seed as 64 hex digits or 52 base32 characters (an environment variable, a mounted secret).
+    """A seed from an environment variable or a mounted secret: 64 hex digits, 52 base32 characters, or the contents
+    of a key file without a passphrase.
 
     Raises ValueError.
     """
     text = text.strip()
+    plain = PLAIN.decode()
+    if text.startswith(plain):
+        return Identity(base64.b64decode(text[len(plain) :], validate=True))
     if len(text) == 64:
         return Identity(bytes.fromhex(text))
     if len(text) == 52:

@@ -39,6 +39,14 @@ MAX_HELD_DATAGRAMS = 64  # held until an address is validated; x 1,452 B = 93 KB
 
 MAX_OBSERVERS = 32  # peers whose view of our address is remembered
 OBSERVATION_S = 120.0  # eight keepalives: older views say nothing of the NAT's present mapping
+MAX_SENT_ADDRESSES = 8_192  # remembered to know who came unasked; x about 250 B = 2 MB, then no more is concluded
+MAX_SENT_PORTS = 64  # of one host; more (a port search) count as all of them
+MAX_RECENT_SENDERS = 64  # UDP sources whose last datagram's time is kept
+FILTER_SETTLE_S = 600.0  # twice RFC 4787's 5 minutes: what an earlier process opened on our port has closed by then
+FILTER_MOVE_S = 5.0  # after a change, what arrives may have been under way to the old place
+MAX_NEIGHBOURS = 256  # ids heard by mDNS that are counted; x a pointer to a shared NodeId
+MAX_CLOCKS = 64  # peers whose clock is compared with ours
+MAX_DOCTOR_SEEDS = 8  # configured seeds that one diagnosis asks; it would wait no longer, but say too much
 
 # ---- relays
 MAX_RELAY_FLOWS = 16_384  # pairs of which a relay remembers that they talk; x about 150 B
@@ -49,6 +57,37 @@ INTRODUCED_AGAIN_S = 0.8  # of a peer, by whichever relay: an introduction costs
 HOME_RELAYS = 2  # named in our record
 MAX_RELAYS_HELD = 6  # reservations of ours: 2 at home, and those that peers' records name
 RELAY_RETRY_S = 15.0  # after a refusal or a failed dial
+
+# ---- port mappings
+MAX_ROUTE_TABLE = 1 << 20  # characters read at every change: 8,000 routes; a host with more is no client of a router
+MAX_PORTMAP_ROUTES = 5  # one IPv4 route, and pinholes for four IPv6 addresses of ours
+MAX_PORTMAP_LEAVING = 8  # mappings being given back at once, after as many changes of port in two seconds
+PORTMAP_ROUTERS = 16  # routers whose clock is remembered
+PORTMAP_LIFETIME_S = 7_200  # asked for; what a crash leaves behind is gone after it
+PORTMAP_MAX_LIFETIME_S = (
+    86_400  # believed at most (RFC 6887 section 15): a router that says more is asked again in a day
+)
+PORTMAP_MIN_LIFETIME_S = 10  # a grant for less is none: renewing it would be a request every few seconds for ever
+PORTMAP_RENEW_GAP_S = 4.0  # between two askings for what we hold (RFC 6887 section 11.2.1), whoever forges restarts
+PORTMAP_FIRST_TRY_S = 0.25  # until a request is repeated; doubled each time
+PORTMAP_TRIES = 3  # 1.75 s in all; then the next protocol
+PORTMAP_REST_S = 900.0  # after no protocol gave anything: 10 datagrams in a quarter of an hour
+PORTMAP_REFUSED_S = 86_400  # a PCP error says itself for how long; at most this
+PORTMAP_RECHECK_S = 60.0  # interfaces that come and go, or forged announcements, renew a vain search no sooner
+PORTMAP_ANNOUNCE_SPREAD_S = 5.0  # all hosts of a link hear of the router's restart at the same moment
+PORTMAP_WITHDRAW_S = 0.5  # a node's end waits no longer for the router
+MAX_PCP = 1_100  # bytes; RFC 6887 section 7
+MAX_SSDP = 2_048  # bytes of an answer to a search; usual are 300 to 500
+MAX_URL = 512  # characters
+MAX_UPNP_REPLY = 65_536  # bytes of HTTP head and XML; usual descriptions have 3,000 to 12,000
+MAX_XML_DEPTH = 32  # a description needs 9
+MAX_UPNP_SERVICES = 4  # WAN connections tried
+UPNP_PORTS = 4  # AddPortMapping requests for one mapping, over conflicts and odd routers
+UPNP_SEARCH_S = (1.5, 2.5)  # waits after each search
+UPNP_EXCHANGE_S = 4.0  # one HTTP exchange, connecting included; a router that drips bytes holds a task no longer
+UPNP_LEASE_S = (
+    1_200  # short, since no announcement tells of a restart: it is noticed at the renewal, in 10 to 13 minutes
+)
 
 # ---- port search (paths/search.py: the odds)
 SEARCH_SIDES = 256  # sockets that the symmetric end opens for 3 s, x 1 probe of 129 B = 33 kB to the peer
@@ -74,6 +113,8 @@ MAX_CACHED_RECORDS = 4_096  # x about 1.5 KB
 MAX_PENDING_RESOLVES = 1_024
 RESOLVE_TIMEOUT_S = 5.0
 RETRY_LOOKUP_S = 0.25  # pause before an empty lookup that somebody still waits for is repeated
+SEEK_S = 2.0  # between lookups of a peer that went silent; a lookup is 20 to 30 requests, its watches are 3
+MAX_SOUGHT = 256  # silent peers whose last lookup is remembered
 
 # ---- dht
 DHT_MAX_BODY = 1_105  # + 97 sealing + 25 relay frame + 48 IPv6 and UDP = 1,275: under every path's 1,280
@@ -99,6 +140,53 @@ DHT_MAX_WATCHES_PER_SENDER = 256
 DHT_MAX_WATCHES_PER_KEY = 128  # one newer record makes at most 128 x 4 datagrams
 DHT_MAX_WATCHED = 1_024  # ids that we watch ourselves
 DHT_MAX_PUSHES = 1_024  # unacknowledged at once
+
+# ---- gossip: entries
+GOSSIP_MAX_ENTRY = 4_096  # bytes, signature and all; four fit a frame
+GOSSIP_MAX_STORED_ENTRY = 1_536  # of a kind that is stored: a record of 1,000 bytes and what is around it
+GOSSIP_MAX_NAME = 64  # characters of an entry's name
+GOSSIP_MAX_TTL_S = 86_400  # a stolen, replayed entry dies within a day
+GOSSIP_MAX_FUTURE_S = 300  # clock skew that we forgive, of issue times and of seqs (which are wall milliseconds)
+GOSSIP_MAX_FLEETING_TTL_S = 60  # of kinds that are not stored: no longer than a seen id is remembered
+GOSSIP_MAX_OPENED = 2_048  # entries parsed and verified; x at most 5 kB = 10 MB, 1 MB as a rule
+GOSSIP_MAX_STORED = 2_048  # of each of 16 kinds: x about 1 kB = 2 MB; 512 hostile members could fill all, 50 MB
+GOSSIP_MAX_PER_ORIGIN = 64  # stored entries of one origin: he fills 3 % of a kind at most
+GOSSIP_MAX_FLOORS = 4_096  # keys whose last seq is remembered after the entry expired; x about 200 B
+GOSSIP_ORIGIN_RATE = 20.0  # entries a second of one origin: 20 x 43 us = 0.1 % of a core to verify
+GOSSIP_ORIGIN_BURST = 100.0  # all of its stored entries at once, when a partition heals
+GOSSIP_ORIGIN_BYTES = 65_536.0  # bytes a second of one origin that we pass on
+GOSSIP_ORIGIN_BYTES_BURST = 524_288.0
+GOSSIP_MAX_ORIGINS = 4_096  # rates kept; x about 150 B; the longest unheard goes first: its bucket is full again
+
+# ---- gossip: membership
+GOSSIP_MAX_ACTIVE = 7  # links; we look for more below 5 and take them up to 7
+GOSSIP_MAX_PASSIVE = 30  # x a record of at most 1 kB = 30 kB
+GOSSIP_MAX_CONTACTS = 8  # in a shuffle: 8 x 1,035 B fit a frame; a liar replaces at most 8 of our 30 a shuffle
+GOSSIP_MAX_WALKS = 256  # shuffles on their way through us; x about 150 B
+GOSSIP_MAX_PENDING = 8  # links that we are opening for the active view
+GOSSIP_WALK_RATE = 4.0  # walks a second that one neighbour may start or pass on to us; each costs one dial at most
+GOSSIP_WALK_BURST = 64.0  # a contact node under a crowd of joins passes on so many at once
+GOSSIP_MAX_PROBES = 32  # probes for others and of samples at once, each at most 3 datagrams of 130 B
+GOSSIP_MAX_SUSPECTS = 1_024  # x about 400 B; accusations of more are ignored until some end
+GOSSIP_MAX_ACCUSERS = 8  # remembered for one suspect; 3 already shorten the wait as far as it goes
+GOSSIP_MAX_LOST = 256  # gone members that are tried again, so that a partition heals; x a record = 256 kB
+GOSSIP_MAX_STANDINGS = 256  # peers with a black mark; x about 100 B
+GOSSIP_BAN_S = 600.0  # no link with a liar for so long
+
+# ---- gossip: dissemination
+GOSSIP_MAX_SEEN = 8_192  # ids in each of two generations; x about 100 B = 1.6 MB
+GOSSIP_SEEN_S = 90.0  # a generation lasts so long unless it is full: longer than a fleeting entry lives
+GOSSIP_MAX_RECENT = 1_048_576  # bytes of payloads kept to answer GRAFT
+GOSSIP_MAX_MISSING = 4_096  # announced ids that we wait for; a liar's are forgotten after 4 announcers
+GOSSIP_MAX_ANNOUNCERS = 4  # of one missing id
+GOSSIP_MAX_IDS = 1_024  # in an IHAVE, GRAFT or WANT: 9 kB
+GOSSIP_MAX_HOPS = 64  # a liar's larger number means no more than this
+GOSSIP_FRAME = 14_000  # bytes of entries in one message; a control frame holds 16,384
+GOSSIP_QUEUE = 65_536  # bytes unsent on a link above which gossip for it is dropped, and reconciled when it drains
+GOSSIP_MAX_SYNC = 49_152  # bytes sent in answer to one request
+GOSSIP_MAX_TELL_IDS = 1_500  # 12 kB
+GOSSIP_MAX_PINGS = 1_024  # unanswered PINGs of gossip remembered; x about 150 B
+GOSSIP_MAX_OFFERS = 8  # contacts of the DHT tried at once when no neighbour is left
 
 # ---- paths
 BASE_MTU = 1200  # RFC 9000 section 14: every path carries it

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import hashlib
 import logging
 import os
 import random
@@ -29,11 +30,13 @@ from meshnode.driver.relaying import TUNNEL
 from meshnode.errors import AlreadyRunning, ConfigError, MeshError, NodeClosed, NotFound
 from meshnode.identity import NodeId
 from meshnode.keyfile import load_or_create, parse_seed_text
+from meshnode.limits import MAX_ENDPOINTS
 from meshnode.metrics import Metrics
 from meshnode.net.interfaces import InterfaceWatcher, local_networks
 from meshnode.net.sides import Sides
 from meshnode.net.tunnel import Tunnels
 from meshnode.net.udp import UdpSocket
+from meshnode.paths.describe import describe_endpoint, describe_history
 from meshnode.quic.connection import Connection as Link
 from meshnode.quic.connection import State
 from meshnode.quic.engines import pick_engine
@@ -46,12 +49,14 @@ from meshnode.streams import MeshReader, MeshWriter, accepted, wrap
 
 if TYPE_CHECKING:
     from meshnode.discovery.mdns import MdnsSource
+    from meshnode.net.portmaps import PortMaps
 
 Handler = Callable[[MeshReader, MeshWriter, NodeId], Awaitable[None]]
 log = logging.getLogger("meshnode.node")
 
 SEED_RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # between attempts while no contact answers
 SAVE_DELAY_S = 1.0
+MAPPING_SETTLE_S = 0.05  # a mapping that is lost and one that takes its place make one new record
 HTTPS_PORT = 443
 MAX_EVENTS = 256  # a slow reader of events() loses its oldest
 MAX_HANDLERS = 1024  # streams served at once; more are refused until some end
@@ -153,11 +158,13 @@ class Node:
         self._tunnels: Tunnels | None = None
         self._watcher: InterfaceWatcher | None = None
         self._mdns: MdnsSource | None = None
+        self._port_maps: PortMaps | None = None
+        self._mapping_handle: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._flush_soon = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._subscribers: list[asyncio.Queue[Event]] = []
+        self._subscribers: list[asyncio.Queue[Event | None]] = []  # None ends them
         self._save_handle: asyncio.TimerHandle | None = None
         self._lock_fd: int | None = None
         self._closed = False
@@ -201,6 +208,7 @@ class Node:
             identity = load_or_create(home / "key", config.passphrase)
         sealer = Sealer(identity, MeshKey.from_text(config.mesh), self._clock, os.urandom, born=self._clock.wall())
         self._sealer = sealer
+        self._mapping_secret = hashlib.blake2b(key=identity.seed, person=b"port mappings").digest()
         self._udp = UdpSocket(self._loop, self._on_batch, self.metrics)
         self._udp.bind(config.listen_addr)
         self._sides = Sides(self._loop, self._on_batch, self.metrics)
@@ -225,8 +233,10 @@ class Node:
                 idle_timeout=config.idle_timeout,
                 seed_role=config.seed_role,
                 dht=config.dht,
+                gossip=config.gossip,
                 capabilities=tuple(capabilities),
                 relay=config.is_relay,
+                fresh_port=config.listen_addr.port == 0,
                 relay_limits=RelayLimits(
                     client_bytes=config.relay_mb_per_s * 1e6,
                     client_packets=config.relay_mb_per_s * 1e3,
@@ -246,6 +256,7 @@ class Node:
             self._spawn(self._follow_seeds([parse_seed(text) for text in config.seeds]))
         if config.mdns:
             self._spawn(self._start_mdns())
+        self._loop.call_soon(self._update_port_maps)  # after the start, which it must not delay
         self._pump()
 
     def _listen_tunnels(self) -> bool:
@@ -265,12 +276,15 @@ class Node:
         if self._watcher is not None:
             self._watcher.close()
         self.mesh.close(self._clock.monotonic())
+        self._emit(None)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._port_maps is not None:
+            await self._port_maps.close()
         if self._mdns is not None:
             await self._mdns.stop()
-        for handle in (self._timer, self._save_handle):
+        for handle in (self._timer, self._save_handle, self._mapping_handle):
             if handle is not None:
                 handle.cancel()
         self._save()
@@ -392,6 +406,11 @@ class Node:
 
     # ---- addresses
 
+    @property
+    def _bound(self) -> tuple[str, int]:
+        assert self._udp is not None
+        return self._udp.local.host, self._udp.local.port
+
     def _endpoints(self) -> tuple[tuple[Endpoint, ...], tuple[tuple[str, int], ...]]:
         assert self._udp is not None
         bound = self._udp.local
@@ -406,6 +425,10 @@ class Node:
             found += [Endpoint(Addr(host, bound.port)) for host in hosts]
         else:
             found.append(Endpoint(bound))
+        mapped = self._port_maps.mappings() if self._port_maps is not None else []
+        known = {endpoint.addr for endpoint in found}
+        more = [Endpoint(m.external, EndpointKind.MAPPED) for m in mapped if m.external not in known]
+        found[MAX_ENDPOINTS - len(more) :] = more  # a host with many interfaces must not crowd them out
         return tuple(found), tuple(networks)
 
     def _announce(self, *, moved: bool) -> None:
@@ -417,8 +440,38 @@ class Node:
         if not self._closed:
             self.metrics.count("interface_changes")
             self._announce(moved=True)
+            self._update_port_maps()
             if self._mdns is not None:
-                self._mdns.interfaces_changed()
+                self._mdns.interfaces_changed(*self._bound)
+
+    def _update_port_maps(self) -> None:
+        """Our addresses or our port may be others: map them, unless nobody beyond this host could come in anyway."""
+        if self._closed or self._udp is None or not self.config.port_mapping:
+            return
+        if self._port_maps is None:
+            if _is_loopback(self._udp.local.host):
+                return
+            from meshnode.net.portmaps import PortMaps
+
+            self._port_maps = PortMaps(
+                self._loop,
+                self._clock,
+                self._mapping_secret,
+                os.urandom,
+                self._on_mappings,
+                self.metrics,
+                upnp=self.config.upnp,
+            )
+        self._port_maps.update(self._udp.local)
+
+    def _on_mappings(self) -> None:
+        if self._mapping_handle is None and not self._closed:
+            self._mapping_handle = self._loop.call_later(MAPPING_SETTLE_S, self._publish_mappings)
+
+    def _publish_mappings(self) -> None:
+        self._mapping_handle = None
+        if not self._closed:
+            self._announce(moved=False)
 
     async def rebind(self, addr: str | Addr | None = None) -> Addr:
         """Move the socket to another local address (by default: the same address, a new port); returns it.
@@ -436,6 +489,9 @@ class Node:
         self._udp.bind(target)
         self._listen_tunnels()
         self._announce(moved=True)
+        self._update_port_maps()
+        if self._mdns is not None:
+            self._mdns.interfaces_changed(*self._bound)
         return self._udp.local
 
     # ---- discovery
@@ -478,8 +534,7 @@ class Node:
 
         source = MdnsSource(self._sealer, self.id, on_record, self.metrics)
         self._mdns = source
-        assert self._udp is not None
-        await source.start(self.mesh.record, self._udp.local.port)
+        await source.start(self.mesh.record, *self._bound)
 
     async def resolve(self, peer: NodeId | str) -> Resolution:
         """Return the verified record of ``peer``, its source and how long it took. Raises NotFound, InvalidId."""
@@ -609,7 +664,7 @@ class Node:
             except OSError as error:
                 log.warning("cannot save contacts: %s", error)
 
-    def _emit(self, event: Event) -> None:
+    def _emit(self, event: Event | None) -> None:
         for queue in self._subscribers:
             if queue.full():
                 queue.get_nowait()
@@ -617,12 +672,13 @@ class Node:
             queue.put_nowait(event)
 
     async def events(self) -> AsyncIterator[Event]:
-        """Yield what happens from now on; a slow reader loses the oldest events, never the node."""
-        queue: asyncio.Queue[Event] = asyncio.Queue(MAX_EVENTS)
+        """Yield what happens from now on, until the node is closed; a slow reader loses the oldest events."""
+        self._alive()
+        queue: asyncio.Queue[Event | None] = asyncio.Queue(MAX_EVENTS)
         self._subscribers.append(queue)
         try:
-            while not self._closed:
-                yield await queue.get()
+            while (event := await queue.get()) is not None:
+                yield event
         finally:
             self._subscribers.remove(queue)
 
@@ -637,8 +693,15 @@ class Node:
             "seq": record.seq if record is not None else 0,
             "peers": len(live),
             "contacts": len(self.mesh.dht.contacts()),
-            "nat": self.mesh.nat.to_json(self._clock.monotonic()),
+            "nat": {
+                **self.mesh.nat.to_json(self._clock.monotonic()),
+                "mappings": [],
+                **(self._port_maps.to_json() if self._port_maps is not None else {}),
+            },
             "relays": self.mesh.relaying.status(),
+            "clock": self._sealer.skew.to_json(),
+            "mdns": self._mdns.status() if self._mdns is not None else {"on": False},
+            "gossip": self.mesh.gossip.summary() if self.mesh.gossip is not None else None,
             "uptime_s": round(time.monotonic() - self._started, 3),
             "seed": self.config.seed_role,
             "services": sorted(self.services),
@@ -659,8 +722,7 @@ class Node:
                 {
                     "id": str(session.peer),
                     "address": str(session.peer.overlay),
-                    "path": paths.path_kind(paths.active) if paths.active is not None else "none",
-                    "endpoint": str(paths.active) if paths.active is not None else None,
+                    **describe_endpoint(paths, paths.active),
                     "state": paths.connectivity.value,
                     "rtt_ms": round(rtt * 1000, 3) if rtt is not None else None,
                     "streams": len(link.streams),
@@ -668,10 +730,7 @@ class Node:
                     "bytes_out": link.bytes_out,
                     "since_s": round(now - link.started, 1),
                     "dialled": link.dialler,
-                    "history": [
-                        {"ago_s": round(now - at, 3), "why": why, "endpoint": str(addr) if addr else None}
-                        for at, why, addr in paths.history
-                    ],
+                    "history": describe_history(paths, now),
                 }
             )
         return found

@@ -28,6 +28,7 @@ from meshnode.limits import (
     NEW_SENDERS_PER_S,
     SEAL_WINDOW_S,
 )
+from meshnode.skew import Skew
 
 SEALED = 0x01
 NONCE_LENGTH = 24
@@ -112,6 +113,7 @@ class Sealer:
         self._guard = ReplayGuard(born)
         self._tokens = NEW_SENDERS_BURST
         self._refilled = clock.monotonic()
+        self.skew = Skew()
 
     # ---- sealed datagrams
 
@@ -188,6 +190,8 @@ class Sealer:
         sent = TIME.unpack(stamp)[0] / 1e6
         if abs(wall - sent) > SEAL_WINDOW_S or sent < self._born:
             self._drop(f"{name}_stale")
+            if abs(wall - sent) > SEAL_WINDOW_S:
+                self.skew.stale(sent - wall)
             return None
         sender = known_id(plain[:32])
         if not self._identity.knows(sender) and not self._may_meet():
@@ -206,6 +210,7 @@ class Sealer:
             self._drop(f"{name}_{refused}")
             self.repeated = sender if refused == "replay" else None
             return None
+        self.skew.proven(sender, sent - wall)
         return sender, body
 
     def _may_meet(self) -> bool:

@@ -41,22 +41,29 @@ def status_command(home: Path, as_json: bool) -> None:
 
 
 @click.command("peers")
+@click.argument("id", required=False)
+@click.option("--history", is_flag=True, help="Also show every peer's path changes, with their reasons.")
 @home_option
 @json_option
-def peers_command(home: Path, as_json: bool) -> None:
-    """List the live peers, one a line: path, address, round trip and the last path changes.
+def peers_command(id: str | None, history: bool, home: Path, as_json: bool) -> None:
+    """List the live peers, one a line: path, address, round trip and the last path change.
+
+    With an ID: that peer, every address that it may be at, and its path changes.
 
     \b
     Example: meshnode peers
+             meshnode peers --history
     """
-    found = False
-    for peer in call(home, "peers"):
-        found = True
-        rtt = f"{peer['rtt_ms']:.1f} ms" if peer["rtt_ms"] is not None else "-"
-        last = peer["history"][-1] if peer["history"] else None
-        change = f"  {last['why']} {last['ago_s']:.0f} s ago" if last else ""
-        emit(peer, as_json, f"{peer['id']}  {peer['path']:6} {peer['endpoint']}  {rtt}{change}")
-    if not found and not as_json:
+    from meshnode.cli import peers as view
+
+    found = list(call(home, "peers")) if id is None else [_only(home, "peer", id=id)]
+    if as_json:
+        for peer in found:
+            emit(peer, True, "")
+        return
+    for line in view.table(found, history=history or id is not None):
+        click.echo(line)
+    if not found:
         click.echo("no live peers; `meshnode ping ID` makes one")
 
 
@@ -89,19 +96,25 @@ def resolve_command(id: str, home: Path, as_json: bool) -> None:
 def ping_command(id: str, count: int, interval: float, home: Path, as_json: bool) -> int:
     """Reach a node by its key; one line an echo, with the path it took. Exit code 1 when all are lost.
 
+    When the path changes on the way, a line says from where to where, and why.
+
     \b
     Example: meshnode ping ID -c 3
     """
-    answered = 0
-    for echo in call(home, "ping", id=id, count=count, interval=interval):
-        lost = echo["rtt_ms"] is None
-        answered += not lost
-        emit(
-            echo,
-            as_json,
-            f"{echo['seq']:4}  lost" if lost else f"{echo['seq']:4}  {echo['rtt_ms']:.2f} ms  {echo['path']}",
-        )
-    return 0 if answered else 1
+    from meshnode.cli.peers import PingView
+
+    view = PingView()
+    try:
+        for echo in call(home, "ping", id=id, count=count, interval=interval):
+            for line in view.lines(echo):
+                if not as_json:
+                    click.echo(line)
+            if as_json:
+                emit(echo, True, "")
+    finally:  # after Ctrl-C too
+        if not as_json and view.sent:
+            click.echo(view.summary())
+    return 0 if view.answered else 1
 
 
 @click.command("expose")

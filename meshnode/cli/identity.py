@@ -43,14 +43,22 @@ def keygen_command(home: Path, as_json: bool, force: bool) -> None:
 def id_command(home: Path, as_json: bool) -> None:
     """Print the home's id and its overlay IPv6 address; makes no key.
 
+    As for ``up``, MESHNODE_KEY and MESHNODE_KEY_FILE (a mounted secret) come before the home's key file.
+
     \b
     Example: meshnode id --json
     """
-    text = os.environ.get("MESHNODE_KEY")
-    if text is not None:
-        try:
+    text, name = os.environ.get("MESHNODE_KEY"), "MESHNODE_KEY"
+    mounted = os.environ.get("MESHNODE_KEY_FILE")
+    try:
+        if text is None and mounted is not None:
+            name = "MESHNODE_KEY_FILE"
+            text = Path(mounted).read_text()
+        if text is not None:
             _show(parse_seed_text(text), as_json)
-        except ValueError as error:
-            raise KeyFileError(f"MESHNODE_KEY: {error}", hint="64 hex digits or 52 base32 characters") from error
-        return
+            return
+    except OSError as error:
+        raise KeyFileError(f"{name}: {error.strerror}: {mounted}", hint="a file with 64 hex digits") from error
+    except ValueError as error:
+        raise KeyFileError(f"{name}: {error}", hint="64 hex digits or 52 base32 characters") from error
     _show(load(home / "key", os.environ.get("MESHNODE_PASSPHRASE")), as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 
 import click
@@ -12,6 +13,7 @@ from meshnode.errors import MeshError
 
 COMMANDS = {
     "demo": ("meshnode.cli.demo", "Watch live streams survive moves, in a mesh of eight processes."),
+    "doctor": ("meshnode.cli.doctor", "Say what this network is, and why a peer is reached as it is."),
     "expose": ("meshnode.cli.client", "Offer a local TCP service to other nodes."),
     "forward": ("meshnode.cli.client", "Listen here for a TCP service of another node."),
     "id": ("meshnode.cli.identity", "Print this home's id and overlay address."),
@@ -44,6 +46,16 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; an unknown one is answered with those that are spelt like it. Raises UsageError."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            close = get_close_matches(args[0], COMMANDS, n=3, cutoff=0.5)
+            hint = f" Did you mean {', '.join(close)}?" if close else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list without importing anything."""
         with formatter.section("Commands"):
@@ -68,6 +80,7 @@ def group(ctx: click.Context, home: str) -> None:
     meshnode id                              its id, to give to others
     meshnode expose web tcp://127.0.0.1:80 --allow any
     meshnode forward 8080 ID/web             on another node: its port 8080 is that service
+    meshnode doctor                          what this network is, when something does not work
     """
     ctx.obj = home
 
@@ -91,4 +104,7 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:  # a full disk, a home that went away
+        fail(MeshError(str(error), hint="the system refused this; see the message"), as_json)
         sys.exit(1)

@@ -26,6 +26,7 @@ def _node_options(command: F) -> F:
         click.option("--advertise", multiple=True, metavar="ADDR:PORT", help="Also publish this address; repeatable."),
         click.option("--allow", multiple=True, metavar="any|ID", help="Who may connect at all  [default: any member]"),
         click.option("--no-mdns", is_flag=True, help="Neither announce nor look on the LAN."),
+        click.option("--no-port-mapping", is_flag=True, help="Ask the router for no port mapping."),
         click.option("--verbose", "-v", is_flag=True, help="Say more on stderr."),
     ]
     for option in reversed(options):
@@ -33,7 +34,9 @@ def _node_options(command: F) -> F:
     return command
 
 
-def _run(home: Path, as_json: bool, seed_role: bool, verbose: bool, no_mdns: bool, **flags: Any) -> None:
+def _run(
+    home: Path, as_json: bool, seed_role: bool, verbose: bool, no_mdns: bool, no_port_mapping: bool, **flags: Any
+) -> None:
     from meshnode.config import Config
     from meshnode.daemon.server import run
     from meshnode.node import Node
@@ -44,6 +47,8 @@ def _run(home: Path, as_json: bool, seed_role: bool, verbose: bool, no_mdns: boo
     values = {name: value for name, value in flags.items() if value}
     if no_mdns:
         values["mdns"] = False
+    if no_port_mapping:
+        values["port_mapping"] = False
     if seed_role:
         values["seed_role"] = True
     config = Config.load(home, values)

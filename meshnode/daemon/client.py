@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from meshnode.daemon.paths import socket_path
+from meshnode.daemon.paths import is_private, socket_path
 from meshnode.errors import MeshError, NotRunning
 
 
@@ -23,6 +23,8 @@ class RemoteError(MeshError):
 def call(home: Path, method: str, **arguments: Any) -> Iterator[dict[str, Any]]:
     """Ask the node of ``home`` and yield its answers. Raises NotRunning, RemoteError."""
     path = socket_path(home)
+    if not is_private(path):
+        raise NotRunning(f"the node in {home} belongs to somebody else", hint="use your own --home")
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         try:

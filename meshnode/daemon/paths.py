@@ -18,3 +18,12 @@ def socket_path(home: Path) -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
     name = hashlib.blake2b(os.fsencode(home), digest_size=12).hexdigest()
     return Path(runtime) / f"meshnode-{os.getuid()}" / f"{name}.sock"
+
+
+def is_private(path: Path) -> bool:
+    """True when nobody else can put a socket at ``path``: its folder is ours, and only we may write there."""
+    try:
+        found = path.parent.stat()
+    except OSError:
+        return True  # there is no folder, so there is no socket of somebody else's
+    return found.st_uid == os.getuid() and not found.st_mode & 0o022

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from meshnode.config import Config
-from meshnode.daemon.paths import socket_path
-from meshnode.errors import MeshError
+from meshnode.daemon.diagnose import describe_peer, diagnose, last_change
+from meshnode.daemon.paths import is_private, socket_path
+from meshnode.driver.probing import Pinged
+from meshnode.errors import ConfigError, MeshError, NotFound
+from meshnode.identity import NodeId
 from meshnode.node import Node
 from meshnode.services.book import ServiceBook
 
@@ -37,6 +40,10 @@ class ControlServer:
     async def start(self) -> None:
         """Listen; the home's lock is ours, so a socket that is there already is a dead one's."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not is_private(self._path):
+            raise ConfigError(
+                f"{self._path.parent} is not yours alone", hint="use a shorter --home, or set XDG_RUNTIME_DIR"
+            )
         self._path.unlink(missing_ok=True)
         mask = os.umask(0o177)
         try:
@@ -97,19 +104,46 @@ class ControlServer:
         for peer in self._node.peers():
             yield peer
 
+    async def do_peer(self, id: str) -> AsyncIterator[dict[str, Any]]:
+        """One live peer, with every address that it may be at. Raises NotFound when there is no connection."""
+        peer = NodeId.parse(id)
+        found = describe_peer(self._node, peer)
+        if not found["connected"]:
+            raise NotFound(f"there is no connection to {peer.short}", hint=f"why: meshnode doctor {peer}")
+        yield found
+
+    async def do_doctor(self, id: str | None = None) -> AsyncIterator[dict[str, Any]]:
+        """What this network is and, with an id, why that peer is reached as it is."""
+        async for result in diagnose(self._node, id):
+            yield result
+
     async def do_resolve(self, id: str) -> AsyncIterator[dict[str, Any]]:
         """The verified record, its source and the time it took."""
         found = await self._node.resolve(id)
         yield {"record": found.record.to_json(), "source": found.source, "ms": round(found.ms, 3)}
 
     async def do_ping(self, id: str, count: int, interval: float = PING_GAP_S) -> AsyncIterator[dict[str, Any]]:
-        """Echoes, one result each."""
+        """Echoes, one result each. Once the peer has answered, whatever goes wrong is a lost echo."""
+        outcome = Pinged(None, "none")
         for seq in range(count):
             if seq:
                 await asyncio.sleep(interval)
-            outcome = await self._node.ping(id)
+            try:
+                outcome = await self._node.ping(id)
+            except MeshError:
+                if not seq:
+                    raise
+                outcome = Pinged(None, outcome.path)
             rtt = round(outcome.rtt * 1000, 3) if outcome.rtt is not None else None
-            yield {"seq": seq, "rtt_ms": rtt, "path": outcome.path}
+            endpoint = outcome.endpoint
+            yield {
+                "seq": seq,
+                "rtt_ms": rtt,
+                "path": outcome.path,
+                "endpoint": str(endpoint) if endpoint is not None else None,
+                "tunnel": endpoint is not None and endpoint.is_tunnel,
+                "change": last_change(self._node, id),
+            }
 
     async def do_expose(self, name: str, target: str, allow: list[str]) -> AsyncIterator[dict[str, Any]]:
         """Serve a TCP target."""

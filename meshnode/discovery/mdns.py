@@ -27,9 +27,11 @@ from zeroconf import (
 from zeroconf._dns import DNSText
 from zeroconf.asyncio import AsyncZeroconf
 
+from meshnode.errors import RecordError
 from meshnode.identity import NodeId
+from meshnode.limits import MAX_NEIGHBOURS
 from meshnode.metrics import Metrics
-from meshnode.record import EndpointRecord
+from meshnode.record import EndpointRecord, open_record
 from meshnode.sealing import Sealer
 
 SERVICE_TYPE = "_meshnode._udp.local."
@@ -37,6 +39,7 @@ MAX_STRING = 255  # RFC 1035 section 3.3.14
 MAX_TEXT = 1_300
 ROTATE_S = 3600
 RETRY_S = 2.0
+Interfaces = InterfaceChoice | list[str | int | tuple[tuple[str, int, int], int]]
 log = logging.getLogger("meshnode.mdns")
 logging.getLogger("zeroconf").setLevel(logging.ERROR)  # it warns of every address that is still coming up
 
@@ -69,15 +72,18 @@ class MdnsSource(RecordUpdateListener):
         self._browser: ServiceBrowser | None = None
         self._info: ServiceInfo | None = None
         self._record: EndpointRecord | None = None
-        self._port = 0
+        self._host, self._port = "::", 0
         self._wake = asyncio.Event()
         self._interfaces = False
         self._task: asyncio.Task[None] | None = None
         self._seen: dict[bytes, None] = {}
+        self._neighbours: dict[NodeId, None] = {}
+        self._announced = False
+        self._error = ""
 
-    async def start(self, record: EndpointRecord | None, port: int) -> None:
-        """Begin; returns at once, whatever the network is like."""
-        self._record, self._port = record, port
+    async def start(self, record: EndpointRecord | None, host: str, port: int) -> None:
+        """Begin, on the interface of ``host`` (all for a wildcard); returns at once, whatever the network is like."""
+        self._record, self._host, self._port = record, host, port
         self._wake.set()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -86,8 +92,9 @@ class MdnsSource(RecordUpdateListener):
         self._record = record
         self._wake.set()
 
-    def interfaces_changed(self) -> None:
+    def interfaces_changed(self, host: str, port: int) -> None:
         """Join the multicast groups of new interfaces (zeroconf does not notice them itself)."""
+        self._host, self._port = host, port
         self._interfaces = True
         self._wake.set()
 
@@ -108,9 +115,11 @@ class MdnsSource(RecordUpdateListener):
         while True:
             try:
                 await self._step()
+                self._error = ""
                 timeout: float = ROTATE_S - time.time() % ROTATE_S + 1
             except (OSError, Error, TimeoutError, AssertionError) as error:
                 self._metrics.count("mdns_errors")
+                self._error = str(error) or type(error).__name__
                 log.debug("mDNS: %r", error)
                 timeout = RETRY_S
             with suppress(TimeoutError):
@@ -120,13 +129,13 @@ class MdnsSource(RecordUpdateListener):
     async def _step(self) -> None:
         self._wake.clear()
         if self._zeroconf is None:
-            self._zeroconf = _open()
+            self._zeroconf = _open(self._choice())
             zeroconf = self._zeroconf.zeroconf
             zeroconf.add_listener(self, None)
             self._browser = ServiceBrowser(zeroconf, SERVICE_TYPE, handlers=[_ignore])
         elif self._interfaces:
             self._interfaces = False
-            await self._zeroconf.async_update_interfaces(interfaces=InterfaceChoice.All)
+            await self._zeroconf.async_update_interfaces(interfaces=self._choice())
         if self._record is None:
             return
         name = self._sealer.blind(bytes(self._own) + int(time.time() // ROTATE_S).to_bytes(8, "big"))
@@ -140,11 +149,17 @@ class MdnsSource(RecordUpdateListener):
         old, self._info = self._info, info
         if old is not None and old.name == info.name:
             await self._zeroconf.async_update_service(info)
+            self._announced = True
             return
         if old is not None:
             await self._zeroconf.async_unregister_service(old)
         registering = await self._zeroconf.async_register_service(info, allow_name_change=False, strict=False)
         await registering
+        self._announced = True
+
+    def _choice(self) -> Interfaces:
+        """A node that is bound to one address neither speaks nor listens on other networks."""
+        return InterfaceChoice.All if self._host in ("::", "0.0.0.0") else [self._host.partition("%")[0]]
 
     def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
         """zeroconf heard DNS records: take the TXT records of our service type."""
@@ -166,18 +181,35 @@ class MdnsSource(RecordUpdateListener):
         if encoded is None:
             self._metrics.count("mdns_foreign")
             return
+        self._note(encoded)
         self._seen[text] = None
         while len(self._seen) > 512:
             del self._seen[next(iter(self._seen))]
         self._on_record(encoded)
 
+    def _note(self, encoded: bytes) -> None:
+        try:
+            peer = open_record(encoded, time.time()).id
+        except RecordError:
+            return  # whom it is handed to counts why
+        if peer != self._own:
+            self._neighbours[peer] = None
+            while len(self._neighbours) > MAX_NEIGHBOURS:
+                del self._neighbours[next(iter(self._neighbours))]
 
-def _open() -> AsyncZeroconf:
-    """Open on all interfaces, with IPv6 where there is any."""
+    def status(self) -> dict[str, object]:
+        """Whether we could announce ourselves, the last error, and how many neighbours were heard."""
+        return {"on": True, "announced": self._announced, "error": self._error, "neighbours": len(self._neighbours)}
+
+
+def _open(interfaces: Interfaces) -> AsyncZeroconf:
+    """Open with IPv6 where there is any."""
+    if not isinstance(interfaces, InterfaceChoice):
+        return AsyncZeroconf(interfaces=interfaces)
     try:
-        return AsyncZeroconf(interfaces=InterfaceChoice.All, ip_version=IPVersion.All)
+        return AsyncZeroconf(interfaces=interfaces, ip_version=IPVersion.All)
     except OSError:
-        return AsyncZeroconf(interfaces=InterfaceChoice.All, ip_version=IPVersion.V4Only)
+        return AsyncZeroconf(interfaces=interfaces, ip_version=IPVersion.V4Only)
 
 
 def _ignore(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:

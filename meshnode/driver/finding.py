@@ -11,7 +11,7 @@ from meshnode.driver.deadlines import earlier, is_due
 from meshnode.driver.ports import Ports
 from meshnode.errors import NotFound
 from meshnode.identity import NodeId
-from meshnode.limits import RETRY_LOOKUP_S
+from meshnode.limits import MAX_SOUGHT, RETRY_LOOKUP_S, SEEK_S
 from meshnode.metrics import describe
 from meshnode.record import EndpointRecord
 
@@ -46,6 +46,7 @@ class Finder:
         self._on_newer = on_newer
         self._lookups: dict[int, NodeId] = {}
         self._retries: dict[NodeId, float] = {}
+        self._sought: dict[NodeId, float] = {}
 
     # ---- what sources hand in
 
@@ -103,9 +104,14 @@ class Finder:
             self.dht.watch(peer, now, known_seq=cached.seq if cached is not None else 0)
 
     def seek(self, peer: NodeId, now: float) -> None:
-        """Nothing that we know of ``peer`` answers: renew the watches and look it up."""
+        """Nothing that we know of ``peer`` answers: renew the watches, and look it up now and then."""
         self.dht.rewatch(peer, now)
-        self.look_up(peer, now)
+        if now - self._sought.get(peer, float("-inf")) >= SEEK_S:
+            self._sought.pop(peer, None)
+            self._sought[peer] = now
+            while len(self._sought) > MAX_SOUGHT:
+                del self._sought[next(iter(self._sought))]
+            self.look_up(peer, now)
 
     # ---- pumping
 

@@ -84,7 +84,9 @@ class Mesh:
             settings or MeshSettings(),
             self.metrics,
         )
-        self._outlet = Outlet(self._ports, lambda *out: self._peers.relaying.wrap(*out))
+        self._outlet = Outlet(
+            self._ports, lambda *out: self._peers.relaying.wrap(*out), lambda addr: self.nat.filters.sent(addr)
+        )
         self._finder = Finder(self._ports, self._send_dht, lambda record, now: self._peers.on_newer_record(record, now))
         self._peers = Peers(
             self._ports,
@@ -93,9 +95,12 @@ class Mesh:
             lambda: self.record.encoded if self.record is not None else b"",
             self._self_changed,
             self.datagram,
+            next_seq,
         )
+        self.gossip = self._peers.gossip
         self._endpoints: tuple[Endpoint, ...] = ()
         self._probing = self._peers.probing
+        self.nat.filters.begin(clock.monotonic(), fresh_port=self._ports.settings.fresh_port)
         self._republish_at: float | None = None
 
     # ---- what the host may look at
@@ -137,8 +142,10 @@ class Mesh:
         elif data[0] == SEALED:
             opened = self._ports.sealer.unseal(data)
             if opened is not None and opened[1]:
+                self.nat.filters.heard(source, now)
                 self._on_sealed(opened[0], opened[1], source, len(data), now)
             else:
+                self.nat.filters.stray(source, now)
                 self.metrics.count(BAD_SEAL)
                 repeated = self._peers.sessions.get(self._ports.sealer.repeated or self.id)
                 if repeated is not None:
@@ -174,13 +181,19 @@ class Mesh:
     def next_deadline(self) -> float | None:
         """The next time at which ``tick`` has something to do."""
         at = earlier(self._peers.next_deadline(), self._finder.next_deadline())
+        if self.gossip is not None:
+            at = earlier(at, self.gossip.next_deadline())
         return earlier(earlier(at, self._republish_at), self.relaying.next_deadline())
 
     def tick(self, now: float) -> None:
         """Let every due timer fire; then send what they caused."""
         self._peers.tick(now)
         self._finder.tick(now)
-        if self.relaying.tick(now) or is_due(self._republish_at, now):
+        if self.gossip is not None:
+            self.gossip.tick(now)
+        if self.relaying.tick(now):
+            self._self_changed(now)
+        if is_due(self._republish_at, now):
             self._renew(now)
         self.flush(now)
 
@@ -195,6 +208,9 @@ class Mesh:
 
     def close(self, now: float) -> None:
         """Say goodbye on every connection."""
+        if self.gossip is not None:
+            self.gossip.close(now)
+            self.flush(now)
         self._peers.close(now)
 
     # ---- addresses and our own record
@@ -213,7 +229,8 @@ class Mesh:
             self._peers.moved(now)
         changed = bool(endpoints) and endpoints != self._endpoints
         self._endpoints = endpoints
-        self.nat.moved(frozenset(endpoint.addr for endpoint in endpoints))
+        # a mapping is the NAT's doing: it neither makes us seen as ourselves, nor spoils what others saw
+        self.nat.moved(frozenset(endpoint.addr for endpoint in endpoints if endpoint.kind is EndpointKind.HOST))
         if changed:
             self._sign(now)
         if moved:
@@ -222,6 +239,7 @@ class Mesh:
             self._publish(now)
         if moved:
             self.dht.local_moved(now)
+        self.nat.filters.moved(frozenset(endpoint.addr for endpoint in endpoints), networks, now, moved=moved)
         self.flush(now)
 
     def _self_changed(self, now: float) -> None:
@@ -238,7 +256,8 @@ class Mesh:
 
     def _sign(self, now: float) -> None:
         settings = self._ports.settings
-        seen = tuple(Endpoint(addr, EndpointKind.REFLEXIVE) for addr in self.nat.reflexive(now))
+        known = {endpoint.addr for endpoint in self._endpoints}
+        seen = tuple(Endpoint(addr, EndpointKind.REFLEXIVE) for addr in self.nat.reflexive(now) if addr not in known)
         capabilities = (*settings.capabilities, SYMMETRIC) if self.nat.symmetric(now) else settings.capabilities
         self.record = sign_record(
             self._ports.identity,
@@ -256,6 +275,8 @@ class Mesh:
     def _publish(self, now: float) -> None:
         if self.record is not None:
             self._peers.push_record(self.record.encoded)
+            if self.gossip is not None:
+                self.gossip.announce(self.record, now)
             if self._ports.settings.dht:
                 self.dht.publish(self.record, now)
 
@@ -269,6 +290,8 @@ class Mesh:
         if self._finder.add_seed(peer, addrs, now):
             self._peers.hinted(peer, now)
             self.relaying.wake(now)
+            if self.gossip is not None:
+                self.gossip.add_seed(peer, now)
         self.flush(now)
 
     def add_contact(self, peer: NodeId, addr: Addr, now: float) -> None:
@@ -277,7 +300,10 @@ class Mesh:
 
     def offer_record(self, encoded: bytes, source: str, now: float) -> EndpointRecord | None:
         """A source hands in a record; everything that is concerned learns of it when it is valid and newer."""
-        return self._finder.offer(encoded, source, now)
+        record = self._finder.offer(encoded, source, now)
+        if record is not None and self.gossip is not None:
+            self.gossip.add_record(record, now)
+        return record
 
     def resolve(self, peer: NodeId, now: float, answer: Callable[[Resolution | NotFound], None]) -> None:
         """Find the record of ``peer``: from the cache at once, else from whichever source is first."""
@@ -291,6 +317,8 @@ class Mesh:
     def connect(self, peer: NodeId, now: float, answer: OnConnect) -> None:
         """Give ``answer`` a READY connection to ``peer``, the live one if there is one, or the error."""
         self._peers.connect(peer, now, answer)
+        if self.gossip is not None:
+            self.gossip.used(peer)
 
     def ping(self, connection: Connection, timeout: float, now: float, answer: Callable[[Pinged], None]) -> None:
         """Send one echo over the peer's active path."""

@@ -18,11 +18,15 @@ Wrap = Callable[[NodeId, Addr, list[bytes]], "tuple[Addr, list[bytes]] | None"]
 
 
 class Outlet:
-    """Sends to a peer at an address of its; ``wrap`` makes frames of what goes through a relay."""
+    """Sends to a peer at an address of its; ``wrap`` makes frames of what goes through a relay.
 
-    def __init__(self, ports: Ports, wrap: Wrap) -> None:
+    ``note`` is told every address that something goes to.
+    """
+
+    def __init__(self, ports: Ports, wrap: Wrap, note: Callable[[Addr], None]) -> None:
         self._ports = ports
         self._wrap = wrap
+        self._note = note
 
     def send(self, peer: NodeId, addr: Addr, datagrams: list[bytes]) -> None:
         """Send datagrams, in relay frames when the address is a relayed one."""
@@ -31,6 +35,7 @@ class Outlet:
             if wrapped is None:
                 return
             addr, datagrams = wrapped
+        self._note(addr)
         if not self._ports.link.send(addr, datagrams):
             self._ports.metrics.count(SEND_ERRORS)
 

@@ -12,6 +12,7 @@ from meshnode.address import Addr
 from meshnode.discovery.resolver import Resolution
 from meshnode.driver.deadlines import Deadlines, earlier, is_due
 from meshnode.driver.finding import Finder
+from meshnode.driver.gossiping import Gossiping
 from meshnode.driver.outlet import Outlet
 from meshnode.driver.ports import Ports
 from meshnode.driver.probing import Probing, handle_of
@@ -75,6 +76,7 @@ class Peers:
         own_record: Callable[[], bytes],
         self_changed: Callable[[float], None],
         deliver: Callable[[bytes, Addr, float], None],
+        next_seq: Callable[[], int],
     ) -> None:
         self.ports = ports
         self.outlet = outlet
@@ -85,6 +87,7 @@ class Peers:
         self.probing = Probing(self)
         self.relaying = Relaying(self, deliver)
         self.searching = Searching(self)
+        self.gossip = Gossiping(self, next_seq) if ports.settings.gossip else None
         self.boot = ports.entropy(BOOT_LENGTH)
         self.here = Here()
         self._own_record = own_record
@@ -280,7 +283,7 @@ class Peers:
     def _handshake_timeout(self, session: Session, connection: Connection) -> None:
         self.ports.metrics.count(TIMEOUTS)
         if connection is session.dial:
-            attempts = [(str(a), "no answer") for a in session.paths.addresses()]
+            attempts = [(str(c.addr), c.outcome) for c in session.paths.candidates()]
             heard = connection.bytes_in > 0
             text = "stopped answering during the handshake" if heard else "did not answer"
             at = f"{text} at {', '.join(a for a, _ in attempts)}" if attempts else "has published no usable address"
@@ -288,7 +291,7 @@ class Peers:
                 f"{session.peer.short} {at}",
                 hint="is it running and reachable from here? `meshnode resolve` shows what it published",
             )
-            if isinstance(error, NoPathError):
+            if isinstance(error, NoPathError | HandshakeTimeout):
                 error.attempts = attempts
         else:
             error = HandshakeTimeout("the dialler never finished its handshake")
@@ -322,11 +325,14 @@ class Peers:
         token = packets.initial_token(data) if packets.is_v1_initial(data) else None
         if token is None:
             self.ports.metrics.count(NO_CONNECTION)
+            self.nat.filters.stray(source, now)
             return
         peer = self.ports.sealer.check_knock(token, odcid)
         if peer is None or peer == self._id:
             self.ports.metrics.count(BAD_KNOCK)
+            self.nat.filters.stray(source, now)
             return
+        self.nat.filters.heard(source, now)
         session = self.session(peer, now)
         if session is None:
             return
@@ -525,12 +531,15 @@ class Peers:
         self._release_held(session)
         if connection.peer_record:
             self.finder.offer(connection.peer_record, "connection", now)
-        self.finder.watch(peer, now)
+        if connection.dialler:  # one of the two is enough to find the other; a relay need not watch all its clients
+            self.finder.watch(peer, now)
         self.ports.metrics.count(CONNECTIONS)
         self._dirty[connection] = None
         self.relaying.wake(now)
         session.answer(connection)
         self.ports.events.on_connection(connection, True)
+        if self.gossip is not None:
+            self.gossip.on_link(peer, True, now)
 
     def on_record(self, connection: Connection, encoded: bytes) -> None:
         """A live peer pushed its newest record."""
@@ -541,11 +550,12 @@ class Peers:
         now = self.ports.clock.monotonic()
         if fields[0] == Frame.SEARCH:
             self.searching.on_control(connection, now)
-        else:
+        elif self.gossip is None or not self.gossip.on_frame(connection, fields, now):
             self.relaying.on_control(connection, fields, now)
 
     def on_stream(self, connection: Connection, stream: Stream) -> None:
         """The peer opened a stream and said for which service."""
+        self.finder.watch(connection.peer, self.ports.clock.monotonic())
         self.ports.events.on_stream(connection, stream)
 
     def on_stream_data(self, connection: Connection) -> None:
@@ -584,6 +594,8 @@ class Peers:
             self.relaying.on_closed(connection.peer, now)
             self.searching.on_closed(connection.peer)
             self.ports.events.on_connection(connection, False)
+            if self.gossip is not None:
+                self.gossip.on_link(connection.peer, False, now)
         self._forget_if_idle(session)
 
     def on_dirty(self, connection: Connection) -> None:

@@ -58,6 +58,8 @@ class MeshSettings:
     relay: bool = False
     use_relays: bool = True
     relay_limits: RelayLimits = DEFAULT_LIMITS
+    fresh_port: bool = False
+    gossip: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,10 +39,11 @@ BAD_PONG = describe("drop_pong", "malformed PONGs of members")
 
 @dataclass(frozen=True, slots=True)
 class Pinged:
-    """The outcome of one echo: round trip in seconds (None: lost) and the kind of path it took."""
+    """The outcome of one echo: round trip in seconds (None: lost), the kind of path it took, and where to."""
 
     rtt: float | None
     path: str
+    endpoint: Addr | None = None
 
 
 @dataclass(slots=True)
@@ -50,6 +51,7 @@ class _Echo:
     sent: float
     deadline: float
     path: str
+    addr: Addr
     answer: Callable[[Pinged], None]
 
 
@@ -114,7 +116,7 @@ class Probing:
             answer(Pinged(None, "none"))
             return
         tx = self._ports.entropy(probe.TX_LENGTH)
-        self._echoes[tx] = _Echo(now, now + timeout, session.paths.path_kind(active), answer)
+        self._echoes[tx] = _Echo(now, now + timeout, session.paths.path_kind(active), active, answer)
         session.paths.expect_answer(now)
         self._peers.arm(session)
         body = probe.encode_ping(probe.Ping(probe.ECHO, tx, handle_of(connection)))
@@ -134,6 +136,8 @@ class Probing:
         flags = 0 if known or ping.handle == probe.NO_HANDLE else probe.NO_CONN
         pong = probe.encode_pong(probe.Pong(flags, ping.tx, source))
         self._peers.outlet.send_sealed(sender, source, pong)
+        if self._peers.gossip is not None:
+            self._peers.gossip.on_ping(sender, now)
         session = self._peers.sessions.get(sender)
         if session is not None and known:
             session.paths.on_ping(source, ping.flags, now)
@@ -154,9 +158,11 @@ class Probing:
             gone = pong.flags & probe.NO_CONN and session is not None and session.connection is not None
             if session is not None:
                 session.paths.on_answer(now)
-            echo.answer(Pinged(None if gone else now - echo.sent, echo.path))
+            echo.answer(Pinged(None if gone else now - echo.sent, echo.path, echo.addr))
             if gone and session is not None:
                 self._restarted(session)
+            return
+        if self._peers.gossip is not None and self._peers.gossip.on_pong(sender, pong.tx, now):
             return
         if session is None:
             return
@@ -186,7 +192,7 @@ class Probing:
         for tx, echo in list(self._echoes.items()):
             if echo.deadline <= now:
                 del self._echoes[tx]
-                echo.answer(Pinged(None, echo.path))
+                echo.answer(Pinged(None, echo.path, echo.addr))
 
 
 def handle_of(connection: Connection | None) -> bytes:

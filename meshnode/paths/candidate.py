@@ -31,7 +31,10 @@ class Connectivity(Enum):
 
 @dataclass(slots=True)
 class Candidate:
-    """``rtt`` and the times are seconds; ``claimed`` is when the peer last gave a reason to move here."""
+    """``rtt`` and the times are seconds; ``claimed`` is when the peer last gave a reason to move here.
+
+    ``probes`` were sent and ``samples`` came back; ``failures``: how often it was in use and had to be left.
+    """
 
     addr: Addr
     source: str
@@ -39,6 +42,8 @@ class Candidate:
     state: PathState = PathState.UNKNOWN
     rtt: float | None = None
     samples: int = 0
+    probes: int = 0
+    failures: int = 0
     last_heard: float = float("-inf")
     claimed: float = float("-inf")
     trusted_at: float = float("-inf")
@@ -55,6 +60,13 @@ class Candidate:
         return 0 if self.addr.is_udp else 1 if self.addr.is_tunnel else 2
 
     @property
+    def outcome(self) -> str:
+        """What came of probing it, for people."""
+        if self.samples and self.rtt is not None:
+            return f"answered {self.samples} of {self.probes} probes, in {self.rtt * 1000:.1f} ms"
+        return f"no answer to {self.probes} probes" if self.probes else "not probed"
+
+    @property
     def losses(self) -> int:
         """How many of the last probes were lost."""
         return self.fates.count(False)
@@ -68,5 +80,6 @@ class Candidate:
 
     def fell_silent(self, now: float) -> None:
         """It was in use and stopped answering: do not hurry back (1 s, doubling to 32 s)."""
+        self.failures += 1
         self.distrust = min(32.0, 2 * self.distrust)
         self.trusted_at = now + self.distrust

@@ -444,6 +444,7 @@ class PeerPaths:
             self._confirm_by = None
             if current.state is not PathState.VALIDATED:
                 current.state = PathState.FAILED
+                current.failures += 1
                 if self._previous is not None and self._previous.state is PathState.VALIDATED:
                     self._switch(self._previous, "unconfirmed", True, now)
                 self._seek(now)
@@ -603,6 +604,7 @@ class PeerPaths:
     def _probe(self, candidate: Candidate, flags: int, now: float, pad_to: int = 0) -> bytes:
         tx = self._entropy(8)
         self._probes[tx] = (candidate.addr, now, pad_to)
+        candidate.probes += 1
         while len(self._probes) > MAX_PROBES_OUT:
             del self._probes[next(iter(self._probes))]
         if candidate.state in (PathState.UNKNOWN, PathState.FAILED):

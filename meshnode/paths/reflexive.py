@@ -13,6 +13,7 @@ from enum import Enum
 from meshnode.address import Addr, is_dialable
 from meshnode.identity import NodeId
 from meshnode.limits import MAX_OBSERVERS, OBSERVATION_S
+from meshnode.paths.filtering import FilterView
 
 
 class Mapping(Enum):
@@ -39,6 +40,7 @@ class NatView:
     def __init__(self) -> None:
         self._own: frozenset[Addr] = frozenset()
         self._seen: dict[int, dict[NodeId, Observation]] = {4: {}, 6: {}}
+        self.filters = FilterView()
 
     def moved(self, own: frozenset[Addr]) -> None:
         """Our own addresses are these now: what was seen before says nothing any more."""
@@ -57,6 +59,9 @@ class NatView:
         last = book.pop(peer, None)
         if last is not None and last.observer == observer and last.seen != seen:
             book.clear()  # the mapping itself has changed: what others saw earlier is history
+            if last.seen.host != seen.host:
+                self.filters.changed(family, now)
+        self.filters.seen(seen)
         book[peer] = Observation(observer, seen, now)
         while len(book) > MAX_OBSERVERS:
             del book[next(iter(book))]
@@ -107,6 +112,8 @@ class NatView:
         return {
             "mapping": self.mapping(4, now).value,
             "mapping_ipv6": self.mapping(6, now).value,
+            "filtering": self.filters.filtering(4).value,
+            "filtering_ipv6": self.filters.filtering(6).value,
             "reflexive": [str(addr) for addr in self.reflexive(now)],
             "observed": {str(peer): str(o.seen) for book in self._seen.values() for peer, o in list(book.items())[:8]},
         }

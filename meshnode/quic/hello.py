@@ -35,6 +35,8 @@ class Frame(IntEnum):
     INTRODUCE = 7
     INTRODUCED = 8
     SEARCH = 9
+    GOSSIP = 16
+    GOSSIP_IDLE = 17
 
 
 class CloseCode(IntEnum):

@@ -103,7 +103,7 @@ async def test_bad_records_on_the_lan_are_dropped_by_name_and_the_node_goes_on(m
 async def test_a_host_without_multicast_counts_it_and_runs(
     monkeypatch: pytest.MonkeyPatch, make_node: MakeNode, error: Exception
 ) -> None:
-    def refuse() -> Zeroconf:
+    def refuse(interfaces: object) -> Zeroconf:
         raise error
 
     monkeypatch.setattr(mdns, "_open", refuse)
@@ -116,3 +116,13 @@ async def test_a_host_without_multicast_counts_it_and_runs(
     started = time.monotonic()
     await node.close()
     assert time.monotonic() - started < 1.5
+
+
+async def test_a_node_that_is_bound_to_loopback_says_nothing_on_other_networks(make_node: MakeNode) -> None:
+    node = await make_node(mdns=True)
+    async with asyncio.timeout(5):
+        while node._mdns is None or node._mdns._zeroconf is None:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.02)
+    await node._mdns._zeroconf.zeroconf.async_wait_for_start()
+    senders = node._mdns._zeroconf.zeroconf.engine.senders
+    assert {sender.transport.get_extra_info("sockname")[0] for sender in senders} == {"127.0.0.1"}

@@ -72,8 +72,8 @@ async def test_another_key_at_the_dialled_address_is_a_named_error_and_not_a_han
 
 
 async def test_both_dial_at_once_and_one_connection_lives(make_node: MakeNode) -> None:
-    seed = await make_node(seed_role=True)
-    one, other = await make_node(seed=seed), await make_node(seed=seed)
+    seed = await make_node(seed_role=True, gossip=False)  # which would connect them before
+    one, other = await make_node(seed=seed, gossip=False), await make_node(seed=seed, gossip=False)
     for node in (one, other):
         node.serve("echo", echo, allow=["any"])
     await one.resolve(other.id)
@@ -138,3 +138,19 @@ async def test_a_slow_reader_holds_the_sender_back(make_node: MakeNode) -> None:
     writer.write_eof()
     assert await reader.read() == b"done"
     assert total == sent
+
+
+async def test_events_end_when_the_node_is_closed(make_node: MakeNode) -> None:
+    node = await make_node()
+    seen = []
+
+    async def watch() -> None:
+        async for event in node.events():
+            seen.append(event.kind)
+
+    task = asyncio.create_task(watch())
+    friend = await make_node(seed=node)
+    assert (await friend.ping(node.id)).rtt is not None
+    await node.close()
+    await asyncio.wait_for(task, 2)
+    assert "connected" in seen

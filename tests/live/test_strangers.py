@@ -10,6 +10,7 @@ import struct
 import pytest
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
+from aioquic.quic.packet import QuicProtocolVersion
 
 from meshnode import Identity
 from meshnode.clock import SystemClock
@@ -19,30 +20,86 @@ from tests.conftest import MakeNode
 SIZES = (0, 1, 60, 1200, 1472)
 
 
-def _initial() -> bytes:
-    quic = QuicConnection(configuration=QuicConfiguration(is_client=True, alpn_protocols=["h3"]))
+def _initial(version: int = QuicProtocolVersion.VERSION_1, token: bytes = b"") -> bytes:
+    configuration = QuicConfiguration(is_client=True, alpn_protocols=["h3"], server_name="example.org")
+    configuration.original_version = version
+    configuration.supported_versions = [version]
+    quic = QuicConnection(configuration=configuration)
+    quic._peer_token = token
     quic.connect(("x", 0), now=0.0)
     return quic.datagrams_to_send(now=0.0)[0][0]
 
 
-def _probes() -> list[bytes]:
-    found = [bytes([first]) + os.urandom(size - 1) if size else b"" for first in range(256) for size in SIZES]
+def _with_version(initial: bytes, version: bytes) -> bytes:
+    return initial[:1] + version + initial[5:]
+
+
+def _first_bytes() -> list[bytes]:
+    return [bytes([first]) + os.urandom(size - 1) if size else b"" for first in range(256) for size in SIZES]
+
+
+def _quic() -> list[bytes]:
     initial = _initial()
-    found += [initial, initial[:1] + b"\xfa\xce\xb0\x0c" + initial[5:], initial[:1] + bytes(4) + initial[5:]]
-    found.append(struct.pack("!HHI", 1, 0, 0x2112A442) + os.urandom(12))  # STUN binding request
-    found.append(b"\x00" + os.urandom(20) + b"\x92\xa4ping\x91\xc4\x14" + os.urandom(20))  # rpcudp
-    found.append(b"d1:ad2:id20:" + os.urandom(20) + b"e1:q4:ping1:t2:aa1:y1:qe")  # BitTorrent
-    return found
+    return [
+        initial,
+        initial[:1] + initial[1:] * 2,  # larger than a path carries
+        initial[:1199],  # smaller than an Initial may be
+        _initial(token=os.urandom(96)),  # a knock's size
+        _initial(QuicProtocolVersion.VERSION_2),
+        *(_with_version(initial, version) for version in (b"\xfa\xce\xb0\x0c", bytes(4), b"\xff\x00\x00\x1d")),
+        _with_version(initial, b"\x1a\x2a\x3a\x4a"),  # reserved to force a version negotiation
+        bytes([0x40]) + initial[6:14] + os.urandom(1180),  # a short header: asks for a stateless reset
+        bytes([0xF0]) + initial[1:],  # Retry
+        bytes([0xE0]) + initial[1:],  # Handshake
+        bytes([0xD0]) + initial[1:],  # 0-RTT
+    ]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-async def test_no_probe_of_a_stranger_is_answered(make_node: MakeNode, host: str) -> None:
-    node = await make_node(listen=f"[{host}]:0" if ":" in host else f"{host}:0")
+def _other_protocols() -> list[bytes]:
+    stun = [struct.pack("!HHI", kind, 0, 0x2112A442) + os.urandom(12) for kind in (0x0001, 0x0003, 0x0101)]
+    key = b"\xc4\x14" + os.urandom(20)
+    rpcudp = [
+        kind + os.urandom(20) + call
+        for kind in (b"\x00", b"\x01")
+        for call in (
+            b"\x92\xa4ping\x91" + key,
+            b"\x92\xa9find_node\x92" + key + key,
+            b"\x92\xa5store\x93" + key * 2 + b"\xa1x",
+        )
+    ]
+    me = b"d2:id20:" + os.urandom(20)
+    bittorrent = [
+        b"d1:a" + me + b"e1:q4:ping1:t2:aa1:y1:qe",
+        b"d1:a" + me + b"6:target20:" + os.urandom(20) + b"e1:q9:find_node1:t2:aa1:y1:qe",
+        b"d1:a" + me + b"9:info_hash20:" + os.urandom(20) + b"e1:q9:get_peers1:t2:aa1:y1:qe",
+        b"d1:a" + me + b"6:target20:" + os.urandom(20) + b"e1:q3:get1:t2:aa1:y1:qe",
+    ]
+    others = [
+        b"\xaa\xaa\x01\x00\x00\x01" + bytes(6) + b"\x07version\x04bind\x00\x00\x10\x00\x03",  # DNS
+        b"\x1b" + bytes(47),  # NTP
+        b"\x01\x00\x00\x00" + os.urandom(144),  # WireGuard
+        b"\x16\xfe\xff" + bytes(9) + os.urandom(100),  # DTLS
+        b"M-SEARCH * HTTP/1.1\r\n\r\n",
+        b"OPTIONS sip:x SIP/2.0\r\n\r\n",
+    ]
+    return stun + rpcudp + bittorrent + others
+
+
+@pytest.mark.parametrize("seed_role", [False, True], ids=["node", "seed"])
+@pytest.mark.parametrize(
+    ("listen", "host"), [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("[::]:0", "127.0.0.1")]
+)
+async def test_no_probe_of_a_stranger_is_answered(make_node: MakeNode, listen: str, host: str, seed_role: bool) -> None:
+    node = await make_node(listen=listen, seed_role=seed_role)
     port = node.record.endpoints[0].addr.port
-    assert await _answers(host, port, _probes()) == 0
+    named = _quic() + _other_protocols()
+    probes = _first_bytes() + named * 3
+    assert await _answers(host, port, probes) == 0
     counters = node.status()["counters"]
     assert counters["drop_sealed"] > 0
     assert counters["drop_no_connection"] > 0
+    dropped = sum(counters.get(name, 0) for name in counters if name.startswith("drop_"))
+    assert dropped > 0.9 * (len(probes) - 256), counters  # 256 are empty; all but what the kernel lost were counted
 
 
 async def test_a_knock_with_another_mesh_key_is_not_answered(make_node: MakeNode) -> None:

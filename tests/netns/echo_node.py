@@ -1,7 +1,9 @@
-"""A node to be moved about: ``listen`` echoes, ``dial`` counts at 100 Hz through the echo and times the replies.
+"""A node to be moved about: ``listen`` serves, ``dial`` opens a stream on which numbers are counted at 100 Hz.
 
-Each mode prints one JSON line when it is ready. ``dial`` then takes SIGUSR1 (forget the statistics; prints
-``{"reset": true}``) and SIGUSR2 (print them). SIGTERM or the end of standard input ends the program.
+The numbers flow as ``--flow`` says: there and back (``echo``), to the listener only (``up``) or from it only
+(``down``). Each mode prints one JSON line when it is ready. It then takes SIGUSR1 (forget the statistics; prints
+``{"reset": true}``) and SIGUSR2 (print them); the end that the numbers come to has them. SIGTERM or the end of
+standard input ends the program.
 """
 
 from __future__ import annotations
@@ -27,12 +29,6 @@ def say(**what: Any) -> None:
     print(json.dumps(what), flush=True)
 
 
-async def echo(reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
-    while data := await reader.read(65_536):
-        writer.write(data)
-        await writer.drain()
-
-
 class Counter:
     """Writes numbers without waiting for their replies, and watches the replies."""
 
@@ -55,7 +51,7 @@ class Counter:
             "lost": self.lost,
             "reordered": self.reordered,
             "replies": self.replies,
-            "in_flight": self.sent - self.expected,
+            "in_flight": max(0, self.sent - self.expected),
             "error": self.error,
         }
 
@@ -90,11 +86,7 @@ class Counter:
             self.begun.set()
 
 
-async def dial(node: Node, peer: str, stop: asyncio.Event) -> None:
-    counter = Counter()
-    reader, writer = await node.open(peer, "echo")
-    tasks = [asyncio.create_task(counter.run(work)) for work in (counter.write(writer), counter.read(reader))]
-
+def answer_signals(node: Node, counter: Counter, peer: str | None = None) -> None:
     def reset() -> None:
         counter.reset()
         say(reset=True)
@@ -105,7 +97,35 @@ async def dial(node: Node, peer: str, stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, reset)
     loop.add_signal_handler(signal.SIGUSR2, lambda: say(**counter.report(), peer_at=peer_at()))
-    await counter.begun.wait()
+
+
+def serve(node: Node, counter: Counter) -> None:
+    async def echo(reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+
+    async def up(reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
+        await counter.run(counter.read(reader))
+
+    async def down(reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
+        await Counter().write(writer)
+
+    for name, handler in (("echo", echo), ("up", up), ("down", down)):
+        node.serve(name, handler, allow=["any"])
+
+
+async def dial(node: Node, peer: str, flow: str, counter: Counter, stop: asyncio.Event) -> None:
+    reader, writer = await node.open(peer, flow)
+    work = []
+    if flow != "down":
+        work.append(counter.write(writer))
+    if flow != "up":
+        work.append(counter.read(reader))
+    tasks = [asyncio.create_task(counter.run(one)) for one in work]
+    if flow != "up":
+        await counter.begun.wait()
+    answer_signals(node, counter, peer)
     say(id=str(node.id), endpoints=node.status()["endpoints"])
     await stop.wait()
     for task in tasks:
@@ -124,12 +144,21 @@ async def main(args: argparse.Namespace) -> None:
                 stop.set()
 
         loop.add_reader(0, readable)
-    config = Config(home=args.home, mdns=False, listen="[::]:0", seeds=args.seed, seed_role=args.seed_role)
+    config = Config(
+        home=args.home,
+        mdns=False,
+        listen=args.listen,
+        seeds=args.seed,
+        seed_role=args.seed_role,
+        advertise=args.advertise,
+    )
+    counter = Counter()
     async with Node(config) as node:
         if args.mode == "dial":
-            await dial(node, args.peer, stop)
+            await dial(node, args.peer, args.flow, counter, stop)
         else:
-            node.serve("echo", echo, allow=["any"])
+            serve(node, counter)
+            answer_signals(node, counter)
             say(id=str(node.id), endpoints=node.status()["endpoints"])
             await stop.wait()
 
@@ -142,7 +171,10 @@ def arguments() -> argparse.Namespace:
         command.add_argument("--home", required=True)
         command.add_argument("--seed", action="append", default=[], metavar="ID@HOST:PORT")
         command.add_argument("--seed-role", action="store_true")
+        command.add_argument("--listen", default="[::]:0")
+        command.add_argument("--advertise", action="append", default=[], metavar="ADDR:PORT")
         if mode == "dial":
+            command.add_argument("--flow", choices=("echo", "up", "down"), default="echo")
             command.add_argument("peer")
     return parser.parse_args()
 

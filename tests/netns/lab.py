@@ -8,8 +8,9 @@
         a.renumber("10.77.0.20/24")
         home.rebind()
 
-Needs root and iproute2; a router needs nftables and, to rebind, conntrack. Leaving the block, however it is
-left, ends the programs and removes the namespaces; what a killed run left behind, the next one removes.
+The namespaces are meshnode/cli/netns.py's, as in the demo; the lab adds routers and programs. Needs root and
+iproute2; a router needs nftables and, to rebind, conntrack. Leaving the block, however it is left, ends the
+programs and removes the namespaces; what a killed run left behind, the next one removes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import itertools
 import json
 import os
 import queue
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,17 +26,18 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
+
+from meshnode.cli import netns
+from meshnode.cli.netns import BRIDGE, IFACE, Namespace, Network, renumber
+from meshnode.cli.netns import run as run  # for the tests
 
 ROOT = Path(__file__).resolve().parents[2]
 ECHO_NODE = Path(__file__).with_name("echo_node.py")
 PREFIX = "mnlab"
 LINE_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 3.0
-IFACE = "eth0"
-BRIDGE = "br0"
 PORTS = (20_000, 60_000, 5_000)  # a router's outside port ranges: from, to, size
-_labs = itertools.count()
 
 
 def require(*tools: str) -> None:
@@ -52,23 +53,7 @@ def require(*tools: str) -> None:
 
 def missing(*tools: str) -> str | None:
     """Why there can be no lab here, or None when there can."""
-    if os.geteuid() != 0:
-        return "network namespaces need root"
-    for tool in ("ip", "nft", *tools):
-        if shutil.which(tool) is None:
-            return f"{tool} is not installed"
-    probe = f"{PREFIX}-{os.getpid()}-probe"
-    done = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True, check=False)
-    subprocess.run(["ip", "netns", "del", probe], capture_output=True, check=False)
-    return None if done.returncode == 0 else f"network namespaces are refused: {done.stderr.strip()}"
-
-
-def run(*command: str, stdin: str = "") -> str:
-    """Run a command to its end; raises RuntimeError with what it complained of."""
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=30)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
-    return done.stdout
+    return netns.missing("nft", *tools)
 
 
 class Program:
@@ -79,7 +64,7 @@ class Program:
         self._stderr = stderr
         with stderr.open("wb") as log:
             self._process = subprocess.Popen(
-                ["ip", "netns", "exec", host.name, *command],
+                host.command(*command),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -144,30 +129,16 @@ class Program:
             process.stdin.close()
 
 
-class Namespace:
-    """One network namespace, loopback up."""
+class _Runs(Namespace):
+    """A namespace that programs of the tests run in."""
 
-    def __init__(self, lab: Lab, label: str) -> None:
+    def __init__(self, lab: Lab, *args: Any) -> None:
         self.lab = lab
-        self.label = label
-        self.name = f"{lab.prefix}-{label}"
-        self._programs: list[Program] = []
-        run("ip", "netns", "add", self.name)
-        try:
-            self.ip("link set lo up")
-            # addresses are usable at once, so that a late one is no second move
-            self.exec("sh", "-c", "for f in default all; do echo 0 >/proc/sys/net/ipv6/conf/$f/accept_dad; done")
-        except BaseException:
-            self.close()
-            raise
+        super().__init__(lab, *args)
 
-    def ip(self, *lines: str) -> None:
-        """Run lines of ``ip`` in this namespace, one after the other in one process."""
-        run("ip", "-n", self.name, "-batch", "-", stdin="\n".join(lines))
-
-    def exec(self, *command: str, stdin: str = "") -> str:
-        """Run a command in this namespace to its end."""
-        return run("ip", "netns", "exec", self.name, *command, stdin=stdin)
+    @property
+    def _programs(self) -> list[Program]:
+        return self.lab.programs.setdefault(self.name, [])
 
     def start(self, *command: str, env: dict[str, str] | None = None) -> Program:
         """Start a program in this namespace; it ends with the lab."""
@@ -180,88 +151,28 @@ class Namespace:
         """End the programs and remove the namespace."""
         for program in self._programs:
             program.stop()
-        subprocess.run(["ip", "netns", "del", self.name], capture_output=True, check=False)
+        super().close()
 
 
-class Switch(Namespace):
+class Switch(_Runs, netns.Switch):
     """A bridge that hosts plug into."""
 
-    def __init__(self, lab: Lab, label: str) -> None:
-        super().__init__(lab, label)
-        self._ports = itertools.count()
-        self.ip(f"link add {BRIDGE} type bridge mcast_snooping 0", f"link set {BRIDGE} up")
 
-    def plug(self, host: Host) -> None:
-        """Lay a cable from a new port to the host's interface."""
-        port = f"port{next(self._ports)}"
-        run(
-            *("ip", "link", "add", port, "netns", self.name, "type", "veth"),
-            *("peer", "name", IFACE, "netns", host.name),
-        )
-        self.ip(f"link set {port} master {BRIDGE} up")
-
-
-class Host(Namespace):
+class Host(_Runs, netns.Host):
     """A host with one interface."""
-
-    def __init__(self, lab: Lab, label: str, switch: Switch, address: str, gateway: str | None = None) -> None:
-        super().__init__(lab, label)
-        self._gateway = gateway
-        switch.plug(self)
-        self.ip(f"link set {IFACE} up", *self._address(address))
-
-    def _address(self, address: str) -> list[str]:
-        self.address = address
-        lines = [f"addr add {address} dev {IFACE}"]
-        if self._gateway is not None:
-            lines.append(f"route add default via {self._gateway}")
-        return lines
-
-    def _renumbering(self, address: str) -> list[str]:
-        return [f"addr flush dev {IFACE}", *self._address(address)]
-
-    def renumber(self, address: str) -> None:
-        """Lose the address and take a new one: what moving to another network looks like to a program."""
-        renumber({self: address})
-
-    def link_down(self) -> None:
-        """Pull the cable."""
-        self.ip(f"link set {IFACE} down")
-
-    def link_up(self, address: str) -> None:
-        """Plug in again, under a new address."""
-        # a route by a gateway can only be added to a link that is up
-        self.ip(f"addr flush dev {IFACE}", f"link set {IFACE} up", *self._address(address))
-
-
-def renumber(moves: dict[Host, str]) -> None:
-    """Renumber several hosts at the same moment: each ``ip`` has entered its namespace and waits for its lines."""
-    waiting = [
-        subprocess.Popen(
-            ["ip", "-n", host.name, "-batch", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for host in moves
-    ]
-    time.sleep(0.01)
-    for process, (host, address) in zip(waiting, moves.items(), strict=True):
-        assert process.stdin is not None
-        process.stdin.write("\n".join(host._renumbering(address)) + "\n")
-        process.stdin.close()
-        process.stdin = None
-    for process, host in zip(waiting, moves, strict=True):
-        complaint = process.communicate(timeout=10)[1]
-        if process.returncode != 0:
-            raise RuntimeError(f"cannot renumber {host.label}: {complaint.strip()}")
 
 
 class Router(Host, Switch):
     """A NAT router: a host outside, a switch inside. Unasked packets from outside are dropped silently."""
 
     def __init__(self, lab: Lab, label: str, switch: Switch, outside: str, inside: str) -> None:
+        self.lab = lab
         Namespace.__init__(self, lab, label)
         self._gateway = None
+        self._own = inside.partition("/")[0]
         self._ports = itertools.count()
         self._ranges = itertools.cycle(range(*PORTS))
+        self._forward: tuple[int, str] | None = None
         switch.plug(self)
         self.ip(
             f"link set {IFACE} up",
@@ -275,7 +186,7 @@ class Router(Host, Switch):
 
     def _masquerade(self) -> None:
         first = next(self._ranges)
-        unasked = f'iifname "{IFACE}" ct state new drop'
+        unasked = f'iifname "{IFACE}" ct state new ct status & dnat == 0 drop'
         rules = [
             "flush ruleset",
             "table ip lab {",
@@ -283,31 +194,45 @@ class Router(Host, Switch):
             f'oifname "{IFACE}" meta l4proto udp masquerade to :{first}-{first + PORTS[2] - 1}; }}',
             f"chain input {{ type filter hook input priority filter; {unasked}; }}",
             f"chain forward {{ type filter hook forward priority filter; {unasked}; }}",
-            "}",
         ]
-        self.exec("nft", "-f", "-", stdin="\n".join(rules) + "\n")
+        if self._forward is not None:
+            port, to = self._forward
+            rules.append(f"chain in {{ type nat hook prerouting priority dstnat; udp dport {port} dnat to {to}; }}")
+        self.exec("nft", "-f", "-", stdin="\n".join([*rules, "}"]) + "\n")
+
+    def forward(self, port: int, to: str) -> None:
+        """Map an outside port to ``HOST:PORT`` inside, for whoever asks; in place of the mapping before."""
+        self._forward = (port, to)
+        self._masquerade()
 
     def mappings(self) -> set[str]:
         """The outside ports in use now."""
-        flows = self.exec("conntrack", "-L", "-p", "udp")
+        lines = self.exec("conntrack", "-L", "-p", "udp").splitlines()
+        # hosts ask the router itself for port mappings: that goes nowhere outside
+        flows = [line for line in lines if "dport=" in line and f" dst={self._own} " not in line]
         # a flow is told twice, there and back; the way back ends at the outside port
-        return {line.rpartition("dport=")[2].split()[0] for line in flows.splitlines() if "dport=" in line}
+        return {line.rpartition("dport=")[2].split()[0] for line in flows if " dst=239." not in line}
 
     def rebind(self) -> None:
-        """Forget every mapping; each flow gets a new outside port, as when a router restarts."""
+        """Forget every mapping; each flow gets a new outside port, as when a router restarts.
+
+        A forwarded port becomes another too: nothing comes in at the old one any more.
+        """
+        if self._forward is not None:
+            self._forward = (self._forward[0] + 1, self._forward[1])
         self._masquerade()
         self.exec("conntrack", "-F")
 
 
-class Lab:
+class Lab(Network):
     """Makes namespaces and removes them."""
 
     def __init__(self) -> None:
-        self.prefix = f"{PREFIX}-{os.getpid()}-{next(_labs)}"
-        self._all: list[Namespace] = []
+        super().__init__(PREFIX)
+        self.programs: dict[str, list[Program]] = {}  # by the name of their namespace
 
-    def __enter__(self) -> Lab:
-        _remove_orphans()
+    def __enter__(self) -> Self:
+        super().__enter__()
         self._scratch = tempfile.TemporaryDirectory(prefix=f"{self.prefix}-")
         self.scratch = Path(self._scratch.name)
         return self
@@ -315,12 +240,8 @@ class Lab:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for namespace in reversed(self._all):
-            namespace.close()
+        super().__exit__(kind, error, trace)
         self._scratch.cleanup()
-        left = [name for name in _namespaces() if name.startswith(f"{self.prefix}-")]
-        for name in left:  # whose constructor failed
-            run("ip", "netns", "del", name)
 
     def switch(self, label: str = "switch") -> Switch:
         """Make a switch."""
@@ -328,7 +249,7 @@ class Lab:
         self._all.append(made)
         return made
 
-    def host(self, label: str, switch: Switch, address: str, gateway: str | None = None) -> Host:
+    def host(self, label: str, switch: netns.Switch, address: str, gateway: str | None = None) -> Host:
         """Make a host on a switch, or on a router's inside."""
         made = Host(self, label, switch, address, gateway)
         self._all.append(made)
@@ -341,43 +262,46 @@ class Lab:
         return made
 
 
-def _namespaces() -> list[str]:
-    return [line.split()[0] for line in run("ip", "netns", "list").splitlines() if line]
-
-
-def _remove_orphans() -> None:
-    for name in _namespaces():
-        prefix, _, rest = name.partition("-")
-        pid = rest.partition("-")[0]
-        if prefix == PREFIX and pid.isdigit() and not Path("/proc", pid).exists():
-            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
-
-
 class EchoMesh:
-    """A seed, a listener that echoes and a dialler that counts, each in its own namespace."""
+    """A seed, a listener and a dialler, each in its own namespace, and numbers that flow between the last two.
+
+    ``nat`` names the end that is behind a NAT router, ``dialler`` or ``listener``; neither has a way in, unless
+    ``mapped``: the listener's router then forwards a port. ``flow`` is echo_node.py's.
+    """
 
     NET = "10.77.0"
+    PORT = 4242
 
-    def __init__(self, lab: Lab, *, nat: bool = False) -> None:
+    def __init__(self, lab: Lab, *, nat: str | None = None, mapped: bool = False, flow: str = "echo") -> None:
         from signal import SIGUSR1, SIGUSR2
 
         self._reset, self._report = SIGUSR1, SIGUSR2
         self._numbers = itertools.cycle(range(20, 250))
         self.switch = lab.switch()
-        seed = lab.host("seed", self.switch, f"{self.NET}.2/24")
-        self.listener = lab.host("listener", self.switch, self.fresh())
         self.router: Router | None = None
-        if nat:
+        if nat is not None:
             self.router = lab.router("router", self.switch, self.fresh(), inside="10.78.0.1/24")
-            self.dialler = lab.host("dialler", self.router, "10.78.0.2/24", gateway="10.78.0.1")
-        else:
-            self.dialler = lab.host("dialler", self.switch, self.fresh())
+        seed = lab.host("seed", self.switch, f"{self.NET}.2/24")
+        self.listener = self._host(lab, "listener", natted=nat == "listener")
+        self.dialler = self._host(lab, "dialler", natted=nat == "dialler")
         ready = self._start(seed, "listen", "--seed-role").line()
         at = f"{ready['id']}@{ready['endpoints'][0]}"
-        ready = self._start(self.listener, "listen", "--seed", at).line()
-        self._counter = self._start(self.dialler, "dial", "--seed", at, ready["id"])
-        self._counter.line()
+        where = []
+        if mapped and self.router is not None:
+            self.router.forward(self.PORT, f"10.78.0.2:{self.PORT}")
+            outside = self.router.address.partition("/")[0]
+            where = ["--listen", f"10.78.0.2:{self.PORT}", "--advertise", f"{outside}:{self.PORT}"]
+        listener = self._start(self.listener, "listen", "--seed", at, *where)
+        dialler = self._start(self.dialler, "dial", "--seed", at, "--flow", flow, listener.line()["id"])
+        dialler.line()
+        self._counter = listener if flow == "up" else dialler
         time.sleep(1.0)  # past the joining traffic
+
+    def _host(self, lab: Lab, label: str, *, natted: bool) -> Host:
+        if natted:
+            assert self.router is not None
+            return lab.host(label, self.router, "10.78.0.2/24", gateway="10.78.0.1")
+        return lab.host(label, self.switch, self.fresh())
 
     def _start(self, host: Host, *args: str) -> Program:
         home = host.lab.scratch / host.label

@@ -14,19 +14,18 @@ right, a program on a TUN device does (userspace_nat.py): the other cones, and h
 
 from __future__ import annotations
 
-import ctypes
 import ipaddress
 import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from meshnode.cli import netns
 from tests.netns import lab
 from tests.netns.lab import BRIDGE, IFACE, Host, Lab, Namespace, Program, Router, Switch
 
@@ -36,7 +35,6 @@ TUN = "nat0"
 SPARE = "spare0"
 TABLE = 100
 CARRIER_S = 1.2
-CLONE_NEWNET = 0x40000000
 KINDS = ("open", "full_cone", "address_restricted", "port_restricted", "symmetric", "blocked_udp")
 USERSPACE = {"full_cone": "any", "address_restricted": "host", "port_restricted": "port", "symmetric": "port"}
 T = TypeVar("T")
@@ -57,25 +55,7 @@ def require() -> None:
 
 def inside_of(namespace: Namespace, action: Callable[[], T]) -> T:
     """Run something in a namespace, in this process: a socket that it makes stays there."""
-    found: list[T] = []
-    failed: list[BaseException] = []
-
-    def enter() -> None:  # in a thread of its own, for a thread that entered a namespace is of no other use
-        try:
-            libc = ctypes.CDLL(None, use_errno=True)
-            with Path("/run/netns", namespace.name).open() as handle:
-                if libc.setns(handle.fileno(), CLONE_NEWNET) != 0:
-                    raise OSError(ctypes.get_errno(), f"cannot enter {namespace.name}")
-            found.append(action())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return found[0]
+    return namespace.inside(action)
 
 
 def udp_socket(namespace: Namespace, host: str, port: int) -> socket.socket:
@@ -99,7 +79,7 @@ def rehome(moves: dict[Host, tuple[Switch, str, str | None]]) -> None:
     for host, (switch, address, gateway) in moves.items():
         port = f"port{next(switch._ports)}"
         ends = ("ip", "link", "add", port, "netns", switch.name, "type", "veth", "peer", "name", SPARE)
-        lab.run(*ends, "netns", host.name)
+        netns.run(*ends, "netns", host.name)
         switch.ip(f"link set {port} master {BRIDGE} up")
         host.ip(f"link set {SPARE} addrgenmode none", f"link set {SPARE} up")
         host._gateway = gateway

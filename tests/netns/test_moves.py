@@ -13,12 +13,12 @@ from tests.netns.lab import EchoMesh, Host, Lab, require
 pytestmark = pytest.mark.netns
 
 RUNS = 3
-# ms without a reply, loose because a shared machine may stall for 100 ms: what we aim at (95th percentiles of
+# ms without a reply, loose because a shared machine may stall for a second: what we aim at (95th percentiles of
 # 60, 60 and 150 ms) is measured by bench/moves.py
-BOUNDS = {"dialler": 500, "listener": 500, "both": 800}
+BOUNDS = {"dialler": 1500, "listener": 1500, "both": 2000}
 OUTAGE_S = 2.0
-AFTER_OUTAGE_MS = 800
-REBIND_MS = 500
+AFTER_OUTAGE_MS = 2000
+REBIND_MS = 2000
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +28,13 @@ def mesh() -> Iterator[EchoMesh]:
         yield EchoMesh(lab)
 
 
-@pytest.fixture
-def nat_mesh() -> Iterator[EchoMesh]:
-    require("conntrack")
-    with Lab() as lab:
-        yield EchoMesh(lab, nat=True)
-
-
-def check(found: dict[str, Any], bound_ms: float, listener: Host) -> None:
+def check(found: dict[str, Any], bound_ms: float, at: Host) -> None:
     assert found["error"] is None, found
     assert (found["lost"], found["reordered"]) == (0, 0), found
     assert found["replies"] > 20, found
     assert found["in_flight"] < 10, found  # nothing sent before or during the move is missing
-    assert found["peer_at"].startswith(listener.address.partition("/")[0] + ":"), found
+    if found["peer_at"] is not None:  # the dialler's report
+        assert found["peer_at"].startswith(at.address.partition("/")[0] + ":"), found
     assert found["gap_ms"] < bound_ms, found
 
 
@@ -71,14 +65,25 @@ def test_a_stream_outlives_a_pulled_cable(mesh: EchoMesh, who: str) -> None:
     check(found, outage_ms + AFTER_OUTAGE_MS, mesh.listener)
 
 
-def test_a_stream_outlives_a_nat_rebinding(nat_mesh: EchoMesh) -> None:
-    assert nat_mesh.router is not None
-    for _ in range(RUNS):
-        nat_mesh.reset()
-        before = nat_mesh.router.mappings()
-        nat_mesh.router.rebind()
-        found = nat_mesh.report()
-        print("nat", found["gap_ms"])
-        assert before
-        assert not before & nat_mesh.router.mappings(), "the router kept a mapping"
-        check(found, REBIND_MS, nat_mesh.listener)
+@pytest.mark.parametrize(
+    ("natted", "mapped", "flow"),
+    [
+        *(("dialler", False, flow) for flow in ("echo", "up", "down")),
+        *(("listener", False, flow) for flow in ("echo", "up", "down")),
+        ("listener", True, "echo"),  # its router forwards a port
+    ],
+)
+def test_a_stream_outlives_a_nat_rebinding(natted: str, mapped: bool, flow: str) -> None:
+    require("conntrack")
+    with Lab() as lab:
+        mesh = EchoMesh(lab, nat=natted, mapped=mapped, flow=flow)
+        assert mesh.router is not None
+        for _ in range(2):
+            mesh.reset()
+            before = mesh.router.mappings()
+            mesh.router.rebind()
+            found = mesh.report(settle=0.5)
+            print(natted, flow, found["gap_ms"])
+            assert before
+            assert not before & mesh.router.mappings(), "the router kept a mapping"
+            check(found, REBIND_MS, mesh.router if natted == "listener" else mesh.listener)

@@ -34,9 +34,9 @@ from meshnode.sim.world import SimNode, Weather, World
 ROUGH = Weather(delay=0.02, jitter=0.02, loss=0.05, duplicate=0.05)
 
 
-def _mesh(seed: int, weather: Weather, count: int = 3) -> tuple[World, list[SimNode]]:
+def _mesh(seed: int, weather: Weather, count: int = 3, kind: str = "model") -> tuple[World, list[SimNode]]:
     world = World(seed, weather)
-    engines = ModelEngines(world.entropy)
+    engines = ModelEngines(world.entropy) if kind == "model" else pick_engine(kind)
     nodes = [SimNode(world, f"10.0.0.{i + 1}", engines, seed_role=i == 0, sealer=PlainSealer) for i in range(count)]
     for node in nodes[1:]:
         node.join(nodes[0])
@@ -71,9 +71,12 @@ def _note_down(downs: list[object], connection: Connection, up: bool) -> None:
 
 
 @pytest.mark.parametrize("smaller_first", [True, False])
-def test_dials_that_cross_at_any_moment_leave_both_with_the_same_connection(smaller_first: bool) -> None:
-    for milliseconds in range(0, 60):
-        world, nodes = _mesh(milliseconds, Weather(delay=0.01, jitter=0.04, loss=0.02))
+@pytest.mark.parametrize(("kind", "step"), [("model", 2), ("aioquic", 10)])
+def test_dials_that_cross_at_any_moment_leave_both_with_the_same_connection(
+    kind: str, step: int, smaller_first: bool
+) -> None:
+    for milliseconds in range(0, 60, step):
+        world, nodes = _mesh(milliseconds, Weather(delay=0.01, jitter=0.04, loss=0.02), kind=kind)
         pair = sorted(nodes[1:], key=lambda node: node.id, reverse=not smaller_first)
         ready: list[object] = []
         downs: list[object] = []

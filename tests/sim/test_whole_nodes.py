@@ -57,8 +57,8 @@ BOUNDS = [("dialler", 2 * RTT + 0.03), ("listener", 2 * RTT + 0.03), ("both", 3 
 
 @pytest.mark.parametrize(("who", "bound"), BOUNDS)
 def test_a_move_costs_a_bounded_silence(who: str, bound: float) -> None:
-    gaps = sorted(_gap(seed, who, 0.01) for seed in range(6))
-    assert gaps[-1] <= bound, gaps
+    gaps = sorted(_gap(seed, who, 0.01) for seed in range(20))
+    assert gaps[18] <= bound, gaps  # the 95th percentile
 
 
 def test_twenty_nodes_that_know_a_seed_find_one_another_after_it_died() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -52,6 +53,13 @@ def test_a_flag_that_was_not_given_beats_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "value"), [("1", True), ("TRUE", True), ("on", True), ("no", False), ("0", False)])
 def test_switches_in_the_environment_are_words(tmp_path: Path, text: str, value: bool) -> None:
     assert config(tmp_path, mdns=text).mdns is value
+
+
+def test_port_mapping_and_upnp_are_on_unless_told_otherwise(tmp_path: Path) -> None:
+    assert (config(tmp_path).port_mapping, config(tmp_path).upnp) == (True, True)
+    assert config(tmp_path, "port_mapping = false").port_mapping is False
+    assert config(tmp_path, upnp="off").upnp is False
+    assert config(tmp_path, "port_mapping = true", {"port_mapping": False}, port_mapping="1").port_mapping is False
 
 
 def test_lists_in_the_environment_are_split_at_commas_and_spaces(tmp_path: Path) -> None:
@@ -411,3 +419,50 @@ def test_junk_on_the_control_socket_is_answered_and_harmless(running: Running) -
             if answer:
                 assert "error" in json.loads(answer)
     assert meshnode(running.home, "status").returncode == 0
+
+
+def test_an_unknown_command_is_answered_with_those_spelt_like_it(tmp_path: Path) -> None:
+    _, _, complaint = told(tmp_path, "stats")
+    assert "Did you mean" in complaint
+    assert "status" in complaint
+    assert "Did you mean" not in told(tmp_path, "frobnicate")[2]
+
+
+def test_a_mounted_secret_is_the_id_also_when_it_is_a_copied_key_file(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("ab" * 32 + "\n")
+    seed = json.loads(told(tmp_path, "id", "--json", MESHNODE_KEY="ab" * 32)[1])
+    assert json.loads(told(tmp_path, "id", "--json", MESHNODE_KEY_FILE=str(secret))[1]) == seed
+    made = json.loads(told(tmp_path, "keygen", "--json")[1])
+    copied = json.loads(told(tmp_path / "other", "id", "--json", MESHNODE_KEY_FILE=str(tmp_path / "key"))[1])
+    assert copied == made
+    complains(tmp_path, "key_file_error", "id", MESHNODE_KEY_FILE=str(tmp_path / "nothing"))
+    secret.write_text("meshnode-key-1-locked AAAA")
+    complains(tmp_path, "key_file_error", "id", MESHNODE_KEY_FILE=str(secret))
+
+
+def test_a_file_system_that_refuses_is_an_error_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "control.sock").mkdir()
+    complains(tmp_path, "not_running", "status")
+    (tmp_path / "control.sock").rmdir()
+    (tmp_path / "lock").mkdir()
+    complains(tmp_path, "mesh_error", "up", "--listen", "127.0.0.1:0", "--no-mdns")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_node_that_is_interrupted_ends_well(tmp_path: Path, number: signal.Signals) -> None:
+    node = Running(tmp_path)
+    node.process.send_signal(number)
+    assert node.process.wait(10) == 0
+    assert not (tmp_path / "control.sock").exists()
+    assert node.process.stdout is not None
+    node.process.stdout.close()
+
+
+def test_an_interrupted_command_says_nothing_and_ends_with_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("meshnode.cli.client.call", interrupted)
+    status, out, err = told(tmp_path, "ping", ID)
+    assert (status, out, err.strip()) == (130, "", "")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from meshnode.address import NOWHERE, Addr, is_dialable
@@ -38,7 +38,6 @@ from meshnode.discovery.dht.messages import (
 from meshnode.discovery.dht.rpc import Rpcs
 from meshnode.discovery.dht.shared import R, Shared
 from meshnode.discovery.dht.table import K
-from meshnode.discovery.dht.timers import Timer
 from meshnode.discovery.dht.watching import Watching
 from meshnode.identity import NodeId
 from meshnode.limits import (
@@ -52,8 +51,10 @@ from meshnode.limits import (
 )
 from meshnode.metrics import Metrics, describe
 from meshnode.record import EndpointRecord
+from meshnode.timers import Timer
 from meshnode.wire import WireError
 
+REQUESTS = (Ping, Find, Get, Store, Watch)
 SETTLE_S = (0.35, 1.0, 3.0, 15.0)  # self-lookups after the first contact: others may join in the same second
 REFRESH_S = 900.0
 REVIVE_S, MAX_REVIVE_S = 1.0, 60.0
@@ -61,6 +62,7 @@ WAIT_FOR_CONTACT_S = 2.0  # a lookup started before anybody has answered
 MEET = K  # contacts that a lookup heard of and did not ask, to be pinged if the table wants them
 REPAIRS = 4  # stores to nodes that should have had the record
 MAX_PAST = 64
+RECENT_S, MAX_RECENT = 5.0, 16  # ended lookups whose answers still serve; x about 20 kB
 CHANGED_AFTER_S = 2.0
 
 MALFORMED = describe("dht_malformed", "DHT bodies dropped: not a message")
@@ -87,6 +89,7 @@ class _Running:
     deadline: Timer | None = None
     waiting: bool = False
     over: bool = False
+    followers: list[Callable[[Lookup, float], None]] = field(default_factory=list)
 
 
 class Dht:
@@ -116,6 +119,7 @@ class Dht:
         self._past: dict[NodeId, Addr] = {}
         self._running: dict[int, _Running] = {}
         self._lookup_ids: dict[int, int] = {}  # the user's id -> the running lookup's
+        self._recent: dict[bytes, tuple[Lookup, float]] = {}
         self._counter = 0
         self._now = now
         self._last_heard = float("-inf")
@@ -145,7 +149,7 @@ class Dht:
             self._metrics.count(BAD_CONTACTS if isinstance(error, ContactsError) else MALFORMED)
             return
         self._last_heard = now
-        if isinstance(message, Ping | Find | Get | Store | Watch):
+        if isinstance(message, REQUESTS):
             self._holder.answer(sender, src, message, min(size, len(body)), now)
             self._meet(sender, src, now)
         elif isinstance(message, Push):
@@ -223,8 +227,10 @@ class Dht:
 
     def cancel(self, lookup_id: int) -> None:
         """No more effects of that lookup."""
-        running = self._running.pop(self._lookup_ids.pop(lookup_id, 0), None)
-        if running is not None:
+        number = self._lookup_ids.pop(lookup_id, 0)
+        running = self._running.get(number)
+        if running is not None and not running.followers:
+            del self._running[number]
             running.over = True
             if running.deadline is not None:
                 running.deadline.cancel()
@@ -415,7 +421,16 @@ class Dht:
         self._start(key, R, False, now, on_done)
 
     def _get(self, key: bytes, now: float, on_done: Callable[[Lookup, float], None]) -> None:
-        self._start(key, R, True, now, on_done)
+        """A lookup of a record, or a part in one that runs or has just ended: who connects also watches."""
+        for running in self._running.values():
+            if running.lookup.key == key and running.lookup.want_record:
+                running.followers.append(on_done)
+                return
+        recent, ended = self._recent.get(key, (None, 0.0))
+        if recent is not None and now - ended < RECENT_S and recent.answers:
+            self._shared.timers.at(now, lambda t: on_done(recent, t))
+        else:
+            self._start(key, R, True, now, on_done)
 
     def _starters(self, key: bytes) -> list[ContactInfo]:
         contacts = self._table.closest(key, K, good=True) or self._table.closest(key, K)
@@ -522,7 +537,12 @@ class Dht:
         for candidate in lookup.unasked(MEET):
             self._meet(candidate.id, candidate.addr, now)
         self._repair(lookup, now)
-        running.on_done(lookup, now)
+        if lookup.want_record:
+            self._recent[lookup.key] = lookup, now
+            while len(self._recent) > MAX_RECENT:
+                del self._recent[next(iter(self._recent))]
+        for on_done in (running.on_done, *running.followers):
+            on_done(lookup, now)
 
     def _repair(self, lookup: Lookup, now: float) -> None:
         """Nodes near the key without the newest record are given it."""

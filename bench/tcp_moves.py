@@ -1,0 +1,39 @@
+"""The silence of a TCP connection through ``expose`` and ``forward`` when its ends move: the demo in namespaces.
+
+Eight processes; after the first of the rounds the seed is killed with -9, so most moves are without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from bench.moves import percentile
+from meshnode.cli.demo import run_demo
+from meshnode.cli.show import WHO, Show
+
+
+class _Quiet(Show):
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+
+def run(rounds: int = 20) -> dict[str, Any]:
+    """Gaps in milliseconds and lost numbers by who moved. Raises MeshError when the connection ends."""
+    moves = asyncio.run(run_demo(rounds, _Quiet(), netns=True))
+    found = {}
+    for who in WHO:
+        gaps = [move.gap_ms for move in moves if move.who == who]
+        found[who] = {
+            "runs": len(gaps),
+            "p50_ms": percentile(gaps, 50),
+            "p95_ms": percentile(gaps, 95),
+            "max_ms": max(gaps),
+            "lost": sum(move.lost for move in moves if move.who == who),
+        }
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(), indent=2))

@@ -1,0 +1,87 @@
+"""What the doctor says: one sentence, how bad it is and, for a problem, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+Snapshot = Mapping[str, Any]  # what crosses the control socket; every key may be missing (another version)
+
+
+class Level(Enum):
+    """How bad it is. A note is worth knowing and needs nothing done."""
+
+    OK = "ok"
+    NOTE = "note"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``topic`` is one of the words in docs/reference/cli.md; a problem always has a ``hint``."""
+
+    topic: str
+    level: Level
+    text: str
+    hint: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """Return it for scripts."""
+        return {"topic": self.topic, "level": self.level.value, "text": self.text, "hint": self.hint}
+
+
+def ok(topic: str, text: str) -> Finding:
+    """It works."""
+    return Finding(topic, Level.OK, text)
+
+
+def note(topic: str, text: str, hint: str = "") -> Finding:
+    """Worth knowing."""
+    return Finding(topic, Level.NOTE, text, hint)
+
+
+def problem(topic: str, text: str, hint: str) -> Finding:
+    """It does not work, and this is what to do."""
+    return Finding(topic, Level.PROBLEM, text, hint)
+
+
+def ms(value: float) -> str:
+    """Milliseconds for people: two digits that mean something."""
+    return f"{value:.1f} ms" if value < 100 else f"{value:.0f} ms"
+
+
+def seconds(value: float) -> str:
+    """A span of time for people."""
+    if value < 1:
+        return f"{value * 1000:.0f} ms"
+    if value < 120:
+        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+    if value < 7_200:
+        return f"{value / 60:.0f} min"
+    return f"{value / 3600:.0f} h" if value < 172_800 else f"{value / 86_400:.0f} days"
+
+
+def short(text: object) -> str:
+    """An endpoint or an id for people: ids shortened to 8 characters, detours in words."""
+    where = str(text)
+    if where.startswith("relay!"):
+        return f"relay {where[6:14]}"
+    if where.startswith("wss!"):
+        _, ours, host = where.rpartition("@")
+        return f"WebSocket to {host}" if ours else "its WebSocket"
+    host, mark, rest = where.partition("%side")
+    if mark:  # by which of our extra sockets: nothing that a person wants to know
+        return f"{host}:{rest.rpartition(':')[2]}"
+    return where[:8] if len(where) == 52 and where.isalnum() else where
+
+
+def opened_by_us(peer: Snapshot) -> bool:
+    """True for a path over a WebSocket that this node opened: one that a peer opened says nothing of our network."""
+    return bool(peer.get("tunnel")) and "@" in str(peer.get("endpoint"))
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """``1 peer``, ``2 peers``."""
+    return f"{count} {one if count == 1 else many or one + 's'}"

@@ -1,0 +1,299 @@
+"""What this network is, from a snapshot (``daemon/diagnose.py`` documents its keys). One function a topic."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator
+
+from meshnode.diagnosis.finding import Finding, Snapshot, ms, note, ok, opened_by_us, plural, problem, seconds, short
+from meshnode.limits import SEAL_WINDOW_S
+
+RECENT_S = 60.0  # four keepalives: who was heard within this is there
+TUNNEL_S = 20.0  # where WebSockets are in use, one keepalive and a bit
+CLOCK_NOTE_S, CLOCK_PROBLEM_S = 2.0, 10.0
+ULA = ipaddress.ip_network("fc00::/7")
+
+
+def diagnose(snapshot: Snapshot) -> list[Finding]:
+    """Everything that can be told of the node and its network, in a fixed order of topics."""
+    if not snapshot.get("running"):
+        topics: tuple[Callable[[Snapshot], Iterator[Finding]], ...] = (_absent, _addresses, _seeds)
+    else:
+        topics = (_node, _addresses, _udp, _nat, _ipv6, _mappings, _relays, _mdns, _clock, _dht, _seeds)
+    return [finding for topic in topics for finding in topic(snapshot)]
+
+
+def hosts(snapshot: Snapshot, version: int) -> list[str]:
+    """This host's addresses of a family that others could use: no loopback, no link-local ones."""
+    found = []
+    for host, _ in snapshot.get("addresses", ()):
+        ip = ipaddress.ip_address(str(host).partition("%")[0])
+        if ip.version == version and not (ip.is_loopback or ip.is_link_local):
+            found.append(str(host))
+    return found
+
+
+def _global6(snapshot: Snapshot) -> list[str]:
+    return [host for host in hosts(snapshot, 6) if ipaddress.ip_address(host) not in ULA]
+
+
+def _confined(snapshot: Snapshot) -> bool:
+    """True when the node has no address but loopback ones: nothing can be told of the network beyond."""
+    endpoints = snapshot.get("status", {}).get("endpoints") or ()
+    found = [str(endpoint).rpartition(":")[0].strip("[]") for endpoint in endpoints]
+    return bool(found) and all(ipaddress.ip_address(host.partition("%")[0]).is_loopback for host in found)
+
+
+def _absent(snapshot: Snapshot) -> Iterator[Finding]:
+    home = snapshot.get("home", "this home")
+    yield problem(
+        "node",
+        f"no node runs in {home}, so only this host can be looked at",
+        f"start one and ask again: meshnode --home {home} up",
+    )
+
+
+def _node(snapshot: Snapshot) -> Iterator[Finding]:
+    status = snapshot.get("status", {})
+    endpoints = status.get("endpoints") or []
+    where = ", ".join(map(short, endpoints)) or "no address"
+    live = plural(int(status.get("peers", 0)), "live peer")
+    name, up = short(status.get("id", "")), seconds(status.get("uptime_s", 0))
+    yield ok("node", f"node {name} has been up for {up}, with {live}, at {where}")
+    if _confined(snapshot):
+        yield note(
+            "node",
+            "it listens on a loopback address only, so nobody beyond this host can reach it",
+            "start it without --listen to use every address",
+        )
+
+
+def _addresses(snapshot: Snapshot) -> Iterator[Finding]:
+    four, six = hosts(snapshot, 4), _global6(snapshot)
+    if not four and not hosts(snapshot, 6):
+        yield problem(
+            "addresses",
+            "this host has no address on any network",
+            "connect it to a network; a running node notices by itself",
+        )
+    elif not snapshot.get("running"):
+        yield ok("addresses", f"this host's addresses are {', '.join(four + hosts(snapshot, 6))}")
+        if not six:
+            yield note("ipv6", "this host has no global IPv6 address; IPv4 is used")
+
+
+def _udp(snapshot: Snapshot) -> Iterator[Finding]:
+    udp, peers = snapshot.get("udp", {}), snapshot.get("peers", ())
+    tunnelled = [peer for peer in peers if opened_by_us(peer)]
+    outside, lan = udp.get("outside_s"), udp.get("lan_s")
+    if outside is not None and outside < (TUNNEL_S if tunnelled else RECENT_S):
+        yield ok("udp", f"UDP works: a peer outside this network was heard {seconds(outside)} ago")
+        return
+    if tunnelled:
+        where = "beyond this network" if lan is not None and lan < RECENT_S else "here"
+        yield problem(
+            "udp",
+            f"UDP is blocked {where}: {plural(len(tunnelled), 'peer')} had to be reached by WebSocket over TCP, "
+            "which works but is slower",
+            "let UDP out in the firewall, or ask whoever runs this network to",
+        )
+    elif any(not seed.get("answers") for seed in snapshot.get("seeds", ())) and (lan is None or lan >= RECENT_S):
+        failed = int(snapshot.get("status", {}).get("counters", {}).get("tunnel_failures", 0))
+        how = "neither by UDP nor by WebSocket over TCP" if failed else "by UDP"
+        yield problem(
+            "udp",
+            f"nobody answers {how}",
+            "is this host online, and does its firewall let UDP out? The findings on seeds say more",
+        )
+    elif lan is not None and lan < RECENT_S:
+        yield ok("udp", f"UDP works on this network (heard {seconds(lan)} ago); nobody outside of it has answered yet")
+    else:
+        yield note(
+            "udp",
+            "whether UDP works cannot be told: there is nobody to ask",
+            "name a seed: meshnode up --seed ID@HOST:PORT",
+        )
+
+
+MAPPINGS = {
+    "none": "there is no NAT: others see this node at its own address",
+    "endpoint-independent": "the NAT shows all peers one outside address{at} (endpoint-independent mapping), "
+    "so direct paths can be punched",
+    "endpoint-dependent": "the NAT shows every peer another port (endpoint-dependent mapping, 'symmetric'), "
+    "so peers behind strict NATs may have to be reached through relays",
+    "unknown": "how the NAT maps is not known yet{at}: it takes two peers outside this network to tell",
+}
+FILTERS = {
+    "endpoint-independent": "it lets anybody in unasked (endpoint-independent filtering)",
+    "at-most-address-dependent": "of a host that this node has sent to, it lets other ports in too "
+    "(address-dependent filtering, at most)",
+    "unknown": "whom it lets in unasked is not known: nothing that came in so far proves it",
+}
+
+
+def _nat(snapshot: Snapshot) -> Iterator[Finding]:
+    nat = snapshot.get("status", {}).get("nat", {})
+    if _confined(snapshot):
+        return
+    for family, suffix, mine in ((4, "", hosts(snapshot, 4)), (6, "_ipv6", _global6(snapshot))):
+        mapping = str(nat.get(f"mapping{suffix}", "unknown"))
+        if not mine and mapping == "unknown":
+            continue
+        outside = [addr for addr in nat.get("reflexive", ()) if str(addr).startswith("[") == (family == 6)]
+        at = f", {outside[0]}" if outside else ""
+        if family == 6 and mapping == "unknown":
+            continue  # the IPv6 finding says that nobody has answered
+        text = f"IPv{family}: {MAPPINGS.get(mapping, mapping).format(at=at)}"
+        if mapping == "endpoint-dependent":
+            yield note("nat", text, "a port mapping on the router, or --advertise with a forwarded port, mends it")
+        else:
+            yield (note if mapping == "unknown" else ok)("nat", text)
+        filtering = str(nat.get(f"filtering{suffix}", "unknown"))
+        said = FILTERS.get(filtering, filtering)
+        yield (note if filtering == "unknown" else ok)("filtering", f"IPv{family}: {said}")
+
+
+def _ipv6(snapshot: Snapshot) -> Iterator[Finding]:
+    if _confined(snapshot):
+        return
+    mine = _global6(snapshot)
+    seen = snapshot.get("status", {}).get("nat", {}).get("mapping_ipv6", "unknown") != "unknown"
+    spoken = seen or any(
+        peer.get("path") == "direct" and str(peer.get("endpoint")).startswith("[") for peer in snapshot.get("peers", ())
+    )
+    if spoken:
+        yield ok("ipv6", f"IPv6 works: peers outside this network answer over it ({', '.join(mine) or 'by a ULA'})")
+    elif mine:
+        yield note("ipv6", f"this host has IPv6 ({', '.join(mine)}), but nobody outside has answered over it yet")
+    else:
+        yield note("ipv6", "this host has no global IPv6 address; IPv4 is used")
+
+
+def _mappings(snapshot: Snapshot) -> Iterator[Finding]:
+    nat = snapshot.get("status", {}).get("nat", {})
+    mappings = nat.get("mappings") or ()
+    for mapping in mappings:
+        text = f"the router forwards {mapping.get('external', 'a port')} to this node"
+        text += f" ({mapping['protocol']})" if mapping.get("protocol") else ""
+        if mapping.get("private"):
+            yield note("mappings", f"{text}, but that is a private address: there is another NAT beyond it")
+        else:
+            yield ok("mappings", text)
+    for route in () if mappings else nat.get("port_mapping") or ():
+        router, state = route.get("router", "here"), route.get("state")
+        said = ", ".join(
+            f"{name}: {what}" for name, what in route.items() if name not in ("router", "internal", "state")
+        )
+        if state == "asking":
+            yield note("mappings", f"the router {router} is being asked for a port")
+        elif state == "none offered":
+            text = f"the router {router} forwards no port when asked" + (f" ({said})" if said else "")
+            yield note("mappings", text, "switch on PCP, NAT-PMP or UPnP there, if it has them")
+
+
+def _relays(snapshot: Snapshot) -> Iterator[Finding]:
+    relays = snapshot.get("status", {}).get("relays", {})
+    rtts = {peer.get("id"): peer for peer in snapshot.get("peers", ())}
+    if "clients" in relays:
+        yield ok("relays", f"this node is a relay, with {plural(int(relays['clients']), 'client')}")
+        return
+    held = [one for one in relays.get("held", ()) if one.get("granted")]
+    for one in held:
+        peer = rtts.get(one.get("relay"), {})
+        rtt = peer.get("rtt_ms")
+        how = ", by WebSocket" if peer.get("tunnel") else ""
+        what = "named in its record" if one.get("home") else "for a peer's sake"
+        away = f" {ms(rtt)} away" if rtt is not None else ""
+        yield ok("relays", f"relay {short(one.get('relay'))} is held{away}{how}, {what}")
+    if not held:
+        yield note(
+            "relays",
+            "no relay is held: peers that cannot be reached directly cannot be reached at all",
+            "name a seed that relays (every `meshnode seed` does)",
+        )
+
+
+def _mdns(snapshot: Snapshot) -> Iterator[Finding]:
+    mdns = snapshot.get("status", {}).get("mdns", {})
+    heard = int(mdns.get("neighbours", 0))
+    if not mdns.get("on"):
+        yield note("mdns", "mDNS is off, so nodes on this LAN are not found without a seed")
+    elif mdns.get("error"):
+        yield problem(
+            "mdns",
+            f"multicast does not work here: {mdns['error']}",
+            "nodes on this LAN then need a seed; containers and some Wi-Fi networks have no multicast",
+        )
+    elif not mdns.get("announced", True):
+        yield note("mdns", "mDNS is still starting")
+    elif heard:
+        yield ok("mdns", f"multicast works: {plural(heard, 'node')} on this LAN announced themselves by mDNS")
+    else:
+        yield note("mdns", "mDNS is on and nobody was heard: no other node is on this LAN, or it carries no multicast")
+
+
+def _clock(snapshot: Snapshot) -> Iterator[Finding]:
+    status = snapshot.get("status", {})
+    clock, counters = status.get("clock", {}), status.get("counters", {})
+    dropped = int(counters.get("seal_stale", 0)) + int(counters.get("knock_stale", 0))
+    offset, stale, peers = clock.get("offset_s"), clock.get("stale_offset_s"), int(clock.get("peers", 0))
+    lost = f"; dropped as stale: {plural(dropped, 'datagram')}" if stale is not None else ""
+    hint = f"let NTP set the clocks: what is more than {SEAL_WINDOW_S:.0f} s off is dropped unanswered"
+    if offset is None and stale is not None and dropped >= 3:
+        way = "behind" if stale < 0 else "ahead of"
+        yield problem(
+            "clock", f"members' clocks are {seconds(abs(stale))} {way} this one, and all they sent was dropped", hint
+        )
+    elif offset is None:
+        yield note("clock", f"there is no peer to compare this clock with{lost}")
+    elif abs(offset) < CLOCK_NOTE_S:
+        yield ok(
+            "clock", f"the clock agrees with {plural(peers, 'peer')} (within {seconds(max(abs(offset), 0.1))}){lost}"
+        )
+    else:
+        way = "behind" if offset > 0 else "ahead of"
+        whose = "" if peers > 1 else " (or the peer's is wrong)"
+        text = f"this clock is {seconds(abs(offset))} {way} {plural(peers, 'peer')}{whose}{lost}"
+        yield problem("clock", text, hint) if abs(offset) >= CLOCK_PROBLEM_S else note("clock", text, hint)
+
+
+def _dht(snapshot: Snapshot) -> Iterator[Finding]:
+    contacts = int(snapshot.get("status", {}).get("contacts", 0))
+    if snapshot.get("settings", {}).get("dht") is False:
+        yield note("dht", "the DHT is off: peers are found through live connections and mDNS only")
+    elif contacts:
+        yield ok("dht", f"the DHT has {plural(contacts, 'contact')} to ask where a node is")
+    elif snapshot.get("seeds"):
+        yield problem(
+            "dht", "the DHT has no contact, so nobody can be asked where a node is", "see the findings on seeds"
+        )
+    else:
+        yield note(
+            "dht",
+            "the DHT has no contact: only nodes on this LAN can be found",
+            "name any node of the mesh: meshnode up --seed ID@HOST:PORT",
+        )
+
+
+def _seeds(snapshot: Snapshot) -> Iterator[Finding]:
+    for seed in snapshot.get("seeds", ()):
+        name = f"seed {short(seed.get('id'))} at {seed.get('host')}:{seed.get('port')}"
+        if seed.get("error"):
+            yield problem(
+                "seeds", f"{name}: the name does not resolve ({seed['error']})", "check the name, and this host's DNS"
+            )
+        elif not snapshot.get("running"):
+            yield ok("seeds", f"{name}: the name resolves to {', '.join(seed.get('addresses', ()))}")
+        elif seed.get("answers"):
+            how = ", by WebSocket" if seed.get("tunnel") else ""
+            rtt = seed.get("rtt_ms")
+            yield ok(
+                "seeds", f"{name} answers" + (f" in {ms(rtt)} ({seed.get('path')}{how})" if rtt is not None else "")
+            )
+        else:
+            why = seed.get("why") or "no answer"
+            yield problem(
+                "seeds",
+                f"{name} does not answer: {why}",
+                "does it run, under this id and in this mesh (--mesh), and does its firewall let UDP in at that port?",
+            )

@@ -1,0 +1,156 @@
+"""Why the connection to one peer is direct, relayed or absent, from a snapshot of that peer."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from meshnode.diagnosis.finding import Finding, Snapshot, ms, note, ok, opened_by_us, plural, problem, seconds, short
+
+MAX_LISTED = 6
+REASONS = {
+    "dial": "dialled",
+    "accepted": "connected",
+    "peer moved": "the peer moved",
+    "moved": "this node moved",
+    "answered": "it answered first after a silence",
+    "validated": "it was proven to be the peer's",
+    "better kind": "a better kind of path was found",
+    "faster": "it is faster",
+    "silent": "the path fell silent",
+    "suspended": "nothing answered any more",
+    "resumed": "something answered again",
+    "unconfirmed": "the address that the peer moved to never answered",
+    "fewer losses": "it loses less",
+}
+SYMMETRIC = "symmetric"  # the capability by which a record says so
+
+
+def reason(why: object) -> str:
+    """A path change's reason in words."""
+    return REASONS.get(str(why), str(why))
+
+
+def diagnose_peer(peer: Snapshot, nat: Snapshot) -> list[Finding]:
+    """Findings on one peer; ``nat`` is our own, as in ``status``."""
+    if peer.get("self"):
+        return [note("peer", "that id is this node's own", "name another node's id")]
+    if not peer.get("connected"):
+        return list(_absent(peer))
+    return [*_record(peer), *_path(peer, nat), *_changes(peer)]
+
+
+def _record(peer: Snapshot) -> Iterator[Finding]:
+    record, name = peer.get("record"), short(peer.get("id"))
+    if record is None:
+        yield note("peer", f"there is no fresh record of {name}; the connection does not need one")
+        return
+    relays = record.get("relays") or []
+    through = f", and relays {', '.join(map(short, relays))}" if relays else ""
+    where = ", ".join(record.get("endpoints") or ()) or "no address"
+    yield ok("peer", f"{name} publishes {where}{through} (from {record.get('source') or 'the cache'})")
+
+
+def _absent(peer: Snapshot) -> Iterator[Finding]:
+    name, failed = short(peer.get("id")), peer.get("error") or {}
+    message, code = str(failed.get("message", "no connection")), failed.get("code")
+    hint = str(failed.get("hint") or "is it running, and in the same mesh?")
+    if peer.get("record") is None and code == "not_found":
+        yield problem(
+            "peer", f"no source knows where {name} is: neither a live peer, mDNS nor the DHT has its record", hint
+        )
+        return
+    if code == "policy_denied":
+        yield problem(
+            "peer", f"{name} answers and refuses this node: {message}", "its operator must allow this id (--allow)"
+        )
+        return
+    yield from _record(peer) if peer.get("record") is not None else ()
+    yield problem("peer", f"there is no connection to {name}: {message}", hint)
+    attempts = peer.get("attempts") or ()
+    for attempt in attempts[:MAX_LISTED]:
+        yield note("tried", f"{short(attempt.get('endpoint'))}: {attempt.get('outcome')}")
+    if len(attempts) > MAX_LISTED:
+        yield note("tried", f"and {plural(len(attempts) - MAX_LISTED, 'more address', 'more addresses')}, see --json")
+
+
+def _path(peer: Snapshot, nat: Snapshot) -> Iterator[Finding]:
+    name, rtt = short(peer.get("id")), peer.get("rtt_ms")
+    away = f", {ms(rtt)} away" if rtt is not None else ""
+    at, state = short(peer.get("endpoint")), peer.get("state")
+    if state == "suspended":
+        yield problem(
+            "path",
+            f"no address of {name} answers now; its streams wait",
+            "they go on as soon as either end has a network again",
+        )
+    elif state == "seeking" or ("echo_ms" in peer and peer["echo_ms"] is None):
+        yield problem(
+            "path",
+            f"{name} has just fallen silent; all its addresses are being tried",
+            "ask again in a moment: has it stopped, or is it moving?",
+        )
+    elif peer.get("tunnel"):
+        if opened_by_us(peer):
+            yield note("path", f"{name} is reached by WebSocket over TCP ({at}{away}): nothing answers by UDP")
+        else:
+            yield note("path", f"{name} came by WebSocket over TCP{away}: its network seems to block UDP")
+    elif peer.get("path") != "relay":
+        kind = "on this network" if peer.get("path") == "lan" else "directly"
+        yield ok("path", f"{name} is reached {kind} at {at}{away}")
+    else:
+        yield note("path", f"{name} is reached through {at}{away}, because {why_relayed(peer, nat)}")
+    yield from _tried(peer)
+
+
+def why_relayed(peer: Snapshot, nat: Snapshot) -> str:
+    """The likeliest reason why there is no direct path, as the end of a sentence."""
+    direct = [c for c in peer.get("candidates") or () if c.get("path") in ("direct", "lan") and not c.get("tunnel")]
+    answering = [c for c in direct if c.get("state") == "validated"]
+    if answering:
+        wait = max(float(c.get("distrusted_s") or 0.0) for c in answering)
+        if wait:
+            return f"the direct path fell silent lately and is not trusted for {seconds(wait)} more"
+        return "a direct path has only just answered; the switch is under way"
+    ours = nat.get("mapping") == "endpoint-dependent"
+    theirs = SYMMETRIC in ((peer.get("record") or {}).get("capabilities") or ())
+    if not direct:
+        return "the peer has no address of its own that this node could try"
+    if ours and theirs:
+        return "both NATs show every peer another port, so neither end can guess where the other is"
+    if ours or theirs:
+        who = "this node's" if ours else "the peer's"
+        return f"{who} NAT shows every peer another port, which the other end has not guessed yet"
+    probed = [c for c in direct if c.get("probes")]
+    if not probed:
+        return "its other addresses have not been tried yet"
+    hosts = [str(c.get("endpoint")).rpartition(":")[0].partition("%")[0].strip("[]") for c in probed]
+    private = all(ipaddress.ip_address(host).is_private for host in hosts)
+    count = plural(len(probed), "direct address", "direct addresses")
+    verb = "was" if len(probed) == 1 else "were"
+    where = ", all of them private ones of some other network" if private else ""
+    return f"{count} {verb} probed and none answered{where}"
+
+
+def _tried(peer: Snapshot) -> Iterator[Finding]:
+    others = [c for c in peer.get("candidates") or () if not c.get("in_use")]
+    for candidate in others[:MAX_LISTED]:
+        probes, answers, rtt = candidate.get("probes") or 0, candidate.get("answers") or 0, candidate.get("rtt_ms")
+        if answers:
+            heard = candidate.get("heard_s")
+            outcome = f"answered {answers} of {plural(probes, 'probe')}" + (f" in {ms(rtt)}" if rtt is not None else "")
+            outcome += f", last heard {seconds(heard)} ago" if heard is not None else ""
+        else:
+            outcome = f"no answer to {plural(probes, 'probe')}" if probes else "not tried"
+        failures = candidate.get("failures")
+        left = f", left {plural(failures, 'time')} because it fell silent" if failures else ""
+        where = f"{short(candidate.get('endpoint'))} (from {candidate.get('source')})"
+        yield note("tried", f"{where}: {outcome}{left}")
+    if len(others) > MAX_LISTED:
+        yield note("tried", f"and {plural(len(others) - MAX_LISTED, 'more address', 'more addresses')}, see --json")
+
+
+def _changes(peer: Snapshot) -> Iterator[Finding]:
+    for change in (peer.get("history") or ())[-MAX_LISTED:]:
+        where = f": {short(change['endpoint'])}" if change.get("endpoint") else ""
+        yield note("history", f"{seconds(float(change.get('ago_s', 0)))} ago{where}, {reason(change.get('why'))}")

@@ -1,0 +1,28 @@
+"""The short forms of the benches that nothing else covers. The bounds are loose: this machine may be busy.
+
+The targets are held by ``./dev bench``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from bench import footprint, quic
+
+
+def test_streams_and_connects_are_not_slower_than_those_of_the_engine_by_itself() -> None:
+    found = quic.run(work=quic.Work(rounds=3, megabytes=4, echoes=150, connects=4))
+    assert found["bulk_MBps"]["ratio_of_best"] > 1.0, found
+    assert found["echo_p50_us"]["ratio_of_best"] < 3.0, found
+    assert found["connect_p50_ms"]["ratio_of_best"] < 4.0, found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory and CPU time are read from /proc")
+def test_a_node_is_quick_to_start_and_small_when_idle() -> None:
+    found = footprint.run(footprint.Work(starts=1, peers=3, window=2.0, settle=1.0))
+    assert found["import_s"] < 0.5, found
+    assert found["start_to_ready_s"] < 5, found
+    assert found["idle_rss_MB"] < 60, found
+    assert found["idle_cpu_percent"] < 15, found

@@ -1,0 +1,46 @@
+"""Where the control socket is, and whom the commands believe."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from meshnode.daemon.client import call
+from meshnode.daemon.paths import MAX_UNIX_PATH, is_private, socket_path
+from meshnode.errors import NotRunning
+
+
+@pytest.fixture
+def long_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="m") as runtime:  # tmp_path itself may be too long
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        yield tmp_path / ("x" * MAX_UNIX_PATH)
+
+
+def test_a_long_home_gets_a_short_socket_path_of_its_own(long_home: Path) -> None:
+    path = socket_path(long_home)
+    assert len(os.fsencode(path)) <= MAX_UNIX_PATH
+    assert path != socket_path(long_home / "other")
+    assert is_private(path), "nothing is there yet"
+
+
+def test_a_socket_where_others_may_write_is_not_believed(long_home: Path) -> None:
+    folder = socket_path(long_home).parent
+    folder.mkdir(mode=0o700)
+    assert is_private(socket_path(long_home))
+    folder.chmod(0o777)
+    with pytest.raises(NotRunning, match="somebody else"):
+        list(call(long_home, "status"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder that belongs to somebody else")
+def test_a_socket_in_somebody_elses_folder_is_not_believed(long_home: Path) -> None:
+    folder = socket_path(long_home).parent
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 12345, 12345)
+    with pytest.raises(NotRunning, match="somebody else"):
+        list(call(long_home, "status"))
