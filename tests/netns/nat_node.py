@@ -24,10 +24,17 @@ from typing import Any
 from meshnode import Config, Node
 from meshnode.errors import MeshError
 from meshnode.streams import MeshReader, MeshWriter
-from tests.netns.echo_node import Counter, echo, say
+from tests.netns.echo_node import Counter, say
 
 AROUND_S = 1.0  # a switch's gap is looked for this long before and behind it
 PIECE = bytes(65_536)
+
+
+async def echo(reader: MeshReader, writer: MeshWriter, peer: object) -> None:
+    """Send back what comes."""
+    while data := await reader.read(65_536):
+        writer.write(data)
+        await writer.drain()
 
 
 async def source(reader: MeshReader, writer: MeshWriter, peer: object) -> None:

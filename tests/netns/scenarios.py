@@ -40,7 +40,7 @@ def relay_killed(lab: NatLab) -> dict[str, Any]:
     pair = mesh.pair("symmetric", "symmetric", relays=2)
     pair.open()
     pair.settled()
-    time.sleep(2.0)
+    time.sleep(1.0)
     used = pair.dialler.ask("report")["endpoint"]
     pair.dialler.ask("reset")
     relay = next(node for node in mesh.seed_nodes if node.id in used)
@@ -179,6 +179,7 @@ def udp_comes_back(mesh: NatMesh) -> dict[str, Any]:
     while any("!" in p["endpoint"] for p in walled.ask("status")["paths"]) and time.monotonic() < began + 70:
         time.sleep(0.1)
     took = time.monotonic() - began
+    time.sleep(0.5)  # of the stream, behind the switch
     found = {**pair.settled(), "udp_after_s": round(took, 1), "tunnels_before": sorted(before)}
     pair.stop()
     return found

@@ -38,6 +38,7 @@ def mesh() -> Iterator[NatMesh]:
 def _works(pair: Pair) -> None:
     pulled = pair.dialler.ask("pull", 40, peer=pair.listener.id, bytes=PULL)
     assert pulled["bytes"] == PULL
+    time.sleep(0.3)  # of the stream beside it
     unharmed(pair.settled())
 
 
