@@ -203,7 +203,7 @@ class Chaos:
         others = [n for n in self.net.living() if n is not node]
         if node in self.liars or not others or node.gossip._left:
             return
-        node.skew = self.rng.choice((0.0, 0.0, -20.0, 60.0))  # its clock may be wrong now, also behind what it was
+        node.skew = self.rng.choice((0.0, 0.0, -20.0, 10.0))  # its clock may be wrong now, also behind what it was
         self._say(f"node {node.number} restarts, clock {node.skew:+.0f} s")
         self.net.restart(node, self.rng.choice(others))
         self.net.announce(node)

@@ -227,7 +227,7 @@ class Gossip:
     def announce(self, record: bytes, now: float) -> Entry:
         """Our endpoint record is new: we live, and here. Also after every move."""
         self.record = record
-        return self.publish(Kind.MEMBER, "", Member(False, record).encoded(), MEMBER_TTL_S, now)
+        return self._publish(Kind.MEMBER, "", Member(False, record).encoded(), MEMBER_TTL_S, now)
 
     def send(self, peer: NodeId, message: Message) -> None:
         """Say something to a linked peer: for layers above that run trees of their own (``Scoped``)."""
@@ -240,17 +240,31 @@ class Gossip:
     def leave(self, now: float) -> None:
         """Say goodbye to the mesh; gossip is over afterwards."""
         if not self._left:
-            self.publish(Kind.MEMBER, "", Member(True, b"").encoded(), LEAVE_TTL_S, now, wide=True)
+            self._publish(Kind.MEMBER, "", Member(True, b"").encoded(), LEAVE_TTL_S, now, wide=True)
             self.views.leave(now)
             self._route(now)
             self._left = True
 
-    def publish(self, kind: int, name: str, value: bytes | None, ttl: int, now: float, *, wide: bool = False) -> Entry:
+    def publish(self, kind: int, name: str, value: bytes | None, ttl: int, now: float) -> Entry:
         """Sign an entry and spread it; None as ``value`` withdraws an earlier one.
 
         Raises ValueError when it is too large, RateLimited when others would drop it (nothing has changed then). It
-        replaces what we published before under the same kind and name. ``wide``: at once to all neighbours.
+        replaces what we published before under the same kind and name, and lives at least as long.
         """
+        return self._publish(kind, name, value, ttl, now, must=False)
+
+    def _publish(
+        self,
+        kind: int,
+        name: str,
+        value: bytes | None,
+        ttl: int,
+        now: float,
+        *,
+        wide: bool = False,
+        must: bool = True,
+    ) -> Entry:
+        """``wide``: at once to all neighbours; ``must``: whatever our rate is."""
         wall = self._wall(now)
         wall_ms = int(wall * 1000)
         before = self.store.get((self.id, kind, name))
@@ -265,10 +279,8 @@ class Gossip:
             ttl=ttl,
             value=value,
         )
-        if (
-            not self.standing.allows(self.id, len(entry.encoded), now, share=GOSSIP_OWN_SHARE)
-            and kind > Kind.ACCUSATION
-        ):
+        allowed = self.standing.allows(self.id, len(entry.encoded), now, share=GOSSIP_OWN_SHARE)
+        if not allowed and not must:
             raise RateLimited(
                 "this node publishes more than others would pass on", hint="publish fewer, larger or later entries"
             )
@@ -421,7 +433,7 @@ class Gossip:
         held = self.store.get(past.key)
         if held is None or held.expires < past.expires:
             ttl = math.ceil(past.expires - self._wall(now)) + 1
-            self.publish(past.kind, past.name, held.value if held is not None else None, ttl, now)
+            self._publish(past.kind, past.name, held.value if held is not None else None, ttl, now)
 
     def _on_own_past(self, entry: Entry, now: float) -> None:
         """An entry of ours that we do not remember (our state was lost, or somebody has our key): stay above it."""
@@ -508,7 +520,7 @@ class Gossip:
         incarnation = self._incarnation(peer)
         self._seq = max(self._seq, incarnation)
         value = Accusation(peer, incarnation).encoded()
-        self.publish(Kind.ACCUSATION, str(peer), value, ACCUSATION_TTL_S, now, wide=True)
+        self._publish(Kind.ACCUSATION, str(peer), value, ACCUSATION_TTL_S, now, wide=True)
         self.members.on_accused(peer, self.id, incarnation, now)
 
     def _refute_soon(self, now: float) -> None:
