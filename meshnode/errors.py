@@ -15,6 +15,7 @@ MeshError
     PeerRestarted      because the peer's process began anew
   HandshakeTimeout     the peer stopped answering during the handshake; ``attempts``
   StreamLimitError     the peer grants no more streams now
+  RateLimited          more gossip entries than other nodes would pass on
   NodeClosed           this node was closed
   AlreadyRunning       another process runs this home
   NotRunning           no process runs this home
@@ -147,6 +148,12 @@ class StreamLimitError(MeshError):
     """The peer grants no more streams now."""
 
     code = "stream_limit"
+
+
+class RateLimited(MeshError):
+    """More than other nodes take of one origin; nothing was sent."""
+
+    code = "rate_limited"
 
 
 class NodeClosed(MeshError):

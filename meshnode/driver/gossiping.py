@@ -89,13 +89,12 @@ class Gossiping:
         self._said: dict[NodeId, None] = {}  # whom we told that we do not need the connection
         self._heard: dict[NodeId, None] = {}  # who told us so
         self._behind: dict[NodeId, None] = {}
-        self._joined: dict[NodeId, None] = {}
         self._carrying = False
 
     # ---- for layers above
 
     def publish(self, kind: int, name: str, value: bytes | None, ttl: int, now: float) -> Entry:
-        """Sign and spread an entry; None withdraws it. Raises ValueError when it is too large."""
+        """Sign and spread an entry; None withdraws it. Raises ValueError (too large), RateLimited (too many)."""
         entry = self.core.publish(kind, name, value, ttl, now)
         self._carry_out(now)
         return entry
@@ -141,11 +140,9 @@ class Gossiping:
         self._carry_out(now)
 
     def add_seed(self, peer: NodeId, now: float) -> None:
-        """A node to begin with: joined through once, and again only while we have no neighbour."""
-        if peer not in self._joined or not self.core.views.active:
-            self._joined[peer] = None
-            self.core.join(self._contact(peer), now)
-            self._carry_out(now)
+        """A configured node to begin with."""
+        self.core.add_seed(self._contact(peer), now)
+        self._carry_out(now)
 
     def add_record(self, record: EndpointRecord, now: float) -> None:
         """Another source (mDNS) has seen a node."""

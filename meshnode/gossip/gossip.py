@@ -8,10 +8,12 @@ counts), ``reconcile`` (what we lack), ``standing`` (who behaves). For layers ab
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from meshnode.errors import RateLimited
 from meshnode.gossip.broadcast import Broadcast
 from meshnode.gossip.detector import Detector
 from meshnode.gossip.effects import (
@@ -63,6 +65,7 @@ from meshnode.gossip.standing import Fault, Standing
 from meshnode.gossip.store import Put, Store
 from meshnode.gossip.views import Views
 from meshnode.identity import Identity, NodeId
+from meshnode.limits import GOSSIP_MAX_SEEDS, GOSSIP_MAX_TTL_S, GOSSIP_OWN_SHARE
 from meshnode.metrics import Metrics, describe
 from meshnode.timers import Timer, Timers
 from meshnode.wire import WireError
@@ -72,6 +75,7 @@ ACCUSATION_TTL_S = 7200  # as long as what it is about: a partition of two hours
 LEAVE_TTL_S = 86_400  # no replayed member entry, which lives two hours, outlives the goodbye
 REFUTE_EVERY_S = 0.5
 SECOND_OPINION_S = 0.4
+SEED_S = 20.0
 EXPIRY_SLACK_S = 1.0  # many entries expire in one go
 
 MALFORMED = describe("gossip_drop_message", "messages dropped: not a message")
@@ -130,7 +134,9 @@ class Gossip:
             Kind.ACCUSATION: lambda entry: parse_accusation(entry) is not None,
         }
         self.probeable: Callable[[Contact], bool] = lambda contact: True
+        self._seeds: dict[NodeId, Contact] = {}
         timers = self._timers
+        timers.at(now + SEED_S * rng.uniform(0.5, 1.5), self._look_for_seeds)
         self.store = Store(metrics) if store_limit is None else Store(metrics, limit=store_limit)
         self.views = Views(self.id, rng, timers, metrics, lambda: self.record, now)
         self.detector = Detector(rng, timers, metrics, self._sample, now)
@@ -197,6 +203,21 @@ class Gossip:
             self.views.join(contact, now)
             self._route(now)
 
+    def add_seed(self, contact: Contact, now: float) -> None:
+        """A configured node to begin with. It is joined through now, unless it was before and we have neighbours; and
+        again whenever we do not know it as a member: then it and we are in meshes that do not know each other."""
+        known = contact.id in self._seeds
+        if known or len(self._seeds) < GOSSIP_MAX_SEEDS:
+            self._seeds[contact.id] = contact
+        if not known or not self.views.active:
+            self.join(contact, now)
+
+    def _look_for_seeds(self, now: float) -> None:
+        self._timers.at(now + SEED_S * self._rng.uniform(0.8, 1.2), self._look_for_seeds)
+        for peer, contact in self._seeds.items():
+            if self.status(peer) in (Status.UNKNOWN, Status.GONE) and not self._left:
+                self.views.join(contact, now)
+
     def add_contact(self, contact: Contact, now: float) -> None:
         """Some other source knows of a node: a neighbour, when we need one."""
         if not self.standing.is_banned(contact.id, now):
@@ -206,7 +227,7 @@ class Gossip:
     def announce(self, record: bytes, now: float) -> Entry:
         """Our endpoint record is new: we live, and here. Also after every move."""
         self.record = record
-        return self.publish(Kind.MEMBER, "", Member(False, record).encoded(), MEMBER_TTL_S, now)
+        return self._publish(Kind.MEMBER, "", Member(False, record).encoded(), MEMBER_TTL_S, now)
 
     def send(self, peer: NodeId, message: Message) -> None:
         """Say something to a linked peer: for layers above that run trees of their own (``Scoped``)."""
@@ -219,17 +240,36 @@ class Gossip:
     def leave(self, now: float) -> None:
         """Say goodbye to the mesh; gossip is over afterwards."""
         if not self._left:
-            self.publish(Kind.MEMBER, "", Member(True, b"").encoded(), LEAVE_TTL_S, now, wide=True)
+            self._publish(Kind.MEMBER, "", Member(True, b"").encoded(), LEAVE_TTL_S, now, wide=True)
             self.views.leave(now)
             self._route(now)
             self._left = True
 
-    def publish(self, kind: int, name: str, value: bytes | None, ttl: int, now: float, *, wide: bool = False) -> Entry:
-        """Sign an entry and spread it; None as ``value`` withdraws an earlier one. Raises ValueError when too large.
+    def publish(self, kind: int, name: str, value: bytes | None, ttl: int, now: float) -> Entry:
+        """Sign an entry and spread it; None as ``value`` withdraws an earlier one.
 
-        It replaces what we published before under the same kind and name. ``wide``: at once to all neighbours.
+        Raises ValueError when it is too large, RateLimited when others would drop it (nothing has changed then). It
+        replaces what we published before under the same kind and name, and lives at least as long.
         """
-        wall_ms = int(self._wall(now) * 1000)
+        return self._publish(kind, name, value, ttl, now, must=False)
+
+    def _publish(
+        self,
+        kind: int,
+        name: str,
+        value: bytes | None,
+        ttl: int,
+        now: float,
+        *,
+        wide: bool = False,
+        must: bool = True,
+    ) -> Entry:
+        """``wide``: at once to all neighbours; ``must``: whatever our rate is."""
+        wall = self._wall(now)
+        wall_ms = int(wall * 1000)
+        before = self.store.get((self.id, kind, name))
+        if before is not None and wall + ttl < before.expires:  # what replaces an entry has to live as long as it
+            ttl = min(GOSSIP_MAX_TTL_S, math.ceil(before.expires - wall))
         entry = sign_entry(
             self._identity,
             kind=kind,
@@ -239,10 +279,13 @@ class Gossip:
             ttl=ttl,
             value=value,
         )
+        allowed = self.standing.allows(self.id, len(entry.encoded), now, share=GOSSIP_OWN_SHARE)
+        if not allowed and not must:
+            raise RateLimited(
+                "this node publishes more than others would pass on", hint="publish fewer, larger or later entries"
+            )
         self._seq = entry.seq
-        before = None
         if not entry.fleeting:
-            before = self.store.get(entry.key)
             self.store.put(entry)
             self._arm_expiry(now)
             if kind == Kind.MEMBER:
@@ -344,7 +387,8 @@ class Gossip:
             self._blame(peer, FAULTS[entry], now)
             return None
         if not entry.fleeting and self.store.judge(entry) is not Put.NEW:
-            self.store.put(entry)  # counts it
+            if self.store.put(entry) is Put.STALE and entry.origin == self.id:
+                self._outlive(entry, now)
             return None
         if not self._fits(peer, entry, now):
             return None
@@ -383,6 +427,13 @@ class Gossip:
         elif entry.kind == Kind.ACCUSATION:
             self._on_accusation(entry, now)
         self._effects.append(Changed(entry, before, via, hops))
+
+    def _outlive(self, past: Entry, now: float) -> None:
+        """What replaced an entry of ours has to live as long as it: else the old one rises again where it still is."""
+        held = self.store.get(past.key)
+        if held is None or held.expires < past.expires:
+            ttl = math.ceil(past.expires - self._wall(now)) + 1
+            self._publish(past.kind, past.name, held.value if held is not None else None, ttl, now)
 
     def _on_own_past(self, entry: Entry, now: float) -> None:
         """An entry of ours that we do not remember (our state was lost, or somebody has our key): stay above it."""
@@ -427,6 +478,7 @@ class Gossip:
             return
         accused = accusation.accused
         if accused == self.id:
+            self._seq = max(self._seq, accusation.incarnation)
             self.detector.blame_ourselves()
             self._refute_soon(now)
             return
@@ -466,8 +518,9 @@ class Gossip:
 
     def _accuse(self, peer: NodeId, now: float) -> None:
         incarnation = self._incarnation(peer)
+        self._seq = max(self._seq, incarnation)
         value = Accusation(peer, incarnation).encoded()
-        self.publish(Kind.ACCUSATION, str(peer), value, ACCUSATION_TTL_S, now, wide=True)
+        self._publish(Kind.ACCUSATION, str(peer), value, ACCUSATION_TTL_S, now, wide=True)
         self.members.on_accused(peer, self.id, incarnation, now)
 
     def _refute_soon(self, now: float) -> None:
