@@ -150,7 +150,7 @@ def rows(found: dict[str, Any]) -> list[Row]:
         made.append(("UDP comes back: off the tunnel after, s", found["udp_back"]["udp_after_s"], 66, False))
     if found["crowd"]:
         clients, grown = found["crowd"]["clients"], found["crowd"]["grown_MB"]
-        made.append((f"relay: memory of {clients} idle reservations, MB", grown, 0.1 * clients, False))
+        made.append((f"relay: memory of {clients} idle reservations, MB", grown, max(25, 0.1 * clients), False))
     if found["relay_load"]:
         made.append(("relay: carried, MB a second of one core", found["relay_load"]["relay_MB_per_cpu_s"], 20, True))
     if found["over_limit"]:

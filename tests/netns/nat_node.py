@@ -157,6 +157,7 @@ async def main(args: argparse.Namespace) -> None:
         listen="[::]:0",
         seeds=args.seed,
         seed_role=args.seed_role,
+        gossip=not args.no_gossip,
         relay_mb_per_s=args.relay_mb,
         relay_total_mb_per_s=args.relay_mb * 5,
     )
@@ -178,6 +179,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--home", required=True)
     parser.add_argument("--seed", action="append", default=[], metavar="ID@HOST:PORT")
     parser.add_argument("--seed-role", action="store_true")
+    parser.add_argument("--no-gossip", action="store_true")
     parser.add_argument("--relay-mb", type=float, default=10.0)
     return parser.parse_args()
 
