@@ -102,9 +102,10 @@ MAX_SIDES_KEPT = 16  # sockets that won, x one path in use; the oldest goes back
 
 # ---- tunnels
 TUNNEL_KNOCK_S = 5.0  # for the first flight, and again for TLS: a silent TCP connection costs a socket so long
+TUNNEL_IDLE_S = 40.0  # without a datagram of ours, which is more than two keepalives: given up
 TUNNEL_RETRY_S = 2.0  # between attempts to open one
 MAX_TUNNEL_PENDING = 128  # TCP connections that have not knocked yet; x a socket
-MAX_TUNNEL_CLIENTS = 2_000  # x about 60 KB of TLS state
+MAX_TUNNEL_CLIENTS = 512  # x about 330 KB: asyncio's TLS buffer is 256 KB (measured); 169 MB at the very worst
 MAX_TUNNEL_BACKLOG = 512  # datagrams waiting for a WebSocket; the rest is dropped, which QUIC takes for congestion
 MAX_TUNNEL_BUFFER = 512_000  # bytes in a transport's buffer above which datagrams are dropped
 

@@ -25,6 +25,7 @@ from meshnode.limits import (
     MAX_TUNNEL_BUFFER,
     MAX_TUNNEL_CLIENTS,
     MAX_TUNNEL_PENDING,
+    TUNNEL_IDLE_S,
     TUNNEL_KNOCK_S,
     TUNNEL_RETRY_S,
 )
@@ -230,9 +231,11 @@ class _Outgoing:
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(MAX_TUNNEL_BACKLOG)
         self._task_running = False
         self._retry_at = 0.0
+        self._used_at = 0.0
         self._loop = asyncio.get_running_loop()
 
     def send(self, datagrams: list[bytes]) -> None:
+        self._used_at = self._loop.time()
         if not self._task_running:
             if self._loop.time() < self._retry_at:
                 return
@@ -264,13 +267,15 @@ class _Outgoing:
                 user_agent_header=None,
             ) as websocket:
                 self._tunnels.opened(failed=False)
-                writer = asyncio.create_task(self._write(websocket))
+                beside = [asyncio.create_task(work(websocket)) for work in (self._write, self._end_when_idle)]
                 try:
                     async for message in websocket:
                         if isinstance(message, bytes):
                             self._tunnels.deliver(message, self._addr)
                 finally:
-                    writer.cancel()
+                    for task in beside:
+                        task.cancel()
+                    await asyncio.gather(*beside, return_exceptions=True)
         except (OSError, TimeoutError, WebSocketException, InvalidId, ValueError, EOFError) as error:
             self._tunnels.opened(failed=True)
             log.debug("tunnel %s: %s", self._addr, error)
@@ -284,17 +289,25 @@ class _Outgoing:
         while True:
             await websocket.send(await self._queue.get())
 
+    async def _end_when_idle(self, websocket: ClientConnection) -> None:
+        """Another path is in use: the one that is carries a keepalive every 15 s."""
+        while (left := self._used_at + TUNNEL_IDLE_S - self._loop.time()) > 0:  # noqa: ASYNC110 - each datagram moves it
+            await asyncio.sleep(left)
+        await websocket.close()
+
 
 class _Incoming(asyncio.Protocol):
     """A member's WebSocket, on websockets' sans-IO protocol."""
 
     def __init__(self, tunnels: Tunnels, addr: Addr) -> None:
+        from websockets.protocol import State
         from websockets.server import ServerProtocol
 
         self._tunnels = tunnels
         self._addr = addr
         self._transport: asyncio.Transport | None = None
         self._websocket: ServerProtocol = ServerProtocol(max_size=MAX_DATAGRAM)
+        self._open_state = State.OPEN
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -323,7 +336,7 @@ class _Incoming(asyncio.Protocol):
 
     def send(self, datagrams: list[bytes]) -> None:
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None or transport.is_closing() or self._websocket.state is not self._open_state:
             return
         if transport.get_write_buffer_size() > MAX_TUNNEL_BUFFER:
             for _ in datagrams:

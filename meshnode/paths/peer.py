@@ -299,6 +299,9 @@ class PeerPaths:
             if found.rank < current.rank and now >= found.trusted_at:
                 self._switch(found, "better kind", False, now)
                 self._settle(now)
+        elif self._nearer(found, current):
+            self._switch(found, "nearer", False, now)
+            self._settle(now)
         elif self._better(found, current):
             self._switch(found, "faster", False, now)
             self._settle(now)
@@ -315,6 +318,11 @@ class PeerPaths:
             if nudge:
                 self._effects.append(Switched(current.addr, current.addr, "answered", True))
         self._keepalive_sent = None
+
+    def _nearer(self, found: Candidate, current: Candidate) -> bool:
+        """On our own network, where the other way leads out and, by a NAT that hairpins, in again."""
+        near = self.path_kind(found.addr) == "lan" and self.path_kind(current.addr) != "lan"
+        return near and (current.rtt is None or found.rtt is None or found.rtt < current.rtt + HYSTERESIS_S)
 
     def _better(self, found: Candidate, current: Candidate) -> bool:
         if found.rtt is None or current.rtt is None or found.samples < 2 or current.samples < 2:

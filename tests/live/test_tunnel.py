@@ -9,6 +9,8 @@ import ssl
 import pytest
 
 from meshnode import Node
+from meshnode.address import tunnel as tunnel_to
+from meshnode.net import tunnel
 from tests.conftest import MakeNode
 from tests.live.test_node import echo
 
@@ -104,3 +106,21 @@ async def test_the_tunnel_goes_through_an_https_proxy(
     assert asked
     assert (b"Proxy-Authorization: Basic" in asked[0]) == bool(credentials)
     server.close()
+
+
+async def test_a_tunnel_that_is_not_needed_any_more_is_given_up(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnel, "TUNNEL_IDLE_S", 0.3)
+    seed = await make_node(seed_role=True)
+    node = await make_node(seed=seed)
+    assert (await node.ping(seed.id)).path == "lan"
+    assert node._tunnels is not None
+    assert seed._tunnels is not None
+    by_tunnel = tunnel_to(str(seed.id), "127.0.0.1", seed.record.endpoints[0].addr.port)
+    node._tunnels.send(by_tunnel, [b"\x00 a probe"])
+    async with asyncio.timeout(5):
+        for some in (1, 0):
+            while len(seed._tunnels._incoming) != some:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+    assert (await node.ping(seed.id)).rtt is not None

@@ -29,6 +29,7 @@ class NatNode:
         self.host = host
         home = host.lab.scratch / f"{host.label}.home{time.monotonic_ns()}"
         command = [sys.executable, str(NAT_NODE), "--home", str(home), *options]
+        command.append("--no-gossip")  # whose links would have met before the meeting that is measured
         for seed in seeds:
             command += ["--seed", seed]
         self.program: Program = host.start(*command, env=env)

@@ -366,6 +366,26 @@ def test_an_address_on_our_own_network_is_tried_first() -> None:
     assert wire.paths.best_guess() == Addr("10.9.0.7", 1)
 
 
+@pytest.mark.parametrize("near_first", [True, False])
+def test_a_neighbour_is_reached_on_our_own_network_and_not_through_a_nat_that_hairpins(near_first: bool) -> None:
+    near, outside = Addr("10.9.0.7", 1), Addr("198.51.100.1", 1)
+    wire = Wire(near, outside)
+    wire.paths.set_here(Here((("10.9.0.1", 24),)))
+    wire.paths.add_candidates([(outside, "record"), (near, "record")], wire.now)
+    wire.paths.begin(outside, wire.now)
+    wire.collect()
+    if near_first:
+        wire.paths.accept(outside, wire.now)
+        wire.run(1.0)
+    else:
+        wire.run(0.01)
+        wire.paths.accept(outside, wire.now)
+        wire.run(1.0)
+    assert wire.paths.active == near
+    wire.run(60.0)
+    assert wire.paths.active == near
+
+
 def test_a_black_hole_is_noticed_while_small_packets_still_pass() -> None:
     wire = connected(A)
     assert wire.paths.candidates()[0].mtu.size > BASE_MTU
