@@ -90,6 +90,53 @@ DHT_MAX_WATCHES_PER_KEY = 128  # one newer record makes at most 128 x 4 datagram
 DHT_MAX_WATCHED = 1_024  # ids that we watch ourselves
 DHT_MAX_PUSHES = 1_024  # unacknowledged at once
 
+# ---- gossip: entries
+GOSSIP_MAX_ENTRY = 4_096  # bytes, signature and all; four fit a frame
+GOSSIP_MAX_STORED_ENTRY = 1_536  # of a kind that is stored: a record of 1,000 bytes and what is around it
+GOSSIP_MAX_NAME = 64  # characters of an entry's name
+GOSSIP_MAX_TTL_S = 86_400  # a stolen, replayed entry dies within a day
+GOSSIP_MAX_FUTURE_S = 300  # clock skew that we forgive, of issue times and of seqs (which are wall milliseconds)
+GOSSIP_MAX_FLEETING_TTL_S = 60  # of kinds that are not stored: no longer than a seen id is remembered
+GOSSIP_MAX_OPENED = 2_048  # entries parsed and verified; x at most 5 kB = 10 MB, 1 MB as a rule
+GOSSIP_MAX_STORED = 2_048  # of each of 16 kinds: x about 1 kB = 2 MB; 512 hostile members could fill all, 50 MB
+GOSSIP_MAX_PER_ORIGIN = 64  # stored entries of one origin: he fills 3 % of a kind at most
+GOSSIP_MAX_FLOORS = 4_096  # keys whose last seq is remembered after the entry expired; x about 200 B
+GOSSIP_ORIGIN_RATE = 20.0  # entries a second of one origin: 20 x 43 us = 0.1 % of a core to verify
+GOSSIP_ORIGIN_BURST = 100.0  # all of its stored entries at once, when a partition heals
+GOSSIP_ORIGIN_BYTES = 65_536.0  # bytes a second of one origin that we pass on
+GOSSIP_ORIGIN_BYTES_BURST = 524_288.0
+GOSSIP_MAX_ORIGINS = (
+    4_096  # rates kept; x about 150 B; the longest unheard goes first, whose bucket is full again by then
+)
+
+# ---- gossip: membership
+GOSSIP_MAX_ACTIVE = 7  # links; we look for more below 5 and take them up to 7
+GOSSIP_MAX_PASSIVE = 30  # x a record of at most 1 kB = 30 kB
+GOSSIP_MAX_CONTACTS = 8  # in a shuffle: 8 x 1,035 B fit a frame; a liar replaces at most 8 of our 30 a shuffle
+GOSSIP_MAX_WALKS = 256  # shuffles on their way through us; x about 150 B
+GOSSIP_MAX_PENDING = 8  # links that we are opening for the active view
+GOSSIP_WALK_RATE = 4.0  # walks a second that one neighbour may start or pass on to us; each costs one dial at most
+GOSSIP_WALK_BURST = 64.0  # a contact node under a crowd of joins passes on so many at once
+GOSSIP_MAX_PROBES = 32  # probes for others and of samples at once, each at most 3 datagrams of 130 B
+GOSSIP_MAX_SUSPECTS = 1_024  # x about 400 B; accusations of more are ignored until some end
+GOSSIP_MAX_ACCUSERS = 8  # remembered for one suspect; 3 already shorten the wait as far as it goes
+GOSSIP_MAX_LOST = 256  # gone members that are tried again, so that a partition heals; x a record = 256 kB
+GOSSIP_MAX_STANDINGS = 256  # peers with a black mark; x about 100 B
+GOSSIP_BAN_S = 600.0  # no link with a liar for so long
+
+# ---- gossip: dissemination
+GOSSIP_MAX_SEEN = 8_192  # ids in each of two generations; x about 100 B = 1.6 MB
+GOSSIP_SEEN_S = 90.0  # a generation lasts so long unless it is full: longer than a fleeting entry lives
+GOSSIP_MAX_RECENT = 1_048_576  # bytes of payloads kept to answer GRAFT
+GOSSIP_MAX_MISSING = 4_096  # announced ids that we wait for; a liar's are forgotten after 4 announcers
+GOSSIP_MAX_ANNOUNCERS = 4  # of one missing id
+GOSSIP_MAX_IDS = 1_024  # in an IHAVE, GRAFT or WANT: 9 kB
+GOSSIP_MAX_HOPS = 64  # a liar's larger number means no more than this
+GOSSIP_FRAME = 14_000  # bytes of entries in one message; a control frame holds 16,384
+GOSSIP_QUEUE = 65_536  # bytes unsent on a link above which gossip for it is dropped, and reconciled when it drains
+GOSSIP_MAX_SYNC = 49_152  # bytes sent in answer to one request
+GOSSIP_MAX_TELL_IDS = 1_500  # 12 kB
+
 # ---- paths
 BASE_MTU = 1200  # RFC 9000 section 14: every path carries it
 INITIAL_WINDOW = 12_000  # bytes to an unproven address after a fresh sealed MOVED: 10 packets, one round trip

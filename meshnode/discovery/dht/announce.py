@@ -10,9 +10,9 @@ from meshnode.discovery.dht.lookup import Lookup
 from meshnode.discovery.dht.messages import Reply, Status, Store, Stored
 from meshnode.discovery.dht.shared import R, Shared
 from meshnode.discovery.dht.table import Contact
-from meshnode.discovery.dht.timers import Timer
 from meshnode.identity import NodeId
 from meshnode.record import EndpointRecord
+from meshnode.timers import Timer
 
 REPUBLISH_S = 1_500.0
 REFRESH_AFTER_S = 0.3  # a change's lookup: after the direct stores, and once for a burst of changes

@@ -38,7 +38,6 @@ from meshnode.discovery.dht.messages import (
 from meshnode.discovery.dht.rpc import Rpcs
 from meshnode.discovery.dht.shared import R, Shared
 from meshnode.discovery.dht.table import K
-from meshnode.discovery.dht.timers import Timer
 from meshnode.discovery.dht.watching import Watching
 from meshnode.identity import NodeId
 from meshnode.limits import (
@@ -52,6 +51,7 @@ from meshnode.limits import (
 )
 from meshnode.metrics import Metrics, describe
 from meshnode.record import EndpointRecord
+from meshnode.timers import Timer
 from meshnode.wire import WireError
 
 REQUESTS = (Ping, Find, Get, Store, Watch)

@@ -20,10 +20,10 @@ from meshnode.discovery.dht.messages import (
     encode_message,
 )
 from meshnode.discovery.dht.rtt import RttBook
-from meshnode.discovery.dht.timers import Timer, Timers
 from meshnode.identity import NodeId
 from meshnode.limits import DHT_MAX_BODY, DHT_MAX_CALLS
 from meshnode.metrics import Metrics, describe
+from meshnode.timers import Timer, Timers
 
 MAX_LATE = 256  # calls; x about 2 kB
 MIN_PADDED_BODY = 32  # a Pong with its token is no longer than the Ping

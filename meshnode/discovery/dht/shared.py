@@ -10,12 +10,12 @@ from meshnode.discovery.dht.effects import Effect, SendSealed
 from meshnode.discovery.dht.rpc import Rpcs
 from meshnode.discovery.dht.store import RecordStore
 from meshnode.discovery.dht.table import Table
-from meshnode.discovery.dht.timers import Timers
 from meshnode.errors import RecordError
 from meshnode.identity import NodeId
 from meshnode.limits import DHT_MAX_VERIFIED
 from meshnode.metrics import Metrics
 from meshnode.record import EndpointRecord, open_record
+from meshnode.timers import Timers
 
 R = 8  # holders of a record
 

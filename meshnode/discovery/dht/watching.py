@@ -10,11 +10,11 @@ from meshnode.discovery.dht.effects import RecordPushed
 from meshnode.discovery.dht.lookup import Lookup
 from meshnode.discovery.dht.messages import Push, Reply, Status, Watch, Watched
 from meshnode.discovery.dht.shared import R, Shared
-from meshnode.discovery.dht.timers import Timer
 from meshnode.identity import NodeId
 from meshnode.limits import DHT_MAX_WATCH_S, DHT_MAX_WATCHED
 from meshnode.metrics import describe
 from meshnode.record import EndpointRecord
+from meshnode.timers import Timer
 
 RENEW_S = 60.0
 HOLDERS = 3

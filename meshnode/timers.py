@@ -1,4 +1,4 @@
-"""Deadlines of the DHT core: a heap of actions. Equal deadlines fire in the order in which they were set."""
+"""Deadlines of a core: a heap of actions. Equal deadlines fire in the order in which they were set."""
 
 from __future__ import annotations
 

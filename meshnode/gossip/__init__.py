@@ -1,0 +1,44 @@
+"""Who is there and what they say: membership, failures, broadcast, reconciliation. See docs/explanation/gossip.md."""
+
+from meshnode.gossip.effects import (
+    Banned,
+    Changed,
+    Connect,
+    Effect,
+    Expired,
+    MemberChanged,
+    NeedContacts,
+    Probe,
+    Release,
+    Scoped,
+    Send,
+    Status,
+)
+from meshnode.gossip.entry import Entry, Kind
+from meshnode.gossip.gossip import Gossip
+from meshnode.gossip.kinds import Member, parse_member
+from meshnode.gossip.messages import Contact, Message, decode_message, encode_message
+
+__all__ = [
+    "Banned",
+    "Changed",
+    "Connect",
+    "Contact",
+    "Effect",
+    "Entry",
+    "Expired",
+    "Gossip",
+    "Kind",
+    "Member",
+    "MemberChanged",
+    "Message",
+    "NeedContacts",
+    "Probe",
+    "Release",
+    "Scoped",
+    "Send",
+    "Status",
+    "decode_message",
+    "encode_message",
+    "parse_member",
+]

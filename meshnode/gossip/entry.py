@@ -1,0 +1,177 @@
+"""Entries: what gossip carries. Each is signed by its origin, numbered by it, and dies by itself.
+
+Layout: 64-byte Ed25519 signature over ``DOMAIN + body``, then ``body``, the canonical CBOR array
+``[version, origin, kind, name, seq, issued ms, ttl s, value]``; ``value`` is bytes, or null for a tombstone. At
+most 4,096 bytes in all. Of entries with the same (origin, kind, name) the one with the highest seq counts; an
+origin numbers all of its entries with one counter, never below the wall clock's milliseconds. Stored kinds are limited
+to 1,536 bytes, fleeting ones to 60 s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from functools import lru_cache
+
+from meshnode.identity import KEY_LENGTH, Identity, NodeId, known_id, verify
+from meshnode.limits import (
+    GOSSIP_MAX_ENTRY,
+    GOSSIP_MAX_FLEETING_TTL_S,
+    GOSSIP_MAX_FUTURE_S,
+    GOSSIP_MAX_NAME,
+    GOSSIP_MAX_OPENED,
+    GOSSIP_MAX_STORED_ENTRY,
+    GOSSIP_MAX_TTL_S,
+)
+from meshnode.metrics import describe
+from meshnode.wire import WireError, decode, encode
+
+DOMAIN = b"meshnode gossip entry v1\x00"
+VERSION = 1
+SIGNATURE_LENGTH = 64
+ID_LENGTH = 8
+MAX_KIND = 0xFFFF
+
+Key = tuple[NodeId, int, str]
+
+
+class Kind(IntEnum):
+    """Kinds of entries. Below 16 they are stored (newest of each key) and reconciled; from 16 on they are
+    fleeting: told once, while they are fresh. Nodes pass on kinds that they do not know."""
+
+    MEMBER = 1  # name "": a node's record, or that it leaves
+    ACCUSATION = 2  # name: the id of the accused; value: the seq of the member entry that it is about
+    SERVICE = 8
+    NAME = 9
+    TOPIC = 16
+
+
+FIRST_FLEETING = 16
+
+
+class EntryReject(Enum):
+    """Why an entry that somebody handed us does not count; each is a counter, ``gossip_drop_<value>``."""
+
+    OVERSIZED = "oversized"
+    MALFORMED = "malformed"
+    NOT_CANONICAL = "not_canonical"
+    FUTURE = "future"
+    EXPIRED = "expired"
+    UNFIT = "unfit"
+    FORGED = "forged"
+
+
+REJECTED = {
+    EntryReject.OVERSIZED: describe("gossip_drop_oversized", "entries dropped: longer than an entry may be"),
+    EntryReject.MALFORMED: describe("gossip_drop_malformed", "entries dropped: not an entry"),
+    EntryReject.NOT_CANONICAL: describe("gossip_drop_not_canonical", "entries dropped: not the canonical encoding"),
+    EntryReject.FUTURE: describe("gossip_drop_future", "entries dropped: issued in the future, or numbered so"),
+    EntryReject.EXPIRED: describe("gossip_drop_expired", "entries dropped: their time is over"),
+    EntryReject.UNFIT: describe("gossip_drop_unfit", "entries dropped: not what their kind demands (size, ttl, name)"),
+    EntryReject.FORGED: describe("gossip_drop_forged", "entries dropped: not signed by the origin that they name"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A verified (or just signed) entry. ``issued`` is Unix milliseconds, ``ttl`` seconds, ``id`` names the bytes."""
+
+    origin: NodeId
+    kind: int
+    name: str
+    seq: int
+    issued: int
+    ttl: int
+    value: bytes | None
+    encoded: bytes
+    id: bytes
+
+    @property
+    def key(self) -> Key:
+        """What a later entry replaces."""
+        return self.origin, self.kind, self.name
+
+    @property
+    def expires(self) -> float:
+        """Unix seconds after which nobody may use or pass on the entry."""
+        return self.issued / 1000 + self.ttl
+
+    @property
+    def fleeting(self) -> bool:
+        """True for kinds that are told once and not kept."""
+        return self.kind >= FIRST_FLEETING
+
+
+def id_of(encoded: bytes) -> bytes:
+    """The 8 bytes by which nodes speak of an entry: BLAKE2b-64. Who finds two entries with one id (2**32 work)
+    must have signed both: what he hides is his own."""
+    return hashlib.blake2b(encoded, digest_size=ID_LENGTH, person=b"mesh-entry").digest()
+
+
+def sign_entry(
+    identity: Identity, *, kind: int, name: str, seq: int, issued_ms: int, ttl: int, value: bytes | None
+) -> Entry:
+    """Return a signed entry. Raises ValueError for what no receiver would take."""
+    if not 0 <= kind <= MAX_KIND or len(name) > GOSSIP_MAX_NAME or not 0 < ttl <= GOSSIP_MAX_TTL_S:
+        raise ValueError("kind, name or ttl out of range")
+    body = encode([VERSION, bytes(identity.id), kind, name, seq, issued_ms, ttl, value])
+    most = GOSSIP_MAX_ENTRY if kind >= FIRST_FLEETING else GOSSIP_MAX_STORED_ENTRY
+    if SIGNATURE_LENGTH + len(body) > most:
+        raise ValueError(f"an entry of this kind has at most {most} bytes, not {SIGNATURE_LENGTH + len(body)}")
+    if kind >= FIRST_FLEETING and ttl > GOSSIP_MAX_FLEETING_TTL_S:
+        raise ValueError(f"a fleeting entry lives at most {GOSSIP_MAX_FLEETING_TTL_S} s")
+    encoded = identity.sign(DOMAIN + body) + body
+    return Entry(identity.id, kind, name, seq, issued_ms, ttl, value, encoded, id_of(encoded))
+
+
+def open_entry(encoded: bytes, wall: float) -> Entry | EntryReject:
+    """Verify an entry that somebody handed us, cheapest checks first; never raises."""
+    if len(encoded) > GOSSIP_MAX_ENTRY:
+        return EntryReject.OVERSIZED
+    entry = _parsed(encoded)
+    if isinstance(entry, EntryReject):
+        return entry
+    if entry.fleeting:
+        if entry.ttl > GOSSIP_MAX_FLEETING_TTL_S:
+            return EntryReject.UNFIT
+    elif len(encoded) > GOSSIP_MAX_STORED_ENTRY:
+        return EntryReject.UNFIT
+    latest = (wall + GOSSIP_MAX_FUTURE_S) * 1000
+    if entry.issued > latest or entry.seq > latest:
+        return EntryReject.FUTURE
+    if entry.expires < wall:
+        return EntryReject.EXPIRED
+    return entry if _signed(encoded, entry.origin) else EntryReject.FORGED
+
+
+# One entry comes over several links: it is parsed and verified once.
+@lru_cache(maxsize=GOSSIP_MAX_OPENED)
+def _parsed(encoded: bytes) -> Entry | EntryReject:
+    if len(encoded) <= SIGNATURE_LENGTH:
+        return EntryReject.MALFORMED
+    try:
+        return _parse(decode(encoded[SIGNATURE_LENGTH:], GOSSIP_MAX_ENTRY), encoded)
+    except WireError as error:
+        return EntryReject.NOT_CANONICAL if "canonical" in str(error) else EntryReject.MALFORMED
+    except (ValueError, TypeError):
+        return EntryReject.MALFORMED
+
+
+@lru_cache(maxsize=GOSSIP_MAX_OPENED)
+def _signed(encoded: bytes, origin: NodeId) -> bool:
+    return verify(origin, DOMAIN + encoded[SIGNATURE_LENGTH:], encoded[:SIGNATURE_LENGTH])
+
+
+def _parse(fields: object, encoded: bytes) -> Entry:
+    if not isinstance(fields, list) or len(fields) != 8 or type(fields[0]) is not int or fields[0] != VERSION:
+        raise ValueError("wrong fields")
+    _, raw, kind, name, seq, issued, ttl, value = fields
+    for number, first, last in ((kind, 0, MAX_KIND), (seq, 0, 2**53), (issued, 0, 2**53), (ttl, 1, GOSSIP_MAX_TTL_S)):
+        if type(number) is not int or not first <= number <= last:
+            raise ValueError("number out of range")
+    if not isinstance(raw, bytes) or len(raw) != KEY_LENGTH or not isinstance(name, str) or len(name) > GOSSIP_MAX_NAME:
+        raise ValueError("wrong origin or name")
+    if value is not None and not isinstance(value, bytes):
+        raise ValueError("wrong value")
+    return Entry(known_id(raw), kind, name, seq, issued, ttl, value, encoded, id_of(encoded))

@@ -1,0 +1,564 @@
+"""The gossip of one node, sans I/O: messages, links and time in, effects out.
+
+The cores do not know each other; this class owns them, and is the only place where they meet: ``views`` (who is
+linked), ``detector`` (who answers), ``members`` (who is believed to live), ``broadcast`` (the tree), ``store`` (what
+counts), ``reconcile`` (what we lack), ``standing`` (who behaves). For layers above: ``publish``, ``entries``,
+``status``, and the effects ``Changed`` and ``MemberChanged``. docs/explanation/gossip.md says why it is as it is.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from meshnode.gossip.broadcast import Broadcast
+from meshnode.gossip.detector import Detector
+from meshnode.gossip.effects import (
+    Accuse,
+    Banned,
+    Changed,
+    Connect,
+    Effect,
+    Estranged,
+    Expired,
+    Joined,
+    MemberChanged,
+    NeedContacts,
+    Parted,
+    Probe,
+    Release,
+    Scoped,
+    Send,
+    Silent,
+    Status,
+)
+from meshnode.gossip.entry import REJECTED, Entry, EntryReject, Key, Kind, id_of, open_entry, sign_entry
+from meshnode.gossip.kinds import Accusation, Member, parse_accusation, parse_member
+from meshnode.gossip.members import NEEDED, Members
+from meshnode.gossip.messages import (
+    Ack,
+    Contact,
+    Disconnect,
+    Eager,
+    Entries,
+    ForwardJoin,
+    Graft,
+    IHave,
+    Join,
+    Message,
+    Neighbour,
+    NeighbourReply,
+    Ping,
+    ProbeAsk,
+    ProbeTell,
+    Prune,
+    Shuffle,
+    ShuffleReply,
+    SyncAsk,
+    SyncTell,
+    Want,
+    decode_message,
+)
+from meshnode.gossip.reconcile import Reconciler
+from meshnode.gossip.standing import Fault, Standing
+from meshnode.gossip.store import Put, Store
+from meshnode.gossip.views import Views
+from meshnode.identity import Identity, NodeId
+from meshnode.metrics import Metrics, describe
+from meshnode.timers import Timer, Timers
+from meshnode.wire import WireError
+
+MEMBER_TTL_S = 7200
+ACCUSATION_TTL_S = 7200  # as long as what it is about: a partition of two hours still heals by refutation
+LEAVE_TTL_S = 86_400  # no replayed member entry, which lives two hours, outlives the goodbye
+REFUTE_EVERY_S = 0.5
+SECOND_OPINION_S = 0.4
+EXPIRY_SLACK_S = 1.0  # many entries expire in one go
+
+MALFORMED = describe("gossip_drop_message", "messages dropped: not a message")
+STRANGER = describe("gossip_drop_stranger", "messages dropped: from a peer that is no neighbour")
+BANNED = describe("gossip_drop_banned", "messages dropped: from a peer that is cut off for lying")
+REFUTATIONS = describe("gossip_refutations", "times that we were accused and refuted it")
+VOID = describe("gossip_drop_void", "accusations dropped: refuted before they came")
+
+FAULTS = {
+    EntryReject.OVERSIZED: Fault.MALFORMED,
+    EntryReject.MALFORMED: Fault.MALFORMED,
+    EntryReject.NOT_CANONICAL: Fault.MALFORMED,
+    EntryReject.UNFIT: Fault.MALFORMED,
+    EntryReject.FORGED: Fault.FORGED,
+    EntryReject.FUTURE: Fault.UNTIMELY,
+    EntryReject.EXPIRED: Fault.UNTIMELY,
+}
+
+CoreEffect = (
+    Send | Connect | Release | Probe | NeedContacts | Joined | Parted | Accuse | Estranged | Silent | MemberChanged
+)
+
+
+class Gossip:
+    """One node's gossip. Peer input never raises; after each call, ``take_effects()``.
+
+    ``first_seq`` is above every seq that this identity has used before (wall milliseconds, as a rule).
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        rng: random.Random,
+        metrics: Metrics,
+        now: float,
+        wall: float,
+        first_seq: int = 0,
+        store_limit: int | None = None,
+    ) -> None:
+        self.id = identity.id
+        self.metrics = metrics
+        self.record = b""
+        self._identity = identity
+        self._rng = rng
+        self._offset = wall - now
+        self._seq = first_seq
+        self._timers = Timers()
+        self._effects: list[Effect] = []
+        self._refuted_at = float("-inf")
+        self._refuting: Timer | None = None
+        self._expiring: Timer | None = None
+        self._left = False
+        self._checks: dict[int, Callable[[Entry], bool]] = {
+            Kind.MEMBER: lambda entry: parse_member(entry) is not None,
+            Kind.ACCUSATION: lambda entry: parse_accusation(entry) is not None,
+        }
+        self.probeable: Callable[[Contact], bool] = lambda contact: True
+        timers = self._timers
+        self.store = Store(metrics) if store_limit is None else Store(metrics, limit=store_limit)
+        self.views = Views(self.id, rng, timers, metrics, lambda: self.record, now)
+        self.detector = Detector(rng, timers, metrics, self._sample, now)
+        self.members = Members(self.id, timers, metrics, lambda: self.detector.health)
+        self.broadcast = Broadcast(rng, timers, metrics, now)
+        self.reconciler = Reconciler(rng, timers, metrics, self.store, self._payload, now)
+        self.standing = Standing(metrics)
+
+    # ---- pumping
+
+    def receive(self, peer: NodeId, data: bytes, now: float) -> None:
+        """Take the bytes of a message from a linked peer."""
+        if self.standing.is_banned(peer, now):
+            self.metrics.count(BANNED)
+            return
+        try:
+            message = decode_message(data)
+        except WireError:
+            self.metrics.count(MALFORMED)
+            self._blame(peer, Fault.MALFORMED, now)
+            return
+        self.on_message(peer, message, now)
+
+    def on_message(self, peer: NodeId, message: Message, now: float) -> None:
+        """Take a message from a linked peer."""
+        if self._left or self.standing.is_banned(peer, now):
+            self.metrics.count(BANNED)
+            return
+        self.detector.on_heard(peer, now)
+        _HANDLERS[type(message)](self, peer, message, now)
+        self._route(now)
+
+    def tick(self, now: float, wall: float) -> None:
+        """Do what is due; afterwards ``next_deadline()`` is None or later than ``now``."""
+        self._offset = wall - now
+        self._timers.run(now)
+        self._route(now)
+
+    def next_deadline(self) -> float | None:
+        """When ``tick`` is wanted next."""
+        return self._timers.next_deadline()
+
+    def take_effects(self) -> list[Effect]:
+        """Everything to do since the last call, in order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    # ---- verbs
+
+    def join(self, contact: Contact, now: float) -> None:
+        """Enter the mesh through a node that we know of."""
+        if contact.id != self.id and not self.standing.is_banned(contact.id, now):
+            self.views.join(contact, now)
+            self._route(now)
+
+    def add_contact(self, contact: Contact, now: float) -> None:
+        """Some other source knows of a node: a neighbour, when we need one."""
+        if not self.standing.is_banned(contact.id, now):
+            self.views.add_contact(contact, now)
+            self._route(now)
+
+    def announce(self, record: bytes, now: float) -> Entry:
+        """Our endpoint record is new: we live, and here. Also after every move."""
+        self.record = record
+        return self.publish(Kind.MEMBER, "", Member(False, record).encoded(), MEMBER_TTL_S, now)
+
+    def check(self, kind: int, fits: Callable[[Entry], bool]) -> None:
+        """A layer above says what its kind demands: what does not fit is dropped, and blamed on who handed it over."""
+        self._checks[kind] = fits
+
+    def leave(self, now: float) -> None:
+        """Say goodbye to the mesh; gossip is over afterwards."""
+        if not self._left:
+            self.publish(Kind.MEMBER, "", Member(True, b"").encoded(), LEAVE_TTL_S, now)
+            self.views.leave(now)
+            self._route(now)
+            self._left = True
+
+    def publish(self, kind: int, name: str, value: bytes | None, ttl: int, now: float) -> Entry:
+        """Sign an entry and spread it; None as ``value`` withdraws an earlier one. Raises ValueError when too large.
+
+        It replaces what we published before under the same kind and name.
+        """
+        wall_ms = int(self._wall(now) * 1000)
+        entry = sign_entry(
+            self._identity,
+            kind=kind,
+            name=name,
+            seq=max(self._seq + 1, wall_ms),
+            issued_ms=wall_ms,
+            ttl=ttl,
+            value=value,
+        )
+        self._seq = entry.seq
+        before = None
+        if not entry.fleeting:
+            before = self.store.get(entry.key)
+            self.store.put(entry)
+            self._arm_expiry(now)
+        self.broadcast.publish(entry.id, entry.encoded, now)
+        self._effects.append(Changed(entry, before, None, 0))
+        self._route(now)
+        return entry
+
+    # ---- questions
+
+    def get(self, key: Key) -> Entry | None:
+        """The newest entry of (origin, kind, name)."""
+        return self.store.get(key)
+
+    def entries(self, kind: int) -> Iterator[Entry]:
+        """All stored entries of a kind, withdrawn ones (value None) included."""
+        return self.store.entries(kind)
+
+    def status(self, peer: NodeId) -> Status:
+        """What we believe of a member."""
+        status = self.members.status(peer)
+        known = status is not Status.ALIVE or peer == self.id or self._member(peer) is not None
+        return status if known or peer in self.views.active else Status.UNKNOWN
+
+    @property
+    def neighbours(self) -> list[NodeId]:
+        """The active view."""
+        return list(self.views.active)
+
+    # ---- links and signs of life
+
+    def on_link(self, peer: NodeId, up: bool, now: float) -> None:
+        """A connection to ``peer`` came or went, whoever wanted it."""
+        if not up:
+            self.views.on_unlink(peer, now)
+        elif not self.standing.is_banned(peer, now):
+            self.views.on_link(peer, now)
+        self._route(now)
+
+    def on_connect_failed(self, peer: NodeId, now: float) -> None:
+        """The answer to ``Connect`` when there is no link to be had."""
+        self.views.on_connect_failed(peer, now)
+        self._route(now)
+
+    def on_alive(self, peer: NodeId, now: float) -> None:
+        """``peer`` has answered a ``Probe``."""
+        self.detector.on_alive(peer, now)
+        if not self.standing.is_banned(peer, now):
+            self.views.on_alive(peer, now)
+        self._route(now)
+
+    def on_drained(self, peer: NodeId, now: float) -> None:
+        """The link had been too full for gossip, and is so no longer: see what was lost."""
+        self.reconciler.ask(peer, now)
+        self._route(now)
+
+    # ---- entries
+
+    def _on_eager(self, peer: NodeId, message: Eager, now: float) -> None:
+        if peer not in self.views.active:
+            self.metrics.count(STRANGER)
+            return
+        for hops, payload in message.items:
+            item = id_of(payload)
+            if self.broadcast.knows(item):
+                self.broadcast.on_duplicate(peer, item, now)
+                continue
+            taken = self._take(peer, payload, now)
+            if taken is None:
+                self.broadcast.on_rejected(item, now)
+            else:
+                self.broadcast.on_payload(peer, item, payload, hops, now)
+                self._apply(*taken, peer, hops + 1, now)
+
+    def _on_entries(self, peer: NodeId, message: Entries, now: float) -> None:
+        ids = [id_of(payload) for payload in message.payloads]
+        if peer not in self.views.active:
+            self.metrics.count(STRANGER)
+            return
+        self.reconciler.on_entries(peer, message, ids, now)
+        for item, payload in zip(ids, message.payloads, strict=True):
+            if self.store.by_id(item) is None:
+                taken = self._take(peer, payload, now)
+                if taken is not None:
+                    self.broadcast.announce(item, payload, peer, now)
+                    self._apply(*taken, peer, 0, now)
+
+    def _take(self, peer: NodeId, payload: bytes, now: float) -> tuple[Entry, Entry | None] | None:
+        """Verify what a neighbour hands us and store it; with the entry that it replaces.
+
+        None (counted) when it does not count.
+        """
+        entry = open_entry(payload, self._wall(now))
+        if isinstance(entry, EntryReject):
+            self.metrics.count(REJECTED[entry])
+            self._blame(peer, FAULTS[entry], now)
+            return None
+        if not entry.fleeting and self.store.judge(entry) is not Put.NEW:
+            self.store.put(entry)  # counts it
+            return None
+        if not self._fits(peer, entry, now):
+            return None
+        if entry.origin != self.id and not self.standing.allows(entry.origin, len(payload), now):
+            if entry.origin == peer:
+                self._blame(peer, Fault.TOO_MUCH, now)
+            return None
+        if entry.origin == self.id and entry.seq > self._seq:
+            self._on_own_past(entry, now)
+        if entry.fleeting:
+            return entry, None
+        before = self.store.get(entry.key)
+        if self.store.put(entry) is not Put.NEW:
+            return None
+        self._arm_expiry(now)
+        return entry, before
+
+    def _fits(self, peer: NodeId, entry: Entry, now: float) -> bool:
+        """What its kind demands of an entry; a void accusation is nobody's fault."""
+        check = self._checks.get(entry.kind)
+        fits = check is None or check(entry)
+        if entry.kind == Kind.ACCUSATION and fits:
+            accusation = parse_accusation(entry)
+            if accusation is not None and accusation.incarnation < self._incarnation(accusation.accused):
+                self.metrics.count(VOID)
+                return False
+        if not fits:
+            self.metrics.count(REJECTED[EntryReject.UNFIT])
+            self._blame(peer, Fault.MALFORMED, now)
+        return fits
+
+    def _apply(self, entry: Entry, before: Entry | None, via: NodeId, hops: int, now: float) -> None:
+        """A new entry counts: whoever is concerned learns of it."""
+        if entry.kind == Kind.MEMBER:
+            self._on_member(entry, before, now)
+        elif entry.kind == Kind.ACCUSATION:
+            self._on_accusation(entry, now)
+        self._effects.append(Changed(entry, before, via, hops))
+
+    def _on_own_past(self, entry: Entry, now: float) -> None:
+        """An entry of ours that we do not remember (our state was lost, or somebody has our key): stay above it."""
+        self._seq = entry.seq
+        if entry.kind == Kind.MEMBER:
+            self._refute_soon(now)
+
+    def _on_sync_ask(self, peer: NodeId, message: SyncAsk, now: float) -> None:
+        if peer in self.views.active:
+            self.reconciler.on_ask(peer, message, now)
+        else:
+            self.metrics.count(STRANGER)
+
+    def _payload(self, item: bytes) -> bytes | None:
+        entry = self.store.by_id(item)
+        return entry.encoded if entry is not None else None
+
+    # ---- members
+
+    def _member(self, peer: NodeId) -> Entry | None:
+        return self.store.get((peer, Kind.MEMBER, ""))
+
+    def _incarnation(self, peer: NodeId) -> int:
+        entry = self._member(peer)
+        return entry.seq if entry is not None else 0
+
+    def _on_member(self, entry: Entry, before: Entry | None, now: float) -> None:
+        peer, member = entry.origin, parse_member(entry)
+        if peer == self.id or member is None:
+            return
+        self.members.on_member(peer, entry.seq, member.left, now, news=before is None)
+        for accused in list(self.store.named(Kind.ACCUSATION, str(peer))):
+            accusation = parse_accusation(accused)
+            if accusation is None or accusation.incarnation < entry.seq:
+                self.store.drop(accused)
+        if member.left:
+            self.views.forget(peer, now)
+        else:
+            self.views.note_record(Contact(peer, member.record))
+
+    def _on_accusation(self, entry: Entry, now: float) -> None:
+        accusation = parse_accusation(entry)
+        if accusation is None:
+            return
+        accused = accusation.accused
+        if accused == self.id:
+            self.detector.blame_ourselves()
+            self._refute_soon(now)
+            return
+        self.members.on_accused(accused, entry.origin, accusation.incarnation, now)
+        self.detector.suspect(accused, now)
+        if accused in self.broadcast.lazy:  # it must hear what it stands accused of as fast as can be
+            self._effects.append(Send(accused, Eager(b"", ((1, entry.encoded),))))
+        contact = self.views.passive.get(accused)
+        if contact is not None and self.members.accusers(accused) < NEEDED:
+            wait = self._rng.uniform(0.0, SECOND_OPINION_S)
+            self._timers.at(now + wait, lambda now: self._second_opinion(contact, now))
+
+    def _second_opinion(self, contact: Contact, now: float) -> None:
+        """A lone accuser may lie, or be cut off itself: whoever knows the accused, and is not its neighbour, looks."""
+        if self.members.accusers(contact.id) != 1:
+            return
+
+        def answered(alive: bool, now: float) -> None:
+            if not alive and self.members.status(contact.id) is Status.SUSPECT:
+                self._accuse(contact.id, now)
+
+        self.detector.probe(contact, now, answered)
+
+    def _accuse(self, peer: NodeId, now: float) -> None:
+        incarnation = self._incarnation(peer)
+        self.publish(Kind.ACCUSATION, str(peer), Accusation(peer, incarnation).encoded(), ACCUSATION_TTL_S, now)
+        self.members.on_accused(peer, self.id, incarnation, now)
+
+    def _refute_soon(self, now: float) -> None:
+        if self._refuting is None or not self._refuting.live:
+            at = max(now, self._refuted_at + REFUTE_EVERY_S)
+            self._refuting = self._timers.at(at, self._refute)
+            if at <= now:
+                self._refuting.fire(now)
+
+    def _refute(self, now: float) -> None:
+        if not self._left:
+            self._refuted_at = now
+            self.metrics.count(REFUTATIONS)
+            self.announce(self.record, now)
+
+    def _sample(self) -> Contact | None:
+        found = [contact for contact in self.views.passive.values() if self.probeable(contact)]
+        return self._rng.choice(found) if found else None
+
+    # ---- the rest
+
+    def _wall(self, now: float) -> float:
+        return now + self._offset
+
+    def _blame(self, peer: NodeId, fault: Fault, now: float) -> None:
+        if self.standing.lower(peer, fault, now):
+            self.views.forget(peer, now)
+            self._effects.append(Banned(peer))
+
+    def _arm_expiry(self, now: float) -> None:
+        at = self.store.next_expiry()
+        if at is None:
+            return
+        when = max(now, at - self._offset + EXPIRY_SLACK_S)
+        if self._expiring is None or not self._expiring.live or when < self._expiring.when:
+            if self._expiring is not None:
+                self._expiring.cancel()
+            self._expiring = self._timers.at(when, self._expire)
+
+    def _expire(self, now: float) -> None:
+        for entry in self.store.expire(self._wall(now)):
+            self._effects.append(Expired(entry))
+        self._expiring = None
+        self._arm_expiry(now)
+
+    def _route(self, now: float) -> None:
+        """Carry what the cores want to each other, and out."""
+        for _ in range(8):  # one's effect may cause another's; more rounds would be a loop
+            effects = [
+                *self.views.take_effects(),
+                *self.detector.take_effects(),
+                *self.members.take_effects(),
+                *self.broadcast.take_effects(),
+                *self.reconciler.take_effects(),
+            ]
+            if not effects:
+                return
+            for effect in effects:
+                self._carry(effect, now)
+
+    def _carry(self, effect: CoreEffect, now: float) -> None:
+        if isinstance(effect, Joined):
+            peer = effect.peer
+            self.broadcast.add(peer)
+            self.detector.watch(self.views.active[peer], now)
+            self.reconciler.add(peer)
+            self.reconciler.ask(peer, now)
+        elif isinstance(effect, Parted):
+            self.broadcast.remove(effect.peer)
+            self.detector.unwatch(effect.peer)
+            self.reconciler.remove(effect.peer)
+        elif isinstance(effect, Accuse):
+            self._accuse(effect.peer, now)
+        elif isinstance(effect, Estranged):
+            self.views.lose(effect.peer, now)
+        elif isinstance(effect, Silent):
+            self.views.passive.pop(effect.peer, None)
+        else:
+            if isinstance(effect, MemberChanged) and effect.status is Status.GONE:
+                self.views.lose(effect.peer, now)
+            self._effects.append(effect)
+
+
+_Handler = Callable[[Gossip, NodeId, Any, float], None]
+
+
+def _broadcast(handle: _Handler) -> _Handler:
+    """Messages of other trees go up as they are."""
+
+    def on_message(gossip: Gossip, peer: NodeId, message: Any, now: float) -> None:
+        if message.scope:
+            gossip._effects.append(Scoped(peer, message))
+        else:
+            handle(gossip, peer, message, now)
+
+    return on_message
+
+
+def _on_graft(gossip: Gossip, peer: NodeId, message: Graft, now: float) -> None:
+    found = {item: payload for item in message.ids if (payload := gossip._payload(item)) is not None}
+    gossip.broadcast.on_graft(peer, message, found, now)
+
+
+_HANDLERS: dict[type, _Handler] = {
+    Join: lambda g, peer, m, now: g.views.on_join(peer, m, now),
+    ForwardJoin: lambda g, peer, m, now: g.views.on_forward_join(peer, m, now),
+    Neighbour: lambda g, peer, m, now: g.views.on_neighbour(peer, m, now),
+    NeighbourReply: lambda g, peer, m, now: g.views.on_neighbour_reply(peer, m, now),
+    Disconnect: lambda g, peer, m, now: g.views.on_disconnect(peer, m, now),
+    Shuffle: lambda g, peer, m, now: g.views.on_shuffle(peer, m, now),
+    ShuffleReply: lambda g, peer, m, now: g.views.on_shuffle_reply(peer, m, now),
+    Ping: lambda g, peer, m, now: g.detector.on_ping(peer, m, now),
+    Ack: lambda g, peer, m, now: g.detector.on_ack(peer, m, now),
+    ProbeAsk: lambda g, peer, m, now: g.detector.on_probe_ask(peer, m, now),
+    ProbeTell: lambda g, peer, m, now: g.detector.on_probe_tell(peer, m, now),
+    Eager: _broadcast(lambda g, peer, m, now: g._on_eager(peer, m, now)),
+    IHave: _broadcast(lambda g, peer, m, now: g.broadcast.on_ihave(peer, m, now)),
+    Graft: _broadcast(_on_graft),
+    Prune: _broadcast(lambda g, peer, m, now: g.broadcast.on_prune(peer)),
+    SyncAsk: lambda g, peer, m, now: g._on_sync_ask(peer, m, now),
+    SyncTell: lambda g, peer, m, now: g.reconciler.on_tell(peer, m, now),
+    Want: lambda g, peer, m, now: g.reconciler.on_want(peer, m, now),
+    Entries: lambda g, peer, m, now: g._on_entries(peer, m, now),
+}

@@ -1,0 +1,394 @@
+"""What neighbours say to each other, byte for byte (docs/reference/wire-format.md).
+
+A message is the canonical CBOR array ``[type, ...]`` in a GOSSIP frame of the control stream. Every field is bounded
+here, so that the cores need not look again. ``decode_message`` raises WireError and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from meshnode.gossip.entry import ID_LENGTH
+from meshnode.identity import KEY_LENGTH, NodeId, known_id
+from meshnode.limits import (
+    GOSSIP_MAX_CONTACTS,
+    GOSSIP_MAX_ENTRY,
+    GOSSIP_MAX_HOPS,
+    GOSSIP_MAX_IDS,
+    GOSSIP_MAX_TELL_IDS,
+    MAX_CONTROL_FRAME,
+    MAX_RECORD,
+)
+from meshnode.wire import WireError, decode, encode
+
+MAX_SCOPE = 32
+MAX_WALK = 8
+MAX_TX = 2**32 - 1
+BUCKETS = 256
+PRINT_LENGTH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """A node and its encoded endpoint record (empty when it is not at hand)."""
+
+    id: NodeId
+    record: bytes = b""
+
+
+# ---- partial views (HyParView)
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """I am new here: take me as a neighbour and tell others of me."""
+
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardJoin:
+    """Somebody is new: a random walk of ``ttl`` further steps that ends at another neighbour for it."""
+
+    contact: Contact
+    ttl: int
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Be my neighbour; ``high``: I have too few, so drop somebody if you must."""
+
+    high: bool
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourReply:
+    """Whether we are neighbours now."""
+
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """We are no longer neighbours; ``leaving``: for I leave the mesh."""
+
+    leaving: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shuffle:
+    """Some of whom the sender of ``tx`` knows, on a random walk of ``ttl`` further steps."""
+
+    tx: int
+    ttl: int
+    contacts: tuple[Contact, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShuffleReply:
+    """As many in return; it goes back the way that the shuffle came."""
+
+    tx: int
+    contacts: tuple[Contact, ...]
+
+
+# ---- failure detection (SWIM)
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Are you there?"""
+
+    tx: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """I am."""
+
+    tx: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAsk:
+    """I do not hear ``contact``: do you?"""
+
+    tx: int
+    contact: Contact
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeTell:
+    """It answered, or did not."""
+
+    tx: int
+    alive: bool
+
+
+# ---- broadcast (Plumtree); scope b"" is the whole mesh, others belong to layers above
+
+
+@dataclass(frozen=True, slots=True)
+class Eager:
+    """Payloads, each with the number of hops that it has come."""
+
+    scope: bytes
+    items: tuple[tuple[int, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IHave:
+    """Ids of payloads that the sender has, each with the hops that it would come over the sender."""
+
+    scope: bytes
+    items: tuple[tuple[int, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Graft:
+    """Send me these, and be an eager link from now on."""
+
+    scope: bytes
+    ids: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """Send me ids only from now on: I get the payloads from others."""
+
+    scope: bytes
+
+
+# ---- reconciliation
+
+
+@dataclass(frozen=True, slots=True)
+class SyncAsk:
+    """The fingerprints of all that I store: one for each of 1 to 256 buckets of ids."""
+
+    prints: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SyncTell:
+    """The ids that I store in the buckets in which we differ; ``full``: there are more such buckets."""
+
+    buckets: int
+    full: bool
+    ids: tuple[tuple[int, tuple[bytes, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Send me these."""
+
+    ids: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """What was wanted, or what the other lacks; ``last``: as much of it as I send at once."""
+
+    last: bool
+    payloads: tuple[bytes, ...]
+
+
+Message = (
+    Join
+    | ForwardJoin
+    | Neighbour
+    | NeighbourReply
+    | Disconnect
+    | Shuffle
+    | ShuffleReply
+    | Ping
+    | Ack
+    | ProbeAsk
+    | ProbeTell
+    | Eager
+    | IHave
+    | Graft
+    | Prune
+    | SyncAsk
+    | SyncTell
+    | Want
+    | Entries
+)
+
+
+def encode_message(message: Message) -> bytes:
+    """Return the canonical bytes of a message."""
+    return encode([TYPES[type(message)], *_ENCODERS[type(message)](message)])
+
+
+def _contact_fields(contact: Contact) -> list[object]:
+    return [bytes(contact.id), contact.record]
+
+
+def _pairs(items: tuple[tuple[int, bytes], ...]) -> list[object]:
+    return [part for item in items for part in item]
+
+
+_ENCODERS: dict[type, Callable[..., list[object]]] = {
+    Join: lambda m: [m.record],
+    ForwardJoin: lambda m: [*_contact_fields(m.contact), m.ttl],
+    Neighbour: lambda m: [m.high, m.record],
+    NeighbourReply: lambda m: [m.accepted],
+    Disconnect: lambda m: [m.leaving],
+    Shuffle: lambda m: [m.tx, m.ttl, [_contact_fields(c) for c in m.contacts]],
+    ShuffleReply: lambda m: [m.tx, [_contact_fields(c) for c in m.contacts]],
+    Ping: lambda m: [m.tx],
+    Ack: lambda m: [m.tx],
+    ProbeAsk: lambda m: [m.tx, *_contact_fields(m.contact)],
+    ProbeTell: lambda m: [m.tx, m.alive],
+    Eager: lambda m: [m.scope, _pairs(m.items)],
+    IHave: lambda m: [m.scope, b"".join(bytes([hops]) + item for hops, item in m.items)],
+    Graft: lambda m: [m.scope, b"".join(m.ids)],
+    Prune: lambda m: [m.scope],
+    SyncAsk: lambda m: [b"".join(p.to_bytes(PRINT_LENGTH, "big") for p in m.prints)],
+    SyncTell: lambda m: [m.buckets, m.full, [part for index, ids in m.ids for part in (index, b"".join(ids))]],
+    Want: lambda m: [b"".join(m.ids)],
+    Entries: lambda m: [m.last, list(m.payloads)],
+}
+TYPES = {kind: number for number, kind in enumerate(_ENCODERS, 1)}
+
+
+def decode_message(data: bytes) -> Message:
+    """Parse one message. Raises WireError."""
+    fields = decode(data, MAX_CONTROL_FRAME)
+    if not isinstance(fields, list) or not fields or type(fields[0]) is not int:
+        raise WireError("not an array with a type")
+    found = _DECODERS.get(fields[0])
+    if found is None:
+        raise WireError("an unknown type")
+    count, parse = found
+    if len(fields) != count + 1:
+        raise WireError("wrong number of fields")
+    return parse(*fields[1:])
+
+
+def _number(value: object, last: int, first: int = 0) -> int:
+    if type(value) is not int or not first <= value <= last:
+        raise WireError("a number is missing or out of range")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if type(value) is not bool:
+        raise WireError("a flag is missing")
+    return value
+
+
+def _bytes(value: object, longest: int) -> bytes:
+    if type(value) is not bytes or len(value) > longest:
+        raise WireError("bytes are missing or too long")
+    return value
+
+
+def _list(value: object, longest: int) -> list[object]:
+    if type(value) is not list or len(value) > longest:
+        raise WireError("a list is missing or too long")
+    return value
+
+
+def _contact(raw: object, record: object) -> Contact:
+    if type(raw) is not bytes or len(raw) != KEY_LENGTH:
+        raise WireError("an id is missing")
+    return Contact(known_id(raw), _bytes(record, MAX_RECORD))
+
+
+def _contacts(value: object) -> tuple[Contact, ...]:
+    return tuple(_contact(*_two(item)) for item in _list(value, GOSSIP_MAX_CONTACTS))
+
+
+def _two(value: object) -> tuple[object, object]:
+    pair = _list(value, 2)
+    if len(pair) != 2:
+        raise WireError("a pair is missing")
+    return pair[0], pair[1]
+
+
+def _ids(value: object, most: int, *, least: int = 0) -> tuple[bytes, ...]:
+    data = _bytes(value, most * ID_LENGTH)
+    if len(data) % ID_LENGTH or len(data) < least * ID_LENGTH:
+        raise WireError("ids are cut short")
+    return tuple(data[i : i + ID_LENGTH] for i in range(0, len(data), ID_LENGTH))
+
+
+def _scope(value: object) -> bytes:
+    return _bytes(value, MAX_SCOPE)
+
+
+def _payloads(value: object) -> tuple[bytes, ...]:
+    return tuple(_bytes(item, GOSSIP_MAX_ENTRY) for item in _list(value, GOSSIP_MAX_IDS))
+
+
+def _eager(scope: object, items: object) -> Eager:
+    flat = _list(items, 2 * GOSSIP_MAX_IDS)
+    if len(flat) % 2:
+        raise WireError("a payload is missing")
+    found = zip(flat[::2], flat[1::2], strict=True)
+    return Eager(_scope(scope), tuple((_number(h, GOSSIP_MAX_HOPS), _bytes(p, GOSSIP_MAX_ENTRY)) for h, p in found))
+
+
+def _ihave(scope: object, items: object) -> IHave:
+    size = ID_LENGTH + 1
+    data = _bytes(items, GOSSIP_MAX_IDS * size)
+    if len(data) % size:
+        raise WireError("ids are cut short")
+    found = [(data[i], data[i + 1 : i + size]) for i in range(0, len(data), size)]
+    return IHave(_scope(scope), tuple((min(hops, GOSSIP_MAX_HOPS), item) for hops, item in found))
+
+
+def _sync_ask(prints: object) -> SyncAsk:
+    data = _bytes(prints, BUCKETS * PRINT_LENGTH)
+    count, rest = divmod(len(data), PRINT_LENGTH)
+    if rest or not _is_bucket_count(count):
+        raise WireError("not a number of buckets")
+    parts = range(0, len(data), PRINT_LENGTH)
+    return SyncAsk(tuple(int.from_bytes(data[i : i + PRINT_LENGTH], "big") for i in parts))
+
+
+def _is_bucket_count(count: int) -> bool:
+    return 0 < count <= BUCKETS and count & (count - 1) == 0
+
+
+def _sync_tell(buckets: object, full: object, ids: object) -> SyncTell:
+    count = _number(buckets, BUCKETS, 1)
+    flat = _list(ids, 2 * BUCKETS)
+    if not _is_bucket_count(count) or len(flat) % 2:
+        raise WireError("not a number of buckets")
+    found = [
+        (_number(index, count - 1), _ids(part, GOSSIP_MAX_TELL_IDS))
+        for index, part in zip(flat[::2], flat[1::2], strict=True)
+    ]
+    if any(a[0] >= b[0] for a, b in pairwise(found)):
+        raise WireError("buckets out of order")
+    return SyncTell(count, _flag(full), tuple(found))
+
+
+_Parser = Callable[..., Message]
+_DECODERS: dict[int, tuple[int, _Parser]] = {
+    TYPES[Join]: (1, lambda record: Join(_bytes(record, MAX_RECORD))),
+    TYPES[ForwardJoin]: (3, lambda raw, record, ttl: ForwardJoin(_contact(raw, record), _number(ttl, MAX_WALK))),
+    TYPES[Neighbour]: (2, lambda high, record: Neighbour(_flag(high), _bytes(record, MAX_RECORD))),
+    TYPES[NeighbourReply]: (1, lambda accepted: NeighbourReply(_flag(accepted))),
+    TYPES[Disconnect]: (1, lambda leaving: Disconnect(_flag(leaving))),
+    TYPES[Shuffle]: (3, lambda tx, ttl, c: Shuffle(_number(tx, MAX_TX), _number(ttl, MAX_WALK), _contacts(c))),
+    TYPES[ShuffleReply]: (2, lambda tx, c: ShuffleReply(_number(tx, MAX_TX), _contacts(c))),
+    TYPES[Ping]: (1, lambda tx: Ping(_number(tx, MAX_TX))),
+    TYPES[Ack]: (1, lambda tx: Ack(_number(tx, MAX_TX))),
+    TYPES[ProbeAsk]: (3, lambda tx, raw, record: ProbeAsk(_number(tx, MAX_TX), _contact(raw, record))),
+    TYPES[ProbeTell]: (2, lambda tx, alive: ProbeTell(_number(tx, MAX_TX), _flag(alive))),
+    TYPES[Eager]: (2, _eager),
+    TYPES[IHave]: (2, _ihave),
+    TYPES[Graft]: (2, lambda scope, ids: Graft(_scope(scope), _ids(ids, GOSSIP_MAX_IDS))),
+    TYPES[Prune]: (1, lambda scope: Prune(_scope(scope))),
+    TYPES[SyncAsk]: (1, _sync_ask),
+    TYPES[SyncTell]: (3, _sync_tell),
+    TYPES[Want]: (1, lambda ids: Want(_ids(ids, GOSSIP_MAX_IDS, least=1))),
+    TYPES[Entries]: (2, lambda last, payloads: Entries(_flag(last), _payloads(payloads))),
+}

@@ -1,0 +1,198 @@
+"""What counts: the newest entry of each (origin, kind, name), as a set that any two nodes can merge. Sans I/O.
+
+The set is a deterministic function of the entries that came, in whatever order: the newest of each key; of one origin
+the 64 newest; of one kind the 2,048 newest. So neighbours that exchange what they lack end with the same set, also when
+there is more than fits. An entry that has expired leaves its seq behind, so that no older one comes back to life.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterator
+from enum import Enum
+
+from meshnode.gossip.entry import Entry, Key
+from meshnode.gossip.messages import BUCKETS
+from meshnode.identity import NodeId
+from meshnode.limits import GOSSIP_MAX_FLOORS, GOSSIP_MAX_PER_ORIGIN, GOSSIP_MAX_STORED
+from meshnode.metrics import Metrics, describe
+
+STALE = describe("gossip_stale", "entries not taken: a newer one of the same key is known")
+EVICTED = describe("gossip_evicted", "stored entries that gave way to newer ones: the kind or the origin is full")
+
+
+class Put(Enum):
+    """What became of an entry."""
+
+    NEW = "new"
+    KNOWN = "known"
+    STALE = "stale"
+    FULL = "full"
+
+
+class Store:
+    """Bounded by kind and by origin. ``prints`` are the fingerprints of the 256 buckets of ids (XOR)."""
+
+    def __init__(self, metrics: Metrics, *, limit: int = GOSSIP_MAX_STORED) -> None:
+        self.prints = [0] * BUCKETS
+        self._metrics = metrics
+        self._limit = limit
+        self._entries: dict[Key, Entry] = {}
+        self._by_id: dict[bytes, Entry] = {}
+        self._buckets: list[dict[bytes, None]] = [{} for _ in range(BUCKETS)]
+        self._of_kind: dict[int, int] = {}
+        self._of_origin: dict[NodeId, dict[Key, None]] = {}
+        self._of_name: dict[tuple[int, str], dict[Key, None]] = {}
+        self._oldest: dict[int, list[tuple[int, bytes]]] = {}
+        self._expiry: list[tuple[float, bytes]] = []
+        self._floors: OrderedDict[Key, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: Key) -> Entry | None:
+        """The newest entry of a key."""
+        return self._entries.get(key)
+
+    def by_id(self, item: bytes) -> Entry | None:
+        """The stored entry of this id."""
+        return self._by_id.get(item)
+
+    def entries(self, kind: int) -> Iterator[Entry]:
+        """All stored entries of a kind."""
+        return (entry for entry in list(self._entries.values()) if entry.kind == kind)
+
+    def named(self, kind: int, name: str) -> Iterator[Entry]:
+        """All stored entries of a kind and a name, of whatever origin."""
+        return (self._entries[key] for key in list(self._of_name.get((kind, name), ())))
+
+    def bucket(self, index: int, count: int) -> list[bytes]:
+        """The ids in one of ``count`` buckets (a power of two)."""
+        step = BUCKETS // count
+        return [item for part in self._buckets[index * step : (index + 1) * step] for item in part]
+
+    def folded(self, count: int) -> tuple[int, ...]:
+        """Fingerprints of ``count`` buckets (a power of two)."""
+        if count == BUCKETS:
+            return tuple(self.prints)
+        step, found = BUCKETS // count, []
+        for begin in range(0, BUCKETS, step):
+            together = 0
+            for part in self.prints[begin : begin + step]:
+                together ^= part
+            found.append(together)
+        return tuple(found)
+
+    def judge(self, entry: Entry) -> Put:
+        """What ``put`` would answer, as far as the key tells."""
+        known = self._entries.get(entry.key)
+        if known is not None:
+            if known.id == entry.id:
+                return Put.KNOWN
+            if (known.seq, known.encoded) > (entry.seq, entry.encoded):
+                return Put.STALE
+        elif self._floors and entry.seq <= self._floors.get(entry.key, -1):
+            return Put.STALE
+        return Put.NEW
+
+    def put(self, entry: Entry) -> Put:
+        """Take a verified entry, unless a newer one of its key is known or newer ones fill its kind or origin."""
+        judged = self.judge(entry)
+        if judged is not Put.NEW:
+            if judged is Put.STALE:
+                self._metrics.count(STALE)
+            return judged
+        known = self._entries.get(entry.key)
+        if known is not None:
+            self._remove(known)
+        elif not self._make_room(entry):
+            return Put.FULL
+        key = entry.key
+        self._entries[key] = self._by_id[entry.id] = entry
+        index = entry.id[0]
+        self._buckets[index][entry.id] = None
+        self.prints[index] ^= int.from_bytes(entry.id, "big")
+        self._of_kind[entry.kind] = self._of_kind.get(entry.kind, 0) + 1
+        self._of_origin.setdefault(entry.origin, {})[key] = None
+        self._of_name.setdefault((entry.kind, entry.name), {})[key] = None
+        heapq.heappush(self._oldest.setdefault(entry.kind, []), (entry.seq, entry.id))
+        heapq.heappush(self._expiry, (entry.expires, entry.id))
+        self._tidy(entry.kind)
+        return Put.NEW
+
+    def drop(self, entry: Entry) -> None:
+        """Forget an entry that another one has made void; it does not come back."""
+        if self._by_id.get(entry.id) is entry:
+            self._remove(entry)
+            self._raise_floor(entry)
+
+    def expire(self, wall: float) -> list[Entry]:
+        """Remove and return what has expired; the seqs stay."""
+        gone = []
+        while self._expiry and self._expiry[0][0] < wall:
+            entry = self._by_id.get(heapq.heappop(self._expiry)[1])
+            if entry is not None:
+                self._remove(entry)
+                self._raise_floor(entry)
+                gone.append(entry)
+        return gone
+
+    def next_expiry(self) -> float | None:
+        """The wall time at which the next entry expires."""
+        while self._expiry and self._expiry[0][1] not in self._by_id:
+            heapq.heappop(self._expiry)
+        return self._expiry[0][0] if self._expiry else None
+
+    # ---- inside
+
+    def _raise_floor(self, entry: Entry) -> None:
+        self._floors.pop(entry.key, None)
+        self._floors[entry.key] = entry.seq
+        if len(self._floors) > GOSSIP_MAX_FLOORS:
+            self._floors.popitem(last=False)
+
+    def _make_room(self, entry: Entry) -> bool:
+        """False when the entry is older than all that fill its origin's share or its kind."""
+        rank = entry.seq, entry.id
+        victim: Entry | None = None
+        own = self._of_origin.get(entry.origin, {})
+        if len(own) >= GOSSIP_MAX_PER_ORIGIN:
+            victim = min((self._entries[key] for key in own), key=lambda e: (e.seq, e.id))
+        elif self._of_kind.get(entry.kind, 0) >= self._limit:
+            heap = self._oldest[entry.kind]
+            while heap[0][1] not in self._by_id:
+                heapq.heappop(heap)
+            victim = self._by_id[heap[0][1]]
+        if victim is None:
+            return True
+        if rank < (victim.seq, victim.id):
+            return False
+        self._metrics.count(EVICTED)
+        self._remove(victim)
+        return True
+
+    def _remove(self, entry: Entry) -> None:
+        del self._entries[entry.key]
+        del self._by_id[entry.id]
+        index = entry.id[0]
+        del self._buckets[index][entry.id]
+        self.prints[index] ^= int.from_bytes(entry.id, "big")
+        self._of_kind[entry.kind] -= 1
+        named = entry.kind, entry.name
+        del self._of_origin[entry.origin][entry.key]
+        if not self._of_origin[entry.origin]:
+            del self._of_origin[entry.origin]
+        del self._of_name[named][entry.key]
+        if not self._of_name[named]:
+            del self._of_name[named]
+
+    def _tidy(self, kind: int) -> None:
+        """Heaps keep what was replaced until it surfaces: build them anew before that is most of them."""
+        heap = self._oldest[kind]
+        if len(heap) > 64 + 2 * self._of_kind[kind]:
+            heap[:] = [item for item in heap if item[1] in self._by_id]
+            heapq.heapify(heap)
+        if len(self._expiry) > 64 + 2 * len(self._entries):
+            self._expiry[:] = [item for item in self._expiry if item[1] in self._by_id]
+            heapq.heapify(self._expiry)
