@@ -48,6 +48,7 @@ class Config:
     seeds: tuple[str, ...] = ()
     mdns: bool = True
     dht: bool = True
+    gossip: bool = True
     engine: str = "auto"
     passphrase: str | None = field(default=None, repr=False)
     key: str | None = field(default=None, repr=False)

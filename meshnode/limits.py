@@ -105,9 +105,7 @@ GOSSIP_ORIGIN_RATE = 20.0  # entries a second of one origin: 20 x 43 us = 0.1 % 
 GOSSIP_ORIGIN_BURST = 100.0  # all of its stored entries at once, when a partition heals
 GOSSIP_ORIGIN_BYTES = 65_536.0  # bytes a second of one origin that we pass on
 GOSSIP_ORIGIN_BYTES_BURST = 524_288.0
-GOSSIP_MAX_ORIGINS = (
-    4_096  # rates kept; x about 150 B; the longest unheard goes first, whose bucket is full again by then
-)
+GOSSIP_MAX_ORIGINS = 4_096  # rates kept; x about 150 B; the longest unheard goes first: its bucket is full again
 
 # ---- gossip: membership
 GOSSIP_MAX_ACTIVE = 7  # links; we look for more below 5 and take them up to 7
@@ -136,6 +134,8 @@ GOSSIP_FRAME = 14_000  # bytes of entries in one message; a control frame holds 
 GOSSIP_QUEUE = 65_536  # bytes unsent on a link above which gossip for it is dropped, and reconciled when it drains
 GOSSIP_MAX_SYNC = 49_152  # bytes sent in answer to one request
 GOSSIP_MAX_TELL_IDS = 1_500  # 12 kB
+GOSSIP_MAX_PINGS = 1_024  # unanswered PINGs of gossip remembered; x about 150 B
+GOSSIP_MAX_OFFERS = 8  # contacts of the DHT tried at once when no neighbour is left
 
 # ---- directory and names
 SERVICE_MAX_VALUE = 1_024  # bytes of an announcement; 2,048 of a kind x 1.1 kB = 2.3 MB

@@ -222,6 +222,7 @@ class Node:
                 idle_timeout=config.idle_timeout,
                 seed_role=config.seed_role,
                 dht=config.dht,
+                gossip=config.gossip,
                 capabilities=tuple(capabilities),
                 relay=config.is_relay,
                 relay_limits=RelayLimits(
@@ -631,6 +632,7 @@ class Node:
             "contacts": len(self.mesh.dht.contacts()),
             "nat": self.mesh.nat.to_json(self._clock.monotonic()),
             "relays": self.mesh.relaying.status(),
+            "gossip": self.mesh.gossip.summary() if self.mesh.gossip is not None else None,
             "uptime_s": round(time.monotonic() - self._started, 3),
             "seed": self.config.seed_role,
             "services": sorted(self.services),

@@ -92,7 +92,9 @@ class Mesh:
             lambda: self.record.encoded if self.record is not None else b"",
             self._self_changed,
             self.datagram,
+            next_seq,
         )
+        self.gossip = self._peers.gossip
         self._endpoints: tuple[Endpoint, ...] = ()
         self._probing = self._peers.probing
         self._republish_at: float | None = None
@@ -168,12 +170,16 @@ class Mesh:
     def next_deadline(self) -> float | None:
         """The next time at which ``tick`` has something to do."""
         at = earlier(self._peers.next_deadline(), self._finder.next_deadline())
+        if self.gossip is not None:
+            at = earlier(at, self.gossip.next_deadline())
         return earlier(earlier(at, self._republish_at), self.relaying.next_deadline())
 
     def tick(self, now: float) -> None:
         """Let every due timer fire; then send what they caused."""
         self._peers.tick(now)
         self._finder.tick(now)
+        if self.gossip is not None:
+            self.gossip.tick(now)
         if self.relaying.tick(now):
             self._self_changed(now)
         if is_due(self._republish_at, now):
@@ -191,6 +197,9 @@ class Mesh:
 
     def close(self, now: float) -> None:
         """Say goodbye on every connection."""
+        if self.gossip is not None:
+            self.gossip.close(now)
+            self.flush(now)
         self._peers.close(now)
 
     # ---- addresses and our own record
@@ -251,6 +260,8 @@ class Mesh:
     def _publish(self, now: float) -> None:
         if self.record is not None:
             self._peers.push_record(self.record.encoded)
+            if self.gossip is not None:
+                self.gossip.announce(self.record, now)
             if self._ports.settings.dht:
                 self.dht.publish(self.record, now)
 
@@ -261,6 +272,8 @@ class Mesh:
         if self._finder.add_seed(peer, addrs, now):
             self._peers.hinted(peer, now)
             self.relaying.wake(now)
+            if self.gossip is not None:
+                self.gossip.add_seed(peer, now)
         self.flush(now)
 
     def add_contact(self, peer: NodeId, addr: Addr, now: float) -> None:
@@ -269,7 +282,10 @@ class Mesh:
 
     def offer_record(self, encoded: bytes, source: str, now: float) -> EndpointRecord | None:
         """A source hands in a record; everything that is concerned learns of it when it is valid and newer."""
-        return self._finder.offer(encoded, source, now)
+        record = self._finder.offer(encoded, source, now)
+        if record is not None and self.gossip is not None:
+            self.gossip.add_record(record, now)
+        return record
 
     def resolve(self, peer: NodeId, now: float, answer: Callable[[Resolution | NotFound], None]) -> None:
         """Find the record of ``peer``: from the cache at once, else from whichever source is first."""
@@ -283,6 +299,8 @@ class Mesh:
     def connect(self, peer: NodeId, now: float, answer: OnConnect) -> None:
         """Give ``answer`` a READY connection to ``peer``, the live one if there is one, or the error."""
         self._peers.connect(peer, now, answer)
+        if self.gossip is not None:
+            self.gossip.used(peer)
 
     def ping(self, connection: Connection, timeout: float, now: float, answer: Callable[[Pinged], None]) -> None:
         """Send one echo over the peer's active path."""

@@ -11,6 +11,7 @@ from meshnode.address import Addr
 from meshnode.discovery.resolver import Resolution
 from meshnode.driver.deadlines import Deadlines, earlier, is_due
 from meshnode.driver.finding import Finder
+from meshnode.driver.gossiping import Gossiping
 from meshnode.driver.outlet import Outlet
 from meshnode.driver.ports import Ports
 from meshnode.driver.probing import Probing, handle_of
@@ -73,6 +74,7 @@ class Peers:
         own_record: Callable[[], bytes],
         self_changed: Callable[[float], None],
         deliver: Callable[[bytes, Addr, float], None],
+        next_seq: Callable[[], int],
     ) -> None:
         self.ports = ports
         self.outlet = outlet
@@ -82,6 +84,7 @@ class Peers:
         self.nat = NatView()
         self.probing = Probing(self)
         self.relaying = Relaying(self, deliver)
+        self.gossip = Gossiping(self, next_seq) if ports.settings.gossip else None
         self.boot = ports.entropy(BOOT_LENGTH)
         self.networks: tuple[tuple[str, int], ...] = ()
         self._own_record = own_record
@@ -499,6 +502,8 @@ class Peers:
         self.relaying.wake(now)
         session.answer(connection)
         self.ports.events.on_connection(connection, True)
+        if self.gossip is not None:
+            self.gossip.on_link(peer, True, now)
 
     def on_record(self, connection: Connection, encoded: bytes) -> None:
         """A live peer pushed its newest record."""
@@ -506,7 +511,9 @@ class Peers:
 
     def on_frame(self, connection: Connection, fields: list[object]) -> None:
         """A control frame that is not the connection's own business."""
-        self.relaying.on_control(connection, fields, self.ports.clock.monotonic())
+        now = self.ports.clock.monotonic()
+        if self.gossip is None or not self.gossip.on_frame(connection, fields, now):
+            self.relaying.on_control(connection, fields, now)
 
     def on_stream(self, connection: Connection, stream: Stream) -> None:
         """The peer opened a stream and said for which service."""
@@ -548,6 +555,8 @@ class Peers:
             session.outbox.clear()
             self.relaying.on_closed(connection.peer, now)
             self.ports.events.on_connection(connection, False)
+            if self.gossip is not None:
+                self.gossip.on_link(connection.peer, False, now)
         self._forget_if_idle(session)
 
     def on_dirty(self, connection: Connection) -> None:

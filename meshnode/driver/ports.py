@@ -52,6 +52,7 @@ class MeshSettings:
     relay: bool = False
     use_relays: bool = True
     relay_limits: RelayLimits = DEFAULT_LIMITS
+    gossip: bool = False
 
 
 @dataclass(frozen=True, slots=True)

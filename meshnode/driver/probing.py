@@ -152,6 +152,8 @@ class Probing:
             if gone and session is not None:
                 self._restarted(session)
             return
+        if self._peers.gossip is not None and self._peers.gossip.on_pong(sender, pong.tx, now):
+            return
         if session is None:
             return
         asked = session.paths.on_pong(pong.tx, source, now, size)

@@ -96,6 +96,10 @@ class Relaying:
         """Something changed that may matter: look at the relays at the next tick."""
         self._keep_at = now
 
+    def uses(self, peer: NodeId) -> bool:
+        """True when a connection to ``peer`` carries our reservation there, or its here."""
+        return peer in self._holdings or (self.server is not None and self.server.serves(peer))
+
     def next_deadline(self) -> float | None:
         """When the relays are looked at next."""
         return self._keep_at

@@ -26,10 +26,10 @@ from meshnode.limits import (
 from meshnode.metrics import Metrics, describe
 from meshnode.timers import Timer, Timers
 
-ANNOUNCE_S = 0.04  # ids wait so long for others, to share a frame
-GRAFT_S = 0.2  # an announced payload is asked for after so long
+ANNOUNCE_S = 0.03  # ids wait so long for others, to share a frame
+GRAFT_S = 0.4  # an announced payload is asked for after so long
 AGAIN_S = 0.3  # and of the next announcer after so much more
-CLOSER = 4  # an announcement that is so many hops nearer than the payload was swaps the links
+CLOSER = 3  # an announcement that is so many hops nearer than the payload was swaps the links
 
 PAYLOADS = describe("gossip_payloads", "payloads received over links")
 TWICE = describe("gossip_payloads_twice", "payloads received that we had")
@@ -88,9 +88,12 @@ class Broadcast:
         """True when a payload of this id was here lately."""
         return item in self._seen or item in self._seen_before
 
-    def publish(self, item: bytes, payload: bytes, now: float) -> None:
-        """Spread a payload of our own."""
+    def publish(self, item: bytes, payload: bytes, now: float, *, wide: bool = False) -> None:
+        """Spread a payload of our own; ``wide``: at once to all neighbours, for there will be no later."""
         self._spread(item, payload, 0, None, now)
+        if wide:
+            for peer in self.lazy:
+                self._pushes.setdefault(peer, []).append((0, payload))
 
     def announce(self, item: bytes, payload: bytes, source: NodeId, now: float) -> None:
         """Offer a payload that came by reconciliation: most neighbours have it, so they hear its id only."""

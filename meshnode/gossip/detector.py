@@ -1,9 +1,9 @@
 """Failure detection: who of the neighbours, and of a sample of the rest, still answers. Sans I/O.
 
 SWIM (Das, Gupta, Motivala, DSN 2002): ping, and after a silence ask others to probe. Lifeguard (Dadgar, Phillips,
-Currey 2018): waits grow with our own ill health, and helpers say "no answer" too, so that silence of everybody is blamed on
-ourselves. Neighbours are pinged over their links; probes for others and of samples are a few datagrams to an address,
-which cost no connection. A timer that fires late says that this process was held up: nobody is accused for that.
+Currey 2018): waits grow with our own ill health, and helpers say "no answer" too, so that the silence of all is blamed
+on ourselves. Neighbours are pinged over their links; probes for others and of samples are a few datagrams to an
+address, which cost no connection. A timer that fires late says that this process was held up: nobody is accused then.
 """
 
 from __future__ import annotations

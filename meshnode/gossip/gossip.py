@@ -168,8 +168,12 @@ class Gossip:
     def tick(self, now: float, wall: float) -> None:
         """Do what is due; afterwards ``next_deadline()`` is None or later than ``now``."""
         self._offset = wall - now
-        self._timers.run(now)
-        self._route(now)
+        while True:  # what one core does may be due for another at once
+            self._timers.run(now)
+            self._route(now)
+            at = self._timers.next_deadline()
+            if at is None or at > now:
+                return
 
     def next_deadline(self) -> float | None:
         """When ``tick`` is wanted next."""
@@ -206,15 +210,15 @@ class Gossip:
     def leave(self, now: float) -> None:
         """Say goodbye to the mesh; gossip is over afterwards."""
         if not self._left:
-            self.publish(Kind.MEMBER, "", Member(True, b"").encoded(), LEAVE_TTL_S, now)
+            self.publish(Kind.MEMBER, "", Member(True, b"").encoded(), LEAVE_TTL_S, now, wide=True)
             self.views.leave(now)
             self._route(now)
             self._left = True
 
-    def publish(self, kind: int, name: str, value: bytes | None, ttl: int, now: float) -> Entry:
+    def publish(self, kind: int, name: str, value: bytes | None, ttl: int, now: float, *, wide: bool = False) -> Entry:
         """Sign an entry and spread it; None as ``value`` withdraws an earlier one. Raises ValueError when too large.
 
-        It replaces what we published before under the same kind and name.
+        It replaces what we published before under the same kind and name. ``wide``: at once to all neighbours.
         """
         wall_ms = int(self._wall(now) * 1000)
         entry = sign_entry(
@@ -232,7 +236,7 @@ class Gossip:
             before = self.store.get(entry.key)
             self.store.put(entry)
             self._arm_expiry(now)
-        self.broadcast.publish(entry.id, entry.encoded, now)
+        self.broadcast.publish(entry.id, entry.encoded, now, wide=wide)
         self._effects.append(Changed(entry, before, None, 0))
         self._route(now)
         return entry
@@ -263,7 +267,10 @@ class Gossip:
     def on_link(self, peer: NodeId, up: bool, now: float) -> None:
         """A connection to ``peer`` came or went, whoever wanted it."""
         if not up:
+            contact = self.views.active.get(peer)
             self.views.on_unlink(peer, now)
+            if contact is not None:
+                self._look_after(contact, now)  # nobody watches it now: did it close the link, or die?
         elif not self.standing.is_banned(peer, now):
             self.views.on_link(peer, now)
         self._route(now)
@@ -435,6 +442,17 @@ class Gossip:
 
         self.detector.probe(contact, now, answered)
 
+    def _look_after(self, contact: Contact, now: float) -> None:
+        """Somebody whom we do not watch may be dead: accuse it when it does not answer a probe."""
+
+        def answered(alive: bool, now: float) -> None:
+            if not alive and contact.id not in self.views.active and self.status(contact.id) is Status.ALIVE:
+                self.views.passive.pop(contact.id, None)
+                self._accuse(contact.id, now)
+
+        if self.probeable(contact) and self.members.status(contact.id) is Status.ALIVE and not self._left:
+            self.detector.probe(contact, now, answered)
+
     def _accuse(self, peer: NodeId, now: float) -> None:
         incarnation = self._incarnation(peer)
         self.publish(Kind.ACCUSATION, str(peer), Accusation(peer, incarnation).encoded(), ACCUSATION_TTL_S, now)
@@ -514,7 +532,9 @@ class Gossip:
         elif isinstance(effect, Estranged):
             self.views.lose(effect.peer, now)
         elif isinstance(effect, Silent):
-            self.views.passive.pop(effect.peer, None)
+            contact = self.views.passive.get(effect.peer)
+            if contact is not None:
+                self._look_after(contact, now)  # once more: three lost datagrams are no death
         else:
             if isinstance(effect, MemberChanged) and effect.status is Status.GONE:
                 self.views.lose(effect.peer, now)

@@ -166,6 +166,10 @@ class Views:
             self._metrics.count(REJOINED)
             self._want(found[0], now, high=True)  # the first link over what was a gap must not be refused
 
+    def wants(self, peer: NodeId) -> bool:
+        """True while a link to ``peer`` is of use."""
+        return peer in self.active or peer in self._pending
+
     # ---- links
 
     def on_link(self, peer: NodeId, now: float) -> None:

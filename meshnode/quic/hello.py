@@ -34,6 +34,8 @@ class Frame(IntEnum):
     RELAY_REFUSE = 6
     INTRODUCE = 7
     INTRODUCED = 8
+    GOSSIP = 16
+    GOSSIP_IDLE = 17
 
 
 class CloseCode(IntEnum):

@@ -122,6 +122,10 @@ class RelayServer:
         self._by_id[made.id] = self._by_label[label(client)] = made
         return made
 
+    def serves(self, client: NodeId) -> bool:
+        """True when ``client`` holds a reservation."""
+        return label(client) in self._by_label
+
     def release(self, client: NodeId) -> None:
         """The client's connection is over."""
         held = self._by_label.get(label(client))

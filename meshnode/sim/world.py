@@ -156,6 +156,7 @@ class SimNode:
         seed_role: bool = False,
         nat: Nat | None = None,
         sealer: type[Sealer] = Sealer,
+        gossip: bool = False,
     ) -> None:
         self.world = world
         world.bytes_repeat = world.bytes_repeat and isinstance(engines, ModelEngines)
@@ -181,7 +182,10 @@ class SimNode:
             next_seq=self._next_seq,
             admit=lambda peer: self.admits(peer),
             settings=MeshSettings(
-                seed_role=seed_role, relay=seed_role, capabilities=("seed", "relay") if seed_role else ()
+                seed_role=seed_role,
+                relay=seed_role,
+                capabilities=("seed", "relay") if seed_role else (),
+                gossip=gossip,
             ),
         )
         world.sites.enter(nat, self.addr, self)

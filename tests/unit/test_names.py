@@ -37,7 +37,7 @@ def _claim(who: Identity, first: float, name: str = "laptop", issued: float = WA
 
 
 def _names(wall: float = WALL, statuses: dict[NodeId, Status] | None = None, **options: Any) -> Names:
-    found = statuses or {}
+    found = {} if statuses is None else statuses
     return Names(ME.id, Metrics(), lambda peer: found.get(peer, Status.ALIVE), wall, **options)
 
 
