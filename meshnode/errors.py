@@ -9,12 +9,14 @@ MeshError
   NotFound             no source knows a record of that id
   NoPathError          a record is known, but no address in it answers; ``attempts``
   PeerIdentityError    somebody else's key answered
+  NameChanged          a node's name that was used here is another node's now
   PolicyDenied         the peer refuses us
   ServiceNotFound      the peer has no such service
   ConnectionLost       the connection is over
     PeerRestarted      because the peer's process began anew
   HandshakeTimeout     the peer stopped answering during the handshake
   StreamLimitError     the peer grants no more streams now
+  TopicClosed          the topic was left
   NodeClosed           this node was closed
   AlreadyRunning       another process runs this home
   NotRunning           no process runs this home
@@ -143,6 +145,18 @@ class StreamLimitError(MeshError):
     """The peer grants no more streams now."""
 
     code = "stream_limit"
+
+
+class NameChanged(MeshError):
+    """A name that was used here is claimed by another node now; it keeps its meaning until a person agrees."""
+
+    code = "name_changed"
+
+
+class TopicClosed(MeshError):
+    """The topic was left, or its node was closed."""
+
+    code = "topic_closed"
 
 
 class NodeClosed(MeshError):

@@ -141,9 +141,7 @@ GOSSIP_MAX_OFFERS = 8  # contacts of the DHT tried at once when no neighbour is 
 SERVICE_MAX_VALUE = 1_024  # bytes of an announcement; 2,048 of a kind x 1.1 kB = 2.3 MB
 SERVICE_MAX_META = 16  # pairs of an instance's metadata
 SERVICE_MAX_META_TEXT = 128  # characters of a key, and of a value
-SERVICE_MAX_OWN = (
-    48  # announced by one node: gossip stores 64 entries of an origin; topics need 12, others 4
-)
+SERVICE_MAX_OWN = 48  # announced by one node: gossip stores 64 entries of an origin; topics need 12, others 4
 DIRECTORY_MAX_OFFERS = 2_048  # instances remembered, as many as gossip stores; x about 900 B = 1.8 MB
 DIRECTORY_MAX_SHUNNED = 1_024  # instances that failed lately; x about 150 B
 DIRECTORY_MAX_STICKY = 256  # names whose last instance is remembered
@@ -169,6 +167,8 @@ TOPIC_PUBLISH_BURST = 300.0
 TOPIC_PUBLISH_BYTES = 786_432.0
 TOPIC_MAX_HOLES = 1_024  # missing seqs of one origin that may still come; x about 100 B; more count as lost at once
 TOPIC_QUEUE = 1_024  # messages that an application has not read; the oldest go first, and are counted
+TOPIC_LINK_QUEUE = 1_048_576  # bytes unsent on a link above which messages for it are dropped, x 16 links a topic
+TOPIC_MAX_FRAME = 16_384  # bytes of one message between members: four payloads
 TOPIC_MAX_REPLAY = 64  # messages kept for late joiners, and ...
 TOPIC_MAX_REPLAY_BYTES = 131_072  # ... their bytes
 

@@ -27,7 +27,7 @@ PAUSE_S = 1.0  # between two announcements of one service: an application that f
 LOAD_STEP = 10  # a smaller change of load alone is not worth a broadcast
 SWEEP_S = 10.0
 UNKNOWN_RTT_S = 0.05  # of a node without a connection: dialling costs about that
-SAME_RTT_S = 0.005  # nearer than this is equally near
+SAME_RTT_S = 0.02  # nearer than this is equally near
 FAILED_S, MAX_FAILED_S = 2.0, 60.0  # a failing instance is tried last for so long, doubling
 REFUSED_S = 60.0
 FORGIVEN_S = 30.0  # after so long without a failure the doubling begins anew
@@ -268,6 +268,10 @@ class Directory:
     def on_heard(self, peer: NodeId) -> None:
         """``peer`` answers."""
         self._silent.pop(peer, None)
+
+    def is_silent(self, peer: NodeId) -> bool:
+        """True while something is expected of ``peer``, or the mesh has given it up."""
+        return peer in self._silent or self._status(peer) in (Status.GONE, Status.LEFT)
 
     def _shun(self, peer: NodeId, name: str, state: str, wait: float, now: float, seq: int = 0) -> None:
         self._metrics.count(CHOSEN_AWAY)

@@ -207,6 +207,11 @@ class Gossip:
         """A layer above says what its kind demands: what does not fit is dropped, and blamed on who handed it over."""
         self._checks[kind] = fits
 
+    def blame(self, peer: NodeId, fault: Fault, now: float) -> None:
+        """A layer above was handed by ``peer`` what no honest node passes on."""
+        self._blame(peer, fault, now)
+        self._route(now)
+
     def leave(self, now: float) -> None:
         """Say goodbye to the mesh; gossip is over afterwards."""
         if not self._left:

@@ -37,13 +37,15 @@ def _nothing() -> None:
 
 
 class Inbox:
-    """``lost`` counts what never came and what was dropped because nobody read it; ``on_ready`` wakes the reader."""
+    """``lost`` counts what never came and what was dropped because nobody read it; ``on_ready`` wakes the reader,
+    ``on_linked`` whoever waits for the first link to another member."""
 
     def __init__(self, limit: int = TOPIC_QUEUE) -> None:
         self.lost = 0
         self.received = 0
         self.closed = False
         self.on_ready: Callable[[], None] = _nothing
+        self.on_linked: Callable[[], None] = _nothing
         self._limit = limit
         self._queue: deque[TopicMessage] = deque()
         self._origins: OrderedDict[NodeId, _Origin] = OrderedDict()

@@ -16,18 +16,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from meshnode.errors import MeshError, NotFound
+from meshnode.errors import NameChanged, NotFound
 from meshnode.gossip.directory import Announce
 from meshnode.gossip.effects import Status
 from meshnode.gossip.entry import Entry, Kind
-from meshnode.identity import NodeId
+from meshnode.identity import MAX_LABEL, NodeId, is_label
 from meshnode.limits import NAMES_MAX_CLAIMS, NAMES_MAX_PINS, NAMES_MAX_RIVALS
 from meshnode.metrics import Metrics, describe
 from meshnode.timers import Timers
 from meshnode.wire import WireError, decode, encode
 
-SUFFIX = ".mesh"
-MAX_LABEL = 40  # shorter than an id: no name looks like one
 LEASE_S = 86_400
 RENEW_S = LEASE_S / 4
 BACKDATED_S = 3600.0  # how much older than when we first saw it a claim may be
@@ -37,12 +35,6 @@ MALFORMED = describe("names_drop_malformed", "name entries dropped: not a claim,
 FULL = describe("names_full", "claims not remembered: there are too many, or too many of one name")
 BACKDATED = describe("names_backdated", "claims that say to be much older than they can be")
 CONFLICTS = describe("names_conflicts", "times that two living nodes claimed one name, or a pinned name was disputed")
-
-
-class NameChanged(MeshError):
-    """A name that was used here means another node now; the old meaning stays until a person agrees."""
-
-    code = "name_changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +61,9 @@ class _Claim:
     expires: float
 
 
-def is_label(text: str) -> bool:
-    """True for a name that a node may have: 1 to 40 of a-z, 0-9 and inner hyphens."""
-    return (
-        0 < len(text) <= MAX_LABEL
-        and text.isascii()
-        and all(c.islower() or c.isdigit() or c == "-" for c in text)
-        and not (text.startswith("-") or text.endswith("-"))
-    )
-
-
-def label_of(text: str) -> str | None:
-    """The name in ``laptop`` or ``laptop.mesh``; None when it is neither."""
-    label = text.lower().removesuffix(SUFFIX)
-    return label if is_label(label) else None
+def is_claim(entry: Entry) -> bool:
+    """True when a NAME entry is what it should be: a claim, or its end."""
+    return is_label(entry.name) and (entry.value is None or _first(entry.value) is not None)
 
 
 class Names:
@@ -135,6 +116,10 @@ class Names:
     def _renew(self, now: float) -> None:
         self._effects.append(Announce(Kind.NAME, self.own_name, encode(self._first_ms), LEASE_S))
         self._timers.at(now + RENEW_S, self._renew)
+
+    def restore(self, pins: Mapping[str, NodeId]) -> None:
+        """What the names that were used here meant in earlier runs."""
+        self._pins.update(pins)
 
     def forget(self, label: str) -> bool:
         """Drop the pin of a name: its next use pins whoever has it then. False when there was none."""

@@ -89,6 +89,11 @@ def is_service_name(name: str) -> bool:
     return 0 < len(name) <= GOSSIP_MAX_NAME and name.isprintable() and "/" not in name and " " not in name
 
 
+def is_offer(entry: Entry) -> bool:
+    """True when a SERVICE entry is what it should be: an announcement or a withdrawal."""
+    return is_service_name(entry.name) if entry.value is None else parse_offer(entry) is not None
+
+
 def parse_offer(entry: Entry) -> Offer | None:
     """What a SERVICE entry says; None when it is none, or a withdrawal."""
     if entry.value is None or not is_service_name(entry.name):

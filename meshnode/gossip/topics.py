@@ -71,6 +71,11 @@ FULL = describe("topic_links_full", "members of a topic turned away: we serve en
 SUBSCRIBERS_FULL = describe("topic_subscribers_full", "subscriptions not remembered: too many")
 
 
+def is_subscription(entry: Entry) -> bool:
+    """True when a SUBSCRIPTION entry is what it should be: named by a scope, with nothing to say."""
+    return len(entry.name) == 32 and all(c in "0123456789abcdef" for c in entry.name) and not entry.value
+
+
 @dataclass(frozen=True, slots=True)
 class Dial:
     """A topic wants a connection to ``peer``; ``on_link`` or ``on_connect_failed`` answers."""
@@ -457,6 +462,7 @@ class Topics:
             topic.expiring = self._timers.at(again, lambda now: self._expire(topic, now))
 
     def _first_link(self, topic: _Topic, now: float) -> None:
+        topic.inbox.on_linked()
         if topic.past is not None and now + REPLAY_S < topic.past.until:
             topic.past.until = now + REPLAY_S
             self._timers.at(topic.past.until, lambda now: self._end_past(topic, now))

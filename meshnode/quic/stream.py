@@ -211,6 +211,11 @@ class Stream:
         self._port.stream_await_drain(self)
         return False
 
+    @property
+    def over(self) -> bool:
+        """True when both directions have ended, or it failed."""
+        return self._done or self.error is not None
+
     def await_low(self) -> None:
         """Have ``on_change`` called when (some of) the send queue is acknowledged."""
         self._port.stream_await_drain(self)
