@@ -28,6 +28,7 @@ from meshnode.timers import Timer, Timers
 
 ANNOUNCE_S = 0.03  # ids wait so long for others, to share a frame
 GRAFT_S = 0.4  # an announced payload is asked for after so long
+PRUNE_AGAIN_S = 0.5  # a neighbour that pushes although it was told not to is told again
 AGAIN_S = 0.3  # and of the next announcer after so much more
 CLOSER = 3  # an announcement that is so many hops nearer than the payload was swaps the links
 
@@ -43,7 +44,7 @@ class Broadcast:
 
     def __init__(self, rng: random.Random, timers: Timers, metrics: Metrics, now: float, scope: bytes = b"") -> None:
         self.eager: dict[NodeId, None] = {}
-        self.lazy: dict[NodeId, None] = {}
+        self.lazy: dict[NodeId, float] = {}  # and when we told it so
         self._rng = rng
         self._timers = timers
         self._metrics = metrics
@@ -90,10 +91,7 @@ class Broadcast:
 
     def publish(self, item: bytes, payload: bytes, now: float, *, wide: bool = False) -> None:
         """Spread a payload of our own; ``wide``: at once to all neighbours, for there will be no later."""
-        self._spread(item, payload, 0, None, now)
-        if wide:
-            for peer in self.lazy:
-                self._pushes.setdefault(peer, []).append((0, payload))
+        self._spread(item, payload, 0, None, now, wide)
 
     def announce(self, item: bytes, payload: bytes, source: NodeId, now: float) -> None:
         """Offer a payload that came by reconciliation: most neighbours have it, so they hear its id only."""
@@ -105,28 +103,30 @@ class Broadcast:
 
     # ---- what neighbours say
 
-    def on_payload(self, peer: NodeId, item: bytes, payload: bytes, hops: int, now: float) -> None:
-        """A payload that we had not, and that counts: pass it on."""
+    def on_payload(
+        self, peer: NodeId, item: bytes, payload: bytes, hops: int, now: float, *, wide: bool = False
+    ) -> None:
+        """A payload that we had not, and that counts: pass it on; ``wide``: to all: the tree is broken."""
         self._metrics.count(PAYLOADS)
         hops = min(hops + 1, GOSSIP_MAX_HOPS)
         announced = self._missing.pop(item, None)
         self._due.pop(item, None)
         if peer in self.lazy:
             self.add(peer)
-        self._spread(item, payload, hops, peer, now)
+        self._spread(item, payload, hops, peer, now, wide)
         if announced:
             best, least = min(announced, key=lambda pair: pair[1])
             if least + CLOSER <= hops and best in self.lazy and peer in self.eager:
                 self.add(best)
                 self._effects.append(Send(best, Graft(self._scope, ())))
-                self._prune(peer)
+                self._prune(peer, now)
 
     def on_duplicate(self, peer: NodeId, item: bytes, now: float) -> None:
         """A payload that we had: the link is superfluous."""
         self._metrics.count(PAYLOADS)
         self._metrics.count(TWICE)
-        if peer in self.eager:
-            self._prune(peer)
+        if peer in self.eager or now - self.lazy.get(peer, now) > PRUNE_AGAIN_S:
+            self._prune(peer, now)
 
     def on_rejected(self, item: bytes, now: float) -> None:
         """A payload that does not count: it is not asked for again."""
@@ -162,16 +162,21 @@ class Broadcast:
             if payload is not None:
                 self._pushes.setdefault(peer, []).append((hops, payload))
 
-    def on_prune(self, peer: NodeId) -> None:
+    def on_prune(self, peer: NodeId, now: float) -> None:
         """A neighbour gets payloads from others."""
         if peer in self.eager:
             del self.eager[peer]
-            self.lazy[peer] = None
+            self.lazy[peer] = now
 
     # ---- inside
 
-    def _spread(self, item: bytes, payload: bytes, hops: int, source: NodeId | None, now: float) -> None:
+    def _spread(
+        self, item: bytes, payload: bytes, hops: int, source: NodeId | None, now: float, wide: bool = False
+    ) -> None:
         self._note(item, payload, hops, now)
+        if wide:  # a payload may only go over links that both ends take for eager: who gets it twice prunes
+            for peer in list(self.lazy):
+                self.add(peer)
         pushes = self._pushes
         for peer in self.eager:
             if peer is not source:
@@ -182,9 +187,9 @@ class Broadcast:
         if self.lazy:
             self._announce_soon(now)
 
-    def _prune(self, peer: NodeId) -> None:
-        del self.eager[peer]
-        self.lazy[peer] = None
+    def _prune(self, peer: NodeId, now: float) -> None:
+        self.eager.pop(peer, None)
+        self.lazy[peer] = now
         self._effects.append(Send(peer, Prune(self._scope)))
 
     def _note(self, item: bytes, payload: bytes, hops: int, now: float) -> None:

@@ -52,6 +52,7 @@ class _Watch:
     contact: Contact
     heard: float
     phase: Phase = Phase.HEARD
+    accused: bool = False  # by others
     tx: int = 0
     asked: float = 0.0
     deadline: float = 0.0
@@ -118,9 +119,11 @@ class Detector:
     def suspect(self, peer: NodeId, now: float) -> None:
         """Others accuse a neighbour: ask it at once, unless it was heard just now."""
         watch = self._watches.get(peer)
-        if watch is not None and watch.phase is Phase.HEARD and now - watch.heard > FRESH_S:
-            self._ping(watch, now)
-            self._arm_check()
+        if watch is not None and now - watch.heard > FRESH_S:
+            watch.accused = True
+            if watch.phase is Phase.HEARD:
+                self._ping(watch, now)
+                self._arm_check()
 
     def probe(self, contact: Contact, now: float, answer: Callable[[bool, float], None]) -> bool:
         """Probe a node by datagrams for ourselves; False when too many probes are outstanding."""
@@ -138,6 +141,7 @@ class Detector:
         if watch is not None:
             watch.heard = now
             watch.phase = Phase.HEARD
+            watch.accused = False
 
     def on_ping(self, peer: NodeId, message: Ping, now: float) -> None:
         """A linked peer asks whether we are there."""
@@ -239,7 +243,9 @@ class Detector:
             if now - watch.deadline > LATE_S * self.health and watch.phase in (Phase.PINGED, Phase.ASKED):
                 self._held_up(now)
                 break
-            if watch.phase is Phase.PINGED:
+            if watch.phase is Phase.PINGED and watch.accused and self._is_well(watch, now):
+                self._say(watch)  # its accuser had asked helpers: ours would find the same
+            elif watch.phase is Phase.PINGED:
                 self._ask_helpers(watch, now)
             elif watch.phase is Phase.ASKED:
                 self._decide(watch, now)
@@ -261,13 +267,20 @@ class Detector:
         alone = len(self._watches) == 1
         isolated = all(now - w.heard > ISOLATED_S for w in self._watches.values())
         if watch.nays or alone or isolated:
-            self._metrics.count(ACCUSATIONS)
-            watch.phase = Phase.ACCUSED
-            self._effects.append(Accuse(watch.contact.id))
+            self._say(watch)
         else:
             self._metrics.count(OWN_FAULT)  # the helpers do not answer either
             self._worsen()
             self._ping(watch, now)
+
+    def _is_well(self, silent: _Watch, now: float) -> bool:
+        """True when others are heard: what is silent is not our own link."""
+        return any(w is not silent and now - w.heard < 2 * ROUND_S for w in self._watches.values())
+
+    def _say(self, watch: _Watch) -> None:
+        self._metrics.count(ACCUSATIONS)
+        watch.phase = Phase.ACCUSED
+        self._effects.append(Accuse(watch.contact.id))
 
     def _estranged(self, watch: _Watch, now: float) -> None:
         if now - watch.heard > 4 * (DIRECT_S + INDIRECT_S) * self.health:

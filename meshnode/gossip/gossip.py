@@ -203,6 +203,10 @@ class Gossip:
         self.record = record
         return self.publish(Kind.MEMBER, "", Member(False, record).encoded(), MEMBER_TTL_S, now)
 
+    def send(self, peer: NodeId, message: Message) -> None:
+        """Say something to a linked peer: for layers above that run trees of their own (``Scoped``)."""
+        self._effects.append(Send(peer, message))
+
     def check(self, kind: int, fits: Callable[[Entry], bool]) -> None:
         """A layer above says what its kind demands: what does not fit is dropped, and blamed on who handed it over."""
         self._checks[kind] = fits
@@ -312,7 +316,8 @@ class Gossip:
             if taken is None:
                 self.broadcast.on_rejected(item, now)
             else:
-                self.broadcast.on_payload(peer, item, payload, hops, now)
+                wide = self._breaks_the_tree(taken[0])
+                self.broadcast.on_payload(peer, item, payload, hops, now, wide=wide)
                 self._apply(*taken, peer, hops + 1, now)
 
     def _on_entries(self, peer: NodeId, message: Entries, now: float) -> None:
@@ -429,12 +434,15 @@ class Gossip:
             return
         self.members.on_accused(accused, entry.origin, accusation.incarnation, now)
         self.detector.suspect(accused, now)
-        if accused in self.broadcast.lazy:  # it must hear what it stands accused of as fast as can be
-            self._effects.append(Send(accused, Eager(b"", ((1, entry.encoded),))))
         contact = self.views.passive.get(accused)
         if contact is not None and self.members.accusers(accused) < NEEDED:
             wait = self._rng.uniform(0.0, SECOND_OPINION_S)
             self._timers.at(now + wait, lambda now: self._second_opinion(contact, now))
+
+    def _breaks_the_tree(self, entry: Entry) -> bool:
+        """An accusation of a neighbour of ours: the tree led through it, and it must hear what it stands accused of."""
+        accusation = parse_accusation(entry) if entry.kind == Kind.ACCUSATION else None
+        return accusation is not None and accusation.accused in self.views.active
 
     def _second_opinion(self, contact: Contact, now: float) -> None:
         """A lone accuser may lie, or be cut off itself: whoever knows the accused, and is not its neighbour, looks."""
@@ -442,7 +450,7 @@ class Gossip:
             return
 
         def answered(alive: bool, now: float) -> None:
-            if not alive and self.members.status(contact.id) is Status.SUSPECT:
+            if not alive and 0 < self.members.accusers(contact.id) < NEEDED:
                 self._accuse(contact.id, now)
 
         self.detector.probe(contact, now, answered)
@@ -460,7 +468,8 @@ class Gossip:
 
     def _accuse(self, peer: NodeId, now: float) -> None:
         incarnation = self._incarnation(peer)
-        self.publish(Kind.ACCUSATION, str(peer), Accusation(peer, incarnation).encoded(), ACCUSATION_TTL_S, now)
+        value = Accusation(peer, incarnation).encoded()
+        self.publish(Kind.ACCUSATION, str(peer), value, ACCUSATION_TTL_S, now, wide=True)
         self.members.on_accused(peer, self.id, incarnation, now)
 
     def _refute_soon(self, now: float) -> None:
@@ -581,7 +590,7 @@ _HANDLERS: dict[type, _Handler] = {
     Eager: _broadcast(lambda g, peer, m, now: g._on_eager(peer, m, now)),
     IHave: _broadcast(lambda g, peer, m, now: g.broadcast.on_ihave(peer, m, now)),
     Graft: _broadcast(_on_graft),
-    Prune: _broadcast(lambda g, peer, m, now: g.broadcast.on_prune(peer)),
+    Prune: _broadcast(lambda g, peer, m, now: g.broadcast.on_prune(peer, now)),
     SyncAsk: lambda g, peer, m, now: g._on_sync_ask(peer, m, now),
     SyncTell: lambda g, peer, m, now: g.reconciler.on_tell(peer, m, now),
     Want: lambda g, peer, m, now: g.reconciler.on_want(peer, m, now),

@@ -9,7 +9,6 @@ came meanwhile. So one liar buries nobody, and whoever lives and is heard refute
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -19,8 +18,7 @@ from meshnode.limits import GOSSIP_MAX_ACCUSERS, GOSSIP_MAX_SUSPECTS
 from meshnode.metrics import Metrics, describe
 from meshnode.timers import Timer, Timers
 
-LONGEST_S, SHORTEST_S = 4.0, 1.5  # one accuser, and enough of them; refuting takes two broadcasts, 0.8 s
-ENOUGH = 3
+WAIT_S = (4.0, 2.0, 1.5)  # for a refutation, with one accuser, two, and more; it takes two broadcasts, about 1 s
 NEEDED = 2
 FORGET_S = 7200.0  # as long as a record lives: by then a member entry of a gone node has expired too
 
@@ -123,8 +121,7 @@ class Members:
     def _arm(self, peer: NodeId, suspect: _Suspect, now: float) -> None:
         if suspect.timer is not None:
             suspect.timer.cancel()
-        share = min(1.0, math.log(len(suspect.accusers)) / math.log(ENOUGH))
-        wait = (LONGEST_S - (LONGEST_S - SHORTEST_S) * share) * self._health()
+        wait = WAIT_S[min(len(suspect.accusers), len(WAIT_S)) - 1] * self._health()
         suspect.timer = self._timers.at(max(now, suspect.since + wait), lambda now: self._over(peer, suspect, now))
 
     def _over(self, peer: NodeId, suspect: _Suspect, now: float) -> None:
@@ -135,7 +132,7 @@ class Members:
             self._metrics.count(CONFIRMED)
             self._effects.append(MemberChanged(peer, Status.GONE, Status.SUSPECT))
         # a lone accuser whom nobody joins was wrong, or lied
-        wait = FORGET_S if suspect.gone else LONGEST_S
+        wait = FORGET_S if suspect.gone else WAIT_S[0]
         suspect.timer = self._timers.at(now + wait, lambda now: self._expire(peer, suspect))
 
     def _expire(self, peer: NodeId, suspect: _Suspect) -> None:
