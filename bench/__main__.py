@@ -61,11 +61,23 @@ def _dht(short: bool) -> list[Row]:
     return rows
 
 
+def _services(short: bool) -> list[Row]:
+    from bench import services
+
+    found = services.run(3 if short else 10)
+    rows: list[Row] = []
+    for how, gaps in found.items():
+        rows.append((f"instance killed, {how}: longest silence p50, ms", gaps["p50_ms"], 300, False))
+        rows.append((f"instance killed, {how}: longest silence max, ms", gaps["max_ms"], 1_000, False))
+    return rows
+
+
 BENCHES: dict[str, Callable[[bool], list[Row]]] = {
     "quic": _quic,
     "footprint": _footprint,
     "moves": _moves,
     "dht": _dht,
+    "services": _services,
 }
 
 

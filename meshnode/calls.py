@@ -12,7 +12,15 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from meshnode.errors import ConnectionLost, InvalidId, MeshError, NotFound, PolicyDenied, ServiceNotFound
+from meshnode.errors import (
+    ConnectionLost,
+    InvalidId,
+    MeshError,
+    NotFound,
+    PolicyDenied,
+    ServiceNotFound,
+    ServiceUnavailable,
+)
 from meshnode.gossip.offers import Instance
 from meshnode.identity import MESH_SUFFIX, NodeId, label_of
 from meshnode.metrics import describe
@@ -183,6 +191,9 @@ class Caller:
             return error
         except PolicyDenied as error:
             directory.on_refused(peer, name, now)
+            return error
+        except ServiceUnavailable as error:
+            directory.on_failed(peer, now, name)
             return error
         except MeshError as error:
             directory.on_failed(peer, now)

@@ -12,6 +12,7 @@ MeshError
   NameChanged          a node's name that was used here is another node's now
   PolicyDenied         the peer refuses us
   ServiceNotFound      the peer has no such service
+  ServiceUnavailable   the peer's service does not work now
   ConnectionLost       the connection is over
     PeerRestarted      because the peer's process began anew
   HandshakeTimeout     the peer stopped answering during the handshake
@@ -121,6 +122,12 @@ class ServiceNotFound(MeshError):
     """The peer has no such service."""
 
     code = "service_not_found"
+
+
+class ServiceUnavailable(MeshError):
+    """The peer has the service, but what is behind it does not answer."""
+
+    code = "service_unavailable"
 
 
 class ConnectionLost(MeshError, ConnectionError):

@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,6 +131,7 @@ class Service:
         self.meta: Mapping[str, str] = dict(meta or {})
         self.healthy = True
         self.load = 0
+        self.decides = False  # the handler itself accepts a stream, or leaves it refused as unavailable
         self._node = node
 
     @property
@@ -666,14 +667,18 @@ class Node:
             self.metrics.count("refused_service_policy")
             stream.refuse(StreamStatus.DENIED)
         else:
-            stream.accept()
+            if not service.decides:
+                stream.accept()
             self._spawn(self._handle(service, stream, link.peer))
 
     async def _handle(self, service: Service, stream: Stream, peer: NodeId) -> None:
         reader, writer = wrap(stream, peer)
         try:
             await service.handler(reader, writer, peer)
-            writer.close()
+            if stream.status is None:
+                stream.refuse(StreamStatus.UNAVAILABLE)
+            else:
+                writer.close()
         except (MeshError, asyncio.IncompleteReadError, ConnectionError) as error:
             log.debug("service %s: stream of %s ended: %s", service.name, peer.short, error)
             writer.reset()
@@ -722,7 +727,7 @@ class Node:
                 self.metrics.count("events_lost")
             queue.put_nowait(event)
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncGenerator[Event, None]:
         """Yield what happens from now on, until the node is closed; a slow reader loses the oldest events."""
         self._alive()
         queue: asyncio.Queue[Event | None] = asyncio.Queue(MAX_EVENTS)

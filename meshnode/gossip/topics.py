@@ -362,7 +362,7 @@ class Topics:
         elif isinstance(message, Graft):
             topic.tree.on_graft(peer, message, topic.latest.find(message.ids), now)
         else:
-            topic.tree.on_prune(peer)
+            topic.tree.on_prune(peer, now)
         self._flush(topic, now)
 
     def _on_greeting(self, topic: _Topic, peer: NodeId, message: Graft, now: float) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Protocol
 
-from meshnode.errors import ConnectionLost, MeshError, PolicyDenied, ServiceNotFound
+from meshnode.errors import ConnectionLost, MeshError, PolicyDenied, ServiceNotFound, ServiceUnavailable
 from meshnode.limits import MAX_SERVICE_NAME, STREAM_HIGH_WATER, STREAM_LOW_WATER
 from meshnode.wire import WireError, decode, encode
 
@@ -23,6 +23,7 @@ class StreamStatus(IntEnum):
     ACCEPTED = 0
     NO_SUCH_SERVICE = 1
     DENIED = 2
+    UNAVAILABLE = 3
 
 
 class StreamPort(Protocol):
@@ -106,6 +107,10 @@ class Stream:
             elif self.status is StreamStatus.DENIED:
                 self.error = PolicyDenied(
                     "the peer does not allow us to use this service", hint="ask its owner for `--allow` with your id"
+                )
+            elif self.status is StreamStatus.UNAVAILABLE:
+                self.error = ServiceUnavailable(
+                    "the peer's service does not work now", hint="does what it exposes run there?"
                 )
         if data and self.stopped:
             self._port.stream_consumed(self.id, len(data))
