@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 Row = tuple[str, float, float, bool]  # what, measured, target, whether more is better
@@ -72,11 +72,18 @@ def _services(short: bool) -> list[Row]:
     return rows
 
 
-BENCHES: dict[str, Callable[[bool], list[Row]]] = {
+def _gossip(short: bool) -> Iterable[Row]:
+    from bench import gossip
+
+    return gossip.run(short)
+
+
+BENCHES: dict[str, Callable[[bool], Iterable[Row]]] = {
     "quic": _quic,
     "footprint": _footprint,
     "moves": _moves,
     "dht": _dht,
+    "gossip": _gossip,
     "services": _services,
 }
 

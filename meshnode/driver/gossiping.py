@@ -24,6 +24,7 @@ from meshnode.gossip import (
     Gossip,
     Kind,
     MemberChanged,
+    Message,
     NeedContacts,
     Probe,
     Release,
@@ -98,6 +99,11 @@ class Gossiping:
         entry = self.core.publish(kind, name, value, ttl, now)
         self._carry_out(now)
         return entry
+
+    def send(self, peer: NodeId, message: Message, now: float) -> None:
+        """Say something to a linked peer: for layers that run broadcast trees of their own (``on_scoped``)."""
+        self.core.send(peer, message)
+        self._carry_out(now)
 
     def subscribe(self, kind: int, callback: OnEntry) -> None:
         """``callback`` hears of every new entry of that kind, our own included."""

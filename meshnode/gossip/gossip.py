@@ -245,6 +245,8 @@ class Gossip:
             before = self.store.get(entry.key)
             self.store.put(entry)
             self._arm_expiry(now)
+            if kind == Kind.MEMBER:
+                self._void_accusations(self.id, entry.seq)
         self.broadcast.publish(entry.id, entry.encoded, now, wide=wide)
         self._effects.append(Changed(entry, before, None, 0))
         self._route(now)
@@ -414,14 +416,18 @@ class Gossip:
         if peer == self.id or member is None:
             return
         self.members.on_member(peer, entry.seq, member.left, now, news=before is None)
-        for accused in list(self.store.named(Kind.ACCUSATION, str(peer))):
-            accusation = parse_accusation(accused)
-            if accusation is None or accusation.incarnation < entry.seq:
-                self.store.drop(accused)
+        self._void_accusations(peer, entry.seq)
         if member.left:
             self.views.forget(peer, now)
         else:
             self.views.note_record(Contact(peer, member.record))
+
+    def _void_accusations(self, peer: NodeId, seq: int) -> None:
+        """A newer member entry refutes all that was said of older ones, everywhere alike."""
+        for entry in list(self.store.named(Kind.ACCUSATION, str(peer))):
+            accusation = parse_accusation(entry)
+            if accusation is None or accusation.incarnation < seq:
+                self.store.drop(entry)
 
     def _on_accusation(self, entry: Entry, now: float) -> None:
         accusation = parse_accusation(entry)

@@ -1,0 +1,207 @@
+"""Gossip at scale, in virtual time: 1,000 and 10,000 cores on 50 ms links with 1 % loss."""
+
+from __future__ import annotations
+
+import gc
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from meshnode.gossip import Entry, Status
+from tests.sim.gossip_sim import GossipNet, GossipNode, build
+
+SETTLING = 3  # broadcasts before the tree counts as settled
+
+
+def _rss_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _payloads(net: GossipNet) -> int:
+    return sum(node.metrics.counters.get("gossip_payloads", 0) for node in net.nodes)
+
+
+def broadcasts(net: GossipNet, count: int, seed: int, wait: float = 6.0) -> dict[str, float]:
+    """Entries from random nodes: when they came where, in seconds, and what that cost in payloads a node."""
+    rng = random.Random(seed)
+    delays: list[float] = []
+    costs: list[float] = []
+    missing = 0
+    living = net.living()
+    for number in range(SETTLING + count):
+        net.unfollow()
+        before = _payloads(net)
+        entry = net.publish(rng.choice(living), f"b{number}", b"v" * 100)
+        net.run(wait)
+        if number >= SETTLING:
+            found = net.delays(entry)
+            missing += len(living) - 1 - len(found)
+            delays += found
+            costs.append((_payloads(net) - before) / len(living))
+    delays.sort()
+    return {
+        "p50": delays[len(delays) // 2],
+        "p999": delays[int(0.999 * len(delays))],
+        "max": delays[-1],
+        "missing": missing,
+        "payloads": sum(costs) / len(costs),
+        "payloads_max": max(costs),
+    }
+
+
+def crashes(net: GossipNet, count: int, seed: int, wait: float = 9.0) -> dict[str, float]:
+    """Nodes that vanish: when 99 % of the rest believe it, in seconds; the worst of ``count``."""
+    rng = random.Random(seed)
+    worst = wrong = 0.0
+    for _ in range(count):
+        victim = rng.choice(net.living())
+        for node in net.nodes:
+            node.statuses.clear()
+        began = net.now
+        net.crash(victim)
+        net.run(wait)
+        living = net.living()
+        times = sorted(
+            min((t for t, peer, s in node.statuses if peer == victim.id and s is Status.GONE), default=1e9) - began
+            for node in living
+        )
+        worst = max(worst, times[int(0.99 * (len(times) - 1))])
+        wrong += sum(s is Status.GONE and net.by_id[peer].alive for node in living for _, peer, s in node.statuses)
+    return {"p99": worst, "wrong": wrong}
+
+
+def moves(net: GossipNet, count: int, seed: int) -> dict[str, float]:
+    """New member entries of random nodes, as after a move: when 99 % have them; the worst of ``count``."""
+    rng = random.Random(seed)
+    worst = 0.0
+    for _ in range(count):
+        net.unfollow()
+        entry = net.announce(rng.choice(net.living()))
+        net.run(4.0)
+        found = net.delays(entry)
+        worst = max(worst, found[int(0.99 * (len(found) - 1))])
+    return {"p99": worst}
+
+
+def accusations(nodes: int, seconds: float, seed: int = 7) -> dict[str, float]:
+    """A healthy mesh at 5 % loss: how many were suspected, and how many of the living taken for gone."""
+    net = build(nodes, seed, loss=0.05, every=0.01, settle=10.0)
+    for node in net.nodes:
+        node.statuses.clear()
+    net.run(seconds)
+    told = [status for node in net.nodes for _, _, status in node.statuses]
+    accused = sum(node.metrics.counters.get("gossip_accusations", 0) for node in net.nodes)
+    return {"confirmed": sum(s is Status.GONE for s in told), "accusations": accused}
+
+
+def same_state(net: GossipNet) -> bool:
+    """True when all that live store the same entries, and believe all that live to be alive."""
+    living = net.living()
+    first = living[0].gossip.store.prints
+    if any(node.gossip.store.prints != first for node in living):
+        return False
+    alive = {node.id: None for node in living}
+    return not any(peer in alive for node in living for peer in node.gossip.members.suspects())
+
+
+def partition(nodes: int, seconds: float = 60.0, changes: int = 40, seed: int = 8) -> dict[str, float]:
+    """Half the mesh cut off while both halves change; how long after the joining all have the same state."""
+    net = build(nodes, seed, announce=True, every=0.02, settle=10.0)
+    rng = random.Random(seed)
+    half = rng.sample(net.nodes, nodes // 2)
+    net.keep_statuses = False
+    net.partition(half)
+    for number in range(changes):
+        for side in (half, [n for n in net.nodes if n not in half]):
+            node = rng.choice(side)
+            net.publish(node, f"p{number}", b"changed")
+            net.unfollow()
+        net.run(seconds / changes)
+    net.heal()
+    healed = net.now
+    done = net.run(60.0, lambda: same_state(net))
+    return {"seconds": net.now - healed if done else 1e9}
+
+
+def flat(nodes: int) -> dict[str, Any]:
+    """Build a mesh that large: links, views and memory a node, and broadcasts in it."""
+    began, memory = time.process_time(), _rss_mb()
+    net = build(nodes, 9, every=0.004, settle=10.0)
+    net.keep_statuses = False
+    built, used = time.process_time() - began, _rss_mb() - memory
+    links = sorted(len(node.links) for node in net.nodes)
+    found: dict[str, Any] = broadcasts(net, 5, 9)
+    found |= {
+        "connected": net.is_connected(),
+        "links_mean": sum(links) / nodes,
+        "links_max": links[-1],
+        "kB": used * 1024 / nodes,
+        "cpu_s": built,
+    }
+    return found
+
+
+def run(short: bool = False) -> Iterator[tuple[str, float, float, bool]]:
+    """Yield the rows of ``./dev bench gossip`` as they are measured."""
+    gc.disable()  # a mesh is a million objects that live on: scanning them finds nothing
+    nodes = 300 if short else 1_000
+    net = build(nodes, 1, every=0.01, settle=10.0)
+    told = broadcasts(net, 10 if short else 40, 1)
+    name = f"{nodes:,} nodes"
+    yield f"{name}: broadcast to 99.9 %, s", round(told["p999"], 3), 1.0, False
+    yield f"{name}: broadcast to 100 %, s", round(told["max"], 3) if not told["missing"] else 1e9, 5.0, False
+    yield f"{name}: payloads received a node", round(told["payloads"], 3), 1.3, False
+    yield f"{name}: a move known to 99 %, s", round(moves(net, 5 if short else 20, 2)["p99"], 3), 1.0, False
+    dead = crashes(net, 3 if short else 10, 3)
+    yield f"{name}: a crash known to 99 %, worst, s", round(dead["p99"], 3), 5.0, False
+    del net
+    gc.collect()
+    healed = partition(150 if short else nodes)
+    yield (
+        f"{150 if short else nodes:,} nodes: one state after a partition of 60 s, s",
+        round(healed["seconds"], 2),
+        5.0,
+        False,
+    )
+    gc.collect()
+    minutes = 2 if short else 10
+    wrong = accusations(nodes, 60.0 * minutes)
+    yield f"{name}: false deaths in {minutes} min at 5 % loss", wrong["confirmed"], 0, False
+    gc.collect()
+    if not short:
+        small, large = flat(1_000), None
+        gc.collect()
+        large = flat(10_000)
+        yield "10,000 cores: broadcast to 99.9 %, s", round(large["p999"], 3), 2.0, False
+        yield "10,000 cores: broadcast missing", large["missing"], 0, False
+        yield "10,000 cores: payloads received a node", round(large["payloads"], 3), 1.3, False
+        yield "10,000 cores: links a node, most", large["links_max"], 40, False
+        yield "10,000 cores: links a node, to 1,000's", round(large["links_mean"] / small["links_mean"], 2), 1.2, False
+        yield "10,000 cores: memory a node, to 1,000's", round(large["kB"] / max(1.0, small["kB"]), 2), 1.5, False
+        print(
+            f"gossip: {large['kB']:.0f} kB a node ({small['kB']:.0f} at 1,000), {large['links_mean']:.1f} links, "
+            f"built in {large['cpu_s']:.0f} s of CPU",
+            file=sys.stderr,
+        )
+    gc.enable()
+
+
+def why(seed: int = 1, nodes: int = 1_000) -> str:
+    """A trace of the latest arrival of one broadcast: where the time went."""
+    net = build(nodes, seed, every=0.01, settle=10.0)
+    entry: Entry = net.publish(net.nodes[-1], "why", b"?")
+    net.run(6.0)
+    last: GossipNode = max(net.nodes, key=lambda node: net.arrivals[entry.id][node.number].arrived)
+    return net.why(entry, last)
+
+
+if __name__ == "__main__":
+    if "why" in sys.argv:
+        print(why())
+    else:
+        for row in run("--short" in sys.argv):
+            print(json.dumps(row), flush=True)
