@@ -78,6 +78,19 @@ def _gossip(short: bool) -> Iterable[Row]:
     return gossip.run(short)
 
 
+def _topics(short: bool) -> list[Row]:
+    from bench import topics
+
+    found = topics.run(5.0 if short else 20.0)
+    print(f"topics: {found}", file=sys.stderr)
+    what = f"{found['published']} publishes, 200 a second of 1 kB, to {found['subscribers']} subscribers"
+    return [
+        (f"{what}: not received", found["missing"], 0, False),
+        (f"{what}: latency p50, ms", found["p50_ms"], 250, False),
+        (f"{what}: copies received a message", found["copies_per_message"], 1.3, False),
+    ]
+
+
 BENCHES: dict[str, Callable[[bool], Iterable[Row]]] = {
     "quic": _quic,
     "footprint": _footprint,
@@ -85,6 +98,7 @@ BENCHES: dict[str, Callable[[bool], Iterable[Row]]] = {
     "dht": _dht,
     "gossip": _gossip,
     "services": _services,
+    "topics": _topics,
 }
 
 

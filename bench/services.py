@@ -1,8 +1,8 @@
 """How long a client that calls a service 100 times a second hears nothing when the instance in use is killed (-9).
 
 Three instances of one service, each a process with its own TCP server behind ``expose``, and a client that calls by the
-service's name alone: ``open``, a stream for each call through the SDK; ``stream``, one stream for all calls, opened anew
-when it ends; ``forward``, one TCP connection through ``forward LISTEN NAME``, likewise.
+service's name alone: ``open``, a stream for each call through the SDK; ``stream``, one stream for all calls, opened
+anew when it ends; ``forward``, one TCP connection through ``forward LISTEN NAME``, likewise.
 
 ``python -m bench.services [RUNS]`` prints JSON; the targets are 1,000 ms for the worst and 300 ms for the median.
 """

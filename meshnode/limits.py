@@ -166,6 +166,7 @@ TOPIC_PUBLISH_RATE = 300.0  # our own, below what others allow us: publish() wai
 TOPIC_PUBLISH_BURST = 300.0
 TOPIC_PUBLISH_BYTES = 786_432.0
 TOPIC_MAX_HOLES = 1_024  # missing seqs of one origin that may still come; x about 100 B; more count as lost at once
+TOPIC_MAX_STRAYS = 512  # ids of payloads that came over a pruned link; x about 100 B
 TOPIC_QUEUE = 1_024  # messages that an application has not read; the oldest go first, and are counted
 TOPIC_LINK_QUEUE = 1_048_576  # bytes unsent on a link above which messages for it are dropped, x 16 links a topic
 TOPIC_MAX_FRAME = 16_384  # bytes of one message between members: four payloads

@@ -99,6 +99,7 @@ class TopicLinks:
         if old is not None:
             old.reset()
         self._in[connection.peer] = stream
+        stream.background = True
         stream.accept()
         buffer = bytearray()
         peer, clock = connection.peer, self._peers.ports.clock
@@ -137,6 +138,7 @@ class TopicLinks:
             return None
         try:
             stream = self._out[peer] = connection.open(SERVICE)
+            stream.background = True
         except MeshError:
             return None
         return stream

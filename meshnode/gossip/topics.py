@@ -17,7 +17,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from meshnode.gossip.broadcast import Broadcast
 from meshnode.gossip.directory import Announce
 from meshnode.gossip.effects import Scoped, Send, Status
 from meshnode.gossip.entry import ID_LENGTH, Entry, EntryReject, Kind, id_of, open_entry, sign_entry
@@ -25,6 +24,7 @@ from meshnode.gossip.inbox import Inbox
 from meshnode.gossip.messages import Eager, Graft, IHave
 from meshnode.gossip.rates import Bucket
 from meshnode.gossip.ring import Latest, Ring, scope_of
+from meshnode.gossip.tree import Tree
 from meshnode.identity import Identity, NodeId
 from meshnode.limits import (
     GOSSIP_MAX_FLEETING_TTL_S,
@@ -51,7 +51,7 @@ from meshnode.timers import Timer, Timers
 from meshnode.wire import WireError, decode, encode
 
 SUBSCRIPTION_TTL_S = 3600
-COALESCE_S = 0.008  # payloads for one link wait so long for others, unless the last ones went longer ago than this
+COALESCE_S = 0.05  # payloads for one link wait so long for others, unless the last ones went longer ago than this
 CHOOSE_S = 0.1  # changes of the membership within this are one
 RENEW_S = 20.0  # a link that we want is greeted again
 UNWANTED_S = 60.0  # and is over when neither end has wanted it for so long
@@ -111,7 +111,7 @@ class _Topic:
         self.name = name
         self.scope = scope_of(name)
         self.ring = Ring(own, self.scope)
-        self.tree = Broadcast(rng, timers, Metrics(), now, self.scope)
+        self.tree = Tree(rng, timers, Metrics(), now, self.scope)
         self.latest = Latest()
         self.inbox = Inbox()
         self.joined = now

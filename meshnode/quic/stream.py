@@ -60,6 +60,7 @@ class Stream:
         "_port",
         "_wants_header",
         "_wants_status",
+        "background",
         "buffered",
         "error",
         "fin_received",
@@ -81,6 +82,7 @@ class Stream:
         self.fin_sent = False
         self.stopped = False  # we read no more, but what the peer has sent before it heard so still arrives
         self.buffered = 0
+        self.background = False  # what comes says nothing of when more will: its absence is no silence of the path
         self.on_change: Callable[[], None] = _nothing
         self._chunks: deque[bytes] = deque()
         self._head = bytearray()
