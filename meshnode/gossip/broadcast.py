@@ -42,7 +42,7 @@ MISSING_FULL = describe("gossip_missing_full", "announcements dropped: too many 
 class Broadcast:
     """One tree. Ids are 8 bytes; whoever calls has verified what it hands in."""
 
-    announce_s = ANNOUNCE_S
+    announce_s, graft_s = ANNOUNCE_S, GRAFT_S
 
     def __init__(self, rng: random.Random, timers: Timers, metrics: Metrics, now: float, scope: bytes = b"") -> None:
         self.eager: dict[NodeId, None] = {}
@@ -149,7 +149,7 @@ class Broadcast:
                     self._metrics.count(MISSING_FULL)
                     continue
                 self._missing[item] = [(peer, hops)]
-                self._due[item] = now + GRAFT_S
+                self._due[item] = now + self.graft_s
             elif len(announcers) < GOSSIP_MAX_ANNOUNCERS and all(known is not peer for known, _ in announcers):
                 announcers.append((peer, hops))
         self._graft_soon()

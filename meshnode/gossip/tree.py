@@ -1,8 +1,10 @@
 """A topic's tree: Plumtree for hundreds of messages a second. Sans I/O.
 
-At such rates some payloads of a link are on their way when we prune it. When they happen to come first, plain Plumtree
-takes the link back without a word to its other end, then prunes the link that it lives by, for its copies come second;
-and is soon without any, until announcements mend it. So what still comes over a pruned link is taken, and changes nothing.
+At such rates many payloads of a link are on their way when we prune it, and two links that are equally fast take turns
+in being first. Plain Plumtree then takes back the link that it has just pruned, without a word to its other end, prunes
+the one that it lives by, and is soon without any, until announcements mend it: over and over. So what comes over a link
+just pruned is taken, and changes nothing; a link is pruned only for the sake of one that is not; and when the one that
+we live by is pruned from its other end, at the same time, another is taken back at once.
 """
 
 from __future__ import annotations
@@ -11,37 +13,83 @@ import random
 from collections import OrderedDict
 
 from meshnode.gossip.broadcast import Broadcast
+from meshnode.gossip.effects import Send
+from meshnode.gossip.messages import Graft
 from meshnode.identity import NodeId
-from meshnode.limits import TOPIC_MAX_STRAYS
+from meshnode.limits import TOPIC_MAX_SOURCES
 from meshnode.metrics import Metrics
 from meshnode.timers import Timers
 
-ANNOUNCE_S = 0.2  # ids for a lazy link wait so long: at 200 messages a second 40 share a packet, and its acknowledgement
+STRAY_S = 1.0  # what comes later than this over a pruned link was not on its way then: its other end takes us for eager
+PATIENCE_S = 0.15  # payloads come second for so long before their link is pruned: what is on its way is over by then
+GRAFT_S = 1.0  # an announced payload is asked for after so long: it may come late over many links that coalesce
+ANNOUNCE_S = (
+    0.2  # ids for a lazy link wait so long: at 200 messages a second 40 share a packet, and its acknowledgement
+)
 
 
 class Tree(Broadcast):
     """One topic's. Announces more rarely than the mesh's tree."""
 
-    announce_s = ANNOUNCE_S
+    announce_s, graft_s = ANNOUNCE_S, GRAFT_S
 
     def __init__(self, rng: random.Random, timers: Timers, metrics: Metrics, now: float, scope: bytes) -> None:
         super().__init__(rng, timers, metrics, now, scope)
-        self._strays: OrderedDict[bytes, None] = OrderedDict()
+        self._sources: OrderedDict[bytes, NodeId] = OrderedDict()
+        self._fed: dict[NodeId, float] = {}  # when a neighbour was last the first to bring a payload
+        self._twice: dict[NodeId, float] = {}  # when its payloads began to come second
+        self._heard: dict[NodeId, float] = {}  # when it last brought one at all
+
+        self._swapping = False
+
+    def _prune(self, peer: NodeId, now: float) -> None:
+        """Not when a shorter way is taken: the longer one goes when its payloads come second, and none is missed."""
+        if not self._swapping:
+            super()._prune(peer, now)
+
+    def remove(self, peer: NodeId) -> None:
+        """A neighbour no more."""
+        super().remove(peer)
+        self._fed.pop(peer, None)
+        self._heard.pop(peer, None)
+        self._twice.pop(peer, None)
 
     def on_payload(
         self, peer: NodeId, item: bytes, payload: bytes, hops: int, now: float, *, wide: bool = False
     ) -> None:
         """A payload that we had not, and that counts: pass it on."""
         pruned = self.lazy.get(peer)
+        self._swapping = True
         super().on_payload(peer, item, payload, hops, now, wide=wide)
-        if pruned is not None and peer in self.eager:
+        self._swapping = False
+        if pruned is not None and now - pruned < STRAY_S and peer in self.eager:
             del self.eager[peer]
             self.lazy[peer] = pruned
-            self._strays[item] = None
-            if len(self._strays) > TOPIC_MAX_STRAYS:
-                self._strays.popitem(last=False)
+        self._fed[peer] = self._heard[peer] = now
+        self._sources[item] = peer
+        if len(self._sources) > TOPIC_MAX_SOURCES:
+            self._sources.popitem(last=False)
 
     def on_duplicate(self, peer: NodeId, item: bytes, now: float) -> None:
-        """A payload that we had: the link is superfluous, unless the first copy was a stray."""
-        if item not in self._strays:
+        """A payload that we had: the link is superfluous, if the one that was faster is still to be relied on."""
+        self._heard[peer] = now
+        source = self._sources.get(item)
+        if source is not None and (source not in self.eager or source == peer):
+            return
+        since = self._twice.get(peer)
+        if since is None or now - since > STRAY_S:
+            self._twice[peer] = now
+        elif now - since > PATIENCE_S:
             super().on_duplicate(peer, item, now)
+
+    def on_prune(self, peer: NodeId, now: float) -> None:
+        """A neighbour gets payloads from others. If we got ours from it, take back a link that brought copies of them."""
+        super().on_prune(peer, now)
+        if not self._fed or any(now - self._fed.get(other, -STRAY_S) < STRAY_S for other in self.eager):
+            return
+        lately = [(at, other) for other, at in self._heard.items() if other in self.lazy and other != peer]
+        if lately:
+            at, other = max(lately)
+            if now - at < STRAY_S:
+                self.add(other)
+                self._effects.append(Send(other, Graft(self._scope, ())))
