@@ -65,9 +65,7 @@ async def _worker(root: Path, index: int, seed: str) -> None:
                 await asyncio.sleep(0.1)
             due = time.monotonic()
             end = due + seconds
-            while (
-                sent < int(seconds / interval) and time.monotonic() < end + 1
-            ):  # a machine that cannot publishes fewer
+            while sent < int(seconds / interval) and time.monotonic() < end + 1:
                 stamp = b"\1" + f"{time.monotonic():019.6f}".encode()
                 await topics[0].publish(stamp + b"x" * (SIZE - len(stamp)))
                 sent += 1

@@ -83,7 +83,7 @@ class Tree(Broadcast):
             super().on_duplicate(peer, item, now)
 
     def on_prune(self, peer: NodeId, now: float) -> None:
-        """A neighbour gets payloads from others. If we got ours from it, take back a link that brought copies of them."""
+        """A neighbour gets payloads from others. Those who got theirs from it take another link back."""
         super().on_prune(peer, now)
         if not self._fed or any(now - self._fed.get(other, -STRAY_S) < STRAY_S for other in self.eager):
             return
