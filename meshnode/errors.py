@@ -18,6 +18,7 @@ MeshError
   HandshakeTimeout     the peer stopped answering during the handshake
   StreamLimitError     the peer grants no more streams now
   TopicClosed          the topic was left
+  RateLimited          more gossip entries than other nodes would pass on
   NodeClosed           this node was closed
   AlreadyRunning       another process runs this home
   NotRunning           no process runs this home
@@ -164,6 +165,12 @@ class TopicClosed(MeshError):
     """The topic was left, or its node was closed."""
 
     code = "topic_closed"
+
+
+class RateLimited(MeshError):
+    """More than other nodes take of one origin; nothing was sent."""
+
+    code = "rate_limited"
 
 
 class NodeClosed(MeshError):

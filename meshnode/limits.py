@@ -99,19 +99,21 @@ GOSSIP_MAX_FUTURE_S = 300  # clock skew that we forgive, of issue times and of s
 GOSSIP_MAX_FLEETING_TTL_S = 60  # of kinds that are not stored: no longer than a seen id is remembered
 GOSSIP_MAX_OPENED = 2_048  # entries parsed and verified; x at most 5 kB = 10 MB, 1 MB as a rule
 GOSSIP_MAX_STORED = 2_048  # of each of 16 kinds: x about 1 kB = 2 MB; 512 hostile members could fill all, 50 MB
-GOSSIP_MAX_PER_ORIGIN = 64  # stored entries of one origin: he fills 3 % of a kind at most
+GOSSIP_MAX_PER_ORIGIN = 64  # stored entries of one origin and kind: he fills 3 % of a kind at most
 GOSSIP_MAX_FLOORS = 4_096  # keys whose last seq is remembered after the entry expired; x about 200 B
 GOSSIP_ORIGIN_RATE = 20.0  # entries a second of one origin: 20 x 43 us = 0.1 % of a core to verify
 GOSSIP_ORIGIN_BURST = 100.0  # all of its stored entries at once, when a partition heals
+GOSSIP_OWN_SHARE = 0.8  # of these rates that a node allows itself, so that no honest node is over them elsewhere
 GOSSIP_ORIGIN_BYTES = 65_536.0  # bytes a second of one origin that we pass on
 GOSSIP_ORIGIN_BYTES_BURST = 524_288.0
 GOSSIP_MAX_ORIGINS = 4_096  # rates kept; x about 150 B; the longest unheard goes first: its bucket is full again
 
 # ---- gossip: membership
-GOSSIP_MAX_ACTIVE = 7  # links; we look for more below 5 and take them up to 7
+GOSSIP_MAX_ACTIVE = 8  # links; we look for more below 6 and take them up to 8
 GOSSIP_MAX_PASSIVE = 30  # x a record of at most 1 kB = 30 kB
 GOSSIP_MAX_CONTACTS = 8  # in a shuffle: 8 x 1,035 B fit a frame; a liar replaces at most 8 of our 30 a shuffle
 GOSSIP_MAX_WALKS = 256  # shuffles on their way through us; x about 150 B
+GOSSIP_MAX_SEEDS = 8  # configured seeds that are looked for again
 GOSSIP_MAX_PENDING = 8  # links that we are opening for the active view
 GOSSIP_WALK_RATE = 4.0  # walks a second that one neighbour may start or pass on to us; each costs one dial at most
 GOSSIP_WALK_BURST = 64.0  # a contact node under a crowd of joins passes on so many at once

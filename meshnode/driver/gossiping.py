@@ -34,7 +34,7 @@ from meshnode.gossip import (
     encode_message,
     parse_member,
 )
-from meshnode.gossip.messages import Ack, Disconnect, Ping, ProbeAsk, ProbeTell
+from meshnode.gossip.messages import Disconnect, ProbeAsk, ProbeTell
 from meshnode.gossip.standing import Fault
 from meshnode.identity import NodeId
 from meshnode.limits import GOSSIP_MAX_OFFERS, GOSSIP_MAX_PINGS, GOSSIP_QUEUE, MAX_SESSIONS
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 
 LINGER_S = 10.0  # before a connection is said to be of no more use: the next neighbour may be the same
 DRAIN_S = 0.5
-PING_AT = (0.0, 0.15, 0.3)
+PINGS, PING_AGAIN_S = 3, 0.15
 PING_ADDRESSES = 3
-SIGNS_OF_LIFE = (Ping, Ack, ProbeAsk, ProbeTell, Disconnect)
+SIGNS_OF_LIFE = (ProbeAsk, ProbeTell, Disconnect)
 
 QUEUE_FULL = describe("gossip_queue_full", "gossip messages dropped: the link is slow; reconciled when it has drained")
 NO_LINK = describe("gossip_no_link", "gossip messages dropped: no connection to that neighbour")
@@ -85,17 +85,17 @@ class Gossiping:
         self._expiries: list[Callable[[Entry, float], None]] = []
         self._watchers: list[OnMember] = []
         self._pings: dict[bytes, NodeId] = {}
+        self._asked: dict[NodeId, None] = {}  # who is being pinged, and has not answered
         self._used: dict[NodeId, None] = {}  # peers whom the application asked for
         self._said: dict[NodeId, None] = {}  # whom we told that we do not need the connection
         self._heard: dict[NodeId, None] = {}  # who told us so
         self._behind: dict[NodeId, None] = {}
-        self._joined: dict[NodeId, None] = {}
         self._carrying = False
 
     # ---- for layers above
 
     def publish(self, kind: int, name: str, value: bytes | None, ttl: int, now: float) -> Entry:
-        """Sign and spread an entry; None withdraws it. Raises ValueError when it is too large."""
+        """Sign and spread an entry; None withdraws it. Raises ValueError (too large), RateLimited (too many)."""
         entry = self.core.publish(kind, name, value, ttl, now)
         self._carry_out(now)
         return entry
@@ -150,11 +150,9 @@ class Gossiping:
         self._carry_out(now)
 
     def add_seed(self, peer: NodeId, now: float) -> None:
-        """A node to begin with: joined through once, and again only while we have no neighbour."""
-        if peer not in self._joined or not self.core.views.active:
-            self._joined[peer] = None
-            self.core.join(self._contact(peer), now)
-            self._carry_out(now)
+        """A configured node to begin with."""
+        self.core.add_seed(self._contact(peer), now)
+        self._carry_out(now)
 
     def add_record(self, record: EndpointRecord, now: float) -> None:
         """Another source (mDNS) has seen a node."""
@@ -200,9 +198,14 @@ class Gossiping:
         if self._pings.get(tx) != sender:
             return False
         del self._pings[tx]
+        self._asked.pop(sender, None)
         self.core.on_alive(sender, now)
         self._carry_out(now)
         return True
+
+    def on_ping(self, sender: NodeId, now: float) -> None:
+        """A member probes us, for whatever reason."""
+        self.core.on_probed(sender, now)
 
     def next_deadline(self) -> float | None:
         """When ``tick`` has something to do."""
@@ -364,24 +367,31 @@ class Gossiping:
 
     def _probe(self, contact: Contact, now: float) -> None:
         peer = contact.id
-        session = self._peers.sessions.get(peer)
         record = self._record(contact)
-        addrs = [session.paths.active] if session is not None and session.paths.active is not None else []
-        if record is not None:
-            addrs += [endpoint.addr for endpoint in record.endpoints]
-        addrs = list(dict.fromkeys(addr for addr in addrs if addr is not None))[:PING_ADDRESSES]
-
-        def ping(now: float) -> None:
-            for addr in addrs:
-                tx = self._ports.entropy(probe.TX_LENGTH)
-                self._pings[tx] = peer
-                if len(self._pings) > GOSSIP_MAX_PINGS:
-                    del self._pings[next(iter(self._pings))]
-                body = probe.encode_ping(probe.Ping(0, tx, probe.NO_HANDLE))
-                self._peers.outlet.send_sealed(peer, addr, body)
-
-        ping(now)
-        for wait in PING_AT[1:]:
-            self._timers.at(now + wait, ping)
+        self._ping(contact, record, 0, now)
         if record is not None and record.relays and self._connection(peer) is None:
             self._connect(Contact(peer), now)  # only a connection reaches it
+
+    def _ping(self, contact: Contact, record: EndpointRecord | None, number: int, now: float) -> None:
+        """A PING to where the peer is; again, and elsewhere too, while there is no answer."""
+        peer = contact.id
+        if number == 0:
+            self._asked[peer] = None
+        elif peer not in self._asked:
+            return  # it has answered
+        session = self._peers.sessions.get(peer)
+        active = session.paths.active if session is not None and session.connection is not None else None
+        addrs = [active] if active is not None else []
+        if record is not None and (active is None or number):
+            addrs += [endpoint.addr for endpoint in record.endpoints]
+        for addr in list(dict.fromkeys(addrs))[:PING_ADDRESSES]:
+            tx = self._ports.entropy(probe.TX_LENGTH)
+            self._pings[tx] = peer
+            if len(self._pings) > GOSSIP_MAX_PINGS:
+                del self._pings[next(iter(self._pings))]
+            body = probe.encode_ping(probe.Ping(0, tx, probe.NO_HANDLE))
+            self._peers.outlet.send_sealed(peer, addr, body)
+        if number < PINGS - 1:
+            self._timers.at(now + PING_AGAIN_S, lambda now: self._ping(contact, record, number + 1, now))
+        else:
+            self._asked.pop(peer, None)

@@ -132,6 +132,8 @@ class Probing:
         flags = 0 if known or ping.handle == probe.NO_HANDLE else probe.NO_CONN
         pong = probe.encode_pong(probe.Pong(flags, ping.tx, source))
         self._peers.outlet.send_sealed(sender, source, pong)
+        if self._peers.gossip is not None:
+            self._peers.gossip.on_ping(sender, now)
         session = self._peers.sessions.get(sender)
         if session is not None and known:
             session.paths.on_ping(source, ping.flags, now)

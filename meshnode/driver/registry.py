@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from meshnode.driver.deadlines import earlier
 from meshnode.driver.gossiping import Gossiping
 from meshnode.driver.topiclinks import Message, TopicLinks
-from meshnode.errors import MeshError
+from meshnode.errors import MeshError, RateLimited
 from meshnode.gossip import Changed, Entry, Kind, MemberChanged
 from meshnode.gossip.directory import Announce, Directory, ServiceChanged
 from meshnode.gossip.effects import Scoped, Send
@@ -29,6 +29,7 @@ from meshnode.timers import Timers
 if TYPE_CHECKING:
     from meshnode.driver.peers import Peers
 
+POSTPONE_S = 0.5
 RELEASE_S = 20.0  # how often links that no topic needs any more are given up
 
 
@@ -59,6 +60,7 @@ class Registry:
         self._timers = Timers()
         self._timers.at(now + RELEASE_S, self._release)
         self._draining = False
+        self._postponed: dict[tuple[Kind, str], Announce] = {}  # bounded: our own names are
         for kind, fits in ((Kind.SERVICE, is_offer), (Kind.NAME, is_claim), (Kind.SUBSCRIPTION, is_subscription)):
             gossip.core.check(kind, fits)
             gossip.subscribe(kind, self._on_entry)
@@ -105,7 +107,7 @@ class Registry:
         if isinstance(effect, Send):
             self._links.send(effect.peer, effect.message, now)
         elif isinstance(effect, Announce):
-            self._gossip.publish(effect.kind, effect.name, effect.value, effect.ttl, now)
+            self._announce(effect, now)
         elif isinstance(effect, Dial):
             self._dial(effect.peer, now)
         elif isinstance(effect, ServiceChanged):
@@ -116,6 +118,22 @@ class Registry:
             self.on_pins()
         else:
             self._gossip.blame(effect.peer, Fault.MALFORMED, now)
+
+    def _announce(self, effect: Announce, now: float) -> None:
+        """Publish; what is over the rate that others take waits, and only the newest of each name."""
+        key = effect.kind, effect.name
+        self._postponed.pop(key, None)
+        try:
+            self._gossip.publish(*key, effect.value, effect.ttl, now)
+        except RateLimited:
+            if not self._postponed:
+                self._timers.at(now + POSTPONE_S, self._announce_postponed)
+            self._postponed[key] = effect
+
+    def _announce_postponed(self, now: float) -> None:
+        postponed, self._postponed = self._postponed, {}
+        for effect in postponed.values():
+            self._announce(effect, now)
 
     def _dial(self, peer: NodeId, now: float) -> None:
         def answer(result: Connection | MeshError) -> None:

@@ -26,11 +26,11 @@ from meshnode.limits import (
 from meshnode.metrics import Metrics, describe
 from meshnode.timers import Timer, Timers
 
-ANNOUNCE_S = 0.03  # ids wait so long for others, to share a frame
-GRAFT_S = 0.4  # an announced payload is asked for after so long
+ANNOUNCE_S = 0.01  # ids wait so long for others, to share a frame
+GRAFT_S = 0.25  # an announced payload is asked for after so long
 PRUNE_AGAIN_S = 0.5  # a neighbour that pushes although it was told not to is told again
 AGAIN_S = 0.3  # and of the next announcer after so much more
-CLOSER = 3  # an announcement that is so many hops nearer than the payload was swaps the links
+CLOSER = 2  # an announcement that is so many hops nearer than the payload was swaps the links
 
 PAYLOADS = describe("gossip_payloads", "payloads received over links")
 TWICE = describe("gossip_payloads_twice", "payloads received that we had")

@@ -2,8 +2,8 @@
 
 SWIM (Das, Gupta, Motivala, DSN 2002): ping, and after a silence ask others to probe. Lifeguard (Dadgar, Phillips,
 Currey 2018): waits grow with our own ill health, and helpers say "no answer" too, so that the silence of all is blamed
-on ourselves. Neighbours are pinged over their links; probes for others and of samples are a few datagrams to an
-address, which cost no connection. A timer that fires late says that this process was held up: nobody is accused then.
+on ourselves. A probe is a few datagrams, also to neighbours: they cost a fifth of a message on a QUIC stream, and no
+connection where there is none. A timer that fires late says that this process was held up: nobody is accused then.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from meshnode.gossip.effects import Accuse, Estranged, Probe, Send, Silent
-from meshnode.gossip.messages import MAX_TX, Ack, Contact, Ping, ProbeAsk, ProbeTell
+from meshnode.gossip.messages import MAX_TX, Contact, ProbeAsk, ProbeTell
 from meshnode.identity import NodeId
 from meshnode.limits import GOSSIP_MAX_PROBES
 from meshnode.metrics import Metrics, describe
 from meshnode.timers import Timer, Timers
 
 ROUND_S = 1.0
-QUIET_S = 0.45  # a neighbour heard more lately than this is not pinged in this round
-DIRECT_S, MAX_DIRECT_S = 0.4, 3.0  # for an ack: at least, and at most when round trips are long
+QUIET_S = 0.45  # a neighbour heard more lately than this is not probed in this round
+DIRECT_S, MAX_DIRECT_S = 0.45, 3.0  # for an answer: at least, and at most when round trips are long
 INDIRECT_S = 0.6  # for the helpers' answers, after the direct one did not come
 PROBE_S = 0.45  # for the answer to datagrams
 FRESH_S = 0.3  # what we heard less long ago answers a helper's question by itself
@@ -42,7 +42,7 @@ class Phase(Enum):
     """How far the silence of a neighbour has gone."""
 
     HEARD = auto()
-    PINGED = auto()
+    PROBED = auto()
     ASKED = auto()  # helpers are asked
     ACCUSED = auto()
 
@@ -143,24 +143,6 @@ class Detector:
             watch.phase = Phase.HEARD
             watch.accused = False
 
-    def on_ping(self, peer: NodeId, message: Ping, now: float) -> None:
-        """A linked peer asks whether we are there."""
-        self._effects.append(Send(peer, Ack(message.tx)))
-
-    def on_ack(self, peer: NodeId, message: Ack, now: float) -> None:
-        """A neighbour is there."""
-        watch = self._watches.get(peer)
-        if watch is None or message.tx != watch.tx or not watch.asked:
-            return
-        rtt, watch.asked = now - watch.asked, 0.0
-        if watch.srtt:
-            watch.var += (abs(rtt - watch.srtt) - watch.var) / 4
-            watch.srtt += (rtt - watch.srtt) / 8
-        else:
-            watch.srtt, watch.var = rtt, rtt / 2
-        if self._ill and self._rng.random() < 0.25:  # a round has several acks: one of them makes us better
-            self._ill -= 1
-
     def on_probe_ask(self, peer: NodeId, message: ProbeAsk, now: float) -> None:
         """A neighbour does not hear somebody: do we?"""
         target = message.contact.id
@@ -194,8 +176,22 @@ class Detector:
         if running is not None:
             self._probed(running, True, now)
         watch = self._watches.get(peer)
-        if watch is not None and watch.phase is Phase.ASKED:
-            self._estranged(watch, now)
+        if watch is None:
+            return
+        if watch.asked:
+            self._measure(watch, now)
+        self.on_heard(peer, now)
+
+    def _measure(self, watch: _Watch, now: float) -> None:
+        """A round trip (RFC 6298); one that took a second datagram only makes us more patient."""
+        rtt, watch.asked = now - watch.asked, 0.0
+        if watch.srtt:
+            watch.var += (abs(rtt - watch.srtt) - watch.var) / 4
+            watch.srtt += (rtt - watch.srtt) / 8
+        else:
+            watch.srtt, watch.var = rtt, rtt / 2
+        if self._ill and self._rng.random() < 0.25:  # a round has several answers: one of them makes us better
+            self._ill -= 1
 
     # ---- rounds
 
@@ -222,12 +218,12 @@ class Detector:
         self._ill = min(MAX_HEALTH, self._ill + 1)
 
     def _ping(self, watch: _Watch, now: float) -> None:
-        watch.phase, watch.tx, watch.asked = Phase.PINGED, self._rng.randrange(MAX_TX), now
+        watch.phase, watch.asked = Phase.PROBED, now
         watch.deadline = now + min(MAX_DIRECT_S, max(DIRECT_S, watch.srtt + 4 * watch.var)) * self.health
-        self._effects.append(Send(watch.contact.id, Ping(watch.tx)))
+        self._effects.append(Probe(watch.contact))
 
     def _arm_check(self) -> None:
-        at = min((w.deadline for w in self._watches.values() if w.phase in (Phase.PINGED, Phase.ASKED)), default=None)
+        at = min((w.deadline for w in self._watches.values() if w.phase in (Phase.PROBED, Phase.ASKED)), default=None)
         if at is None:
             return
         if self._check is not None and self._check.live:
@@ -240,12 +236,12 @@ class Detector:
         for watch in self._watches.values():
             if watch.deadline > now:
                 continue
-            if now - watch.deadline > LATE_S * self.health and watch.phase in (Phase.PINGED, Phase.ASKED):
+            if now - watch.deadline > LATE_S * self.health and watch.phase in (Phase.PROBED, Phase.ASKED):
                 self._held_up(now)
                 break
-            if watch.phase is Phase.PINGED and watch.accused and self._is_well(watch, now):
+            if watch.phase is Phase.PROBED and watch.accused and self._is_well(watch, now):
                 self._say(watch)  # its accuser had asked helpers: ours would find the same
-            elif watch.phase is Phase.PINGED:
+            elif watch.phase is Phase.PROBED:
                 self._ask_helpers(watch, now)
             elif watch.phase is Phase.ASKED:
                 self._decide(watch, now)
@@ -255,13 +251,13 @@ class Detector:
         target = watch.contact.id
         others = [w.contact.id for w in self._watches.values() if w.phase is Phase.HEARD and w.contact.id != target]
         helpers = self._rng.sample(others, min(HELPERS, len(others)))
-        watch.phase, watch.nays = Phase.ASKED, 0
+        watch.phase, watch.nays, watch.tx = Phase.ASKED, 0, self._rng.randrange(MAX_TX)
         watch.helpers = dict.fromkeys(helpers)
         watch.deadline = now + INDIRECT_S * self.health
         for helper in helpers:
             self._effects.append(Send(helper, ProbeAsk(watch.tx, watch.contact)))
         if target not in self._probing:
-            self._effects.append(Probe(watch.contact))  # by datagrams: the link may be stuck where they pass
+            self._effects.append(Probe(watch.contact))  # once more
 
     def _decide(self, watch: _Watch, now: float) -> None:
         alone = len(self._watches) == 1

@@ -8,10 +8,12 @@ counts), ``reconcile`` (what we lack), ``standing`` (who behaves). For layers ab
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from meshnode.errors import RateLimited
 from meshnode.gossip.broadcast import Broadcast
 from meshnode.gossip.detector import Detector
 from meshnode.gossip.effects import (
@@ -37,7 +39,6 @@ from meshnode.gossip.entry import REJECTED, Entry, EntryReject, Key, Kind, id_of
 from meshnode.gossip.kinds import Accusation, Member, parse_accusation, parse_member
 from meshnode.gossip.members import NEEDED, Members
 from meshnode.gossip.messages import (
-    Ack,
     Contact,
     Disconnect,
     Eager,
@@ -49,7 +50,6 @@ from meshnode.gossip.messages import (
     Message,
     Neighbour,
     NeighbourReply,
-    Ping,
     ProbeAsk,
     ProbeTell,
     Prune,
@@ -65,6 +65,7 @@ from meshnode.gossip.standing import Fault, Standing
 from meshnode.gossip.store import Put, Store
 from meshnode.gossip.views import Views
 from meshnode.identity import Identity, NodeId
+from meshnode.limits import GOSSIP_MAX_SEEDS, GOSSIP_MAX_TTL_S, GOSSIP_OWN_SHARE
 from meshnode.metrics import Metrics, describe
 from meshnode.timers import Timer, Timers
 from meshnode.wire import WireError
@@ -74,6 +75,7 @@ ACCUSATION_TTL_S = 7200  # as long as what it is about: a partition of two hours
 LEAVE_TTL_S = 86_400  # no replayed member entry, which lives two hours, outlives the goodbye
 REFUTE_EVERY_S = 0.5
 SECOND_OPINION_S = 0.4
+SEED_S = 20.0
 EXPIRY_SLACK_S = 1.0  # many entries expire in one go
 
 MALFORMED = describe("gossip_drop_message", "messages dropped: not a message")
@@ -132,7 +134,9 @@ class Gossip:
             Kind.ACCUSATION: lambda entry: parse_accusation(entry) is not None,
         }
         self.probeable: Callable[[Contact], bool] = lambda contact: True
+        self._seeds: dict[NodeId, Contact] = {}
         timers = self._timers
+        timers.at(now + SEED_S * rng.uniform(0.5, 1.5), self._look_for_seeds)
         self.store = Store(metrics) if store_limit is None else Store(metrics, limit=store_limit)
         self.views = Views(self.id, rng, timers, metrics, lambda: self.record, now)
         self.detector = Detector(rng, timers, metrics, self._sample, now)
@@ -162,7 +166,14 @@ class Gossip:
             self.metrics.count(BANNED)
             return
         self.detector.on_heard(peer, now)
-        _HANDLERS[type(message)](self, peer, message, now)
+        kind = type(message)
+        if kind in _SCOPED and message.scope:  # type: ignore[union-attr]
+            self._effects.append(Scoped(peer, message))  # type: ignore[arg-type]
+        elif kind in _NEIGHBOURLY and peer not in self.views.active:
+            self.metrics.count(STRANGER)
+            self.views.on_stranger(peer)
+        else:
+            _HANDLERS[kind](self, peer, message, now)
         self._route(now)
 
     def tick(self, now: float, wall: float) -> None:
@@ -192,6 +203,21 @@ class Gossip:
             self.views.join(contact, now)
             self._route(now)
 
+    def add_seed(self, contact: Contact, now: float) -> None:
+        """A configured node to begin with. It is joined through now, unless it was before and we have neighbours; and
+        again whenever we do not know it as a member: then it and we are in meshes that do not know each other."""
+        known = contact.id in self._seeds
+        if known or len(self._seeds) < GOSSIP_MAX_SEEDS:
+            self._seeds[contact.id] = contact
+        if not known or not self.views.active:
+            self.join(contact, now)
+
+    def _look_for_seeds(self, now: float) -> None:
+        self._timers.at(now + SEED_S * self._rng.uniform(0.8, 1.2), self._look_for_seeds)
+        for peer, contact in self._seeds.items():
+            if self.status(peer) in (Status.UNKNOWN, Status.GONE) and not self._left:
+                self.views.join(contact, now)
+
     def add_contact(self, contact: Contact, now: float) -> None:
         """Some other source knows of a node: a neighbour, when we need one."""
         if not self.standing.is_banned(contact.id, now):
@@ -201,7 +227,7 @@ class Gossip:
     def announce(self, record: bytes, now: float) -> Entry:
         """Our endpoint record is new: we live, and here. Also after every move."""
         self.record = record
-        return self.publish(Kind.MEMBER, "", Member(False, record).encoded(), MEMBER_TTL_S, now)
+        return self._publish(Kind.MEMBER, "", Member(False, record).encoded(), MEMBER_TTL_S, now)
 
     def send(self, peer: NodeId, message: Message) -> None:
         """Say something to a linked peer: for layers above that run trees of their own (``Scoped``)."""
@@ -219,17 +245,36 @@ class Gossip:
     def leave(self, now: float) -> None:
         """Say goodbye to the mesh; gossip is over afterwards."""
         if not self._left:
-            self.publish(Kind.MEMBER, "", Member(True, b"").encoded(), LEAVE_TTL_S, now, wide=True)
+            self._publish(Kind.MEMBER, "", Member(True, b"").encoded(), LEAVE_TTL_S, now, wide=True)
             self.views.leave(now)
             self._route(now)
             self._left = True
 
-    def publish(self, kind: int, name: str, value: bytes | None, ttl: int, now: float, *, wide: bool = False) -> Entry:
-        """Sign an entry and spread it; None as ``value`` withdraws an earlier one. Raises ValueError when too large.
+    def publish(self, kind: int, name: str, value: bytes | None, ttl: int, now: float) -> Entry:
+        """Sign an entry and spread it; None as ``value`` withdraws an earlier one.
 
-        It replaces what we published before under the same kind and name. ``wide``: at once to all neighbours.
+        Raises ValueError when it is too large, RateLimited when others would drop it (nothing has changed then). It
+        replaces what we published before under the same kind and name, and lives at least as long.
         """
-        wall_ms = int(self._wall(now) * 1000)
+        return self._publish(kind, name, value, ttl, now, must=False)
+
+    def _publish(
+        self,
+        kind: int,
+        name: str,
+        value: bytes | None,
+        ttl: int,
+        now: float,
+        *,
+        wide: bool = False,
+        must: bool = True,
+    ) -> Entry:
+        """``wide``: at once to all neighbours; ``must``: whatever our rate is."""
+        wall = self._wall(now)
+        wall_ms = int(wall * 1000)
+        before = self.store.get((self.id, kind, name))
+        if before is not None and wall + ttl < before.expires:  # what replaces an entry has to live as long as it
+            ttl = min(GOSSIP_MAX_TTL_S, math.ceil(before.expires - wall))
         entry = sign_entry(
             self._identity,
             kind=kind,
@@ -239,10 +284,13 @@ class Gossip:
             ttl=ttl,
             value=value,
         )
+        allowed = self.standing.allows(self.id, len(entry.encoded), now, share=GOSSIP_OWN_SHARE)
+        if not allowed and not must:
+            raise RateLimited(
+                "this node publishes more than others would pass on", hint="publish fewer, larger or later entries"
+            )
         self._seq = entry.seq
-        before = None
         if not entry.fleeting:
-            before = self.store.get(entry.key)
             self.store.put(entry)
             self._arm_expiry(now)
             if kind == Kind.MEMBER:
@@ -298,6 +346,10 @@ class Gossip:
             self.views.on_alive(peer, now)
         self._route(now)
 
+    def on_probed(self, peer: NodeId, now: float) -> None:
+        """``peer`` has sent us a probe: it lives, and need not be probed in turn."""
+        self.detector.on_heard(peer, now)
+
     def on_drained(self, peer: NodeId, now: float) -> None:
         """The link had been too full for gossip, and is so no longer: see what was lost."""
         self.reconciler.ask(peer, now)
@@ -306,9 +358,6 @@ class Gossip:
     # ---- entries
 
     def _on_eager(self, peer: NodeId, message: Eager, now: float) -> None:
-        if peer not in self.views.active:
-            self.metrics.count(STRANGER)
-            return
         for hops, payload in message.items:
             item = id_of(payload)
             if self.broadcast.knows(item):
@@ -324,9 +373,6 @@ class Gossip:
 
     def _on_entries(self, peer: NodeId, message: Entries, now: float) -> None:
         ids = [id_of(payload) for payload in message.payloads]
-        if peer not in self.views.active:
-            self.metrics.count(STRANGER)
-            return
         self.reconciler.on_entries(peer, message, ids, now)
         for item, payload in zip(ids, message.payloads, strict=True):
             if self.store.by_id(item) is None:
@@ -346,7 +392,8 @@ class Gossip:
             self._blame(peer, FAULTS[entry], now)
             return None
         if not entry.fleeting and self.store.judge(entry) is not Put.NEW:
-            self.store.put(entry)  # counts it
+            if self.store.put(entry) is Put.STALE and entry.origin == self.id:
+                self._outlive(entry, now)
             return None
         if not self._fits(peer, entry, now):
             return None
@@ -386,17 +433,18 @@ class Gossip:
             self._on_accusation(entry, now)
         self._effects.append(Changed(entry, before, via, hops))
 
+    def _outlive(self, past: Entry, now: float) -> None:
+        """What replaced an entry of ours has to live as long as it: else the old one rises again where it still is."""
+        held = self.store.get(past.key)
+        if held is None or held.expires < past.expires:
+            ttl = math.ceil(past.expires - self._wall(now)) + 1
+            self._publish(past.kind, past.name, held.value if held is not None else None, ttl, now)
+
     def _on_own_past(self, entry: Entry, now: float) -> None:
         """An entry of ours that we do not remember (our state was lost, or somebody has our key): stay above it."""
         self._seq = entry.seq
         if entry.kind == Kind.MEMBER:
             self._refute_soon(now)
-
-    def _on_sync_ask(self, peer: NodeId, message: SyncAsk, now: float) -> None:
-        if peer in self.views.active:
-            self.reconciler.on_ask(peer, message, now)
-        else:
-            self.metrics.count(STRANGER)
 
     def _payload(self, item: bytes) -> bytes | None:
         entry = self.store.by_id(item)
@@ -435,6 +483,7 @@ class Gossip:
             return
         accused = accusation.accused
         if accused == self.id:
+            self._seq = max(self._seq, accusation.incarnation)
             self.detector.blame_ourselves()
             self._refute_soon(now)
             return
@@ -474,8 +523,9 @@ class Gossip:
 
     def _accuse(self, peer: NodeId, now: float) -> None:
         incarnation = self._incarnation(peer)
+        self._seq = max(self._seq, incarnation)
         value = Accusation(peer, incarnation).encoded()
-        self.publish(Kind.ACCUSATION, str(peer), value, ACCUSATION_TTL_S, now, wide=True)
+        self._publish(Kind.ACCUSATION, str(peer), value, ACCUSATION_TTL_S, now, wide=True)
         self.members.on_accused(peer, self.id, incarnation, now)
 
     def _refute_soon(self, now: float) -> None:
@@ -564,23 +614,13 @@ class Gossip:
 _Handler = Callable[[Gossip, NodeId, Any, float], None]
 
 
-def _broadcast(handle: _Handler) -> _Handler:
-    """Messages of other trees go up as they are."""
-
-    def on_message(gossip: Gossip, peer: NodeId, message: Any, now: float) -> None:
-        if message.scope:
-            gossip._effects.append(Scoped(peer, message))
-        else:
-            handle(gossip, peer, message, now)
-
-    return on_message
-
-
 def _on_graft(gossip: Gossip, peer: NodeId, message: Graft, now: float) -> None:
     found = {item: payload for item in message.ids if (payload := gossip._payload(item)) is not None}
     gossip.broadcast.on_graft(peer, message, found, now)
 
 
+_SCOPED = (Eager, IHave, Graft, Prune)
+_NEIGHBOURLY = (ForwardJoin, Shuffle, ProbeAsk, Eager, IHave, Graft, Prune, SyncAsk, SyncTell, Want, Entries)
 _HANDLERS: dict[type, _Handler] = {
     Join: lambda g, peer, m, now: g.views.on_join(peer, m, now),
     ForwardJoin: lambda g, peer, m, now: g.views.on_forward_join(peer, m, now),
@@ -589,15 +629,13 @@ _HANDLERS: dict[type, _Handler] = {
     Disconnect: lambda g, peer, m, now: g.views.on_disconnect(peer, m, now),
     Shuffle: lambda g, peer, m, now: g.views.on_shuffle(peer, m, now),
     ShuffleReply: lambda g, peer, m, now: g.views.on_shuffle_reply(peer, m, now),
-    Ping: lambda g, peer, m, now: g.detector.on_ping(peer, m, now),
-    Ack: lambda g, peer, m, now: g.detector.on_ack(peer, m, now),
     ProbeAsk: lambda g, peer, m, now: g.detector.on_probe_ask(peer, m, now),
     ProbeTell: lambda g, peer, m, now: g.detector.on_probe_tell(peer, m, now),
-    Eager: _broadcast(lambda g, peer, m, now: g._on_eager(peer, m, now)),
-    IHave: _broadcast(lambda g, peer, m, now: g.broadcast.on_ihave(peer, m, now)),
-    Graft: _broadcast(_on_graft),
-    Prune: _broadcast(lambda g, peer, m, now: g.broadcast.on_prune(peer, now)),
-    SyncAsk: lambda g, peer, m, now: g._on_sync_ask(peer, m, now),
+    Eager: lambda g, peer, m, now: g._on_eager(peer, m, now),
+    IHave: lambda g, peer, m, now: g.broadcast.on_ihave(peer, m, now),
+    Graft: _on_graft,
+    Prune: lambda g, peer, m, now: g.broadcast.on_prune(peer, now),
+    SyncAsk: lambda g, peer, m, now: g.reconciler.on_ask(peer, m, now),
     SyncTell: lambda g, peer, m, now: g.reconciler.on_tell(peer, m, now),
     Want: lambda g, peer, m, now: g.reconciler.on_want(peer, m, now),
     Entries: lambda g, peer, m, now: g._on_entries(peer, m, now),

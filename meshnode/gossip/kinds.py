@@ -47,10 +47,12 @@ def parse_member(entry: Entry) -> Member | None:
 
 
 def parse_accusation(entry: Entry) -> Accusation | None:
-    """What an ACCUSATION entry says; None when it is none. Nobody accuses himself."""
+    """What an ACCUSATION entry says; None when it is none. Nobody accuses himself, or what is still to come: its seq
+    is at least the incarnation, so that whoever lives can always go above it and refute."""
     if entry.value is None:
         return None
-    return _accusation(entry.origin, entry.name, entry.value)
+    found = _accusation(entry.origin, entry.name, entry.value)
+    return found if found is not None and found.incarnation <= entry.seq else None
 
 
 @lru_cache(maxsize=GOSSIP_MAX_OPENED)

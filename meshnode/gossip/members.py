@@ -30,9 +30,8 @@ CONFIRMED = describe("gossip_gone", "members taken for gone")
 
 @dataclass(slots=True)
 class _Suspect:
-    incarnation: int
     since: float
-    accusers: dict[NodeId, None] = field(default_factory=dict)
+    accusers: dict[NodeId, int] = field(default_factory=dict)  # and the incarnation that each accuses
     gone: bool = False
     timer: Timer | None = None
 
@@ -73,12 +72,15 @@ class Members:
     def on_member(self, peer: NodeId, seq: int, left: bool, now: float, *, news: bool) -> None:
         """The newest member entry of ``peer``; ``news`` when there was none before."""
         suspect = self._suspects.get(peer)
-        if suspect is not None and seq <= suspect.incarnation:
-            return
         before = Status.UNKNOWN if news and suspect is None else self.status(peer)
         if suspect is not None:
-            self._clear(peer, suspect)
-            self._metrics.count(REFUTED)
+            suspect.accusers = {who: of for who, of in suspect.accusers.items() if of >= seq}
+            if not suspect.accusers:
+                self._clear(peer, suspect)
+                self._metrics.count(REFUTED)
+            elif suspect.gone and not self._enough(suspect):
+                suspect.gone, suspect.since = False, now
+                self._arm(peer, suspect, now)
         if left:
             self._left.pop(peer, None)
             self._left[peer] = seq
@@ -98,15 +100,12 @@ class Members:
             if len(self._suspects) >= GOSSIP_MAX_SUSPECTS:
                 self._metrics.count(SUSPECTS_FULL)
                 return
-            suspect = self._suspects[peer] = _Suspect(incarnation, now)
+            suspect = self._suspects[peer] = _Suspect(now)
             self._metrics.count(SUSPECTED)
-        elif incarnation < suspect.incarnation:
-            return
-        elif incarnation > suspect.incarnation:  # it refuted the earlier ones, and we have not heard that
-            self._clear(peer, suspect)
-            suspect = self._suspects[peer] = _Suspect(incarnation, now, gone=suspect.gone)
-        if accuser not in suspect.accusers and len(suspect.accusers) < GOSSIP_MAX_ACCUSERS:
-            suspect.accusers[accuser] = None
+        if accuser in suspect.accusers:
+            suspect.accusers[accuser] = max(incarnation, suspect.accusers[accuser])
+        elif len(suspect.accusers) < GOSSIP_MAX_ACCUSERS:
+            suspect.accusers[accuser] = incarnation
             if not suspect.gone:
                 self._arm(peer, suspect, now)
         self._change(peer, before)
@@ -118,6 +117,9 @@ class Members:
 
     # ---- inside
 
+    def _enough(self, suspect: _Suspect) -> bool:
+        return len(suspect.accusers) >= NEEDED or self._own in suspect.accusers
+
     def _arm(self, peer: NodeId, suspect: _Suspect, now: float) -> None:
         if suspect.timer is not None:
             suspect.timer.cancel()
@@ -127,7 +129,7 @@ class Members:
     def _over(self, peer: NodeId, suspect: _Suspect, now: float) -> None:
         if self._suspects.get(peer) is not suspect:
             return
-        if not suspect.gone and (len(suspect.accusers) >= NEEDED or self._own in suspect.accusers):
+        if not suspect.gone and self._enough(suspect):
             suspect.gone = True
             self._metrics.count(CONFIRMED)
             self._effects.append(MemberChanged(peer, Status.GONE, Status.SUSPECT))

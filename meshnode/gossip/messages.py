@@ -99,20 +99,6 @@ class ShuffleReply:
 
 
 @dataclass(frozen=True, slots=True)
-class Ping:
-    """Are you there?"""
-
-    tx: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ack:
-    """I am."""
-
-    tx: int
-
-
-@dataclass(frozen=True, slots=True)
 class ProbeAsk:
     """I do not hear ``contact``: do you?"""
 
@@ -204,8 +190,6 @@ Message = (
     | Disconnect
     | Shuffle
     | ShuffleReply
-    | Ping
-    | Ack
     | ProbeAsk
     | ProbeTell
     | Eager
@@ -240,8 +224,6 @@ _ENCODERS: dict[type, Callable[..., list[object]]] = {
     Disconnect: lambda m: [m.leaving],
     Shuffle: lambda m: [m.tx, m.ttl, [_contact_fields(c) for c in m.contacts]],
     ShuffleReply: lambda m: [m.tx, [_contact_fields(c) for c in m.contacts]],
-    Ping: lambda m: [m.tx],
-    Ack: lambda m: [m.tx],
     ProbeAsk: lambda m: [m.tx, *_contact_fields(m.contact)],
     ProbeTell: lambda m: [m.tx, m.alive],
     Eager: lambda m: [m.scope, _pairs(m.items)],
@@ -379,8 +361,6 @@ _DECODERS: dict[int, tuple[int, _Parser]] = {
     TYPES[Disconnect]: (1, lambda leaving: Disconnect(_flag(leaving))),
     TYPES[Shuffle]: (3, lambda tx, ttl, c: Shuffle(_number(tx, MAX_TX), _number(ttl, MAX_WALK), _contacts(c))),
     TYPES[ShuffleReply]: (2, lambda tx, c: ShuffleReply(_number(tx, MAX_TX), _contacts(c))),
-    TYPES[Ping]: (1, lambda tx: Ping(_number(tx, MAX_TX))),
-    TYPES[Ack]: (1, lambda tx: Ack(_number(tx, MAX_TX))),
     TYPES[ProbeAsk]: (3, lambda tx, raw, record: ProbeAsk(_number(tx, MAX_TX), _contact(raw, record))),
     TYPES[ProbeTell]: (2, lambda tx, alive: ProbeTell(_number(tx, MAX_TX), _flag(alive))),
     TYPES[Eager]: (2, _eager),

@@ -47,12 +47,13 @@ class Standing:
         self._marks: OrderedDict[NodeId, tuple[float, float]] = OrderedDict()
         self._banned: OrderedDict[NodeId, float] = OrderedDict()
 
-    def allows(self, origin: NodeId, size: int, now: float) -> bool:
+    def allows(self, origin: NodeId, size: int, now: float, *, share: float = 1.0) -> bool:
         """Charge one verified entry to its origin; False (counted) when it sends too much."""
-        entries, room, at = self._rates.pop(origin, (GOSSIP_ORIGIN_BURST, GOSSIP_ORIGIN_BYTES_BURST, now))
-        passed = max(0.0, now - at)
-        entries = min(GOSSIP_ORIGIN_BURST, entries + passed * GOSSIP_ORIGIN_RATE)
-        room = min(GOSSIP_ORIGIN_BYTES_BURST, room + passed * GOSSIP_ORIGIN_BYTES)
+        most, largest = GOSSIP_ORIGIN_BURST * share, GOSSIP_ORIGIN_BYTES_BURST * share
+        entries, room, at = self._rates.pop(origin, (most, largest, now))
+        passed = max(0.0, now - at) * share
+        entries = min(most, entries + passed * GOSSIP_ORIGIN_RATE)
+        room = min(largest, room + passed * GOSSIP_ORIGIN_BYTES)
         allowed = entries >= 1 and room >= size
         if allowed:
             entries, room = entries - 1, room - size
@@ -67,7 +68,11 @@ class Standing:
         """Give a black mark; True when the peer is banned by it."""
         self._metrics.count(MARKS)
         points, at = self._marks.pop(peer, (0.0, now))
-        points = max(0.0, points - (now - at) * FORGIVEN_PER_S) + fault.value
+        points = max(0.0, points - (now - at) * FORGIVEN_PER_S)
+        if fault is Fault.UNTIMELY:
+            points = max(points, min(BAN_AT / 2, points + fault.value))  # it may be our own clock that is wrong
+        else:
+            points += fault.value
         if points < BAN_AT:
             self._marks[peer] = points, now
             if len(self._marks) > GOSSIP_MAX_STANDINGS:

@@ -1,8 +1,9 @@
 """What counts: the newest entry of each (origin, kind, name), as a set that any two nodes can merge. Sans I/O.
 
-The set is a deterministic function of the entries that came, in whatever order: the newest of each key; of one origin
-the 64 newest; of one kind the 2,048 newest. So neighbours that exchange what they lack end with the same set, also when
-there is more than fits. An entry that has expired leaves its seq behind, so that no older one comes back to life.
+The set is a deterministic function of the entries that came, in whatever order: the newest of each key; of one
+origin and kind the 64 newest; of one kind the 2,048 newest. So neighbours that exchange what they lack end with the
+same set, also when there is more than fits. An entry that has expired leaves its seq behind, so that no older one comes
+back to life.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Store:
         self._by_id: dict[bytes, Entry] = {}
         self._buckets: list[dict[bytes, None]] = [{} for _ in range(BUCKETS)]
         self._of_kind: dict[int, int] = {}
-        self._of_origin: dict[NodeId, dict[Key, None]] = {}
+        self._of_origin: dict[tuple[NodeId, int], dict[Key, None]] = {}
         self._of_name: dict[tuple[int, str], dict[Key, None]] = {}
         self._oldest: dict[int, list[tuple[int, bytes]]] = {}
         self._expiry: list[tuple[float, bytes]] = []
@@ -114,7 +115,7 @@ class Store:
         self._buckets[index][entry.id] = None
         self.prints[index] ^= int.from_bytes(entry.id, "big")
         self._of_kind[entry.kind] = self._of_kind.get(entry.kind, 0) + 1
-        self._of_origin.setdefault(entry.origin, {})[key] = None
+        self._of_origin.setdefault((entry.origin, entry.kind), {})[key] = None
         self._of_name.setdefault((entry.kind, entry.name), {})[key] = None
         heapq.heappush(self._oldest.setdefault(entry.kind, []), (entry.seq, entry.id))
         heapq.heappush(self._expiry, (entry.expires, entry.id))
@@ -122,10 +123,9 @@ class Store:
         return Put.NEW
 
     def drop(self, entry: Entry) -> None:
-        """Forget an entry that another one has made void; it does not come back."""
+        """Forget an entry that another one has made void; whoever calls refuses it as long as that is so."""
         if self._by_id.get(entry.id) is entry:
             self._remove(entry)
-            self._raise_floor(entry)
 
     def expire(self, wall: float) -> list[Entry]:
         """Remove and return what has expired; the seqs stay."""
@@ -134,7 +134,7 @@ class Store:
             entry = self._by_id.get(heapq.heappop(self._expiry)[1])
             if entry is not None:
                 self._remove(entry)
-                self._raise_floor(entry)
+                self._raise_floor(entry, entry.seq)
                 gone.append(entry)
         return gone
 
@@ -146,9 +146,8 @@ class Store:
 
     # ---- inside
 
-    def _raise_floor(self, entry: Entry) -> None:
-        self._floors.pop(entry.key, None)
-        self._floors[entry.key] = entry.seq
+    def _raise_floor(self, entry: Entry, seq: int) -> None:
+        self._floors[entry.key] = max(seq, self._floors.pop(entry.key, 0))
         if len(self._floors) > GOSSIP_MAX_FLOORS:
             self._floors.popitem(last=False)
 
@@ -156,7 +155,7 @@ class Store:
         """False when the entry is older than all that fill its origin's share or its kind."""
         rank = entry.seq, entry.id
         victim: Entry | None = None
-        own = self._of_origin.get(entry.origin, {})
+        own = self._of_origin.get((entry.origin, entry.kind), {})
         if len(own) >= GOSSIP_MAX_PER_ORIGIN:
             victim = min((self._entries[key] for key in own), key=lambda e: (e.seq, e.id))
         elif self._of_kind.get(entry.kind, 0) >= self._limit:
@@ -170,6 +169,7 @@ class Store:
             return False
         self._metrics.count(EVICTED)
         self._remove(victim)
+        self._raise_floor(victim, victim.seq - 1)  # it may come back when there is room, older ones may not
         return True
 
     def _remove(self, entry: Entry) -> None:
@@ -179,10 +179,10 @@ class Store:
         del self._buckets[index][entry.id]
         self.prints[index] ^= int.from_bytes(entry.id, "big")
         self._of_kind[entry.kind] -= 1
-        named = entry.kind, entry.name
-        del self._of_origin[entry.origin][entry.key]
-        if not self._of_origin[entry.origin]:
-            del self._of_origin[entry.origin]
+        named, own = (entry.kind, entry.name), (entry.origin, entry.kind)
+        del self._of_origin[own][entry.key]
+        if not self._of_origin[own]:
+            del self._of_origin[own]
         del self._of_name[named][entry.key]
         if not self._of_name[named]:
             del self._of_name[named]

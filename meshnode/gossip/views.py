@@ -2,7 +2,7 @@
 
 HyParView (Leitao, Pereira, Rodrigues, DSN 2007). The active view is symmetric: its members are linked, each is in the
 other's. The passive view is a sample of the rest that shuffles keep fresh. Different from the paper: we look for more
-neighbours below 5 and take up to 7; a shuffle's answer goes back the way that it came, for a QUIC connection for one
+neighbours below 6 and take up to 8; a shuffle's answer goes back the way that it came, for a QUIC connection for one
 message would cost more than the walk; whoever has fewer than 3 neighbours asks with high priority, so that enough
 others watch it (detector.py); gone members are tried again, so that the halves of a partition find each other.
 """
@@ -40,7 +40,7 @@ from meshnode.limits import (
 from meshnode.metrics import Metrics, describe
 from meshnode.timers import Timer, Timers
 
-ACTIVE = 5
+ACTIVE = 6
 FEW = 3
 JOIN_WALK, PASSIVE_WALK, SHUFFLE_WALK = 6, 3, 4  # ARWL, PRWL of the paper
 SHUFFLE_S = 10.0
@@ -302,6 +302,11 @@ class Views:
             self._metrics.count(UNASKED)
         elif back in self.active:
             self._effects.append(Send(back, message))
+
+    def on_stranger(self, peer: NodeId) -> None:
+        """``peer`` takes us for its neighbour, and is none of ours: it had better know."""
+        if peer not in self._pending:
+            self._effects.append(Send(peer, Disconnect(False)))
 
     # ---- inside
 

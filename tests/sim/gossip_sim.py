@@ -380,12 +380,21 @@ class GossipNet:
             wait = number * 0.15
             if other is None or not other.alive or self._cut(node, other):
                 return
-            if self.rng.random() >= self.loss and self.rng.random() >= self.loss:
-                self.at(self.now + wait + 2 * self.delay, self._answered, node, other, node.born)
-                return
+            if self.rng.random() >= self.loss:
+                self.at(self.now + wait + self.delay, self._probed, node, other, other.born)
+                if self.rng.random() >= self.loss:
+                    self.at(self.now + wait + 2 * self.delay, self._answered, node, other, node.born)
+                    return
+
+    def _probed(self, node: GossipNode, other: GossipNode, born: float) -> None:
+        if other.alive and other.born == born and other.stalled_until <= self.now:
+            other.gossip.on_probed(node.id, self.now)
 
     def _answered(self, node: GossipNode, other: GossipNode, born: float) -> None:
-        if other.stalled_until > self.now:
+        if other.stalled_until > self.now or not other.alive:
+            return
+        if node.stalled_until > self.now:
+            self.at(node.stalled_until, self._answered, node, other, born)
             return
         if node.alive and node.born == born:
             node.gossip.on_alive(other.id, self.now)

@@ -1,0 +1,138 @@
+"""Meshes of gossip cores in virtual time: the promises of ``./dev bench gossip`` in short form."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+
+from bench.gossip import accusations, broadcasts, crashes, moves, partition
+from meshnode.gossip import Kind, Status
+from tests.sim.gossip_sim import GossipNet, build
+
+
+@pytest.fixture(scope="module")
+def net() -> GossipNet:
+    return build(150, 1, every=0.01, settle=10.0)
+
+
+def test_a_broadcast_reaches_all_within_a_second_and_each_about_once(net: GossipNet) -> None:
+    found = broadcasts(net, 10, 1, wait=3.0)
+    assert not found["missing"]
+    assert found["p999"] < 1.0
+    assert found["payloads"] <= 1.3
+
+
+def test_a_move_is_known_within_a_second(net: GossipNet) -> None:
+    assert moves(net, 5, 2)["p99"] < 1.0
+
+
+def test_a_crash_is_known_within_five_seconds_and_nobody_else_is_buried(net: GossipNet) -> None:
+    found = crashes(net, 3, 3)
+    assert found["p99"] < 5.0
+    assert not found["wrong"]
+
+
+def test_links_and_views_are_few_and_connected(net: GossipNet) -> None:
+    assert net.is_connected()
+    for node in net.living():
+        assert 3 <= len(node.gossip.views.active) <= 8
+        assert len(node.gossip.views.passive) <= 30
+
+
+def test_a_late_message_says_why_it_was_late(net: GossipNet) -> None:
+    net.unfollow()
+    entry = net.publish(net.living()[3], "trace", b"x")
+    net.run(3.0)
+    last = max(net.living(), key=lambda node: net.arrivals[entry.id][node.number].arrived)
+    lines = net.why(entry, last).splitlines()
+    assert lines[0].endswith("published it")
+    assert f"-> node {last.number}," in lines[-1]
+
+
+def test_no_living_node_is_taken_for_gone_at_five_percent_loss() -> None:
+    assert not accusations(100, 60.0)["confirmed"]
+
+
+def test_halves_that_were_cut_off_and_changed_have_one_state_soon_after_they_met() -> None:
+    assert partition(60, seconds=30.0, changes=10)["seconds"] < 5.0
+
+
+def test_an_overloaded_node_does_not_accuse_the_healthy() -> None:
+    net = build(40, 5, every=0.05, settle=10.0)
+    slow = net.nodes[7]
+    for _ in range(10):  # its process gets no CPU for two seconds of every three: messages and timers wait
+        slow.stalled_until = net.now + 2.0
+        net.run(3.0)
+    told = [(peer, status) for node in net.nodes for _, peer, status in node.statuses if status is Status.GONE]
+    assert not [peer for peer, _ in told if peer != slow.id]
+    assert slow.metrics.counters.get("gossip_accusations", 0) == 0
+    slow.stalled_until = 0.0
+    net.run(10.0)
+    assert all(node.gossip.status(slow.id) in (Status.ALIVE, Status.UNKNOWN) for node in net.nodes)
+
+
+def test_a_goodbye_is_heard_and_its_replay_buries_nobody() -> None:
+    net = build(20, 6, announce=True, every=0.05, settle=8.0)
+    leaver = net.nodes[5]
+    net.leave(leaver)
+    net.run(2.0)
+    rest = net.living()
+    assert all(node.gossip.status(leaver.id) is Status.LEFT for node in rest)
+    goodbye = rest[0].gossip.get((leaver.id, Kind.MEMBER, ""))
+    assert goodbye is not None
+    net.restart(leaver, rest[0])
+    net.announce(leaver)
+    net.run(3.0)
+    assert all(node.gossip.status(leaver.id) is Status.ALIVE for node in rest)
+    for node in rest:  # a liar says it again, to everybody
+        assert node.gossip._take(rest[1].id, goodbye.encoded, net.now) is None
+    assert all(node.gossip.status(leaver.id) is Status.ALIVE for node in rest)
+
+
+SCRIPT = """
+import sys
+from tests.sim.gossip_sim import build
+net = build(20, int(sys.argv[1]), announce=True, loss=0.05, every=0.05, settle=3.0, strict=True)
+net.crash(net.nodes[3])
+net.partition(net.nodes[:8])
+net.run(5.0)
+net.heal()
+net.publish(net.nodes[10], "db", b"here")
+net.run(5.0)
+print(net.digest, net.messages)
+"""
+
+
+def _digest(seed: int, hash_seed: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(seed)],
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_a_seed_names_every_message_of_a_run_in_any_process() -> None:
+    first = _digest(11, "1")
+    assert first == _digest(11, "2")
+    assert first.split()[0] != _digest(12, "1").split()[0]
+
+
+def test_a_mesh_survives_steady_churn() -> None:
+    net = build(80, 7, announce=True, every=0.02, settle=5.0)
+    rng = random.Random(7)
+    for _ in range(20):
+        living = net.living()
+        net.crash(rng.choice(living))
+        newcomer = net.add()
+        net.join(newcomer, rng.choice(net.living()[:-1]))
+        net.announce(newcomer)
+        net.run(2.0)
+    net.run(10.0)
+    assert net.is_connected()
+    assert len({tuple(node.gossip.store.prints) for node in net.living()}) == 1
