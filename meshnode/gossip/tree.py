@@ -2,9 +2,12 @@
 
 At such rates many payloads of a link are on their way when we prune it, and two links that are equally fast take turns
 in being first. Plain Plumtree then takes back the link that it has just pruned, without a word to its other end, prunes
-the one that it lives by, and is soon without any, until announcements mend it: over and over. So what comes over a link
-just pruned is taken, and changes nothing; a link is pruned only for the sake of one that is not; and when the one that
-we live by is pruned from its other end, at the same time, another is taken back at once.
+the one that it lives by, and is soon without any, until announcements mend it: over and over. With several publishers
+it is worse: each one's payloads meet at another place of the same circle, which is then cut in two places at once.
+
+So what comes over a link just pruned is taken, and changes nothing; a link is pruned only for the sake of one that is
+not, after its payloads have come second for a time that is drawn by lot (the first cut opens the circle, and the others
+need none); and when the link that we live by is pruned from its other end, another is taken back at once.
 """
 
 from __future__ import annotations
@@ -21,11 +24,10 @@ from meshnode.metrics import Metrics
 from meshnode.timers import Timers
 
 STRAY_S = 1.0  # what comes later than this over a pruned link was not on its way then: its other end takes us for eager
-PATIENCE_S = 0.15  # payloads come second for so long before their link is pruned: what is on its way is over by then
+PATIENCE_S = 0.15, 1.5  # payloads come second for so long (drawn by lot) before their link is pruned
+OVER_S = 3.0  # without any, it begins anew
 GRAFT_S = 1.0  # an announced payload is asked for after so long: it may come late over many links that coalesce
-ANNOUNCE_S = (
-    0.2  # ids for a lazy link wait so long: at 200 messages a second 40 share a packet, and its acknowledgement
-)
+ANNOUNCE_S = 0.2  # ids for a lazy link wait so long: at 200 messages a second 40 share a packet
 
 
 class Tree(Broadcast):
@@ -37,7 +39,9 @@ class Tree(Broadcast):
         super().__init__(rng, timers, metrics, now, scope)
         self._sources: OrderedDict[bytes, NodeId] = OrderedDict()
         self._fed: dict[NodeId, float] = {}  # when a neighbour was last the first to bring a payload
-        self._twice: dict[NodeId, float] = {}  # when its payloads began to come second
+        self._twice: dict[
+            NodeId, tuple[float, float]
+        ] = {}  # its payloads come second: how long we bear it, the last time
         self._heard: dict[NodeId, float] = {}  # when it last brought one at all
 
         self._swapping = False
@@ -76,10 +80,12 @@ class Tree(Broadcast):
         source = self._sources.get(item)
         if source is not None and (source not in self.eager or source == peer):
             return
-        since = self._twice.get(peer)
-        if since is None or now - since > STRAY_S:
-            self._twice[peer] = now
-        elif now - since > PATIENCE_S:
+        until, last = self._twice.get(peer, (0.0, -OVER_S))
+        if now - last > OVER_S:
+            until = now + self._rng.uniform(*PATIENCE_S)
+        self._twice[peer] = until, now
+        if now > until:
+            del self._twice[peer]
             super().on_duplicate(peer, item, now)
 
     def on_prune(self, peer: NodeId, now: float) -> None:
