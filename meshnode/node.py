@@ -150,7 +150,7 @@ class Service:
         self.healthy = self.healthy if healthy is None else healthy
         self.load = self.load if load is None else load
         self.meta = self.meta if meta is None else dict(meta)
-        if self._node.services.get(self.name) is self:
+        if self._node.is_running and self._node.services.get(self.name) is self:
             self._node.presence.announce(self)
 
     def allows(self, peer: NodeId) -> bool:
@@ -161,7 +161,8 @@ class Service:
         """Withdraw the service."""
         if self._node.services.get(self.name) is self:
             del self._node.services[self.name]
-            self._node.presence.withdraw(self.name)
+            if self._node.is_running:
+                self._node.presence.withdraw(self.name)
 
 
 def parse_allow(allow: Iterable[str | NodeId]) -> frozenset[NodeId] | None:
@@ -360,6 +361,11 @@ class Node:
     def is_closed(self) -> bool:
         """True once ``close`` was called."""
         return self._closed
+
+    @property
+    def is_running(self) -> bool:
+        """True from ``start`` to ``close``."""
+        return self._lock_fd is not None and not self._closed
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = self._loop.create_task(work)
@@ -646,15 +652,16 @@ class Node:
         The mesh is told of it, with ``meta``, when somebody is allowed; ``announce`` True or False decides otherwise.
         Raises ConfigError when the name is taken or cannot be announced, InvalidId.
         """
-        self.presence.check(name, announce)
+        Presence.check(name, announce)
         if name in self.services:
             raise ConfigError(f"the service {name!r} exists already", hint="unexpose it first")
         service = self.services[name] = Service(self, name, handler, parse_allow(allow), announce, meta)
-        try:
-            self.presence.announce(service)
-        except ConfigError:
-            del self.services[name]
-            raise
+        if self.is_running:  # before the start there is no mesh to tell: it is told then
+            try:
+                self.presence.announce(service)
+            except ConfigError:
+                del self.services[name]
+                raise
         return service
 
     def on_stream(self, link: Link, stream: Stream) -> None:

@@ -52,6 +52,8 @@ class Presence:
         registry.on_name = caller.tell
         if node.config.name:
             self._claim(registry, node.config.name)
+        for service in node.services.values():
+            self.announce(service)
 
     def _claim(self, registry: Registry, label: str) -> None:
         """Claim our name, since when we first did."""
@@ -68,7 +70,8 @@ class Presence:
 
     # ---- services
 
-    def check(self, name: str, announce: bool | None) -> None:
+    @staticmethod
+    def check(name: str, announce: bool | None) -> None:
         """Raise ConfigError for a name that cannot be announced, when it must be."""
         if announce and not is_service_name(name):
             raise ConfigError(

@@ -17,10 +17,11 @@ from meshnode.errors import MeshError, RateLimited
 from meshnode.gossip import Changed, Entry, Kind, MemberChanged
 from meshnode.gossip.directory import Announce, Directory, ServiceChanged
 from meshnode.gossip.effects import Scoped, Send
+from meshnode.gossip.joined import is_subscription
 from meshnode.gossip.names import NameConflict, Names, PinsChanged, is_claim
 from meshnode.gossip.offers import Instance, is_offer
 from meshnode.gossip.standing import Fault
-from meshnode.gossip.topics import Dial, Lied, Topics, is_subscription
+from meshnode.gossip.topics import Dial, Lied, Topics
 from meshnode.identity import NodeId
 from meshnode.quic.connection import Connection
 from meshnode.quic.stream import Stream
@@ -155,8 +156,7 @@ class Registry:
     def on_link(self, peer: NodeId, up: bool, now: float) -> None:
         """A connection became ready, or is over."""
         self._links.on_link(peer, up)
-        if up:
-            self.directory.on_heard(peer)
+        self.directory.on_heard(peer)  # also when it is over: it was the silent one, and a new one is none
         self.topics.on_link(peer, up, now)
         self.drain(now)
 

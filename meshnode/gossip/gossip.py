@@ -57,6 +57,7 @@ from meshnode.gossip.messages import (
     ShuffleReply,
     SyncAsk,
     SyncTell,
+    UnknownMessage,
     Want,
     decode_message,
 )
@@ -79,6 +80,7 @@ SEED_S = 20.0
 EXPIRY_SLACK_S = 1.0  # many entries expire in one go
 
 MALFORMED = describe("gossip_drop_message", "messages dropped: not a message")
+UNKNOWN = describe("gossip_drop_type", "messages ignored: of a type that this version does not know")
 STRANGER = describe("gossip_drop_stranger", "messages dropped: from a peer that is no neighbour")
 BANNED = describe("gossip_drop_banned", "messages dropped: from a peer that is cut off for lying")
 REFUTATIONS = describe("gossip_refutations", "times that we were accused and refuted it")
@@ -154,6 +156,9 @@ class Gossip:
             return
         try:
             message = decode_message(data)
+        except UnknownMessage:
+            self.metrics.count(UNKNOWN)
+            return
         except WireError:
             self.metrics.count(MALFORMED)
             self._blame(peer, Fault.MALFORMED, now)

@@ -203,6 +203,10 @@ Message = (
 )
 
 
+class UnknownMessage(WireError):
+    """A message of a type that a later version may have added: to be ignored."""
+
+
 def encode_message(message: Message) -> bytes:
     """Return the canonical bytes of a message."""
     return encode([TYPES[type(message)], *_ENCODERS[type(message)](message)])
@@ -245,7 +249,7 @@ def decode_message(data: bytes) -> Message:
         raise WireError("not an array with a type")
     found = _DECODERS.get(fields[0])
     if found is None:
-        raise WireError("an unknown type")
+        raise UnknownMessage("an unknown type")
     count, parse = found
     if len(fields) != count + 1:
         raise WireError("wrong number of fields")

@@ -15,40 +15,29 @@ from __future__ import annotations
 import random
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from meshnode.gossip.directory import Announce
 from meshnode.gossip.effects import Scoped, Send, Status
 from meshnode.gossip.entry import ID_LENGTH, Entry, EntryReject, Kind, id_of, open_entry, sign_entry
 from meshnode.gossip.inbox import Inbox
+from meshnode.gossip.joined import Joined, Past, parse_message
 from meshnode.gossip.messages import Eager, Graft, IHave
-from meshnode.gossip.rates import Bucket
-from meshnode.gossip.ring import Latest, Ring, scope_of
-from meshnode.gossip.tree import Tree
+from meshnode.gossip.ring import scope_of
 from meshnode.identity import Identity, NodeId
 from meshnode.limits import (
     GOSSIP_MAX_FLEETING_TTL_S,
     GOSSIP_MAX_HOPS,
-    TOPIC_BURST,
-    TOPIC_BYTES,
-    TOPIC_BYTES_BURST,
     TOPIC_MAX_DATA,
     TOPIC_MAX_JOINED,
     TOPIC_MAX_LINKS,
     TOPIC_MAX_NAME,
-    TOPIC_MAX_ORIGINS,
     TOPIC_MAX_REPLAY,
     TOPIC_MAX_SUBSCRIBERS,
-    TOPIC_PUBLISH_BURST,
-    TOPIC_PUBLISH_BYTES,
-    TOPIC_PUBLISH_RATE,
-    TOPIC_RATE,
-    TOPIC_TOTAL_BURST,
-    TOPIC_TOTAL_RATE,
 )
 from meshnode.metrics import Metrics, describe
-from meshnode.timers import Timer, Timers
-from meshnode.wire import WireError, decode, encode
+from meshnode.timers import Timers
+from meshnode.wire import encode
 
 SUBSCRIPTION_TTL_S = 3600
 COALESCE_S = 0.05  # payloads for one link wait so long for others, unless the last ones went longer ago than this
@@ -71,11 +60,6 @@ FULL = describe("topic_links_full", "members of a topic turned away: we serve en
 SUBSCRIBERS_FULL = describe("topic_subscribers_full", "subscriptions not remembered: too many")
 
 
-def is_subscription(entry: Entry) -> bool:
-    """True when a SUBSCRIPTION entry is what it should be: named by a scope, with nothing to say."""
-    return len(entry.name) == 32 and all(c in "0123456789abcdef" for c in entry.name) and not entry.value
-
-
 @dataclass(frozen=True, slots=True)
 class Dial:
     """A topic wants a connection to ``peer``; ``on_link`` or ``on_connect_failed`` answers."""
@@ -91,52 +75,6 @@ class Lied:
 
 
 Effect = Send | Dial | Announce | Lied
-
-
-@dataclass(slots=True)
-class _Past:
-    """What a late joiner collects before it gets the first message."""
-
-    count: int
-    until: float
-    wanted: dict[bytes, None] = field(default_factory=dict)
-    old: list[Entry] = field(default_factory=list)
-    fresh: list[Entry] = field(default_factory=list)
-
-
-class _Topic:
-    """All state of one joined topic."""
-
-    def __init__(self, own: NodeId, name: str, rng: random.Random, timers: Timers, now: float, wall: float) -> None:
-        self.name = name
-        self.scope = scope_of(name)
-        self.ring = Ring(own, self.scope)
-        self.tree = Tree(rng, timers, Metrics(), now, self.scope)
-        self.latest = Latest()
-        self.inbox = Inbox()
-        self.joined = now
-        self.epoch = int(wall * 1000)
-        self.count = 0
-        self.past: _Past | None = None
-        self.wanted: dict[NodeId, None] = {}
-        self.greeted: dict[NodeId, float] = {}  # neighbours, and when they last said that they want the link
-        self.origins: OrderedDict[NodeId, Bucket] = OrderedDict()
-        self.total = Bucket.full(TOPIC_TOTAL_RATE, TOPIC_TOTAL_BURST, 1e12, 1e12, now)
-        self.own = Bucket.full(TOPIC_PUBLISH_RATE, TOPIC_PUBLISH_BURST, TOPIC_PUBLISH_BYTES, TOPIC_PUBLISH_BYTES, now)
-        self.flushed = float("-inf")
-        self.flushing: Timer | None = None
-        self.choosing: Timer | None = None
-        self.expiring: Timer | None = None
-
-    def allows(self, origin: NodeId, size: int, now: float) -> bool:
-        """Charge a verified message to its origin and to the topic."""
-        bucket = self.origins.pop(origin, None)
-        if bucket is None:
-            bucket = Bucket.full(TOPIC_RATE, TOPIC_BURST, TOPIC_BYTES, TOPIC_BYTES_BURST, now)
-        self.origins[origin] = bucket
-        if len(self.origins) > TOPIC_MAX_ORIGINS:
-            self.origins.popitem(last=False)
-        return bucket.take(size, now) and self.total.take(size, now)
 
 
 class Topics:
@@ -155,8 +93,8 @@ class Topics:
         self._metrics = metrics
         self._status = status
         self._timers = Timers()
-        self._topics: dict[str, _Topic] = {}
-        self._by_scope: dict[bytes, _Topic] = {}
+        self._topics: dict[str, Joined] = {}
+        self._by_scope: dict[bytes, Joined] = {}
         self._subscribers: dict[bytes, dict[NodeId, None]] = {}
         self._known = 0
         self._links: dict[NodeId, None] = {}
@@ -190,10 +128,10 @@ class Topics:
             raise ValueError(f"the topic {name!r} is joined already")
         if len(self._topics) >= TOPIC_MAX_JOINED:
             raise ValueError(f"a node joins at most {TOPIC_MAX_JOINED} topics")
-        topic = _Topic(self._own, name, self._rng, self._timers, now, wall)
+        topic = Joined(self._own, name, self._rng, self._timers, now, wall)
         self._topics[name] = self._by_scope[topic.scope] = topic
         if replay:
-            topic.past = _Past(replay, now + REPLAY_PATIENCE_S)
+            topic.past = Past(replay, now + REPLAY_PATIENCE_S)
             self._timers.at(topic.past.until, lambda now: self._end_past(topic, now))
         self._subscribe(topic, now)
         self._choose(topic, now)
@@ -365,7 +303,7 @@ class Topics:
             topic.tree.on_prune(peer, now)
         self._flush(topic, now)
 
-    def _on_greeting(self, topic: _Topic, peer: NodeId, message: Graft, now: float) -> None:
+    def _on_greeting(self, topic: Joined, peer: NodeId, message: Graft, now: float) -> None:
         if peer in topic.greeted:
             topic.greeted[peer] = now
         elif len(topic.greeted) >= TOPIC_MAX_LINKS:
@@ -379,7 +317,7 @@ class Topics:
             self._tell_latest(topic, peer)
             self._first_link(topic, now)
 
-    def _on_payload(self, topic: _Topic, peer: NodeId, payload: bytes, hops: int, now: float, wall: float) -> None:
+    def _on_payload(self, topic: Joined, peer: NodeId, payload: bytes, hops: int, now: float, wall: float) -> None:
         item = id_of(payload)
         if topic.tree.knows(item) or item in topic.latest:
             self._metrics.count(TWICE)
@@ -396,7 +334,7 @@ class Topics:
                 self._effects.append(Lied(peer))
             topic.tree.on_rejected(item, now)
             return
-        parsed = _parse(entry, topic.name)
+        parsed = parse_message(entry, topic.name)
         if parsed is None:
             self._metrics.count(UNFIT)
             self._effects.append(Lied(peer))
@@ -420,7 +358,7 @@ class Topics:
             (past.old if old else past.fresh).append(entry)
             past.wanted.pop(item, None)
 
-    def _on_ihave(self, topic: _Topic, peer: NodeId, message: IHave, now: float) -> None:
+    def _on_ihave(self, topic: Joined, peer: NodeId, message: IHave, now: float) -> None:
         if not message.items:
             self._part(topic, peer)
             self._avoid(peer, now)
@@ -449,25 +387,25 @@ class Topics:
 
     # ---- inside
 
-    def _deliver(self, topic: _Topic, entry: Entry, now: float) -> None:
-        parsed = _parse(entry, topic.name)
+    def _deliver(self, topic: Joined, entry: Entry, now: float) -> None:
+        parsed = parse_message(entry, topic.name)
         if parsed is not None:
             topic.inbox.on_message(entry.origin, parsed[0], entry.seq - parsed[0], parsed[1], now)
         if topic.expiring is None or not topic.expiring.live:
             self._expire(topic, now)
 
-    def _expire(self, topic: _Topic, now: float) -> None:
+    def _expire(self, topic: Joined, now: float) -> None:
         again = topic.inbox.expire(now)
         if again is not None:
             topic.expiring = self._timers.at(again, lambda now: self._expire(topic, now))
 
-    def _first_link(self, topic: _Topic, now: float) -> None:
+    def _first_link(self, topic: Joined, now: float) -> None:
         topic.inbox.on_linked()
         if topic.past is not None and now + REPLAY_S < topic.past.until:
             topic.past.until = now + REPLAY_S
             self._timers.at(topic.past.until, lambda now: self._end_past(topic, now))
 
-    def _end_past(self, topic: _Topic, now: float) -> None:
+    def _end_past(self, topic: Joined, now: float) -> None:
         past = topic.past
         if past is None or now < past.until:
             return
@@ -476,17 +414,17 @@ class Topics:
         for entry in (*past.old[-past.count :], *past.fresh):
             self._deliver(topic, entry, now)
 
-    def _subscribe(self, topic: _Topic, now: float) -> None:
+    def _subscribe(self, topic: Joined, now: float) -> None:
         if self._topics.get(topic.name) is topic:
             self._effects.append(Announce(Kind.SUBSCRIPTION, topic.scope.hex(), b"", SUBSCRIPTION_TTL_S))
             wait = SUBSCRIPTION_TTL_S / 3 * self._rng.uniform(0.8, 1.2)
             self._timers.at(now + wait, lambda now: self._subscribe(topic, now))
 
-    def _choose_soon(self, topic: _Topic, now: float) -> None:
+    def _choose_soon(self, topic: Joined, now: float) -> None:
         if topic.choosing is None or not topic.choosing.live:
             topic.choosing = self._timers.at(now + CHOOSE_S, lambda now: self._choose(topic, now))
 
-    def _choose(self, topic: _Topic, now: float) -> None:
+    def _choose(self, topic: Joined, now: float) -> None:
         """Whom do we want to be linked to? Dial them, or greet them where there is a connection."""
         if self._topics.get(topic.name) is not topic:
             return
@@ -502,7 +440,7 @@ class Topics:
             if again > now:
                 self._timers.at(again + CHOOSE_S, lambda now: self._choose_soon(topic, now))
 
-    def _greet(self, topic: _Topic, peer: NodeId, now: float) -> None:
+    def _greet(self, topic: Joined, peer: NodeId, now: float) -> None:
         self._effects.append(Send(peer, Graft(topic.scope, (HELLO,))))
         if peer not in topic.greeted:
             topic.greeted[peer] = now
@@ -510,12 +448,12 @@ class Topics:
             self._tell_latest(topic, peer)
             self._first_link(topic, now)
 
-    def _tell_latest(self, topic: _Topic, peer: NodeId) -> None:
+    def _tell_latest(self, topic: Joined, peer: NodeId) -> None:
         ids = topic.latest.ids()
         if ids:
             self._effects.append(Send(peer, IHave(topic.scope, tuple((GOSSIP_MAX_HOPS, item) for item in ids))))
 
-    def _renew(self, topic: _Topic, now: float) -> None:
+    def _renew(self, topic: Joined, now: float) -> None:
         """Greet again whom we want; part from those whom neither end wants any longer."""
         if self._topics.get(topic.name) is not topic:
             return
@@ -528,7 +466,7 @@ class Topics:
                 self._effects.append(Send(peer, IHave(topic.scope, ())))
         self._choose_soon(topic, now)
 
-    def _part(self, topic: _Topic, peer: NodeId) -> None:
+    def _part(self, topic: Joined, peer: NodeId) -> None:
         topic.greeted.pop(peer, None)
         topic.tree.remove(peer)
 
@@ -539,7 +477,7 @@ class Topics:
         if len(self._avoided) > TOPIC_MAX_SUBSCRIBERS:
             self._avoided.popitem(last=False)
 
-    def _flush(self, topic: _Topic, now: float) -> None:
+    def _flush(self, topic: Joined, now: float) -> None:
         """Hand out what the tree wants to send; payloads that follow each other closely share messages."""
         if now < topic.flushed + COALESCE_S:
             if topic.flushing is None or not topic.flushing.live:
@@ -549,19 +487,3 @@ class Topics:
         if effects:
             topic.flushed = now
             self._effects += effects
-
-
-def _parse(entry: Entry, topic: str) -> tuple[int, bytes] | None:
-    """Epoch and data of a message; None when it is none of this topic."""
-    if entry.kind != Kind.TOPIC or entry.name != topic or entry.value is None:
-        return None
-    try:
-        fields = decode(entry.value, TOPIC_MAX_DATA + 32)
-    except WireError:
-        return None
-    if not isinstance(fields, list) or len(fields) != 2 or type(fields[0]) is not int or type(fields[1]) is not bytes:
-        return None
-    epoch, data = fields
-    if len(data) > TOPIC_MAX_DATA or not 0 <= epoch < entry.seq:
-        return None
-    return epoch, data

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from meshnode.gossip.directory import Directory
 from meshnode.gossip.effects import Scoped, Status
 from meshnode.gossip.entry import Kind, sign_entry
+from meshnode.gossip.joined import is_subscription
 from meshnode.gossip.messages import Eager, Graft, IHave, Prune
 from meshnode.gossip.names import Names, is_claim
 from meshnode.gossip.offers import is_offer
 from meshnode.gossip.ring import scope_of
-from meshnode.gossip.topics import HELLO, Topics, is_subscription
+from meshnode.gossip.topics import HELLO, Topics
 from meshnode.identity import Identity
 from meshnode.limits import TOPIC_MAX_LINKS, TOPIC_QUEUE
 from meshnode.metrics import Metrics

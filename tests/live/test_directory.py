@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from meshnode import Node
+from meshnode import Config, Node
 from meshnode.errors import ConfigError, ConnectionLost, InvalidId, NameChanged, NotFound, PolicyDenied
 from meshnode.gossip.offers import Instance
 from tests.conftest import MakeNode, echo
@@ -250,3 +250,15 @@ async def test_a_stream_to_a_service_ends_when_its_instance_is_silent_and_anothe
     assert asyncio.get_running_loop().time() - began < 2.5
     assert not pinned[1].is_closing(), "a stream to a node waits for it"
     assert (await _call(client, "db")) == b"hello"
+
+
+async def test_a_service_that_is_served_before_the_start_is_announced_at_the_start(
+    make_node: MakeNode, tmp_path: Path
+) -> None:
+    seed = await make_node(seed_role=True)
+    where = f"{seed.id}@{seed.record.endpoints[0]}"
+    node = Node(Config(home=tmp_path / "early", listen="127.0.0.1:0", mdns=False, seeds=(where,)))
+    node.serve("gone", echo, allow=["any"]).close()
+    node.serve("early", echo, allow=["any"])
+    async with node:
+        assert [i.node for i in await seed.find("early")] == [node.id]
