@@ -442,7 +442,7 @@ class Gossip:
         """What replaced an entry of ours has to live as long as it: else the old one rises again where it still is."""
         held = self.store.get(past.key)
         if held is None or held.expires < past.expires:
-            ttl = math.ceil(past.expires - self._wall(now)) + 1
+            ttl = min(GOSSIP_MAX_TTL_S, math.ceil(past.expires - self._wall(now)) + 1)
             self._publish(past.kind, past.name, held.value if held is not None else None, ttl, now)
 
     def _on_own_past(self, entry: Entry, now: float) -> None:

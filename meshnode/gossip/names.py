@@ -26,8 +26,8 @@ from meshnode.metrics import Metrics, describe
 from meshnode.timers import Timers
 from meshnode.wire import WireError, decode, encode
 
-LEASE_S = 86_400
-RENEW_S = LEASE_S / 4
+LEASE_S = 43_200  # below the longest ttl, so that the end of a claim outlives it
+RENEW_S = LEASE_S / 3
 BACKDATED_S = 3600.0  # how much older than when we first saw it a claim may be
 MAX_VALUE = 16
 

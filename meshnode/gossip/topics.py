@@ -5,9 +5,10 @@ each other (ring.py), and over these links runs one Plumtree per topic, in broad
 tree of its own, because on the mesh's shared one every node would carry every topic's bytes. A message is a signed,
 fleeting entry of kind TOPIC: at most once, and in order as long as the tree does not change.
 
-Three broadcast messages have a second meaning here. A GRAFT of the id 0 greets: I want this link. An empty IHAVE parts:
-I am not in this topic, or have no room. An IHAVE with the largest number of hops tells the latest ids that its sender
-has; each link begins with one, which mends what a change of the tree has lost, and gives late joiners their replay.
+Four broadcast messages have a second meaning here. A GRAFT of the id 0 greets: I want this link; one that begins with
+the id of all ones asks for payloads only (tree.py). An empty IHAVE parts: I am not here, or have no room. An IHAVE
+with the largest number of hops tells the latest ids that its sender has; each link begins with one, which mends what a
+change of the tree has lost, and gives late joiners their replay.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from meshnode.gossip.inbox import Inbox
 from meshnode.gossip.joined import Joined, Past, parse_message
 from meshnode.gossip.messages import Eager, Graft, IHave
 from meshnode.gossip.ring import scope_of
+from meshnode.gossip.tree import PULL
 from meshnode.identity import Identity, NodeId
 from meshnode.limits import (
     GOSSIP_MAX_FLEETING_TTL_S,
@@ -48,6 +50,7 @@ AVOID_S, MAX_AVOID_S = 2.0, 60.0  # a member that does not answer is passed over
 HISTORY_S = 3.0  # who joined without replay takes no old messages for so long
 REPLAY_S, REPLAY_PATIENCE_S = 1.0, 3.0  # after the first link; without any
 REPLAY_AGES_S = 300.0, 600.0  # a replayed message may be 10 minutes old, though its time to be passed on is over
+DISORDER = 8
 HELLO = b"\0" * ID_LENGTH
 
 RECEIVED = describe("topic_received", "topic messages that came and counted")
@@ -297,6 +300,8 @@ class Topics:
                 self._on_payload(topic, peer, payload, hops, now, wall)
         elif isinstance(message, IHave):
             self._on_ihave(topic, peer, message, now)
+        elif isinstance(message, Graft) and PULL in message.ids:
+            topic.tree.on_pull(peer, message.ids, topic.latest.find(message.ids))
         elif isinstance(message, Graft):
             topic.tree.on_graft(peer, message, topic.latest.find(message.ids), now)
         else:
@@ -375,9 +380,10 @@ class Topics:
         if not unknown:
             return
         if topic.past is not None:
-            topic.past.wanted.update(dict.fromkeys(unknown[-topic.past.count :]))
-            self._effects.append(Send(peer, Graft(topic.scope, tuple(unknown[-topic.past.count :]))))
-            for item in unknown[: -topic.past.count]:
+            asked = topic.past.count + DISORDER  # the latest to come there need not be the latest that were published
+            topic.past.wanted.update(dict.fromkeys(unknown[-asked:]))
+            self._effects.append(Send(peer, Graft(topic.scope, tuple(unknown[-asked:]))))
+            for item in unknown[:-asked]:
                 topic.tree.on_rejected(item, now)
         elif now - topic.joined < HISTORY_S:
             for item in unknown:

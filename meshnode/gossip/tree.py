@@ -17,14 +17,16 @@ from collections import OrderedDict
 
 from meshnode.gossip.broadcast import Broadcast
 from meshnode.gossip.effects import Send
+from meshnode.gossip.entry import ID_LENGTH
 from meshnode.gossip.messages import Graft
 from meshnode.identity import NodeId
-from meshnode.limits import TOPIC_MAX_SOURCES
+from meshnode.limits import GOSSIP_MAX_IDS, TOPIC_MAX_SOURCES
 from meshnode.metrics import Metrics
 from meshnode.timers import Timers
 
 STRAY_S = 1.0  # what comes later than this over a pruned link was not on its way then: its other end takes us for eager
 PATIENCE_S = 0.15, 1.5  # payloads come second for so long (drawn by lot) before their link is pruned
+PULL = b"\xff" * ID_LENGTH  # the first id of a GRAFT that asks for payloads only
 OVER_S = 3.0  # without any, it begins anew
 GRAFT_S = 1.0  # an announced payload is asked for after so long: it may come late over many links that coalesce
 ANNOUNCE_S = 0.2  # ids for a lazy link wait so long: at 200 messages a second 40 share a packet
@@ -38,18 +40,12 @@ class Tree(Broadcast):
     def __init__(self, rng: random.Random, timers: Timers, metrics: Metrics, now: float, scope: bytes) -> None:
         super().__init__(rng, timers, metrics, now, scope)
         self._sources: OrderedDict[bytes, NodeId] = OrderedDict()
+        self._pulled: OrderedDict[bytes, None] = OrderedDict()  # asked for without taking the link
         self._fed: dict[NodeId, float] = {}  # when a neighbour was last the first to bring a payload
         self._twice: dict[
             NodeId, tuple[float, float]
         ] = {}  # its payloads come second: how long we bear it, the last time
         self._heard: dict[NodeId, float] = {}  # when it last brought one at all
-
-        self._swapping = False
-
-    def _prune(self, peer: NodeId, now: float) -> None:
-        """Not when a shorter way is taken: the longer one goes when its payloads come second, and none is missed."""
-        if not self._swapping:
-            super()._prune(peer, now)
 
     def remove(self, peer: NodeId) -> None:
         """A neighbour no more."""
@@ -63,10 +59,10 @@ class Tree(Broadcast):
     ) -> None:
         """A payload that we had not, and that counts: pass it on."""
         pruned = self.lazy.get(peer)
-        self._swapping = True
+        self._missing.pop(item, None)  # no swap for a shorter way: what is short for one publisher is long for another
         super().on_payload(peer, item, payload, hops, now, wide=wide)
-        self._swapping = False
-        if pruned is not None and now - pruned < STRAY_S and peer in self.eager:
+        pulled = self._pulled.pop(item, peer) is None
+        if pruned is not None and (pulled or now - pruned < STRAY_S) and peer in self.eager:
             del self.eager[peer]
             self.lazy[peer] = pruned
         self._fed[peer] = self._heard[peer] = now
@@ -91,7 +87,7 @@ class Tree(Broadcast):
     def on_prune(self, peer: NodeId, now: float) -> None:
         """A neighbour gets payloads from others. Those who got theirs from it take another link back."""
         super().on_prune(peer, now)
-        if not self._fed or any(now - self._fed.get(other, -STRAY_S) < STRAY_S for other in self.eager):
+        if not self._fed or self._is_fed(now):
             return
         lately = [(at, other) for other, at in self._heard.items() if other in self.lazy and other != peer]
         if lately:
@@ -99,3 +95,32 @@ class Tree(Broadcast):
             if now - at < STRAY_S:
                 self.add(other)
                 self._effects.append(Send(other, Graft(self._scope, ())))
+
+    def on_pull(self, peer: NodeId, ids: tuple[bytes, ...], find: dict[bytes, bytes]) -> None:
+        """A neighbour lacks these, and no link."""
+        for item in ids:
+            payload, hops = self._recent.get(item) or (find.get(item), 0)
+            if payload is not None:
+                self._pushes.setdefault(peer, []).append((hops, payload))
+
+    def _is_fed(self, now: float) -> bool:
+        return any(now - self._fed.get(peer, -STRAY_S) < STRAY_S for peer in self.eager)
+
+    def _graft(self, now: float) -> None:
+        """Ask for what is due. Whoever is fed, and lost a few when a link was pruned, wants those and no link."""
+        if not self._is_fed(now):
+            super()._graft(now)
+            return
+        lazy, sent = dict(self.lazy), len(self._effects)
+        super()._graft(now)
+        for peer, since in lazy.items():
+            if peer in self.eager:
+                del self.eager[peer]
+                self.lazy[peer] = since
+        for number, effect in enumerate(self._effects[sent:], sent):
+            if isinstance(effect.message, Graft):
+                ids = effect.message.ids[: GOSSIP_MAX_IDS - 1]
+                self._effects[number] = Send(effect.peer, Graft(self._scope, (PULL, *ids)))
+                self._pulled.update(dict.fromkeys(ids))
+        while len(self._pulled) > TOPIC_MAX_SOURCES:
+            self._pulled.popitem(last=False)

@@ -195,3 +195,25 @@ def test_a_crowd_is_turned_away_when_enough_are_served() -> None:
         world.deliver(node, other.id, encode_message(Graft(scope_of("news"), (HELLO,))))
     assert len(node.topics.neighbours("news")) == 16
     assert node.metrics.counters["topic_links_full"] == 23
+
+
+@pytest.mark.parametrize(("publishers", "most"), [(1, 1.1), (2, 1.1), (5, 1.8)])
+def test_hundreds_of_messages_a_second_settle_on_a_tree(publishers: int, most: float) -> None:
+    world = _joined(20, 20)
+
+    def second() -> float:
+        names = ("topic_received", "topic_received_twice")
+        before = [sum(node.metrics.counters.get(name, 0) for node in world.nodes) for name in names]
+        for i in range(100):
+            world.publish(world.nodes[i % publishers], "news", b"x")
+            world.run(0.01)
+        got, twice = (
+            sum(node.metrics.counters.get(name, 0) for node in world.nodes) - at
+            for name, at in zip(names, before, strict=True)
+        )
+        return 1 + twice / got
+
+    copies = [second() for _ in range(7)]
+    world.run(5.0)
+    assert max(copies[4:]) <= most, copies
+    assert all(len(node.read()) == 700 for node in world.nodes[publishers:])

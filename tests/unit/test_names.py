@@ -112,7 +112,7 @@ def test_a_crashed_node_keeps_its_name_and_one_that_left_does_not() -> None:
 def test_our_claim_is_renewed_and_an_earlier_runs_other_name_is_given_up() -> None:
     names = _names()
     names.claim("laptop", int(WALL * 1000), 0.0)
-    names.tick(30_000.0)
+    names.tick(15_000.0)
     announced = [e for e in names.take_effects() if isinstance(e, Announce)]
     assert len(announced) == 2
     assert len({e.value for e in announced}) == 1, "the first date stays"
