@@ -81,7 +81,8 @@ class Chaos:
             self._keep(entry)
         elif entry.id not in self.signed.get(entry.origin, {}):
             raise Broken(f"node {node.number} took an entry that its origin did not sign")
-        if not entry.fleeting and not (entry.kind == Kind.ACCUSATION and self.liars):
+        # a refuted accusation leaves no seq behind: a restarted accuser whose clock is slow may count anew
+        if not entry.fleeting and entry.kind != Kind.ACCUSATION:
             seqs = self.newest.setdefault((node.number, node.born), {})
             if entry.seq < seqs.get(entry.key, -1):
                 raise Broken(f"node {node.number}: the seq of a key went back")

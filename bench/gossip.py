@@ -130,7 +130,7 @@ def partition(nodes: int, seconds: float = 60.0, changes: int = 40, seed: int = 
 def flat(nodes: int) -> dict[str, Any]:
     """Build a mesh that large: links, views and memory a node, and broadcasts in it."""
     began, memory = time.process_time(), _rss_mb()
-    net = build(nodes, 9, every=0.004, settle=10.0)
+    net = build(nodes, 9, every=0.004, settle=10.0, through=nodes)
     net.keep_statuses = False
     built, used = time.process_time() - began, _rss_mb() - memory
     links = sorted(len(node.links) for node in net.nodes)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from meshnode.errors import RateLimited
+from meshnode.gossip.belief import Belief
 from meshnode.gossip.broadcast import Broadcast
 from meshnode.gossip.detector import Detector
 from meshnode.gossip.effects import (
@@ -36,8 +37,8 @@ from meshnode.gossip.effects import (
     Status,
 )
 from meshnode.gossip.entry import REJECTED, Entry, EntryReject, Key, Kind, id_of, open_entry, sign_entry
-from meshnode.gossip.kinds import Accusation, Member, parse_accusation, parse_member
-from meshnode.gossip.members import NEEDED, Members
+from meshnode.gossip.kinds import Member, parse_accusation, parse_member
+from meshnode.gossip.members import Members
 from meshnode.gossip.messages import (
     Contact,
     Disconnect,
@@ -72,10 +73,7 @@ from meshnode.timers import Timer, Timers
 from meshnode.wire import WireError
 
 MEMBER_TTL_S = 7200
-ACCUSATION_TTL_S = 7200  # as long as what it is about: a partition of two hours still heals by refutation
 LEAVE_TTL_S = 86_400  # no replayed member entry, which lives two hours, outlives the goodbye
-REFUTE_EVERY_S = 0.5
-SECOND_OPINION_S = 0.4
 SEED_S = 20.0
 EXPIRY_SLACK_S = 1.0  # many entries expire in one go
 
@@ -83,7 +81,6 @@ MALFORMED = describe("gossip_drop_message", "messages dropped: not a message")
 UNKNOWN = describe("gossip_drop_type", "messages ignored: of a type that this version does not know")
 STRANGER = describe("gossip_drop_stranger", "messages dropped: from a peer that is no neighbour")
 BANNED = describe("gossip_drop_banned", "messages dropped: from a peer that is cut off for lying")
-REFUTATIONS = describe("gossip_refutations", "times that we were accused and refuted it")
 VOID = describe("gossip_drop_void", "accusations dropped: refuted before they came")
 
 FAULTS = {
@@ -127,8 +124,6 @@ class Gossip:
         self._seq = first_seq
         self._timers = Timers()
         self._effects: list[Effect] = []
-        self._refuted_at = float("-inf")
-        self._refuting: Timer | None = None
         self._expiring: Timer | None = None
         self._left = False
         self._checks: dict[int, Callable[[Entry], bool]] = {
@@ -146,6 +141,7 @@ class Gossip:
         self.broadcast = Broadcast(rng, timers, metrics, now)
         self.reconciler = Reconciler(rng, timers, metrics, self.store, self._payload, now)
         self.standing = Standing(metrics)
+        self.belief = Belief(self)
 
     # ---- pumping
 
@@ -184,7 +180,7 @@ class Gossip:
     def tick(self, now: float, wall: float) -> None:
         """Do what is due; afterwards ``next_deadline()`` is None or later than ``now``."""
         self._offset = wall - now
-        while True:  # what one core does may be due for another at once
+        while not self._left:  # what one core does may be due for another at once
             self._timers.run(now)
             self._route(now)
             at = self._timers.next_deadline()
@@ -193,7 +189,7 @@ class Gossip:
 
     def next_deadline(self) -> float | None:
         """When ``tick`` is wanted next."""
-        return self._timers.next_deadline()
+        return None if self._left else self._timers.next_deadline()
 
     def take_effects(self) -> list[Effect]:
         """Everything to do since the last call, in order."""
@@ -299,7 +295,7 @@ class Gossip:
             self.store.put(entry)
             self._arm_expiry(now)
             if kind == Kind.MEMBER:
-                self._void_accusations(self.id, entry.seq)
+                self.belief.void_accusations(self.id, entry.seq)
         self.broadcast.publish(entry.id, entry.encoded, now, wide=wide)
         self._effects.append(Changed(entry, before, None, 0))
         self._route(now)
@@ -318,7 +314,7 @@ class Gossip:
     def status(self, peer: NodeId) -> Status:
         """What we believe of a member."""
         status = self.members.status(peer)
-        known = status is not Status.ALIVE or peer == self.id or self._member(peer) is not None
+        known = status is not Status.ALIVE or peer == self.id or self.belief.member(peer) is not None
         return status if known or peer in self.views.active else Status.UNKNOWN
 
     @property
@@ -330,11 +326,13 @@ class Gossip:
 
     def on_link(self, peer: NodeId, up: bool, now: float) -> None:
         """A connection to ``peer`` came or went, whoever wanted it."""
+        if self._left:
+            return
         if not up:
             contact = self.views.active.get(peer)
             self.views.on_unlink(peer, now)
             if contact is not None:
-                self._look_after(contact, now)  # nobody watches it now: did it close the link, or die?
+                self.belief.look_after(contact, now)  # nobody watches it now: did it close the link, or die?
         elif not self.standing.is_banned(peer, now):
             self.views.on_link(peer, now)
         self._route(now)
@@ -372,7 +370,7 @@ class Gossip:
             if taken is None:
                 self.broadcast.on_rejected(item, now)
             else:
-                wide = self._breaks_the_tree(taken[0])
+                wide = self.belief.breaks_the_tree(taken[0])
                 self.broadcast.on_payload(peer, item, payload, hops, now, wide=wide)
                 self._apply(*taken, peer, hops + 1, now)
 
@@ -420,11 +418,9 @@ class Gossip:
         """What its kind demands of an entry; a void accusation is nobody's fault."""
         check = self._checks.get(entry.kind)
         fits = check is None or check(entry)
-        if entry.kind == Kind.ACCUSATION and fits:
-            accusation = parse_accusation(entry)
-            if accusation is not None and accusation.incarnation < self._incarnation(accusation.accused):
-                self.metrics.count(VOID)
-                return False
+        if entry.kind == Kind.ACCUSATION and fits and self.belief.is_void(entry):
+            self.metrics.count(VOID)
+            return False
         if not fits:
             self.metrics.count(REJECTED[EntryReject.UNFIT])
             self._blame(peer, Fault.MALFORMED, now)
@@ -433,9 +429,9 @@ class Gossip:
     def _apply(self, entry: Entry, before: Entry | None, via: NodeId, hops: int, now: float) -> None:
         """A new entry counts: whoever is concerned learns of it."""
         if entry.kind == Kind.MEMBER:
-            self._on_member(entry, before, now)
+            self.belief.on_member(entry, before, now)
         elif entry.kind == Kind.ACCUSATION:
-            self._on_accusation(entry, now)
+            self.belief.on_accusation(entry, now)
         self._effects.append(Changed(entry, before, via, hops))
 
     def _outlive(self, past: Entry, now: float) -> None:
@@ -449,102 +445,38 @@ class Gossip:
         """An entry of ours that we do not remember (our state was lost, or somebody has our key): stay above it."""
         self._seq = entry.seq
         if entry.kind == Kind.MEMBER:
-            self._refute_soon(now)
+            self.belief.refute_soon(now)
 
     def _payload(self, item: bytes) -> bytes | None:
         entry = self.store.by_id(item)
         return entry.encoded if entry is not None else None
 
-    # ---- members
+    # ---- what the parts share
 
-    def _member(self, peer: NodeId) -> Entry | None:
-        return self.store.get((peer, Kind.MEMBER, ""))
+    def put_out(
+        self,
+        kind: int,
+        name: str,
+        value: bytes | None,
+        ttl: int,
+        now: float,
+        *,
+        wide: bool = False,
+    ) -> Entry:
+        """Publish whatever our rate is; ``wide``: at once to all neighbours."""
+        return self._publish(kind, name, value, ttl, now, wide=wide)
 
-    def _incarnation(self, peer: NodeId) -> int:
-        entry = self._member(peer)
-        return entry.seq if entry is not None else 0
+    def rise_above(self, seq: int) -> None:
+        """Our next entry has a higher seq than this."""
+        self._seq = max(self._seq, seq)
 
-    def _on_member(self, entry: Entry, before: Entry | None, now: float) -> None:
-        peer, member = entry.origin, parse_member(entry)
-        if peer == self.id or member is None:
-            return
-        self.members.on_member(peer, entry.seq, member.left, now, news=before is None)
-        self._void_accusations(peer, entry.seq)
-        if member.left:
-            self.views.forget(peer, now)
-        else:
-            self.views.note_record(Contact(peer, member.record))
+    def at(self, when: float, action: Callable[[float], None]) -> Timer:
+        """Do something later."""
+        return self._timers.at(when, action)
 
-    def _void_accusations(self, peer: NodeId, seq: int) -> None:
-        """A newer member entry refutes all that was said of older ones, everywhere alike."""
-        for entry in list(self.store.named(Kind.ACCUSATION, str(peer))):
-            accusation = parse_accusation(entry)
-            if accusation is None or accusation.incarnation < seq:
-                self.store.drop(entry)
-
-    def _on_accusation(self, entry: Entry, now: float) -> None:
-        accusation = parse_accusation(entry)
-        if accusation is None:
-            return
-        accused = accusation.accused
-        if accused == self.id:
-            self._seq = max(self._seq, accusation.incarnation)
-            self.detector.blame_ourselves()
-            self._refute_soon(now)
-            return
-        self.members.on_accused(accused, entry.origin, accusation.incarnation, now)
-        self.detector.suspect(accused, now)
-        contact = self.views.passive.get(accused)
-        if contact is not None and self.members.accusers(accused) < NEEDED:
-            wait = self._rng.uniform(0.0, SECOND_OPINION_S)
-            self._timers.at(now + wait, lambda now: self._second_opinion(contact, now))
-
-    def _breaks_the_tree(self, entry: Entry) -> bool:
-        """An accusation of a neighbour of ours: the tree led through it, and it must hear what it stands accused of."""
-        accusation = parse_accusation(entry) if entry.kind == Kind.ACCUSATION else None
-        return accusation is not None and accusation.accused in self.views.active
-
-    def _second_opinion(self, contact: Contact, now: float) -> None:
-        """A lone accuser may lie, or be cut off itself: whoever knows the accused, and is not its neighbour, looks."""
-        if self.members.accusers(contact.id) != 1:
-            return
-
-        def answered(alive: bool, now: float) -> None:
-            if not alive and 0 < self.members.accusers(contact.id) < NEEDED:
-                self._accuse(contact.id, now)
-
-        self.detector.probe(contact, now, answered)
-
-    def _look_after(self, contact: Contact, now: float) -> None:
-        """Somebody whom we do not watch may be dead: accuse it when it does not answer a probe."""
-
-        def answered(alive: bool, now: float) -> None:
-            if not alive and contact.id not in self.views.active and self.status(contact.id) is Status.ALIVE:
-                self.views.passive.pop(contact.id, None)
-                self._accuse(contact.id, now)
-
-        if self.probeable(contact) and self.members.status(contact.id) is Status.ALIVE and not self._left:
-            self.detector.probe(contact, now, answered)
-
-    def _accuse(self, peer: NodeId, now: float) -> None:
-        incarnation = self._incarnation(peer)
-        self._seq = max(self._seq, incarnation)
-        value = Accusation(peer, incarnation).encoded()
-        self._publish(Kind.ACCUSATION, str(peer), value, ACCUSATION_TTL_S, now, wide=True)
-        self.members.on_accused(peer, self.id, incarnation, now)
-
-    def _refute_soon(self, now: float) -> None:
-        if self._refuting is None or not self._refuting.live:
-            at = max(now, self._refuted_at + REFUTE_EVERY_S)
-            self._refuting = self._timers.at(at, self._refute)
-            if at <= now:
-                self._refuting.fire(now)
-
-    def _refute(self, now: float) -> None:
-        if not self._left:
-            self._refuted_at = now
-            self.metrics.count(REFUTATIONS)
-            self.announce(self.record, now)
+    def later(self, within: float, action: Callable[[float], None], now: float) -> None:
+        """Do something at a random time, at most ``within`` seconds from now."""
+        self._timers.at(now + self._rng.uniform(0.0, within), action)
 
     def _sample(self) -> Contact | None:
         found = [contact for contact in self.views.passive.values() if self.probeable(contact)]
@@ -603,13 +535,13 @@ class Gossip:
             self.detector.unwatch(effect.peer)
             self.reconciler.remove(effect.peer)
         elif isinstance(effect, Accuse):
-            self._accuse(effect.peer, now)
+            self.belief.accuse(effect.peer, now)
         elif isinstance(effect, Estranged):
             self.views.lose(effect.peer, now)
         elif isinstance(effect, Silent):
             contact = self.views.passive.get(effect.peer)
             if contact is not None:
-                self._look_after(contact, now)  # once more: three lost datagrams are no death
+                self.belief.look_after(contact, now)  # once more: three lost datagrams are no death
         else:
             if isinstance(effect, MemberChanged) and effect.status is Status.GONE:
                 self.views.lose(effect.peer, now)

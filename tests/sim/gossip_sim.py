@@ -454,14 +454,15 @@ def build(
     announce: bool = False,
     every: float = 0.01,
     settle: float = 15.0,
+    through: int = 3,
     **options: Any,
 ) -> GossipNet:
-    """A mesh whose nodes joined through one of the first three, one after the other."""
+    """A mesh whose nodes joined through one of the first ``through`` of them, one after the other."""
     net = GossipNet(seed, **options)
     for number in range(count):
         node = net.add()
         if number:
-            net.join(node, net.nodes[net.rng.randrange(min(number, 3))])
+            net.join(node, net.nodes[net.rng.randrange(min(number, through))])
         if announce:
             node.gossip.announce(b"", net.now)
             net.pump(node)
