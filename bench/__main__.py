@@ -151,10 +151,34 @@ def _nat(short: bool) -> list[Row]:
     return nat.rows(nat.run(short=short))
 
 
+def _services(short: bool) -> list[Row]:
+    from bench import services
+
+    found = services.run(3 if short else 10)
+    rows: list[Row] = []
+    for how, gaps in found.items():
+        rows.append((f"instance killed, {how}: longest silence p50, ms", gaps["p50_ms"], 300, False))
+        rows.append((f"instance killed, {how}: longest silence max, ms", gaps["max_ms"], 1_000, False))
+    return rows
+
+
 def _gossip(short: bool) -> Iterable[Row]:
     from bench import gossip
 
     return gossip.run(short)
+
+
+def _topics(short: bool) -> list[Row]:
+    from bench import topics
+
+    found = topics.run(5.0 if short else 20.0)
+    print(f"topics: {found}", file=sys.stderr)
+    what = f"{found['published']} publishes, 200 a second of 1 kB, to {found['subscribers']} subscribers"
+    return [
+        (f"{what}: not received", found["missing"], 0, False),
+        (f"{what}: latency p50, ms", found["p50_ms"], 250, False),
+        (f"{what}: copies received a message", found["copies_per_message"], 1.3, False),
+    ]
 
 
 BENCHES: dict[str, Callable[[bool], Iterable[Row]]] = {
@@ -170,6 +194,8 @@ BENCHES: dict[str, Callable[[bool], Iterable[Row]]] = {
     "dht": _dht,
     "nat": _nat,
     "gossip": _gossip,
+    "services": _services,
+    "topics": _topics,
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from meshnode.address import Addr, parse_addr
 from meshnode.errors import ConfigError, InvalidId
-from meshnode.identity import NodeId
+from meshnode.identity import NodeId, label_of
 
 FILE_NAME = "meshnode.toml"
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -44,6 +44,7 @@ class Config:
     home: Path | str
     listen: str = "[::]:0"
     mesh: str = field(default="open", repr=False)
+    name: str = ""
     seeds: tuple[str, ...] = ()
     mdns: bool = True
     port_mapping: bool = True
@@ -76,6 +77,9 @@ class Config:
             raise ConfigError(str(error), hint="as in 0.0.0.0:4242 or [::]:0") from error
         for text in self.seeds:
             parse_seed(text)
+        if self.name and label_of(self.name) is None:
+            raise ConfigError(f"{self.name!r} is no name for a node", hint="1 to 40 of a-z, 0-9 and inner hyphens")
+        object.__setattr__(self, "name", label_of(self.name) or "")
         if self.relay not in ("auto", "on", "off"):
             raise ConfigError(f"relay = {self.relay!r}", hint="auto (on for seeds), on, or off")
         if self.relay_mb_per_s <= 0 or self.relay_total_mb_per_s <= 0:

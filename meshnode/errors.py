@@ -9,12 +9,15 @@ MeshError
   NotFound             no source knows a record of that id
   NoPathError          a record is known, but no address in it answers; ``attempts``
   PeerIdentityError    somebody else's key answered
+  NameChanged          a node's name that was used here is another node's now
   PolicyDenied         the peer refuses us
   ServiceNotFound      the peer has no such service
+  ServiceUnavailable   the peer's service does not work now
   ConnectionLost       the connection is over
     PeerRestarted      because the peer's process began anew
   HandshakeTimeout     the peer stopped answering during the handshake; ``attempts``
   StreamLimitError     the peer grants no more streams now
+  TopicClosed          the topic was left
   RateLimited          more gossip entries than other nodes would pass on
   NodeClosed           this node was closed
   AlreadyRunning       another process runs this home
@@ -122,6 +125,12 @@ class ServiceNotFound(MeshError):
     code = "service_not_found"
 
 
+class ServiceUnavailable(MeshError):
+    """The peer has the service, but what is behind it does not answer."""
+
+    code = "service_unavailable"
+
+
 class ConnectionLost(MeshError, ConnectionError):
     """The connection or the stream is over."""
 
@@ -148,6 +157,18 @@ class StreamLimitError(MeshError):
     """The peer grants no more streams now."""
 
     code = "stream_limit"
+
+
+class NameChanged(MeshError):
+    """A name that was used here is claimed by another node now; it keeps its meaning until a person agrees."""
+
+    code = "name_changed"
+
+
+class TopicClosed(MeshError):
+    """The topic was left, or its node was closed."""
+
+    code = "topic_closed"
 
 
 class RateLimited(MeshError):

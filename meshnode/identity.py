@@ -28,6 +28,8 @@ from meshnode.errors import InvalidId
 from meshnode.limits import MAX_KNOWN_IDS, MAX_SHARED_KEYS
 
 KEY_LENGTH = 32
+MESH_SUFFIX = ".mesh"
+MAX_LABEL = 40  # characters of a node's name: shorter than an id, so that no name looks like one
 TEXT_LENGTH = 52
 
 
@@ -116,6 +118,22 @@ def known_id(raw: bytes) -> NodeId:
 def dht_key_of(overlay: ipaddress.IPv6Address) -> bytes:
     """Return the 20-byte DHT key of an overlay address."""
     return hashlib.blake2b(overlay.packed, digest_size=20, person=b"mesh-dht-key").digest()
+
+
+def is_label(text: str) -> bool:
+    """True for a name that a node may have: 1 to 40 of a-z, 0-9 and inner hyphens."""
+    return (
+        0 < len(text) <= MAX_LABEL
+        and text.isascii()
+        and all(c.islower() or c.isdigit() or c == "-" for c in text)
+        and not (text.startswith("-") or text.endswith("-"))
+    )
+
+
+def label_of(text: str) -> str | None:
+    """The name in ``laptop`` or ``laptop.mesh``; None when it is neither."""
+    label = text.lower().removesuffix(MESH_SUFFIX)
+    return label if is_label(label) else None
 
 
 class Identity:

@@ -191,6 +191,42 @@ GOSSIP_MAX_TELL_IDS = 1_500  # 12 kB
 GOSSIP_MAX_PINGS = 1_024  # unanswered PINGs of gossip remembered; x about 150 B
 GOSSIP_MAX_OFFERS = 8  # contacts of the DHT tried at once when no neighbour is left
 
+# ---- directory and names
+SERVICE_MAX_VALUE = 1_024  # bytes of an announcement; 2,048 of a kind x 1.1 kB = 2.3 MB
+SERVICE_MAX_META = 16  # pairs of an instance's metadata
+SERVICE_MAX_META_TEXT = 128  # characters of a key, and of a value
+SERVICE_MAX_OWN = 48  # announced by one node: gossip stores 64 entries of an origin; topics need 12, others 4
+DIRECTORY_MAX_OFFERS = 2_048  # instances remembered, as many as gossip stores; x about 900 B = 1.8 MB
+DIRECTORY_MAX_SHUNNED = 1_024  # instances that failed lately; x about 150 B
+DIRECTORY_MAX_STICKY = 256  # names whose last instance is remembered
+NAMES_MAX_CLAIMS = 2_048  # claims remembered, as many as gossip stores; x about 300 B
+NAMES_MAX_RIVALS = 8  # claims of one name that are remembered: a crowd of claimants costs 8 x 300 B, the earliest stay
+NAMES_MAX_PINS = 4_096  # names that were used here; x about 100 B on disk; the longest unused go first
+
+# ---- topics
+TOPIC_MAX_NAME = 64  # characters
+TOPIC_MAX_DATA = 3_072  # bytes of a message: with its signature and fields it fits an entry of 4,096
+TOPIC_MAX_JOINED = 12  # topics of one node: a subscription is a stored entry, and 12 + 48 services + 4 = 64
+TOPIC_MAX_SUBSCRIBERS = 2_048  # known of all topics together, as many as gossip stores; x about 200 B
+TOPIC_MAX_LINKS = 16  # peers of one topic's tree that we serve: 16 x 1 kB x 400 a second = 6.4 MB/s at the very worst
+TOPIC_RATE = 400.0  # messages a second of one origin that we pass on; each costs 43 us to verify: 2 % of a core
+TOPIC_BURST = 800.0
+TOPIC_BYTES = 1_048_576.0  # bytes a second of one origin
+TOPIC_BYTES_BURST = 2_097_152.0
+TOPIC_TOTAL_RATE = 2_000.0  # messages a second of one topic, all origins: many ids of one liar cost 9 % of a core
+TOPIC_TOTAL_BURST = 4_000.0
+TOPIC_MAX_ORIGINS = 512  # of one topic whose rate and seq are remembered; x about 300 B; the longest unheard go first
+TOPIC_PUBLISH_RATE = 300.0  # our own, below what others allow us: publish() waits
+TOPIC_PUBLISH_BURST = 300.0
+TOPIC_PUBLISH_BYTES = 786_432.0
+TOPIC_MAX_HOLES = 1_024  # missing seqs of one origin that may still come; x about 100 B; more count as lost at once
+TOPIC_MAX_SOURCES = 1_024  # payloads of which a topic remembers who was first; x about 150 B
+TOPIC_QUEUE = 1_024  # messages that an application has not read; the oldest go first, and are counted
+TOPIC_LINK_QUEUE = 1_048_576  # bytes unsent on a link above which messages for it are dropped, x 16 links a topic
+TOPIC_MAX_FRAME = 16_384  # bytes of one message between members: four payloads
+TOPIC_MAX_REPLAY = 64  # messages kept for late joiners, and ...
+TOPIC_MAX_REPLAY_BYTES = 131_072  # ... their bytes
+
 # ---- paths
 BASE_MTU = 1200  # RFC 9000 section 14: every path carries it
 INITIAL_WINDOW = 12_000  # bytes to an unproven address after a fresh sealed MOVED: 10 packets, one round trip

@@ -13,12 +13,13 @@ import logging
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshnode.address import Addr, canonical_host, parse_addr, tunnel
+from meshnode.calls import Caller
 from meshnode.clock import SystemClock
 from meshnode.config import Config, Seed, parse_seed
 from meshnode.discovery.contacts import load_contacts, save_contacts
@@ -28,15 +29,17 @@ from meshnode.driver.ports import MeshSettings
 from meshnode.driver.probing import Pinged
 from meshnode.driver.relaying import TUNNEL
 from meshnode.errors import AlreadyRunning, ConfigError, MeshError, NodeClosed, NotFound
+from meshnode.gossip.offers import Instance
 from meshnode.identity import NodeId
 from meshnode.keyfile import load_or_create, parse_seed_text
-from meshnode.limits import MAX_ENDPOINTS
+from meshnode.limits import MAX_ENDPOINTS, TOPIC_QUEUE
 from meshnode.metrics import Metrics
 from meshnode.net.interfaces import InterfaceWatcher, local_networks
 from meshnode.net.sides import Sides
 from meshnode.net.tunnel import Tunnels
 from meshnode.net.udp import UdpSocket
 from meshnode.paths.describe import describe_endpoint, describe_history
+from meshnode.presence import Presence
 from meshnode.quic.connection import Connection as Link
 from meshnode.quic.connection import State
 from meshnode.quic.engines import pick_engine
@@ -46,6 +49,7 @@ from meshnode.relay.server import RelayLimits
 from meshnode.sealing import MeshKey, Sealer
 from meshnode.storage import SeqSource
 from meshnode.streams import MeshReader, MeshWriter, accepted, wrap
+from meshnode.topic import Topic, TopicBook
 
 if TYPE_CHECKING:
     from meshnode.discovery.mdns import MdnsSource
@@ -64,11 +68,13 @@ MAX_HANDLERS = 1024  # streams served at once; more are refused until some end
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened: ``kind`` is connected, disconnected, path or record."""
+    """Something that happened. ``kind`` is connected, disconnected, path; member (detail: alive, suspect, gone, left);
+    service_up, service_changed, service_down (with the ``service``); name_conflict."""
 
     kind: str
     peer: NodeId
     detail: str = ""
+    service: str = ""
 
 
 class Connection:
@@ -114,11 +120,43 @@ class Connection:
 class Service:
     """A served name; ``close`` withdraws it (streams that run go on)."""
 
-    def __init__(self, node: Node, name: str, handler: Handler, allow: frozenset[NodeId] | None) -> None:
+    def __init__(
+        self,
+        node: Node,
+        name: str,
+        handler: Handler,
+        allow: frozenset[NodeId] | None,
+        announce: bool | None = None,
+        meta: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.handler = handler
         self.allow = allow
+        self.announce = announce
+        self.meta: Mapping[str, str] = dict(meta or {})
+        self.healthy = True
+        self.load = 0
+        self.decides = False  # the handler itself accepts a stream, or leaves it refused as unavailable
         self._node = node
+
+    @property
+    def is_allowed_to_some(self) -> bool:
+        """True when there is anybody who may use it."""
+        return self.allow is None or bool(self.allow)
+
+    def update(
+        self, *, healthy: bool | None = None, load: int | None = None, meta: Mapping[str, str] | None = None
+    ) -> None:
+        """Tell the mesh how the service is: failing ones are tried last, busy ones (``load``, 0 to 100) later.
+
+        Changes are announced at most once a second, and a load that moves by less than 10 not at all.
+        Raises ConfigError.
+        """
+        self.healthy = self.healthy if healthy is None else healthy
+        self.load = self.load if load is None else load
+        self.meta = self.meta if meta is None else dict(meta)
+        if self._node.is_running and self._node.services.get(self.name) is self:
+            self._node.presence.announce(self)
 
     def allows(self, peer: NodeId) -> bool:
         """True when ``peer`` may use it."""
@@ -128,6 +166,8 @@ class Service:
         """Withdraw the service."""
         if self._node.services.get(self.name) is self:
             del self._node.services[self.name]
+            if self._node.is_running:
+                self._node.presence.withdraw(self.name)
 
 
 def parse_allow(allow: Iterable[str | NodeId]) -> frozenset[NodeId] | None:
@@ -152,6 +192,9 @@ class Node:
         self.metrics = Metrics()
         self.services: dict[str, Service] = {}
         self.mesh: Mesh
+        self.presence: Presence
+        self._caller: Caller
+        self._topics: TopicBook
         self._clock = SystemClock()
         self._udp: UdpSocket | None = None
         self._sides: Sides | None = None
@@ -246,7 +289,10 @@ class Node:
             ),
             metrics=self.metrics,
         )
+        self._caller = Caller(self, self.mesh.registry)
+        self._topics = TopicBook(self, self.mesh.registry)
         self._announce(moved=False)
+        self.presence = Presence(self, self.mesh.registry, self._caller, home)
         self._watcher = InterfaceWatcher(self._loop, self._on_interfaces)
         self._watcher.start()
         now = self._clock.monotonic()
@@ -275,6 +321,8 @@ class Node:
         self._closed = True
         if self._watcher is not None:
             self._watcher.close()
+        self._topics.close()
+        self.presence.close()
         self.mesh.close(self._clock.monotonic())
         self._emit(None)
         for task in list(self._tasks):
@@ -313,6 +361,27 @@ class Node:
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
+
+    def spawn(self, work: Any) -> None:
+        """Run a coroutine until it ends or the node is closed; what it raises is logged."""
+        if self._closed:
+            work.close()
+        else:
+            self._spawn(work)
+
+    def wall(self) -> float:
+        """Unix seconds."""
+        return self._clock.wall()
+
+    @property
+    def is_closed(self) -> bool:
+        """True once ``close`` was called."""
+        return self._closed
+
+    @property
+    def is_running(self) -> bool:
+        """True from ``start`` to ``close``."""
+        return self._lock_fd is not None and not self._closed
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = self._loop.create_task(work)
@@ -537,7 +606,12 @@ class Node:
         await source.start(self.mesh.record, *self._bound)
 
     async def resolve(self, peer: NodeId | str) -> Resolution:
-        """Return the verified record of ``peer``, its source and how long it took. Raises NotFound, InvalidId."""
+        """Return the verified record of ``peer`` (an id or a name), its source and how long it took.
+
+        Raises NotFound, InvalidId, NameChanged.
+        """
+        self._alive()
+        id = await self._caller.id_of(peer)
         future: asyncio.Future[Resolution] = self._loop.create_future()
 
         def answer(result: Resolution | NotFound) -> None:
@@ -547,8 +621,7 @@ class Node:
                 else:
                     future.set_result(result)
 
-        self._alive()
-        self.mesh.resolve(NodeId.parse(peer), self._clock.monotonic(), answer)
+        self.mesh.resolve(id, self._clock.monotonic(), answer)
         self._pump()
         return await future
 
@@ -559,11 +632,12 @@ class Node:
             raise NodeClosed("the node was closed")
 
     async def connect(self, peer: NodeId | str) -> Connection:
-        """Return a connection to ``peer``, the live one if there is one.
+        """Return a connection to ``peer`` (an id or a name), the live one if there is one.
 
-        Raises NotFound, NoPathError, PeerIdentityError, PolicyDenied, HandshakeTimeout, InvalidId.
+        Raises NotFound, NoPathError, PeerIdentityError, PolicyDenied, HandshakeTimeout, InvalidId, NameChanged.
         """
         self._alive()
+        id = await self._caller.id_of(peer)
         future: asyncio.Future[Link] = self._loop.create_future()
 
         def answer(result: Link | MeshError) -> None:
@@ -573,14 +647,41 @@ class Node:
                 else:
                     future.set_result(result)
 
-        self.mesh.connect(NodeId.parse(peer), self._clock.monotonic(), answer)
+        self.mesh.connect(id, self._clock.monotonic(), answer)
         self.on_dirty()
         return Connection(self, await future)
 
-    async def open(self, peer: NodeId | str, service: str) -> tuple[MeshReader, MeshWriter]:
-        """Open a stream to a service of ``peer``, connecting first when needed. Raises as connect and open do."""
+    async def open(
+        self, peer: NodeId | str, service: str | None = None, *, sticky: bool = False
+    ) -> tuple[MeshReader, MeshWriter]:
+        """Open a stream, connecting first when needed. Raises as connect and Connection.open do.
+
+        ``open(node, service)``: the service of that node, which an id, ``ID.mesh`` or a name means; the stream survives
+        every move of both. ``open(service)``: any instance that works, near and idle ones first; ``sticky`` prefers the
+        one of the last time. Such a stream ends with ConnectionLost when its instance falls silent while another one
+        answers: open anew.
+        """
+        self._alive()
+        if service is None:
+            if isinstance(peer, NodeId):
+                raise ConfigError("a node alone is no service", hint="open(id, service), or open(service)")
+            return await self._caller.open(peer, sticky=sticky)
         connection = await self.connect(peer)
         return await connection.open(service)
+
+    async def find(self, service: str) -> list[Instance]:
+        """The instances of a service on other nodes, with state, load, metadata and round trip."""
+        self._alive()
+        return await self._caller.find(service)
+
+    async def join(self, topic: str, *, replay: int = 0, limit: int = TOPIC_QUEUE) -> Topic:
+        """Take part in a topic, with up to ``replay`` (64) of its latest messages first.
+
+        ``limit`` messages wait for a slow reader; then the oldest go, counted in ``topic.lost``. Returns once another
+        member is linked, or after a moment (0.5 s; 3 s in a node that has just begun). Raises ConfigError, NodeClosed.
+        """
+        self._alive()
+        return await self._topics.join(topic, replay=replay, limit=limit)
 
     async def ping(self, peer: NodeId | str, timeout: float = 2.0) -> Pinged:
         """Send one echo to ``peer`` (connecting first when needed) and wait at most ``timeout`` seconds for it.
@@ -599,14 +700,30 @@ class Node:
 
     # ---- serving
 
-    def serve(self, name: str, handler: Handler, allow: Iterable[str | NodeId] = ()) -> Service:
+    def serve(
+        self,
+        name: str,
+        handler: Handler,
+        allow: Iterable[str | NodeId] = (),
+        *,
+        announce: bool | None = None,
+        meta: Mapping[str, str] | None = None,
+    ) -> Service:
         """Serve ``name`` to those in ``allow`` (nobody unless named; ``any`` for every member).
 
-        Raises ConfigError when the name is taken, InvalidId.
+        The mesh is told of it, with ``meta``, when somebody is allowed; ``announce`` True or False decides otherwise.
+        Raises ConfigError when the name is taken or cannot be announced, InvalidId.
         """
+        Presence.check(name, announce)
         if name in self.services:
             raise ConfigError(f"the service {name!r} exists already", hint="unexpose it first")
-        service = self.services[name] = Service(self, name, handler, parse_allow(allow))
+        service = self.services[name] = Service(self, name, handler, parse_allow(allow), announce, meta)
+        if self.is_running:  # before the start there is no mesh to tell: it is told then
+            try:
+                self.presence.announce(service)
+            except ConfigError:
+                del self.services[name]
+                raise
         return service
 
     def on_stream(self, link: Link, stream: Stream) -> None:
@@ -619,14 +736,18 @@ class Node:
             self.metrics.count("refused_service_policy")
             stream.refuse(StreamStatus.DENIED)
         else:
-            stream.accept()
+            if not service.decides:
+                stream.accept()
             self._spawn(self._handle(service, stream, link.peer))
 
     async def _handle(self, service: Service, stream: Stream, peer: NodeId) -> None:
         reader, writer = wrap(stream, peer)
         try:
             await service.handler(reader, writer, peer)
-            writer.close()
+            if stream.status is None:
+                stream.refuse(StreamStatus.UNAVAILABLE)
+            else:
+                writer.close()
         except (MeshError, asyncio.IncompleteReadError, ConnectionError) as error:
             log.debug("service %s: stream of %s ended: %s", service.name, peer.short, error)
             writer.reset()
@@ -664,6 +785,10 @@ class Node:
             except OSError as error:
                 log.warning("cannot save contacts: %s", error)
 
+    def emit(self, kind: str, peer: NodeId, detail: str, service: str = "") -> None:
+        """Tell those who listen to ``events()``."""
+        self._emit(Event(kind, peer, detail, service))
+
     def _emit(self, event: Event | None) -> None:
         for queue in self._subscribers:
             if queue.full():
@@ -671,7 +796,7 @@ class Node:
                 self.metrics.count("events_lost")
             queue.put_nowait(event)
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncGenerator[Event, None]:
         """Yield what happens from now on, until the node is closed; a slow reader loses the oldest events."""
         self._alive()
         queue: asyncio.Queue[Event | None] = asyncio.Queue(MAX_EVENTS)
@@ -688,6 +813,7 @@ class Node:
         live = [s for s in self.mesh.sessions.values() if s.connection is not None]
         return {
             "id": str(self.id),
+            "name": self.config.name,
             "address": self.address,
             "endpoints": [str(e) for e in record.endpoints] if record is not None else [],
             "seq": record.seq if record is not None else 0,

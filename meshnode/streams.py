@@ -122,6 +122,15 @@ class MeshWriter:
         self.peer = peer
         self._closing = False
 
+    @property
+    def stream(self) -> Stream:
+        """The stream underneath."""
+        return self._stream
+
+    def accept(self) -> None:
+        """Let the opener know that it is served; for handlers of a service that ``decides``."""
+        self._stream.accept()
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """``peer`` is the NodeId of the other side, ``service`` the stream's service name."""
         return {"peer": self.peer, "service": self._stream.service}.get(name, default)

@@ -72,7 +72,7 @@ def peers_command(id: str | None, history: bool, home: Path, as_json: bool) -> N
 @home_option
 @json_option
 def resolve_command(id: str, home: Path, as_json: bool) -> None:
-    """Find the signed record of a node and say which source had it.
+    """Find the signed record of a node (an id, or a name) and say which source had it.
 
     \b
     Example: meshnode resolve ID --json
@@ -94,7 +94,7 @@ def resolve_command(id: str, home: Path, as_json: bool) -> None:
 @home_option
 @json_option
 def ping_command(id: str, count: int, interval: float, home: Path, as_json: bool) -> int:
-    """Reach a node by its key; one line an echo, with the path it took. Exit code 1 when all are lost.
+    """Reach a node by its key or its name; one line an echo, with the path it took. Exit code 1 when all are lost.
 
     When the path changes on the way, a line says from where to where, and why.
 
@@ -121,15 +121,29 @@ def ping_command(id: str, count: int, interval: float, home: Path, as_json: bool
 @click.argument("name")
 @click.argument("target", metavar="tcp://HOST:PORT")
 @click.option("--allow", multiple=True, metavar="any|ID|role:NAME", help="Who may use it; nobody unless named.")
+@click.option("--announce/--no-announce", default=None, help="Tell the mesh of it  [default: when somebody is allowed]")
+@click.option("--meta", multiple=True, metavar="KEY=TEXT", help="Said with the announcement; repeatable.")
 @home_option
 @json_option
-def expose_command(name: str, target: str, allow: tuple[str, ...], home: Path, as_json: bool) -> None:
+def expose_command(
+    name: str,
+    target: str,
+    allow: tuple[str, ...],
+    announce: bool | None,
+    meta: tuple[str, ...],
+    home: Path,
+    as_json: bool,
+) -> None:
     """Offer a local TCP service under a name; kept over restarts. Nobody may use it unless allowed.
+
+    The mesh is told of a service that somebody may use, so that it is found by its name alone; several nodes may offer
+    the same name. Every member can read that, whoever is allowed: --no-announce keeps a service private.
 
     \b
     Example: meshnode expose web tcp://127.0.0.1:8000 --allow any
     """
-    result = _only(home, "expose", name=name, target=target, allow=list(allow))
+    pairs = dict(text.partition("=")[::2] for text in meta)
+    result = _only(home, "expose", name=name, target=target, allow=list(allow), announce=announce, meta=pairs)
     emit(result, as_json, f"{name} -> {target} for {', '.join(allow) or 'nobody'}")
     if not allow and not as_json:
         click.echo("hint: nobody is allowed yet; add --allow any or --allow ID", err=True)
@@ -150,16 +164,21 @@ def unexpose_command(name: str, home: Path, as_json: bool) -> None:
 
 @click.command("forward")
 @click.argument("listen")
-@click.argument("to", metavar="ID/NAME")
+@click.argument("to", metavar="[NODE/]SERVICE")
+@click.option("--sticky", is_flag=True, help="SERVICE alone: stay with one instance as long as it works.")
 @home_option
 @json_option
-def forward_command(listen: str, to: str, home: Path, as_json: bool) -> None:
-    """Listen here; each TCP connection goes to a peer's service and survives moves of either node.
+def forward_command(listen: str, to: str, sticky: bool, home: Path, as_json: bool) -> None:
+    """Listen here; each TCP connection goes to a service of another node and survives moves of either.
+
+    NODE/SERVICE is the service of one node, named by its id or its name. SERVICE alone is any instance that works, near
+    and idle ones first; when the one in use dies, its connections end within a second, and new ones go to the next.
 
     \b
     Example: meshnode forward 8080 ID/web
+    Example: meshnode forward 5432 db
     """
-    result = _only(home, "forward", listen=listen, to=to)
+    result = _only(home, "forward", listen=listen, to=to, sticky=sticky)
     emit(result, as_json, f"{result['listen']} -> {to}")
 
 

@@ -15,18 +15,23 @@ COMMANDS = {
     "demo": ("meshnode.cli.demo", "Watch live streams survive moves, in a mesh of eight processes."),
     "doctor": ("meshnode.cli.doctor", "Say what this network is, and why a peer is reached as it is."),
     "expose": ("meshnode.cli.client", "Offer a local TCP service to other nodes."),
+    "forget": ("meshnode.cli.commons", "Forget which node a name meant here."),
     "forward": ("meshnode.cli.client", "Listen here for a TCP service of another node."),
     "id": ("meshnode.cli.identity", "Print this home's id and overlay address."),
     "keygen": ("meshnode.cli.identity", "Make a key."),
     "peers": ("meshnode.cli.client", "List the live peers and the path in use."),
     "ping": ("meshnode.cli.client", "Reach a node by its key and time the way."),
+    "pub": ("meshnode.cli.commons", "Publish a message to a topic."),
     "rebind": ("meshnode.cli.client", "Move the node's socket to another address."),
     "resolve": ("meshnode.cli.client", "Find where a node is, by its key."),
     "seed": ("meshnode.cli.run", "Run a node that others may begin with."),
+    "services": ("meshnode.cli.commons", "List what the nodes of the mesh offer."),
     "status": ("meshnode.cli.client", "Show the running node."),
+    "sub": ("meshnode.cli.commons", "Print a topic's messages as they come."),
     "unexpose": ("meshnode.cli.client", "Withdraw an exposed service."),
     "unforward": ("meshnode.cli.client", "Stop a forward."),
     "up": ("meshnode.cli.run", "Run a node in the foreground."),
+    "watch": ("meshnode.cli.commons", "Show members and services as they change."),
 }
 
 
@@ -79,7 +84,7 @@ def group(ctx: click.Context, home: str) -> None:
     meshnode up                              run a node here
     meshnode id                              its id, to give to others
     meshnode expose web tcp://127.0.0.1:80 --allow any
-    meshnode forward 8080 ID/web             on another node: its port 8080 is that service
+    meshnode forward 8080 web                on another node: its port 8080 is that service
     meshnode doctor                          what this network is, when something does not work
     """
     ctx.obj = home

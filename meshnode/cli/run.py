@@ -22,6 +22,7 @@ def _node_options(command: F) -> F:
         click.option(
             "--seed", "seeds", multiple=True, metavar="ID@HOST:PORT", help="A node to begin with; repeatable."
         ),
+        click.option("--name", metavar="NAME", help="What others may call this node: NAME, or NAME.mesh."),
         click.option("--mesh", metavar="NAME|KEY", help='The mesh to be in  [default: "open"]'),
         click.option("--advertise", multiple=True, metavar="ADDR:PORT", help="Also publish this address; repeatable."),
         click.option("--allow", multiple=True, metavar="any|ID", help="Who may connect at all  [default: any member]"),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from meshnode.config import Config
+from meshnode.daemon.commons import Commons, is_endless
 from meshnode.daemon.diagnose import describe_peer, last_change
 from meshnode.daemon.paths import is_private, socket_path
 from meshnode.driver.probing import Pinged
@@ -34,6 +35,7 @@ class ControlServer:
         self._node = node
         self._book = book
         self._path = path
+        self._commons = Commons(node)
         self._server: asyncio.Server | None = None
         self._clients: dict[asyncio.Task[None], None] = {}
 
@@ -65,18 +67,35 @@ class ControlServer:
         assert task is not None
         self._clients[task] = None
         try:
-            await self._answer(await reader.readline(), writer)
+            line = await reader.readline()
+            if is_endless(line):
+                await self._answer_while_heard(line, reader, writer)
+            else:
+                await self._answer(line, writer)
         except (ConnectionError, ValueError, asyncio.CancelledError) as error:
             log.debug("a control client went away: %r", error)
         finally:
             self._clients.pop(task, None)
             writer.close()
 
+    async def _answer_while_heard(
+        self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """An answer without an end: over when the client goes away, which says no more until then."""
+        answering = asyncio.ensure_future(self._answer(line, writer))
+        leaving = asyncio.ensure_future(reader.read(1))
+        try:
+            await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (answering, leaving):
+                task.cancel()
+            await asyncio.gather(answering, leaving, return_exceptions=True)
+
     async def _answer(self, line: bytes, writer: asyncio.StreamWriter) -> None:
         try:
             request = json.loads(line)
             method, arguments = str(request["method"]), dict(request["arguments"])
-            handler = getattr(self, f"do_{method}", None)
+            handler = getattr(self, f"do_{method}", None) or getattr(self._commons, f"do_{method}", None)
             if handler is None:
                 raise MeshError(f"the running node knows no {method!r}", hint="is it an older version? restart it")
             async for result in handler(**arguments):
@@ -96,7 +115,7 @@ class ControlServer:
         status["exposes"] = [
             {"name": e.name, "target": e.target, "allow": list(e.allow)} for e in self._book.exposes.values()
         ]
-        status["forwards"] = [{"listen": f.listen, "to": f"{f.peer}/{f.service}"} for f in self._book.forwards.values()]
+        status["forwards"] = [{"listen": f.listen, "to": f.to} for f in self._book.forwards.values()]
         yield status
 
     async def do_peers(self) -> AsyncIterator[dict[str, Any]]:
@@ -147,17 +166,24 @@ class ControlServer:
                 "change": last_change(self._node, id),
             }
 
-    async def do_expose(self, name: str, target: str, allow: list[str]) -> AsyncIterator[dict[str, Any]]:
+    async def do_expose(
+        self,
+        name: str,
+        target: str,
+        allow: list[str],
+        announce: bool | None = None,
+        meta: dict[str, str] | None = None,
+    ) -> AsyncIterator[dict[str, Any]]:
         """Serve a TCP target."""
-        yield self._book.expose(name, target, tuple(allow))
+        yield self._book.expose(name, target, tuple(allow), announce, meta)
 
     async def do_unexpose(self, name: str) -> AsyncIterator[dict[str, Any]]:
         """Withdraw a service."""
         yield self._book.unexpose(name)
 
-    async def do_forward(self, listen: str, to: str) -> AsyncIterator[dict[str, Any]]:
-        """Listen for a peer's service."""
-        yield await self._book.forward(listen, to)
+    async def do_forward(self, listen: str, to: str, sticky: bool = False) -> AsyncIterator[dict[str, Any]]:
+        """Listen for a service of one node, or of any."""
+        yield await self._book.forward(listen, to, sticky)
 
     async def do_unforward(self, listen: str) -> AsyncIterator[dict[str, Any]]:
         """Stop a forward."""

@@ -35,6 +35,7 @@ from meshnode.gossip import (
     parse_member,
 )
 from meshnode.gossip.messages import Disconnect, ProbeAsk, ProbeTell
+from meshnode.gossip.standing import Fault
 from meshnode.identity import NodeId
 from meshnode.limits import GOSSIP_MAX_OFFERS, GOSSIP_MAX_PINGS, GOSSIP_QUEUE, MAX_SESSIONS
 from meshnode.metrics import describe
@@ -116,9 +117,18 @@ class Gossiping:
         """``callback`` hears when we believe something else of a member."""
         self._watchers.append(callback)
 
+    def blame(self, peer: NodeId, fault: Fault, now: float) -> None:
+        """A layer above was handed what no honest node passes on."""
+        self.core.blame(peer, fault, now)
+        self._carry_out(now)
+
     def status(self, peer: NodeId) -> Status:
         """What we believe of a member."""
         return self.core.status(peer)
+
+    def members(self) -> list[NodeId]:
+        """Everybody of whom a member entry is stored, and who has not left."""
+        return [e.origin for e in self.core.entries(Kind.MEMBER) if self.core.status(e.origin) is not Status.LEFT]
 
     def summary(self) -> dict[str, object]:
         """For status pages; plain JSON."""

@@ -98,6 +98,7 @@ class Mesh:
             next_seq,
         )
         self.gossip = self._peers.gossip
+        self.registry = self._peers.registry
         self._endpoints: tuple[Endpoint, ...] = ()
         self._probing = self._peers.probing
         self.nat.filters.begin(clock.monotonic(), fresh_port=self._ports.settings.fresh_port)
@@ -183,6 +184,8 @@ class Mesh:
         at = earlier(self._peers.next_deadline(), self._finder.next_deadline())
         if self.gossip is not None:
             at = earlier(at, self.gossip.next_deadline())
+        if self.registry is not None:
+            at = earlier(at, self.registry.next_deadline())
         return earlier(earlier(at, self._republish_at), self.relaying.next_deadline())
 
     def tick(self, now: float) -> None:
@@ -191,6 +194,8 @@ class Mesh:
         self._finder.tick(now)
         if self.gossip is not None:
             self.gossip.tick(now)
+        if self.registry is not None:
+            self.registry.tick(now)
         if self.relaying.tick(now):
             self._self_changed(now)
         if is_due(self._republish_at, now):

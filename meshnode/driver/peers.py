@@ -16,6 +16,7 @@ from meshnode.driver.gossiping import Gossiping
 from meshnode.driver.outlet import Outlet
 from meshnode.driver.ports import Ports
 from meshnode.driver.probing import Probing, handle_of
+from meshnode.driver.registry import Registry
 from meshnode.driver.relaying import Relaying
 from meshnode.driver.searching import Searching
 from meshnode.driver.session import HeldInitial, OnConnect, Session
@@ -88,6 +89,7 @@ class Peers:
         self.relaying = Relaying(self, deliver)
         self.searching = Searching(self)
         self.gossip = Gossiping(self, next_seq) if ports.settings.gossip else None
+        self.registry = Registry(self, self.gossip) if self.gossip is not None else None
         self.boot = ports.entropy(BOOT_LENGTH)
         self.here = Here()
         self._own_record = own_record
@@ -540,6 +542,8 @@ class Peers:
         self.ports.events.on_connection(connection, True)
         if self.gossip is not None:
             self.gossip.on_link(peer, True, now)
+        if self.registry is not None:
+            self.registry.on_link(peer, True, now)
 
     def on_record(self, connection: Connection, encoded: bytes) -> None:
         """A live peer pushed its newest record."""
@@ -556,7 +560,13 @@ class Peers:
     def on_stream(self, connection: Connection, stream: Stream) -> None:
         """The peer opened a stream and said for which service."""
         self.finder.watch(connection.peer, self.ports.clock.monotonic())
-        self.ports.events.on_stream(connection, stream)
+        if self.registry is None or not self.registry.on_stream(connection, stream):
+            self.ports.events.on_stream(connection, stream)
+
+    def on_silence(self, peer: NodeId, silent: bool, now: float) -> None:
+        """Something that was expected of ``peer`` did not come, or it answers again."""
+        if self.registry is not None:
+            self.registry.on_silence(peer, silent, now)
 
     def on_stream_data(self, connection: Connection) -> None:
         """Application bytes arrived: more are to be expected."""
@@ -596,6 +606,8 @@ class Peers:
             self.ports.events.on_connection(connection, False)
             if self.gossip is not None:
                 self.gossip.on_link(connection.peer, False, now)
+            if self.registry is not None:
+                self.registry.on_link(connection.peer, False, now)
         self._forget_if_idle(session)
 
     def on_dirty(self, connection: Connection) -> None:

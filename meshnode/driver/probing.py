@@ -15,6 +15,8 @@ from meshnode.errors import PeerRestarted
 from meshnode.identity import NodeId
 from meshnode.metrics import describe
 from meshnode.paths.effects import (
+    Answered,
+    FellSilent,
     MtuChanged,
     NeedIntroduction,
     NeedRecord,
@@ -95,6 +97,8 @@ class Probing:
             elif isinstance(effect, MtuChanged):
                 if connection is not None:
                     connection.engine.set_datagram_size(effect.size)
+            elif isinstance(effect, FellSilent | Answered):
+                self._peers.on_silence(session.peer, isinstance(effect, FellSilent), now)
             elif isinstance(effect, NeedRecord):
                 self._peers.finder.seek(session.peer, now)
             elif isinstance(effect, NeedIntroduction):

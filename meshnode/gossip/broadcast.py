@@ -42,6 +42,8 @@ MISSING_FULL = describe("gossip_missing_full", "announcements dropped: too many 
 class Broadcast:
     """One tree. Ids are 8 bytes; whoever calls has verified what it hands in."""
 
+    announce_s, graft_s = ANNOUNCE_S, GRAFT_S
+
     def __init__(self, rng: random.Random, timers: Timers, metrics: Metrics, now: float, scope: bytes = b"") -> None:
         self.eager: dict[NodeId, None] = {}
         self.lazy: dict[NodeId, float] = {}  # and when we told it so
@@ -147,7 +149,7 @@ class Broadcast:
                     self._metrics.count(MISSING_FULL)
                     continue
                 self._missing[item] = [(peer, hops)]
-                self._due[item] = now + GRAFT_S
+                self._due[item] = now + self.graft_s
             elif len(announcers) < GOSSIP_MAX_ANNOUNCERS and all(known is not peer for known, _ in announcers):
                 announcers.append((peer, hops))
         self._graft_soon()
@@ -210,7 +212,7 @@ class Broadcast:
 
     def _announce_soon(self, now: float) -> None:
         if self._announcing is None:
-            self._announcing = self._timers.at(now + ANNOUNCE_S, self._announce)
+            self._announcing = self._timers.at(now + self.announce_s, self._announce)
 
     def _announce(self, now: float) -> None:
         self._announcing = None

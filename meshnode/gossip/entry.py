@@ -44,6 +44,7 @@ class Kind(IntEnum):
     ACCUSATION = 2  # name: the id of the accused; value: the seq of the member entry that it is about
     SERVICE = 8
     NAME = 9
+    SUBSCRIPTION = 10
     TOPIC = 16
 
 

@@ -238,6 +238,11 @@ class Gossip:
         """A layer above says what its kind demands: what does not fit is dropped, and blamed on who handed it over."""
         self._checks[kind] = fits
 
+    def blame(self, peer: NodeId, fault: Fault, now: float) -> None:
+        """A layer above was handed by ``peer`` what no honest node passes on."""
+        self._blame(peer, fault, now)
+        self._route(now)
+
     def leave(self, now: float) -> None:
         """Say goodbye to the mesh; gossip is over afterwards."""
         if not self._left:
@@ -433,7 +438,7 @@ class Gossip:
         """What replaced an entry of ours has to live as long as it: else the old one rises again where it still is."""
         held = self.store.get(past.key)
         if held is None or held.expires < past.expires:
-            ttl = math.ceil(past.expires - self._wall(now)) + 1
+            ttl = min(GOSSIP_MAX_TTL_S, math.ceil(past.expires - self._wall(now)) + 1)
             self._publish(past.kind, past.name, held.value if held is not None else None, ttl, now)
 
     def _on_own_past(self, entry: Entry, now: float) -> None:

@@ -42,6 +42,16 @@ class MtuChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class FellSilent:
+    """Something was expected and did not come: other addresses are being tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The silence is over."""
+
+
+@dataclass(frozen=True, slots=True)
 class Suspended:
     """Nothing answers: streams stay open, writers wait."""
 
@@ -61,4 +71,15 @@ class NeedIntroduction:
     """The active path is a relay: have it tell both ends as which addresses it sees them, and when to probe."""
 
 
-Effect = SendProbe | Switched | Validated | MtuChanged | Suspended | Resumed | NeedRecord | NeedIntroduction
+Effect = (
+    SendProbe
+    | Switched
+    | Validated
+    | MtuChanged
+    | FellSilent
+    | Answered
+    | Suspended
+    | Resumed
+    | NeedRecord
+    | NeedIntroduction
+)

@@ -24,7 +24,9 @@ from meshnode.limits import (
 )
 from meshnode.paths.candidate import Candidate, Connectivity, PathState
 from meshnode.paths.effects import (
+    Answered,
     Effect,
+    FellSilent,
     MtuChanged,
     NeedIntroduction,
     NeedRecord,
@@ -499,6 +501,7 @@ class PeerPaths:
             self._silent_since = now
             self.connectivity = Connectivity.SEEKING
             self._ask_at = 0.0
+            self._effects.append(FellSilent())
             self._note(now, "silent")
         self._step = 0
         self._probe_all(self._flags(), now, include_active=True)
@@ -525,6 +528,8 @@ class PeerPaths:
             self._effects.append(Resumed())
             self._note(now, "resumed")
         self.connectivity = Connectivity.CONNECTED
+        if self._silent_since is not None:
+            self._effects.append(Answered())
         self._silent_since = None
         self._next_probe = None
         self._keepalive_sent = None

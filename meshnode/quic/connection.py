@@ -236,7 +236,8 @@ class Connection:
             stream.feed(event.data, event.fin)
             if waiting and stream.header_complete:
                 self._events.on_stream(self, stream)
-            self._events.on_stream_data(self)
+            if not stream.background:
+                self._events.on_stream_data(self)
         except WireError as error:
             self.close(CloseCode.PROTOCOL, str(error))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Protocol
 
-from meshnode.errors import ConnectionLost, MeshError, PolicyDenied, ServiceNotFound
+from meshnode.errors import ConnectionLost, MeshError, PolicyDenied, ServiceNotFound, ServiceUnavailable
 from meshnode.limits import MAX_SERVICE_NAME, STREAM_HIGH_WATER, STREAM_LOW_WATER
 from meshnode.wire import WireError, decode, encode
 
@@ -23,6 +23,7 @@ class StreamStatus(IntEnum):
     ACCEPTED = 0
     NO_SUCH_SERVICE = 1
     DENIED = 2
+    UNAVAILABLE = 3
 
 
 class StreamPort(Protocol):
@@ -59,6 +60,7 @@ class Stream:
         "_port",
         "_wants_header",
         "_wants_status",
+        "background",
         "buffered",
         "error",
         "fin_received",
@@ -80,6 +82,7 @@ class Stream:
         self.fin_sent = False
         self.stopped = False  # we read no more, but what the peer has sent before it heard so still arrives
         self.buffered = 0
+        self.background = False  # what comes says nothing of when more will: its absence is no silence of the path
         self.on_change: Callable[[], None] = _nothing
         self._chunks: deque[bytes] = deque()
         self._head = bytearray()
@@ -106,6 +109,10 @@ class Stream:
             elif self.status is StreamStatus.DENIED:
                 self.error = PolicyDenied(
                     "the peer does not allow us to use this service", hint="ask its owner for `--allow` with your id"
+                )
+            elif self.status is StreamStatus.UNAVAILABLE:
+                self.error = ServiceUnavailable(
+                    "the peer's service does not work now", hint="does what it exposes run there?"
                 )
         if data and self.stopped:
             self._port.stream_consumed(self.id, len(data))
@@ -210,6 +217,11 @@ class Stream:
             return True
         self._port.stream_await_drain(self)
         return False
+
+    @property
+    def over(self) -> bool:
+        """True when both directions have ended, or it failed."""
+        return self._done or self.error is not None
 
     def await_low(self) -> None:
         """Have ``on_change`` called when (some of) the send queue is acknowledged."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from meshnode.errors import ConfigError, MeshError, NotFound
-from meshnode.identity import NodeId
+from meshnode.identity import MESH_SUFFIX, NodeId, label_of
 from meshnode.node import Node
 from meshnode.services.tcp import Expose, Forward
 from meshnode.storage import write_atomic
@@ -36,35 +37,52 @@ class ServiceBook:
             return
         for item in saved.get("exposes", []):
             try:
-                self._expose(item["name"], item["target"], tuple(item["allow"]))
+                self._expose(item["name"], item["target"], tuple(item["allow"]), item.get("announce"), item.get("meta"))
             except MeshError as error:
                 log.warning("expose %s is not restored: %s", item.get("name"), error)
         for item in saved.get("forwards", []):
             try:
-                await self._forward(item["listen"], item["to"])
+                await self._forward(item["listen"], item["to"], bool(item.get("sticky")))
             except MeshError as error:
                 log.warning("forward %s is not restored: %s", item.get("listen"), error)
 
     def _save(self) -> None:
         data = {
-            "exposes": [{"name": e.name, "target": e.target, "allow": list(e.allow)} for e in self.exposes.values()],
-            "forwards": [{"listen": f.listen, "to": f"{f.peer}/{f.service}"} for f in self.forwards.values()],
+            "exposes": [
+                {"name": e.name, "target": e.target, "allow": list(e.allow), "announce": e.announce, "meta": e.meta}
+                for e in self.exposes.values()
+            ],
+            "forwards": [{"listen": f.listen, "to": f.to, "sticky": f.sticky} for f in self.forwards.values()],
         }
         write_atomic(self._path, json.dumps(data, indent=1).encode())
 
-    def _expose(self, name: str, target: str, allow: tuple[str, ...]) -> None:
-        self.exposes[name] = Expose(self._node, name, target, allow)
+    def _expose(
+        self,
+        name: str,
+        target: str,
+        allow: tuple[str, ...],
+        announce: bool | None = None,
+        meta: Mapping[str, str] | None = None,
+    ) -> None:
+        self.exposes[name] = Expose(self._node, name, target, allow, announce, meta)
 
-    def expose(self, name: str, target: str, allow: tuple[str, ...]) -> dict[str, Any]:
+    def expose(
+        self,
+        name: str,
+        target: str,
+        allow: tuple[str, ...],
+        announce: bool | None = None,
+        meta: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
         """Serve a TCP target; exposing a name again replaces it. Raises ConfigError, InvalidId."""
         old = self.exposes.pop(name, None)
         if old is not None:
             old.close()
         try:
-            self._expose(name, target, allow)
+            self._expose(name, target, allow, announce, meta)
         except MeshError:
             if old is not None:
-                self._expose(old.name, old.target, old.allow)
+                self._expose(old.name, old.target, old.allow, old.announce, old.meta)
             raise
         self._save()
         return {"name": name, "target": target, "allow": list(allow)}
@@ -78,19 +96,25 @@ class ServiceBook:
         self._save()
         return {"name": name}
 
-    async def _forward(self, listen: str, to: str) -> tuple[str, int]:
-        peer_text, slash, service = to.partition("/")
-        if not slash or not service:
-            raise ConfigError(f"{to!r} is not ID/NAME", hint="write the peer's id, a slash and its service's name")
-        forward = Forward(self._node, listen, NodeId.parse(peer_text), service)
+    async def _forward(self, listen: str, to: str, sticky: bool) -> tuple[str, int]:
+        peer_text, slash, service = to.rpartition("/")
+        if not service or (slash and not peer_text):
+            raise ConfigError(f"{to!r} is neither NODE/SERVICE nor SERVICE", hint="as in ID/web, laptop/web or web")
+        peer: NodeId | str | None = None
+        if slash:
+            peer = label_of(peer_text) or NodeId.parse(peer_text.lower().removesuffix(MESH_SUFFIX))
+        forward = Forward(self._node, listen, peer, service, sticky)
         bound = await forward.start()
         forward.listen = f"{bound[0]}:{bound[1]}"
         self.forwards[forward.listen] = forward
         return bound
 
-    async def forward(self, listen: str, to: str) -> dict[str, Any]:
-        """Listen here for a peer's service. Raises AddressInUse, ConfigError, InvalidId."""
-        host, port = await self._forward(listen, to)
+    async def forward(self, listen: str, to: str, sticky: bool = False) -> dict[str, Any]:
+        """Listen here for a service: ``NODE/SERVICE``, or ``SERVICE`` alone for any instance of it.
+
+        Raises AddressInUse, ConfigError, InvalidId.
+        """
+        host, port = await self._forward(listen, to, sticky)
         self._save()
         return {"listen": f"{host}:{port}", "to": to}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 
 from meshnode.errors import AddressInUse, ConfigError, MeshError
@@ -15,6 +16,7 @@ log = logging.getLogger("meshnode.services")
 
 CHUNK = 1 << 16
 CONNECT_TIMEOUT_S = 10.0
+RECOVER_S = 2.0  # between looks whether a target that did not answer does so now
 MAX_CLIENTS = 1024  # connections one forward holds at once
 
 
@@ -61,19 +63,45 @@ def parse_listen(text: str) -> tuple[str, int]:
 class Expose:
     """A TCP target served under a name."""
 
-    def __init__(self, node: Node, name: str, target: str, allow: tuple[str, ...]) -> None:
-        self.name, self.target, self.allow = name, target, allow
+    def __init__(
+        self,
+        node: Node,
+        name: str,
+        target: str,
+        allow: tuple[str, ...],
+        announce: bool | None = None,
+        meta: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name, self.target, self.allow, self.announce, self.meta = name, target, allow, announce, dict(meta or {})
         self._where = parse_target(target)
-        self._service = node.serve(name, self._handle, allow=allow)
+        self._node = node
+        self._service = node.serve(name, self._handle, allow=allow, announce=announce, meta=meta)
+        self._service.decides = True
 
     async def _handle(self, reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
+        """Accept once the target has: a caller by name is then sent on to another instance when it does not answer."""
         try:
             tcp = await asyncio.wait_for(asyncio.open_connection(*self._where), CONNECT_TIMEOUT_S)
         except (OSError, TimeoutError) as error:
             log.warning("service %s: %s does not answer: %s", self.name, self.target, error)
-            writer.reset()
+            if self._service.healthy:
+                self._service.update(healthy=False)
+                self._node.spawn(self._recover())
             return
+        writer.accept()
         await splice(tcp, (reader, writer))
+
+    async def _recover(self) -> None:
+        """Announce the service as well again once its target answers."""
+        while not self._node.is_closed and self._node.services.get(self.name) is self._service:
+            await asyncio.sleep(RECOVER_S)
+            try:
+                _, tcp = await asyncio.wait_for(asyncio.open_connection(*self._where), CONNECT_TIMEOUT_S)
+            except (OSError, TimeoutError):
+                continue
+            tcp.close()
+            self._service.update(healthy=True)
+            return
 
     def close(self) -> None:
         """Withdraw the service."""
@@ -81,13 +109,18 @@ class Expose:
 
 
 class Forward:
-    """A local TCP listener whose connections go to a service of a peer."""
+    """A local TCP listener whose connections go to a service: of one node, or (``peer`` None) of any that offers it."""
 
-    def __init__(self, node: Node, listen: str, peer: NodeId, service: str) -> None:
-        self.listen, self.peer, self.service = listen, peer, service
+    def __init__(self, node: Node, listen: str, peer: NodeId | str | None, service: str, sticky: bool = False) -> None:
+        self.listen, self.peer, self.service, self.sticky = listen, peer, service, sticky
         self._node = node
         self._server: asyncio.Server | None = None
         self._tasks: dict[asyncio.Task[None], None] = {}
+
+    @property
+    def to(self) -> str:
+        """Where it goes, as it was written."""
+        return self.service if self.peer is None else f"{self.peer}/{self.service}"
 
     async def start(self) -> tuple[str, int]:
         """Listen; returns the bound host and port. Raises AddressInUse, ConfigError."""
@@ -107,10 +140,13 @@ class Forward:
             return
         self._tasks[task] = None
         try:
-            mesh = await self._node.open(self.peer, self.service)
+            if self.peer is None:
+                mesh = await self._node.open(self.service, sticky=self.sticky)
+            else:
+                mesh = await self._node.open(self.peer, self.service)
             await splice((reader, writer), mesh)
         except MeshError as error:
-            log.warning("forward %s to %s: %s", self.listen, self.peer.short, error)
+            log.warning("forward %s to %s: %s", self.listen, self.to, error)
             writer.transport.abort()
         except asyncio.CancelledError:
             writer.transport.abort()  # the forward is being closed

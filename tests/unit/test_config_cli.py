@@ -393,16 +393,17 @@ def running(tmp_path: Path):  # type: ignore[no-untyped-def]
 def test_what_a_running_node_refuses_is_said_in_the_same_form(running: Running) -> None:
     home, own = running.home, running.ready["id"]
     complains(home, "already_running", "up", "--listen", "127.0.0.1:0", "--no-mdns")
-    complains(home, "invalid_id", "ping", "nobody")
-    complains(home, "invalid_id", "resolve", "nobody")
+    complains(home, "invalid_id", "ping", "no/body")
+    complains(home, "invalid_id", "resolve", "no_body")
+    complains(home, "not_found", "ping", "nobody")
     complains(home, "no_path", "ping", own)
     complains(home, "config_error", "rebind", "nowhere")
     complains(home, "config_error", "rebind", "192.0.2.77:0")
     complains(home, "config_error", "expose", "web", "ftp://127.0.0.1:1")
     complains(home, "config_error", "expose", "web", "tcp://127.0.0.1:notaport")
     complains(home, "config_error", "forward", "notaport", f"{own}/web")
-    complains(home, "config_error", "forward", "0", "web")
-    complains(home, "invalid_id", "forward", "0", "nobody/web")
+    complains(home, "config_error", "forward", "0", "/web")
+    complains(home, "invalid_id", "forward", "0", "no_body/web")
     complains(home, "not_found", "unexpose", "nothing")
     complains(home, "not_found", "unforward", "1")
     assert meshnode(home, "status").returncode == 0, "and it goes on"

@@ -1,0 +1,97 @@
+"""What a node keeps of one topic that it has joined, and what an entry of a topic says. Sans I/O."""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from meshnode.gossip.entry import Entry, Kind
+from meshnode.gossip.inbox import Inbox
+from meshnode.gossip.rates import Bucket
+from meshnode.gossip.ring import Latest, Ring, scope_of
+from meshnode.gossip.tree import Tree
+from meshnode.identity import NodeId
+from meshnode.limits import (
+    TOPIC_BURST,
+    TOPIC_BYTES,
+    TOPIC_BYTES_BURST,
+    TOPIC_MAX_DATA,
+    TOPIC_MAX_ORIGINS,
+    TOPIC_PUBLISH_BURST,
+    TOPIC_PUBLISH_BYTES,
+    TOPIC_PUBLISH_RATE,
+    TOPIC_RATE,
+    TOPIC_TOTAL_BURST,
+    TOPIC_TOTAL_RATE,
+)
+from meshnode.metrics import Metrics
+from meshnode.timers import Timer, Timers
+from meshnode.wire import WireError, decode
+
+
+@dataclass(slots=True)
+class Past:
+    """What a late joiner collects before it gets the first message."""
+
+    count: int
+    until: float
+    wanted: dict[bytes, None] = field(default_factory=dict)
+    old: list[Entry] = field(default_factory=list)
+    fresh: list[Entry] = field(default_factory=list)
+
+
+class Joined:
+    """All state of one joined topic."""
+
+    def __init__(self, own: NodeId, name: str, rng: random.Random, timers: Timers, now: float, wall: float) -> None:
+        self.name = name
+        self.scope = scope_of(name)
+        self.ring = Ring(own, self.scope)
+        self.tree = Tree(rng, timers, Metrics(), now, self.scope)
+        self.latest = Latest()
+        self.inbox = Inbox()
+        self.joined = now
+        self.epoch = int(wall * 1000)
+        self.count = 0
+        self.past: Past | None = None
+        self.wanted: dict[NodeId, None] = {}
+        self.greeted: dict[NodeId, float] = {}  # neighbours, and when they last said that they want the link
+        self.origins: OrderedDict[NodeId, Bucket] = OrderedDict()
+        self.total = Bucket.full(TOPIC_TOTAL_RATE, TOPIC_TOTAL_BURST, 1e12, 1e12, now)
+        self.own = Bucket.full(TOPIC_PUBLISH_RATE, TOPIC_PUBLISH_BURST, TOPIC_PUBLISH_BYTES, TOPIC_PUBLISH_BYTES, now)
+        self.flushed = float("-inf")
+        self.flushing: Timer | None = None
+        self.choosing: Timer | None = None
+        self.expiring: Timer | None = None
+
+    def allows(self, origin: NodeId, size: int, now: float) -> bool:
+        """Charge a verified message to its origin and to the topic."""
+        bucket = self.origins.pop(origin, None)
+        if bucket is None:
+            bucket = Bucket.full(TOPIC_RATE, TOPIC_BURST, TOPIC_BYTES, TOPIC_BYTES_BURST, now)
+        self.origins[origin] = bucket
+        if len(self.origins) > TOPIC_MAX_ORIGINS:
+            self.origins.popitem(last=False)
+        return bucket.take(size, now) and self.total.take(size, now)
+
+
+def is_subscription(entry: Entry) -> bool:
+    """True when a SUBSCRIPTION entry is what it should be: named by a scope, with nothing to say."""
+    return len(entry.name) == 32 and all(c in "0123456789abcdef" for c in entry.name) and not entry.value
+
+
+def parse_message(entry: Entry, topic: str) -> tuple[int, bytes] | None:
+    """Epoch and data of a message; None when it is none of this topic."""
+    if entry.kind != Kind.TOPIC or entry.name != topic or entry.value is None:
+        return None
+    try:
+        fields = decode(entry.value, TOPIC_MAX_DATA + 32)
+    except WireError:
+        return None
+    if not isinstance(fields, list) or len(fields) != 2 or type(fields[0]) is not int or type(fields[1]) is not bytes:
+        return None
+    epoch, data = fields
+    if len(data) > TOPIC_MAX_DATA or not 0 <= epoch < entry.seq:
+        return None
+    return epoch, data

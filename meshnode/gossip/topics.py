@@ -1,0 +1,495 @@
+"""Topics: applications' own messages, spread among those who joined and nobody else. Sans I/O.
+
+Who joins says so in a stored entry (kind SUBSCRIPTION), so every node knows whom to ask. Members of a topic link to
+each other (ring.py), and over these links runs one Plumtree per topic, in broadcast messages of the topic's scope. A
+tree of its own, because on the mesh's shared one every node would carry every topic's bytes. A message is a signed,
+fleeting entry of kind TOPIC: at most once, and in order as long as the tree does not change.
+
+Four broadcast messages have a second meaning here. A GRAFT of the id 0 greets: I want this link; one that begins with
+the id of all ones asks for payloads only (tree.py). An empty IHAVE parts: I am not here, or have no room. An IHAVE
+with the largest number of hops tells the latest ids that its sender has; each link begins with one, which mends what a
+change of the tree has lost, and gives late joiners their replay.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from meshnode.gossip.directory import Announce
+from meshnode.gossip.effects import Scoped, Send, Status
+from meshnode.gossip.entry import ID_LENGTH, Entry, EntryReject, Kind, id_of, open_entry, sign_entry
+from meshnode.gossip.inbox import Inbox
+from meshnode.gossip.joined import Joined, Past, parse_message
+from meshnode.gossip.messages import Eager, Graft, IHave
+from meshnode.gossip.ring import scope_of
+from meshnode.gossip.tree import PULL
+from meshnode.identity import Identity, NodeId
+from meshnode.limits import (
+    GOSSIP_MAX_FLEETING_TTL_S,
+    GOSSIP_MAX_HOPS,
+    TOPIC_MAX_DATA,
+    TOPIC_MAX_JOINED,
+    TOPIC_MAX_LINKS,
+    TOPIC_MAX_NAME,
+    TOPIC_MAX_REPLAY,
+    TOPIC_MAX_SUBSCRIBERS,
+)
+from meshnode.metrics import Metrics, describe
+from meshnode.timers import Timers
+from meshnode.wire import encode
+
+SUBSCRIPTION_TTL_S = 3600
+COALESCE_S = 0.05  # payloads for one link wait so long for others, unless the last ones went longer ago than this
+CHOOSE_S = 0.1  # changes of the membership within this are one
+RENEW_S = 20.0  # a link that we want is greeted again
+UNWANTED_S = 60.0  # and is over when neither end has wanted it for so long
+AVOID_S, MAX_AVOID_S = 2.0, 60.0  # a member that does not answer is passed over for so long, doubling
+HISTORY_S = 3.0  # who joined without replay takes no old messages for so long
+REPLAY_S, REPLAY_PATIENCE_S = 1.0, 3.0  # after the first link; without any
+REPLAY_AGES_S = 300.0, 600.0  # a replayed message may be 10 minutes old, though its time to be passed on is over
+DISORDER = 8
+HELLO = b"\0" * ID_LENGTH
+
+RECEIVED = describe("topic_received", "topic messages that came and counted")
+TWICE = describe("topic_received_twice", "topic messages that came and were here already")
+STRANGER = describe("topic_drop_stranger", "topic messages dropped: of a topic not joined here, or from no neighbour")
+REJECTED = describe("topic_drop_rejected", "topic messages dropped: not signed, not canonical, stale or of the future")
+UNFIT = describe("topic_drop_unfit", "topic messages dropped: signed, but not a message of this topic")
+FLOOD = describe("topic_drop_flood", "topic messages dropped: their origin, or all together, over the rate")
+FULL = describe("topic_links_full", "members of a topic turned away: we serve enough")
+SUBSCRIBERS_FULL = describe("topic_subscribers_full", "subscriptions not remembered: too many")
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """A topic wants a connection to ``peer``; ``on_link`` or ``on_connect_failed`` answers."""
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Lied:
+    """``peer`` handed us what no honest node passes on."""
+
+    peer: NodeId
+
+
+Effect = Send | Dial | Announce | Lied
+
+
+class Topics:
+    """Topics of one node. ``status`` asks the membership; ``now`` is monotonic seconds, ``wall`` Unix seconds."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        rng: random.Random,
+        metrics: Metrics,
+        status: Callable[[NodeId], Status],
+    ) -> None:
+        self._identity = identity
+        self._own = identity.id
+        self._rng = rng
+        self._metrics = metrics
+        self._status = status
+        self._timers = Timers()
+        self._topics: dict[str, Joined] = {}
+        self._by_scope: dict[bytes, Joined] = {}
+        self._subscribers: dict[bytes, dict[NodeId, None]] = {}
+        self._known = 0
+        self._links: dict[NodeId, None] = {}
+        self._avoided: OrderedDict[NodeId, tuple[float, float]] = OrderedDict()
+        self._effects: list[Effect] = []
+
+    def take_effects(self) -> list[Effect]:
+        """Everything to do since the last call, in order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def next_deadline(self) -> float | None:
+        """When ``tick`` has something to do."""
+        return self._timers.next_deadline()
+
+    def tick(self, now: float) -> None:
+        """Do what is due; afterwards ``next_deadline()`` is None or later than ``now``."""
+        self._timers.run(now)
+        for topic in self._topics.values():
+            self._flush(topic, now)
+
+    # ---- verbs
+
+    def join(self, name: str, now: float, wall: float, replay: int = 0) -> Inbox:
+        """Take part in a topic, with up to ``replay`` of its latest messages first. Raises ValueError."""
+        if not 0 < len(name) <= TOPIC_MAX_NAME:
+            raise ValueError(f"a topic's name has 1 to {TOPIC_MAX_NAME} characters")
+        if not 0 <= replay <= TOPIC_MAX_REPLAY:
+            raise ValueError(f"at most {TOPIC_MAX_REPLAY} messages are replayed")
+        if name in self._topics:
+            raise ValueError(f"the topic {name!r} is joined already")
+        if len(self._topics) >= TOPIC_MAX_JOINED:
+            raise ValueError(f"a node joins at most {TOPIC_MAX_JOINED} topics")
+        topic = Joined(self._own, name, self._rng, self._timers, now, wall)
+        self._topics[name] = self._by_scope[topic.scope] = topic
+        if replay:
+            topic.past = Past(replay, now + REPLAY_PATIENCE_S)
+            self._timers.at(topic.past.until, lambda now: self._end_past(topic, now))
+        self._subscribe(topic, now)
+        self._choose(topic, now)
+        self._timers.at(now + RENEW_S, lambda now: self._renew(topic, now))
+        return topic.inbox
+
+    def leave(self, name: str, now: float) -> None:
+        """Take part no longer."""
+        topic = self._topics.pop(name, None)
+        if topic is None:
+            return
+        del self._by_scope[topic.scope]
+        self._effects.append(Announce(Kind.SUBSCRIPTION, topic.scope.hex(), None, SUBSCRIPTION_TTL_S + 600))
+        self._effects += topic.tree.take_effects()
+        for peer in topic.greeted:
+            self._effects.append(Send(peer, IHave(topic.scope, ())))
+        topic.inbox.close()
+
+    def room(self, name: str, size: int, now: float) -> float:
+        """Seconds until a message of ``size`` bytes may be published; 0 when it may. Raises KeyError, ValueError."""
+        if size > TOPIC_MAX_DATA:
+            raise ValueError(f"a message has at most {TOPIC_MAX_DATA} bytes, not {size}")
+        return self._topics[name].own.wait(size, now)
+
+    def publish(self, name: str, data: bytes, now: float, wall: float) -> int:
+        """Send to everybody who has joined; returns the message's seq. Raises KeyError, ValueError."""
+        topic = self._topics[name]
+        if len(data) > TOPIC_MAX_DATA:
+            raise ValueError(f"a message has at most {TOPIC_MAX_DATA} bytes, not {len(data)}")
+        topic.own.take(len(data), now)
+        topic.count += 1
+        entry = sign_entry(
+            self._identity,
+            kind=Kind.TOPIC,
+            name=name,
+            seq=topic.epoch + topic.count,
+            issued_ms=int(wall * 1000),
+            ttl=GOSSIP_MAX_FLEETING_TTL_S,
+            value=encode([topic.epoch, data]),
+        )
+        topic.latest.add(entry.id, entry.encoded)
+        topic.tree.publish(entry.id, entry.encoded, now)
+        self._flush(topic, now)
+        return topic.count
+
+    # ---- questions
+
+    def neighbours(self, name: str) -> list[NodeId]:
+        """Those with whom we exchange the messages of a topic."""
+        return list(self._topics[name].greeted)
+
+    def known(self, name: str) -> list[NodeId]:
+        """Other living nodes that are said to have joined a topic."""
+        members = self._subscribers.get(scope_of(name), {})
+        return [peer for peer in members if self._status(peer) not in (Status.GONE, Status.LEFT)]
+
+    def uses(self, peer: NodeId) -> bool:
+        """True while a topic needs the connection to ``peer``."""
+        return any(peer in topic.greeted or peer in topic.wanted for topic in self._topics.values())
+
+    def joined(self) -> list[str]:
+        """The topics that we take part in."""
+        return list(self._topics)
+
+    # ---- what gossip tells
+
+    def on_entry(self, entry: Entry, now: float) -> None:
+        """A new SUBSCRIPTION entry counts."""
+        try:
+            scope = bytes.fromhex(entry.name)
+        except ValueError:
+            scope = b""
+        if len(scope) != 16:
+            return
+        topic = self._by_scope.get(scope)
+        if entry.origin == self._own:
+            if entry.value is not None and topic is None:  # of an earlier run
+                self._effects.append(Announce(Kind.SUBSCRIPTION, entry.name, None, SUBSCRIPTION_TTL_S + 600))
+            return
+        members = self._subscribers.setdefault(scope, {})
+        if entry.value is None:
+            self.on_expired(entry, now)
+        elif entry.origin not in members:
+            if self._known >= TOPIC_MAX_SUBSCRIBERS:
+                self._metrics.count(SUBSCRIBERS_FULL)
+                return
+            members[entry.origin] = None
+            self._known += 1
+            if topic is not None:
+                self._choose_soon(topic, now)
+
+    def on_expired(self, entry: Entry, now: float) -> None:
+        """A SUBSCRIPTION entry was withdrawn, or not renewed."""
+        try:
+            scope = bytes.fromhex(entry.name)
+        except ValueError:
+            return
+        members = self._subscribers.get(scope)
+        if members is None:
+            return
+        if entry.origin in members:
+            del members[entry.origin]
+            self._known -= 1
+        topic = self._by_scope.get(scope)
+        if topic is not None:
+            topic.ring.forget(entry.origin)
+            self._choose_soon(topic, now)
+        if not members:
+            del self._subscribers[scope]
+
+    def on_member(self, peer: NodeId, now: float) -> None:
+        """The membership believes something else of ``peer``."""
+        for scope, topic in self._by_scope.items():
+            if peer in self._subscribers.get(scope, {}):
+                self._choose_soon(topic, now)
+
+    def on_link(self, peer: NodeId, up: bool, now: float) -> None:
+        """A connection to ``peer`` came or went, whoever wanted it."""
+        if up:
+            self._links[peer] = None
+            self._avoided.pop(peer, None)
+        else:
+            self._links.pop(peer, None)
+        for topic in list(self._topics.values()):
+            if up and peer in topic.wanted:
+                self._greet(topic, peer, now)
+            elif not up:
+                known = topic.greeted.pop(peer, None) is not None
+                topic.tree.remove(peer)
+                if known or peer in topic.wanted:
+                    self._choose_soon(topic, now)
+
+    def on_connect_failed(self, peer: NodeId, now: float) -> None:
+        """The answer to ``Dial`` when there is no connection to be had."""
+        self._avoid(peer, now)
+        for topic in self._topics.values():
+            if peer in topic.wanted:
+                self._choose_soon(topic, now)
+
+    def on_drained(self, peer: NodeId, now: float) -> None:
+        """The link had been too full, so that messages for it were dropped, and is so no longer."""
+        for topic in self._topics.values():
+            if peer in topic.greeted:
+                self._tell_latest(topic, peer)
+
+    # ---- what neighbours say
+
+    def on_scoped(self, effect: Scoped, now: float, wall: float) -> None:
+        """A broadcast message of a topic's scope came from a linked peer."""
+        peer, message = effect.peer, effect.message
+        topic = self._by_scope.get(message.scope)
+        if topic is None:
+            if not isinstance(message, IHave) or message.items:
+                self._metrics.count(STRANGER)
+                self._effects.append(Send(peer, IHave(message.scope, ())))
+            return
+        if isinstance(message, Graft) and HELLO in message.ids:
+            self._on_greeting(topic, peer, message, now)
+        elif peer not in topic.greeted:
+            self._metrics.count(STRANGER)
+        elif isinstance(message, Eager):
+            for hops, payload in message.items:
+                self._on_payload(topic, peer, payload, hops, now, wall)
+        elif isinstance(message, IHave):
+            self._on_ihave(topic, peer, message, now)
+        elif isinstance(message, Graft) and PULL in message.ids:
+            topic.tree.on_pull(peer, message.ids, topic.latest.find(message.ids))
+        elif isinstance(message, Graft):
+            topic.tree.on_graft(peer, message, topic.latest.find(message.ids), now)
+        else:
+            topic.tree.on_prune(peer, now)
+        self._flush(topic, now)
+
+    def _on_greeting(self, topic: Joined, peer: NodeId, message: Graft, now: float) -> None:
+        if peer in topic.greeted:
+            topic.greeted[peer] = now
+        elif len(topic.greeted) >= TOPIC_MAX_LINKS:
+            self._metrics.count(FULL)
+            self._effects.append(Send(peer, IHave(topic.scope, ())))
+        else:
+            topic.greeted[peer] = now
+            topic.tree.add(peer)
+            if peer in topic.wanted:
+                self._effects.append(Send(peer, Graft(topic.scope, (HELLO,))))
+            self._tell_latest(topic, peer)
+            self._first_link(topic, now)
+
+    def _on_payload(self, topic: Joined, peer: NodeId, payload: bytes, hops: int, now: float, wall: float) -> None:
+        item = id_of(payload)
+        if topic.tree.knows(item) or item in topic.latest:
+            self._metrics.count(TWICE)
+            topic.tree.on_duplicate(peer, item, now)
+            return
+        old = topic.past is not None and item in topic.past.wanted
+        entry = open_entry(payload, wall)
+        for age in REPLAY_AGES_S if old else ():
+            if entry is EntryReject.EXPIRED:
+                entry = open_entry(payload, wall - age)
+        if isinstance(entry, EntryReject):
+            self._metrics.count(REJECTED)
+            if entry not in (EntryReject.EXPIRED, EntryReject.FUTURE):
+                self._effects.append(Lied(peer))
+            topic.tree.on_rejected(item, now)
+            return
+        parsed = parse_message(entry, topic.name)
+        if parsed is None:
+            self._metrics.count(UNFIT)
+            self._effects.append(Lied(peer))
+            topic.tree.on_rejected(item, now)
+            return
+        if entry.origin == self._own or not topic.allows(entry.origin, len(payload), now):
+            if entry.origin != self._own:
+                self._metrics.count(FLOOD)
+            topic.tree.on_rejected(item, now)
+            return
+        self._metrics.count(RECEIVED)
+        topic.latest.add(item, payload)
+        if old:
+            topic.tree.on_rejected(item, now)  # others have it: it is not passed on
+        else:
+            topic.tree.on_payload(peer, item, payload, hops, now)
+        past = topic.past
+        if past is None:
+            self._deliver(topic, entry, now)
+        else:
+            (past.old if old else past.fresh).append(entry)
+            past.wanted.pop(item, None)
+
+    def _on_ihave(self, topic: Joined, peer: NodeId, message: IHave, now: float) -> None:
+        if not message.items:
+            self._part(topic, peer)
+            self._avoid(peer, now)
+            self._choose_soon(topic, now)
+            return
+        fresh: list[tuple[int, bytes]] = []
+        old: list[tuple[int, bytes]] = []
+        for hops, item in message.items:
+            if item not in topic.latest:
+                (old if hops == GOSSIP_MAX_HOPS else fresh).append((hops, item))
+        if fresh:
+            topic.tree.on_ihave(peer, IHave(topic.scope, tuple(fresh)), now)
+        unknown = [item for _, item in old if not topic.tree.knows(item)]
+        if not unknown:
+            return
+        if topic.past is not None:
+            asked = topic.past.count + DISORDER  # the latest to come there need not be the latest that were published
+            topic.past.wanted.update(dict.fromkeys(unknown[-asked:]))
+            self._effects.append(Send(peer, Graft(topic.scope, tuple(unknown[-asked:]))))
+            for item in unknown[:-asked]:
+                topic.tree.on_rejected(item, now)
+        elif now - topic.joined < HISTORY_S:
+            for item in unknown:
+                topic.tree.on_rejected(item, now)  # of before our time
+        else:
+            topic.tree.on_ihave(peer, IHave(topic.scope, tuple((GOSSIP_MAX_HOPS, item) for item in unknown)), now)
+
+    # ---- inside
+
+    def _deliver(self, topic: Joined, entry: Entry, now: float) -> None:
+        parsed = parse_message(entry, topic.name)
+        if parsed is not None:
+            topic.inbox.on_message(entry.origin, parsed[0], entry.seq - parsed[0], parsed[1], now)
+        if topic.expiring is None or not topic.expiring.live:
+            self._expire(topic, now)
+
+    def _expire(self, topic: Joined, now: float) -> None:
+        again = topic.inbox.expire(now)
+        if again is not None:
+            topic.expiring = self._timers.at(again, lambda now: self._expire(topic, now))
+
+    def _first_link(self, topic: Joined, now: float) -> None:
+        topic.inbox.on_linked()
+        if topic.past is not None and now + REPLAY_S < topic.past.until:
+            topic.past.until = now + REPLAY_S
+            self._timers.at(topic.past.until, lambda now: self._end_past(topic, now))
+
+    def _end_past(self, topic: Joined, now: float) -> None:
+        past = topic.past
+        if past is None or now < past.until:
+            return
+        topic.past = None
+        past.old.sort(key=lambda entry: (entry.issued, entry.seq, entry.origin))
+        for entry in (*past.old[-past.count :], *past.fresh):
+            self._deliver(topic, entry, now)
+
+    def _subscribe(self, topic: Joined, now: float) -> None:
+        if self._topics.get(topic.name) is topic:
+            self._effects.append(Announce(Kind.SUBSCRIPTION, topic.scope.hex(), b"", SUBSCRIPTION_TTL_S))
+            wait = SUBSCRIPTION_TTL_S / 3 * self._rng.uniform(0.8, 1.2)
+            self._timers.at(now + wait, lambda now: self._subscribe(topic, now))
+
+    def _choose_soon(self, topic: Joined, now: float) -> None:
+        if topic.choosing is None or not topic.choosing.live:
+            topic.choosing = self._timers.at(now + CHOOSE_S, lambda now: self._choose(topic, now))
+
+    def _choose(self, topic: Joined, now: float) -> None:
+        """Whom do we want to be linked to? Dial them, or greet them where there is a connection."""
+        if self._topics.get(topic.name) is not topic:
+            return
+        members = [peer for peer in self.known(topic.name) if self._avoided.get(peer, (0.0, 0.0))[0] <= now]
+        topic.wanted = dict.fromkeys(topic.ring.choose(members))
+        for peer in topic.wanted:
+            if peer not in self._links:
+                self._effects.append(Dial(peer))
+            elif peer not in topic.greeted:
+                self._greet(topic, peer, now)
+        if self._avoided:
+            again = min(until for until, _ in self._avoided.values())
+            if again > now:
+                self._timers.at(again + CHOOSE_S, lambda now: self._choose_soon(topic, now))
+
+    def _greet(self, topic: Joined, peer: NodeId, now: float) -> None:
+        self._effects.append(Send(peer, Graft(topic.scope, (HELLO,))))
+        if peer not in topic.greeted:
+            topic.greeted[peer] = now
+            topic.tree.add(peer)
+            self._tell_latest(topic, peer)
+            self._first_link(topic, now)
+
+    def _tell_latest(self, topic: Joined, peer: NodeId) -> None:
+        ids = topic.latest.ids()
+        if ids:
+            self._effects.append(Send(peer, IHave(topic.scope, tuple((GOSSIP_MAX_HOPS, item) for item in ids))))
+
+    def _renew(self, topic: Joined, now: float) -> None:
+        """Greet again whom we want; part from those whom neither end wants any longer."""
+        if self._topics.get(topic.name) is not topic:
+            return
+        self._timers.at(now + RENEW_S * self._rng.uniform(0.8, 1.2), lambda now: self._renew(topic, now))
+        for peer, heard in list(topic.greeted.items()):
+            if peer in topic.wanted:
+                self._effects.append(Send(peer, Graft(topic.scope, (HELLO,))))
+            elif now - heard > UNWANTED_S:
+                self._part(topic, peer)
+                self._effects.append(Send(peer, IHave(topic.scope, ())))
+        self._choose_soon(topic, now)
+
+    def _part(self, topic: Joined, peer: NodeId) -> None:
+        topic.greeted.pop(peer, None)
+        topic.tree.remove(peer)
+
+    def _avoid(self, peer: NodeId, now: float) -> None:
+        before = self._avoided.pop(peer, None)
+        wait = min(MAX_AVOID_S, before[1] * 2) if before is not None else AVOID_S
+        self._avoided[peer] = now + wait, wait
+        if len(self._avoided) > TOPIC_MAX_SUBSCRIBERS:
+            self._avoided.popitem(last=False)
+
+    def _flush(self, topic: Joined, now: float) -> None:
+        """Hand out what the tree wants to send; payloads that follow each other closely share messages."""
+        if now < topic.flushed + COALESCE_S:
+            if topic.flushing is None or not topic.flushing.live:
+                topic.flushing = self._timers.at(topic.flushed + COALESCE_S, lambda now: self._flush(topic, now))
+            return
+        effects = topic.tree.take_effects()
+        if effects:
+            topic.flushed = now
+            self._effects += effects

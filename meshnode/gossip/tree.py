@@ -1,0 +1,126 @@
+"""A topic's tree: Plumtree for hundreds of messages a second. Sans I/O.
+
+At such rates many payloads of a link are on their way when we prune it, and two links that are equally fast take turns
+in being first. Plain Plumtree then takes back the link that it has just pruned, without a word to its other end, prunes
+the one that it lives by, and is soon without any, until announcements mend it: over and over. With several publishers
+it is worse: each one's payloads meet at another place of the same circle, which is then cut in two places at once.
+
+So what comes over a link just pruned is taken, and changes nothing; a link is pruned only for the sake of one that is
+not, after its payloads have come second for a time that is drawn by lot (the first cut opens the circle, and the others
+need none); and when the link that we live by is pruned from its other end, another is taken back at once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+
+from meshnode.gossip.broadcast import Broadcast
+from meshnode.gossip.effects import Send
+from meshnode.gossip.entry import ID_LENGTH
+from meshnode.gossip.messages import Graft
+from meshnode.identity import NodeId
+from meshnode.limits import GOSSIP_MAX_IDS, TOPIC_MAX_SOURCES
+from meshnode.metrics import Metrics
+from meshnode.timers import Timers
+
+STRAY_S = 1.0  # what comes later than this over a pruned link was not on its way then: its other end takes us for eager
+PATIENCE_S = 0.15, 1.5  # payloads come second for so long (drawn by lot) before their link is pruned
+PULL = b"\xff" * ID_LENGTH  # the first id of a GRAFT that asks for payloads only
+OVER_S = 3.0  # without any, it begins anew
+GRAFT_S = 1.0  # an announced payload is asked for after so long: it may come late over many links that coalesce
+ANNOUNCE_S = 0.2  # ids for a lazy link wait so long: at 200 messages a second 40 share a packet
+
+
+class Tree(Broadcast):
+    """One topic's. Announces more rarely than the mesh's tree."""
+
+    announce_s, graft_s = ANNOUNCE_S, GRAFT_S
+
+    def __init__(self, rng: random.Random, timers: Timers, metrics: Metrics, now: float, scope: bytes) -> None:
+        super().__init__(rng, timers, metrics, now, scope)
+        self._sources: OrderedDict[bytes, NodeId] = OrderedDict()
+        self._pulled: OrderedDict[bytes, None] = OrderedDict()  # asked for without taking the link
+        self._fed: dict[NodeId, float] = {}  # when a neighbour was last the first to bring a payload
+        self._twice: dict[
+            NodeId, tuple[float, float]
+        ] = {}  # its payloads come second: how long we bear it, the last time
+        self._heard: dict[NodeId, float] = {}  # when it last brought one at all
+
+    def remove(self, peer: NodeId) -> None:
+        """A neighbour no more."""
+        super().remove(peer)
+        self._fed.pop(peer, None)
+        self._heard.pop(peer, None)
+        self._twice.pop(peer, None)
+
+    def on_payload(
+        self, peer: NodeId, item: bytes, payload: bytes, hops: int, now: float, *, wide: bool = False
+    ) -> None:
+        """A payload that we had not, and that counts: pass it on."""
+        pruned = self.lazy.get(peer)
+        self._missing.pop(item, None)  # no swap for a shorter way: what is short for one publisher is long for another
+        super().on_payload(peer, item, payload, hops, now, wide=wide)
+        pulled = self._pulled.pop(item, peer) is None
+        if pruned is not None and (pulled or now - pruned < STRAY_S) and peer in self.eager:
+            del self.eager[peer]
+            self.lazy[peer] = pruned
+        self._fed[peer] = self._heard[peer] = now
+        self._sources[item] = peer
+        if len(self._sources) > TOPIC_MAX_SOURCES:
+            self._sources.popitem(last=False)
+
+    def on_duplicate(self, peer: NodeId, item: bytes, now: float) -> None:
+        """A payload that we had: the link is superfluous, if the one that was faster is still to be relied on."""
+        self._heard[peer] = now
+        source = self._sources.get(item)
+        if source is not None and (source not in self.eager or source == peer):
+            return
+        until, last = self._twice.get(peer, (0.0, -OVER_S))
+        if now - last > OVER_S:
+            until = now + self._rng.uniform(*PATIENCE_S)
+        self._twice[peer] = until, now
+        if now > until:
+            del self._twice[peer]
+            super().on_duplicate(peer, item, now)
+
+    def on_prune(self, peer: NodeId, now: float) -> None:
+        """A neighbour gets payloads from others. Those who got theirs from it take another link back."""
+        super().on_prune(peer, now)
+        if not self._fed or self._is_fed(now):
+            return
+        lately = [(at, other) for other, at in self._heard.items() if other in self.lazy and other != peer]
+        if lately:
+            at, other = max(lately)
+            if now - at < STRAY_S:
+                self.add(other)
+                self._effects.append(Send(other, Graft(self._scope, ())))
+
+    def on_pull(self, peer: NodeId, ids: tuple[bytes, ...], find: dict[bytes, bytes]) -> None:
+        """A neighbour lacks these, and no link."""
+        for item in ids:
+            payload, hops = self._recent.get(item) or (find.get(item), 0)
+            if payload is not None:
+                self._pushes.setdefault(peer, []).append((hops, payload))
+
+    def _is_fed(self, now: float) -> bool:
+        return any(now - self._fed.get(peer, -STRAY_S) < STRAY_S for peer in self.eager)
+
+    def _graft(self, now: float) -> None:
+        """Ask for what is due. Whoever is fed, and lost a few when a link was pruned, wants those and no link."""
+        if not self._is_fed(now):
+            super()._graft(now)
+            return
+        lazy, sent = dict(self.lazy), len(self._effects)
+        super()._graft(now)
+        for peer, since in lazy.items():
+            if peer in self.eager:
+                del self.eager[peer]
+                self.lazy[peer] = since
+        for number, effect in enumerate(self._effects[sent:], sent):
+            if isinstance(effect.message, Graft):
+                ids = effect.message.ids[: GOSSIP_MAX_IDS - 1]
+                self._effects[number] = Send(effect.peer, Graft(self._scope, (PULL, *ids)))
+                self._pulled.update(dict.fromkeys(ids))
+        while len(self._pulled) > TOPIC_MAX_SOURCES:
+            self._pulled.popitem(last=False)

@@ -1,0 +1,155 @@
+"""Names of nodes: the first claim counts, everywhere alike, and what was used here never changes in silence."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshnode.errors import NameChanged, NotFound
+from meshnode.gossip.directory import Announce
+from meshnode.gossip.effects import Status
+from meshnode.gossip.entry import Entry, Kind, sign_entry
+from meshnode.gossip.names import NameConflict, Names, PinsChanged
+from meshnode.identity import Identity, NodeId, is_label, label_of
+from meshnode.metrics import Metrics
+from meshnode.wire import encode
+
+WALL = 1_800_000_000.0
+ME, A, B, C = (Identity(bytes([i]) * 32) for i in range(1, 5))
+SEQ = itertools.count(int(WALL * 1000))
+
+
+def _claim(who: Identity, first: float, name: str = "laptop", issued: float = WALL, value: Any = ...) -> Entry:
+    return sign_entry(
+        who,
+        kind=Kind.NAME,
+        name=name,
+        seq=next(SEQ),
+        issued_ms=int(issued * 1000),
+        ttl=86_400,
+        value=encode(int(first * 1000)) if value is ... else value,
+    )
+
+
+def _names(wall: float = WALL, statuses: dict[NodeId, Status] | None = None, **options: Any) -> Names:
+    found = {} if statuses is None else statuses
+    return Names(ME.id, Metrics(), lambda peer: found.get(peer, Status.ALIVE), wall, **options)
+
+
+def _told(names: Names) -> list[Any]:
+    return [e for e in names.take_effects() if isinstance(e, NameConflict)]
+
+
+@given(st.permutations([(A, 300.0), (B, 200.0), (C, 200.0)]))
+def test_the_earliest_claim_counts_in_whatever_order_claims_come(order: list[tuple[Identity, float]]) -> None:
+    names = _names()
+    for who, ago in order:
+        names.on_entry(_claim(who, WALL - ago), WALL)
+    assert names.resolve("laptop", WALL) == A.id
+
+
+def test_equal_claims_go_to_the_smaller_id_and_the_conflict_is_told_once() -> None:
+    names = _names()
+    for who in (A, B):
+        names.on_entry(_claim(who, WALL - 5), WALL)
+    names.on_entry(_claim(A, WALL - 5), WALL)
+    holder = min(A.id, B.id)
+    assert names.resolve("laptop", WALL) == holder
+    assert _told(names) == [NameConflict("laptop", holder, max(A.id, B.id))]
+
+
+def test_a_name_that_was_used_here_never_means_another_node_in_silence() -> None:
+    names = _names()
+    names.on_entry(_claim(A, WALL - 10), WALL)
+    assert names.resolve("laptop", WALL) == A.id
+    assert PinsChanged() in names.take_effects()
+    names.on_entry(_claim(B, WALL - 1000), WALL)  # says that it was earlier
+    assert names.resolve("laptop", WALL) == A.id
+    assert _told(names) == [NameConflict("laptop", A.id, B.id)]
+    names.on_entry(_claim(A, 0, value=None), WALL)
+    with pytest.raises(NameChanged) as caught:
+        names.resolve("laptop", WALL)
+    assert "meshnode forget laptop" in caught.value.hint
+    assert names.forget("laptop")
+    assert names.resolve("laptop", WALL) == B.id
+
+
+def test_pins_outlive_the_process_and_need_no_claim_at_hand() -> None:
+    names = _names(pins={"laptop": A.id})
+    assert names.resolve("laptop", WALL) == A.id
+    names.on_entry(_claim(B, WALL - 10), WALL)
+    with pytest.raises(NameChanged):
+        names.resolve("laptop", WALL)
+
+
+def test_an_old_date_in_a_new_claim_gains_an_hour_at_most_with_those_who_were_there() -> None:
+    names = _names(WALL - 7200)
+    names.on_entry(_claim(A, WALL - 7100, issued=WALL - 7100), WALL - 7100)
+    names.on_entry(_claim(B, 0), WALL)
+    assert names.resolve("laptop", WALL) == A.id
+
+
+def test_a_crashed_node_keeps_its_name_and_one_that_left_does_not() -> None:
+    statuses: dict[NodeId, Status] = {}
+    names = _names(statuses=statuses)
+    names.on_entry(_claim(A, WALL - 10), WALL)
+    names.on_entry(_claim(B, WALL - 5), WALL)
+    statuses[A.id] = Status.GONE
+    names.on_member(A.id, WALL)
+    statuses[A.id] = Status.LEFT
+    assert names.resolve("laptop", WALL) == B.id
+    other = _names()
+    other.on_entry(_claim(A, WALL - 10), WALL)
+    with pytest.raises(NotFound):
+        other.resolve("laptop", WALL + 86_401)
+
+
+def test_our_claim_is_renewed_and_an_earlier_runs_other_name_is_given_up() -> None:
+    names = _names()
+    names.claim("laptop", int(WALL * 1000), 0.0)
+    names.tick(15_000.0)
+    announced = [e for e in names.take_effects() if isinstance(e, Announce)]
+    assert len(announced) == 2
+    assert len({e.value for e in announced}) == 1, "the first date stays"
+    names.on_entry(_claim(ME, WALL, name="old"), WALL)
+    (effect,) = names.take_effects()
+    assert isinstance(effect, Announce)
+    assert (effect.name, effect.value) == ("old", None)
+
+
+@pytest.mark.parametrize("text", ["", "-a", "a-", "UP", "a.b", "a b", "x" * 41, str(A.id), "käse", "a/b"])
+def test_what_is_no_name_is_none(text: str) -> None:
+    assert not is_label(text)
+
+
+def test_text_that_may_be_a_name() -> None:
+    assert label_of("Laptop.mesh") == label_of("laptop") == "laptop"
+    assert label_of(f"{A.id}.mesh") is None
+
+
+@pytest.mark.parametrize("value", [b"", b"junk", encode("x"), encode(-1), encode(2**60), encode(True), b"\x1b" * 40])
+def test_what_is_no_claim_is_dropped_and_counted(value: bytes) -> None:
+    metrics = Metrics()
+    names = Names(ME.id, metrics, lambda peer: Status.ALIVE, WALL)
+    names.on_entry(_claim(A, 0, value=value), WALL)
+    names.on_entry(_claim(A, 0, name="Not A Name"), WALL)
+    assert metrics.counters == {"names_drop_malformed": 2}
+
+
+def test_a_crowd_of_claimants_costs_little_and_does_not_displace_the_first() -> None:
+    metrics = Metrics()
+    names = Names(ME.id, metrics, lambda peer: Status.ALIVE, WALL)
+    names.on_entry(_claim(A, WALL - 100), WALL)
+    crowd = [Identity(random.Random(i).randbytes(32)) for i in range(100)]
+    for who in crowd:
+        names.on_entry(_claim(who, WALL - 50), WALL)
+    assert names.resolve("laptop", WALL) == A.id
+    assert metrics.counters["names_full"] >= 60
+    for i, who in enumerate(crowd * 25):
+        names.on_entry(_claim(who, WALL - 50, name=f"n{i}"), WALL)
+    assert names._count <= 2_048
