@@ -38,6 +38,7 @@ async def _worker(root: Path, index: int, seed: str) -> None:
                 "mdns": False,
                 "dht": index == number == 0,
                 "seed_role": index == number == 0,
+                "relay": "off",  # all are on one host: a process that stalls must not send its neighbours on detours
             }
             if seed or nodes:
                 settings["seeds"] = (seed or f"{nodes[0].id}@{nodes[0].record.endpoints[0]}",)
@@ -76,7 +77,14 @@ async def _worker(root: Path, index: int, seed: str) -> None:
         after = os.times()
         for reader in readers:
             reader.cancel()
-        names = ("topic_received", "topic_received_twice", "topic_queue_full", "topic_drop_flood", "gossip_gone")
+        names = (
+            "topic_received",
+            "topic_received_twice",
+            "topic_queue_full",
+            "topic_drop_flood",
+            "gossip_gone",
+            "path_switches",
+        )
         report = {
             "sent": sent,
             "counts": counts,
