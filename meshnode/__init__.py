@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "Config": "meshnode.config",
-    "Connection": "meshnode.node",
+    "Connection": "meshnode.handles",
     "EndpointRecord": "meshnode.record",
     "Identity": "meshnode.identity",
     "MeshError": "meshnode.errors",

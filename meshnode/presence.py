@@ -24,7 +24,8 @@ from meshnode.storage import write_atomic
 if TYPE_CHECKING:
     from meshnode.calls import Caller
     from meshnode.driver.registry import Registry
-    from meshnode.node import Node, Service
+    from meshnode.handles import Service
+    from meshnode.node import Node
 
 log = logging.getLogger("meshnode.presence")
 
