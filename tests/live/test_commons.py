@@ -113,3 +113,31 @@ async def test_calls_go_on_when_the_instance_in_use_is_killed(tmp_path: Path, ho
         assert calls.longest_silence < 2.5
         assert killed not in calls.served_lately
         assert calls.answered > 100
+
+
+async def test_who_exposes_a_dead_target_is_passed_over_and_said_to_fail(three: list[Process]) -> None:
+    seed, broken, well = three
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"well")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    await broken.ask("expose", name="db", target="tcp://127.0.0.1:9", allow=["any"])
+    await well.ask("expose", name="db", target=f"tcp://127.0.0.1:{port}", allow=["any"])
+    async with asyncio.timeout(15):
+        while len((await _run(seed.home, "services", "db"))[1].splitlines()) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    forward = await seed.ask("forward", listen="127.0.0.1:0", to="db")
+    host, _, where = forward["listen"].rpartition(":")
+    for _ in range(8):
+        reader, writer = await asyncio.open_connection(host, int(where))
+        async with asyncio.timeout(10):
+            assert await reader.read() == b"well"
+        writer.close()
+    _, out = await _run(seed.home, "services", "db", "--json")
+    states = {item["id"]: item["state"] for item in map(json.loads, out.splitlines())}
+    assert states[well.id] == "up"
+    assert states[broken.id] in ("failing", "failed", "up"), "it may not have been asked"
+    server.close()
