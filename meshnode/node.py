@@ -211,13 +211,17 @@ class Node(Host):
 
     # ---- discovery
 
+    async def identify(self, who: NodeId | str) -> NodeId:
+        """The id that is meant: an id, ``ID.mesh``, or a node's name. Raises InvalidId, NotFound, NameChanged."""
+        self._alive()
+        return await self._caller.id_of(who)
+
     async def resolve(self, peer: NodeId | str) -> Resolution:
         """Return the verified record of ``peer`` (an id or a name), its source and how long it took.
 
         Raises NotFound, InvalidId, NameChanged.
         """
-        self._alive()
-        id = await self._caller.id_of(peer)
+        id = await self.identify(peer)
         future: asyncio.Future[Resolution] = self._loop.create_future()
 
         def answer(result: Resolution | NotFound) -> None:
@@ -242,8 +246,7 @@ class Node(Host):
 
         Raises NotFound, NoPathError, PeerIdentityError, PolicyDenied, HandshakeTimeout, InvalidId, NameChanged.
         """
-        self._alive()
-        id = await self._caller.id_of(peer)
+        id = await self.identify(peer)
         future: asyncio.Future[Link] = self._loop.create_future()
 
         def answer(result: Link | MeshError) -> None:

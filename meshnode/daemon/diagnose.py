@@ -36,9 +36,8 @@ LOOK_EVERY_S = 0.1
 Json = dict[str, Any]
 
 
-async def diagnose(node: Node, peer: str | None) -> AsyncIterator[Json]:
-    """Yield ``{"progress": text}`` while it takes time, then ``{"snapshot": ...}``. Raises InvalidId."""
-    wanted = NodeId.parse(peer) if peer is not None else None
+async def diagnose(node: Node, wanted: NodeId | None) -> AsyncIterator[Json]:
+    """Yield ``{"progress": text}`` while it takes time, then ``{"snapshot": ...}``."""
     seeds = [seed for seed in map(parse_seed, node.config.seeds) if seed.id != node.id][:MAX_DOCTOR_SEEDS]
     if seeds:
         yield {"progress": "asking the seeds"}
@@ -79,9 +78,9 @@ def describe_peer(node: Node, peer: NodeId) -> Json:
     return found
 
 
-def last_change(node: Node, peer: str) -> Json:
+def last_change(node: Node, peer: NodeId) -> Json:
     """The newest path change of a peer: ``why`` and ``ago_s``; empty while there is none."""
-    session = node.mesh.sessions.get(NodeId.parse(peer))
+    session = node.mesh.sessions.get(peer)
     history = describe_history(session.paths, time.monotonic()) if session is not None else []
     return {name: history[-1][name] for name in ("why", "ago_s")} if history else {}
 

@@ -18,7 +18,6 @@ from meshnode.daemon.diagnose import describe_peer, last_change
 from meshnode.daemon.paths import is_private, socket_path
 from meshnode.driver.probing import Pinged
 from meshnode.errors import ConfigError, MeshError, NotFound
-from meshnode.identity import NodeId
 from meshnode.node import Node
 from meshnode.services.book import ServiceBook
 
@@ -125,7 +124,7 @@ class ControlServer:
 
     async def do_peer(self, id: str) -> AsyncIterator[dict[str, Any]]:
         """One live peer, with every address that it may be at. Raises NotFound when there is no connection."""
-        peer = NodeId.parse(id)
+        peer = await self._node.identify(id)
         found = describe_peer(self._node, peer)
         if not found["connected"]:
             raise NotFound(f"there is no connection to {peer.short}", hint=f"why: meshnode doctor {peer}")
@@ -135,7 +134,8 @@ class ControlServer:
         """What this network is and, with an id, why that peer is reached as it is."""
         from meshnode.daemon.diagnose import diagnose  # 0.4 MB, for a question that is seldom asked
 
-        async for result in diagnose(self._node, id):
+        peer = await self._node.identify(id) if id is not None else None
+        async for result in diagnose(self._node, peer):
             yield result
 
     async def do_resolve(self, id: str) -> AsyncIterator[dict[str, Any]]:
@@ -146,11 +146,12 @@ class ControlServer:
     async def do_ping(self, id: str, count: int, interval: float = PING_GAP_S) -> AsyncIterator[dict[str, Any]]:
         """Echoes, one result each. Once the peer has answered, whatever goes wrong is a lost echo."""
         outcome = Pinged(None, "none")
+        peer = await self._node.identify(id)
         for seq in range(count):
             if seq:
                 await asyncio.sleep(interval)
             try:
-                outcome = await self._node.ping(id)
+                outcome = await self._node.ping(peer)
             except MeshError:
                 if not seq:
                     raise
@@ -163,7 +164,7 @@ class ControlServer:
                 "path": outcome.path,
                 "endpoint": str(endpoint) if endpoint is not None else None,
                 "tunnel": endpoint is not None and endpoint.is_tunnel,
-                "change": last_change(self._node, id),
+                "change": last_change(self._node, peer),
             }
 
     async def do_expose(

@@ -173,7 +173,7 @@ async def test_doctor_where_no_node_runs_says_so_and_what_it_can(tmp_path: Path)
 
 
 async def test_a_wrong_id_is_the_usual_error(mesh: list[Process]) -> None:
-    code, out, _ = await run(mesh[1].home, "doctor", "nobody", "--json")
+    code, out, _ = await run(mesh[1].home, "doctor", "no id!", "--json")
     assert code == 1
     assert set(json.loads(out)) == {"error"}
     assert json.loads(out)["error"]["code"] == "invalid_id"
