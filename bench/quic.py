@@ -142,9 +142,9 @@ async def _mesh_client(seed: str, engine: str, megabytes: int, echoes: int, conn
     from meshnode import Config, Node
 
     peer = seed.partition("@")[0]
+    settings: dict[str, Any] = {"listen": "127.0.0.1:0", "mdns": False, "seeds": (seed,), "engine": engine}
     with tempfile.TemporaryDirectory() as folder:
-        config = Config(home=folder, listen="127.0.0.1:0", mdns=False, seeds=(seed,), engine=engine)
-        async with Node(config) as node:
+        async with Node(Config(home=folder, gossip=False, **settings)) as node:  # its links would be there already
             await node.resolve(peer)
             times = []
             for _ in range(connects):
@@ -153,6 +153,8 @@ async def _mesh_client(seed: str, engine: str, megabytes: int, echoes: int, conn
                 times.append(time.perf_counter() - started)
                 connection.close()
                 await asyncio.sleep(0.02)
+    with tempfile.TemporaryDirectory() as folder:
+        async with Node(Config(home=folder, **settings)) as node:
             echo = await _echo(*await node.open(peer, SERVICE), echoes)
             bulk = await _bulk(*await node.open(peer, SERVICE), megabytes)
     return {"bulk_MBps": bulk, "echo_p50_us": echo, "connect_p50_ms": statistics.median(times) * 1000}

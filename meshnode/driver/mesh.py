@@ -232,6 +232,7 @@ class Mesh:
         self._peers.settle_here(networks, frozenset(endpoint.addr for endpoint in endpoints))
         if moved:
             self._peers.moved(now)
+            self._peers.flush(now)  # what was in flight goes again before a signature, and a file that is synced
         changed = bool(endpoints) and endpoints != self._endpoints
         self._endpoints = endpoints
         # a mapping is the NAT's doing: it neither makes us seen as ourselves, nor spoils what others saw
