@@ -6,14 +6,16 @@ refute what is said of us.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from meshnode.gossip.effects import Status
 from meshnode.gossip.entry import Entry, Kind
-from meshnode.gossip.kinds import Accusation, parse_accusation, parse_member
+from meshnode.gossip.kinds import Accusation, Member, parse_accusation, parse_member
 from meshnode.gossip.members import NEEDED
 from meshnode.gossip.messages import Contact
 from meshnode.identity import NodeId
+from meshnode.limits import GOSSIP_MAX_TTL_S
 from meshnode.metrics import describe
 from meshnode.timers import Timer
 
@@ -122,6 +124,23 @@ class Belief:
         value = Accusation(peer, incarnation).encoded()
         gossip.put_out(Kind.ACCUSATION, str(peer), value, ACCUSATION_TTL_S, now, wide=True)
         gossip.members.on_accused(peer, gossip.id, incarnation, now)
+
+    def on_own_past(self, entry: Entry, now: float) -> None:
+        """An entry of ours that we do not remember (our state was lost, or somebody has our key): stay above it."""
+        self._gossip.rise_above(entry.seq)
+        if entry.kind == Kind.MEMBER:  # also when we count higher already: it is what others take for our newest word
+            self.refute_soon(now)
+
+    def outlive(self, past: Entry, now: float) -> None:
+        """What replaced an entry of ours has to live as long as it: else the old one rises again where it still is."""
+        gossip, held = self._gossip, self._gossip.get(past.key)
+        if past.kind == Kind.ACCUSATION or (held is not None and held.expires >= past.expires):
+            return  # a void accusation rises nowhere
+        value = held.value if held is not None else None
+        if past.kind == Kind.MEMBER and value is None:
+            value = Member(False, gossip.record).encoded()
+        ttl = min(GOSSIP_MAX_TTL_S, math.ceil(past.expires - gossip.wall(now)) + 1)
+        gossip.put_out(past.kind, past.name, value, ttl, now)
 
     def refute_soon(self, now: float) -> None:
         """Say that we live, at once, or when half a second has passed since we said so last."""

@@ -271,7 +271,7 @@ class Gossip:
         must: bool = True,
     ) -> Entry:
         """``wide``: at once to all neighbours; ``must``: whatever our rate is."""
-        wall = self._wall(now)
+        wall = self.wall(now)
         wall_ms = int(wall * 1000)
         before = self.store.get((self.id, kind, name))
         if before is not None and wall + ttl < before.expires:  # what replaces an entry has to live as long as it
@@ -389,14 +389,14 @@ class Gossip:
 
         None (counted) when it does not count.
         """
-        entry = open_entry(payload, self._wall(now))
+        entry = open_entry(payload, self.wall(now))
         if isinstance(entry, EntryReject):
             self.metrics.count(REJECTED[entry])
             self._blame(peer, FAULTS[entry], now)
             return None
         if not entry.fleeting and self.store.judge(entry) is not Put.NEW:
             if self.store.put(entry) is Put.STALE and entry.origin == self.id:
-                self._outlive(entry, now)
+                self.belief.outlive(entry, now)
             return None
         if not self._fits(peer, entry, now):
             return None
@@ -404,8 +404,8 @@ class Gossip:
             if entry.origin == peer:
                 self._blame(peer, Fault.TOO_MUCH, now)
             return None
-        if entry.origin == self.id and entry.seq > self._seq:
-            self._on_own_past(entry, now)
+        if entry.origin == self.id:
+            self.belief.on_own_past(entry, now)
         if entry.fleeting:
             return entry, None
         before = self.store.get(entry.key)
@@ -433,19 +433,6 @@ class Gossip:
         elif entry.kind == Kind.ACCUSATION:
             self.belief.on_accusation(entry, now)
         self._effects.append(Changed(entry, before, via, hops))
-
-    def _outlive(self, past: Entry, now: float) -> None:
-        """What replaced an entry of ours has to live as long as it: else the old one rises again where it still is."""
-        held = self.store.get(past.key)
-        if held is None or held.expires < past.expires:
-            ttl = min(GOSSIP_MAX_TTL_S, math.ceil(past.expires - self._wall(now)) + 1)
-            self._publish(past.kind, past.name, held.value if held is not None else None, ttl, now)
-
-    def _on_own_past(self, entry: Entry, now: float) -> None:
-        """An entry of ours that we do not remember (our state was lost, or somebody has our key): stay above it."""
-        self._seq = entry.seq
-        if entry.kind == Kind.MEMBER:
-            self.belief.refute_soon(now)
 
     def _payload(self, item: bytes) -> bytes | None:
         entry = self.store.by_id(item)
@@ -484,7 +471,8 @@ class Gossip:
 
     # ---- the rest
 
-    def _wall(self, now: float) -> float:
+    def wall(self, now: float) -> float:
+        """Our Unix seconds."""
         return now + self._offset
 
     def _blame(self, peer: NodeId, fault: Fault, now: float) -> None:
@@ -503,7 +491,7 @@ class Gossip:
             self._expiring = self._timers.at(when, self._expire)
 
     def _expire(self, now: float) -> None:
-        for entry in self.store.expire(self._wall(now)):
+        for entry in self.store.expire(self.wall(now)):
             self._effects.append(Expired(entry))
         self._expiring = None
         self._arm_expiry(now)

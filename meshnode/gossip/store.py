@@ -123,9 +123,10 @@ class Store:
         return Put.NEW
 
     def drop(self, entry: Entry) -> None:
-        """Forget an entry that another one has made void; whoever calls refuses it as long as that is so."""
+        """Forget an entry that another one has made void; its seq stays."""
         if self._by_id.get(entry.id) is entry:
             self._remove(entry)
+            self._raise_floor(entry, entry.seq)
 
     def expire(self, wall: float) -> list[Entry]:
         """Remove and return what has expired; the seqs stay."""

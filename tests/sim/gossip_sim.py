@@ -59,7 +59,7 @@ class GossipNode:
     contacts: list[GossipNode] = field(default_factory=list)
     statuses: list[tuple[float, NodeId, Status]] = field(default_factory=list)
     scheduled: float = math.inf
-    liar: Callable[[GossipNode, Message], Iterable[Message]] | None = None
+    liar: Callable[[GossipNode, Message], Iterable[Message | bytes]] | None = None
 
     @property
     def id(self) -> NodeId:
@@ -94,13 +94,14 @@ class GossipNet:
         self.side: dict[NodeId, int] = {}  # while there is a partition: who is on which side
         self.arrivals: dict[bytes, dict[int, Hop]] = {}
         self.keep_statuses = True
+        self.store_limit: int | None = None
         self.on_changed: Callable[[GossipNode, Changed], None] | None = None
         self._followed: dict[bytes, bytes] = {}
         self._trace = hashlib.blake2b(digest_size=16)
         self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
         self._free: dict[tuple[int, int], float] = {}
-        self._held: dict[tuple[int, int], list[Message]] = {}
+        self._held: dict[tuple[int, int], list[Message | bytes]] = {}
         self._epoch = 0
 
     # ---- building
@@ -114,11 +115,14 @@ class GossipNet:
         self.pump(node)
         return node
 
-    def _core(self, identity: Identity, skew: float) -> tuple[Gossip, Metrics]:
+    def _core(self, identity: Identity, skew: float, seq: int = 0) -> tuple[Gossip, Metrics]:
         metrics = Metrics()
         wall = EPOCH + self.now + skew
         rng = random.Random(self.rng.getrandbits(64))
-        return Gossip(identity, rng=rng, metrics=metrics, now=self.now, wall=wall, first_seq=int(wall * 1000)), metrics
+        first = max(seq, int(wall * 1000))
+        limit = self.store_limit
+        gossip = Gossip(identity, rng=rng, metrics=metrics, now=self.now, wall=wall, first_seq=first, store_limit=limit)
+        return gossip, metrics
 
     def wall(self, node: GossipNode) -> float:
         """A node's Unix seconds."""
@@ -188,6 +192,9 @@ class GossipNet:
         """Vanish without a word."""
         node.alive = False
         node.links.clear()
+        for other in self.nodes:  # who lives with the same key is the one to be found from now on
+            if other.alive and other.id == node.id:
+                self.by_id[node.id] = other
 
     def leave(self, node: GossipNode) -> None:
         """Say goodbye and go."""
@@ -195,15 +202,22 @@ class GossipNet:
         self.pump(node)
         self.at(self.now + 1.0, self.crash, node)
 
-    def restart(self, node: GossipNode, via: GossipNode) -> None:
-        """Come back with the same key and no memory."""
+    def restart(self, node: GossipNode, via: GossipNode, *, seq: int = 0) -> None:
+        """Come back with the same key, and no memory but, perhaps, the highest ``seq`` that was used."""
         self.crash(node)
+        self.unlink_all(node)
+        node.gossip, node.metrics = self._core(node.identity, node.skew, seq)
+        node.alive, node.born, node.scheduled = True, self.now, math.inf
+        self.by_id[node.id] = node
+        self.join(node, via)
+
+    def unlink_all(self, node: GossipNode) -> None:
+        """Links of this key end, at both ends."""
         for other in self.nodes:
             if other.alive and node.id in other.links:
                 self._unlink(other, node)
-        node.gossip, node.metrics = self._core(node.identity, node.skew)
-        node.alive, node.born, node.scheduled = True, self.now, math.inf
-        self.join(node, via)
+            for peer in list(other.links) if other.id == node.id else ():
+                self._unlink(other, self.by_id[peer])
 
     def partition(self, half: Iterable[GossipNode]) -> None:
         """Cut these off from the rest."""
@@ -284,7 +298,7 @@ class GossipNet:
             else:
                 self._transmit(node, other, said)
 
-    def _transmit(self, node: GossipNode, other: GossipNode, message: Message) -> None:
+    def _transmit(self, node: GossipNode, other: GossipNode, message: Message | bytes) -> None:
         self.messages += 1
         rng, losses = self.rng, 0
         late, rto = self.delay, 2 * self.delay + 0.1
@@ -294,8 +308,9 @@ class GossipNet:
             late, rto, losses = late + rto, rto * 2, losses + 1
         lane = node.number, other.number
         arrives = self._free[lane] = max(self._free.get(lane, 0.0), self.now + late)
-        data = encode_message(message) if self.strict else b""
-        self._trace.update(b"%.9f %d %d %d" % (arrives, *lane, TYPES[type(message)]) + data)
+        raw = isinstance(message, bytes)
+        data = message if raw else encode_message(message) if self.strict else b""
+        self._trace.update(b"%.9f %d %d %d" % (arrives, *lane, 0 if raw else TYPES[type(message)]) + data)
         if self._followed and isinstance(message, Eager | Entries):
             self._note(node, other, message, arrives, losses)
         self.at(arrives, self._deliver, node, other, node.born, other.born, data or message)
@@ -406,18 +421,18 @@ class GossipNet:
         """Nodes that run."""
         return [node for node in self.nodes if node.alive]
 
-    def is_connected(self) -> bool:
-        """True when the active views of those that live form one graph."""
-        living = self.living()
+    def is_connected(self, among: list[GossipNode] | None = None) -> bool:
+        """True when the active views of those that live (or only of these) form one graph."""
+        living = self.living() if among is None else among
+        ids = {node.id: None for node in living}
         seen = {living[0].id: None}
         frontier = [living[0]]
         while frontier:
             node = frontier.pop()
             for peer in node.gossip.views.active:
-                other = self.by_id[peer]
-                if other.alive and peer not in seen:
+                if peer in ids and peer not in seen:
                     seen[peer] = None
-                    frontier.append(other)
+                    frontier.append(self.by_id[peer])
         return len(seen) == len(living)
 
     def delays(self, entry: Entry) -> list[float]:

@@ -1,12 +1,50 @@
-"""A few seeds of ``./dev chaos``; the name of a failing one says how to repeat it."""
+"""A few seeds of ``./dev chaos``, whose names say how to repeat them; and proof that the check can fail."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from bench.chaos import one
+from meshnode.gossip import entry, gossip
+from meshnode.gossip.belief import Belief
+from meshnode.gossip.names import Names
+from meshnode.gossip.reconcile import Reconciler
+from meshnode.gossip.standing import Standing
+from meshnode.gossip.store import Put, Store
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_the_invariants_hold_under_everything_at_once(seed: int) -> None:
     assert one(seed)[1] == "", f"repeat with: ./dev chaos --seed {seed}"
+
+
+def _always(value: object) -> Callable[..., Any]:
+    return lambda *args, **options: value
+
+
+def _first_living(names: Names, label: str, wall: float) -> object:
+    return next((claim.node for claim in names._living(label, wall)), None)
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "instead", "said"),
+    [
+        (entry, "_signed", _always(True), "did not sign"),
+        (entry, "GOSSIP_MAX_FUTURE_S", 10**6, "of the future"),
+        (Store, "judge", _always(Put.NEW), "went back"),
+        (Store, "_make_room", _always(True), "Store."),
+        (Reconciler, "ask", _always(None), "which lives"),
+        (Belief, "refute_soon", _always(None), "which lives"),
+        (Standing, "lower", _always(False), "blamed nobody"),
+        (Names, "resolve", _first_living, "in silence"),
+        (gossip, "WireError", KeyError, "WireError"),
+    ],
+)
+def test_the_check_fails_when_the_code_is_broken(
+    monkeypatch: pytest.MonkeyPatch, where: object, what: str, instead: object, said: str
+) -> None:
+    monkeypatch.setattr(where, what, instead)
+    assert any(said in one(seed)[1] for seed in range(12))

@@ -1,0 +1,239 @@
+"""What must hold in a mesh of gossip cores whatever happens to it (``chaos.py``): bounds always, one state at the end.
+
+A container without a bound here is an error by itself: whoever adds one says how large it may become. Bounds that a
+small mesh would never reach are made small first (``narrow``), so that the code has to hold them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from meshnode.errors import NameChanged, NotFound
+from meshnode.gossip import Entry, Kind, Status
+from meshnode.gossip.entry import EntryReject
+from meshnode.gossip.kinds import parse_member
+from meshnode.gossip.names import Names
+from meshnode.identity import NodeId
+from meshnode.limits import (
+    GOSSIP_MAX_ACCUSERS,
+    GOSSIP_MAX_ACTIVE,
+    GOSSIP_MAX_ANNOUNCERS,
+    GOSSIP_MAX_FLOORS,
+    GOSSIP_MAX_IDS,
+    GOSSIP_MAX_PENDING,
+    GOSSIP_MAX_SEEDS,
+    GOSSIP_MAX_TELL_IDS,
+    NAMES_MAX_CLAIMS,
+    NAMES_MAX_RIVALS,
+)
+from tests.sim.gossip_sim import GossipNet, GossipNode
+
+NARROW = {
+    "GOSSIP_MAX_LOST": 6,
+    "GOSSIP_MAX_MISSING": 64,
+    "GOSSIP_MAX_ORIGINS": 10,
+    "GOSSIP_MAX_PASSIVE": 6,
+    "GOSSIP_MAX_PER_ORIGIN": 16,
+    "GOSSIP_MAX_PROBES": 6,
+    "GOSSIP_MAX_RECENT": 32_768,
+    "GOSSIP_MAX_SEEN": 512,
+    "GOSSIP_MAX_STANDINGS": 2,
+    "GOSSIP_MAX_SUSPECTS": 6,
+    "GOSSIP_MAX_WALKS": 8,
+}
+STORED = 100  # of a kind, instead of GOSSIP_MAX_STORED
+KINDS = 16  # that are stored
+NODES = 24  # keys that there are in one mesh, at most: what is kept for a linked peer, or for one key of a node
+TIMERS = 2_000
+HEAP = 64 + 2 * KINDS * STORED + 1  # a heap keeps what was replaced until it surfaces
+
+BOUNDS = {
+    "Gossip._effects": 0,
+    "Gossip._checks": KINDS,
+    "Gossip._seeds": GOSSIP_MAX_SEEDS,
+    "Timers._heap": TIMERS,
+    "Views.active": GOSSIP_MAX_ACTIVE,
+    "Views.passive": NARROW["GOSSIP_MAX_PASSIVE"],
+    "Views.lost": NARROW["GOSSIP_MAX_LOST"],
+    "Views._links": NODES,
+    "Views._pending": GOSSIP_MAX_PENDING,
+    "Views._walks": NARROW["GOSSIP_MAX_WALKS"],
+    "Views._offered": 1,
+    "Views._walked": NODES,
+    "Views._effects": 0,
+    "Broadcast.eager": GOSSIP_MAX_ACTIVE,
+    "Broadcast.lazy": GOSSIP_MAX_ACTIVE,
+    "Broadcast._seen": NARROW["GOSSIP_MAX_SEEN"],
+    "Broadcast._seen_before": NARROW["GOSSIP_MAX_SEEN"],
+    "Broadcast._recent": NARROW["GOSSIP_MAX_RECENT"] // 100,
+    "Broadcast._missing": NARROW["GOSSIP_MAX_MISSING"],
+    "Broadcast._missing[]": GOSSIP_MAX_ANNOUNCERS,
+    "Broadcast._due": NARROW["GOSSIP_MAX_MISSING"],
+    "Broadcast._pushes": 0,
+    "Broadcast._announcements": GOSSIP_MAX_ACTIVE,
+    "Broadcast._announcements[]": 4 * GOSSIP_MAX_IDS,
+    "Broadcast._effects": 0,
+    "Store.prints": 256,
+    "Store._entries": KINDS * STORED,
+    "Store._by_id": KINDS * STORED,
+    "Store._buckets": 256,
+    "Store._buckets[]": KINDS * STORED,
+    "Store._of_kind": KINDS,
+    "Store._of_origin": KINDS * STORED,
+    "Store._of_origin[]": NARROW["GOSSIP_MAX_PER_ORIGIN"],
+    "Store._of_name": KINDS * STORED,
+    "Store._of_name[]": STORED,
+    "Store._oldest": KINDS,
+    "Store._oldest[]": HEAP,
+    "Store._expiry": HEAP,
+    "Store._floors": GOSSIP_MAX_FLOORS,
+    "Detector._watches": GOSSIP_MAX_ACTIVE,
+    "Detector._probing": NARROW["GOSSIP_MAX_PROBES"],
+    "Detector._effects": 0,
+    "Members._suspects": NARROW["GOSSIP_MAX_SUSPECTS"],
+    "Members._left": NARROW["GOSSIP_MAX_SUSPECTS"],
+    "Members._effects": 0,
+    "Standing._rates": NARROW["GOSSIP_MAX_ORIGINS"],
+    "Standing._marks": NARROW["GOSSIP_MAX_STANDINGS"],
+    "Standing._banned": NARROW["GOSSIP_MAX_STANDINGS"],
+    "Reconciler._neighbours": GOSSIP_MAX_ACTIVE,
+    "Reconciler._exchanges": GOSSIP_MAX_ACTIVE,
+    "Reconciler._effects": 0,
+    "Names._claims": NAMES_MAX_CLAIMS,
+    "Names._claims[]": NAMES_MAX_RIVALS,
+    "Names._of": NODES,
+    "Names._of[]": NARROW["GOSSIP_MAX_PER_ORIGIN"],
+    "Names._pins": NODES,
+    "Names._told": NODES,
+    "Names._effects": 0,
+}
+
+FAULTS = [f"gossip_drop_{why}" for why in ("message", *(reject.value for reject in EntryReject))]
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+
+@contextmanager
+def narrow() -> Iterator[None]:
+    """Small bounds in all modules of gossip, as long as this lasts."""
+    before = []
+    for name, module in list(sys.modules.items()):
+        if name.startswith("meshnode.gossip"):
+            for limit, small in NARROW.items():
+                if hasattr(module, limit):
+                    before.append((module, limit, getattr(module, limit)))
+                    setattr(module, limit, small)
+    try:
+        yield
+    finally:
+        for module, limit, large in before:
+            setattr(module, limit, large)
+
+
+def check_bounds(node: GossipNode, names: Names | None = None) -> None:
+    """Raise Broken when anything that a node keeps is larger than it may be."""
+    gossip = node.gossip
+    views, tree, store, members = gossip.views, gossip.broadcast, gossip.store, gossip.members
+    parts = (gossip, views, tree, store, gossip.detector, members, gossip.standing, gossip.reconciler, gossip._timers)
+    for part in (*parts, *([names] if names else [])):
+        _check_part(node, part)
+    _most(node, "bytes of recent payloads", tree._recent_size, NARROW["GOSSIP_MAX_RECENT"])
+    _most(node, "entries of a kind", max(store._of_kind.values(), default=0), STORED)
+    for suspect in members._suspects.values():
+        _most(node, "accusers", len(suspect.accusers), GOSSIP_MAX_ACCUSERS)
+    for exchange in gossip.reconciler._exchanges.values():
+        _most(node, "entries asked for", len(exchange.missing), GOSSIP_MAX_TELL_IDS)
+    if {*tree.eager, *tree.lazy} != set(views.active):
+        raise Broken(f"node {node.number}: the tree's links are not the active view")
+
+
+def _check_part(node: GossipNode, part: object) -> None:
+    for name, value in vars(part).items():
+        if isinstance(value, (dict, list, set, deque, OrderedDict)):
+            what = f"{type(part).__name__}.{name}"
+            if what not in BOUNDS:
+                raise Broken(f"no bound is known of {what}")
+            _most(node, what, len(value), BOUNDS[what])
+            inner = BOUNDS.get(f"{what}[]")
+            if inner is not None:
+                parts = value.values() if isinstance(value, dict) else value
+                _most(node, f"one of {what}", max(map(len, parts), default=0), inner)
+
+
+def _most(node: GossipNode, what: str, size: int, most: int) -> None:
+    if size > most:
+        raise Broken(f"node {node.number}: {what} {size} > {most}")
+
+
+def check_standing(node: GossipNode, dubious: dict[NodeId, None]) -> None:
+    """Raise Broken when bad input cost nobody anything, or an honest node was cut off for it."""
+    for peer in node.gossip.standing._banned:
+        if peer not in dubious:
+            raise Broken(f"node {node.number} has cut off an honest node")
+    counters = node.metrics.counters
+    if sum(counters.get(name, 0) for name in FAULTS) > counters.get("gossip_black_marks", 0):
+        raise Broken(f"node {node.number} dropped bad input and blamed nobody")
+
+
+def check_resolution(node: GossipNode, names: Names, label: str, before: NodeId | None, wall: float) -> NodeId | None:
+    """Resolve a name; raise Broken when it means another node than ``before`` and nobody is told."""
+    try:
+        found = names.resolve(label, wall)
+    except (NameChanged, NotFound):
+        return before
+    if before is not None and found != before:
+        raise Broken(f"node {node.number}: the name {label} was taken over in silence")
+    return found
+
+
+def check_agreement(net: GossipNet, nodes: list[GossipNode], amiss: dict[NodeId, None]) -> None:
+    """Raise Broken unless these have connected views, one state, and take one another for what they are.
+
+    ``amiss``: keys whose seqs were used anew (twins, a clock behind the past without memory). What such a key
+    says may be held back by who remembers its past, and by nobody else's fault.
+    """
+    if not net.is_connected(nodes):
+        raise Broken("the views of those that live are not connected")
+    for node in nodes:
+        own = node.gossip.get((node.id, Kind.MEMBER, ""))
+        member = parse_member(own) if own is not None else None
+        if member is None or member.left or member.record != node.gossip.record:
+            raise Broken(f"node {node.number} is not what its own entry says")
+        for other in nodes:
+            status = node.gossip.status(other.id)
+            if other is not node and status is not Status.ALIVE:
+                raise Broken(f"node {node.number} takes node {other.number}, which lives, for {status.value}")
+    if all(node.gossip.store.prints == nodes[0].gossip.store.prints for node in nodes):
+        return
+    union = {entry.id: entry for node in nodes for entry in node.gossip.store._entries.values()}
+    for node in nodes:
+        for entry in _lacking(node, union.values()):
+            if not _excused(net, node, entry, amiss):
+                origin = net.by_id[entry.origin].number
+                raise Broken(f"node {node.number} lacks an entry of kind {entry.kind} of node {origin}")
+
+
+def _lacking(node: GossipNode, union: Iterable[Entry]) -> Iterator[Entry]:
+    return (entry for entry in union if node.gossip.store.by_id(entry.id) is None)
+
+
+def _excused(net: GossipNet, node: GossipNode, entry: Entry, amiss: dict[NodeId, None]) -> bool:
+    """A node need not have what is over by its own clock, or older than all that fills its bounds."""
+    store = node.gossip.store
+    if entry.expires < net.wall(node):
+        return True
+    if entry.origin in amiss and entry.seq <= store._floors.get(entry.key, -1):
+        return True
+    if store.get(entry.key) is not None:
+        return False
+    own = [store._entries[key] for key in store._of_origin.get((entry.origin, entry.kind), ())]
+    kind = list(store.entries(entry.kind))
+    for filled, most in ((own, NARROW["GOSSIP_MAX_PER_ORIGIN"]), (kind, STORED)):
+        if len(filled) >= most and (entry.seq, entry.id) < min((e.seq, e.id) for e in filled):
+            return True
+    return False
