@@ -310,18 +310,19 @@ class Chaos:
         """A whole second node runs with a key that is in use, from now to the end of the trouble."""
         node, via = self._some(), self._some()
         if len(self.twins) < 2 and len(self.net.nodes) < NODES and node is not via and via.id != node.id:
-            twin = self.net.add(node.identity)
+            twin = self.net.add(node.identity, skew=node.skew)
             self._say(f"node {twin.number} runs with the key of node {node.number}")
             self.twins.append(twin)
             self._dubious[node.id] = None
             self.amiss[node.id] = None
-            twin.skew = node.skew
             self.net.join(twin, via)
             self._settle_in(twin)
 
-    def _sign(self, who: Identity, kind: int, name: str, seq: int, value: bytes, ahead_ms: int = 0) -> Entry:
+    def _sign(
+        self, who: Identity, kind: int, name: str, seq: int, value: bytes, *, ahead_ms: int = 0, ttl: int = 3600
+    ) -> Entry:
         issued = int((EPOCH + self.net.now) * 1000) + ahead_ms
-        entry = sign_entry(who, kind=kind, name=name, seq=seq, issued_ms=issued, ttl=3600, value=value)
+        entry = sign_entry(who, kind=kind, name=name, seq=seq, issued_ms=issued, ttl=ttl, value=value)
         self.signed.setdefault(who.id, {})[entry.id] = None
         return entry
 
@@ -339,7 +340,7 @@ class Chaos:
                 return
             self._say(f"node {liar.number} lies from now on")
             self.liars.append(liar)
-            self._dubious[liar.id] = None
+            self._dubious[liar.id] = self.amiss[liar.id] = None
             liar.liar = self._lies
 
     def _lies(self, liar: GossipNode, message: Message) -> Iterable[Message | bytes]:
@@ -349,7 +350,7 @@ class Chaos:
             return [message]
         other = rng.choice(net.nodes)
         now_ms = int((EPOCH + net.now) * 1000)
-        match rng.randrange(17):
+        match rng.randrange(18):
             case 0:
                 return []
             case 1:
@@ -360,7 +361,7 @@ class Chaos:
                 forged = self._sign(liar.identity, Kind.SERVICE, f"s{now_ms}", now_ms, b"forged").encoded
                 return [Eager(b"", ((0, forged.replace(bytes(liar.id), bytes(other.id))),))]
             case 4:  # from the future
-                future = self._sign(liar.identity, Kind.SERVICE, "s2", now_ms + 10**7, b"soon", 10**7)
+                future = self._sign(liar.identity, Kind.SERVICE, "s2", now_ms + 10**7, b"soon", ahead_ms=10**7)
                 return [Eager(b"", ((0, future.encoded),))]
             case 5 if self.past:  # what is long superseded: old goodbyes too
                 return [Eager(b"", tuple((0, rng.choice(self.past)) for _ in range(5)))]
@@ -385,10 +386,14 @@ class Chaos:
                     liar.identity, Kind.NAME, rng.choice(LABELS), now_ms, encode(rng.choice((0, now_ms)))
                 )
                 return [Eager(b"", ((0, claim.encoded),)), message]
+            case 16:  # counts back, when what it said before is over
+                back, ttl = rng.choice(((0, 1), (0, 1), (20_000, 3600)))
+                entry = self._sign(liar.identity, Kind.SERVICE, "back", now_ms - back, b"", ttl=ttl)
+                return [Eager(b"", ((0, entry.encoded),)), message]
             case 15:
                 return [rng.randbytes(rng.choice((0, 3, 60, 20_000))) or b"\x80", message]
             case 14:  # of a time that is over
-                late = self._sign(liar.identity, Kind.SERVICE, "s3", now_ms - 10**7, b"late", -(10**7))
+                late = self._sign(liar.identity, Kind.SERVICE, "s3", now_ms - 10**7, b"late", ahead_ms=-(10**7))
                 return [Eager(b"", ((0, late.encoded),)), message]
             case 10:
                 return [SyncTell(1, False, ((0, tuple(rng.randbytes(8) for _ in range(20))),)), message]

@@ -199,6 +199,16 @@ def test_a_flood_from_one_origin_is_cut_to_its_rate_and_its_share() -> None:
     assert PEER.id not in gossip.neighbours, "it was its own flood: no honest node sends more than others pass on"
 
 
+def test_an_honest_node_whose_link_was_held_up_for_ten_seconds_is_not_cut_off() -> None:
+    gossip, metrics = _with_neighbour()
+    base = int(WALL * 1000)
+    for number in range(80 + 16 * 10):  # all that it may publish in that time
+        entry = _entry(name=f"f{number}", seq=base + number)
+        gossip.on_message(PEER.id, m.Eager(b"", ((0, entry.encoded),)), 0.0)
+    assert metrics.counters["gossip_drop_flood"] > 0
+    assert PEER.id in gossip.neighbours
+
+
 def test_an_old_goodbye_buries_nobody() -> None:
     gossip, _ = _with_neighbour()
     base = int(WALL * 1000)

@@ -106,10 +106,10 @@ class GossipNet:
 
     # ---- building
 
-    def add(self, identity: Identity | None = None) -> GossipNode:
+    def add(self, identity: Identity | None = None, *, skew: float = 0.0) -> GossipNode:
         """A new node that knows nobody."""
         identity = identity or Identity(self.rng.randbytes(32))
-        node = GossipNode(len(self.nodes), identity, *self._core(identity, 0.0), born=self.now)
+        node = GossipNode(len(self.nodes), identity, *self._core(identity, skew), born=self.now, skew=skew)
         self.nodes.append(node)
         self.by_id[identity.id] = node
         self.pump(node)
