@@ -7,7 +7,7 @@ small mesh would never reach are made small first (``narrow``), so that the code
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -31,7 +31,9 @@ from meshnode.limits import (
 )
 from tests.sim.gossip_sim import GossipNet, GossipNode
 
+STORED = 100  # of a kind, instead of GOSSIP_MAX_STORED
 NARROW = {
+    "GOSSIP_MAX_ACCUSATIONS": STORED,
     "GOSSIP_MAX_LOST": 6,
     "GOSSIP_MAX_MISSING": 64,
     "GOSSIP_MAX_ORIGINS": 10,
@@ -44,7 +46,6 @@ NARROW = {
     "GOSSIP_MAX_SUSPECTS": 6,
     "GOSSIP_MAX_WALKS": 8,
 }
-STORED = 100  # of a kind, instead of GOSSIP_MAX_STORED
 KINDS = 16  # that are stored
 NODES = 24  # keys that there are in one mesh, at most: what is kept for a linked peer, or for one key of a node
 TIMERS = 2_000
@@ -77,15 +78,13 @@ BOUNDS = {
     "Broadcast._announcements[]": 4 * GOSSIP_MAX_IDS,
     "Broadcast._effects": 0,
     "Store.prints": 256,
-    "Store._entries": KINDS * STORED,
-    "Store._by_id": KINDS * STORED,
+    "Store._named": KINDS * STORED,
+    "Store._named[]": STORED,
     "Store._buckets": 256,
     "Store._buckets[]": KINDS * STORED,
     "Store._of_kind": KINDS,
     "Store._of_origin": KINDS * STORED,
-    "Store._of_origin[]": NARROW["GOSSIP_MAX_PER_ORIGIN"],
-    "Store._of_name": KINDS * STORED,
-    "Store._of_name[]": STORED,
+    "Store._of_origin[]": KINDS * NARROW["GOSSIP_MAX_PER_ORIGIN"],
     "Store._oldest": KINDS,
     "Store._oldest[]": HEAP,
     "Store._expiry": HEAP,
@@ -144,6 +143,12 @@ def check_bounds(node: GossipNode, names: Names | None = None) -> None:
         _check_part(node, part)
     _most(node, "bytes of recent payloads", tree._recent_size, NARROW["GOSSIP_MAX_RECENT"])
     _most(node, "entries of a kind", max(store._of_kind.values(), default=0), STORED)
+    for (kind, name), named in store._named.items():
+        if kind == Kind.ACCUSATION:
+            _most(node, f"accusations of {name}", len(named), GOSSIP_MAX_ACCUSERS)
+    for entries in store._of_origin.values():
+        of_kind = Counter(entry.kind for entry in entries)
+        _most(node, "entries of an origin and kind", max(of_kind.values()), NARROW["GOSSIP_MAX_PER_ORIGIN"])
     for suspect in members._suspects.values():
         _most(node, "accusers", len(suspect.accusers), GOSSIP_MAX_ACCUSERS)
     for exchange in gossip.reconciler._exchanges.values():
@@ -210,7 +215,7 @@ def check_agreement(net: GossipNet, nodes: list[GossipNode], amiss: dict[NodeId,
                 raise Broken(f"node {node.number} takes node {other.number}, which lives, for {status.value}")
     if all(node.gossip.store.prints == nodes[0].gossip.store.prints for node in nodes):
         return
-    union = {entry.id: entry for node in nodes for entry in node.gossip.store._entries.values()}
+    union = {entry.id: entry for node in nodes for bucket in node.gossip.store._buckets for entry in bucket.values()}
     for node in nodes:
         for entry in _lacking(node, union.values()):
             if not _excused(net, node, entry, amiss):
@@ -231,7 +236,7 @@ def _excused(net: GossipNet, node: GossipNode, entry: Entry, amiss: dict[NodeId,
         return True
     if store.get(entry.key) is not None:
         return False
-    own = [store._entries[key] for key in store._of_origin.get((entry.origin, entry.kind), ())]
+    own = [e for e in store._of_origin.get(entry.origin, ()) if e.kind == entry.kind]
     kind = list(store.entries(entry.kind))
     for filled, most in ((own, NARROW["GOSSIP_MAX_PER_ORIGIN"]), (kind, STORED)):
         if len(filled) >= most and (entry.seq, entry.id) < min((e.seq, e.id) for e in filled):

@@ -149,7 +149,7 @@ GOSSIP_MAX_NAME = 64  # characters of an entry's name
 GOSSIP_MAX_TTL_S = 86_400  # a stolen, replayed entry dies within a day
 GOSSIP_MAX_FUTURE_S = 300  # clock skew that we forgive, of issue times and of seqs (which are wall milliseconds)
 GOSSIP_MAX_FLEETING_TTL_S = 60  # of kinds that are not stored: no longer than a seen id is remembered
-GOSSIP_MAX_OPENED = 2_048  # entries parsed and verified; x at most 5 kB = 10 MB, 1 MB as a rule
+GOSSIP_MAX_OPENED = 64  # entries parsed and verified lately, in each of 5 caches; x at most 5 kB = 1.6 MB
 GOSSIP_MAX_STORED = 2_048  # of each of 16 kinds: x about 1 kB = 2 MB; 512 hostile members could fill all, 50 MB
 GOSSIP_MAX_PER_ORIGIN = 64  # stored entries of one origin and kind: he fills 3 % of a kind at most
 GOSSIP_MAX_FLOORS = 4_096  # keys whose last seq is remembered after the entry expired; x about 200 B
@@ -171,7 +171,8 @@ GOSSIP_WALK_RATE = 4.0  # walks a second that one neighbour may start or pass on
 GOSSIP_WALK_BURST = 64.0  # a contact node under a crowd of joins passes on so many at once
 GOSSIP_MAX_PROBES = 32  # probes for others and of samples at once, each at most 3 datagrams of 130 B
 GOSSIP_MAX_SUSPECTS = 1_024  # x about 400 B; accusations of more are ignored until some end
-GOSSIP_MAX_ACCUSERS = 8  # remembered for one suspect; 3 already shorten the wait as far as it goes
+GOSSIP_MAX_ACCUSERS = 3  # stored and remembered for one suspect, the oldest: they shorten the wait as far as it goes
+GOSSIP_MAX_ACCUSATIONS = 4_096  # stored; x about 600 B = 2.5 MB; both halves of 1,000 nodes accuse 3 x 500 of the other
 GOSSIP_MAX_LOST = 256  # gone members that are tried again, so that a partition heals; x a record = 256 kB
 GOSSIP_MAX_STANDINGS = 256  # peers with a black mark; x about 100 B
 GOSSIP_BAN_S = 600.0  # no link with a liar for so long

@@ -15,7 +15,7 @@ from meshnode.gossip.kinds import Accusation, Member, parse_accusation, parse_me
 from meshnode.gossip.members import NEEDED
 from meshnode.gossip.messages import Contact
 from meshnode.identity import NodeId
-from meshnode.limits import GOSSIP_MAX_TTL_S
+from meshnode.limits import GOSSIP_MAX_ACCUSERS, GOSSIP_MAX_TTL_S
 from meshnode.metrics import describe
 from meshnode.timers import Timer
 
@@ -89,9 +89,12 @@ class Belief:
             gossip.later(SECOND_OPINION_S, lambda now: self._second_opinion(contact, now), now)
 
     def breaks_the_tree(self, entry: Entry) -> bool:
-        """An accusation of a neighbour of ours: the tree led through it, and it must hear what it stands accused of."""
+        """The first accusation of a neighbour that is silent to us too: the tree led through it."""
         accusation = parse_accusation(entry) if entry.kind == Kind.ACCUSATION else None
-        return accusation is not None and accusation.accused in self._gossip.views.active
+        if accusation is None or accusation.accused not in self._gossip.views.active:
+            return False
+        accused, gossip = accusation.accused, self._gossip
+        return gossip.members.accusers(accused) == 0 and not gossip.detector.hears(accused)
 
     def _second_opinion(self, contact: Contact, now: float) -> None:
         """A lone accuser may lie, or be cut off itself: whoever knows the accused, and is not its neighbour, looks."""
@@ -118,8 +121,10 @@ class Belief:
             gossip.detector.probe(contact, now, answered)
 
     def accuse(self, peer: NodeId, now: float) -> None:
-        """Tell all that ``peer`` does not answer."""
+        """Tell all that ``peer`` does not answer, unless enough have."""
         gossip, incarnation = self._gossip, self.incarnation(peer)
+        if gossip.members.accusers(peer) >= GOSSIP_MAX_ACCUSERS:
+            return
         gossip.rise_above(incarnation)
         value = Accusation(peer, incarnation).encoded()
         gossip.put_out(Kind.ACCUSATION, str(peer), value, ACCUSATION_TTL_S, now, wide=True)

@@ -30,6 +30,7 @@ ANNOUNCE_S = 0.01  # ids wait so long for others, to share a frame
 GRAFT_S = 0.25  # an announced payload is asked for after so long
 PRUNE_AGAIN_S = 0.5  # a neighbour that pushes although it was told not to is told again
 AGAIN_S = 0.3  # and of the next announcer after so much more
+RECENT_S = 30.0  # whoever missed an announced payload asks within two seconds
 CLOSER = 2  # an announcement that is so many hops nearer than the payload was swaps the links
 
 PAYLOADS = describe("gossip_payloads", "payloads received over links")
@@ -54,7 +55,7 @@ class Broadcast:
         self._seen: dict[bytes, None] = {}
         self._seen_before: dict[bytes, None] = {}
         self._seen_since = now
-        self._recent: OrderedDict[bytes, tuple[bytes, int]] = OrderedDict()
+        self._recent: OrderedDict[bytes, tuple[bytes, int, float]] = OrderedDict()
         self._recent_size = 0
         self._missing: dict[bytes, list[tuple[NodeId, int]]] = {}
         self._due: OrderedDict[bytes, float] = OrderedDict()
@@ -160,7 +161,7 @@ class Broadcast:
             return
         self.add(peer)
         for item in message.ids:
-            payload, hops = self._recent.get(item) or (find.get(item), 0)
+            payload, hops, _ = self._recent.get(item) or (find.get(item), 0, 0.0)
             if payload is not None:
                 self._pushes.setdefault(peer, []).append((hops, payload))
 
@@ -200,9 +201,9 @@ class Broadcast:
         self._due.pop(item, None)
         if item in self._recent:
             return
-        self._recent[item] = payload, hops
+        self._recent[item] = payload, hops, now
         self._recent_size += len(payload)
-        while self._recent_size > GOSSIP_MAX_RECENT:
+        while self._recent_size > GOSSIP_MAX_RECENT or now - next(iter(self._recent.values()))[2] > RECENT_S:
             self._recent_size -= len(self._recent.popitem(last=False)[1][0])
 
     def _remember(self, item: bytes, now: float) -> None:

@@ -116,6 +116,11 @@ class Detector:
         """A neighbour no more."""
         self._watches.pop(peer, None)
 
+    def hears(self, peer: NodeId) -> bool:
+        """True for a neighbour that is not silent at present."""
+        watch = self._watches.get(peer)
+        return watch is not None and watch.phase is Phase.HEARD
+
     def suspect(self, peer: NodeId, now: float) -> None:
         """Others accuse a neighbour: ask it at once, unless it was heard just now."""
         watch = self._watches.get(peer)

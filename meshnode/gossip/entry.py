@@ -76,7 +76,11 @@ REJECTED = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A verified (or just signed) entry. ``issued`` is Unix milliseconds, ``ttl`` seconds, ``id`` names the bytes."""
+    """A verified (or just signed) entry. ``issued`` is Unix milliseconds, ``ttl`` seconds, ``id`` names the bytes.
+
+    ``size`` is the length of the value, which is the end of ``encoded`` (None: there is no value): a node keeps
+    thousands of entries, and each value once.
+    """
 
     origin: NodeId
     kind: int
@@ -84,9 +88,14 @@ class Entry:
     seq: int
     issued: int
     ttl: int
-    value: bytes | None
+    size: int | None
     encoded: bytes
     id: bytes
+
+    @property
+    def value(self) -> bytes | None:
+        """What it says; None when it withdraws what was said."""
+        return None if self.size is None else self.encoded[len(self.encoded) - self.size :]
 
     @property
     def key(self) -> Key:
@@ -123,7 +132,8 @@ def sign_entry(
     if kind >= FIRST_FLEETING and ttl > GOSSIP_MAX_FLEETING_TTL_S:
         raise ValueError(f"a fleeting entry lives at most {GOSSIP_MAX_FLEETING_TTL_S} s")
     encoded = identity.sign(DOMAIN + body) + body
-    return Entry(identity.id, kind, name, seq, issued_ms, ttl, value, encoded, id_of(encoded))
+    size = None if value is None else len(value)
+    return Entry(identity.id, kind, name, seq, issued_ms, ttl, size, encoded, id_of(encoded))
 
 
 def open_entry(encoded: bytes, wall: float) -> Entry | EntryReject:
@@ -146,7 +156,7 @@ def open_entry(encoded: bytes, wall: float) -> Entry | EntryReject:
     return entry if _signed(encoded, entry.origin) else EntryReject.FORGED
 
 
-# One entry comes over several links: it is parsed and verified once.
+# An entry that is refused may come again over other links; what is stored is known by its id, and not opened again.
 @lru_cache(maxsize=GOSSIP_MAX_OPENED)
 def _parsed(encoded: bytes) -> Entry | EntryReject:
     if len(encoded) <= SIGNATURE_LENGTH:
@@ -175,4 +185,5 @@ def _parse(fields: object, encoded: bytes) -> Entry:
         raise ValueError("wrong origin or name")
     if value is not None and not isinstance(value, bytes):
         raise ValueError("wrong value")
-    return Entry(known_id(raw), kind, name, seq, issued, ttl, value, encoded, id_of(encoded))
+    size = None if value is None else len(value)
+    return Entry(known_id(raw), kind, name, seq, issued, ttl, size, encoded, id_of(encoded))

@@ -25,6 +25,7 @@ FLOOD = describe("gossip_drop_flood", "entries dropped: their origin is over its
 BANS = describe("gossip_bans", "peers that were cut off for lying")
 MARKS = describe("gossip_black_marks", "times that a peer's standing was lowered")
 
+FULL_S = max(GOSSIP_ORIGIN_BURST / GOSSIP_ORIGIN_RATE, GOSSIP_ORIGIN_BYTES_BURST / GOSSIP_ORIGIN_BYTES)
 BAN_AT = 10.0
 FORGIVEN_PER_S = 1 / 30
 
@@ -62,8 +63,9 @@ class Standing:
         else:
             self._metrics.count(FLOOD)
         self._rates[origin] = entries, room, now
-        if len(self._rates) > GOSSIP_MAX_ORIGINS:
-            self._rates.popitem(last=False)
+        oldest = next(iter(self._rates))
+        if len(self._rates) > GOSSIP_MAX_ORIGINS or now - self._rates[oldest][2] > FULL_S:
+            del self._rates[oldest]
         return allowed
 
     def lower(self, peer: NodeId, fault: Fault, now: float) -> bool:

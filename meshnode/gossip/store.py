@@ -1,9 +1,9 @@
 """What counts: the newest entry of each (origin, kind, name), as a set that any two nodes can merge. Sans I/O.
 
 The set is a deterministic function of the entries that came, in whatever order: the newest of each key; of one
-origin and kind the 64 newest; of one kind the 2,048 newest. So neighbours that exchange what they lack end with the
-same set, also when there is more than fits. An entry that has expired leaves its seq behind, so that no older one comes
-back to life.
+origin and kind the 64 newest; of one kind the 2,048 newest; of the accusations of one node the 3 oldest, for more say
+nothing more. So neighbours that exchange what they lack end with the same set, also when there is more than fits. An
+entry that has expired leaves its seq behind, so that no older one comes back to life.
 """
 
 from __future__ import annotations
@@ -13,14 +13,23 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from enum import Enum
 
-from meshnode.gossip.entry import Entry, Key
+from meshnode.gossip.entry import Entry, Key, Kind
 from meshnode.gossip.messages import BUCKETS
 from meshnode.identity import NodeId
-from meshnode.limits import GOSSIP_MAX_FLOORS, GOSSIP_MAX_PER_ORIGIN, GOSSIP_MAX_STORED
+from meshnode.limits import (
+    GOSSIP_MAX_ACCUSATIONS,
+    GOSSIP_MAX_ACCUSERS,
+    GOSSIP_MAX_FLOORS,
+    GOSSIP_MAX_PER_ORIGIN,
+    GOSSIP_MAX_STORED,
+)
 from meshnode.metrics import Metrics, describe
 
 STALE = describe("gossip_stale", "entries not taken: a newer one of the same key is known")
 EVICTED = describe("gossip_evicted", "stored entries that gave way to newer ones: the kind or the origin is full")
+
+
+_NOTHING: dict[NodeId, Entry] = {}
 
 
 class Put(Enum):
@@ -39,34 +48,33 @@ class Store:
         self.prints = [0] * BUCKETS
         self._metrics = metrics
         self._limit = limit
-        self._entries: dict[Key, Entry] = {}
-        self._by_id: dict[bytes, Entry] = {}
-        self._buckets: list[dict[bytes, None]] = [{} for _ in range(BUCKETS)]
+        self._size = 0
+        self._named: dict[tuple[int, str], dict[NodeId, Entry]] = {}
+        self._buckets: list[dict[bytes, Entry]] = [{} for _ in range(BUCKETS)]
         self._of_kind: dict[int, int] = {}
-        self._of_origin: dict[tuple[NodeId, int], dict[Key, None]] = {}
-        self._of_name: dict[tuple[int, str], dict[Key, None]] = {}
-        self._oldest: dict[int, list[tuple[int, bytes]]] = {}
+        self._of_origin: dict[NodeId, list[Entry]] = {}
+        self._oldest: dict[int, list[tuple[int, bytes]]] = {}  # of kinds that were full
         self._expiry: list[tuple[float, bytes]] = []
         self._floors: OrderedDict[Key, int] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return self._size
 
     def get(self, key: Key) -> Entry | None:
         """The newest entry of a key."""
-        return self._entries.get(key)
+        return self._named.get(key[1:], _NOTHING).get(key[0])
 
     def by_id(self, item: bytes) -> Entry | None:
         """The stored entry of this id."""
-        return self._by_id.get(item)
+        return self._buckets[item[0]].get(item)
 
     def entries(self, kind: int) -> Iterator[Entry]:
         """All stored entries of a kind."""
-        return (entry for entry in list(self._entries.values()) if entry.kind == kind)
+        return iter([entry for key, named in self._named.items() if key[0] == kind for entry in named.values()])
 
     def named(self, kind: int, name: str) -> Iterator[Entry]:
         """All stored entries of a kind and a name, of whatever origin."""
-        return (self._entries[key] for key in list(self._of_name.get((kind, name), ())))
+        return iter(list(self._named.get((kind, name), _NOTHING).values()))
 
     def bucket(self, index: int, count: int) -> list[bytes]:
         """The ids in one of ``count`` buckets (a power of two)."""
@@ -87,7 +95,7 @@ class Store:
 
     def judge(self, entry: Entry) -> Put:
         """What ``put`` would answer, as far as the key tells."""
-        known = self._entries.get(entry.key)
+        known = self.get(entry.key)
         if known is not None:
             if known.id == entry.id:
                 return Put.KNOWN
@@ -104,27 +112,27 @@ class Store:
             if judged is Put.STALE:
                 self._metrics.count(STALE)
             return judged
-        known = self._entries.get(entry.key)
+        known = self.get(entry.key)
         if known is not None:
             self._remove(known)
         elif not self._make_room(entry):
             return Put.FULL
-        key = entry.key
-        self._entries[key] = self._by_id[entry.id] = entry
-        index = entry.id[0]
-        self._buckets[index][entry.id] = None
+        kind, index = entry.kind, entry.id[0]
+        self._size += 1
+        self._named.setdefault((kind, entry.name), {})[entry.origin] = entry
+        self._buckets[index][entry.id] = entry
         self.prints[index] ^= int.from_bytes(entry.id, "big")
-        self._of_kind[entry.kind] = self._of_kind.get(entry.kind, 0) + 1
-        self._of_origin.setdefault((entry.origin, entry.kind), {})[key] = None
-        self._of_name.setdefault((entry.kind, entry.name), {})[key] = None
-        heapq.heappush(self._oldest.setdefault(entry.kind, []), (entry.seq, entry.id))
+        self._of_kind[kind] = self._of_kind.get(kind, 0) + 1
+        self._of_origin.setdefault(entry.origin, []).append(entry)
+        if kind in self._oldest:
+            heapq.heappush(self._oldest[kind], (entry.seq, entry.id))
         heapq.heappush(self._expiry, (entry.expires, entry.id))
-        self._tidy(entry.kind)
+        self._tidy(kind)
         return Put.NEW
 
     def drop(self, entry: Entry) -> None:
         """Forget an entry that another one has made void; its seq stays."""
-        if self._by_id.get(entry.id) is entry:
+        if self.by_id(entry.id) is entry:
             self._remove(entry)
             self._raise_floor(entry, entry.seq)
 
@@ -132,7 +140,7 @@ class Store:
         """Remove and return what has expired; the seqs stay."""
         gone = []
         while self._expiry and self._expiry[0][0] < wall:
-            entry = self._by_id.get(heapq.heappop(self._expiry)[1])
+            entry = self.by_id(heapq.heappop(self._expiry)[1])
             if entry is not None:
                 self._remove(entry)
                 self._raise_floor(entry, entry.seq)
@@ -141,7 +149,7 @@ class Store:
 
     def next_expiry(self) -> float | None:
         """The wall time at which the next entry expires."""
-        while self._expiry and self._expiry[0][1] not in self._by_id:
+        while self._expiry and self.by_id(self._expiry[0][1]) is None:
             heapq.heappop(self._expiry)
         return self._expiry[0][0] if self._expiry else None
 
@@ -156,44 +164,64 @@ class Store:
         """False when the entry is older than all that fill its origin's share or its kind."""
         rank = entry.seq, entry.id
         victim: Entry | None = None
-        own = self._of_origin.get((entry.origin, entry.kind), {})
+        if entry.kind == Kind.ACCUSATION:
+            others = self._named.get((entry.kind, entry.name), _NOTHING)
+            if len(others) >= GOSSIP_MAX_ACCUSERS:
+                victim = max(others.values(), key=lambda e: (e.seq, e.id))
+                if rank > (victim.seq, victim.id):
+                    return False
+                self._evict(victim)
+                return True
+        own = [e for e in self._of_origin.get(entry.origin, ()) if e.kind == entry.kind]
         if len(own) >= GOSSIP_MAX_PER_ORIGIN:
-            victim = min((self._entries[key] for key in own), key=lambda e: (e.seq, e.id))
-        elif self._of_kind.get(entry.kind, 0) >= self._limit:
-            heap = self._oldest[entry.kind]
-            while heap[0][1] not in self._by_id:
-                heapq.heappop(heap)
-            victim = self._by_id[heap[0][1]]
+            victim = min(own, key=lambda e: (e.seq, e.id))
+        elif self._of_kind.get(entry.kind, 0) >= self._limit_of(entry.kind):
+            victim = self._oldest_of(entry.kind)
         if victim is None:
             return True
         if rank < (victim.seq, victim.id):
             return False
+        self._evict(victim)
+        return True
+
+    def _evict(self, victim: Entry) -> None:
         self._metrics.count(EVICTED)
         self._remove(victim)
         self._raise_floor(victim, victim.seq - 1)  # it may come back when there is room, older ones may not
-        return True
+
+    def _limit_of(self, kind: int) -> int:
+        return GOSSIP_MAX_ACCUSATIONS if kind == Kind.ACCUSATION else self._limit
+
+    def _oldest_of(self, kind: int) -> Entry:
+        """Of a kind that is full: most kinds never are, and need no heap."""
+        heap = self._oldest.get(kind)
+        if heap is None:
+            heap = self._oldest[kind] = [(entry.seq, entry.id) for entry in self.entries(kind)]
+            heapq.heapify(heap)
+        while (found := self.by_id(heap[0][1])) is None:
+            heapq.heappop(heap)
+        return found
 
     def _remove(self, entry: Entry) -> None:
-        del self._entries[entry.key]
-        del self._by_id[entry.id]
         index = entry.id[0]
+        self._size -= 1
         del self._buckets[index][entry.id]
         self.prints[index] ^= int.from_bytes(entry.id, "big")
         self._of_kind[entry.kind] -= 1
-        named, own = (entry.kind, entry.name), (entry.origin, entry.kind)
-        del self._of_origin[own][entry.key]
-        if not self._of_origin[own]:
-            del self._of_origin[own]
-        del self._of_name[named][entry.key]
-        if not self._of_name[named]:
-            del self._of_name[named]
+        name = entry.kind, entry.name
+        del self._named[name][entry.origin]
+        if not self._named[name]:
+            del self._named[name]
+        rest = [other for other in self._of_origin.pop(entry.origin) if other is not entry]
+        if rest:
+            self._of_origin[entry.origin] = rest
 
     def _tidy(self, kind: int) -> None:
         """Heaps keep what was replaced until it surfaces: build them anew before that is most of them."""
-        heap = self._oldest[kind]
-        if len(heap) > 64 + 2 * self._of_kind[kind]:
-            heap[:] = [item for item in heap if item[1] in self._by_id]
+        heap = self._oldest.get(kind)
+        if heap is not None and len(heap) > 64 + 2 * self._of_kind[kind]:
+            heap[:] = [item for item in heap if self.by_id(item[1]) is not None]
             heapq.heapify(heap)
-        if len(self._expiry) > 64 + 2 * len(self._entries):
-            self._expiry[:] = [item for item in self._expiry if item[1] in self._by_id]
+        if len(self._expiry) > 64 + 2 * self._size:
+            self._expiry[:] = [item for item in self._expiry if self.by_id(item[1]) is not None]
             heapq.heapify(self._expiry)

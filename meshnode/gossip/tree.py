@@ -99,7 +99,7 @@ class Tree(Broadcast):
     def on_pull(self, peer: NodeId, ids: tuple[bytes, ...], find: dict[bytes, bytes]) -> None:
         """A neighbour lacks these, and no link."""
         for item in ids:
-            payload, hops = self._recent.get(item) or (find.get(item), 0)
+            payload, hops, _ = self._recent.get(item) or (find.get(item), 0, 0.0)
             if payload is not None:
                 self._pushes.setdefault(peer, []).append((hops, payload))
 

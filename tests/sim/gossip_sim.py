@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from meshnode.gossip import (
@@ -31,11 +32,18 @@ from meshnode.gossip import (
     Send,
     Status,
     encode_message,
+    kinds,
 )
+from meshnode.gossip import entry as entry_module
 from meshnode.gossip.entry import id_of
 from meshnode.gossip.messages import TYPES, Eager, Entries
 from meshnode.identity import Identity, NodeId
 from meshnode.metrics import Metrics
+
+# The nodes of one process would each parse, verify and keep a copy of the same entries: here they share them.
+for module, names in ((entry_module, ("_parsed", "_signed")), (kinds, ("_member", "_accusation"))):
+    for function in names:
+        setattr(module, function, lru_cache(maxsize=65_536)(getattr(module, function).__wrapped__))
 
 EPOCH = 1_800_000_000.0
 DIAL_TIMEOUT_S = 5.0
@@ -147,6 +155,14 @@ class GossipNet:
         self.follow(entry, node)
         self.pump(node)
         return entry
+
+    def introduce(self) -> None:
+        """Everybody knows of everybody, as if all had announced themselves long ago."""
+        entries = [node.gossip.announce(b"", self.now) for node in self.nodes]
+        for node in self.nodes:
+            node.gossip.take_effects()
+            for entry in entries:
+                node.gossip.store.put(entry)
 
     def follow(self, entry: Entry, origin: GossipNode) -> None:
         """Keep a trace of an entry."""
@@ -470,10 +486,12 @@ def build(
     every: float = 0.01,
     settle: float = 15.0,
     through: int = 3,
+    statuses: bool = True,
     **options: Any,
 ) -> GossipNet:
     """A mesh whose nodes joined through one of the first ``through`` of them, one after the other."""
     net = GossipNet(seed, **options)
+    net.keep_statuses = statuses
     for number in range(count):
         node = net.add()
         if number:

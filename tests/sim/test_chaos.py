@@ -35,7 +35,7 @@ def _first_living(names: Names, label: str, wall: float) -> object:
         (entry, "_signed", _always(True), "did not sign"),
         (entry, "GOSSIP_MAX_FUTURE_S", 10**6, "of the future"),
         (Store, "judge", _always(Put.NEW), "went back"),
-        (Store, "_make_room", _always(True), "Store."),
+        (Store, "_make_room", _always(True), "entries of"),
         (Reconciler, "ask", _always(None), "which lives"),
         (Belief, "refute_soon", _always(None), "which lives"),
         (Standing, "lower", _always(False), "blamed nobody"),
