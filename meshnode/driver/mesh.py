@@ -1,8 +1,9 @@
 """The whole node without I/O: datagrams, timers and commands in; datagrams and events out.
 
 The asyncio node (``node.py``) and the simulator drive this same class. It demultiplexes, keeps our own
-record, and wires the parts to each other: ``peers`` (sessions and connections), ``probing`` (sealed probes),
-``finding`` (resolver and DHT), ``outlet`` (the way out). See docs/explanation/architecture.md.
+record, and wires the parts to each other: ``peers`` (sessions and connections), ``meeting`` (how connections
+begin), ``probing`` (sealed probes), ``finding`` (resolver and DHT), ``outlet`` (the way out).
+See docs/explanation/architecture.md.
 """
 
 from __future__ import annotations
@@ -294,7 +295,7 @@ class Mesh:
         if any(is_loopback(addr) for addr in addrs):
             self._peers.heard_on_loopback()
         if self._finder.add_seed(peer, addrs, now):
-            self._peers.hinted(peer, now)
+            self._peers.meeting.hinted(peer, now)
             self.relaying.wake(now)
             if self.gossip is not None:
                 self.gossip.add_seed(peer, now)

@@ -1,6 +1,6 @@
-"""The peers that a node has state for: dialling and accepting, QUIC in and out, one timer each.
+"""The peers that a node has state for: QUIC in and out, one timer each. How connections begin is in ``meeting``.
 
-Connections report here (``ConnectionEvents``). When both ends dial at once, the dial of the smaller id lives.
+Connections report here (``ConnectionEvents``).
 """
 
 from __future__ import annotations
@@ -9,34 +9,25 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from meshnode.address import Addr
-from meshnode.discovery.resolver import Resolution
 from meshnode.driver.deadlines import Deadlines, earlier, is_due
 from meshnode.driver.finding import Finder
 from meshnode.driver.gossiping import Gossiping
+from meshnode.driver.meeting import Meeting
 from meshnode.driver.outlet import Outlet
 from meshnode.driver.ports import Ports
 from meshnode.driver.probing import Probing, handle_of
 from meshnode.driver.registry import Registry
 from meshnode.driver.relaying import Relaying
 from meshnode.driver.searching import Searching
-from meshnode.driver.session import HeldInitial, OnConnect, Session
+from meshnode.driver.session import OnConnect, Session
 from meshnode.errors import (
     ConnectionLost,
-    HandshakeTimeout,
-    InvalidId,
     MeshError,
     NodeClosed,
-    NoPathError,
-    NotFound,
-    PeerRestarted,
     PolicyDenied,
 )
 from meshnode.identity import NodeId
 from meshnode.limits import (
-    DIAL_REFRESH_S,
-    HANDSHAKE_TIMEOUT_S,
-    HELD_INITIAL_S,
-    MAX_ARRIVALS_PER_PEER,
     MAX_HELD_DATAGRAMS,
     MAX_SESSIONS,
 )
@@ -46,22 +37,13 @@ from meshnode.paths.peer import PeerPaths
 from meshnode.paths.reflexive import NatView
 from meshnode.quic import packets
 from meshnode.quic.connection import Connection, State
-from meshnode.quic.engine import Engine
-from meshnode.quic.hello import BOOT_LENGTH, CloseCode, Frame, Hello
+from meshnode.quic.hello import CloseCode, Frame, Hello
 from meshnode.quic.stream import Stream
 from meshnode.record import EndpointRecord
 
-DIALS = describe("dials", "connections begun here")
-ACCEPTS = describe("accepts", "first flights with a valid knock")
 CONNECTIONS = describe("connections", "connections whose two keys were proven")
-HELD = describe("simultaneous_dial_held", "first flights kept aside because our own dial has precedence")
-TIMEOUTS = describe("handshake_timeouts", "handshakes that were not finished in time")
-REFUSED = describe("refused_policy", "peers that policy does not admit")
-NO_CONNECTION = describe("drop_no_connection", "QUIC packets of no connection, without a knock")
-BAD_KNOCK = describe("drop_knock", "first flights whose knock does not hold")
 BAD_KIND = describe("drop_quic_kind", "QUIC packets of other versions, Version Negotiation, Retry")
 SESSIONS_FULL = describe("drop_sessions_full", "peers turned away: too many at once")
-ARRIVALS_FULL = describe("drop_arrivals_full", "first flights dropped: too many half-open ones of that peer")
 HELD_BACK = describe("held_by_amplification", "datagrams held until their address was validated")
 HELD_LOST = describe("held_lost", "held datagrams dropped: too many")
 
@@ -90,16 +72,14 @@ class Peers:
         self.searching = Searching(self)
         self.gossip = Gossiping(self, next_seq) if ports.settings.gossip else None
         self.registry = Registry(self, self.gossip) if self.gossip is not None else None
-        self.boot = ports.entropy(BOOT_LENGTH)
+        self.meeting = Meeting(self, own_record)
         self.here = Here()
-        self._own_record = own_record
         self._self_changed = self_changed
         self._id = ports.identity.id
         self._by_cid: dict[bytes, Connection] = {}
-        self._held_cids: dict[bytes, Session] = {}
         self._dirty: dict[Connection, None] = {}
         self._deadlines = Deadlines()
-        self._closed = False
+        self.closed = False
 
     # ---- sessions
 
@@ -116,7 +96,8 @@ class Peers:
             found = self.sessions[peer] = Session(peer, paths)
         return found
 
-    def _forget_if_idle(self, session: Session) -> None:
+    def forget_if_idle(self, session: Session) -> None:
+        """Keep no session of which nothing is worth keeping."""
         if session.idle and self.sessions.get(session.peer) is session:
             del self.sessions[session.peer]
             self._deadlines.set(session.peer, None)
@@ -129,7 +110,7 @@ class Peers:
             return False
         session.paths.peer_record(record, now)
         self.relaying.offer(session, now)
-        self.begin_dial(session, now)
+        self.meeting.begin(session, now)
         self.probing.drain(session, now)
         return True
 
@@ -172,7 +153,7 @@ class Peers:
 
     def close(self, now: float) -> None:
         """Say goodbye on every connection."""
-        self._closed = True
+        self.closed = True
         for session in list(self.sessions.values()):
             for connection in session.connections():
                 if connection.state is State.READY:
@@ -182,122 +163,9 @@ class Peers:
                     connection.abandon(NodeClosed("the node was closed"))
             session.answer(NodeClosed("the node was closed"))
 
-    # ---- dialling
-
     def connect(self, peer: NodeId, now: float, answer: OnConnect) -> None:
         """Give ``answer`` a READY connection to ``peer``, the live one if there is one, or the error."""
-        if self._closed:
-            answer(NodeClosed("the node was closed"))
-            return
-        if peer == self._id:
-            answer(NoPathError("a node does not connect to itself", hint="use another node's id"))
-            return
-        session = self.session(peer, now)
-        if session is None:
-            answer(NoPathError("too many peers at once", hint="close some connections first"))
-            return
-        if session.connection is not None:
-            answer(session.connection)
-            return
-        session.waiting.append(answer)
-        if session.dial is not None or len(session.waiting) > 1:
-            return
-        cached = self.finder.cached(peer)
-        if cached is not None or peer in self.finder.hints:
-            self._dial(session, cached, now)
-            return
-
-        def resolved(result: Resolution | NotFound) -> None:
-            current = self.sessions.get(peer)
-            if current is None or current.connection is not None or current.dial is not None:
-                return
-            if isinstance(result, NotFound):
-                current.answer(result)
-                self._forget_if_idle(current)
-            else:
-                self._dial(current, result.record, self.ports.clock.monotonic())
-
-        self.finder.resolve(peer, now, resolved)
-
-    def hinted(self, peer: NodeId, now: float) -> None:
-        """There is a configured address of ``peer`` now: a dial that waited for any may begin."""
-        session = self.sessions.get(peer)
-        if session is not None and session.waiting and session.dial is None:
-            self._dial(session, None, now)
-
-    def _dial(self, session: Session, record: EndpointRecord | None, now: float) -> None:
-        ports, peer = self.ports, session.peer
-        try:
-            ports.identity.shared_key(peer)
-        except InvalidId as error:
-            session.answer(error)
-            self._forget_if_idle(session)
-            return
-        engine = ports.engines.dial(
-            ports.identity, peer, lambda odcid: ports.sealer.knock(peer, odcid), ports.settings.idle_timeout, now
-        )
-        connection = self._new_connection(engine, peer, dialler=True, now=now)
-        session.dial = connection
-        session.refreshed = session.begun = False
-        if record is not None:
-            session.paths.peer_record(record, now)
-            self.relaying.offer(session, now)
-        if peer in self.finder.hints:
-            session.paths.add_candidates([(addr, "seed") for addr in self.finder.hints[peer]], now)
-        ports.metrics.count(DIALS)
-        if not self.begin_dial(session, now):
-            session.refreshed = True
-            self.finder.look_up(peer, now)  # what we know of it names nowhere to go: an old record, perhaps
-            self.arm(session)
-
-    def begin_dial(self, session: Session, now: float) -> bool:
-        """Send a dial's first flight, now that there may be somewhere to send it; False when there is not."""
-        dial = session.dial
-        if dial is None or session.begun:
-            return session.begun
-        best = session.paths.best_guess()
-        if best is None:
-            return False
-        session.begun = True
-        session.paths.begin(best, now)
-        self._dirty[dial] = None
-        self.probing.drain(session, now)
-        self.ports.events.on_dirty()
-        return True
-
-    def _new_connection(self, engine: Engine, peer: NodeId, *, dialler: bool, now: float) -> Connection:
-        connection = Connection(
-            engine,
-            self.ports.identity,
-            peer,
-            self,
-            dialler=dialler,
-            boot=self.boot,
-            record=self._own_record(),
-            now=now,
-        )
-        self._by_cid[engine.host_cid] = connection
-        self.handles[handle_of(connection)] = connection  # before the Welcome: it may be lost while the peer probes
-        if not dialler:
-            self._by_cid[engine.odcid] = connection
-        return connection
-
-    def _handshake_timeout(self, session: Session, connection: Connection) -> None:
-        self.ports.metrics.count(TIMEOUTS)
-        if connection is session.dial:
-            attempts = [(str(c.addr), c.outcome) for c in session.paths.candidates()]
-            heard = connection.bytes_in > 0
-            text = "stopped answering during the handshake" if heard else "did not answer"
-            at = f"{text} at {', '.join(a for a, _ in attempts)}" if attempts else "has published no usable address"
-            error: MeshError = (HandshakeTimeout if heard else NoPathError)(
-                f"{session.peer.short} {at}",
-                hint="is it running and reachable from here? `meshnode resolve` shows what it published",
-            )
-            if isinstance(error, NoPathError | HandshakeTimeout):
-                error.attempts = attempts
-        else:
-            error = HandshakeTimeout("the dialler never finished its handshake")
-        connection.abandon(error)
+        self.meeting.connect(peer, now, answer)
 
     # ---- QUIC in
 
@@ -306,10 +174,7 @@ class Peers:
         cid = packets.dcid_of(data)
         connection = self._by_cid.get(cid) if cid is not None else None
         if connection is None:
-            if cid is None:
-                self.ports.metrics.count(NO_CONNECTION)
-            elif cid not in self._held_cids:
-                self._on_initial(data, cid, source, now)
+            self.meeting.on_initial(data, cid, source, now)
             return
         if not packets.acceptable(data):
             self.ports.metrics.count(BAD_KIND)
@@ -322,47 +187,6 @@ class Peers:
             else:
                 session.paths.on_received(source, len(data), newest, now)
         self._dirty[connection] = None
-
-    def _on_initial(self, data: bytes, odcid: bytes, source: Addr, now: float) -> None:
-        token = packets.initial_token(data) if packets.is_v1_initial(data) else None
-        if token is None:
-            self.ports.metrics.count(NO_CONNECTION)
-            self.nat.filters.stray(source, now)
-            return
-        peer = self.ports.sealer.check_knock(token, odcid)
-        if peer is None or peer == self._id:
-            self.ports.metrics.count(BAD_KNOCK)
-            self.nat.filters.stray(source, now)
-            return
-        self.nat.filters.heard(source, now)
-        session = self.session(peer, now)
-        if session is None:
-            return
-        if session.dial is not None and self._id < peer and session.held is None:
-            # Both dial at once: the smaller id's dial lives. Keep theirs for a moment, in case ours gets nowhere.
-            session.held = HeldInitial(data, odcid, source, now + HELD_INITIAL_S)
-            self._held_cids[odcid] = session
-            self.ports.metrics.count(HELD)
-            self.arm(session)
-            return
-        self._accept(session, data, odcid, source, now)
-
-    def _accept(self, session: Session, data: bytes, odcid: bytes, source: Addr, now: float) -> None:
-        if len(session.arrivals) >= MAX_ARRIVALS_PER_PEER:
-            self.ports.metrics.count(ARRIVALS_FULL)
-            return
-        engine = self.ports.engines.accept(self.ports.identity, odcid, self.ports.settings.idle_timeout, now)
-        connection = self._new_connection(engine, session.peer, dialler=False, now=now)
-        session.arrivals[connection] = source
-        self.ports.metrics.count(ACCEPTS)
-        connection.receive(data, now)
-        self._dirty[connection] = None
-        self.arm(session)
-
-    def _release_held(self, session: Session) -> None:
-        if session.held is not None:
-            self._held_cids.pop(session.held.odcid, None)
-            session.held = None
 
     # ---- QUIC out
 
@@ -431,12 +255,8 @@ class Peers:
         at = session.paths.next_deadline()
         for connection in session.connections():
             at = earlier(at, connection.engine.next_timer())
-            if connection.state is State.HANDSHAKE:
-                at = earlier(at, connection.started + HANDSHAKE_TIMEOUT_S)
-                if connection is session.dial and not session.refreshed:
-                    at = earlier(at, connection.started + DIAL_REFRESH_S)
-        if session.held is not None:
-            at = earlier(at, session.held.deadline)
+        if session.dial is not None or session.arrivals or session.held is not None:
+            at = earlier(at, self.meeting.deadline(session))
         self._deadlines.set(session.peer, at)
 
     def next_deadline(self) -> float | None:
@@ -459,22 +279,11 @@ class Peers:
             if at is not None and at <= now:
                 connection.on_timer(now)
                 self._dirty[connection] = None
-            if connection.state is State.HANDSHAKE:
-                if now >= connection.started + HANDSHAKE_TIMEOUT_S:
-                    self._handshake_timeout(session, connection)
-                elif connection is session.dial and now >= connection.started + DIAL_REFRESH_S:
-                    session.refreshed = True
-                    self.finder.look_up(session.peer, now)  # our record may be stale: the peer may have moved
-        held = session.held
-        if held is not None and held.deadline <= now:
-            self._release_held(session)
-            dial = session.dial
-            if session.connection is None and (dial is None or dial.bytes_in == 0):
-                self._accept(session, held.datagram, held.odcid, held.source, now)
+        self.meeting.tick(session, now)
         if is_due(session.paths.next_deadline(), now):
             session.paths.tick(now)
         self.probing.drain(session, now)
-        self._forget_if_idle(session)
+        self.forget_if_idle(session)
         if not session.idle:
             self.arm(session)
 
@@ -488,28 +297,8 @@ class Peers:
             del self._by_cid[cid]
 
     def on_hello(self, connection: Connection, hello: Hello) -> None:
-        """The dialler has proven its key: is it welcome?"""
-        session = self.sessions.get(connection.peer)
-        if session is None or self._closed:
-            connection.abandon(NodeClosed("the node was closed"))
-            return
-        if not self.ports.admit(connection.peer):
-            self.ports.metrics.count(REFUSED)
-            connection.close(CloseCode.POLICY_DENIED, "not allowed here")
-            return
-        dial = session.dial
-        if dial is not None and self._id < connection.peer and dial.engine.peer_certificate_key is not None:
-            session.deferred = connection, hello  # our own Hello is out and the peer may take it: only one may live
-            return
-        old = session.connection
-        if old is not None:
-            if old.peer_boot == hello.boot and old.dialler and self._id < connection.peer:
-                connection.close(CloseCode.DUPLICATE, "another connection lives")
-                return
-            restarted = old.peer_boot != hello.boot
-            kind = PeerRestarted if restarted else ConnectionLost
-            old.abandon(kind(f"{connection.peer.short} {'has restarted' if restarted else 'connected anew'}"))
-        connection.admit()
+        """The dialler has proven its key."""
+        self.meeting.on_hello(connection, hello)
 
     def on_ready(self, connection: Connection) -> None:
         """Both keys are proven and policy agrees: this is the peer's connection now."""
@@ -530,7 +319,7 @@ class Peers:
         dial, session.dial = session.dial, None
         if dial is not None and dial is not connection:
             dial.abandon(ConnectionLost("the peer's own dial was faster"))
-        self._release_held(session)
+        self.meeting.release_held(session)
         if connection.peer_record:
             self.finder.offer(connection.peer_record, "connection", now)
         if connection.dialler:  # one of the two is enough to find the other; a relay need not watch all its clients
@@ -608,7 +397,7 @@ class Peers:
                 self.gossip.on_link(connection.peer, False, now)
             if self.registry is not None:
                 self.registry.on_link(connection.peer, False, now)
-        self._forget_if_idle(session)
+        self.forget_if_idle(session)
 
     def on_dirty(self, connection: Connection) -> None:
         """A connection has something to send."""

@@ -236,7 +236,7 @@ class Relaying:
             record = self._peers.finder.cached(session.peer)
             if record is not None and relay in record.relays:
                 session.paths.add_candidates([(relayed(str(relay)), "relay")], now)
-                self._peers.begin_dial(session, now)
+                self._peers.meeting.begin(session, now)
                 self._peers.probing.drain(session, now)
         self.wake(now)
 

@@ -10,6 +10,9 @@ from meshnode.address import Addr
 from meshnode.paths.mtu import MtuSearch
 
 WINDOW = 8  # probes whose fate is remembered
+DISTRUST_S, DISTRUST_MAX_S = 0.1, 32.0
+CALM_S = 10.0  # distrust halves in this time: a path that falls silent six times a minute keeps as much as it has
+PATIENCE_S = 2.0
 
 
 class PathState(Enum):
@@ -33,6 +36,8 @@ class Connectivity(Enum):
 class Candidate:
     """``rtt`` and the times are seconds; ``claimed`` is when the peer last gave a reason to move here.
 
+    ``answered`` is when the latest of our probes that came back was sent.
+
     ``probes`` were sent and ``samples`` came back; ``failures``: how often it was in use and had to be left.
     """
 
@@ -46,8 +51,10 @@ class Candidate:
     failures: int = 0
     last_heard: float = float("-inf")
     claimed: float = float("-inf")
+    answered: float = float("-inf")
     trusted_at: float = float("-inf")
-    distrust: float = 0.5
+    distrust: float = 0.0
+    left_at: float = float("-inf")
     fates: deque[bool] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
     @property
@@ -71,15 +78,23 @@ class Candidate:
         """How many of the last probes were lost."""
         return self.fates.count(False)
 
-    def measured(self, rtt: float, now: float) -> None:
+    def measured(self, sent: float, now: float) -> None:
         """A probe went round trip."""
+        rtt = now - sent
+        self.answered = max(self.answered, sent)
         self.rtt = rtt if self.rtt is None else 0.75 * self.rtt + 0.25 * rtt
         self.samples += 1
         self.last_heard = now
         self.state = PathState.VALIDATED
 
     def fell_silent(self, now: float) -> None:
-        """It was in use and stopped answering: do not hurry back (1 s, doubling to 32 s)."""
+        """It was in use and stopped answering: do not hurry back (0.1 s, doubling with each time, halving in 10 s)."""
         self.failures += 1
-        self.distrust = min(32.0, 2 * self.distrust)
+        calm = 0.5 ** ((now - self.left_at) / CALM_S)
+        self.distrust = min(DISTRUST_MAX_S, max(DISTRUST_S, 2 * self.distrust * calm))
+        self.left_at = now
         self.trusted_at = now + self.distrust
+
+    def trusted(self, sent: float, now: float) -> bool:
+        """A probe sent at ``sent`` was answered: may we go back? Sent before we left, it says that it lived on."""
+        return now >= self.trusted_at or (sent <= self.left_at and self.distrust <= PATIENCE_S)

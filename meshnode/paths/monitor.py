@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from meshnode.address import Addr
 from meshnode.paths.candidate import Candidate
+from meshnode.paths.silence import LATE_S
 
 PERIOD_S = 0.2
 IDLE_PERIOD_S = 1.0
@@ -50,6 +51,8 @@ class Monitor:
         if not relayed:
             self.end()
             return
+        if self.at is not None and now - self.at > LATE_S:
+            self._out.clear()  # we got no CPU: the answers may be unread still
         self.at = now + (PERIOD_S if busy else IDLE_PERIOD_S)
         for tx, (addr, sent) in list(self._out.items()):
             candidate = candidates.get(addr)

@@ -39,14 +39,12 @@ from meshnode.paths.effects import (
 from meshnode.paths.monitor import Monitor
 from meshnode.paths.mtu import MtuSearch
 from meshnode.paths.networks import Here, on_networks
+from meshnode.paths.silence import LATE_S, SILENCE_MIN_S, Silence, threshold
 from meshnode.paths.upgrade import Upgrade
 from meshnode.record import EndpointKind, EndpointRecord
 
 MOVED, SEEKING = 1, 2  # PING flags
 BURST = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5, 1.0, 2.0, 5.0)  # gaps between probes while nothing answers
-SILENCE_MIN_S = 0.08
-SILENCE_RTTS = 1.25
-SILENCE_MAX_S = 2.0
 SUSPEND_AFTER_S = 2.0
 ASK_MIN_S, ASK_MAX_S = 0.15, 60.0  # where is it? asked in doubling pauses: it may be dead for good
 CONFIRM_S = 1.0  # an address that a MOVED brought must answer our probe within this
@@ -82,13 +80,9 @@ class PeerPaths:
         self._silent_since: float | None = None
         self._confirm_by: float | None = None
         self._moved_from = float("-inf")
-        self._in_flight = 0
-        self._flight_began = now
-        self._last_data = float("-inf")
+        self._silence = Silence(now)
         self._ask_at = 0.0
         self._keepalive_at: float | None = None
-        self._keepalive_sent: float | None = None
-        self._watch_at = float("-inf")
         self._mtu = BASE_MTU
         self._dialled: float | None = None
         self._dial_step = 0
@@ -242,9 +236,28 @@ class PeerPaths:
             return
         found = self._candidate(src, "packet")
         if found is not None:
-            found.claimed = now
+            self._claim(found, now)
             if found.state is not PathState.PROBING:
                 self._probe(found, 0, now)
+
+    def _claim(self, found: Candidate, now: float) -> None:
+        """The peer gives a reason to go this way. For a detour it counts only if our own way does not answer."""
+        current = self._current
+        if current is None or found.rank <= current.rank:
+            found.claimed = now
+            return
+        if found.claimed <= current.answered:
+            found.claimed = now
+        if self._silent_since is None:
+            self._probe(current, 0, now)
+
+    @staticmethod
+    def _claimed(found: Candidate, current: Candidate, sent: float, now: float) -> bool:
+        """A probe sent at ``sent`` to ``found`` came back: does the peer want us there?"""
+        if found.rank > current.rank:  # our own way was asked when the claim came: it has had its time to answer
+            had_time = now - found.claimed >= (current.rtt or 0.0)
+            return found.claimed > current.answered and sent >= found.claimed and had_time
+        return found.claimed > current.last_heard
 
     def on_ping(self, src: Addr, flags: int, now: float) -> None:
         """A sealed PING of the peer about our connection came from ``src``."""
@@ -267,7 +280,7 @@ class PeerPaths:
                 self._confirm_by = now + CONFIRM_S
             return
         if flags & (SEEKING | MOVED):
-            found.claimed = now
+            self._claim(found, now)
         if found.state is not PathState.VALIDATED or flags & (SEEKING | MOVED) or self._silent_since is not None:
             self._probe(found, self._flags(), now)
 
@@ -281,7 +294,7 @@ class PeerPaths:
         if found is None:
             return True
         fresh = found.state is not PathState.VALIDATED
-        found.measured(now - sent, now)
+        found.measured(sent, now)
         self._monitor.answered(tx, found)
         current = self._current
         if padded and found.mtu.answered(padded, now) and found is current:
@@ -293,12 +306,15 @@ class PeerPaths:
         elif self._silent_since is not None and current.last_heard < sent:
             self._switch(found, "answered", True, now)
             self._settle(now)
-        elif found.claimed > current.last_heard or (current.state is not PathState.VALIDATED and self._credit >= 0):
-            if found.claimed > current.last_heard or current.last_heard == float("-inf"):
+        elif self._claimed(found, current, sent, now):
+            self._switch(found, "validated", True, now)
+            self._settle(now)
+        elif current.state is not PathState.VALIDATED and self._credit >= 0:
+            if current.last_heard == float("-inf"):
                 self._switch(found, "validated", True, now)
                 self._settle(now)
         elif found.rank != current.rank:
-            if found.rank < current.rank and now >= found.trusted_at:
+            if found.rank < current.rank and found.trusted(sent, now):
                 self._switch(found, "better kind", False, now)
                 self._settle(now)
         elif self._nearer(found, current):
@@ -319,7 +335,7 @@ class PeerPaths:
             self._settle(now)
             if nudge:
                 self._effects.append(Switched(current.addr, current.addr, "answered", True))
-        self._keepalive_sent = None
+        self._silence.answered()
 
     def _nearer(self, found: Candidate, current: Candidate) -> bool:
         """On our own network, where the other way leads out and, by a NAT that hairpins, in again."""
@@ -371,9 +387,7 @@ class PeerPaths:
 
     def set_in_flight(self, count: int, now: float) -> None:
         """So many bytes are sent and unacknowledged."""
-        if count and not self._in_flight:
-            self._flight_began = now
-        self._in_flight = count
+        self._silence.flight(count, now)
         if count and self._current is not None:
             self._current.mtu.busy(now)
 
@@ -385,16 +399,15 @@ class PeerPaths:
 
     def note_stream_data(self, now: float) -> None:
         """The application's data arrived; more is to be expected."""
-        self._last_data = now
+        self._silence.data(now)
 
     def expect_answer(self, now: float) -> None:
         """Something that the peer will answer was just sent on the active path."""
-        if self._keepalive_sent is None:
-            self._keepalive_sent = now
+        self._silence.ask(now)
 
     def on_answer(self, now: float) -> None:
         """It was answered."""
-        self._keepalive_sent = None
+        self._silence.answered()
         if self._current is not None:
             self._current.last_heard = now
 
@@ -427,23 +440,12 @@ class PeerPaths:
                 first = at
         return first
 
-    def _threshold(self) -> float:
-        rtt = self._current.rtt if self._current is not None and self._current.rtt is not None else 0.1
-        return min(SILENCE_MAX_S, SILENCE_MIN_S + SILENCE_RTTS * rtt)
-
     def _watchdog(self) -> float | None:
         """When silence becomes suspicious; None while nothing is expected or we are seeking already."""
         current = self._current
         if current is None or self._silent_since is not None or self._keepalive_at is None:
             return None
-        since = []
-        if self._keepalive_sent is not None:
-            since.append(self._keepalive_sent)
-        if self._in_flight:
-            since.append(self._flight_began)
-        if self._watch_at < self._last_data:  # a stream that just delivered is expected to go on; asked once
-            since.append(self._last_data)
-        return max(min(since), current.last_heard) + self._threshold() if since else None
+        return self._silence.suspicious_at(current.last_heard, current.rtt)
 
     def tick(self, now: float) -> None:
         """Let due timers fire; afterwards ``next_deadline`` is None or later than ``now``."""
@@ -459,9 +461,8 @@ class PeerPaths:
                     self._switch(self._previous, "unconfirmed", True, now)
                 self._seek(now)
         watchdog = self._watchdog()
-        if watchdog is not None and watchdog <= now:
-            self._watch_at = now
-            if self._mtu > BASE_MTU and self._in_flight:
+        if watchdog is not None and watchdog <= now and self._silence.is_real(watchdog, current.last_heard, now):
+            if self._mtu > BASE_MTU and self._silence.in_flight:
                 current.mtu.black_hole(now)
                 self._set_mtu(BASE_MTU)
             self._seek(now)
@@ -482,11 +483,11 @@ class PeerPaths:
         if self._keepalive_at is not None and self._keepalive_at <= now:
             self._keepalive_at = now + KEEPALIVE_S * self._rng.uniform(0.9, 1.1)
             if now - current.last_heard > KEEPALIVE_S * 0.5 and self._silent_since is None:
-                self._keepalive_sent = now
+                self._silence.ask(now)
                 self._probe(current, 0, now)
 
     def _confirm_size(self, current: Candidate, now: float) -> None:
-        if not self._in_flight:
+        if not self._silence.in_flight:
             current.mtu.confirm_at = None
         elif current.mtu.confirm(current.rtt or 0.1, now):
             self._probe(current, 0, now, pad_to=current.mtu.size)
@@ -505,10 +506,14 @@ class PeerPaths:
             self._note(now, "silent")
         self._step = 0
         self._probe_all(self._flags(), now, include_active=True)
-        self._next_probe = now + max(BURST[1], self._threshold() / 2)
+        rtt = self._current.rtt if self._current is not None else None
+        self._next_probe = now + max(BURST[1], threshold(rtt) / 2)
 
     def _seek_step(self, now: float) -> None:
         assert self._silent_since is not None
+        assert self._next_probe is not None
+        if now - self._next_probe > LATE_S:  # time in which we did not run is no silence of the peer
+            self._silent_since += now - self._next_probe
         silent = now - self._silent_since
         self._step = min(self._step + 1, len(BURST) - 1)
         self._probe_all(self._flags(), now, include_active=True)
@@ -532,10 +537,9 @@ class PeerPaths:
             self._effects.append(Answered())
         self._silent_since = None
         self._next_probe = None
-        self._keepalive_sent = None
+        self._silence.settled(now)
         self._moved = False
         self._step = 0
-        self._flight_began = now
         self._keepalive_at = now + KEEPALIVE_S * self._rng.uniform(0.9, 1.1)
 
     # ---- better kinds of path, and better ones of the same kind
@@ -552,7 +556,7 @@ class PeerPaths:
 
     def _monitor_step(self, current: Candidate, now: float) -> None:
         """On a relay: compare it with the others, so that one that drops, delays or repeats is left."""
-        busy = self._in_flight > 0 or now - self._last_data < 1.0
+        busy = self._silence.busy(now)
         others = [c for c in self._candidates.values() if c.addr.is_relayed and c is not current]
         self._monitor.step(current.addr.is_relayed, busy and bool(others), now, self._candidates)
         if not busy or not current.addr.is_relayed or self._silent_since is not None:

@@ -95,9 +95,9 @@ class World:
         self.now = end
         return until is not None and until()
 
-    def partition(self, one: str, other: str, *, cut: bool) -> None:
-        """Cut, or mend, both directions between two hosts (address texts)."""
-        for pair in ((one, other), (other, one)):
+    def partition(self, one: str, other: str, *, cut: bool, back: bool = True) -> None:
+        """Cut, or mend, both directions between two hosts (address texts), or only what goes from one to the other."""
+        for pair in ((one, other), (other, one)) if back else ((one, other),):
             if cut:
                 self._cut[pair] = None
             else:
@@ -186,6 +186,7 @@ class SimNode:
         self._side_count = 0
         self._timer_at: float | None = None
         self._flushing = False
+        self._unread: list[tuple[bytes, Addr]] | None = None
         self.mesh = Mesh(
             identity,
             seal,
@@ -248,8 +249,31 @@ class SimNode:
         self.mesh.add_seed(seed.id, [seed.addr], self.world.now)
         self._arm()
 
+    @property
+    def stalled(self) -> bool:
+        """True while the process gets no CPU: whoever plays its application should wait too."""
+        return self._unread is not None
+
+    def stall(self, seconds: float) -> None:
+        """No CPU for so long: what arrives waits to be read, timers are late. Which of the two comes first varies."""
+        if self._unread is None:
+            self._unread = []
+            self.world.at(self.world.now + seconds, self._go_on)
+
+    def _go_on(self) -> None:
+        unread, self._unread = self._unread or [], None
+        steps = [lambda: self.mesh.receive(unread, self.world.now), self._tick]
+        self.world.rng.shuffle(steps)
+        if self.alive:
+            for step in steps:
+                step()
+            self._arm()
+
     def receive(self, datagram: bytes, source: Addr) -> None:
         """A datagram has arrived."""
+        if self._unread is not None:
+            self._unread.append((datagram, source))
+            return
         self.mesh.receive([(datagram, source)], self.world.now)
         self._arm()
 
@@ -288,7 +312,7 @@ class SimNode:
             self.world.at(at, self._tick)
 
     def _tick(self) -> None:
-        if not self.alive or self._timer_at is None or self.world.now < self._timer_at:
+        if not self.alive or self.stalled or self._timer_at is None or self.world.now < self._timer_at:
             return
         self._timer_at = None
         self.mesh.tick(self.world.now)
@@ -302,7 +326,7 @@ class SimNode:
 
     def _flush(self) -> None:
         self._flushing = False
-        if self.alive:
+        if self.alive and not self.stalled:
             self.mesh.flush(self.world.now)
             self._arm()
 

@@ -164,7 +164,7 @@ def test_whoever_proves_another_key_is_refused() -> None:
         def accept(self, identity, odcid, idle_timeout, now):  # type: ignore[no-untyped-def]
             return real(self, nodes[0].mesh._ports.identity, odcid, idle_timeout, now)
 
-    nodes[2].mesh._peers.ports = replace(nodes[2].mesh._ports, engines=Liars(world.entropy))
+    nodes[2].mesh._peers.meeting._ports = replace(nodes[2].mesh._ports, engines=Liars(world.entropy))
     with pytest.raises(PeerIdentityError):
         nodes[1].connect(nodes[2].id)
 

@@ -1,0 +1,273 @@
+"""How two nodes come to have one connection: dialling, accepting, and both at once.
+
+When both ends dial at once, the dial of the smaller id lives; the other is kept aside, in case that one gets nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from meshnode.address import Addr
+from meshnode.discovery.resolver import Resolution
+from meshnode.driver.deadlines import earlier
+from meshnode.driver.probing import handle_of
+from meshnode.driver.session import HeldInitial, OnConnect, Session
+from meshnode.errors import (
+    ConnectionLost,
+    HandshakeTimeout,
+    InvalidId,
+    MeshError,
+    NodeClosed,
+    NoPathError,
+    NotFound,
+    PeerRestarted,
+)
+from meshnode.identity import NodeId
+from meshnode.limits import DIAL_REFRESH_S, HANDSHAKE_TIMEOUT_S, HELD_INITIAL_S, MAX_ARRIVALS_PER_PEER
+from meshnode.metrics import describe
+from meshnode.quic import packets
+from meshnode.quic.connection import Connection, State
+from meshnode.quic.engine import Engine
+from meshnode.quic.hello import BOOT_LENGTH, CloseCode, Hello
+from meshnode.record import EndpointRecord
+
+if TYPE_CHECKING:
+    from meshnode.driver.peers import Peers
+
+DIALS = describe("dials", "connections begun here")
+ACCEPTS = describe("accepts", "first flights with a valid knock")
+HELD = describe("simultaneous_dial_held", "first flights kept aside because our own dial has precedence")
+TIMEOUTS = describe("handshake_timeouts", "handshakes that were not finished in time")
+REFUSED = describe("refused_policy", "peers that policy does not admit")
+NO_CONNECTION = describe("drop_no_connection", "QUIC packets of no connection, without a knock")
+BAD_KNOCK = describe("drop_knock", "first flights whose knock does not hold")
+ARRIVALS_FULL = describe("drop_arrivals_full", "first flights dropped: too many half-open ones of that peer")
+
+
+class Meeting:
+    """Dials and half-open arrivals. ``own_record`` returns our encoded record, b"" while there is none."""
+
+    def __init__(self, peers: Peers, own_record: Callable[[], bytes]) -> None:
+        self._peers = peers
+        self._ports = peers.ports
+        self._id = peers.ports.identity.id
+        self._own_record = own_record
+        self._boot = peers.ports.entropy(BOOT_LENGTH)
+        self._held: dict[bytes, Session] = {}
+
+    # ---- dialling
+
+    def connect(self, peer: NodeId, now: float, answer: OnConnect) -> None:
+        """Give ``answer`` a READY connection to ``peer``, the live one if there is one, or the error."""
+        if self._peers.closed:
+            answer(NodeClosed("the node was closed"))
+            return
+        if peer == self._id:
+            answer(NoPathError("a node does not connect to itself", hint="use another node's id"))
+            return
+        session = self._peers.session(peer, now)
+        if session is None:
+            answer(NoPathError("too many peers at once", hint="close some connections first"))
+            return
+        if session.connection is not None:
+            answer(session.connection)
+            return
+        session.waiting.append(answer)
+        if session.dial is not None or len(session.waiting) > 1:
+            return
+        cached = self._peers.finder.cached(peer)
+        if cached is not None or peer in self._peers.finder.hints:
+            self._dial(session, cached, now)
+            return
+
+        def resolved(result: Resolution | NotFound) -> None:
+            current = self._peers.sessions.get(peer)
+            if current is None or current.connection is not None or current.dial is not None:
+                return
+            if isinstance(result, NotFound):
+                current.answer(result)
+                self._peers.forget_if_idle(current)
+            else:
+                self._dial(current, result.record, self._ports.clock.monotonic())
+
+        self._peers.finder.resolve(peer, now, resolved)
+
+    def hinted(self, peer: NodeId, now: float) -> None:
+        """There is a configured address of ``peer`` now: a dial that waited for any may begin."""
+        session = self._peers.sessions.get(peer)
+        if session is not None and session.waiting and session.dial is None:
+            self._dial(session, None, now)
+
+    def _dial(self, session: Session, record: EndpointRecord | None, now: float) -> None:
+        ports, peer = self._ports, session.peer
+        try:
+            ports.identity.shared_key(peer)
+        except InvalidId as error:
+            session.answer(error)
+            self._peers.forget_if_idle(session)
+            return
+        engine = ports.engines.dial(
+            ports.identity, peer, lambda odcid: ports.sealer.knock(peer, odcid), ports.settings.idle_timeout, now
+        )
+        connection = self._new_connection(engine, peer, dialler=True, now=now)
+        session.dial = connection
+        session.refreshed = session.begun = False
+        if record is not None:
+            session.paths.peer_record(record, now)
+            self._peers.relaying.offer(session, now)
+        if peer in self._peers.finder.hints:
+            session.paths.add_candidates([(addr, "seed") for addr in self._peers.finder.hints[peer]], now)
+        ports.metrics.count(DIALS)
+        if not self.begin(session, now):
+            session.refreshed = True
+            self._peers.finder.look_up(peer, now)  # what we know of it names nowhere to go: an old record, perhaps
+            self._peers.arm(session)
+
+    def begin(self, session: Session, now: float) -> bool:
+        """Send a dial's first flight, now that there may be somewhere to send it; False when there is not."""
+        dial = session.dial
+        if dial is None or session.begun:
+            return session.begun
+        best = session.paths.best_guess()
+        if best is None:
+            return False
+        session.begun = True
+        session.paths.begin(best, now)
+        self._peers.touch(dial)
+        self._peers.probing.drain(session, now)
+        self._ports.events.on_dirty()
+        return True
+
+    def _new_connection(self, engine: Engine, peer: NodeId, *, dialler: bool, now: float) -> Connection:
+        connection = Connection(
+            engine,
+            self._ports.identity,
+            peer,
+            self._peers,
+            dialler=dialler,
+            boot=self._boot,
+            record=self._own_record(),
+            now=now,
+        )
+        self._peers.on_cid(connection, engine.host_cid, True)
+        self._peers.handles[handle_of(connection)] = connection  # before the Welcome, which may be lost
+        if not dialler:
+            self._peers.on_cid(connection, engine.odcid, True)
+        return connection
+
+    def _handshake_timeout(self, session: Session, connection: Connection) -> None:
+        self._ports.metrics.count(TIMEOUTS)
+        if connection is session.dial:
+            attempts = [(str(c.addr), c.outcome) for c in session.paths.candidates()]
+            heard = connection.bytes_in > 0
+            text = "stopped answering during the handshake" if heard else "did not answer"
+            at = f"{text} at {', '.join(a for a, _ in attempts)}" if attempts else "has published no usable address"
+            error: MeshError = (HandshakeTimeout if heard else NoPathError)(
+                f"{session.peer.short} {at}",
+                hint="is it running and reachable from here? `meshnode resolve` shows what it published",
+            )
+            if isinstance(error, NoPathError | HandshakeTimeout):
+                error.attempts = attempts
+        else:
+            error = HandshakeTimeout("the dialler never finished its handshake")
+        connection.abandon(error)
+
+    def on_initial(self, data: bytes, odcid: bytes | None, source: Addr, now: float) -> None:
+        """A QUIC packet of no connection came: it may begin one."""
+        if odcid is None:
+            self._ports.metrics.count(NO_CONNECTION)
+            return
+        if odcid in self._held:
+            return
+        token = packets.initial_token(data) if packets.is_v1_initial(data) else None
+        if token is None:
+            self._ports.metrics.count(NO_CONNECTION)
+            self._peers.nat.filters.stray(source, now)
+            return
+        peer = self._ports.sealer.check_knock(token, odcid)
+        if peer is None or peer == self._id:
+            self._ports.metrics.count(BAD_KNOCK)
+            self._peers.nat.filters.stray(source, now)
+            return
+        self._peers.nat.filters.heard(source, now)
+        session = self._peers.session(peer, now)
+        if session is None:
+            return
+        if session.dial is not None and self._id < peer and session.held is None:
+            # Both dial at once: the smaller id's dial lives. Keep theirs for a moment, in case ours gets nowhere.
+            session.held = HeldInitial(data, odcid, source, now + HELD_INITIAL_S)
+            self._held[odcid] = session
+            self._ports.metrics.count(HELD)
+            self._peers.arm(session)
+            return
+        self._accept(session, data, odcid, source, now)
+
+    def _accept(self, session: Session, data: bytes, odcid: bytes, source: Addr, now: float) -> None:
+        if len(session.arrivals) >= MAX_ARRIVALS_PER_PEER:
+            self._ports.metrics.count(ARRIVALS_FULL)
+            return
+        engine = self._ports.engines.accept(self._ports.identity, odcid, self._ports.settings.idle_timeout, now)
+        connection = self._new_connection(engine, session.peer, dialler=False, now=now)
+        session.arrivals[connection] = source
+        self._ports.metrics.count(ACCEPTS)
+        connection.receive(data, now)
+        self._peers.touch(connection)
+        self._peers.arm(session)
+
+    def release_held(self, session: Session) -> None:
+        if session.held is not None:
+            self._held.pop(session.held.odcid, None)
+            session.held = None
+
+    def on_hello(self, connection: Connection, hello: Hello) -> None:
+        """The dialler has proven its key: is it welcome?"""
+        session = self._peers.sessions.get(connection.peer)
+        if session is None or self._peers.closed:
+            connection.abandon(NodeClosed("the node was closed"))
+            return
+        if not self._ports.admit(connection.peer):
+            self._ports.metrics.count(REFUSED)
+            connection.close(CloseCode.POLICY_DENIED, "not allowed here")
+            return
+        dial = session.dial
+        if dial is not None and self._id < connection.peer and dial.engine.peer_certificate_key is not None:
+            session.deferred = connection, hello  # our own Hello is out and the peer may take it: only one may live
+            return
+        old = session.connection
+        if old is not None:
+            if old.peer_boot == hello.boot and old.dialler and self._id < connection.peer:
+                connection.close(CloseCode.DUPLICATE, "another connection lives")
+                return
+            restarted = old.peer_boot != hello.boot
+            kind = PeerRestarted if restarted else ConnectionLost
+            old.abandon(kind(f"{connection.peer.short} {'has restarted' if restarted else 'connected anew'}"))
+        connection.admit()
+
+    # ---- time
+
+    def deadline(self, session: Session) -> float | None:
+        """When the first handshake of this peer is over time, or the flight kept aside gets its turn."""
+        at = session.held.deadline if session.held is not None else None
+        for connection in session.connections():
+            if connection.state is State.HANDSHAKE:
+                at = earlier(at, connection.started + HANDSHAKE_TIMEOUT_S)
+                if connection is session.dial and not session.refreshed:
+                    at = earlier(at, connection.started + DIAL_REFRESH_S)
+        return at
+
+    def tick(self, session: Session, now: float) -> None:
+        """Give up what is over time."""
+        for connection in session.connections():
+            if connection.state is State.HANDSHAKE:
+                if now >= connection.started + HANDSHAKE_TIMEOUT_S:
+                    self._handshake_timeout(session, connection)
+                elif connection is session.dial and now >= connection.started + DIAL_REFRESH_S:
+                    session.refreshed = True
+                    self._peers.finder.look_up(session.peer, now)  # our record may be stale: the peer may have moved
+        held = session.held
+        if held is not None and held.deadline <= now:
+            self.release_held(session)
+            dial = session.dial
+            if session.connection is None and (dial is None or dial.bytes_in == 0):
+                self._accept(session, held.datagram, held.odcid, held.source, now)
