@@ -159,6 +159,13 @@ def flat(nodes: int) -> dict[str, Any]:
     return found
 
 
+def burst(nodes: int, count: int = 10) -> dict[str, float]:
+    """Joined at 250 a second through the same three, as when all know the same seeds: broadcasts in that mesh."""
+    net = build(nodes, 11, every=0.004, settle=10.0, through=3)
+    net.keep_statuses = False
+    return broadcasts(net, count, 11, wait=4.0)
+
+
 def run(short: bool = False) -> Iterator[tuple[str, float, float, bool]]:
     """Yield the rows of ``./dev bench gossip`` as they are measured."""
     gc.disable()  # a mesh is a million objects that live on: scanning them finds nothing
@@ -173,6 +180,11 @@ def run(short: bool = False) -> Iterator[tuple[str, float, float, bool]]:
     dead = crashes(net, 3 if short else 6, 3)
     yield f"{name}: a crash known to 99 %, worst, s", round(dead["p99"], 3), 5.0, False
     del net
+    gc.collect()
+    seeded = burst(nodes)
+    crowd = f"{nodes:,} nodes joined at once through 3"
+    yield f"{crowd}: broadcast to 99.9 %, s", round(seeded["p999"], 3), 1.0, False
+    yield f"{crowd}: payloads received a node", round(seeded["payloads"], 3), 1.3, False
     gc.collect()
     cut = 100 if short else 1_000
     healed = partition(cut)
@@ -215,8 +227,8 @@ def why(seed: int = 1, nodes: int = 1_000) -> str:
 
 
 if __name__ == "__main__":
-    if "why" in sys.argv:
-        print(why())
+    if "why" in sys.argv:  # and a seed, and how many nodes
+        print(why(*map(int, sys.argv[2:])))
     else:
         for row in run("--short" in sys.argv):
             print(json.dumps(row), flush=True)

@@ -33,6 +33,7 @@ from tests.sim.gossip_sim import GossipNet, GossipNode
 STORED = 100  # of a kind, instead of GOSSIP_MAX_STORED
 NARROW = {
     "GOSSIP_MAX_ACCUSATIONS": STORED,
+    "GOSSIP_MAX_EARLY": 32,
     "GOSSIP_MAX_LOST": 6,
     "GOSSIP_MAX_MISSING": 64,
     "GOSSIP_MAX_ORIGINS": 10,
@@ -70,6 +71,7 @@ BOUNDS = {
     "Broadcast._seen": NARROW["GOSSIP_MAX_SEEN"],
     "Broadcast._seen_before": NARROW["GOSSIP_MAX_SEEN"],
     "Broadcast._recent": NARROW["GOSSIP_MAX_RECENT"] // 100,
+    "Broadcast._early": NARROW["GOSSIP_MAX_EARLY"],
     "Broadcast._missing": NARROW["GOSSIP_MAX_MISSING"],
     "Broadcast._missing[]": GOSSIP_MAX_ANNOUNCERS,
     "Broadcast._due": NARROW["GOSSIP_MAX_MISSING"],

@@ -7,6 +7,7 @@ and makes that link eager (GRAFT). What a payload is, and whether it counts, is 
 
 from __future__ import annotations
 
+import math
 import random
 from collections import OrderedDict
 
@@ -16,6 +17,7 @@ from meshnode.identity import NodeId
 from meshnode.limits import (
     GOSSIP_FRAME,
     GOSSIP_MAX_ANNOUNCERS,
+    GOSSIP_MAX_EARLY,
     GOSSIP_MAX_HOPS,
     GOSSIP_MAX_IDS,
     GOSSIP_MAX_MISSING,
@@ -27,11 +29,11 @@ from meshnode.metrics import Metrics, describe
 from meshnode.timers import Timer, Timers
 
 ANNOUNCE_S = 0.01  # ids wait so long for others, to share a frame
-GRAFT_S = 0.25  # an announced payload is asked for after so long
+GRAFT_S = 0.3  # an announced payload is asked for after so long: one loss (0.2 s) and a hop more are no reason
 PRUNE_AGAIN_S = 0.5  # a neighbour that pushes although it was told not to is told again
 AGAIN_S = 0.3  # and of the next announcer after so much more
 RECENT_S = 30.0  # whoever missed an announced payload asks within two seconds
-CLOSER = 2  # an announcement that is so many hops nearer than the payload was swaps the links
+CLOSER = 1  # an announcement that is so many hops nearer than the payload was swaps the links
 
 PAYLOADS = describe("gossip_payloads", "payloads received over links")
 TWICE = describe("gossip_payloads_twice", "payloads received that we had")
@@ -57,6 +59,7 @@ class Broadcast:
         self._seen_since = now
         self._recent: OrderedDict[bytes, tuple[bytes, int, float]] = OrderedDict()
         self._recent_size = 0
+        self._early: OrderedDict[bytes, None] = OrderedDict()
         self._missing: dict[bytes, list[tuple[NodeId, int]]] = {}
         self._due: OrderedDict[bytes, float] = OrderedDict()
         self._grafting: Timer | None = None
@@ -81,6 +84,27 @@ class Broadcast:
         self.lazy.pop(peer, None)
         self.eager[peer] = None
 
+    def link(self, peer: NodeId) -> None:
+        """A new neighbour: where a tree has grown it is held in reserve; a newcomer gets into the tree at once."""
+        if self.eager and self.lazy:
+            self.lazy[peer] = -math.inf
+            return
+        if not self.eager:
+            self._effects.append(Send(peer, Graft(self._scope, ())))
+        self.add(peer)
+
+    def unlink(self, peer: NodeId) -> None:
+        """A neighbour no more; if we lived by it, another takes its place."""
+        self.remove(peer)
+        if self.lazy and not self.eager:
+            other = self._rng.choice(list(self.lazy))
+            self.add(other)
+            self._effects.append(Send(other, Graft(self._scope, ())))
+
+    def spare(self) -> list[NodeId]:
+        """Neighbours that may go without harm: lazy ones; anybody as long as there is no tree."""
+        return list(self.lazy) if self._seen or self._seen_before else list(self.eager)
+
     def remove(self, peer: NodeId) -> None:
         """A neighbour no more."""
         self.eager.pop(peer, None)
@@ -98,10 +122,13 @@ class Broadcast:
 
     def announce(self, item: bytes, payload: bytes, source: NodeId, now: float) -> None:
         """Offer a payload that came by reconciliation: most neighbours have it, so they hear its id only."""
-        self._note(item, payload, 0, now)
+        self._note(item, payload, GOSSIP_MAX_HOPS, now)
+        self._early[item] = None
+        if len(self._early) > GOSSIP_MAX_EARLY:
+            self._early.popitem(last=False)
         for peer in (*self.eager, *self.lazy):
             if peer != source:
-                self._announcements.setdefault(peer, []).append((1, item))
+                self._announcements.setdefault(peer, []).append((GOSSIP_MAX_HOPS, item))
         self._announce_soon(now)
 
     # ---- what neighbours say
@@ -123,6 +150,14 @@ class Broadcast:
                 self.add(best)
                 self._effects.append(Send(best, Graft(self._scope, ())))
                 self._prune(peer, now)
+
+    def on_overtaken(self, peer: NodeId, item: bytes, hops: int, now: float) -> bool:
+        """A payload that reconciliation brought before the tree: its way goes on from here all the same. Or False."""
+        if item not in self._early or item not in self._recent:
+            return False
+        del self._early[item]
+        self.on_payload(peer, item, self._recent[item][0], hops, now)
+        return True
 
     def on_duplicate(self, peer: NodeId, item: bytes, now: float) -> None:
         """A payload that we had: the link is superfluous."""
@@ -151,7 +186,7 @@ class Broadcast:
                     continue
                 self._missing[item] = [(peer, hops)]
                 self._due[item] = now + self.graft_s
-            elif len(announcers) < GOSSIP_MAX_ANNOUNCERS and all(known is not peer for known, _ in announcers):
+            elif len(announcers) < GOSSIP_MAX_ANNOUNCERS and all(known != peer for known, _ in announcers):
                 announcers.append((peer, hops))
         self._graft_soon()
 
@@ -182,10 +217,10 @@ class Broadcast:
                 self.add(peer)
         pushes = self._pushes
         for peer in self.eager:
-            if peer is not source:
+            if peer != source:
                 pushes.setdefault(peer, []).append((hops, payload))
         for peer in self.lazy:
-            if peer is not source:
+            if peer != source:
                 self._announcements.setdefault(peer, []).append((min(hops + 1, GOSSIP_MAX_HOPS), item))
         if self.lazy:
             self._announce_soon(now)
@@ -241,7 +276,7 @@ class Broadcast:
                 del self._missing[item]
                 self._metrics.count(MISSED)
                 continue
-            self._missing[item] = [pair for pair in announcers if pair[0] is not peer]
+            self._missing[item] = [pair for pair in announcers if pair[0] != peer]
             wanted.setdefault(peer, []).append(item)
             self._due[item] = now + AGAIN_S
         for peer, items in wanted.items():

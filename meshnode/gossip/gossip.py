@@ -135,7 +135,7 @@ class Gossip:
         timers = self._timers
         timers.at(now + SEED_S * rng.uniform(0.5, 1.5), self._look_for_seeds)
         self.store = Store(metrics) if store_limit is None else Store(metrics, limit=store_limit)
-        self.views = Views(self.id, rng, timers, metrics, lambda: self.record, now)
+        self.views = Views(self.id, rng, timers, metrics, lambda: self.record, lambda: self.broadcast.spare(), now)
         self.detector = Detector(rng, timers, metrics, self._sample, now)
         self.members = Members(self.id, timers, metrics, lambda: self.detector.health)
         self.broadcast = Broadcast(rng, timers, metrics, now)
@@ -364,14 +364,14 @@ class Gossip:
         for hops, payload in message.items:
             item = id_of(payload)
             if self.broadcast.knows(item):
-                self.broadcast.on_duplicate(peer, item, now)
+                if not self.broadcast.on_overtaken(peer, item, hops, now):
+                    self.broadcast.on_duplicate(peer, item, now)
                 continue
             taken = self._take(peer, payload, now)
             if taken is None:
                 self.broadcast.on_rejected(item, now)
             else:
-                wide = self.belief.breaks_the_tree(taken[0])
-                self.broadcast.on_payload(peer, item, payload, hops, now, wide=wide)
+                self.broadcast.on_payload(peer, item, payload, hops, now, wide=self.belief.breaks_the_tree(taken[0]))
                 self._apply(*taken, peer, hops + 1, now)
 
     def _on_entries(self, peer: NodeId, message: Entries, now: float) -> None:
@@ -514,12 +514,12 @@ class Gossip:
     def _carry(self, effect: CoreEffect, now: float) -> None:
         if isinstance(effect, Joined):
             peer = effect.peer
-            self.broadcast.add(peer)
+            self.broadcast.link(peer)
             self.detector.watch(self.views.active[peer], now)
             self.reconciler.add(peer)
             self.reconciler.ask(peer, now)
         elif isinstance(effect, Parted):
-            self.broadcast.remove(effect.peer)
+            self.broadcast.unlink(effect.peer)
             self.detector.unwatch(effect.peer)
             self.reconciler.remove(effect.peer)
         elif isinstance(effect, Accuse):

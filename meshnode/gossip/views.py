@@ -4,7 +4,8 @@ HyParView (Leitao, Pereira, Rodrigues, DSN 2007). The active view is symmetric: 
 other's. The passive view is a sample of the rest that shuffles keep fresh. Different from the paper: we look for more
 neighbours below 6 and take up to 8; a shuffle's answer goes back the way that it came, for a QUIC connection for one
 message would cost more than the walk; whoever has fewer than 3 neighbours asks with high priority, so that enough
-others watch it (detector.py); gone members are tried again, so that the halves of a partition find each other.
+others watch it (detector.py); gone members are tried again, so that the halves of a partition find each other; and
+neighbours change slowly by further walks, for those who joined together would keep to themselves for ever.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ ACTIVE = 6
 FEW = 3
 JOIN_WALK, PASSIVE_WALK, SHUFFLE_WALK = 6, 3, 4  # ARWL, PRWL of the paper
 SHUFFLE_S = 10.0
+ROTATE_S, MAX_ROTATE_S = 10.0, 600.0  # between walks for another neighbour: half as long as we have been here
+PASS_ON, DIAL = 1.0, 8.0  # what a walk costs whoever passed it to us
 FILL_S = (0.5, 1.0, 2.0, 5.0, 10.0)  # between attempts to find a neighbour while they fail
 ANSWER_S = 5.0  # for a Neighbour to be answered, the dial included
 LOST_S, MAX_LOST_S = 2.0, 60.0  # between attempts to reach a gone member; grows with the time that it is gone
@@ -66,10 +69,20 @@ ViewEffect = Send | Connect | Release | Probe | NeedContacts | Joined | Parted
 
 
 class Views:
-    """The active and the passive view of one node. ``record`` returns our own encoded record."""
+    """The active and the passive view of one node.
+
+    ``record`` returns our own encoded record, ``spare`` the neighbours that may go without harm.
+    """
 
     def __init__(
-        self, own: NodeId, rng: random.Random, timers: Timers, metrics: Metrics, record: Callable[[], bytes], now: float
+        self,
+        own: NodeId,
+        rng: random.Random,
+        timers: Timers,
+        metrics: Metrics,
+        record: Callable[[], bytes],
+        spare: Callable[[], list[NodeId]],
+        now: float,
     ) -> None:
         self.active: dict[NodeId, Contact] = {}
         self.passive: dict[NodeId, Contact] = {}
@@ -79,6 +92,7 @@ class Views:
         self._timers = timers
         self._metrics = metrics
         self._record = record
+        self._spare = spare
         self._links: dict[NodeId, None] = {}
         self._pending: dict[NodeId, _Pending] = {}
         self._walks: OrderedDict[int, NodeId] = OrderedDict()
@@ -88,7 +102,9 @@ class Views:
         self._fill: Timer | None = None
         self._failures = 0
         self._left = False
+        self._since = now
         timers.at(now + rng.uniform(0.2, 1.0) * SHUFFLE_S, self._shuffle)
+        timers.at(now + rng.uniform(0.5, 1.0) * ROTATE_S, self._rotate)
         timers.at(now + rng.uniform(0.5, 1.0) * LOST_S, self._try_lost)
 
     def take_effects(self) -> list[ViewEffect]:
@@ -217,7 +233,7 @@ class Views:
         if not self._may_walk(peer, now):
             return
         known = peer in self.active
-        self._accept(Contact(peer, message.record), now)
+        self._accept(Contact(peer, message.record), now, crowd=True)
         self._effects.append(Send(peer, NeighbourReply(True)))
         if not known:
             forward = ForwardJoin(self.active[peer], JOIN_WALK)
@@ -232,7 +248,7 @@ class Views:
             return
         onward = [other for other in self.active if other not in (peer, contact.id)]
         if message.ttl == 0 or not onward:
-            if contact.id not in self.active:
+            if contact.id not in self.active and self._has_room() and self._may_walk(peer, now, DIAL):
                 self._want(contact, now, high=True)
             return
         if message.ttl == PASSIVE_WALK:
@@ -328,7 +344,7 @@ class Views:
         message = Join(record) if pending.join else Neighbour(pending.high, record)
         self._effects.append(Send(pending.contact.id, message))
 
-    def _accept(self, contact: Contact, now: float) -> None:
+    def _accept(self, contact: Contact, now: float, *, crowd: bool = False) -> None:
         peer = contact.id
         self.passive.pop(peer, None)
         self.lost.pop(peer, None)
@@ -337,13 +353,18 @@ class Views:
                 self.active[peer] = contact
             return
         if len(self.active) >= GOSSIP_MAX_ACTIVE:
-            victim = self._rng.choice(list(self.active))
+            # a crowd that joins through us replaces one another: who knew the mesh before sends their walks all over it
+            spare = self._spare() or list(self.active)
+            victim = next(reversed(self.active)) if crowd else self._rng.choice(spare)
             evicted = self.active[victim]
             self._effects.append(Send(victim, Disconnect(False)))
             self._part(victim)
             self._remember(evicted, ())
         self.active[peer] = contact
         self._effects.append(Joined(peer))
+
+    def _has_room(self) -> bool:
+        return len(self.active) < GOSSIP_MAX_ACTIVE or bool(self._spare())
 
     def _part(self, peer: NodeId) -> None:
         del self.active[peer]
@@ -392,15 +413,15 @@ class Views:
         self._failures += 1
         self._fill_soon(now, wait * self._rng.uniform(0.7, 1.3))
 
-    def _may_walk(self, peer: NodeId, now: float) -> bool:
+    def _may_walk(self, peer: NodeId, now: float, cost: float = PASS_ON) -> bool:
         """A walk costs us a message or a dial: one neighbour may cause so many."""
         tokens, at = self._walked.get(peer, (GOSSIP_WALK_BURST, now))
         tokens = min(GOSSIP_WALK_BURST, tokens + (now - at) * GOSSIP_WALK_RATE)
-        if tokens < 1:
+        if tokens < cost:
             self._metrics.count(WALKS)
             return False
         if peer in self._links:
-            self._walked[peer] = tokens - 1, now
+            self._walked[peer] = tokens - cost, now
         return True
 
     def _sample(self, view: dict[NodeId, Contact], count: int) -> tuple[Contact, ...]:
@@ -423,6 +444,16 @@ class Views:
         tx = self._rng.randrange(MAX_TX)
         self._offered = {tx: contacts}
         self._effects.append(Send(self._rng.choice(list(self.active)), Shuffle(tx, SHUFFLE_WALK, contacts)))
+
+    def _rotate(self, now: float) -> None:
+        """Another neighbour, from all over the mesh: those we met when it formed need not be the best to have."""
+        if self._left:
+            return
+        wait = min(MAX_ROTATE_S, max(ROTATE_S, (now - self._since) / 2))
+        self._timers.at(now + wait * self._rng.uniform(0.75, 1.25), self._rotate)
+        if len(self.active) >= ACTIVE and self._has_room():
+            forward = ForwardJoin(Contact(self._own, self._record()), JOIN_WALK)
+            self._effects.append(Send(self._rng.choice(list(self.active)), forward))
 
     def _try_lost(self, now: float) -> None:
         """Probe one gone member: the longer they are gone, the more rarely."""

@@ -458,20 +458,21 @@ class GossipNet:
         return sorted(hop.arrived - began for hop in hops.values())[1:]
 
     def why(self, entry: Entry, node: GossipNode) -> str:
-        """The way of a followed entry to a node, hop by hop: where the time went."""
+        """The way of a followed entry to a node, hop by hop, in seconds since it was published: where the time went."""
         hops = self.arrivals[entry.id]
+        began = min(hop.arrived for hop in hops.values())
         lines, number = [], node.number
         while number in hops:
             hop = hops[number]
             if hop.source == number:
-                lines.append(f"{hop.sent:9.3f}  node {number} published it")
+                lines.append(f"{0:7.3f} s  node {number} published it")
                 break
             before = hops[hop.source].arrived
             notes = [f"{hop.losses} losses"] if hop.losses else []
             if hop.repaired:
                 notes.append(f"sent {hop.sent - before:.3f} s after it was there: asked for, or reconciled")
             lines.append(
-                f"{hop.arrived:9.3f}  node {hop.source} -> node {number}, {hop.arrived - hop.sent:.3f} s"
+                f"{hop.arrived - began:7.3f} s  node {hop.source} -> node {number}, {hop.arrived - hop.sent:.3f} s"
                 + (f" ({'; '.join(notes)})" if notes else "")
             )
             number = hop.source

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from bench.gossip import accusations, broadcasts, crashes, moves, partition
+from bench.gossip import accusations, broadcasts, burst, crashes, moves, partition, why
 from meshnode.gossip import Kind, Status
 from meshnode.limits import GOSSIP_MAX_ACCUSERS
 from tests.sim.gossip_sim import GossipNet, GossipNode, build
@@ -51,8 +51,28 @@ def test_a_late_message_says_why_it_was_late(net: GossipNet) -> None:
     net.run(3.0)
     last = max(net.living(), key=lambda node: net.arrivals[entry.id][node.number].arrived)
     lines = net.why(entry, last).splitlines()
-    assert lines[0].endswith("published it")
+    assert lines[0] == f"  0.000 s  node {net.living()[3].number} published it"
     assert f"-> node {last.number}," in lines[-1]
+    assert lines[-1].startswith(f"{net.delays(entry)[-1]:7.3f} s")
+
+
+def test_the_bench_shows_the_way_of_the_latest_arrival() -> None:
+    lines = why(seed=2, nodes=40).splitlines()
+    assert lines[0] == "  0.000 s  node 39 published it"
+    assert all(" -> node " in line for line in lines[1:])
+
+
+def test_a_mesh_that_was_joined_at_once_through_three_is_as_fast() -> None:
+    found = burst(200)
+    assert not found["missing"]
+    assert found["p999"] < 1.0
+    assert found["payloads"] <= 1.3
+
+
+def test_neighbours_are_not_those_who_joined_at_the_same_time() -> None:
+    net = build(200, 3, every=0.01, settle=60.0)
+    apart = sorted(abs(node.number - net.by_id[peer].number) for node in net.nodes for peer in node.gossip.views.active)
+    assert apart[len(apart) // 2] > 40  # two drawn by lot are 58 apart
 
 
 def test_no_living_node_is_taken_for_gone_at_five_percent_loss() -> None:
