@@ -354,7 +354,7 @@ class Views:
             return
         if len(self.active) >= GOSSIP_MAX_ACTIVE:
             # a crowd that joins through us replaces one another: who knew the mesh before sends their walks all over it
-            spare = self._spare() or list(self.active)
+            spare = [known for known in self._spare() if known in self.active] or list(self.active)
             victim = next(reversed(self.active)) if crowd else self._rng.choice(spare)
             evicted = self.active[victim]
             self._effects.append(Send(victim, Disconnect(False)))
