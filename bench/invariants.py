@@ -48,7 +48,7 @@ STORED = 100  # of a kind, instead of GOSSIP_MAX_STORED
 KINDS = 16  # that are stored
 NODES = 24  # keys that there are in one mesh, at most: what is kept for a linked peer, or for one key of a node
 TIMERS = 2_000
-HEAP = 64 + 2 * KINDS * STORED + 1  # a heap keeps what was replaced until it surfaces
+HEAP = 64 + 2 * STORED + 1  # a heap keeps what was replaced until it surfaces
 
 BOUNDS = {
     "Gossip._effects": 0,
@@ -88,7 +88,7 @@ BOUNDS = {
     "Store._of_name[]": STORED,
     "Store._oldest": KINDS,
     "Store._oldest[]": HEAP,
-    "Store._expiry": HEAP,
+    "Store._expiry": KINDS * HEAP,
     "Store._floors": GOSSIP_MAX_FLOORS,
     "Detector._watches": GOSSIP_MAX_ACTIVE,
     "Detector._probing": NARROW["GOSSIP_MAX_PROBES"],
