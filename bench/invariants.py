@@ -45,6 +45,7 @@ NARROW = {
     "GOSSIP_MAX_WALKS": 8,
 }
 STORED = 100  # of a kind, instead of GOSSIP_MAX_STORED
+FEW = 3  # neighbours: who has fewer asks so that nobody may refuse
 KINDS = 16  # that are stored
 NODES = 24  # keys that there are in one mesh, at most: what is kept for a linked peer, or for one key of a node
 TIMERS = 2_000
@@ -200,6 +201,8 @@ def check_agreement(net: GossipNet, nodes: list[GossipNode], amiss: dict[NodeId,
     if not net.is_connected(nodes):
         raise Broken("the views of those that live are not connected")
     for node in nodes:
+        if len(node.gossip.views.active) < min(FEW, len(nodes) - 1):
+            raise Broken(f"node {node.number} has too few neighbours")
         own = node.gossip.get((node.id, Kind.MEMBER, ""))
         member = parse_member(own) if own is not None else None
         if member is None or member.left or member.record != node.gossip.record:
