@@ -47,10 +47,11 @@ NARROW = {
     "GOSSIP_MAX_SUSPECTS": 6,
     "GOSSIP_MAX_WALKS": 8,
 }
+FEW = 3  # neighbours: who has fewer asks so that nobody may refuse
 KINDS = 16  # that are stored
 NODES = 24  # keys that there are in one mesh, at most: what is kept for a linked peer, or for one key of a node
 TIMERS = 2_000
-HEAP = 64 + 2 * KINDS * STORED + 1  # a heap keeps what was replaced until it surfaces
+HEAP = 64 + 2 * STORED + 1  # a heap keeps what was replaced until it surfaces
 
 BOUNDS = {
     "Gossip._effects": 0,
@@ -89,7 +90,7 @@ BOUNDS = {
     "Store._of_origin[]": KINDS * NARROW["GOSSIP_MAX_PER_ORIGIN"],
     "Store._oldest": KINDS,
     "Store._oldest[]": HEAP,
-    "Store._expiry": HEAP,
+    "Store._expiry": KINDS * HEAP,
     "Store._floors": GOSSIP_MAX_FLOORS,
     "Detector._watches": GOSSIP_MAX_ACTIVE,
     "Detector._probing": NARROW["GOSSIP_MAX_PROBES"],
@@ -207,6 +208,8 @@ def check_agreement(net: GossipNet, nodes: list[GossipNode], amiss: dict[NodeId,
     if not net.is_connected(nodes):
         raise Broken("the views of those that live are not connected")
     for node in nodes:
+        if len(node.gossip.views.active) < min(FEW, len(nodes) - 1):
+            raise Broken(f"node {node.number} has too few neighbours")
         own = node.gossip.get((node.id, Kind.MEMBER, ""))
         member = parse_member(own) if own is not None else None
         if member is None or member.left or member.record != node.gossip.record:

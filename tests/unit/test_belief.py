@@ -7,10 +7,13 @@ import random
 from meshnode.gossip import Changed, Entry, Gossip, Kind, Status
 from meshnode.gossip.entry import sign_entry
 from meshnode.gossip.kinds import Accusation, Member, parse_member
+from meshnode.gossip.members import Members
 from meshnode.gossip.messages import Eager, Entries, Neighbour
 from meshnode.gossip.store import Put, Store
-from meshnode.identity import Identity
+from meshnode.identity import Identity, NodeId
+from meshnode.limits import GOSSIP_MAX_SUSPECTS
 from meshnode.metrics import Metrics
+from meshnode.timers import Timers
 
 WALL = 1_800_000_000.0
 BASE = int(WALL * 1000)
@@ -88,3 +91,11 @@ def test_a_goodbye_said_with_our_key_is_refuted_even_when_we_count_higher_alread
     assert own is not None
     assert own.seq > bye.seq
     assert parse_member(own) == Member(False, b"")
+
+
+def test_of_those_who_said_goodbye_so_many_are_remembered() -> None:
+    members = Members(ME.id, Timers(), Metrics(), lambda: 1.0)
+    for number in range(GOSSIP_MAX_SUSPECTS + 20):
+        members.on_member(NodeId(number.to_bytes(32, "big")), BASE, True, 0.0, news=True)
+    assert len(members._left) == GOSSIP_MAX_SUSPECTS
+    assert members.status(NodeId((GOSSIP_MAX_SUSPECTS + 19).to_bytes(32, "big"))) is Status.LEFT
