@@ -529,7 +529,7 @@ class Gossip:
             self.broadcast.add(peer)
             self.detector.watch(self.views.active[peer], now)
             self.reconciler.add(peer)
-            self.reconciler.ask(peer, now)
+            self._timers.at(now + effect.reconcile_in, lambda now: self.reconciler.ask(peer, now))
         elif isinstance(effect, Parted):
             self.broadcast.remove(effect.peer)
             self.detector.unwatch(effect.peer)
