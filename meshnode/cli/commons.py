@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import sys
+from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
+from typing import cast
 
 import click
 
 from meshnode.cli.options import home_option, json_option
-from meshnode.cli.output import emit
+from meshnode.cli.output import emit, visible
 from meshnode.daemon.client import call
 from meshnode.errors import ConfigError
 
 MAX_TEXT = 3_072
+MAX_BATCH, MAX_BATCH_BYTES = 64, 32_768  # messages in one request, which has at most 64 kB
 
 
 @click.command("services")
@@ -57,7 +61,8 @@ def watch_command(home: Path, as_json: bool) -> None:
         if item["event"] == "member":
             text = f"member   {who:24} {item['status']}"
         elif item["event"] == "service":
-            text = f"service  {who:24} {item['service']} {item['change']} ({item['state']})"
+            text = f"service  {who:24} {item['service']} {item['change']}"
+            text += "" if item["state"] in ("up", "down") else f" ({item['state']})"
         else:
             text = f"{item['event']}  {who} {item['detail']}"
         emit(item, as_json, text)
@@ -77,14 +82,40 @@ def pub_command(topic: str, text: str | None, home: Path, as_json: bool) -> None
     \b
     Example: meshnode pub news 'the build is green'
     """
-    lines = [text.encode()] if text not in (None, "-") else sys.stdin.buffer
-    for line in lines:
-        data = line.rstrip(b"\r\n") if text in (None, "-") else line
-        if len(data) > MAX_TEXT:
-            raise ConfigError(f"a message has at most {MAX_TEXT} bytes, not {len(data)}", hint="publish it in parts")
-        messages = [base64.b64encode(data).decode()]
+    for batch in _input() if text is None or text == "-" else iter([[text.encode()]]):
+        messages = [base64.b64encode(_measured(data)).decode() for data in batch]
         for result in call(home, "pub", topic=topic, messages=messages, encoded=True):
             emit(result, as_json, f"{topic} {result['seq']} to {result['members']} other members")
+            sys.stdout.flush()
+
+
+def _input() -> Iterator[list[bytes]]:
+    """The lines of the input, as many at once as are there already."""
+    source, rest = cast(BufferedReader, sys.stdin.buffer), b""
+    while data := source.read1(65_536):
+        *lines, rest = (rest + data).split(b"\n")
+        yield from _batches(lines)
+        _measured(rest)
+    if rest:
+        yield [rest.removesuffix(b"\r")]
+
+
+def _batches(lines: list[bytes]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    for line in lines:
+        message = line.removesuffix(b"\r")
+        if len(batch) == MAX_BATCH or sum(map(len, batch)) + len(message) > MAX_BATCH_BYTES:
+            yield batch
+            batch = []
+        batch.append(message)
+    if batch:
+        yield batch
+
+
+def _measured(data: bytes) -> bytes:
+    if len(data) > MAX_TEXT:
+        raise ConfigError(f"a message has at most {MAX_TEXT} bytes, not {len(data)}", hint="publish it in parts")
+    return data
 
 
 @click.command("sub")
@@ -105,8 +136,8 @@ def sub_command(topic: str, count: int | None, replay: int, home: Path, as_json:
         if "joined" in item:
             click.echo(f"joined {topic}: {item['members']} other members; Ctrl-C ends", err=True)
             continue
-        text = item.get("text")
-        emit(item, as_json, f"{item['sender'][:12]}  {text if text is not None else item['base64']}")
+        text = visible(item["text"]) if "text" in item else item["base64"]
+        emit(item, as_json, f"{item['sender'][:12]}  {text}")
         sys.stdout.flush()
 
 

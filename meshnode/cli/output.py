@@ -10,9 +10,14 @@ import click
 from meshnode.errors import MeshError
 
 
+def visible(text: str) -> str:
+    """``text`` with everything escaped that a terminal would obey instead of showing: others chose these characters."""
+    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
+
+
 def emit(value: dict[str, Any], as_json: bool, text: str) -> None:
-    """Print ``value`` as one JSON line, or ``text``."""
-    click.echo(json.dumps(value) if as_json else text)
+    """Print ``value`` as one JSON line, or ``text``, which may have several lines."""
+    click.echo(json.dumps(value) if as_json else "\n".join(map(visible, text.split("\n"))))
 
 
 def fail(error: MeshError, as_json: bool) -> None:

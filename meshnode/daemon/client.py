@@ -35,6 +35,7 @@ def call(home: Path, method: str, **arguments: Any) -> Iterator[dict[str, Any]]:
             raise NotRunning(f"the node in {home} belongs to somebody else", hint="use your own --home") from error
         request = {"method": method, "arguments": arguments}
         connection.sendall(json.dumps(request).encode() + b"\n")
+        answered = False
         with connection.makefile("rb") as lines:
             for line in lines:
                 answer = json.loads(line)
@@ -43,7 +44,9 @@ def call(home: Path, method: str, **arguments: Any) -> Iterator[dict[str, Any]]:
                     raise RemoteError(error_["code"], error_["message"], error_["hint"])
                 if answer.get("end"):
                     return
+                answered = True
                 yield answer["result"]
-        raise NotRunning("the node went away before it answered", hint="see its own output for the reason")
+        gone = "the node has stopped" if answered else "the node went away before it answered"
+        raise NotRunning(gone, hint="see its own output for the reason")
     finally:
         connection.close()

@@ -11,6 +11,7 @@ from typing import Any
 
 from meshnode.errors import NotFound
 from meshnode.gossip.inbox import TopicMessage
+from meshnode.limits import NAMES_MAX_CLAIMS
 from meshnode.node import Node
 
 FLUSH_S = 0.05
@@ -43,29 +44,34 @@ class Commons:
         async with aclosing(self._node.events()) as events:
             first = asyncio.ensure_future(anext(events))  # begin to listen, then look: nothing is missed
             await asyncio.sleep(0)
+            names: dict[str, str] = {}  # who leaves takes the name along, and is told of under it all the same
             try:
                 for member in presence.members():
                     yield {"event": "member", **member}
+                    names[str(member["id"])] = str(member["name"])
                 for service in presence.services():
                     yield {"event": "service", "change": "up", **service}
                 event = await first
             finally:
                 first.cancel()
             while True:
-                name = presence.name_of(event.peer)
+                peer = str(event.peer)
+                name = names[peer] = presence.name_of(event.peer) or names.pop(peer, "")
+                if len(names) > NAMES_MAX_CLAIMS:
+                    del names[next(iter(names))]
                 if event.kind == "member":
-                    yield {"event": "member", "id": str(event.peer), "status": event.detail, "name": name}
+                    yield {"event": "member", "id": peer, "status": event.detail, "name": name}
                 elif event.kind.startswith("service_"):
                     yield {
                         "event": "service",
                         "change": event.kind.removeprefix("service_"),
                         "service": event.service,
-                        "id": str(event.peer),
+                        "id": peer,
                         "state": event.detail,
                         "name": name,
                     }
                 elif event.kind == "name_conflict":
-                    yield {"event": "name_conflict", "id": str(event.peer), "detail": event.detail}
+                    yield {"event": "name_conflict", "id": peer, "detail": event.detail}
                 event = await anext(events)
 
     async def do_forget(self, name: str) -> AsyncIterator[dict[str, Any]]:

@@ -168,6 +168,10 @@ class Gossiping:
         self.core.on_link(peer, up, now)
         self._carry_out(now)
 
+    def is_used(self, peer: NodeId) -> bool:
+        """True when somebody besides gossip itself has use for a connection to ``peer``."""
+        return peer in self._used or peer in self._peers.finder.hints or self._peers.relaying.uses(peer)
+
     def used(self, peer: NodeId) -> None:
         """The application wants a connection to ``peer``: it stays, whatever gossip thinks."""
         self._used[peer] = None

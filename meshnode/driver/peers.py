@@ -322,7 +322,8 @@ class Peers:
         self.meeting.release_held(session)
         if connection.peer_record:
             self.finder.offer(connection.peer_record, "connection", now)
-        if connection.dialler:  # one of the two is enough to find the other; a relay need not watch all its clients
+        # one of the two is enough to find the other; a relay need not watch all its clients, nor gossip its neighbours
+        if connection.dialler and (self.gossip is None or self.gossip.is_used(peer)):
             self.finder.watch(peer, now)
         self.ports.metrics.count(CONNECTIONS)
         self._dirty[connection] = None

@@ -29,6 +29,7 @@ from meshnode.metrics import Metrics, describe
 from meshnode.timers import Timer, Timers
 
 ANNOUNCE_S = 0.01  # ids wait so long for others, to share a frame
+ANNOUNCE_AGAIN_S = 0.1  # since the last ids were sent: a busy mesh sends ten frames of them a second on a link
 GRAFT_S = 0.3  # an announced payload is asked for after so long: one loss (0.2 s) and a hop more are no reason
 PRUNE_AGAIN_S = 0.5  # a neighbour that pushes although it was told not to is told again
 AGAIN_S = 0.3  # and of the next announcer after so much more
@@ -45,7 +46,7 @@ MISSING_FULL = describe("gossip_missing_full", "announcements dropped: too many 
 class Broadcast:
     """One tree. Ids are 8 bytes; whoever calls has verified what it hands in."""
 
-    announce_s, graft_s = ANNOUNCE_S, GRAFT_S
+    announce_s, announce_again_s, graft_s = ANNOUNCE_S, ANNOUNCE_AGAIN_S, GRAFT_S
 
     def __init__(self, rng: random.Random, timers: Timers, metrics: Metrics, now: float, scope: bytes = b"") -> None:
         self.eager: dict[NodeId, None] = {}
@@ -64,6 +65,7 @@ class Broadcast:
         self._due: OrderedDict[bytes, float] = OrderedDict()
         self._grafting: Timer | None = None
         self._announcing: Timer | None = None
+        self._announced = float("-inf")
         self._pushes: dict[NodeId, list[tuple[int, bytes]]] = {}
         self._announcements: dict[NodeId, list[tuple[int, bytes]]] = {}
         self._effects: list[Send] = []
@@ -248,10 +250,11 @@ class Broadcast:
 
     def _announce_soon(self, now: float) -> None:
         if self._announcing is None:
-            self._announcing = self._timers.at(now + self.announce_s, self._announce)
+            at = max(now + self.announce_s, self._announced + self.announce_again_s)
+            self._announcing = self._timers.at(at, self._announce)
 
     def _announce(self, now: float) -> None:
-        self._announcing = None
+        self._announcing, self._announced = None, now
         announcements, self._announcements = self._announcements, {}
         for peer, items in announcements.items():
             for i in range(0, len(items), GOSSIP_MAX_IDS):

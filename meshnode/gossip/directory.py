@@ -227,7 +227,8 @@ class Directory:
         said = f"{found[1]}{self._public_state(key[1], found[1])}"
         if said != before:
             self._seen_up[key] = said
-            self._effects.append(ServiceChanged("up" if before is None else "changed", instance))
+            public = replace(instance, state=self._public_state(key[1], found[1]))  # no event tells when ours ends
+            self._effects.append(ServiceChanged("up" if before is None else "changed", public))
 
     def _sweep(self, now: float) -> None:
         """Forget what has expired."""

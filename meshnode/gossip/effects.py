@@ -62,9 +62,10 @@ class NeedContacts:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """``peer`` is in the active view now."""
+    """``peer`` is in the active view now; reconcile in so many seconds."""
 
     peer: NodeId
+    reconcile_in: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -517,7 +517,7 @@ class Gossip:
             self.broadcast.link(peer)
             self.detector.watch(self.views.active[peer], now)
             self.reconciler.add(peer)
-            self.reconciler.ask(peer, now)
+            self._timers.at(now + effect.reconcile_in, lambda now: self.reconciler.ask(peer, now))
         elif isinstance(effect, Parted):
             self.broadcast.unlink(effect.peer)
             self.detector.unwatch(effect.peer)

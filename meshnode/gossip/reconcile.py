@@ -22,6 +22,7 @@ from meshnode.timers import Timers
 EVERY_S = 10.0
 AGAIN_S = 1.0  # when there was more than fitted
 PATIENCE_S = 5.0  # an exchange that hears nothing for so long is over
+COMING_S = 1.0  # what an exchange has asked for is not asked of others while it was heard so lately
 WANT_IDS = 192
 PER_BUCKET = 8
 
@@ -124,15 +125,18 @@ class Reconciler:
             self._metrics.count(UNASKED)
             return
         exchange.heard = now
+        busy = [other for other in self._exchanges.values() if now - other.heard < COMING_S]
+        coming = {item for other in busy for item in other.missing}
         lacking: list[bytes] = []
         for index, ids in message.ids:
             theirs = dict.fromkeys(ids)
             mine = dict.fromkeys(self._items.bucket(index, message.buckets))
-            exchange.missing += [item for item in theirs if item not in mine]
+            exchange.missing += [item for item in theirs if item not in mine and item not in coming]
+            exchange.again |= any(item in coming for item in theirs)
             lacking += [item for item in mine if item not in theirs]
         if lacking or exchange.missing:
             self._metrics.count(DIFFERENT)
-        exchange.again = self._give(peer, lacking) or message.full
+        exchange.again |= self._give(peer, lacking) or message.full
         self._go_on(peer, exchange, now)
 
     def on_want(self, peer: NodeId, message: Want, now: float) -> None:

@@ -48,6 +48,7 @@ SHUFFLE_S = 10.0
 ROTATE_S, MAX_ROTATE_S = 10.0, 600.0  # between walks for another neighbour: half as long as we have been here
 PASS_ON, DIAL = 1.0, 8.0  # what a walk costs whoever passed it to us
 FILL_S = (0.5, 1.0, 2.0, 5.0, 10.0)  # between attempts to find a neighbour while they fail
+LATER_S = 0.5  # who has just joined learns what there is from its contact, not from everybody at once
 ANSWER_S = 5.0  # for a Neighbour to be answered, the dial included
 LOST_S, MAX_LOST_S = 2.0, 60.0  # between attempts to reach a gone member; grows with the time that it is gone
 
@@ -62,6 +63,7 @@ class _Pending:
     contact: Contact
     join: bool
     high: bool
+    newcomer: bool
     timer: Timer | None = None
 
 
@@ -190,6 +192,8 @@ class Views:
 
     def on_link(self, peer: NodeId, now: float) -> None:
         """There is a connection to ``peer``, whoever wanted it."""
+        if peer in self._links:
+            return  # told twice: by the connection, and by the answer to ``Connect``
         self._links[peer] = None
         pending = self._pending.get(peer)
         if pending is not None:
@@ -233,7 +237,7 @@ class Views:
         if not self._may_walk(peer, now):
             return
         known = peer in self.active
-        self._accept(Contact(peer, message.record), now, crowd=True)
+        self._accept(Contact(peer, message.record), self._when_asked(peer), crowd=True)
         self._effects.append(Send(peer, NeighbourReply(True)))
         if not known:
             forward = ForwardJoin(self.active[peer], JOIN_WALK)
@@ -249,7 +253,7 @@ class Views:
         onward = [other for other in self.active if other not in (peer, contact.id)]
         if message.ttl == 0 or not onward:
             if contact.id not in self.active and self._has_room() and self._may_walk(peer, now, DIAL):
-                self._want(contact, now, high=True)
+                self._want(contact, now, high=True, newcomer=True)
             return
         if message.ttl == PASSIVE_WALK:
             self._remember(contact, ())
@@ -259,7 +263,7 @@ class Views:
         """``peer`` asks to be our neighbour."""
         accepted = not self._left and (message.high or peer in self.active or len(self.active) < GOSSIP_MAX_ACTIVE)
         if accepted:
-            self._accept(Contact(peer, message.record), now)
+            self._accept(Contact(peer, message.record), self._when_asked(peer))
         self._effects.append(Send(peer, NeighbourReply(accepted)))
 
     def on_neighbour_reply(self, peer: NodeId, message: NeighbourReply, now: float) -> None:
@@ -273,7 +277,7 @@ class Views:
             pending.timer.cancel()
         if message.accepted:
             self._failures = 0
-            self._accept(pending.contact, now)
+            self._accept(pending.contact, LATER_S if pending.newcomer else 0.0)
             self._fill_soon(now, 0.05)
         else:
             self._metrics.count(REFUSED)
@@ -326,13 +330,15 @@ class Views:
 
     # ---- inside
 
-    def _want(self, contact: Contact, now: float, *, join: bool = False, high: bool = False) -> None:
+    def _want(
+        self, contact: Contact, now: float, *, join: bool = False, high: bool = False, newcomer: bool = False
+    ) -> None:
         peer = contact.id
         if peer == self._own or peer in self.active or self._left:
             return
         if peer in self._pending or len(self._pending) >= GOSSIP_MAX_PENDING:
             return
-        pending = self._pending[peer] = _Pending(contact, join, high)
+        pending = self._pending[peer] = _Pending(contact, join, high, newcomer)
         pending.timer = self._timers.at(now + ANSWER_S, lambda now: self.on_connect_failed(peer, now))
         if peer in self._links:
             self._ask(pending)
@@ -344,7 +350,11 @@ class Views:
         message = Join(record) if pending.join else Neighbour(pending.high, record)
         self._effects.append(Send(pending.contact.id, message))
 
-    def _accept(self, contact: Contact, now: float, *, crowd: bool = False) -> None:
+    def _when_asked(self, peer: NodeId) -> float:
+        """Who asked reconciles at once, the other later; of two who asked each other, the smaller id is first."""
+        return 0.0 if peer in self._pending and self._own < peer else LATER_S
+
+    def _accept(self, contact: Contact, reconcile_in: float, *, crowd: bool = False) -> None:
         peer = contact.id
         self.passive.pop(peer, None)
         self.lost.pop(peer, None)
@@ -361,7 +371,7 @@ class Views:
             self._part(victim)
             self._remember(evicted, ())
         self.active[peer] = contact
-        self._effects.append(Joined(peer))
+        self._effects.append(Joined(peer, reconcile_in))
 
     def _has_room(self) -> bool:
         return len(self.active) < GOSSIP_MAX_ACTIVE or bool(self._spare())

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+from collections import Counter
+from collections.abc import Callable, Iterator
+
 import pytest
 
-from meshnode.gossip import Kind, Status
+from meshnode.gossip import Kind, Message, Status
+from meshnode.gossip.messages import Entries
+from meshnode.gossip.offers import Offer
+from meshnode.identity import NodeId
 from meshnode.quic.engine import EngineFactory
 from meshnode.quic.engines import pick_engine
 from meshnode.sealing import Sealer
@@ -15,7 +22,9 @@ from meshnode.sim.world import SimNode, Weather, World
 FAIR = Weather(delay=0.02, jitter=0.005)
 
 
-def _mesh(seed: int, count: int, *, real: bool = False, weather: Weather = FAIR) -> tuple[World, list[SimNode]]:
+def _mesh(
+    seed: int, count: int, *, real: bool = False, weather: Weather = FAIR, every: float = 0.1
+) -> tuple[World, list[SimNode]]:
     world = World(seed, weather)
     engines: EngineFactory = pick_engine("aioquic") if real else ModelEngines(world.entropy)
     sealer = Sealer if real else PlainSealer
@@ -23,14 +32,24 @@ def _mesh(seed: int, count: int, *, real: bool = False, weather: Weather = FAIR)
         SimNode(world, f"10.0.0.{i + 1}", engines, seed_role=i == 0, sealer=sealer, gossip=True) for i in range(count)
     ]
     for number, node in enumerate(nodes[1:]):
-        world.at(0.1 * number, lambda node=node: node.join(nodes[0]))  # type: ignore[misc]
-    world.run(0.1 * count + 5.0)
+        world.at(every * number, lambda node=node: node.join(nodes[0]))  # type: ignore[misc]
+    world.run(every * count + 5.0)
     return world, nodes
 
 
 def _neighbours(node: SimNode) -> list[SimNode]:
     assert node.mesh.gossip is not None
     return node.mesh.gossip.core.neighbours  # type: ignore[return-value]
+
+
+def _knows_address(node: SimNode, other: SimNode) -> bool:
+    record = node.mesh._finder.resolver.get(other.id, node.world.wall())
+    return record is not None and record.endpoints[0].addr.host == other.addr.host
+
+
+def _serves(node: SimNode, other: SimNode) -> bool:
+    assert node.mesh.registry is not None
+    return [instance.node for instance in node.mesh.registry.instances("db", node.world.now)] == [other.id]
 
 
 def _status(node: SimNode, other: SimNode) -> Status:
@@ -52,17 +71,7 @@ def test_a_move_reaches_everybody_without_the_dht() -> None:
     world, nodes = _mesh(2, 20)
     nodes[7].move("10.0.7.7")
     moved = world.now
-    wall = world.wall()
-
-    def known() -> bool:
-        return all(
-            (record := node.mesh._finder.resolver.get(nodes[7].id, wall)) is not None
-            and str(record.endpoints[0]).startswith("10.0.7.7")
-            for node in nodes
-            if node is not nodes[7]
-        )
-
-    assert world.run(2.0, known)
+    assert world.run(2.0, lambda: all(_knows_address(node, nodes[7]) for node in nodes if node is not nodes[7]))
     assert world.now - moved < 0.5
 
 
@@ -76,6 +85,78 @@ def test_a_crash_is_noticed_everywhere_and_a_goodbye_at_once() -> None:
     rest.remove(leaver)
     assert world.run(1.0, lambda: all(_status(node, leaver) is Status.LEFT for node in rest))
     assert all(_status(a, b) is Status.ALIVE for a in rest for b in rest if a is not b)
+
+
+@pytest.fixture
+def no_gc() -> Iterator[None]:
+    """A hundred nodes are a few hundred thousand objects that live on: scanning them finds nothing."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def test_a_hundred_nodes_with_real_quic_all_learn_who_crashed_moved_left_and_serves(no_gc: None) -> None:
+    world, nodes = _mesh(6, 100, real=True, every=0.01)
+    assert all(_status(a, b) is Status.ALIVE for a in nodes for b in nodes if a is not b)
+    assert all(2 <= len(_neighbours(node)) <= 8 for node in nodes)
+    crashed, mover, leaver, server = nodes[20], nodes[40], nodes[60], nodes[80]
+    rest = [node for node in nodes if node not in (crashed, mover, leaver, server)]
+
+    def until(seconds: float, knows: Callable[[SimNode], bool]) -> float:
+        began = world.now
+        assert world.run(seconds, lambda: all(map(knows, rest))), sum(map(knows, rest))
+        return world.now - began
+
+    assert server.mesh.registry is not None
+    server.mesh.registry.directory.announce("db", Offer(), world.now)
+    server.mesh.registry.drain(world.now)
+    server.on_dirty()
+    served = until(2.0, lambda node: _serves(node, server))
+    mover.move("10.7.7.7")
+    moved = until(1.0, lambda node: _knows_address(node, mover))
+    leaver.mesh.close(world.now)
+    leaver.kill()
+    left = until(1.0, lambda node: _status(node, leaver) is Status.LEFT)
+    crashed.kill()
+    gone = until(5.0, lambda node: _status(node, crashed) is Status.GONE)
+    print(f"known to all of 100: service {served:.2f}, move {moved:.2f}, goodbye {left:.2f}, crash {gone:.2f} s")
+    assert all(_status(a, b) is Status.ALIVE for a in rest for b in (*rest, mover, server) if a is not b)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_two_nodes_know_at_once_what_either_knew_whoever_asks_first(seed: int) -> None:
+    world = World(seed, FAIR)
+    one, other = (SimNode(world, f"10.0.0.{i}", ModelEngines(world.entropy), gossip=True) for i in (1, 2))
+    cores = [node.mesh.gossip.core for node in (one, other) if node.mesh.gossip is not None]
+    for core in cores:
+        core.publish(Kind.SERVICE, core.id.short, b"here", 600, world.now)
+    other.join(one)
+    assert world.run(0.5, lambda: all(len(list(core.entries(Kind.SERVICE))) == 2 for core in cores))
+
+
+def test_who_joins_is_told_once_what_there_is(no_gc: None) -> None:
+    world, nodes = _mesh(7, 60, every=0.05)
+    late = SimNode(world, "10.0.9.9", ModelEngines(world.entropy), sealer=PlainSealer, gossip=True)
+    assert late.mesh.gossip is not None
+    core, heard = late.mesh.gossip.core, Counter[str]()
+    take = core.on_message
+
+    def on_message(peer: NodeId, message: Message, now: float) -> None:
+        heard[type(message).__name__] += 1
+        if isinstance(message, Entries):
+            heard["bytes"] += sum(map(len, message.payloads))
+        take(peer, message, now)
+
+    core.on_message = on_message  # type: ignore[method-assign]
+    late.join(nodes[0])
+    assert world.run(2.0, lambda: len(core.store) > len(nodes))
+    world.run(3.0)
+    state = sum(len(entry.encoded) for entry in core.entries(Kind.MEMBER))
+    assert heard["bytes"] < 2 * state, heard
+    assert late.mesh.metrics.counters["connections"] <= 16, "the seed, eight walks of it, and a few more"
+    assert max(heard["NeighbourReply"], heard["Neighbour"]) <= 8, "each is asked once"
 
 
 def test_an_entry_reaches_subscribers_and_comes_late_to_who_comes_late() -> None:
