@@ -178,9 +178,9 @@ def test_an_entry_reaches_subscribers_and_comes_late_to_who_comes_late() -> None
 
 def test_links_that_nobody_needs_any_longer_are_closed() -> None:
     world, nodes = _mesh(5, 40)
-    world.run(60.0)
+    world.run(150.0)  # while a mesh is young its neighbours change every few seconds, and links linger for a while
     for node in nodes[1:]:
         live = [s for s in node.mesh.sessions.values() if s.connection is not None]
-        assert len(live) <= 8 + 4, "neighbours, relays and a few that linger"
+        assert len(live) <= 8 + 3, "neighbours, relays and a few that linger"
     seed_links = [s for s in nodes[0].mesh.sessions.values() if s.connection is not None]
     assert len(seed_links) <= 40
