@@ -20,7 +20,7 @@ from meshnode.limits import TOPIC_LINK_MARK
 MARK = b"\xfe" * (ID_LENGTH - 1)  # begins the one id of a GRAFT that holds or releases; the last byte: so many hops
 RELEASED = 0xFF
 FAR = 20  # hops: a full link farther away than this is nobody's concern
-PATIENCE_S = 2.0  # a link of ours may press so long without taking half its window: 8 kB/s
+PATIENCE_S = 2.0  # a link of ours may press so long without taking half its window: 16 kB/s
 TOLD_PATIENCE_S = 10.0  # a neighbour longer, for it is he who knows which link of his is slow
 SLOW_S = 60.0  # then its pressure counts for nothing
 REPEAT_S = 0.5

@@ -29,9 +29,10 @@ from meshnode.metrics import Metrics
 from meshnode.timers import Timers
 
 STRAY_S = 1.0  # what comes later than this over a pruned link was not on its way then: its other end takes us for eager
-PATIENCE_S = 0.15, 1.5  # payloads come second for so long (drawn by lot) before their link is pruned
+PATIENCE_S = 0.3, 6.0  # payloads come second for so long (drawn by lot) before their link is pruned
 PULL = b"\xff" * ID_LENGTH  # the first id of a GRAFT that asks for payloads only
-MOST_FRAMES = 2  # for a neighbour at once
+MOST_FRAMES = 4  # for a neighbour at once
+CUT_S = 1.5  # who lacks a little for so long is cut off from some publisher, though not from all
 OVER_S = 3.0  # without any, it begins anew
 ANNOUNCE_S = 0.5  # ids for a lazy link wait so long: at 200 messages a second 100 share a packet
 GRAFT_S, AGAIN_S = 0.8, 1.0  # an announced payload is asked for after so long: it may come late over many links ...
@@ -56,6 +57,7 @@ class Tree(Broadcast):
         self.waiting: dict[NodeId, int] = {}  # bytes of payloads for each neighbour
         self._busy = busy
         self._behind: dict[NodeId, None] = {}  # more was to wait than may
+        self._pulls = now, now  # since when, and until when, a little was lacking
         self.dropped = 0
         self.held_until = now  # publishers are held back, as far as we know
         self._sources: OrderedDict[bytes, NodeId] = OrderedDict()
@@ -186,13 +188,18 @@ class Tree(Broadcast):
             self._grafting = self._timers.at(at + self._slack(at), self._graft)
 
     def _graft(self, now: float) -> None:
-        """Ask for what is due. Whoever is fed, and lost a few when a link was pruned, wants those and no link."""
+        """Ask for what is due. Whoever is fed, and lost a few when a link was pruned, wants those and no link: unless
+        it goes on, for then the tree has been cut in two."""
         first = next(iter(self._due.values()), now)
         if first + self._slack(first) > now:
             self._grafting = None
             self._graft_soon()
             return
-        if not self._is_fed(now):
+        if now - self._pulls[1] > OVER_S:
+            self._pulls = now, now
+        self._pulls = self._pulls[0], now
+        if not self._is_fed(now) or now - self._pulls[0] > CUT_S:
+            self._pulls = now, now
             super()._graft(now)
             return
         lazy, sent = dict(self.lazy), len(self._effects)
