@@ -76,7 +76,8 @@ async def _worker(root: Path, index: int, seed: str, engine: str) -> None:
                 due += interval
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
             took = time.monotonic() - end + seconds
-        await asyncio.sleep(DRAIN_S + (0 if index < PUBLISHERS else SETTLE_S + seconds))
+            print("published", flush=True)
+        await loop.run_in_executor(None, sys.stdin.readline)
         after = os.times()
         for reader in readers:
             reader.cancel()
@@ -126,6 +127,15 @@ async def measure(seconds: float, rate: float, engine: str) -> dict[str, Any]:
             for worker in workers:
                 assert worker.stdin is not None
                 worker.stdin.write(f"{seconds} {rate}\n".encode())
+            began = time.monotonic()
+            for worker in workers[:PUBLISHERS]:  # who is paced takes longer
+                assert worker.stdout is not None
+                await worker.stdout.readline()
+            await asyncio.sleep(DRAIN_S)
+            for worker in workers:
+                assert worker.stdin is not None
+                worker.stdin.write(b"report\n")
+            took = time.monotonic() - began
             reports = []
             for worker in workers:
                 assert worker.stdout is not None
@@ -135,10 +145,10 @@ async def measure(seconds: float, rate: float, engine: str) -> dict[str, Any]:
                 if worker.returncode is None:
                     worker.kill()
                 await worker.wait()
-    return {"engine": engine, "rate_asked": rate, **_together(reports, seconds)}
+    return {"engine": engine, "rate_asked": rate, **_together(reports, took)}
 
 
-def _together(reports: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+def _together(reports: list[dict[str, Any]], took: float) -> dict[str, Any]:
     sent = sum(report["sent"] for report in reports)
     expected = got = 0
     for index, report in enumerate(reports):
@@ -161,7 +171,7 @@ def _together(reports: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
         "p50_ms": round(latencies[len(latencies) // 2] * 1000, 1),
         "p99_ms": round(latencies[int(len(latencies) * 0.99)] * 1000, 1),
         "max_ms": round(max(report["worst"] for report in reports) * 1000, 1),
-        "cpu_cores": round(sum(report["cpu_s"] for report in reports) / (seconds + SETTLE_S + DRAIN_S), 2),
+        "cpu_cores": round(sum(report["cpu_s"] for report in reports) / took, 2),
         "cpu_ms_per_delivery": round(1000 * sum(report["cpu_s"] for report in reports) / max(1, got), 3),
         "links": sorted(links for report in reports for links in report["links"])[:: max(1, PROCESSES * NODES // 10)],
         "copies_per_message": round(1 + counters["topic_received_twice"] / max(1, counters["topic_received"]), 3),
