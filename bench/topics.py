@@ -1,9 +1,10 @@
 """200 publishes a second of 1 kB to 50 subscribers: real nodes, real sockets, several nodes a process.
 
-Five processes of ten nodes each join one topic; one node in each of the first two processes publishes 100 messages a
-second. Every message carries its time, which all processes of one machine read from one clock. ``python -m bench.topics
-[SECONDS] [RATE]`` prints JSON: latency from publish() to the subscriber's queue, and what did not come. It takes about
-two cores for itself; ``BENCH_NODES`` makes it smaller.
+Five processes of ten nodes each join one topic; one node in each of the first processes publishes its share of the rate
+that is asked for, or what publish() lets it. Every message carries its time, which all processes of a machine read from
+one clock. ``python -m bench.topics [SECONDS] [RATE] [ENGINE]`` prints JSON: the rate reached, latency from publish() to
+the subscriber's queue, what did not come, and what a delivery costs. ``BENCH_NODES`` (a process) makes it smaller,
+``BENCH_PUBLISHERS`` is 2, or up to 5.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from typing import Any
 from meshnode import Config, Node
 
 PROCESSES, NODES = 5, int(os.environ.get("BENCH_NODES", "10"))  # nodes a process
-PUBLISHERS = 2
+PUBLISHERS = int(os.environ.get("BENCH_PUBLISHERS", "2"))
 SIZE = 1_000
-START_S, SETTLE_S, DRAIN_S = 20.0, 3.0, 4.0
+START_S, SETTLE_S, DRAIN_S = 20.0, 7.0, 8.0
 TOPIC = "bench"
 
 
-async def _worker(root: Path, index: int, seed: str) -> None:
+async def _worker(root: Path, index: int, seed: str, engine: str) -> None:
     """One process: says "ready", waits for a line ``begin SECONDS RATE``, and reports in the end."""
     async with AsyncExitStack() as stack:
         nodes = []
@@ -36,6 +37,7 @@ async def _worker(root: Path, index: int, seed: str) -> None:
                 "home": root / f"n{index}-{number}",
                 "listen": f"127.0.7.{1 + index * NODES + number}:0",
                 "mdns": False,
+                "engine": engine,
                 "dht": index == number == 0,
                 "seed_role": index == number == 0,
                 "relay": "off",  # all are on one host: a process that stalls must not send its neighbours on detours
@@ -59,7 +61,7 @@ async def _worker(root: Path, index: int, seed: str) -> None:
         order = (await loop.run_in_executor(None, sys.stdin.readline)).split()
         seconds, rate = float(order[0]), float(order[1])
         before = os.times()
-        sent = 0
+        sent, took = 0, 0.0
         if index < PUBLISHERS:
             interval = PUBLISHERS / rate
             for _ in range(int(SETTLE_S / 0.1)):  # the tree grows out of who was first
@@ -73,7 +75,9 @@ async def _worker(root: Path, index: int, seed: str) -> None:
                 sent += 1
                 due += interval
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
-        await asyncio.sleep(DRAIN_S + (0 if index < PUBLISHERS else SETTLE_S + seconds))
+            took = time.monotonic() - end + seconds
+            print("published", flush=True)
+        await loop.run_in_executor(None, sys.stdin.readline)
         after = os.times()
         for reader in readers:
             reader.cancel()
@@ -81,12 +85,14 @@ async def _worker(root: Path, index: int, seed: str) -> None:
             "topic_received",
             "topic_received_twice",
             "topic_queue_full",
+            "topic_drop_slow",
             "topic_drop_flood",
             "gossip_gone",
             "path_switches",
         )
         report = {
             "sent": sent,
+            "rate": sent / took if took else 0.0,
             "counts": counts,
             "lost": sum(topic.lost for topic in topics),
             "links": [topic.links for topic in topics],
@@ -99,7 +105,7 @@ async def _worker(root: Path, index: int, seed: str) -> None:
         await loop.run_in_executor(None, sys.stdin.readline)
 
 
-async def measure(seconds: float, rate: float) -> dict[str, Any]:
+async def measure(seconds: float, rate: float, engine: str) -> dict[str, Any]:
     """Run the processes and put their reports together."""
     with tempfile.TemporaryDirectory(prefix="mesh") as directory:
         workers: list[asyncio.subprocess.Process] = []
@@ -107,7 +113,7 @@ async def measure(seconds: float, rate: float) -> dict[str, Any]:
         try:
             for index in range(PROCESSES):
                 worker = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "bench.topics", "worker", directory, str(index), seed),
+                    *(sys.executable, "-m", "bench.topics", "worker", directory, str(index), seed, engine),
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     limit=1 << 24,
@@ -121,6 +127,15 @@ async def measure(seconds: float, rate: float) -> dict[str, Any]:
             for worker in workers:
                 assert worker.stdin is not None
                 worker.stdin.write(f"{seconds} {rate}\n".encode())
+            began = time.monotonic()
+            for worker in workers[:PUBLISHERS]:  # who is paced takes longer
+                assert worker.stdout is not None
+                await worker.stdout.readline()
+            await asyncio.sleep(DRAIN_S)
+            for worker in workers:
+                assert worker.stdin is not None
+                worker.stdin.write(b"report\n")
+            took = time.monotonic() - began
             reports = []
             for worker in workers:
                 assert worker.stdout is not None
@@ -130,10 +145,10 @@ async def measure(seconds: float, rate: float) -> dict[str, Any]:
                 if worker.returncode is None:
                     worker.kill()
                 await worker.wait()
-    return _together(reports, seconds)
+    return {"engine": engine, "rate_asked": rate, **_together(reports, took)}
 
 
-def _together(reports: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+def _together(reports: list[dict[str, Any]], took: float) -> dict[str, Any]:
     sent = sum(report["sent"] for report in reports)
     expected = got = 0
     for index, report in enumerate(reports):
@@ -148,6 +163,7 @@ def _together(reports: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
             counters[name] = counters.get(name, 0) + value
     return {
         "subscribers": sum(len(report["counts"]) for report in reports),
+        "rate_reached": round(sum(report["rate"] for report in reports), 1),
         "published": sent,
         "expected": expected,
         "missing": expected - got,
@@ -155,20 +171,21 @@ def _together(reports: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
         "p50_ms": round(latencies[len(latencies) // 2] * 1000, 1),
         "p99_ms": round(latencies[int(len(latencies) * 0.99)] * 1000, 1),
         "max_ms": round(max(report["worst"] for report in reports) * 1000, 1),
-        "cpu_cores": round(sum(report["cpu_s"] for report in reports) / (seconds + SETTLE_S + DRAIN_S), 2),
+        "cpu_cores": round(sum(report["cpu_s"] for report in reports) / took, 2),
+        "cpu_ms_per_delivery": round(1000 * sum(report["cpu_s"] for report in reports) / max(1, got), 3),
         "links": sorted(links for report in reports for links in report["links"])[:: max(1, PROCESSES * NODES // 10)],
         "copies_per_message": round(1 + counters["topic_received_twice"] / max(1, counters["topic_received"]), 3),
         "counters": counters,
     }
 
 
-def run(seconds: float = 20.0, rate: float = 200.0) -> dict[str, Any]:
+def run(seconds: float = 20.0, rate: float = 200.0, engine: str = "aioquic") -> dict[str, Any]:
     """The whole bench."""
-    return asyncio.run(measure(seconds, rate))
+    return asyncio.run(measure(seconds, rate, engine))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["worker"]:
-        asyncio.run(_worker(Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))
+        asyncio.run(_worker(Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:6]))
     else:
-        print(json.dumps(run(*(float(text) for text in sys.argv[1:3])), indent=1))
+        print(json.dumps(run(*(float(text) for text in sys.argv[1:3]), *sys.argv[3:4]), indent=1))

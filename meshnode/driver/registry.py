@@ -21,7 +21,8 @@ from meshnode.gossip.joined import is_subscription
 from meshnode.gossip.names import NameConflict, Names, PinsChanged, is_claim
 from meshnode.gossip.offers import Instance, is_offer
 from meshnode.gossip.standing import Fault
-from meshnode.gossip.topics import Dial, Lied, Topics
+from meshnode.gossip.topic_effects import Dial, Lied
+from meshnode.gossip.topics import Topics
 from meshnode.identity import NodeId
 from meshnode.quic.connection import Connection
 from meshnode.quic.stream import Stream
@@ -57,7 +58,7 @@ class Registry:
         self.on_name: Callable[[], None] = _nobody
         self.on_member: Callable[[MemberChanged], None] = _nobody
         self.on_peer_silent: Callable[[NodeId], None] = _nobody
-        self._links = TopicLinks(peers, self._on_topic_message, self._on_drained)
+        self._links = TopicLinks(peers, self._on_topic_message, self._on_busy, self._on_drained)
         self._timers = Timers()
         self._timers.at(now + RELEASE_S, self._release)
         self._draining = False
@@ -178,6 +179,9 @@ class Registry:
     def _on_topic_message(self, peer: NodeId, message: Message, now: float) -> None:
         self.topics.on_scoped(Scoped(peer, message), now, self._ports.clock.wall())
         self.drain(now)
+
+    def _on_busy(self, peer: NodeId, busy: bool, now: float) -> None:
+        self.topics.on_busy(peer, busy, now)
 
     def _on_drained(self, peer: NodeId, now: float) -> None:
         self.topics.on_drained(peer, now)

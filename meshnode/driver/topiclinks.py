@@ -1,8 +1,9 @@
 """The streams on which members of topics talk: one in each direction, apart from the control stream.
 
-Apart, so that a busy topic never delays signs of life. Each message is two bytes of length and its canonical CBOR. Rule
-when a link is slow: above ``TOPIC_LINK_QUEUE`` unacknowledged bytes messages for it are dropped (counted); when it has
-drained, its other end hears which ids are the latest, and asks for what it lacks.
+Apart, so that a busy topic never delays signs of life. Each message is two bytes of length and its canonical CBOR.
+Rules when a link is slow: above ``TOPIC_LINK_WINDOW`` unacknowledged bytes it is busy, and the core keeps payloads
+back; above ``TOPIC_LINK_QUEUE`` everything for it is dropped (counted), and when it has drained, its other end hears
+which ids are at hand.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from meshnode.errors import MeshError
 from meshnode.gossip.messages import Eager, Graft, IHave, Prune, decode_message, encode_message
 from meshnode.gossip.messages import Message as AnyMessage
 from meshnode.identity import NodeId
-from meshnode.limits import TOPIC_LINK_QUEUE, TOPIC_MAX_FRAME
+from meshnode.limits import TOPIC_LINK_QUEUE, TOPIC_LINK_WINDOW, TOPIC_MAX_FRAME
 from meshnode.metrics import describe
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.stream import Stream
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from meshnode.driver.peers import Peers
 
 SERVICE = "\x00topics"  # no application's service begins with a zero
-DRAIN_S = 0.2
+LOOK_S = 0.02
 HEADER = 2
 
 QUEUE_FULL = describe("topic_queue_full", "topic messages dropped: the link is slow")
@@ -36,20 +37,24 @@ Message = Eager | IHave | Graft | Prune
 
 
 class TopicLinks:
-    """All such streams of one node. ``deliver`` takes what comes, ``drained`` hears of links that may be used again."""
+    """All such streams of one node. ``deliver`` takes what comes, ``on_busy`` hears when a link has enough to carry,
+    and when it has no longer, ``drained`` of links that lack what was dropped and may be used again."""
 
     def __init__(
         self,
         peers: Peers,
         deliver: Callable[[NodeId, Message, float], None],
+        on_busy: Callable[[NodeId, bool, float], None],
         drained: Callable[[NodeId, float], None],
     ) -> None:
         self._peers = peers
         self._deliver = deliver
+        self._on_busy = on_busy
         self._drained = drained
         self._out: dict[NodeId, Stream] = {}
         self._in: dict[NodeId, Stream] = {}
-        self._behind: dict[NodeId, None] = {}
+        self._busy: dict[NodeId, None] = {}
+        self._behind: dict[NodeId, None] = {}  # of these: who lacks messages that were dropped
         self._timers = Timers()
 
     # ---- verbs
@@ -62,8 +67,6 @@ class TopicLinks:
             return
         if stream.queued > TOPIC_LINK_QUEUE:
             self._peers.ports.metrics.count(QUEUE_FULL)
-            if not self._behind:
-                self._timers.at(now + DRAIN_S, self._look)
             self._behind[peer] = None
             return
         data = encode_message(message)
@@ -71,6 +74,12 @@ class TopicLinks:
             stream.write(len(data).to_bytes(HEADER, "big") + data)
         except MeshError:
             self._peers.ports.metrics.count(NO_LINK)
+            return
+        if peer not in self._busy and stream.queued > TOPIC_LINK_WINDOW:
+            if not self._busy:
+                self._timers.at(now + LOOK_S, self._look)
+            self._busy[peer] = None
+            self._on_busy(peer, True, now)
 
     def release(self, peer: NodeId) -> None:
         """No topic needs this link any more."""
@@ -89,6 +98,7 @@ class TopicLinks:
         if not up:
             for streams in (self._out, self._in):
                 streams.pop(peer, None)
+            self._busy.pop(peer, None)
             self._behind.pop(peer, None)
 
     def on_stream(self, connection: Connection, stream: Stream) -> bool:
@@ -168,12 +178,13 @@ class TopicLinks:
         stream.reset()
 
     def _look(self, now: float) -> None:
-        for peer in list(self._behind):
+        for peer in list(self._busy):
             stream = self._out.get(peer)
-            if stream is None or stream.error is not None:
-                del self._behind[peer]
-            elif stream.queued < TOPIC_LINK_QUEUE // 2:
-                del self._behind[peer]
-                self._drained(peer, now)
-        if self._behind:
-            self._timers.at(now + DRAIN_S, self._look)
+            if stream is None or stream.error is not None or stream.queued <= TOPIC_LINK_WINDOW // 2:
+                del self._busy[peer]
+                self._on_busy(peer, False, now)
+                if peer in self._behind:
+                    del self._behind[peer]
+                    self._drained(peer, now)
+        if self._busy:
+            self._timers.at(now + LOOK_S, self._look)

@@ -46,7 +46,7 @@ MISSING_FULL = describe("gossip_missing_full", "announcements dropped: too many 
 class Broadcast:
     """One tree. Ids are 8 bytes; whoever calls has verified what it hands in."""
 
-    announce_s, announce_again_s, graft_s = ANNOUNCE_S, ANNOUNCE_AGAIN_S, GRAFT_S
+    announce_s, announce_again_s, graft_s, again_s = ANNOUNCE_S, ANNOUNCE_AGAIN_S, GRAFT_S, AGAIN_S
 
     def __init__(self, rng: random.Random, timers: Timers, metrics: Metrics, now: float, scope: bytes = b"") -> None:
         self.eager: dict[NodeId, None] = {}
@@ -75,7 +75,7 @@ class Broadcast:
         if self._pushes:
             pushes, self._pushes = self._pushes, {}
             for peer, items in pushes.items():
-                self._effects += [Send(peer, Eager(self._scope, part)) for part in _frames(items)]
+                self._effects += [Send(peer, Eager(self._scope, part)) for part in frames(items)]
         effects, self._effects = self._effects, []
         return effects
 
@@ -200,7 +200,7 @@ class Broadcast:
         for item in message.ids:
             payload, hops, _ = self._recent.get(item) or (find.get(item), 0, 0.0)
             if payload is not None:
-                self._pushes.setdefault(peer, []).append((hops, payload))
+                self._push(peer, hops, payload)
 
     def on_prune(self, peer: NodeId, now: float) -> None:
         """A neighbour gets payloads from others."""
@@ -217,15 +217,17 @@ class Broadcast:
         if wide:  # a payload may only go over links that both ends take for eager: who gets it twice prunes
             for peer in list(self.lazy):
                 self.add(peer)
-        pushes = self._pushes
         for peer in self.eager:
             if peer != source:
-                pushes.setdefault(peer, []).append((hops, payload))
+                self._push(peer, hops, payload)
         for peer in self.lazy:
             if peer != source:
                 self._announcements.setdefault(peer, []).append((min(hops + 1, GOSSIP_MAX_HOPS), item))
         if self.lazy:
             self._announce_soon(now)
+
+    def _push(self, peer: NodeId, hops: int, payload: bytes) -> None:
+        self._pushes.setdefault(peer, []).append((hops, payload))
 
     def _prune(self, peer: NodeId, now: float) -> None:
         self.eager.pop(peer, None)
@@ -281,7 +283,7 @@ class Broadcast:
                 continue
             self._missing[item] = [pair for pair in announcers if pair[0] != peer]
             wanted.setdefault(peer, []).append(item)
-            self._due[item] = now + AGAIN_S
+            self._due[item] = now + self.again_s
         for peer, items in wanted.items():
             self._metrics.count(GRAFTS, len(items))
             self.add(peer)
@@ -291,7 +293,7 @@ class Broadcast:
         self._graft_soon()
 
 
-def _frames(items: list[tuple[int, bytes]]) -> list[tuple[tuple[int, bytes], ...]]:
+def frames(items: list[tuple[int, bytes]]) -> list[tuple[tuple[int, bytes], ...]]:
     """Cut a list of payloads into messages that fit a frame."""
     if len(items) == 1:
         return [tuple(items)]

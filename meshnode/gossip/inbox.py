@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from meshnode.identity import NodeId
 from meshnode.limits import TOPIC_MAX_HOLES, TOPIC_MAX_ORIGINS, TOPIC_QUEUE
 
-LATE_S = 3.0  # a missing message that did not come within this is lost
+LATE_S = 20.0  # a missing message that did not come within this is lost; queues of busy links are some seconds long
+EARLY = 64  # messages that may come after a later one, although that was the first of their origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class TopicMessage:
 class _Origin:
     epoch: int
     next: int
+    early: dict[int, None]
     holes: OrderedDict[int, float] = field(default_factory=OrderedDict)
 
 
@@ -93,14 +95,14 @@ class Inbox:
         if origin is None or epoch > origin.epoch:
             if origin is not None:
                 self.lost += len(origin.holes)
-            self._origins[sender] = _Origin(epoch, seq + 1)
+            self._origins[sender] = _Origin(epoch, seq + 1, dict.fromkeys(range(max(1, seq - EARLY), seq)))
             if len(self._origins) > TOPIC_MAX_ORIGINS:
                 self.lost += len(self._origins.popitem(last=False)[1].holes)
             return True
         if epoch < origin.epoch:
             return False
         if seq < origin.next:
-            return origin.holes.pop(seq, None) is not None
+            return origin.holes.pop(seq, None) is not None or origin.early.pop(seq, self) is None
         missing = range(origin.next, seq)
         for number in missing[-TOPIC_MAX_HOLES:]:
             origin.holes[number] = now + LATE_S

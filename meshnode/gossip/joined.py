@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from meshnode.gossip.entry import Entry, Kind
 from meshnode.gossip.inbox import Inbox
+from meshnode.gossip.pressure import Pressure
 from meshnode.gossip.rates import Bucket
 from meshnode.gossip.ring import Latest, Ring, scope_of
 from meshnode.gossip.tree import Tree
@@ -44,11 +46,21 @@ class Past:
 class Joined:
     """All state of one joined topic."""
 
-    def __init__(self, own: NodeId, name: str, rng: random.Random, timers: Timers, now: float, wall: float) -> None:
+    def __init__(
+        self,
+        own: NodeId,
+        name: str,
+        rng: random.Random,
+        timers: Timers,
+        busy: Container[NodeId],
+        now: float,
+        wall: float,
+    ) -> None:
         self.name = name
         self.scope = scope_of(name)
         self.ring = Ring(own, self.scope)
-        self.tree = Tree(rng, timers, Metrics(), now, self.scope)
+        self.tree = Tree(rng, timers, Metrics(), now, self.scope, busy)
+        self.pressure = Pressure(self.tree.eager)
         self.latest = Latest()
         self.inbox = Inbox()
         self.joined = now
@@ -62,8 +74,33 @@ class Joined:
         self.own = Bucket.full(TOPIC_PUBLISH_RATE, TOPIC_PUBLISH_BURST, TOPIC_PUBLISH_BYTES, TOPIC_PUBLISH_BYTES, now)
         self.flushed = float("-inf")
         self.flushing: Timer | None = None
+        self.holding: Timer | None = None
         self.choosing: Timer | None = None
-        self.expiring: Timer | None = None
+        self._timers = timers
+        self._expiring: Timer | None = None
+
+    def deliver(self, entry: Entry, now: float) -> None:
+        """A verified message is for the application."""
+        parsed = parse_message(entry, self.name)
+        if parsed is not None:
+            self.inbox.on_message(entry.origin, parsed[0], entry.seq - parsed[0], parsed[1], now)
+        if self._expiring is None or not self._expiring.live:
+            self._expire(now)
+
+    def _expire(self, now: float) -> None:
+        again = self.inbox.expire(now)
+        if again is not None:
+            self._expiring = self._timers.at(again, self._expire)
+
+    def end_past(self, now: float) -> None:
+        """A late joiner has waited for the past: it gets the latest of it in order, and then what came meanwhile."""
+        past = self.past
+        if past is None or now < past.until:
+            return
+        self.past = None
+        past.old.sort(key=lambda entry: (entry.issued, entry.seq, entry.origin))
+        for entry in (*past.old[-past.count :], *past.fresh):
+            self.deliver(entry, now)
 
     def allows(self, origin: NodeId, size: int, now: float) -> bool:
         """Charge a verified message to its origin and to the topic."""

@@ -37,3 +37,7 @@ class Bucket:
         self.tokens -= 1
         self.room -= size
         return True
+
+    def drain(self) -> None:
+        """Nothing is saved up."""
+        self.tokens = min(self.tokens, 1.0)

@@ -5,18 +5,18 @@ each other (ring.py), and over these links runs one Plumtree per topic, in broad
 tree of its own, because on the mesh's shared one every node would carry every topic's bytes. A message is a signed,
 fleeting entry of kind TOPIC: at most once, and in order as long as the tree does not change.
 
-Four broadcast messages have a second meaning here. A GRAFT of the id 0 greets: I want this link; one that begins with
-the id of all ones asks for payloads only (tree.py). An empty IHAVE parts: I am not here, or have no room. An IHAVE
-with the largest number of hops tells the latest ids that its sender has; each link begins with one, which mends what a
-change of the tree has lost, and gives late joiners their replay.
+Five broadcast messages have a second meaning here. A GRAFT of the id 0 greets: I want this link; one that begins with
+the id of all ones asks for payloads only (tree.py); one that begins with MARK is for publishers (pressure.py). An empty
+IHAVE parts: I am not here, or have no room. An IHAVE with the largest number of hops tells the latest ids that its
+sender has; each link begins with one, which mends what a change of the tree has lost, and gives late joiners their
+replay.
 """
 
 from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from meshnode.gossip.directory import Announce
 from meshnode.gossip.effects import Scoped, Send, Status
@@ -24,10 +24,27 @@ from meshnode.gossip.entry import ID_LENGTH, Entry, EntryReject, Kind, id_of, op
 from meshnode.gossip.inbox import Inbox
 from meshnode.gossip.joined import Joined, Past, parse_message
 from meshnode.gossip.messages import Eager, Graft, IHave
+from meshnode.gossip.pressure import MARK, REPEAT_S
 from meshnode.gossip.ring import scope_of
+from meshnode.gossip.subscribers import Subscribers, scope_in
+from meshnode.gossip.topic_effects import (
+    FLOOD,
+    FULL,
+    RECEIVED,
+    REJECTED,
+    SLOW,
+    STRANGER,
+    SUBSCRIBERS_FULL,
+    TWICE,
+    UNFIT,
+    Dial,
+    Effect,
+    Lied,
+)
 from meshnode.gossip.tree import PULL
 from meshnode.identity import Identity, NodeId
 from meshnode.limits import (
+    GOSSIP_FRAME,
     GOSSIP_MAX_FLEETING_TTL_S,
     GOSSIP_MAX_HOPS,
     TOPIC_MAX_DATA,
@@ -37,13 +54,14 @@ from meshnode.limits import (
     TOPIC_MAX_REPLAY,
     TOPIC_MAX_SUBSCRIBERS,
 )
-from meshnode.metrics import Metrics, describe
+from meshnode.metrics import Metrics
 from meshnode.timers import Timers
 from meshnode.wire import encode
 
 SUBSCRIPTION_TTL_S = 3600
 COALESCE_S = 0.05  # payloads for one link wait so long for others, unless the last ones went longer ago than this
 CHOOSE_S = 0.1  # changes of the membership within this are one
+HELD_S = 0.02  # who is held back looks again after so long
 RENEW_S = 20.0  # a link that we want is greeted again
 UNWANTED_S = 60.0  # and is over when neither end has wanted it for so long
 AVOID_S, MAX_AVOID_S = 2.0, 60.0  # a member that does not answer is passed over for so long, doubling
@@ -52,32 +70,6 @@ REPLAY_S, REPLAY_PATIENCE_S = 1.0, 3.0  # after the first link; without any
 REPLAY_AGES_S = 300.0, 600.0  # a replayed message may be 10 minutes old, though its time to be passed on is over
 DISORDER = 8
 HELLO = b"\0" * ID_LENGTH
-
-RECEIVED = describe("topic_received", "topic messages that came and counted")
-TWICE = describe("topic_received_twice", "topic messages that came and were here already")
-STRANGER = describe("topic_drop_stranger", "topic messages dropped: of a topic not joined here, or from no neighbour")
-REJECTED = describe("topic_drop_rejected", "topic messages dropped: not signed, not canonical, stale or of the future")
-UNFIT = describe("topic_drop_unfit", "topic messages dropped: signed, but not a message of this topic")
-FLOOD = describe("topic_drop_flood", "topic messages dropped: their origin, or all together, over the rate")
-FULL = describe("topic_links_full", "members of a topic turned away: we serve enough")
-SUBSCRIBERS_FULL = describe("topic_subscribers_full", "subscriptions not remembered: too many")
-
-
-@dataclass(frozen=True, slots=True)
-class Dial:
-    """A topic wants a connection to ``peer``; ``on_link`` or ``on_connect_failed`` answers."""
-
-    peer: NodeId
-
-
-@dataclass(frozen=True, slots=True)
-class Lied:
-    """``peer`` handed us what no honest node passes on."""
-
-    peer: NodeId
-
-
-Effect = Send | Dial | Announce | Lied
 
 
 class Topics:
@@ -98,9 +90,9 @@ class Topics:
         self._timers = Timers()
         self._topics: dict[str, Joined] = {}
         self._by_scope: dict[bytes, Joined] = {}
-        self._subscribers: dict[bytes, dict[NodeId, None]] = {}
-        self._known = 0
+        self._subscribers = Subscribers()
         self._links: dict[NodeId, None] = {}
+        self._busy: dict[NodeId, None] = {}
         self._avoided: OrderedDict[NodeId, tuple[float, float]] = OrderedDict()
         self._effects: list[Effect] = []
 
@@ -131,11 +123,11 @@ class Topics:
             raise ValueError(f"the topic {name!r} is joined already")
         if len(self._topics) >= TOPIC_MAX_JOINED:
             raise ValueError(f"a node joins at most {TOPIC_MAX_JOINED} topics")
-        topic = Joined(self._own, name, self._rng, self._timers, now, wall)
+        topic = Joined(self._own, name, self._rng, self._timers, self._busy, now, wall)
         self._topics[name] = self._by_scope[topic.scope] = topic
         if replay:
             topic.past = Past(replay, now + REPLAY_PATIENCE_S)
-            self._timers.at(topic.past.until, lambda now: self._end_past(topic, now))
+            self._timers.at(topic.past.until, topic.end_past)
         self._subscribe(topic, now)
         self._choose(topic, now)
         self._timers.at(now + RENEW_S, lambda now: self._renew(topic, now))
@@ -157,7 +149,11 @@ class Topics:
         """Seconds until a message of ``size`` bytes may be published; 0 when it may. Raises KeyError, ValueError."""
         if size > TOPIC_MAX_DATA:
             raise ValueError(f"a message has at most {TOPIC_MAX_DATA} bytes, not {size}")
-        return self._topics[name].own.wait(size, now)
+        topic = self._topics[name]
+        if topic.pressure.pressing(now):
+            topic.own.drain()  # what we were kept from is no burst that may follow
+            return HELD_S
+        return topic.own.wait(size, now)
 
     def publish(self, name: str, data: bytes, now: float, wall: float) -> int:
         """Send to everybody who has joined; returns the message's seq. Raises KeyError, ValueError."""
@@ -186,9 +182,13 @@ class Topics:
         """Those with whom we exchange the messages of a topic."""
         return list(self._topics[name].greeted)
 
+    def waiting(self, name: str) -> dict[NodeId, int]:
+        """How many bytes wait for the links to neighbours."""
+        return dict(self._topics[name].tree.waiting)
+
     def known(self, name: str) -> list[NodeId]:
         """Other living nodes that are said to have joined a topic."""
-        members = self._subscribers.get(scope_of(name), {})
+        members = self._subscribers.of(scope_of(name))
         return [peer for peer in members if self._status(peer) not in (Status.GONE, Status.LEFT)]
 
     def uses(self, peer: NodeId) -> bool:
@@ -203,52 +203,37 @@ class Topics:
 
     def on_entry(self, entry: Entry, now: float) -> None:
         """A new SUBSCRIPTION entry counts."""
-        try:
-            scope = bytes.fromhex(entry.name)
-        except ValueError:
-            scope = b""
-        if len(scope) != 16:
+        scope = scope_in(entry.name)
+        if scope is None:
             return
         topic = self._by_scope.get(scope)
         if entry.origin == self._own:
             if entry.value is not None and topic is None:  # of an earlier run
                 self._effects.append(Announce(Kind.SUBSCRIPTION, entry.name, None, SUBSCRIPTION_TTL_S + 600))
-            return
-        members = self._subscribers.setdefault(scope, {})
-        if entry.value is None:
+        elif entry.value is None:
             self.on_expired(entry, now)
-        elif entry.origin not in members:
-            if self._known >= TOPIC_MAX_SUBSCRIBERS:
+        else:
+            added = self._subscribers.add(scope, entry.origin)
+            if added is None:
                 self._metrics.count(SUBSCRIBERS_FULL)
-                return
-            members[entry.origin] = None
-            self._known += 1
-            if topic is not None:
+            elif added and topic is not None:
                 self._choose_soon(topic, now)
 
     def on_expired(self, entry: Entry, now: float) -> None:
         """A SUBSCRIPTION entry was withdrawn, or not renewed."""
-        try:
-            scope = bytes.fromhex(entry.name)
-        except ValueError:
+        scope = scope_in(entry.name)
+        if scope is None:
             return
-        members = self._subscribers.get(scope)
-        if members is None:
-            return
-        if entry.origin in members:
-            del members[entry.origin]
-            self._known -= 1
+        self._subscribers.remove(scope, entry.origin)
         topic = self._by_scope.get(scope)
         if topic is not None:
             topic.ring.forget(entry.origin)
             self._choose_soon(topic, now)
-        if not members:
-            del self._subscribers[scope]
 
     def on_member(self, peer: NodeId, now: float) -> None:
         """The membership believes something else of ``peer``."""
         for scope, topic in self._by_scope.items():
-            if peer in self._subscribers.get(scope, {}):
+            if peer in self._subscribers.of(scope):
                 self._choose_soon(topic, now)
 
     def on_link(self, peer: NodeId, up: bool, now: float) -> None:
@@ -258,12 +243,13 @@ class Topics:
             self._avoided.pop(peer, None)
         else:
             self._links.pop(peer, None)
+            self._busy.pop(peer, None)
         for topic in list(self._topics.values()):
             if up and peer in topic.wanted:
                 self._greet(topic, peer, now)
             elif not up:
-                known = topic.greeted.pop(peer, None) is not None
-                topic.tree.remove(peer)
+                known = peer in topic.greeted
+                self._part(topic, peer)
                 if known or peer in topic.wanted:
                     self._choose_soon(topic, now)
 
@@ -274,11 +260,23 @@ class Topics:
             if peer in topic.wanted:
                 self._choose_soon(topic, now)
 
+    def on_busy(self, peer: NodeId, busy: bool, now: float) -> None:
+        """The link to ``peer`` has enough to carry, or carries more again."""
+        if busy:
+            self._busy[peer] = None
+            return
+        self._busy.pop(peer, None)
+        for topic in self._topics.values():
+            topic.pressure.on_progress(peer, now)
+            if peer in topic.tree.waiting:
+                topic.flushed = float("-inf")
+                self._flush(topic, now)
+
     def on_drained(self, peer: NodeId, now: float) -> None:
-        """The link had been too full, so that messages for it were dropped, and is so no longer."""
+        """Messages for ``peer`` were dropped behind us, and will be no longer."""
         for topic in self._topics.values():
             if peer in topic.greeted:
-                self._tell_latest(topic, peer)
+                self._tell(topic, peer, topic.tree.recent())
 
     # ---- what neighbours say
 
@@ -302,6 +300,9 @@ class Topics:
             self._on_ihave(topic, peer, message, now)
         elif isinstance(message, Graft) and PULL in message.ids:
             topic.tree.on_pull(peer, message.ids, topic.latest.find(message.ids))
+        elif isinstance(message, Graft) and message.ids and message.ids[0].startswith(MARK):
+            topic.pressure.on_told(peer, message.ids[0], now)
+            self._pass_pressure(topic, now)
         elif isinstance(message, Graft):
             topic.tree.on_graft(peer, message, topic.latest.find(message.ids), now)
         else:
@@ -319,7 +320,7 @@ class Topics:
             topic.tree.add(peer)
             if peer in topic.wanted:
                 self._effects.append(Send(peer, Graft(topic.scope, (HELLO,))))
-            self._tell_latest(topic, peer)
+            self._tell(topic, peer, topic.latest.ids())
             self._first_link(topic, now)
 
     def _on_payload(self, topic: Joined, peer: NodeId, payload: bytes, hops: int, now: float, wall: float) -> None:
@@ -358,7 +359,7 @@ class Topics:
             topic.tree.on_payload(peer, item, payload, hops, now)
         past = topic.past
         if past is None:
-            self._deliver(topic, entry, now)
+            topic.deliver(entry, now)
         else:
             (past.old if old else past.fresh).append(entry)
             past.wanted.pop(item, None)
@@ -393,32 +394,11 @@ class Topics:
 
     # ---- inside
 
-    def _deliver(self, topic: Joined, entry: Entry, now: float) -> None:
-        parsed = parse_message(entry, topic.name)
-        if parsed is not None:
-            topic.inbox.on_message(entry.origin, parsed[0], entry.seq - parsed[0], parsed[1], now)
-        if topic.expiring is None or not topic.expiring.live:
-            self._expire(topic, now)
-
-    def _expire(self, topic: Joined, now: float) -> None:
-        again = topic.inbox.expire(now)
-        if again is not None:
-            topic.expiring = self._timers.at(again, lambda now: self._expire(topic, now))
-
     def _first_link(self, topic: Joined, now: float) -> None:
         topic.inbox.on_linked()
         if topic.past is not None and now + REPLAY_S < topic.past.until:
             topic.past.until = now + REPLAY_S
-            self._timers.at(topic.past.until, lambda now: self._end_past(topic, now))
-
-    def _end_past(self, topic: Joined, now: float) -> None:
-        past = topic.past
-        if past is None or now < past.until:
-            return
-        topic.past = None
-        past.old.sort(key=lambda entry: (entry.issued, entry.seq, entry.origin))
-        for entry in (*past.old[-past.count :], *past.fresh):
-            self._deliver(topic, entry, now)
+            self._timers.at(topic.past.until, topic.end_past)
 
     def _subscribe(self, topic: Joined, now: float) -> None:
         if self._topics.get(topic.name) is topic:
@@ -451,13 +431,23 @@ class Topics:
         if peer not in topic.greeted:
             topic.greeted[peer] = now
             topic.tree.add(peer)
-            self._tell_latest(topic, peer)
+            self._tell(topic, peer, topic.latest.ids())
             self._first_link(topic, now)
 
-    def _tell_latest(self, topic: Joined, peer: NodeId) -> None:
-        ids = topic.latest.ids()
+    def _tell(self, topic: Joined, peer: NodeId, ids: Sequence[bytes]) -> None:
         if ids:
             self._effects.append(Send(peer, IHave(topic.scope, tuple((GOSSIP_MAX_HOPS, item) for item in ids))))
+
+    def _pass_pressure(self, topic: Joined, now: float) -> None:
+        """Those from whom we get payloads hear of it when others of our links can take no more."""
+        if self._topics.get(topic.name) is not topic:
+            return
+        if topic.pressure.pressing(now):
+            topic.tree.held_until = now + 2 * REPEAT_S
+        for peer, item in topic.pressure.tell(now):
+            self._effects.append(Send(peer, Graft(topic.scope, (item,))))
+        if topic.pressure.tells and (topic.holding is None or not topic.holding.live):
+            topic.holding = self._timers.at(now + REPEAT_S, lambda now: self._pass_pressure(topic, now))
 
     def _renew(self, topic: Joined, now: float) -> None:
         """Greet again whom we want; part from those whom neither end wants any longer."""
@@ -475,6 +465,7 @@ class Topics:
     def _part(self, topic: Joined, peer: NodeId) -> None:
         topic.greeted.pop(peer, None)
         topic.tree.remove(peer)
+        topic.pressure.forget(peer)
 
     def _avoid(self, peer: NodeId, now: float) -> None:
         before = self._avoided.pop(peer, None)
@@ -485,11 +476,21 @@ class Topics:
 
     def _flush(self, topic: Joined, now: float) -> None:
         """Hand out what the tree wants to send; payloads that follow each other closely share messages."""
-        if now < topic.flushed + COALESCE_S:
-            if topic.flushing is None or not topic.flushing.live:
-                topic.flushing = self._timers.at(topic.flushed + COALESCE_S, lambda now: self._flush(topic, now))
-            return
-        effects = topic.tree.take_effects()
-        if effects:
-            topic.flushed = now
-            self._effects += effects
+        tree = topic.tree
+        late = now < topic.flushed + COALESCE_S and max(tree.waiting.values(), default=0) < GOSSIP_FRAME
+        if not late:
+            effects = tree.take_effects()
+            if effects:
+                topic.flushed = now
+                self._effects += effects
+            for peer in tree.take_behind():
+                self._tell(topic, peer, tree.recent())
+        rest = late or any(peer not in self._busy for peer in tree.waiting)
+        if rest and (topic.flushing is None or not topic.flushing.live):
+            at = topic.flushed + COALESCE_S if late else now + COALESCE_S
+            topic.flushing = self._timers.at(at, lambda now: self._flush(topic, now))
+        if topic.pressure.weigh(tree.waiting, now):
+            self._pass_pressure(topic, now)
+        if tree.dropped:
+            self._metrics.count(SLOW, tree.dropped)
+            tree.dropped = 0

@@ -48,7 +48,7 @@ def test_links_and_duplicates_stay_few_as_members_come() -> None:
     degrees = sorted(len(node.topics.neighbours("news")) for node in world.nodes)
     assert degrees[-1] <= 16
     assert degrees[len(degrees) // 2] <= 8
-    for i in range(20):
+    for i in range(80):
         world.publish(world.nodes[0], "news", b"warm %d" % i)
         world.run(0.1)
     before = sum(node.metrics.counters.get("topic_received_twice", 0) for node in world.nodes)
@@ -197,7 +197,7 @@ def test_a_crowd_is_turned_away_when_enough_are_served() -> None:
     assert node.metrics.counters["topic_links_full"] == 23
 
 
-@pytest.mark.parametrize(("publishers", "most"), [(1, 1.1), (2, 1.1), (5, 1.8)])
+@pytest.mark.parametrize(("publishers", "most"), [(1, 1.1), (2, 1.1), (5, 1.1)])
 def test_hundreds_of_messages_a_second_settle_on_a_tree(publishers: int, most: float) -> None:
     world = _joined(20, 20)
 
@@ -213,7 +213,7 @@ def test_hundreds_of_messages_a_second_settle_on_a_tree(publishers: int, most: f
         )
         return 1 + twice / got
 
-    copies = [second() for _ in range(7)]
+    copies = [second() for _ in range(9)]
     world.run(5.0)
-    assert max(copies[4:]) <= most, copies
-    assert all(len(node.read()) == 700 for node in world.nodes[publishers:])
+    assert max(copies[6:]) <= most, copies
+    assert all(len(node.read()) == 900 for node in world.nodes[publishers:])

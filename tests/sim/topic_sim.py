@@ -13,7 +13,8 @@ from meshnode.gossip.effects import Scoped, Send, Status
 from meshnode.gossip.entry import Entry, sign_entry
 from meshnode.gossip.inbox import Inbox, TopicMessage
 from meshnode.gossip.messages import decode_message, encode_message
-from meshnode.gossip.topics import Dial, Lied, Topics
+from meshnode.gossip.topic_effects import Dial, Effect, Lied
+from meshnode.gossip.topics import Topics
 from meshnode.identity import Identity, NodeId
 from meshnode.metrics import Metrics
 
@@ -134,28 +135,32 @@ class TopicWorld:
             self.at(self.now + self.rng.uniform(0.0, GOSSIP_S), tell)
 
     def _drain(self, node: TopicNode) -> None:
-        for effect in node.topics.take_effects():
-            if isinstance(effect, Send):
-                self._send(node, effect)
-            elif isinstance(effect, Dial):
-                self._dial(node, effect.peer)
-            elif isinstance(effect, Announce):
-                self._seq += 1
-                entry = sign_entry(
-                    node.identity,
-                    kind=effect.kind,
-                    name=effect.name,
-                    seq=self._seq,
-                    issued_ms=int(self.wall * 1000),
-                    ttl=effect.ttl,
-                    value=effect.value,
-                )
-                self.spread(entry)
-            elif isinstance(effect, Lied):
-                node.lied.append(effect.peer)
+        while effects := node.topics.take_effects():
+            for effect in effects:
+                self._carry(node, effect)
         at = node.topics.next_deadline()
         if at is not None:
             self.at(at, lambda: self._tick(node))
+
+    def _carry(self, node: TopicNode, effect: Effect) -> None:
+        if isinstance(effect, Send):
+            self._send(node, effect)
+        elif isinstance(effect, Dial):
+            self._dial(node, effect.peer)
+        elif isinstance(effect, Announce):
+            self._seq += 1
+            entry = sign_entry(
+                node.identity,
+                kind=effect.kind,
+                name=effect.name,
+                seq=self._seq,
+                issued_ms=int(self.wall * 1000),
+                ttl=effect.ttl,
+                value=effect.value,
+            )
+            self.spread(entry)
+        elif isinstance(effect, Lied):
+            node.lied.append(effect.peer)
 
     def _tick(self, node: TopicNode) -> None:
         at = node.topics.next_deadline()
