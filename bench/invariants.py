@@ -55,7 +55,7 @@ HEAP = 64 + 2 * STORED + 1  # a heap keeps what was replaced until it surfaces
 
 BOUNDS = {
     "Gossip._effects": 0,
-    "Gossip._checks": KINDS,
+    "Intake.checks": KINDS,
     "Gossip._seeds": GOSSIP_MAX_SEEDS,
     "Timers._heap": TIMERS,
     "Views.active": GOSSIP_MAX_ACTIVE,
@@ -141,7 +141,8 @@ def check_bounds(node: GossipNode, names: Names | None = None) -> None:
     """Raise Broken when anything that a node keeps is larger than it may be."""
     gossip = node.gossip
     views, tree, store, members = gossip.views, gossip.broadcast, gossip.store, gossip.members
-    parts = (gossip, views, tree, store, gossip.detector, members, gossip.standing, gossip.reconciler, gossip._timers)
+    others = (gossip.intake, gossip.detector, gossip.standing, gossip.reconciler, gossip._timers)
+    parts = (gossip, views, tree, store, members, *others)
     for part in (*parts, *([names] if names else [])):
         _check_part(node, part)
     _most(node, "bytes of recent payloads", tree._recent_size, NARROW["GOSSIP_MAX_RECENT"])

@@ -36,8 +36,9 @@ from meshnode.gossip.effects import (
     Silent,
     Status,
 )
-from meshnode.gossip.entry import REJECTED, Entry, EntryReject, Key, Kind, id_of, open_entry, sign_entry
-from meshnode.gossip.kinds import Member, parse_accusation, parse_member
+from meshnode.gossip.entry import Entry, Key, Kind, sign_entry
+from meshnode.gossip.intake import Intake
+from meshnode.gossip.kinds import Member
 from meshnode.gossip.members import Members
 from meshnode.gossip.messages import (
     Contact,
@@ -64,7 +65,7 @@ from meshnode.gossip.messages import (
 )
 from meshnode.gossip.reconcile import Reconciler
 from meshnode.gossip.standing import Fault, Standing
-from meshnode.gossip.store import Put, Store
+from meshnode.gossip.store import Store
 from meshnode.gossip.views import Views
 from meshnode.identity import Identity, NodeId
 from meshnode.limits import GOSSIP_MAX_SEEDS, GOSSIP_MAX_TTL_S, GOSSIP_OWN_SHARE
@@ -81,17 +82,6 @@ MALFORMED = describe("gossip_drop_message", "messages dropped: not a message")
 UNKNOWN = describe("gossip_drop_type", "messages ignored: of a type that this version does not know")
 STRANGER = describe("gossip_drop_stranger", "messages dropped: from a peer that is no neighbour")
 BANNED = describe("gossip_drop_banned", "messages dropped: from a peer that is cut off for lying")
-VOID = describe("gossip_drop_void", "accusations dropped: refuted before they came")
-
-FAULTS = {
-    EntryReject.OVERSIZED: Fault.MALFORMED,
-    EntryReject.MALFORMED: Fault.MALFORMED,
-    EntryReject.NOT_CANONICAL: Fault.MALFORMED,
-    EntryReject.UNFIT: Fault.MALFORMED,
-    EntryReject.FORGED: Fault.FORGED,
-    EntryReject.FUTURE: Fault.UNTIMELY,
-    EntryReject.EXPIRED: Fault.UNTIMELY,
-}
 
 CoreEffect = (
     Send | Connect | Release | Probe | NeedContacts | Joined | Parted | Accuse | Estranged | Silent | MemberChanged
@@ -126,10 +116,6 @@ class Gossip:
         self._effects: list[Effect] = []
         self._expiring: Timer | None = None
         self._left = False
-        self._checks: dict[int, Callable[[Entry], bool]] = {
-            Kind.MEMBER: lambda entry: parse_member(entry) is not None,
-            Kind.ACCUSATION: lambda entry: parse_accusation(entry) is not None,
-        }
         self.probeable: Callable[[Contact], bool] = lambda contact: True
         self._seeds: dict[NodeId, Contact] = {}
         timers = self._timers
@@ -139,9 +125,10 @@ class Gossip:
         self.detector = Detector(rng, timers, metrics, self._sample, now)
         self.members = Members(self.id, timers, metrics, lambda: self.detector.health)
         self.broadcast = Broadcast(rng, timers, metrics, now)
-        self.reconciler = Reconciler(rng, timers, metrics, self.store, self._payload, now)
+        self.reconciler = Reconciler(rng, timers, metrics, self.store, self.payload, now)
         self.standing = Standing(metrics)
         self.belief = Belief(self)
+        self.intake = Intake(self)
 
     # ---- pumping
 
@@ -157,7 +144,7 @@ class Gossip:
             return
         except WireError:
             self.metrics.count(MALFORMED)
-            self._blame(peer, Fault.MALFORMED, now)
+            self.mark(peer, Fault.MALFORMED, now)
             return
         self.on_message(peer, message, now)
 
@@ -236,11 +223,11 @@ class Gossip:
 
     def check(self, kind: int, fits: Callable[[Entry], bool]) -> None:
         """A layer above says what its kind demands: what does not fit is dropped, and blamed on who handed it over."""
-        self._checks[kind] = fits
+        self.intake.checks[kind] = fits
 
     def blame(self, peer: NodeId, fault: Fault, now: float) -> None:
         """A layer above was handed by ``peer`` what no honest node passes on."""
-        self._blame(peer, fault, now)
+        self.mark(peer, fault, now)
         self._route(now)
 
     def leave(self, now: float) -> None:
@@ -293,7 +280,7 @@ class Gossip:
         self._seq = entry.seq
         if not entry.fleeting:
             self.store.put(entry)
-            self._arm_expiry(now)
+            self.arm_expiry(now)
             if kind == Kind.MEMBER:
                 self.belief.void_accusations(self.id, entry.seq)
         self.broadcast.publish(entry.id, entry.encoded, now, wide=wide)
@@ -358,87 +345,22 @@ class Gossip:
         self.reconciler.ask(peer, now)
         self._route(now)
 
-    # ---- entries
+    # ---- what the parts share
 
-    def _on_eager(self, peer: NodeId, message: Eager, now: float) -> None:
-        for hops, payload in message.items:
-            item = id_of(payload)
-            if self.broadcast.knows(item):
-                if not self.broadcast.on_overtaken(peer, item, hops, now):
-                    self.broadcast.on_duplicate(peer, item, now)
-                continue
-            taken = self._take(peer, payload, now)
-            if taken is None:
-                self.broadcast.on_rejected(item, now)
-            else:
-                self.broadcast.on_payload(peer, item, payload, hops, now, wide=self.belief.breaks_the_tree(taken[0]))
-                self._apply(*taken, peer, hops + 1, now)
-
-    def _on_entries(self, peer: NodeId, message: Entries, now: float) -> None:
-        ids = [id_of(payload) for payload in message.payloads]
-        self.reconciler.on_entries(peer, message, ids, now)
-        for item, payload in zip(ids, message.payloads, strict=True):
-            if self.store.by_id(item) is None:
-                taken = self._take(peer, payload, now)
-                if taken is not None:
-                    self.broadcast.announce(item, payload, peer, now)
-                    self._apply(*taken, peer, 0, now)
-
-    def _take(self, peer: NodeId, payload: bytes, now: float) -> tuple[Entry, Entry | None] | None:
-        """Verify what a neighbour hands us and store it; with the entry that it replaces.
-
-        None (counted) when it does not count.
-        """
-        entry = open_entry(payload, self.wall(now))
-        if isinstance(entry, EntryReject):
-            self.metrics.count(REJECTED[entry])
-            self._blame(peer, FAULTS[entry], now)
-            return None
-        if not entry.fleeting and self.store.judge(entry) is not Put.NEW:
-            if self.store.put(entry) is Put.STALE and entry.origin == self.id:
-                self.belief.outlive(entry, now)
-            return None
-        if not self._fits(peer, entry, now):
-            return None
-        if entry.origin != self.id and not self.standing.allows(entry.origin, len(payload), now):
-            if entry.origin == peer:
-                self._blame(peer, Fault.TOO_MUCH, now)
-            return None
-        if entry.origin == self.id:
-            self.belief.on_own_past(entry, now)
-        if entry.fleeting:
-            return entry, None
-        before = self.store.get(entry.key)
-        if self.store.put(entry) is not Put.NEW:
-            return None
-        self._arm_expiry(now)
-        return entry, before
-
-    def _fits(self, peer: NodeId, entry: Entry, now: float) -> bool:
-        """What its kind demands of an entry; a void accusation is nobody's fault."""
-        check = self._checks.get(entry.kind)
-        fits = check is None or check(entry)
-        if entry.kind == Kind.ACCUSATION and fits and self.belief.is_void(entry):
-            self.metrics.count(VOID)
-            return False
-        if not fits:
-            self.metrics.count(REJECTED[EntryReject.UNFIT])
-            self._blame(peer, Fault.MALFORMED, now)
-        return fits
-
-    def _apply(self, entry: Entry, before: Entry | None, via: NodeId, hops: int, now: float) -> None:
-        """A new entry counts: whoever is concerned learns of it."""
-        if entry.kind == Kind.MEMBER:
-            self.belief.on_member(entry, before, now)
-        elif entry.kind == Kind.ACCUSATION:
-            self.belief.on_accusation(entry, now)
-        self._effects.append(Changed(entry, before, via, hops))
-
-    def _payload(self, item: bytes) -> bytes | None:
+    def payload(self, item: bytes) -> bytes | None:
+        """The bytes of a stored entry."""
         entry = self.store.by_id(item)
         return entry.encoded if entry is not None else None
 
-    # ---- what the parts share
+    def emit(self, effect: Effect) -> None:
+        """Something for whoever drives us."""
+        self._effects.append(effect)
+
+    def mark(self, peer: NodeId, fault: Fault, now: float) -> None:
+        """Lower a peer's standing, and cut it off when it is too low."""
+        if self.standing.lower(peer, fault, now):
+            self.views.forget(peer, now)
+            self._effects.append(Banned(peer))
 
     def put_out(
         self,
@@ -475,12 +397,8 @@ class Gossip:
         """Our Unix seconds."""
         return now + self._offset
 
-    def _blame(self, peer: NodeId, fault: Fault, now: float) -> None:
-        if self.standing.lower(peer, fault, now):
-            self.views.forget(peer, now)
-            self._effects.append(Banned(peer))
-
-    def _arm_expiry(self, now: float) -> None:
+    def arm_expiry(self, now: float) -> None:
+        """Look at the store again when its next entry expires."""
         at = self.store.next_expiry()
         if at is None:
             return
@@ -494,7 +412,7 @@ class Gossip:
         for entry in self.store.expire(self.wall(now)):
             self._effects.append(Expired(entry))
         self._expiring = None
-        self._arm_expiry(now)
+        self.arm_expiry(now)
 
     def _route(self, now: float) -> None:
         """Carry what the cores want to each other, and out."""
@@ -540,7 +458,7 @@ _Handler = Callable[[Gossip, NodeId, Any, float], None]
 
 
 def _on_graft(gossip: Gossip, peer: NodeId, message: Graft, now: float) -> None:
-    found = {item: payload for item in message.ids if (payload := gossip._payload(item)) is not None}
+    found = {item: payload for item in message.ids if (payload := gossip.payload(item)) is not None}
     gossip.broadcast.on_graft(peer, message, found, now)
 
 
@@ -556,12 +474,12 @@ _HANDLERS: dict[type, _Handler] = {
     ShuffleReply: lambda g, peer, m, now: g.views.on_shuffle_reply(peer, m, now),
     ProbeAsk: lambda g, peer, m, now: g.detector.on_probe_ask(peer, m, now),
     ProbeTell: lambda g, peer, m, now: g.detector.on_probe_tell(peer, m, now),
-    Eager: lambda g, peer, m, now: g._on_eager(peer, m, now),
+    Eager: lambda g, peer, m, now: g.intake.on_eager(peer, m, now),
     IHave: lambda g, peer, m, now: g.broadcast.on_ihave(peer, m, now),
     Graft: _on_graft,
     Prune: lambda g, peer, m, now: g.broadcast.on_prune(peer, now),
     SyncAsk: lambda g, peer, m, now: g.reconciler.on_ask(peer, m, now),
     SyncTell: lambda g, peer, m, now: g.reconciler.on_tell(peer, m, now),
     Want: lambda g, peer, m, now: g.reconciler.on_want(peer, m, now),
-    Entries: lambda g, peer, m, now: g._on_entries(peer, m, now),
+    Entries: lambda g, peer, m, now: g.intake.on_entries(peer, m, now),
 }

@@ -31,14 +31,23 @@ FORGIVEN_PER_S = 1 / 30
 
 
 class Fault(Enum):
-    """What a peer did, and how much it weighs: at 10 points it is banned, one is forgiven every 30 s."""
+    """What a peer did."""
 
-    MALFORMED = 4.0  # a message or an entry that no program of ours makes
-    FORGED = 4.0 + 1e-9
-    # one entry of its own over its rate: 250 at once. What an honest node may publish comes all at once after its
-    # link was held up: 80 and 16 a second of waiting, less the 100 that are allowed, is 250 after 17 s
-    TOO_MUCH = 0.04
-    UNTIMELY = 0.05  # entries that expired or come from the future: a wrong clock, as a rule
+    MALFORMED = "a message or an entry that no program of ours makes"
+    FORGED = "an entry that its origin did not sign"
+    TOO_MUCH = "one entry of its own over its rate"
+    UNTIMELY = "an entry that expired or comes from the future: a wrong clock, as a rule"
+
+
+# How much that weighs: at 10 points a peer is banned, one is forgiven every 30 s.
+WEIGHTS = {
+    Fault.MALFORMED: 4.0,
+    Fault.FORGED: 4.0,
+    # 250 at once. What an honest node may publish comes all at once after its link was held up: 80 and 16 a second of
+    # waiting, less the 100 that are allowed, is 250 after 17 s
+    Fault.TOO_MUCH: 0.04,
+    Fault.UNTIMELY: 0.05,
+}
 
 
 class Standing:
@@ -74,9 +83,9 @@ class Standing:
         points, at = self._marks.pop(peer, (0.0, now))
         points = max(0.0, points - (now - at) * FORGIVEN_PER_S)
         if fault is Fault.UNTIMELY:
-            points = max(points, min(BAN_AT / 2, points + fault.value))  # it may be our own clock that is wrong
+            points = max(points, min(BAN_AT / 2, points + WEIGHTS[fault]))  # it may be our own clock that is wrong
         else:
-            points += fault.value
+            points += WEIGHTS[fault]
         if points < BAN_AT:
             self._marks[peer] = points, now
             if len(self._marks) > GOSSIP_MAX_STANDINGS:

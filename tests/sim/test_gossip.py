@@ -113,7 +113,7 @@ def test_a_goodbye_is_heard_and_its_replay_buries_nobody() -> None:
     net.run(3.0)
     assert all(node.gossip.status(leaver.id) is Status.ALIVE for node in rest)
     for node in rest:  # a liar says it again, to everybody
-        assert node.gossip._take(rest[1].id, goodbye.encoded, net.now) is None
+        assert node.gossip.intake.take(rest[1].id, goodbye.encoded, net.now) is None
     assert all(node.gossip.status(leaver.id) is Status.ALIVE for node in rest)
 
 
