@@ -240,8 +240,11 @@ def _excused(net: GossipNet, node: GossipNode, entry: Entry, amiss: dict[NodeId,
         return True
     if entry.origin in amiss and entry.seq <= store._floors.get(entry.key, -1):
         return True
-    if store.get(entry.key) is not None:
-        return False
+    held = store.get(entry.key)
+    if (
+        held is not None
+    ):  # a liar's newer word may live shorter: elsewhere it is over, and came too late to replace this
+        return entry.origin in amiss and held.seq > entry.seq
     own = [e for e in store._of_origin.get(entry.origin, ()) if e.kind == entry.kind]
     kind = list(store.entries(entry.kind))
     for filled, most in ((own, NARROW["GOSSIP_MAX_PER_ORIGIN"]), (kind, STORED)):

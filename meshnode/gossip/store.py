@@ -1,13 +1,14 @@
 """What counts: the newest entry of each (origin, kind, name), as a set that any two nodes can merge. Sans I/O.
 
 The set is a deterministic function of the entries that came, in whatever order: the newest of each key; of one
-origin and kind the 64 newest; of one kind the 2,048 newest; of the accusations of one node the 3 oldest, for more say
-nothing more. So neighbours that exchange what they lack end with the same set, also when there is more than fits. An
-entry that has expired leaves its seq behind, so that no older one comes back to life.
+origin and kind the 64 newest; of one kind the 2,048 newest; of the accusations of one node those of 3 origins drawn by
+lot, for more say nothing more. So neighbours that exchange what they lack end with the same set, also when there is
+more than fits. An entry that has expired leaves its seq behind, so that no older one comes back to life.
 """
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -30,6 +31,12 @@ EVICTED = describe("gossip_evicted", "stored entries that gave way to newer ones
 
 
 _NOTHING: dict[NodeId, Entry] = {}
+
+
+def _lot(entry: Entry) -> bytes:
+    """Whose accusations of a node count: drawn by lot, but the same everywhere. An order of age would be none, for who
+    accuses anew replaces what he said before."""
+    return hashlib.blake2b(bytes(entry.origin) + entry.name.encode(), digest_size=8, person=b"mesh-accuser").digest()
 
 
 class Put(Enum):
@@ -167,8 +174,8 @@ class Store:
         if entry.kind == Kind.ACCUSATION:
             others = self._named.get((entry.kind, entry.name), _NOTHING)
             if len(others) >= GOSSIP_MAX_ACCUSERS:
-                victim = max(others.values(), key=lambda e: (e.seq, e.id))
-                if rank > (victim.seq, victim.id):
+                victim = max(others.values(), key=_lot)
+                if _lot(entry) > _lot(victim):
                     return False
                 self._evict(victim)
                 return True
