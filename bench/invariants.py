@@ -224,7 +224,7 @@ def check_agreement(net: GossipNet, nodes: list[GossipNode], amiss: dict[NodeId,
     union = {entry.id: entry for node in nodes for bucket in node.gossip.store._buckets for entry in bucket.values()}
     for node in nodes:
         for entry in _lacking(node, union.values()):
-            if not _excused(net, node, entry, amiss):
+            if not _excused(net, nodes, node, entry, amiss):
                 origin = net.by_id[entry.origin].number
                 raise Broken(f"node {node.number} lacks an entry of kind {entry.kind} of node {origin}")
 
@@ -233,21 +233,25 @@ def _lacking(node: GossipNode, union: Iterable[Entry]) -> Iterator[Entry]:
     return (entry for entry in union if node.gossip.store.by_id(entry.id) is None)
 
 
-def _excused(net: GossipNet, node: GossipNode, entry: Entry, amiss: dict[NodeId, None]) -> bool:
+def _excused(
+    net: GossipNet, nodes: list[GossipNode], node: GossipNode, entry: Entry, amiss: dict[NodeId, None]
+) -> bool:
     """A node need not have what is over by its own clock, or older than all that fills its bounds."""
     store = node.gossip.store
     if entry.expires < net.wall(node):
         return True
-    if entry.origin in amiss and entry.seq <= store._floors.get(entry.key, -1):
-        return True
-    held = store.get(entry.key)
-    if (
-        held is not None
-    ):  # a liar's newer word may live shorter: elsewhere it is over, and came too late to replace this
-        return entry.origin in amiss and held.seq > entry.seq
+    if entry.origin in amiss and any(_remembers_newer(other, entry) for other in nodes):
+        return True  # who does holds it back, also from those who do not
+    if store.get(entry.key) is not None:
+        return False
     own = [e for e in store._of_origin.get(entry.origin, ()) if e.kind == entry.kind]
     kind = list(store.entries(entry.kind))
     for filled, most in ((own, NARROW["GOSSIP_MAX_PER_ORIGIN"]), (kind, STORED)):
         if len(filled) >= most and (entry.seq, entry.id) < min((e.seq, e.id) for e in filled):
             return True
     return False
+
+
+def _remembers_newer(node: GossipNode, entry: Entry) -> bool:
+    held = node.gossip.store.get(entry.key)
+    return entry.seq <= node.gossip.store._floors.get(entry.key, -1) or (held is not None and held.seq > entry.seq)

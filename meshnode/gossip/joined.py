@@ -72,6 +72,7 @@ class Joined:
         self.origins: OrderedDict[NodeId, Bucket] = OrderedDict()
         self.total = Bucket.full(TOPIC_TOTAL_RATE, TOPIC_TOTAL_BURST, 1e12, 1e12, now)
         self.own = Bucket.full(TOPIC_PUBLISH_RATE, TOPIC_PUBLISH_BURST, TOPIC_PUBLISH_BYTES, TOPIC_PUBLISH_BYTES, now)
+        self.published = float("-inf")
         self.flushed = float("-inf")
         self.flushing: Timer | None = None
         self.holding: Timer | None = None

@@ -2,8 +2,9 @@
 
 A link whose queue is over its mark presses. Whoever feels pressure from a neighbour says HOLD to the others, so it
 reaches the publishers hop by hop, against the way that their messages take. They wait, and nobody else does: what is
-under way goes on, so nothing can lock. A HOLD says how far away the full link is, never goes back to where it comes
-from, and ends after so many hops: in a circle that is not cut yet none keeps itself alive.
+under way goes on, so nothing can lock; and for one message a second at most, so whoever lies cannot silence them. A
+HOLD says how far away the full link is, never goes back to where it comes from, and ends after so many hops: in a
+circle that is not cut yet none keeps itself alive.
 
 A link that presses too long is *slow*: it holds back nobody for a while, and takes what its queue has room for.
 """

@@ -61,7 +61,7 @@ from meshnode.wire import encode
 SUBSCRIPTION_TTL_S = 3600
 COALESCE_S = 0.05  # payloads for one link wait so long for others, unless the last ones went longer ago than this
 CHOOSE_S = 0.1  # changes of the membership within this are one
-HELD_S = 0.02  # who is held back looks again after so long
+HELD_S, MOST_HELD_S = 0.02, 1.0  # who is held back looks again after so long, and for one message no longer than that
 RENEW_S = 20.0  # a link that we want is greeted again
 UNWANTED_S = 60.0  # and is over when neither end has wanted it for so long
 AVOID_S, MAX_AVOID_S = 2.0, 60.0  # a member that does not answer is passed over for so long, doubling
@@ -150,7 +150,7 @@ class Topics:
         if size > TOPIC_MAX_DATA:
             raise ValueError(f"a message has at most {TOPIC_MAX_DATA} bytes, not {size}")
         topic = self._topics[name]
-        if topic.pressure.pressing(now):
+        if now < topic.published + MOST_HELD_S and topic.pressure.pressing(now):
             topic.own.drain()  # what we were kept from is no burst that may follow
             return HELD_S
         return topic.own.wait(size, now)
@@ -161,6 +161,7 @@ class Topics:
         if len(data) > TOPIC_MAX_DATA:
             raise ValueError(f"a message has at most {TOPIC_MAX_DATA} bytes, not {len(data)}")
         topic.own.take(len(data), now)
+        topic.published = now
         topic.count += 1
         entry = sign_entry(
             self._identity,

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from meshnode.gossip.effects import Scoped
+from meshnode.gossip.messages import Graft
+from meshnode.gossip.pressure import MARK, RELEASED
+from meshnode.gossip.ring import scope_of
 from meshnode.limits import TOPIC_LINK_QUEUE
 from tests.sim.topic_links_sim import BANDWIDTH, RatedWorld
 
@@ -75,6 +79,21 @@ def test_a_member_that_stalls_loses_its_oldest_with_a_counted_gap_and_nobody_els
     got = {message.seq for message in stuck.read()}
     assert len(got) + stuck.boxes[0].lost == len(sent)
     assert max(got) == max(sent)
+
+
+def test_members_that_say_hold_without_need_slow_publishers_and_do_not_silence_them() -> None:
+    world = _joined(8)
+    publisher = world.nodes[0]
+    hold = Graft(scope_of("news"), (MARK + b"\0",))
+    sent = world.publish_at(publisher, "news", 50.0, SIZE, 20.0)
+    for _ in range(20):  # released in between, so that nobody is taken for slow
+        for said in (hold, Graft(hold.scope, (MARK + bytes([RELEASED]),)), hold):
+            for peer in publisher.topics.neighbours("news"):
+                publisher.topics.on_scoped(Scoped(peer, said), world.now, world.wall)
+        world.run(1.0)
+    assert 18 <= len(sent) < 200
+    world.run(5.0)
+    assert all(len(node.read()) == len(sent) for node in world.nodes[1:])
 
 
 def test_pressure_ends_when_links_are_fast_again() -> None:
