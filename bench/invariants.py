@@ -236,10 +236,10 @@ def _lacking(node: GossipNode, union: Iterable[Entry]) -> Iterator[Entry]:
 def _excused(
     net: GossipNet, nodes: list[GossipNode], node: GossipNode, entry: Entry, amiss: dict[NodeId, None]
 ) -> bool:
-    """A node need not have what is over by its own clock, or older than all that fills its bounds."""
+    """A node need not have what is over by somebody's clock, or older than all that fills its bounds."""
     store = node.gossip.store
-    if entry.expires < net.wall(node):
-        return True
+    if any(entry.expires < net.wall(other) for other in nodes):
+        return True  # who takes it for over passes it on to nobody
     if entry.origin in amiss and any(_remembers_newer(other, entry) for other in nodes):
         return True  # who does holds it back, also from those who do not
     if store.get(entry.key) is not None:
