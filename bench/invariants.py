@@ -242,6 +242,10 @@ def _excused(
         return True  # who takes it for over passes it on to nobody
     if entry.origin in amiss and any(_remembers_newer(other, entry) for other in nodes):
         return True  # who does holds it back, also from those who do not
+    if entry.kind == Kind.ACCUSATION:  # such a key has a place among the accusers here, and is held back there
+        accusers = [origin for other in nodes for origin in other.gossip.store._named.get(entry.key[1:], ())]
+        if any(origin in amiss for origin in accusers):
+            return True
     if store.get(entry.key) is not None:
         return False
     own = [e for e in store._of_origin.get(entry.origin, ()) if e.kind == entry.kind]
