@@ -461,7 +461,9 @@ class Views:
             return
         wait = min(MAX_ROTATE_S, max(ROTATE_S, (now - self._since) / 2))
         self._timers.at(now + wait * self._rng.uniform(0.75, 1.25), self._rotate)
-        if len(self.active) >= ACTIVE and self._has_room():
+        # who still knows few is in a mesh of two dozen, where everybody is near
+        wanted = now - self._since < 1.5 * ROTATE_S or len(self.passive) >= GOSSIP_MAX_PASSIVE // 2
+        if wanted and len(self.active) >= ACTIVE and self._has_room():
             forward = ForwardJoin(Contact(self._own, self._record()), JOIN_WALK)
             self._effects.append(Send(self._rng.choice(list(self.active)), forward))
 

@@ -61,6 +61,8 @@ def test_a_neighbour_causes_four_dials_a_second_and_no_more() -> None:
 
 def test_a_node_looks_for_another_neighbour_often_at_first_and_six_times_an_hour_later() -> None:
     views, timers = _full(_id(8))
+    for number in range(100, 120):  # a mesh that is no small one
+        views.add_contact(Contact(_id(number), b""), 0.0)
     walks: list[float] = []
     while (now := timers.next_deadline()) is not None and now < 7200:
         timers.run(now)
@@ -70,6 +72,14 @@ def test_a_node_looks_for_another_neighbour_often_at_first_and_six_times_an_hour
                 walks.append(now)
     assert 5 <= sum(at < 300 for at in walks) <= 12
     assert 5 <= sum(at > 3600 for at in walks) <= 8
+
+
+def test_in_a_mesh_of_two_dozen_neighbours_stay_once_it_has_formed() -> None:
+    views, timers = _full(_id(8))
+    while (now := timers.next_deadline()) is not None and now < 3600:
+        timers.run(now)
+        walks = [e for e in views.take_effects() if isinstance(e, Send) and isinstance(e.message, ForwardJoin)]
+        assert now <= 15.0 or not walks
 
 
 def _tree() -> Broadcast:
