@@ -93,12 +93,13 @@ class Caller:
         return self._registry.instances(name, self._loop.time())
 
     async def find(self, name: str) -> list[Instance]:
-        """The same, after a moment's patience while there are none."""
+        """The same in the order in which ``open`` tries them, after a moment's patience while there are none."""
         deadline = self._deadline()
-        while not (found := self.instances(name)):
-            if not await self._news(deadline):
-                break
-        return found
+        while not self.instances(name):
+            if self._registry is None or not await self._news(deadline):
+                return []
+        assert self._registry is not None
+        return self._registry.choose(name, self._loop.time())
 
     def tell(self) -> None:
         """The directory or a name has changed: whoever waits for one looks again."""

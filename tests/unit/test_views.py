@@ -127,3 +127,15 @@ def test_a_payload_does_not_go_back_where_it_came_from_whichever_object_names_th
     tree.take_effects()
     tree.on_payload(_id(1), b"item", b"payload", 0, 1.0)
     assert [effect.peer for effect in tree.take_effects()] == [_id(2)]
+
+
+def test_a_payload_that_reconciliation_brought_first_goes_on_along_the_tree_and_its_link_stays() -> None:
+    tree = _tree()
+    for number in (1, 2, 3):
+        tree.add(_id(number))
+    tree.announce(b"payload1", b"bytes", _id(3), 1.0)
+    tree.take_effects()
+    assert tree.on_overtaken(_id(1), b"payload1", 2, 1.1)
+    assert [effect.peer for effect in tree.take_effects() if isinstance(effect.message, Eager)] == [_id(2), _id(3)]
+    assert _id(1) in tree.eager
+    assert not tree.on_overtaken(_id(2), b"payload1", 2, 1.2), "once: what comes later is a duplicate"
