@@ -279,7 +279,7 @@ class Node(Host):
         return await connection.open(service)
 
     async def find(self, service: str) -> list[Instance]:
-        """The instances of a service on other nodes, with state, load, metadata, round trip; ``open``'s choice first."""
+        """The instances of a service on other nodes, with state, load, metadata, rtt; ``open``'s choice first."""
         self._alive()
         return await self._caller.find(service)
 
