@@ -295,9 +295,9 @@ class Node(Host):
     async def ping(self, peer: NodeId | str, timeout: float = 2.0) -> Pinged:
         """Send one echo to ``peer`` (connecting first when needed) and wait at most ``timeout`` seconds for it.
 
-        When the peer turns out to have restarted meanwhile, the echo is sent once more on a new connection.
+        When the peer turns out to have restarted meanwhile, the echo is sent again on a new connection.
         """
-        for last in (False, True):
+        for last in (False, False, True):  # the first new one may lose to the peer's own dial
             connection = await self.connect(peer)
             future: asyncio.Future[Pinged] = self._loop.create_future()
             self.mesh.ping(connection._link, timeout, self._clock.monotonic(), future.set_result)

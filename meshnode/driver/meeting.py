@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from meshnode.address import Addr
 from meshnode.discovery.resolver import Resolution
 from meshnode.driver.deadlines import earlier
-from meshnode.driver.probing import handle_of
+from meshnode.driver.probing import Pinged, handle_of
 from meshnode.driver.session import HeldInitial, OnConnect, Session
 from meshnode.errors import (
     ConnectionLost,
@@ -237,12 +237,32 @@ class Meeting:
         old = session.connection
         if old is not None:
             if old.peer_boot == hello.boot and old.dialler and self._id < connection.peer:
-                connection.close(CloseCode.DUPLICATE, "another connection lives")
+                self._choose(session, old, connection, hello)
                 return
             restarted = old.peer_boot != hello.boot
             kind = PeerRestarted if restarted else ConnectionLost
             old.abandon(kind(f"{connection.peer.short} {'has restarted' if restarted else 'connected anew'}"))
         connection.admit()
+
+    def _choose(self, session: Session, old: Connection, new: Connection, hello: Hello) -> None:
+        """Our own dial lives, and the peer's comes all the same: late, or because the peer has closed ours and its
+        goodbye was lost. The peer is asked which."""
+        if session.deferred is not None:
+            new.close(CloseCode.DUPLICATE, "another connection lives")
+            return
+        session.deferred = new, hello
+
+        def answered(outcome: Pinged) -> None:
+            if outcome.rtt is not None:
+                new.close(CloseCode.DUPLICATE, "another connection lives")
+
+        self._peers.probing.ping(old, HANDSHAKE_TIMEOUT_S, self._ports.clock.monotonic(), answered)
+
+    def resume(self, session: Session) -> None:
+        """What stood in the way of a deferred arrival is over."""
+        deferred, session.deferred = session.deferred, None
+        if deferred is not None and session.connection is None:
+            self.on_hello(*deferred)
 
     # ---- time
 

@@ -309,7 +309,7 @@ class Peers:
             return
         source = session.arrivals.pop(connection, None)
         session.deferred = None
-        session.connection = connection
+        session.connection, session.ready_at = connection, now
         if not connection.dialler:
             self.on_cid(connection, connection.engine.odcid, False)
             if source is not None:
@@ -381,9 +381,7 @@ class Peers:
             session.deferred = None
         if session.dial is connection:
             session.dial = None
-            deferred, session.deferred = session.deferred, None
-            if deferred is not None and session.connection is None:
-                self.on_hello(*deferred)  # ours came to nothing: the peer's, then
+            self.meeting.resume(session)  # ours came to nothing: the peer's, then
             if session.connection is None and not (
                 session.arrivals and isinstance(error, ConnectionLost) and not isinstance(error, PolicyDenied)
             ):

@@ -157,30 +157,32 @@ class Probing:
         session = self._peers.sessions.get(sender)
         if pong.observed is not None:
             self._peers.seen_as(sender, source, pong.observed, now)
+        unknown = bool(pong.flags & probe.NO_CONN)
         echo = self._echoes.pop(pong.tx, None)
         if echo is not None:
-            gone = pong.flags & probe.NO_CONN and session is not None and session.connection is not None
             if session is not None:
                 session.paths.on_answer(now)
-            echo.answer(Pinged(None if gone else now - echo.sent, echo.path, echo.addr))
-            if gone and session is not None:
-                self._restarted(session)
+            echo.answer(Pinged(None if unknown else now - echo.sent, echo.path, echo.addr))
+            if unknown and session is not None:
+                self._restarted(session, echo.sent)
             return
         if self._peers.gossip is not None and self._peers.gossip.on_pong(sender, pong.tx, now):
             return
         if session is None:
             return
-        asked = session.paths.on_pong(pong.tx, source, now, size)
-        if asked and pong.flags & probe.NO_CONN and session.connection is not None:
-            self._restarted(session)
+        sent = session.paths.on_pong(pong.tx, source, now, size)
+        if sent is not None and unknown:
+            self._restarted(session, sent)
         self.drain(session, now)
         self._peers.arm(session)
 
-    def _restarted(self, session: Session) -> None:
-        self._ports.metrics.count(RESTARTED)
-        if session.connection is not None:
+    def _restarted(self, session: Session, asked: float) -> None:
+        """The peer does not know the connection of which we asked then: is that still the one that we have?"""
+        if session.connection is not None and asked >= session.ready_at:
+            self._ports.metrics.count(RESTARTED)
             error = PeerRestarted(f"{session.peer.short} has restarted and knows nothing of us")
             session.connection.abandon(error)
+            self._peers.meeting.resume(session)
 
     # ---- time
 

@@ -29,6 +29,7 @@ class Session:
         "outbox",
         "paths",
         "peer",
+        "ready_at",
         "refreshed",
         "waiting",
     )
@@ -37,12 +38,13 @@ class Session:
         self.peer = peer
         self.paths = paths
         self.connection: Connection | None = None
+        self.ready_at = float("-inf")  # since when it is the connection
         self.dial: Connection | None = None
         self.begun = False  # the dial's first flight is out
         self.refreshed = False
         self.arrivals: dict[Connection, Addr] = {}
         self.held: HeldInitial | None = None
-        self.deferred: tuple[Connection, Hello] | None = None  # an arrival's Hello, while our own dial's is out
+        self.deferred: tuple[Connection, Hello] | None = None  # an arrival's Hello, while ours may live
         self.outbox: deque[bytes] = deque(maxlen=MAX_HELD_DATAGRAMS)  # what the 3x rule holds back
         self.waiting: list[OnConnect] = []
 

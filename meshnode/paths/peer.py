@@ -284,15 +284,15 @@ class PeerPaths:
         if found.state is not PathState.VALIDATED or flags & (SEEKING | MOVED) or self._silent_since is not None:
             self._probe(found, self._flags(), now)
 
-    def on_pong(self, tx: bytes, src: Addr, now: float, size: int) -> bool:
-        """A PONG came; True when it answers a probe of ours."""
+    def on_pong(self, tx: bytes, src: Addr, now: float, size: int) -> float | None:
+        """A PONG came; returns when the probe of ours was sent that it answers, None when there is none."""
         probe = self._probes.pop(tx, None)
         if probe is None:
-            return False
+            return None
         addr, sent, padded = probe
         found = self._candidates.get(addr)
         if found is None:
-            return True
+            return sent
         fresh = found.state is not PathState.VALIDATED
         found.measured(sent, now)
         self._monitor.answered(tx, found)
@@ -323,7 +323,7 @@ class PeerPaths:
         elif self._better(found, current):
             self._switch(found, "faster", False, now)
             self._settle(now)
-        return True
+        return sent
 
     def _answered(self, current: Candidate, fresh: bool, now: float) -> None:
         self._confirm_by = None

@@ -171,6 +171,7 @@ class SimNode:
         nat: Nat | None = None,
         sealer: type[Sealer] = Sealer,
         gossip: bool = False,
+        identity: Identity | None = None,
     ) -> None:
         self.world = world
         world.bytes_repeat = world.bytes_repeat and isinstance(engines, ModelEngines)
@@ -179,7 +180,7 @@ class SimNode:
         self.alive = True
         self.on_stream_opened: Callable[[Stream], None] = self._echo
         self.admits: Callable[[NodeId], bool] = lambda peer: True
-        identity = Identity(world.entropy(32))
+        identity = identity or Identity(world.entropy(32))
         seal = sealer(identity, MeshKey.from_text("sim"), world, world.entropy, born=world.wall() - 1)
         self._seq = 0
         self._sides: dict[int, SimSide] = {}

@@ -1,0 +1,93 @@
+"""Two nodes that have different ideas of their connection agree again: after a restart, and after a lost goodbye."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from meshnode.driver.probe import NO_HANDLE
+from meshnode.driver.probing import handle_of
+from meshnode.identity import Identity
+from meshnode.quic.connection import Connection, State
+from meshnode.quic.engines import pick_engine
+from meshnode.quic.hello import CloseCode
+from meshnode.sim.world import SimNode, Weather, World
+
+
+def _three(seed: int, jitter: float) -> tuple[World, list[SimNode], list[Identity]]:
+    world = World(seed, Weather(delay=0.02, jitter=jitter))
+    engines = pick_engine("aioquic")
+    identities = [Identity(world.entropy(32)) for _ in range(3)]
+    nodes = [
+        SimNode(world, f"10.0.0.{i + 1}", engines, seed_role=i == 0, identity=identity)
+        for i, identity in enumerate(identities)
+    ]
+    for node in nodes[1:]:
+        node.join(nodes[0])
+    world.run(2.0)
+    return world, nodes, identities
+
+
+def _is_connected(one: SimNode, other: SimNode) -> bool:
+    session = one.mesh.sessions.get(other.id)
+    return session is not None and session.connection is not None
+
+
+def _dial(one: SimNode, other: SimNode) -> None:
+    one.mesh.connect(other.id, one.world.now, lambda _: None)
+    one.on_dirty()
+
+
+def test_a_late_answer_about_the_old_connection_does_not_end_the_new_one() -> None:
+    for seed in range(40):
+        world, (first, a, b), identities = _three(seed, 0.02)
+        one, other = (a, b) if seed % 2 else (b, a)
+        one.connect(other.id)
+        old = a.mesh.sessions[b.id].connection
+        assert old is not None
+        world.run(world.rng.uniform(1.0, 4.0))
+        b.kill()
+        world.run(world.rng.uniform(1.0, 4.0))
+        again = SimNode(world, b.addr.host, pick_engine("aioquic"), identity=identities[2])
+        again.join(first)
+
+        def ask(a: SimNode = a, b: SimNode = again, old: Connection = old, world: World = world) -> None:
+            if old.state is State.READY:
+                a.mesh.ping(old, 2.0, world.now, lambda _: _dial(a, b))
+                a.on_dirty()
+
+        asked = world.now + 0.3
+        for number in range(3):
+            world.at(asked + 0.01 * number, ask)
+        world.at(asked + world.rng.uniform(-0.15, 0.1), partial(_dial, again, a))
+        world.run(1.3)
+        assert _is_connected(again, a), seed
+        assert _is_connected(a, again), seed
+
+
+def test_a_lost_goodbye_keeps_nobody_from_connecting_again() -> None:
+    world, (_, a, b), _ = _three(1, 0.002)
+    smaller, larger = sorted((a, b), key=lambda node: node.id)
+    smaller.connect(larger.id)
+    world.run(1.0)
+    world.partition(a.addr.host, b.addr.host, cut=True)
+    closed = larger.mesh.sessions[smaller.id].connection
+    assert closed is not None
+    closed.close(CloseCode.NORMAL)
+    larger.on_dirty()
+    world.run(0.5)
+    world.partition(a.addr.host, b.addr.host, cut=False)
+    assert _is_connected(smaller, larger), "it knows of no end"
+    larger.connect(smaller.id, 0.5)
+    world.run(0.2)
+    assert _is_connected(smaller, larger)
+    assert _is_connected(larger, smaller)
+
+
+def test_of_two_dials_one_connection_stays() -> None:
+    for seed in range(20):
+        world, (_, a, b), _ = _three(seed, 0.01)
+        for one, other in ((a, b), (b, a)):
+            world.at(world.now + world.rng.uniform(0.0, 0.08), partial(_dial, one, other))
+        world.run(2.0)
+        ends = [one.mesh.sessions[other.id].connection for one, other in ((a, b), (b, a))]
+        assert handle_of(ends[0]) == handle_of(ends[1]) != NO_HANDLE
