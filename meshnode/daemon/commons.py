@@ -11,7 +11,6 @@ from typing import Any
 
 from meshnode.errors import NotFound
 from meshnode.gossip.inbox import TopicMessage
-from meshnode.limits import NAMES_MAX_CLAIMS
 from meshnode.node import Node
 
 FLUSH_S = 0.05
@@ -44,21 +43,16 @@ class Commons:
         async with aclosing(self._node.events()) as events:
             first = asyncio.ensure_future(anext(events))  # begin to listen, then look: nothing is missed
             await asyncio.sleep(0)
-            names: dict[str, str] = {}  # who leaves takes the name along, and is told of under it all the same
             try:
                 for member in presence.members():
                     yield {"event": "member", **member}
-                    names[str(member["id"])] = str(member["name"])
                 for service in presence.services():
                     yield {"event": "service", "change": "up", **service}
                 event = await first
             finally:
                 first.cancel()
             while True:
-                peer = str(event.peer)
-                name = names[peer] = presence.name_of(event.peer) or names.pop(peer, "")
-                if len(names) > NAMES_MAX_CLAIMS:
-                    del names[next(iter(names))]
+                peer, name = str(event.peer), presence.name_of(event.peer)
                 if event.kind == "member":
                     yield {"event": "member", "id": peer, "status": event.detail, "name": name}
                 elif event.kind.startswith("service_"):

@@ -356,6 +356,11 @@ class Gossip:
         """Something for whoever drives us."""
         self._effects.append(effect)
 
+    def tell_of_members(self, now: float) -> None:
+        """What we believe of members has changed, and whoever drives us learns of it before anything that follows."""
+        for effect in self.members.take_effects():
+            self._carry(effect, now)
+
     def mark(self, peer: NodeId, fault: Fault, now: float) -> None:
         """Lower a peer's standing, and cut it off when it is too low."""
         if self.standing.lower(peer, fault, now):

@@ -121,4 +121,5 @@ class Intake:
             gossip.belief.on_member(entry, before, now)
         elif entry.kind == Kind.ACCUSATION:
             gossip.belief.on_accusation(entry, now)
+        gossip.tell_of_members(now)  # in the order in which it happened: a node is back before its services are
         gossip.emit(Changed(entry, before, via, hops))

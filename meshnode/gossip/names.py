@@ -244,10 +244,11 @@ class Names:
         return pinned
 
     def name_of(self, node: NodeId, wall: float) -> str:
-        """The name that a node holds; "" when it has none."""
+        """The name that a node holds, or held when it left, unless somebody else has it since; "" when it has none."""
         for label in self._of.get(node, ()):
             living = self._living(label, wall)
-            if (self._pins.get(label) or (living[0].node if living else None)) == node:
+            holder = self._pins.get(label) or (living[0].node if living else None)
+            if holder == node or (holder is None and self._claims[label][node].expires >= wall):
                 return label
         return ""
 

@@ -24,6 +24,7 @@ class Command:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
+        self._seen: list[str] = []
 
     @classmethod
     async def begin(cls, home: Path, *args: str) -> Command:
@@ -35,11 +36,14 @@ class Command:
     async def until(self, **fields: str) -> float:
         """Read JSON lines until one has these fields; the seconds that it took."""
         began = time.monotonic()
-        async with asyncio.timeout(20):
-            while True:
-                event = json.loads(await self._line())
-                if all(event.get(key) == value for key, value in fields.items()):
-                    return time.monotonic() - began
+        try:
+            async with asyncio.timeout(20):
+                while True:
+                    event = json.loads(await self._line())
+                    if all(event.get(key) == value for key, value in fields.items()):
+                        return time.monotonic() - began
+        except TimeoutError:
+            raise AssertionError(f"no {fields} after\n" + "".join(self._seen)) from None
 
     async def until_alive(self, ids: set[str]) -> None:
         """Read JSON lines until all of them were said to be alive."""
@@ -53,6 +57,7 @@ class Command:
         assert self.process.stdout is not None
         line = await self.process.stdout.readline()
         assert line, "the command has ended"
+        self._seen.append(f"{time.monotonic():.3f} {line.decode()}")
         return line
 
     async def end(self, stdin: bytes = b"") -> tuple[int, str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from meshnode.gossip import Changed, Entry, Gossip, Kind, Status
+from meshnode.gossip import Changed, Entry, Gossip, Kind, MemberChanged, Status
 from meshnode.gossip.entry import sign_entry
 from meshnode.gossip.kinds import Accusation, Member, parse_member
 from meshnode.gossip.members import Members
@@ -50,6 +50,15 @@ def test_an_accusation_that_was_refuted_leaves_its_seq_behind() -> None:
     assert gossip.get(first.key) is None
     assert gossip.store.judge(later) is Put.STALE
     assert gossip.status(OTHER.id) is Status.ALIVE
+
+
+def test_a_node_is_back_before_what_it_offers_is() -> None:
+    gossip = _node()
+    entries = [_member(OTHER, 60), _entry(OTHER, Kind.SERVICE, "db", 61, b"x")]
+    gossip.on_message(PEER.id, Entries(False, tuple(entry.encoded for entry in entries)), 0.0)
+    told = [e for e in gossip.take_effects() if isinstance(e, Changed | MemberChanged)]
+    news = MemberChanged(OTHER.id, Status.ALIVE, Status.UNKNOWN)
+    assert [e.entry if isinstance(e, Changed) else e for e in told] == [news, *entries]
 
 
 def test_a_dropped_entry_does_not_come_back_nor_an_older_one() -> None:

@@ -63,6 +63,17 @@ def test_equal_claims_go_to_the_smaller_id_and_the_conflict_is_told_once() -> No
     assert _told(names) == [NameConflict("laptop", holder, max(A.id, B.id))]
 
 
+def test_who_has_left_is_still_called_by_its_name_until_another_has_it() -> None:
+    statuses = {A.id: Status.LEFT}
+    names = _names(statuses=statuses)
+    claim = _claim(A, WALL - 10)
+    names.on_entry(claim, WALL)
+    assert names.name_of(A.id, WALL) == "laptop"
+    assert names.name_of(A.id, claim.expires + 1) == ""
+    names.on_entry(_claim(B, WALL - 5), WALL)
+    assert (names.name_of(A.id, WALL), names.name_of(B.id, WALL)) == ("", "laptop")
+
+
 def test_a_name_that_was_used_here_never_means_another_node_in_silence() -> None:
     names = _names()
     names.on_entry(_claim(A, WALL - 10), WALL)
