@@ -17,6 +17,7 @@ from meshnode.errors import (
     InvalidId,
     MeshError,
     NotFound,
+    PeerRestarted,
     PolicyDenied,
     ServiceNotFound,
     ServiceUnavailable,
@@ -145,7 +146,7 @@ class Caller:
                     tried[first.node] = None
                     if attempts:
                         self._node.metrics.count(HEDGES)
-                    attempts[self._loop.create_task(self._attempt(first.node, name))] = first.node
+                    attempts[self._loop.create_task(self.open_at(first.node, name))] = first.node
                 elif not attempts:
                     if error is not None:
                         raise error
@@ -177,9 +178,12 @@ class Caller:
             return DIAL_HEDGE_S
         return min(MAX_HEDGE_S, max(HEDGE_S, 3 * instance.rtt))
 
-    async def _attempt(self, peer: NodeId, name: str) -> Opened:
-        connection = await self._node.connect(peer)
-        return await connection.open(name)
+    async def open_at(self, peer: NodeId | str, name: str) -> Opened:
+        """Open a stream to the service of one node; once more when it turns out to have restarted meanwhile."""
+        try:
+            return await (await self._node.connect(peer)).open(name)
+        except PeerRestarted:  # nothing was accepted yet, so nothing can happen twice
+            return await (await self._node.connect(peer)).open(name)
 
     def _outcome(self, task: asyncio.Task[Opened], peer: NodeId, name: str) -> Opened | MeshError:
         """What became of an attempt; the directory learns of it."""

@@ -275,8 +275,7 @@ class Node(Host):
             if isinstance(peer, NodeId):
                 raise ConfigError("a node alone is no service", hint="open(id, service), or open(service)")
             return await self._caller.open(peer, sticky=sticky)
-        connection = await self.connect(peer)
-        return await connection.open(service)
+        return await self._caller.open_at(peer, service)
 
     async def find(self, service: str) -> list[Instance]:
         """The instances of a service on other nodes, with state, load, metadata, rtt; ``open``'s choice first."""

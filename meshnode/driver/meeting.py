@@ -44,6 +44,8 @@ NO_CONNECTION = describe("drop_no_connection", "QUIC packets of no connection, w
 BAD_KNOCK = describe("drop_knock", "first flights whose knock does not hold")
 ARRIVALS_FULL = describe("drop_arrivals_full", "first flights dropped: too many half-open ones of that peer")
 
+MAX_REDIALS = 2
+
 
 class Meeting:
     """Dials and half-open arrivals. ``own_record`` returns our encoded record, b"" while there is none."""
@@ -74,6 +76,7 @@ class Meeting:
             answer(session.connection)
             return
         session.waiting.append(answer)
+        session.redials = 0
         if session.dial is not None or len(session.waiting) > 1:
             return
         cached = self._peers.finder.cached(peer)
@@ -112,7 +115,8 @@ class Meeting:
         )
         connection = self._new_connection(engine, peer, dialler=True, now=now)
         session.dial = connection
-        session.refreshed = session.begun = False
+        session.begun = False
+        session.check_at = now + DIAL_REFRESH_S
         if record is not None:
             session.paths.peer_record(record, now)
             self._peers.relaying.offer(session, now)
@@ -120,7 +124,6 @@ class Meeting:
             session.paths.add_candidates([(addr, "seed") for addr in self._peers.finder.hints[peer]], now)
         ports.metrics.count(DIALS)
         if not self.begin(session, now):
-            session.refreshed = True
             self._peers.finder.look_up(peer, now)  # what we know of it names nowhere to go: an old record, perhaps
             self._peers.arm(session)
 
@@ -233,6 +236,7 @@ class Meeting:
         dial = session.dial
         if dial is not None and self._id < connection.peer and dial.engine.peer_certificate_key is not None:
             session.deferred = connection, hello  # our own Hello is out and the peer may take it: only one may live
+            self._ask_of(dial)  # or it has begun anew since, and knows nothing of our dial
             return
         old = session.connection
         if old is not None:
@@ -264,6 +268,31 @@ class Meeting:
         if deferred is not None and session.connection is None:
             self.on_hello(*deferred)
 
+    def _ask_of(self, connection: Connection) -> None:
+        """Ask the peer whether it knows this connection. If it does not, it is over: that is all that we want."""
+        now = self._ports.clock.monotonic()
+        self._peers.probing.ping(connection, HANDSHAKE_TIMEOUT_S, now, lambda outcome: None)
+
+    def redial(self, session: Session, now: float) -> bool:
+        """The peer began anew in the middle of our dial: dial again, for those who wait. False after a few times."""
+        session.redials += 1
+        if not session.waiting or session.redials > MAX_REDIALS:
+            return False
+        self._dial(session, self._peers.finder.cached(session.peer), now)
+        return True
+
+    def _check(self, session: Session, dial: Connection, now: float) -> None:
+        """A dial takes long: has the peer moved, or begun anew? Who has takes no knock that is older than itself."""
+        self._peers.finder.look_up(session.peer, now)  # each time: a peer that moved needs a while to publish
+        if dial.bytes_in:
+            self._ask_of(dial)
+            return
+        for path in session.paths.candidates():
+            waited = now - dial.started >= max(2 * DIAL_REFRESH_S, 3 * (path.rtt or 0.0))
+            if path.answered >= dial.started and waited and session.redials < MAX_REDIALS:
+                dial.abandon(PeerRestarted(f"{session.peer.short} answers, but not our first flight"))
+                return
+
     # ---- time
 
     def deadline(self, session: Session) -> float | None:
@@ -272,8 +301,8 @@ class Meeting:
         for connection in session.connections():
             if connection.state is State.HANDSHAKE:
                 at = earlier(at, connection.started + HANDSHAKE_TIMEOUT_S)
-                if connection is session.dial and not session.refreshed:
-                    at = earlier(at, connection.started + DIAL_REFRESH_S)
+                if connection is session.dial:
+                    at = earlier(at, session.check_at)
         return at
 
     def tick(self, session: Session, now: float) -> None:
@@ -282,9 +311,9 @@ class Meeting:
             if connection.state is State.HANDSHAKE:
                 if now >= connection.started + HANDSHAKE_TIMEOUT_S:
                     self._handshake_timeout(session, connection)
-                elif connection is session.dial and now >= connection.started + DIAL_REFRESH_S:
-                    session.refreshed = True
-                    self._peers.finder.look_up(session.peer, now)  # our record may be stale: the peer may have moved
+                elif connection is session.dial and now >= session.check_at:
+                    session.check_at = now + DIAL_REFRESH_S
+                    self._check(session, connection, now)
         held = session.held
         if held is not None and held.deadline <= now:
             self.release_held(session)

@@ -24,6 +24,7 @@ from meshnode.errors import (
     ConnectionLost,
     MeshError,
     NodeClosed,
+    PeerRestarted,
     PolicyDenied,
 )
 from meshnode.identity import NodeId
@@ -375,6 +376,7 @@ class Peers:
         if session is None:
             return
         now = self.ports.clock.monotonic()
+        self.probing.on_closed(connection)
         self._send(session, connection, connection.engine.transmit(now), now)
         session.arrivals.pop(connection, None)
         if session.deferred is not None and session.deferred[0] is connection:
@@ -382,9 +384,7 @@ class Peers:
         if session.dial is connection:
             session.dial = None
             self.meeting.resume(session)  # ours came to nothing: the peer's, then
-            if session.connection is None and not (
-                session.arrivals and isinstance(error, ConnectionLost) and not isinstance(error, PolicyDenied)
-            ):
+            if session.connection is None and not self._goes_on(session, error, now):
                 session.answer(error)
         if session.connection is connection:
             session.connection = None
@@ -397,6 +397,12 @@ class Peers:
             if self.registry is not None:
                 self.registry.on_link(connection.peer, False, now)
         self.forget_if_idle(session)
+
+    def _goes_on(self, session: Session, error: MeshError, now: float) -> bool:
+        """True when the end of a dial is not yet the answer for those who wait for a connection."""
+        if session.arrivals and isinstance(error, ConnectionLost) and not isinstance(error, PolicyDenied):
+            return True
+        return isinstance(error, PeerRestarted) and self.meeting.redial(session, now)
 
     def on_dirty(self, connection: Connection) -> None:
         """A connection has something to send."""

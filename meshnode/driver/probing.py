@@ -26,7 +26,7 @@ from meshnode.paths.effects import (
     Switched,
     Validated,
 )
-from meshnode.quic.connection import Connection
+from meshnode.quic.connection import Connection, State
 from meshnode.sealing import SEAL_OVERHEAD
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class _Echo:
     deadline: float
     path: str
     addr: Addr
+    connection: Connection
     answer: Callable[[Pinged], None]
 
 
@@ -120,7 +121,7 @@ class Probing:
             answer(Pinged(None, "none"))
             return
         tx = self._ports.entropy(probe.TX_LENGTH)
-        self._echoes[tx] = _Echo(now, now + timeout, session.paths.path_kind(active), active, answer)
+        self._echoes[tx] = _Echo(now, now + timeout, session.paths.path_kind(active), active, connection, answer)
         session.paths.expect_answer(now)
         self._peers.arm(session)
         body = probe.encode_ping(probe.Ping(probe.ECHO, tx, handle_of(connection)))
@@ -163,26 +164,35 @@ class Probing:
             if session is not None:
                 session.paths.on_answer(now)
             echo.answer(Pinged(None if unknown else now - echo.sent, echo.path, echo.addr))
-            if unknown and session is not None:
-                self._restarted(session, echo.sent)
+            if unknown:
+                self._forgotten(echo.connection, now)
             return
         if self._peers.gossip is not None and self._peers.gossip.on_pong(sender, pong.tx, now):
             return
         if session is None:
             return
         sent = session.paths.on_pong(pong.tx, source, now, size)
-        if sent is not None and unknown:
-            self._restarted(session, sent)
+        connection = session.connection
+        if sent is not None and unknown and connection is not None and sent >= session.ready_at:
+            self._forgotten(connection, now)  # not for an answer that comes late, about the one before
         self.drain(session, now)
         self._peers.arm(session)
 
-    def _restarted(self, session: Session, asked: float) -> None:
-        """The peer does not know the connection of which we asked then: is that still the one that we have?"""
-        if session.connection is not None and asked >= session.ready_at:
-            self._ports.metrics.count(RESTARTED)
-            error = PeerRestarted(f"{session.peer.short} has restarted and knows nothing of us")
-            session.connection.abandon(error)
+    def _forgotten(self, connection: Connection, now: float) -> None:
+        """The peer does not know a connection of ours: it has restarted, or its goodbye was lost."""
+        if connection.state is State.CLOSED:
+            return
+        self._ports.metrics.count(RESTARTED)
+        connection.abandon(PeerRestarted(f"{connection.peer.short} has restarted and knows nothing of us"))
+        session = self._peers.sessions.get(connection.peer)
+        if session is not None:
             self._peers.meeting.resume(session)
+
+    def on_closed(self, connection: Connection) -> None:
+        """No echo comes back about a connection that is over: whoever waits may try the next one."""
+        for tx, echo in [(tx, echo) for tx, echo in self._echoes.items() if echo.connection is connection]:
+            if self._echoes.pop(tx, None) is not None:
+                echo.answer(Pinged(None, echo.path, echo.addr))
 
     # ---- time
 

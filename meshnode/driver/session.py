@@ -22,6 +22,7 @@ class Session:
     __slots__ = (
         "arrivals",
         "begun",
+        "check_at",
         "connection",
         "deferred",
         "dial",
@@ -30,7 +31,7 @@ class Session:
         "paths",
         "peer",
         "ready_at",
-        "refreshed",
+        "redials",
         "waiting",
     )
 
@@ -41,7 +42,8 @@ class Session:
         self.ready_at = float("-inf")  # since when it is the connection
         self.dial: Connection | None = None
         self.begun = False  # the dial's first flight is out
-        self.refreshed = False
+        self.check_at = float("inf")  # when to ask what has become of the dial
+        self.redials = 0  # how often for those who wait
         self.arrivals: dict[Connection, Addr] = {}
         self.held: HeldInitial | None = None
         self.deferred: tuple[Connection, Hello] | None = None  # an arrival's Hello, while ours may live

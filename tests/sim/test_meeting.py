@@ -64,6 +64,72 @@ def test_a_late_answer_about_the_old_connection_does_not_end_the_new_one() -> No
         assert _is_connected(a, again), seed
 
 
+def test_a_peer_that_begins_anew_in_the_middle_of_a_dial_is_dialled_again() -> None:
+    for seed in range(20):
+        world, (first, a, b), identities = _three(seed, 0.005)
+        came: list[float] = []
+        a.mesh.connect(b.id, world.now, lambda _, came=came, world=world: came.append(world.now))  # type: ignore[misc]
+        a.on_dirty()
+        session = a.mesh.sessions[b.id]
+        assert world.run(0.5, lambda s=session: s.dial is not None and s.dial.bytes_in > 0)  # type: ignore[misc]
+        b.kill()
+        world.run(world.rng.uniform(0.0, 1.0))
+        again = SimNode(world, b.addr.host, pick_engine("aioquic"), identity=identities[2])
+        again.join(first)
+        if seed % 2:
+            world.at(world.now + world.rng.uniform(0.0, 0.3), partial(_dial, again, a))
+        began = world.now
+        world.run(1.5)
+        assert _is_connected(a, again), seed
+        assert _is_connected(again, a), seed
+        assert came, seed
+        assert came[0] - began < 1.0, seed
+
+
+def test_a_peer_that_begins_after_the_dial_did_is_dialled_again() -> None:
+    for seed in range(20):
+        world, (first, a, b), identities = _three(seed, 0.005)
+        a.connect(b.id)
+        a.mesh.sessions[b.id].connection.close(CloseCode.NORMAL)  # type: ignore[union-attr]
+        b.kill()
+        came: list[object] = []
+        a.mesh.connect(b.id, world.now, came.append)
+        a.on_dirty()
+        world.run(world.rng.uniform(0.2, 2.0))
+        host = b.addr.host if seed % 2 else "10.0.1.1"
+        again = SimNode(world, host, pick_engine("aioquic"), identity=identities[2])
+        again.join(first)
+        world.run(2.0)
+        assert _is_connected(a, again), seed
+        assert _is_connected(again, a), seed
+        assert [type(each) for each in came] == [Connection], seed
+
+
+def test_a_dial_finds_a_peer_that_publishes_its_new_address_only_later() -> None:
+    for seed in range(10):
+        world, (first, a, b), _ = _three(seed, 0.002)
+        for other in (first, a):
+            world.partition("10.0.9.9", other.addr.host, cut=True)
+        b.move("10.0.9.9")
+        _dial(a, b)
+        world.run(world.rng.uniform(2.0, 3.0))
+        assert not _is_connected(a, b), seed
+        for other in (first, a):
+            world.partition("10.0.9.9", other.addr.host, cut=False)
+        world.run(1.5)
+        assert _is_connected(a, b), seed
+
+
+def test_an_echo_on_a_connection_that_ends_is_lost_at_once() -> None:
+    world, (_, a, b), _ = _three(1, 0.002)
+    connection = a.connect(b.id)
+    world.partition(a.addr.host, b.addr.host, cut=True)
+    lost: list[float] = []
+    a.mesh.ping(connection, 2.0, world.now, lambda outcome: lost.append(world.now))
+    connection.close(CloseCode.NORMAL)
+    assert lost == [world.now]
+
+
 def test_a_lost_goodbye_keeps_nobody_from_connecting_again() -> None:
     world, (_, a, b), _ = _three(1, 0.002)
     smaller, larger = sorted((a, b), key=lambda node: node.id)
