@@ -31,6 +31,7 @@ STREAM_HIGH_WATER = 1 << 20  # bytes written and unacknowledged above which a wr
 STREAM_LOW_WATER = 1 << 19
 HANDSHAKE_TIMEOUT_S = 5.0  # aioquic has none of its own
 HELD_INITIAL_S = 0.3  # how long the losing dial of two simultaneous ones is kept
+DIAL_WATCH_S = 0.1  # a dial that takes longer watches for a newer record
 DIAL_REFRESH_S = 0.4  # a dial without an end asks so often whether our record is stale, and what became of it
 MAX_ARRIVALS_PER_PEER = 4  # half-open connections a peer may cost us, x 70 KB
 MAX_SESSIONS = 2_048  # peers with state, x 75 KB = 150 MB

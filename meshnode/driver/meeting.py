@@ -24,7 +24,7 @@ from meshnode.errors import (
     PeerRestarted,
 )
 from meshnode.identity import NodeId
-from meshnode.limits import DIAL_REFRESH_S, HANDSHAKE_TIMEOUT_S, HELD_INITIAL_S, MAX_ARRIVALS_PER_PEER
+from meshnode.limits import DIAL_REFRESH_S, DIAL_WATCH_S, HANDSHAKE_TIMEOUT_S, HELD_INITIAL_S, MAX_ARRIVALS_PER_PEER
 from meshnode.metrics import describe
 from meshnode.quic import packets
 from meshnode.quic.connection import Connection, State
@@ -94,6 +94,8 @@ class Meeting:
             else:
                 self._dial(current, result.record, self._ports.clock.monotonic())
 
+        session.check_at = now + DIAL_WATCH_S
+        self._peers.arm(session)
         self._peers.finder.resolve(peer, now, resolved)
 
     def hinted(self, peer: NodeId, now: float) -> None:
@@ -116,7 +118,7 @@ class Meeting:
         connection = self._new_connection(engine, peer, dialler=True, now=now)
         session.dial = connection
         session.begun = False
-        session.check_at = now + DIAL_REFRESH_S
+        session.check_at = now + DIAL_WATCH_S
         if record is not None:
             session.paths.peer_record(record, now)
             self._peers.relaying.offer(session, now)
@@ -281,9 +283,14 @@ class Meeting:
         self._dial(session, self._peers.finder.cached(session.peer), now)
         return True
 
-    def _check(self, session: Session, dial: Connection, now: float) -> None:
+    def _check(self, session: Session, now: float) -> None:
         """A dial takes long: has the peer moved, or begun anew? Who has takes no knock that is older than itself."""
-        self._peers.finder.look_up(session.peer, now)  # each time: a peer that moved needs a while to publish
+        dial = session.dial
+        session.check_at = now + DIAL_REFRESH_S
+        self._peers.watch(session.peer, now)  # one that moved, or begins, or waits for a relay, publishes only later
+        if dial is None or now < dial.started + DIAL_REFRESH_S:
+            return
+        self._peers.finder.seek(session.peer, now)
         if dial.bytes_in:
             self._ask_of(dial)
             return
@@ -298,22 +305,20 @@ class Meeting:
     def deadline(self, session: Session) -> float | None:
         """When the first handshake of this peer is over time, or the flight kept aside gets its turn."""
         at = session.held.deadline if session.held is not None else None
+        if session.dials:
+            at = earlier(at, session.check_at)
         for connection in session.connections():
             if connection.state is State.HANDSHAKE:
                 at = earlier(at, connection.started + HANDSHAKE_TIMEOUT_S)
-                if connection is session.dial:
-                    at = earlier(at, session.check_at)
         return at
 
     def tick(self, session: Session, now: float) -> None:
         """Give up what is over time."""
         for connection in session.connections():
-            if connection.state is State.HANDSHAKE:
-                if now >= connection.started + HANDSHAKE_TIMEOUT_S:
-                    self._handshake_timeout(session, connection)
-                elif connection is session.dial and now >= session.check_at:
-                    session.check_at = now + DIAL_REFRESH_S
-                    self._check(session, connection, now)
+            if connection.state is State.HANDSHAKE and now >= connection.started + HANDSHAKE_TIMEOUT_S:
+                self._handshake_timeout(session, connection)
+        if session.dials and now >= session.check_at:
+            self._check(session, now)
         held = session.held
         if held is not None and held.deadline <= now:
             self.release_held(session)

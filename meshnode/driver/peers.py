@@ -256,7 +256,7 @@ class Peers:
         at = session.paths.next_deadline()
         for connection in session.connections():
             at = earlier(at, connection.engine.next_timer())
-        if session.dial is not None or session.arrivals or session.held is not None:
+        if session.dials or session.arrivals or session.held is not None:
             at = earlier(at, self.meeting.deadline(session))
         self._deadlines.set(session.peer, at)
 
@@ -323,9 +323,8 @@ class Peers:
         self.meeting.release_held(session)
         if connection.peer_record:
             self.finder.offer(connection.peer_record, "connection", now)
-        # one of the two is enough to find the other; a relay need not watch all its clients, nor gossip its neighbours
-        if connection.dialler and (self.gossip is None or self.gossip.is_used(peer)):
-            self.finder.watch(peer, now)
+        if connection.dialler:  # one of the two is enough to find the other, and a relay need not watch all its clients
+            self.watch(peer, now)
         self.ports.metrics.count(CONNECTIONS)
         self._dirty[connection] = None
         self.relaying.wake(now)
@@ -397,6 +396,11 @@ class Peers:
             if self.registry is not None:
                 self.registry.on_link(connection.peer, False, now)
         self.forget_if_idle(session)
+
+    def watch(self, peer: NodeId, now: float) -> None:
+        """Hear of newer records of ``peer``, unless gossip alone has use for it: that need not watch its neighbours."""
+        if self.gossip is None or self.gossip.is_used(peer):
+            self.finder.watch(peer, now)
 
     def _goes_on(self, session: Session, error: MeshError, now: float) -> bool:
         """True when the end of a dial is not yet the answer for those who wait for a connection."""

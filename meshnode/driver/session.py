@@ -61,6 +61,11 @@ class Session:
             and not self.waiting
         )
 
+    @property
+    def dials(self) -> bool:
+        """True while we dial the peer, or look for its record in order to."""
+        return self.connection is None and (self.dial is not None or bool(self.waiting))
+
     def connections(self) -> list[Connection]:
         """All connections, in any state."""
         if self.connection is not None and self.dial is None and not self.arrivals:

@@ -120,6 +120,23 @@ def test_a_dial_finds_a_peer_that_publishes_its_new_address_only_later() -> None
         assert _is_connected(a, b), seed
 
 
+def test_a_dial_meets_a_peer_as_soon_as_it_has_published() -> None:
+    waits = []
+    for seed in range(20):
+        world, (first, a, _), _ = _three(seed, 0.002)
+        late = SimNode(world, "10.0.0.9", pick_engine("aioquic"))
+        came: list[float] = []
+        a.mesh.connect(late.id, world.now, lambda _, came=came, world=world: came.append(world.now))  # type: ignore[misc]
+        a.on_dirty()
+        world.run(world.rng.uniform(0.15, 2.0))
+        began = world.now
+        late.join(first)
+        world.run(2.0)
+        assert _is_connected(a, late), seed
+        waits.append(came[0] - began)
+    assert max(waits) < 0.4, waits
+
+
 def test_an_echo_on_a_connection_that_ends_is_lost_at_once() -> None:
     world, (_, a, b), _ = _three(1, 0.002)
     connection = a.connect(b.id)
