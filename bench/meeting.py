@@ -15,10 +15,11 @@ from typing import Any
 from bench.moves import percentile
 from meshnode.cli.netns import Network
 from meshnode.cli.stage import Process
+from meshnode.daemon.client import RemoteError
 
 MESHNODE = [sys.executable, "-m", "meshnode"]
 NODES = 12
-SAVED_S = 2.5  # contacts are on disk a second or two after they are met
+SAVED_S = 1.0  # contacts are on disk half a second after they are met, at first
 
 
 def lan_first_ping() -> tuple[float, str]:
@@ -54,9 +55,12 @@ async def _pings(pairs: list[tuple[Process, Process]]) -> tuple[int, list[float]
     answered, times = 0, []
     for here, there in pairs:
         started = time.perf_counter()
-        echo = await here.ask("ping", id=there.id, count=1)
+        try:
+            echo = await here.ask("ping", id=there.id, count=1)
+            answered += echo["rtt_ms"] is not None
+        except RemoteError as error:  # a target missed, not a bench lost
+            print(f"twelve: {here.id[:8]} to {there.id[:8]}: {error}", file=sys.stderr)
         times.append((time.perf_counter() - started) * 1000)
-        answered += echo["rtt_ms"] is not None
     return answered, times
 
 

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("meshnode.node")
 
 SEED_RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # between attempts while no contact answers
-SAVE_DELAY_S = 1.0
 MAPPING_SETTLE_S = 0.05  # a mapping that is lost and one that takes its place make one new record
 HTTPS_PORT = 443
 
@@ -63,7 +62,6 @@ class Host:
         self._timer_at = 0.0
         self._flush_soon = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._save_handle: asyncio.TimerHandle | None = None
         self._lock_fd: int | None = None
         self._closed = False
 
@@ -326,12 +324,11 @@ class Host:
             self._mdns.update(record)
 
     def on_contacts(self) -> None:
-        """The DHT's contacts changed: write them soon (MeshEvents)."""
-        if self._save_handle is None and not self._closed:
-            self._save_handle = self._loop.call_later(SAVE_DELAY_S, self._save)
+        """The DHT's contacts changed, and it says so seldom (MeshEvents)."""
+        if not self._closed:
+            self._save()
 
     def _save(self) -> None:
-        self._save_handle = None
         contacts = self.mesh.dht.contacts()
         if contacts:
             try:

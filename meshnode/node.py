@@ -178,7 +178,7 @@ class Node(Host):
             await self._port_maps.close()
         if self._mdns is not None:
             await self._mdns.stop()
-        for handle in (self._timer, self._save_handle, self._mapping_handle):
+        for handle in (self._timer, self._mapping_handle):
             if handle is not None:
                 handle.cancel()
         self._save()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from meshnode.discovery.dht import LookupDone, RecordPushed
+from meshnode.discovery.dht import ContactsChanged, LookupDone, RecordPushed
 
 sys.path.insert(0, str(Path(__file__).parent))
 from dht_sim import Net, SimNode, build
@@ -111,6 +111,23 @@ def test_a_restarted_node_rejoins_from_its_persisted_contacts_without_a_seed() -
             assert found is not None
             assert end is not None
             assert end.record is not None
+
+
+def test_contacts_are_told_of_soon_and_not_often() -> None:
+    net = build(12, 5)
+    node = net.add()
+    joined = net.now
+    net.join(node, [net.nodes[0]])
+    net.run(1.5)
+    told = [at - joined for at, effect in node.log if isinstance(effect, ContactsChanged)]
+    assert 0 < told[0] < 0.5  # kill -9 a second after the start, and the seed with it: the mesh is found again
+    assert len(node.dht.contacts()) >= 8
+    for _ in range(60):
+        net.kill(net.nodes[1])
+        net.nodes.pop(1)
+        net.join(net.add(), [node])
+        net.run(1.0)
+    assert sum(isinstance(effect, ContactsChanged) for _, effect in node.log) < 16
 
 
 def test_a_lookup_started_before_anybody_answered_still_finds() -> None:

@@ -63,7 +63,7 @@ MEET = K  # contacts that a lookup heard of and did not ask, to be pinged if the
 REPAIRS = 4  # stores to nodes that should have had the record
 MAX_PAST = 64
 RECENT_S, MAX_RECENT = 5.0, 16  # ended lookups whose answers still serve; x about 20 kB
-CHANGED_AFTER_S = 2.0
+CHANGED_AFTER_S, MAX_CHANGED_AFTER_S = 0.25, 8.0  # changed contacts are on disk at once at first, later they are many
 
 MALFORMED = describe("dht_malformed", "DHT bodies dropped: not a message")
 BAD_CONTACTS = describe("dht_bad_contacts", "DHT answers dropped: too many contacts, or undialable ones")
@@ -126,6 +126,7 @@ class Dht:
         self._last_refresh = now
         self._reported_version = 0
         self._changed_timer: Timer | None = None
+        self._changed_wait = CHANGED_AFTER_S
         self._joined = False
         self._revive_wait = REVIVE_S
         shared.timers.at(now + REVIVE_S, self._revive)
@@ -406,10 +407,11 @@ class Dht:
         if self._table.version == self._reported_version:
             return
         if self._changed_timer is None or not self._changed_timer.live:
-            self._changed_timer = self._shared.timers.at(now + CHANGED_AFTER_S, self._changed)
+            self._changed_timer = self._shared.timers.at(now + self._changed_wait, self._changed)
 
     def _changed(self, now: float) -> None:
         self._reported_version = self._table.version
+        self._changed_wait = min(2 * self._changed_wait, MAX_CHANGED_AFTER_S)
         self._shared.effects.append(ContactsChanged())
 
     def _stored(self, record: EndpointRecord, now: float) -> None:
