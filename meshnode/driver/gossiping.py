@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from meshnode.driver import probe
 from meshnode.driver.deadlines import earlier
+from meshnode.driver.probing import handle_of
 from meshnode.errors import MeshError, RecordError
 from meshnode.gossip import (
     Banned,
@@ -84,7 +85,7 @@ class Gossiping:
         self._subscribers: dict[int, list[OnEntry]] = {}
         self._expiries: list[Callable[[Entry, float], None]] = []
         self._watchers: list[OnMember] = []
-        self._pings: dict[bytes, NodeId] = {}
+        self._pings: dict[bytes, tuple[NodeId, Connection | None]] = {}
         self._asked: dict[NodeId, None] = {}  # who is being pinged, and has not answered
         self._used: dict[NodeId, None] = {}  # peers whom the application asked for
         self._said: dict[NodeId, None] = {}  # whom we told that we do not need the connection
@@ -197,13 +198,16 @@ class Gossiping:
         self._carry_out(now)
         return True
 
-    def on_pong(self, sender: NodeId, tx: bytes, now: float) -> bool:
-        """Somebody answered a PING; True when it was gossip's."""
-        if self._pings.get(tx) != sender:
+    def on_pong(self, sender: NodeId, tx: bytes, unknown: bool, now: float) -> bool:
+        """Somebody answered a PING, perhaps as one who does not know our connection; True when it was gossip's."""
+        peer, connection = self._pings.get(tx, (None, None))
+        if peer != sender:
             return False
         del self._pings[tx]
         self._asked.pop(sender, None)
         self.core.on_alive(sender, now)
+        if unknown and connection is not None:  # a neighbour that is none: it has restarted, or its goodbye was lost
+            self._peers.probing.forgotten(connection, now)
         self._carry_out(now)
         return True
 
@@ -384,16 +388,18 @@ class Gossiping:
         elif peer not in self._asked:
             return  # it has answered
         session = self._peers.sessions.get(peer)
-        active = session.paths.active if session is not None and session.connection is not None else None
+        connection = session.connection if session is not None else None
+        active = session.paths.active if session is not None and connection is not None else None
+        handle = handle_of(connection) if connection is not None else probe.NO_HANDLE
         addrs = [active] if active is not None else []
         if record is not None and (active is None or number):
             addrs += [endpoint.addr for endpoint in record.endpoints]
         for addr in list(dict.fromkeys(addrs))[:PING_ADDRESSES]:
             tx = self._ports.entropy(probe.TX_LENGTH)
-            self._pings[tx] = peer
+            self._pings[tx] = peer, connection
             if len(self._pings) > GOSSIP_MAX_PINGS:
                 del self._pings[next(iter(self._pings))]
-            body = probe.encode_ping(probe.Ping(0, tx, probe.NO_HANDLE))
+            body = probe.encode_ping(probe.Ping(0, tx, handle))
             self._peers.outlet.send_sealed(peer, addr, body)
         if number < PINGS - 1:
             self._timers.at(now + PING_AGAIN_S, lambda now: self._ping(contact, record, number + 1, now))

@@ -165,20 +165,20 @@ class Probing:
                 session.paths.on_answer(now)
             echo.answer(Pinged(None if unknown else now - echo.sent, echo.path, echo.addr))
             if unknown:
-                self._forgotten(echo.connection, now)
+                self.forgotten(echo.connection, now)
             return
-        if self._peers.gossip is not None and self._peers.gossip.on_pong(sender, pong.tx, now):
+        if self._peers.gossip is not None and self._peers.gossip.on_pong(sender, pong.tx, unknown, now):
             return
         if session is None:
             return
         sent = session.paths.on_pong(pong.tx, source, now, size)
         connection = session.connection
         if sent is not None and unknown and connection is not None and sent >= session.ready_at:
-            self._forgotten(connection, now)  # not for an answer that comes late, about the one before
+            self.forgotten(connection, now)  # not for an answer that comes late, about the one before
         self.drain(session, now)
         self._peers.arm(session)
 
-    def _forgotten(self, connection: Connection, now: float) -> None:
+    def forgotten(self, connection: Connection, now: float) -> None:
         """The peer does not know a connection of ours: it has restarted, or its goodbye was lost."""
         if connection.state is State.CLOSED:
             return

@@ -353,7 +353,10 @@ class GossipNet:
         if other.stalled_until > self.now and other.alive:
             self.at(other.stalled_until, self._deliver, node, other, b1, b2, said)
             return
-        if not other.alive or node.id not in other.links or node.born != b1 or other.born != b2:
+        if not other.alive or node.born != b1 or other.born != b2:
+            return
+        if node.id not in other.links:  # a connection that the other end does not know: its node's paths are told so
+            self._unlink(node, other)
             return
         if isinstance(said, bytes):
             other.gossip.receive(node.id, said, self.now)

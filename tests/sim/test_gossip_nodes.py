@@ -176,6 +176,31 @@ def test_an_entry_reaches_subscribers_and_comes_late_to_who_comes_late() -> None
     assert world.run(3.0, lambda: core.get((nodes[3].id, Kind.SERVICE, "db")) is not None)
 
 
+def test_whose_links_died_with_another_of_the_same_key_is_soon_nobodys_false_neighbour() -> None:
+    for seed in (3, 5):
+        world, nodes = _mesh(seed, 15)
+        node = nodes[4]
+        twin = SimNode(
+            world,
+            "10.0.2.1",
+            ModelEngines(world.entropy),
+            sealer=PlainSealer,
+            gossip=True,
+            identity=node.mesh._ports.identity,
+        )
+        twin.join(nodes[0])
+        world.run(20.0)
+        twin.kill()  # what is said to it is heard by nobody, while probes of its key are answered
+        world.run(5.0)
+
+        def is_neighbour(one: SimNode, other: SimNode) -> bool:
+            return one.mesh.gossip is not None and other.id in one.mesh.gossip.core.views.active
+
+        for other in nodes:
+            if other is not node:
+                assert is_neighbour(node, other) == is_neighbour(other, node), seed
+
+
 def test_links_that_nobody_needs_any_longer_are_closed() -> None:
     world, nodes = _mesh(5, 40)
     world.run(150.0)  # while a mesh is young its neighbours change every few seconds, and links linger for a while
