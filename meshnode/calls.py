@@ -182,7 +182,7 @@ class Caller:
         """Open a stream to the service of one node; once more when it turns out to have restarted meanwhile."""
         try:
             return await (await self._node.connect(peer)).open(name)
-        except PeerRestarted:  # nothing was accepted yet, so nothing can happen twice
+        except PeerRestarted:  # the caller has sent nothing yet, so nothing can happen twice
             return await (await self._node.connect(peer)).open(name)
 
     def _outcome(self, task: asyncio.Task[Opened], peer: NodeId, name: str) -> Opened | MeshError:

@@ -85,7 +85,7 @@ class Gossiping:
         self._subscribers: dict[int, list[OnEntry]] = {}
         self._expiries: list[Callable[[Entry, float], None]] = []
         self._watchers: list[OnMember] = []
-        self._pings: dict[bytes, tuple[NodeId, Connection | None]] = {}
+        self._pings: dict[bytes, tuple[NodeId, bytes]] = {}  # whom, and about which connection's handle
         self._asked: dict[NodeId, None] = {}  # who is being pinged, and has not answered
         self._used: dict[NodeId, None] = {}  # peers whom the application asked for
         self._said: dict[NodeId, None] = {}  # whom we told that we do not need the connection
@@ -200,13 +200,14 @@ class Gossiping:
 
     def on_pong(self, sender: NodeId, tx: bytes, unknown: bool, now: float) -> bool:
         """Somebody answered a PING, perhaps as one who does not know our connection; True when it was gossip's."""
-        peer, connection = self._pings.get(tx, (None, None))
+        peer, handle = self._pings.get(tx, (None, probe.NO_HANDLE))
         if peer != sender:
             return False
         del self._pings[tx]
         self._asked.pop(sender, None)
         self.core.on_alive(sender, now)
-        if unknown and connection is not None:  # a neighbour that is none: it has restarted, or its goodbye was lost
+        connection = self._peers.handles.get(handle) if unknown else None
+        if connection is not None:  # a neighbour that is none: it has restarted, or its goodbye was lost
             self._peers.probing.forgotten(connection, now)
         self._carry_out(now)
         return True
@@ -396,7 +397,7 @@ class Gossiping:
             addrs += [endpoint.addr for endpoint in record.endpoints]
         for addr in list(dict.fromkeys(addrs))[:PING_ADDRESSES]:
             tx = self._ports.entropy(probe.TX_LENGTH)
-            self._pings[tx] = peer, connection
+            self._pings[tx] = peer, handle
             if len(self._pings) > GOSSIP_MAX_PINGS:
                 del self._pings[next(iter(self._pings))]
             body = probe.encode_ping(probe.Ping(0, tx, handle))

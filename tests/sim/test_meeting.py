@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
+import pytest
+
+from meshnode.discovery.dht import watching
 from meshnode.driver.probe import NO_HANDLE
 from meshnode.driver.probing import handle_of
 from meshnode.identity import Identity
+from meshnode.limits import HANDSHAKE_TIMEOUT_S
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.engines import pick_engine
 from meshnode.quic.hello import CloseCode
@@ -117,6 +121,23 @@ def test_a_dial_finds_a_peer_that_publishes_its_new_address_only_later() -> None
         for other in (first, a):
             world.partition("10.0.9.9", other.addr.host, cut=False)
         world.run(1.5)
+        assert _is_connected(a, b), seed
+
+
+def test_a_dial_that_may_not_watch_looks_its_peer_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "DHT_MAX_WATCHED", 0)
+    for seed in range(10):
+        world, (first, a, b), _ = _three(seed, 0.002)
+        for other in (first, a):
+            world.partition("10.0.9.9", other.addr.host, cut=True)
+        b.move("10.0.9.9")
+        _dial(a, b)
+        began = world.now
+        world.run(world.rng.uniform(2.6, 3.5))
+        assert not _is_connected(a, b), seed
+        for other in (first, a):
+            world.partition("10.0.9.9", other.addr.host, cut=False)
+        world.run(began + HANDSHAKE_TIMEOUT_S - world.now)
         assert _is_connected(a, b), seed
 
 
