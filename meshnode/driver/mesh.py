@@ -35,11 +35,10 @@ from meshnode.quic.connection import Connection
 from meshnode.quic.engine import EngineFactory
 from meshnode.record import Endpoint, EndpointKind, EndpointRecord, sign_record
 from meshnode.relay.frames import RELAYED
-from meshnode.sealing import Sealer
+from meshnode.sealing import SEALED, Sealer
 
 RENEW_DELAY_S = 0.05
 QUIC_BIT = 0x40  # RFC 9443: set in every QUIC packet, clear in everything of ours
-SEALED = 0x01
 
 BAD_SIZE = describe("drop_size", "datagrams that are empty or too long")
 BAD_SEAL = describe("drop_sealed", "sealed datagrams that do not open")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meshnode.address import Addr, pack_addr, unpack_addr
+from meshnode.paths.peer import MOVED, SEEKING
 
 PING = 0x01
 PONG = 0x02
@@ -13,10 +14,10 @@ HANDLE_LENGTH = 8
 MIN_PING = 32  # so that a PONG with an IPv6 address (28 bytes) is never longer than what it answers
 NO_HANDLE = bytes(HANDLE_LENGTH)
 
-MOVED = 1
-SEEKING = 2
 ECHO = 4
 NO_CONN = 1
+PING_FLAGS = {MOVED: "moved", SEEKING: "seeking", ECHO: "echo"}
+PONG_FLAGS = {NO_CONN: "no such connection"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 from meshnode.gossip.entry import ID_LENGTH
 from meshnode.identity import KEY_LENGTH, NodeId, known_id
@@ -207,53 +208,12 @@ class UnknownMessage(WireError):
     """A message of a type that a later version may have added: to be ignored."""
 
 
-def encode_message(message: Message) -> bytes:
-    """Return the canonical bytes of a message."""
-    return encode([TYPES[type(message)], *_ENCODERS[type(message)](message)])
-
-
 def _contact_fields(contact: Contact) -> list[object]:
     return [bytes(contact.id), contact.record]
 
 
 def _pairs(items: tuple[tuple[int, bytes], ...]) -> list[object]:
     return [part for item in items for part in item]
-
-
-_ENCODERS: dict[type, Callable[..., list[object]]] = {
-    Join: lambda m: [m.record],
-    ForwardJoin: lambda m: [*_contact_fields(m.contact), m.ttl],
-    Neighbour: lambda m: [m.high, m.record],
-    NeighbourReply: lambda m: [m.accepted],
-    Disconnect: lambda m: [m.leaving],
-    Shuffle: lambda m: [m.tx, m.ttl, [_contact_fields(c) for c in m.contacts]],
-    ShuffleReply: lambda m: [m.tx, [_contact_fields(c) for c in m.contacts]],
-    ProbeAsk: lambda m: [m.tx, *_contact_fields(m.contact)],
-    ProbeTell: lambda m: [m.tx, m.alive],
-    Eager: lambda m: [m.scope, _pairs(m.items)],
-    IHave: lambda m: [m.scope, b"".join(bytes([hops]) + item for hops, item in m.items)],
-    Graft: lambda m: [m.scope, b"".join(m.ids)],
-    Prune: lambda m: [m.scope],
-    SyncAsk: lambda m: [b"".join(p.to_bytes(PRINT_LENGTH, "big") for p in m.prints)],
-    SyncTell: lambda m: [m.buckets, m.full, [part for index, ids in m.ids for part in (index, b"".join(ids))]],
-    Want: lambda m: [b"".join(m.ids)],
-    Entries: lambda m: [m.last, list(m.payloads)],
-}
-TYPES = {kind: number for number, kind in enumerate(_ENCODERS, 1)}
-
-
-def decode_message(data: bytes) -> Message:
-    """Parse one message. Raises WireError."""
-    fields = decode(data, MAX_CONTROL_FRAME)
-    if not isinstance(fields, list) or not fields or type(fields[0]) is not int:
-        raise WireError("not an array with a type")
-    found = _DECODERS.get(fields[0])
-    if found is None:
-        raise UnknownMessage("an unknown type")
-    count, parse = found
-    if len(fields) != count + 1:
-        raise WireError("wrong number of fields")
-    return parse(*fields[1:])
 
 
 def _number(value: object, last: int, first: int = 0) -> int:
@@ -356,23 +316,102 @@ def _sync_tell(buckets: object, full: object, ids: object) -> SyncTell:
     return SyncTell(count, _flag(full), tuple(found))
 
 
-_Parser = Callable[..., Message]
-_DECODERS: dict[int, tuple[int, _Parser]] = {
-    TYPES[Join]: (1, lambda record: Join(_bytes(record, MAX_RECORD))),
-    TYPES[ForwardJoin]: (3, lambda raw, record, ttl: ForwardJoin(_contact(raw, record), _number(ttl, MAX_WALK))),
-    TYPES[Neighbour]: (2, lambda high, record: Neighbour(_flag(high), _bytes(record, MAX_RECORD))),
-    TYPES[NeighbourReply]: (1, lambda accepted: NeighbourReply(_flag(accepted))),
-    TYPES[Disconnect]: (1, lambda leaving: Disconnect(_flag(leaving))),
-    TYPES[Shuffle]: (3, lambda tx, ttl, c: Shuffle(_number(tx, MAX_TX), _number(ttl, MAX_WALK), _contacts(c))),
-    TYPES[ShuffleReply]: (2, lambda tx, c: ShuffleReply(_number(tx, MAX_TX), _contacts(c))),
-    TYPES[ProbeAsk]: (3, lambda tx, raw, record: ProbeAsk(_number(tx, MAX_TX), _contact(raw, record))),
-    TYPES[ProbeTell]: (2, lambda tx, alive: ProbeTell(_number(tx, MAX_TX), _flag(alive))),
-    TYPES[Eager]: (2, _eager),
-    TYPES[IHave]: (2, _ihave),
-    TYPES[Graft]: (2, lambda scope, ids: Graft(_scope(scope), _ids(ids, GOSSIP_MAX_IDS))),
-    TYPES[Prune]: (1, lambda scope: Prune(_scope(scope))),
-    TYPES[SyncAsk]: (1, _sync_ask),
-    TYPES[SyncTell]: (3, _sync_tell),
-    TYPES[Want]: (1, lambda ids: Want(_ids(ids, GOSSIP_MAX_IDS, least=1))),
-    TYPES[Entries]: (2, lambda last, payloads: Entries(_flag(last), _payloads(payloads))),
+class Form(NamedTuple):
+    """A message on the wire: its class, its fields behind the type in order, and how they are made and parsed."""
+
+    kind: type[Any]
+    fields: tuple[str, ...]
+    fields_of: Callable[[Any], list[object]]
+    parse: Callable[..., Message]
+
+
+# type -> form. A number stands for its message for ever: it is never changed and never given to another one.
+MESSAGES: dict[int, Form] = {
+    1: Form(Join, ("record",), lambda m: [m.record], lambda record: Join(_bytes(record, MAX_RECORD))),
+    2: Form(
+        ForwardJoin,
+        ("id", "record", "ttl"),
+        lambda m: [*_contact_fields(m.contact), m.ttl],
+        lambda raw, record, ttl: ForwardJoin(_contact(raw, record), _number(ttl, MAX_WALK)),
+    ),
+    3: Form(
+        Neighbour,
+        ("high", "record"),
+        lambda m: [m.high, m.record],
+        lambda high, record: Neighbour(_flag(high), _bytes(record, MAX_RECORD)),
+    ),
+    4: Form(NeighbourReply, ("accepted",), lambda m: [m.accepted], lambda accepted: NeighbourReply(_flag(accepted))),
+    5: Form(Disconnect, ("leaving",), lambda m: [m.leaving], lambda leaving: Disconnect(_flag(leaving))),
+    6: Form(
+        Shuffle,
+        ("tx", "ttl", "contacts"),
+        lambda m: [m.tx, m.ttl, [_contact_fields(c) for c in m.contacts]],
+        lambda tx, ttl, contacts: Shuffle(_number(tx, MAX_TX), _number(ttl, MAX_WALK), _contacts(contacts)),
+    ),
+    7: Form(
+        ShuffleReply,
+        ("tx", "contacts"),
+        lambda m: [m.tx, [_contact_fields(c) for c in m.contacts]],
+        lambda tx, contacts: ShuffleReply(_number(tx, MAX_TX), _contacts(contacts)),
+    ),
+    8: Form(
+        ProbeAsk,
+        ("tx", "id", "record"),
+        lambda m: [m.tx, *_contact_fields(m.contact)],
+        lambda tx, raw, record: ProbeAsk(_number(tx, MAX_TX), _contact(raw, record)),
+    ),
+    9: Form(
+        ProbeTell,
+        ("tx", "alive"),
+        lambda m: [m.tx, m.alive],
+        lambda tx, alive: ProbeTell(_number(tx, MAX_TX), _flag(alive)),
+    ),
+    10: Form(Eager, ("scope", "items"), lambda m: [m.scope, _pairs(m.items)], _eager),
+    11: Form(
+        IHave,
+        ("scope", "items"),
+        lambda m: [m.scope, b"".join(bytes([hops]) + item for hops, item in m.items)],
+        _ihave,
+    ),
+    12: Form(
+        Graft,
+        ("scope", "ids"),
+        lambda m: [m.scope, b"".join(m.ids)],
+        lambda scope, ids: Graft(_scope(scope), _ids(ids, GOSSIP_MAX_IDS)),
+    ),
+    13: Form(Prune, ("scope",), lambda m: [m.scope], lambda scope: Prune(_scope(scope))),
+    14: Form(SyncAsk, ("prints",), lambda m: [b"".join(p.to_bytes(PRINT_LENGTH, "big") for p in m.prints)], _sync_ask),
+    15: Form(
+        SyncTell,
+        ("buckets", "full", "ids"),
+        lambda m: [m.buckets, m.full, [part for index, ids in m.ids for part in (index, b"".join(ids))]],
+        _sync_tell,
+    ),
+    16: Form(Want, ("ids",), lambda m: [b"".join(m.ids)], lambda ids: Want(_ids(ids, GOSSIP_MAX_IDS, least=1))),
+    17: Form(
+        Entries,
+        ("last", "payloads"),
+        lambda m: [m.last, list(m.payloads)],
+        lambda last, payloads: Entries(_flag(last), _payloads(payloads)),
+    ),
 }
+TYPES = {form.kind: number for number, form in MESSAGES.items()}
+
+
+def encode_message(message: Message) -> bytes:
+    """Return the canonical bytes of a message."""
+    number = TYPES[type(message)]
+    return encode([number, *MESSAGES[number].fields_of(message)])
+
+
+def decode_message(data: bytes) -> Message:
+    """Parse one message. Raises WireError."""
+    fields = decode(data, MAX_CONTROL_FRAME)
+    if not isinstance(fields, list) or not fields or type(fields[0]) is not int:
+        raise WireError("not an array with a type")
+    form = MESSAGES.get(fields[0])
+    if form is None:
+        raise UnknownMessage("an unknown type")
+    if len(fields) != len(form.fields) + 1:
+        raise WireError("wrong number of fields")
+    return form.parse(*fields[1:])

@@ -39,6 +39,22 @@ class Frame(IntEnum):
     GOSSIP_IDLE = 17
 
 
+# kind -> its fields behind the kind, in order; what each is: docs/reference/wire-format.md
+FIELDS: dict[Frame, tuple[str, ...]] = {
+    Frame.HELLO: ("id", "body", "signature"),
+    Frame.WELCOME: ("boot", "record"),
+    Frame.RECORD: ("record",),
+    Frame.RELAY_ASK: (),
+    Frame.RELAY_GRANT: ("reservation", "key"),
+    Frame.RELAY_REFUSE: ("reason",),
+    Frame.INTRODUCE: ("id",),
+    Frame.INTRODUCED: ("id", "address", "delay"),
+    Frame.SEARCH: (),
+    Frame.GOSSIP: ("message",),
+    Frame.GOSSIP_IDLE: ("idle",),
+}
+
+
 class CloseCode(IntEnum):
     """Application close codes, seen only by a peer whose key has been proven or who knocked validly."""
 
@@ -128,6 +144,7 @@ def open_welcome(fields: list[object]) -> Welcome:
 
 def frame(kind: Frame, *fields: object) -> bytes:
     """Return one length-prefixed control frame."""
+    assert len(fields) == len(FIELDS[kind])
     body = encode([int(kind), *fields])
     return HEADER.pack(len(body)) + body
 

@@ -18,7 +18,6 @@ from meshnode.identity import NodeId, known_id
 from meshnode.limits import DHT_MAX_BODY, DHT_MAX_CONTACTS, DHT_MAX_WATCH_S, MAX_RECORD
 from meshnode.wire import WireError, decode, encode
 
-FIRST_KIND, LAST_KIND = 0x10, 0x1B
 TX_LENGTH = 8
 TOKEN_LENGTH = 8
 KEY_LENGTH = 20
@@ -152,8 +151,9 @@ Reply = Pong | Nodes | Value | Stored | Watched | PushAck
 
 REPLY_TO: dict[type, type] = {Ping: Pong, Find: Nodes, Get: Value, Store: Stored, Watch: Watched, Push: PushAck}
 
-# kind byte -> class and its fields on the wire, in order; "pad" is zeros that nobody reads
-_SPECS: dict[int, tuple[type[Any], tuple[str, ...]]] = {
+# kind byte -> class and its fields on the wire, in order; "pad" is zeros that are not read. A kind byte stands for its
+# message for ever: it is never changed and never given to another one.
+MESSAGES: dict[int, tuple[type[Any], tuple[str, ...]]] = {
     0x10: (Ping, ("tx", "pad")),
     0x11: (Pong, ("tx", "token")),
     0x12: (Find, ("tx", "key", "pad")),
@@ -167,7 +167,8 @@ _SPECS: dict[int, tuple[type[Any], tuple[str, ...]]] = {
     0x1A: (Push, ("tx", "record")),
     0x1B: (PushAck, ("tx",)),
 }
-_KIND_OF = {cls: kind for kind, (cls, _) in _SPECS.items()}
+_KIND_OF = {cls: kind for kind, (cls, _) in MESSAGES.items()}
+FIRST_KIND, LAST_KIND = min(MESSAGES), max(MESSAGES)
 
 
 class ContactsError(WireError):
@@ -177,9 +178,9 @@ class ContactsError(WireError):
 def encode_message(message: Message, *, pad_to: int = 0) -> bytes:
     """Return the body; padded kinds are filled with zeros up to ``pad_to`` bytes."""
     kind = _KIND_OF[type(message)]
-    fields = [_to_wire(message, name) for name in _SPECS[kind][1]]
+    fields = [_to_wire(message, name) for name in MESSAGES[kind][1]]
     body = bytes([kind]) + encode(fields)
-    if pad_to and _SPECS[kind][1][-1] == "pad" and len(body) + PAD_OVERHEAD <= pad_to:
+    if pad_to and MESSAGES[kind][1][-1] == "pad" and len(body) + PAD_OVERHEAD <= pad_to:
         missing = pad_to - len(body)
         fields[-1] = bytes(missing - (0 if missing < 24 else 1 if missing < 257 else 2))
         body = bytes([kind]) + encode(fields)
@@ -188,7 +189,7 @@ def encode_message(message: Message, *, pad_to: int = 0) -> bytes:
 
 def decode_message(body: bytes) -> Message:
     """Parse a body; raises WireError (ContactsError for its contacts) and nothing else."""
-    spec = _SPECS.get(body[0]) if body else None
+    spec = MESSAGES.get(body[0]) if body else None
     if spec is None:
         raise WireError("no DHT message")
     cls, names = spec
