@@ -10,13 +10,14 @@ import pytest
 
 from meshnode.address import Addr
 from meshnode.discovery.dht import SendSealed
-from meshnode.discovery.dht.lookup import Lookup
+from meshnode.discovery.dht.lookup import ALPHA, BLAME, Lookup
 from meshnode.discovery.dht.messages import (
     ContactInfo,
     Find,
     Get,
     Nodes,
     Ping,
+    Pong,
     Push,
     PushAck,
     Status,
@@ -127,6 +128,53 @@ def test_an_answer_is_never_longer_than_its_request_without_a_token() -> None:
                 assert len(reply) <= len(body)
     store = encode_message(Store(TX, b"", _record(owner, 6).encoded))
     assert all(len(r) <= len(store) for r in _tell(net, node, asker, store))
+
+
+def _contacts_of(net: Net, node: SimNode, addrs: list[Addr]) -> None:
+    """Make nodes at these addresses contacts of ``node``: it hears of them, pings them, and they answer."""
+    for number, addr in enumerate(addrs, 200):
+        peer = _identity(number).id
+        node.dht.add_contact_hint(peer, addr, net.now)
+        for effect in node.dht.take_effects():
+            if isinstance(effect, SendSealed) and effect.peer == peer:
+                ping = decode_message(effect.body)
+                assert isinstance(ping, Ping)
+                node.dht.handle(peer, encode_message(Pong(ping.tx, b"t" * 8)), addr, 200, net.now, net.wall())
+    assert {addr for _, addr in node.dht.contacts()} == set(addrs)
+
+
+@pytest.mark.parametrize("host", ["45.1.{}.1", "2001:db8:{}::1"], ids=["IPv4", "IPv6"])
+def test_an_answer_with_contacts_of_either_family_is_no_longer_than_its_request(host: str) -> None:
+    net = Net(2)
+    node = net.add()
+    _contacts_of(net, node, [Addr(host.format(n), 4242) for n in range(1, 13)])
+    named = []
+    for pad in range(34, 700, 7):
+        body = encode_message(Find(TX, bytes(20)), pad_to=pad)
+        for reply in _tell(net, node, _identity(10), body):
+            assert len(reply) <= len(body)
+            answer = decode_message(reply)
+            assert isinstance(answer, Nodes)
+            named.append(len(answer.contacts))
+    assert named[-1] == 12, "room for all is used"
+    assert named == sorted(named)
+
+
+def test_a_token_serves_for_five_minutes_and_not_for_ten() -> None:
+    for begin in range(0, 600, 37):  # wherever in an epoch it is given
+        for age, good in ((1, True), (299, True), (601, False)):
+            net = Net(3)
+            node = net.add()
+            net.now += begin
+            owner = _identity(9)
+            record = _record(owner, 5, wall=WALL + net.now).encoded
+            body = encode_message(Store(TX, b"", record))
+            given = decode_message(_tell(net, node, owner, body)[0])
+            assert isinstance(given, Stored)
+            net.now += age
+            reply = decode_message(_tell(net, node, owner, encode_message(Store(TX, given.token, record)))[0])
+            assert isinstance(reply, Stored)
+            assert reply.status is (Status.OK if good else Status.NEED_TOKEN), (begin, age)
 
 
 def test_a_first_store_needs_the_address_token_and_a_newer_one_does_not() -> None:
@@ -243,6 +291,46 @@ def test_one_network_cannot_fill_a_bucket() -> None:
     for i in range(20):
         lan.answered(NodeId(rng.randbytes(32)), Addr(f"192.168.1.{i + 1}", 1000))
     assert len(lan) == 20
+
+
+def _lookup_with_a_liar(alive: int) -> tuple[list[NodeId], list[NodeId], list[NodeId]]:
+    """A liar names 12 contacts nearer to the key than the four that an honest node names: what was asked, in order.
+
+    Of the liar's contacts the first ``alive`` answer and the others do not. All honest ones answer.
+    """
+    rng, key, net = random.Random(12), bytes(20), Net(12)
+    near = sorted((NodeId(rng.randbytes(32)) for _ in range(40)), key=lambda each: each.dht_key)
+    lies, (liar, honest), truths, elsewhere = near[:12], near[20:22], near[24:28], near[30]
+    named = {each: [ContactInfo(it, net.fresh_addr()) for it in its] for each, its in ((liar, lies), (honest, truths))}
+    lookup = Lookup(_identity(1).id, key, 0.0, width=16, want_record=False)
+    lookup.start(
+        [ContactInfo(each, net.fresh_addr()) for each in (liar, elsewhere, honest)]
+    )  # one path has two of them
+    asked: list[NodeId] = []
+    pending = lookup.take_queries()
+    while pending:
+        query = pending.pop(0)
+        asked.append(query.id)
+        if query.id in lies[alive:]:
+            lookup.on_failed(query)
+        else:
+            lookup.on_answer(query, named.get(query.id, []), b"", None, 1.0)
+        pending += lookup.take_queries()
+    assert lookup.done
+    assert set(lies + truths) <= set(asked), "put off is not given up: there was nothing nearer"
+    return asked, lies, truths
+
+
+def test_the_contacts_of_a_node_are_put_off_when_three_of_them_are_dead_and_none_answers() -> None:
+    asked, lies, truths = _lookup_with_a_liar(alive=0)
+    first_truth = min(map(asked.index, truths))
+    under_way = sum(asked.index(each) < first_truth for each in lies)
+    assert under_way == BLAME - 1 + ALPHA, "those that had been asked when the third failed"
+
+
+def test_the_contacts_of_a_node_are_asked_in_their_order_when_one_of_them_answers() -> None:
+    asked, lies, truths = _lookup_with_a_liar(alive=1)
+    assert max(map(asked.index, lies)) < min(map(asked.index, truths))
 
 
 def test_a_lookup_led_astray_by_liars_ends_within_its_budget() -> None:

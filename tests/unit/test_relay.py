@@ -8,7 +8,7 @@ import random
 import pytest
 
 from meshnode.address import Addr, pack_addr
-from meshnode.identity import Identity
+from meshnode.identity import Identity, NodeId
 from meshnode.limits import RELAY_BURST_S, RELAY_CONSENT_S
 from meshnode.metrics import Metrics
 from meshnode.quic.hello import Frame, frame
@@ -95,6 +95,40 @@ def test_what_is_over_the_limit_is_dropped_and_counted() -> None:
     passed = sum(_up(server, one, label(TWO), bytes(1_000), tick / 1_000) is not None for tick in range(1_000))
     assert passed == pytest.approx(100 * (1 + RELAY_BURST_S), abs=2)
     assert metrics.counters["relay_over_limit"] == 1_000 - passed
+
+
+@pytest.mark.parametrize("limit", [{"total_bytes": 100_000.0}, {"total_packets": 100.0}])
+def test_all_clients_together_get_no_more_than_the_relay_gives_in_total(limit: dict[str, float]) -> None:
+    server, metrics, (one, two) = _server(client_bytes=1e9, client_packets=1e9, **limit)
+    passed = 0
+    for tick in range(1_000):
+        now = tick / 1_000
+        passed += _up(server, one, label(TWO), bytes(500), now) is not None
+        passed += _up(server, two, label(ONE), bytes(500), now) is not None
+    assert passed == pytest.approx((200 if "total_bytes" in limit else 100) * (1 + RELAY_BURST_S), abs=2)
+    assert metrics.counters["relay_over_total"] == 2_000 - passed
+
+
+def test_a_relay_takes_as_many_clients_as_it_may_and_another_when_one_has_gone() -> None:
+    server, metrics, _ = _server(clients=2)
+    fourth = Identity(bytes([4]) * 32).id
+    assert server.reserve(fourth, 1.0) == "this relay is full"
+    assert metrics.counters["relay_refused"] == 1
+    server.release(ONE)
+    assert not server.serves(ONE)
+    assert isinstance(server.reserve(fourth, 2.0), Reservation)
+    assert len(server) == 2
+
+
+def test_the_end_of_one_client_leaves_the_reservation_of_another_with_the_same_label() -> None:
+    """A label is 8 bytes of an id: a stranger can make an id with the same ones."""
+    server, _, (one, two) = _server()
+    stranger = NodeId(ONE.raw[:8] + bytes(24))
+    assert server.reserve(stranger, 0.0) == "this relay is full"
+    server.release(stranger)
+    assert server.serves(ONE)
+    assert _up(server, two, label(ONE), b"x", 0.0) is not None
+    assert _up(server, one, label(TWO), b"x", 0.0) is not None
 
 
 def test_only_those_are_introduced_who_lately_sent_each_other_something() -> None:

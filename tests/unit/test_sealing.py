@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshnode import limits
@@ -77,6 +77,22 @@ def test_a_knock_is_bound_to_its_connection_id() -> None:
     assert len(token) == KNOCK_LENGTH
     assert _sealer(B).check_knock(token, b"87654321") is None
     assert _sealer(B).check_knock(token, b"12345678") == A.id
+
+
+@given(st.integers(0, 200), st.integers(-29, 29), st.integers(0, 29))
+@settings(max_examples=40, deadline=None)
+def test_a_datagram_is_accepted_once_for_as_long_as_its_stamp_holds(arrives: int, ahead: int, gap: int) -> None:
+    """Whenever it arrives, whatever the sender's clock, and however much other traffic there is in between."""
+    there, here = _Clock(), _Clock()
+    receiver, sender, other = _sealer(B, clock=here, born=here.now), _sealer(A, clock=there), _sealer(C, clock=here)
+    here.now += arrives
+    there.now = here.now + ahead
+    datagram = sender.seal(B.id, b"once")
+    assert (receiver.unseal(datagram) is None) == (arrives + ahead < 0)
+    while here.now <= there.now + limits.SEAL_WINDOW_S:
+        here.now += 1 + gap
+        assert receiver.unseal(other.seal(B.id, b"other traffic")) is not None
+        assert receiver.unseal(datagram) is None
 
 
 @given(st.binary(max_size=200))
