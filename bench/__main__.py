@@ -37,7 +37,7 @@ def _footprint(short: bool) -> list[Row]:
 
 def _namespaces(name: str, *tools: str) -> bool:
     """True when namespaces can be had; otherwise say why there are no rows."""
-    from meshnode.cli.netns import missing
+    from meshnode.demo.netns import missing
 
     reason = missing(*tools)
     if reason is not None:

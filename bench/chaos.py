@@ -38,10 +38,13 @@ from bench.invariants import (
     check_standing,
     narrow,
 )
-from meshnode.address import Addr
+from meshnode.base.address import Addr
+from meshnode.base.limits import GOSSIP_MAX_FUTURE_S
+from meshnode.base.wire import encode
+from meshnode.directory.names import Names, is_claim
+from meshnode.directory.services import Announce
 from meshnode.errors import RateLimited
 from meshnode.gossip import Changed, Contact, Entry, Kind, Message
-from meshnode.gossip.directory import Announce
 from meshnode.gossip.entry import sign_entry
 from meshnode.gossip.kinds import Accusation, Member, parse_member
 from meshnode.gossip.messages import (
@@ -50,16 +53,14 @@ from meshnode.gossip.messages import (
     Entries,
     ForwardJoin,
     IHave,
+    IndirectReply,
     Join,
-    ProbeTell,
     ShuffleReply,
-    SyncTell,
+    SyncResponse,
 )
-from meshnode.gossip.names import Names, is_claim
-from meshnode.identity import Identity, NodeId
-from meshnode.limits import GOSSIP_MAX_FUTURE_S
-from meshnode.record import Endpoint, sign_record
-from meshnode.wire import encode
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import Endpoint, sign_record
 from tests.sim.gossip_sim import EPOCH, GossipNet, GossipNode
 
 TROUBLE_S, PEACE_S, STEP_S = 30.0, 90.0, 0.5
@@ -375,7 +376,7 @@ class Chaos:
                 contacts = tuple(Contact(rng.choice(net.nodes).id) for _ in range(8))
                 return [ShuffleReply(rng.randrange(2**32), contacts), ForwardJoin(Contact(other.id), 6), message]
             case 9:
-                return [ProbeTell(rng.randrange(2**32), True), Disconnect(rng.random() < 0.5), Join(b"")]
+                return [IndirectReply(rng.randrange(2**32), True), Disconnect(rng.random() < 0.5), Join(b"")]
             case 11:
                 flood = [self._sign(liar.identity, Kind.SERVICE, f"l{i}", now_ms + i, b"flood") for i in range(40)]
                 return [Eager(b"", tuple((0, entry.encoded) for entry in flood))]
@@ -396,7 +397,7 @@ class Chaos:
                 late = self._sign(liar.identity, Kind.SERVICE, "s3", now_ms - 10**7, b"late", ahead_ms=-(10**7))
                 return [Eager(b"", ((0, late.encoded),)), message]
             case 10:
-                return [SyncTell(1, False, ((0, tuple(rng.randbytes(8) for _ in range(20))),)), message]
+                return [SyncResponse(1, False, ((0, tuple(rng.randbytes(8) for _ in range(20))),)), message]
             case _:
                 junk = self._sign(liar.identity, Kind.MEMBER, "", now_ms, Member(True, b"").encoded())
                 return [Entries(True, (rng.randbytes(80), junk.encoded.replace(bytes(liar.id), bytes(other.id))))]

@@ -11,13 +11,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from meshnode.errors import NameChanged, NotFound
-from meshnode.gossip import Entry, Kind, Status
-from meshnode.gossip.entry import EntryReject
-from meshnode.gossip.kinds import parse_member
-from meshnode.gossip.names import Names
-from meshnode.identity import NodeId
-from meshnode.limits import (
+from meshnode.base.limits import (
     GOSSIP_MAX_ACCUSERS,
     GOSSIP_MAX_ACTIVE,
     GOSSIP_MAX_ANNOUNCERS,
@@ -28,6 +22,12 @@ from meshnode.limits import (
     NAMES_MAX_CLAIMS,
     NAMES_MAX_RIVALS,
 )
+from meshnode.directory.names import Names
+from meshnode.errors import NameChanged, NotFound
+from meshnode.gossip import Entry, Kind, Status
+from meshnode.gossip.entry import EntryReject
+from meshnode.gossip.kinds import parse_member
+from meshnode.identity.node_id import NodeId
 from tests.sim.gossip_sim import GossipNet, GossipNode
 
 STORED = 100  # of a kind, instead of GOSSIP_MAX_STORED

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.moves import percentile
-from meshnode.cli.netns import Network
-from meshnode.cli.stage import Process
 from meshnode.daemon.client import RemoteError
+from meshnode.demo.netns import Network
+from meshnode.demo.stage import Process
 
 MESHNODE = [sys.executable, "-m", "meshnode"]
 NODES = 12

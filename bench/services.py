@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from meshnode import Config, Node
-from meshnode.cli.demo import Process
+from meshnode.demo.play import Process
 from meshnode.errors import MeshError
 
 INTERVAL_S = 0.01

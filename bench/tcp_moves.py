@@ -10,8 +10,8 @@ import json
 from typing import Any
 
 from bench.moves import percentile
-from meshnode.cli.demo import run_demo
-from meshnode.cli.show import WHO, Show
+from meshnode.demo.play import run_demo
+from meshnode.demo.show import WHO, Show
 
 
 class _Quiet(Show):

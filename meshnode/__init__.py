@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from meshnode.config import Config as Config
     from meshnode.errors import MeshError as MeshError
-    from meshnode.identity import Identity as Identity
-    from meshnode.identity import NodeId as NodeId
-    from meshnode.node import Node as Node
-    from meshnode.record import EndpointRecord as EndpointRecord
+    from meshnode.identity.keys import Identity as Identity
+    from meshnode.identity.node_id import NodeId as NodeId
+    from meshnode.identity.record import EndpointRecord as EndpointRecord
+    from meshnode.sdk.node import Node as Node
 
 __version__ = "0.1.0"
 
 _WHERE = {
     "Config": "meshnode.config",
-    "Connection": "meshnode.handles",
-    "EndpointRecord": "meshnode.record",
-    "Identity": "meshnode.identity",
+    "Connection": "meshnode.sdk.connection",
+    "EndpointRecord": "meshnode.identity.record",
+    "Identity": "meshnode.identity.keys",
     "MeshError": "meshnode.errors",
-    "Node": "meshnode.node",
-    "NodeId": "meshnode.identity",
+    "Node": "meshnode.sdk.node",
+    "NodeId": "meshnode.identity.node_id",
 }
 __all__ = [*_WHERE, "__version__"]
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from meshnode.address import Addr, parse_addr
+from meshnode.base.address import Addr, parse_addr
 from meshnode.errors import ConfigError, InvalidId
-from meshnode.identity import NodeId, label_of
+from meshnode.identity.node_id import NodeId, label_of
 
 FILE_NAME = "meshnode.toml"
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")

@@ -74,9 +74,9 @@ def _ask(home: Path, id: str | None, *, quiet: bool) -> dict[str, Any]:
 
 def _without_node(home: Path) -> dict[str, Any]:
     """What can be seen without a node: this host's addresses, and whether the seeds' names resolve. ConfigError."""
+    from meshnode.base.limits import MAX_DOCTOR_SEEDS
     from meshnode.config import Config, parse_seed
-    from meshnode.limits import MAX_DOCTOR_SEEDS
-    from meshnode.net.interfaces import local_networks
+    from meshnode.runtime.interfaces import local_networks
 
     seeds = [parse_seed(text) for text in Config.load(home).seeds[:MAX_DOCTOR_SEEDS]]
     names = _look_up(list(dict.fromkeys(seed.host for seed in seeds)))

@@ -10,8 +10,8 @@ import click
 from meshnode.cli.options import home_option, json_option
 from meshnode.cli.output import emit
 from meshnode.errors import KeyFileError
-from meshnode.identity import Identity
-from meshnode.keyfile import load, parse_seed_text, save
+from meshnode.identity.keyfile import load, parse_seed_text, save
+from meshnode.identity.keys import Identity
 
 
 def _show(identity: Identity, as_json: bool) -> None:

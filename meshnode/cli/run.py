@@ -40,7 +40,7 @@ def _run(
 ) -> None:
     from meshnode.config import Config
     from meshnode.daemon.server import run
-    from meshnode.node import Node
+    from meshnode.sdk.node import Node
 
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -19,14 +19,14 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from meshnode.base.limits import MAX_DOCTOR_SEEDS
 from meshnode.config import Seed, parse_seed
 from meshnode.errors import MeshError
-from meshnode.identity import NodeId
-from meshnode.limits import MAX_DOCTOR_SEEDS
-from meshnode.net.interfaces import local_networks
-from meshnode.node import Node
+from meshnode.identity.node_id import NodeId
 from meshnode.paths.candidate import PathState
 from meshnode.paths.describe import NEVER, describe_candidates, describe_endpoint, describe_history
+from meshnode.runtime.interfaces import local_networks
+from meshnode.sdk.node import Node
 
 NAME_TIMEOUT_S = 3.0
 SEED_TIMEOUT_S = 6.0  # a handshake has 5

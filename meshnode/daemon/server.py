@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from meshnode.config import Config
-from meshnode.daemon.commons import Commons, is_endless
 from meshnode.daemon.diagnose import describe_peer, last_change
 from meshnode.daemon.paths import is_private, socket_path
-from meshnode.driver.probing import Pinged
+from meshnode.daemon.shared import Commons, is_endless
 from meshnode.errors import ConfigError, MeshError, NotFound
-from meshnode.node import Node
-from meshnode.services.book import ServiceBook
+from meshnode.sdk.node import Node
+from meshnode.services.registry import ServiceBook
+from meshnode.stack.path_probes import Pinged
 
 log = logging.getLogger("meshnode.daemon")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator
 
+from meshnode.base.limits import SEAL_WINDOW_S
 from meshnode.diagnosis.finding import Finding, Snapshot, ms, note, ok, opened_by_us, plural, problem, seconds, short
-from meshnode.limits import SEAL_WINDOW_S
 
 RECENT_S = 60.0  # four keepalives: who was heard within this is there
 TUNNEL_S = 20.0  # where WebSockets are in use, one keepalive and a bit

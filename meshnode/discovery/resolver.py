@@ -11,15 +11,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from meshnode.base.limits import MAX_CACHED_RECORDS, MAX_PENDING_RESOLVES, RESOLVE_TIMEOUT_S
+from meshnode.base.metrics import Metrics
 from meshnode.errors import NotFound, RecordError
-from meshnode.identity import NodeId
-from meshnode.limits import MAX_CACHED_RECORDS, MAX_PENDING_RESOLVES, RESOLVE_TIMEOUT_S
-from meshnode.metrics import Metrics
-from meshnode.record import EndpointRecord, newer, open_record
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import EndpointRecord, newer, open_record
 
 
 @dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolved:
     """A verified record, the source that brought it first, and how long that took (ms)."""
 
     record: EndpointRecord
@@ -37,7 +37,7 @@ class _Cached:
 class _Question:
     asked: float
     deadline: float
-    answer: Callable[[Resolution | NotFound], None]
+    answer: Callable[[Resolved | NotFound], None]
 
 
 class Resolver:
@@ -78,7 +78,7 @@ class Resolver:
     def _answer(self, record: EndpointRecord, source: str, now: float) -> None:
         for question in self._questions.pop(record.id, ()):
             self._pending -= 1
-            question.answer(Resolution(record, source, (now - question.asked) * 1000))
+            question.answer(Resolved(record, source, (now - question.asked) * 1000))
 
     def get(self, peer: NodeId, wall: float) -> EndpointRecord | None:
         """Return the cached record when it has not expired."""
@@ -96,7 +96,7 @@ class Resolver:
         cached = self._cache.get(peer)
         return cached.source if cached is not None else ""
 
-    def ask(self, peer: NodeId, now: float, answer: Callable[[Resolution | NotFound], None]) -> bool:
+    def ask(self, peer: NodeId, now: float, answer: Callable[[Resolved | NotFound], None]) -> bool:
         """Wait for the next valid record of ``peer``; False (answered with NotFound) when too many wait."""
         if self._pending >= MAX_PENDING_RESOLVES:
             answer(NotFound("too many lookups at once", hint="try again in a moment"))

@@ -15,9 +15,9 @@ from meshnode.gossip.effects import (
     Status,
 )
 from meshnode.gossip.entry import Entry, Kind
-from meshnode.gossip.gossip import Gossip
 from meshnode.gossip.kinds import Member, parse_member
 from meshnode.gossip.messages import Contact, Message, decode_message, encode_message
+from meshnode.gossip.router import Gossip
 
 __all__ = [
     "Banned",

@@ -7,7 +7,7 @@ from enum import Enum
 
 from meshnode.gossip.entry import Entry
 from meshnode.gossip.messages import Contact, Eager, Graft, IHave, Message, Prune
-from meshnode.identity import NodeId
+from meshnode.identity.node_id import NodeId
 
 
 class Status(Enum):
@@ -61,7 +61,7 @@ class NeedContacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class NeighbourUp:
     """``peer`` is in the active view now; reconcile in so many seconds."""
 
     peer: NodeId
@@ -69,7 +69,7 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
-class Parted:
+class NeighbourDown:
     """``peer`` is no longer in the active view."""
 
     peer: NodeId

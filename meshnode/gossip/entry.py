@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from functools import lru_cache
 
-from meshnode.identity import KEY_LENGTH, Identity, NodeId, known_id, verify
-from meshnode.limits import (
+from meshnode.base.limits import (
     GOSSIP_MAX_ENTRY,
     GOSSIP_MAX_FLEETING_TTL_S,
     GOSSIP_MAX_FUTURE_S,
@@ -24,8 +23,10 @@ from meshnode.limits import (
     GOSSIP_MAX_STORED_ENTRY,
     GOSSIP_MAX_TTL_S,
 )
-from meshnode.metrics import describe
-from meshnode.wire import WireError, decode, encode
+from meshnode.base.metrics import describe
+from meshnode.base.wire import WireError, decode, encode
+from meshnode.identity.keys import Identity, verify
+from meshnode.identity.node_id import KEY_LENGTH, NodeId, known_id
 
 DOMAIN = b"meshnode gossip entry v1\x00"
 VERSION = 1

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from meshnode.base.limits import GOSSIP_MAX_OPENED, GOSSIP_MAX_STORED_ENTRY, MAX_RECORD
+from meshnode.base.wire import WireError, decode, encode
 from meshnode.errors import InvalidId, RecordError, RecordReject
 from meshnode.gossip.entry import Entry
-from meshnode.identity import NodeId
-from meshnode.limits import GOSSIP_MAX_OPENED, GOSSIP_MAX_STORED_ENTRY, MAX_RECORD
-from meshnode.record import open_record
-from meshnode.wire import WireError, decode, encode
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import open_record
 
 UNTIMELY = (RecordReject.EXPIRED, RecordReject.FUTURE)
 

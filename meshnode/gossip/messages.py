@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from meshnode.gossip.entry import ID_LENGTH
-from meshnode.identity import KEY_LENGTH, NodeId, known_id
-from meshnode.limits import (
+from meshnode.base.limits import (
     GOSSIP_MAX_CONTACTS,
     GOSSIP_MAX_ENTRY,
     GOSSIP_MAX_HOPS,
@@ -22,7 +20,9 @@ from meshnode.limits import (
     MAX_CONTROL_FRAME,
     MAX_RECORD,
 )
-from meshnode.wire import WireError, decode, encode
+from meshnode.base.wire import WireError, decode, encode
+from meshnode.gossip.entry import ID_LENGTH
+from meshnode.identity.node_id import KEY_LENGTH, NodeId, known_id
 
 MAX_SCOPE = 32
 MAX_WALK = 8
@@ -100,7 +100,7 @@ class ShuffleReply:
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeAsk:
+class IndirectProbe:
     """I do not hear ``contact``: do you?"""
 
     tx: int
@@ -108,7 +108,7 @@ class ProbeAsk:
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeTell:
+class IndirectReply:
     """It answered, or did not."""
 
     tx: int
@@ -153,14 +153,14 @@ class Prune:
 
 
 @dataclass(frozen=True, slots=True)
-class SyncAsk:
+class SyncRequest:
     """The fingerprints of all that I store: one for each of 1 to 256 buckets of ids."""
 
     prints: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class SyncTell:
+class SyncResponse:
     """The ids that I store in the buckets in which we differ; ``full``: there are more such buckets."""
 
     buckets: int
@@ -191,14 +191,14 @@ Message = (
     | Disconnect
     | Shuffle
     | ShuffleReply
-    | ProbeAsk
-    | ProbeTell
+    | IndirectProbe
+    | IndirectReply
     | Eager
     | IHave
     | Graft
     | Prune
-    | SyncAsk
-    | SyncTell
+    | SyncRequest
+    | SyncResponse
     | Want
     | Entries
 )
@@ -289,20 +289,20 @@ def _ihave(scope: object, items: object) -> IHave:
     return IHave(_scope(scope), tuple((min(hops, GOSSIP_MAX_HOPS), item) for hops, item in found))
 
 
-def _sync_ask(prints: object) -> SyncAsk:
+def _sync_ask(prints: object) -> SyncRequest:
     data = _bytes(prints, BUCKETS * PRINT_LENGTH)
     count, rest = divmod(len(data), PRINT_LENGTH)
     if rest or not _is_bucket_count(count):
         raise WireError("not a number of buckets")
     parts = range(0, len(data), PRINT_LENGTH)
-    return SyncAsk(tuple(int.from_bytes(data[i : i + PRINT_LENGTH], "big") for i in parts))
+    return SyncRequest(tuple(int.from_bytes(data[i : i + PRINT_LENGTH], "big") for i in parts))
 
 
 def _is_bucket_count(count: int) -> bool:
     return 0 < count <= BUCKETS and count & (count - 1) == 0
 
 
-def _sync_tell(buckets: object, full: object, ids: object) -> SyncTell:
+def _sync_tell(buckets: object, full: object, ids: object) -> SyncResponse:
     count = _number(buckets, BUCKETS, 1)
     flat = _list(ids, 2 * BUCKETS)
     if not _is_bucket_count(count) or len(flat) % 2:
@@ -313,7 +313,7 @@ def _sync_tell(buckets: object, full: object, ids: object) -> SyncTell:
     ]
     if any(a[0] >= b[0] for a, b in pairwise(found)):
         raise WireError("buckets out of order")
-    return SyncTell(count, _flag(full), tuple(found))
+    return SyncResponse(count, _flag(full), tuple(found))
 
 
 class Form(NamedTuple):
@@ -355,16 +355,16 @@ MESSAGES: dict[int, Form] = {
         lambda tx, contacts: ShuffleReply(_number(tx, MAX_TX), _contacts(contacts)),
     ),
     8: Form(
-        ProbeAsk,
+        IndirectProbe,
         ("tx", "id", "record"),
         lambda m: [m.tx, *_contact_fields(m.contact)],
-        lambda tx, raw, record: ProbeAsk(_number(tx, MAX_TX), _contact(raw, record)),
+        lambda tx, raw, record: IndirectProbe(_number(tx, MAX_TX), _contact(raw, record)),
     ),
     9: Form(
-        ProbeTell,
+        IndirectReply,
         ("tx", "alive"),
         lambda m: [m.tx, m.alive],
-        lambda tx, alive: ProbeTell(_number(tx, MAX_TX), _flag(alive)),
+        lambda tx, alive: IndirectReply(_number(tx, MAX_TX), _flag(alive)),
     ),
     10: Form(Eager, ("scope", "items"), lambda m: [m.scope, _pairs(m.items)], _eager),
     11: Form(
@@ -380,9 +380,11 @@ MESSAGES: dict[int, Form] = {
         lambda scope, ids: Graft(_scope(scope), _ids(ids, GOSSIP_MAX_IDS)),
     ),
     13: Form(Prune, ("scope",), lambda m: [m.scope], lambda scope: Prune(_scope(scope))),
-    14: Form(SyncAsk, ("prints",), lambda m: [b"".join(p.to_bytes(PRINT_LENGTH, "big") for p in m.prints)], _sync_ask),
+    14: Form(
+        SyncRequest, ("prints",), lambda m: [b"".join(p.to_bytes(PRINT_LENGTH, "big") for p in m.prints)], _sync_ask
+    ),
     15: Form(
-        SyncTell,
+        SyncResponse,
         ("buckets", "full", "ids"),
         lambda m: [m.buckets, m.full, [part for index, ids in m.ids for part in (index, b"".join(ids))]],
         _sync_tell,

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
-from meshnode.address import Addr
+from meshnode.base.address import Addr
 from meshnode.paths.mtu import MtuSearch
 
 WINDOW = 8  # probes whose fate is remembered

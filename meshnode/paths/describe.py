@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshnode.address import Addr
+from meshnode.base.address import Addr
 from meshnode.paths.candidate import PathState
 from meshnode.paths.peer import PeerPaths
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from meshnode.address import Addr
+from meshnode.base.address import Addr
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ while small ones pass, nothing else would tell. The size then falls back to the 
 
 from __future__ import annotations
 
-from meshnode.limits import BASE_MTU
+from meshnode.base.limits import BASE_MTU
 
 START_S = 0.02  # after validation: behind the first data
 TRIES = 3

@@ -11,17 +11,12 @@ import random
 from collections import deque
 from collections.abc import Iterable
 
-from meshnode.address import Addr, is_dialable
-from meshnode.clock import Entropy
-from meshnode.identity import NodeId
-from meshnode.limits import (
-    BASE_MTU,
-    INITIAL_WINDOW,
-    KEEPALIVE_S,
-    MAX_CANDIDATES,
-    MAX_PATH_HISTORY,
-    MAX_PROBES_OUT,
-)
+from meshnode.base.address import Addr, is_dialable
+from meshnode.base.clock import Entropy
+from meshnode.base.limits import BASE_MTU, INITIAL_WINDOW, KEEPALIVE_S, MAX_CANDIDATES, MAX_PATH_HISTORY, MAX_PROBES_OUT
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import EndpointKind, EndpointRecord
+from meshnode.nat.local_networks import LocalNetworks, on_networks
 from meshnode.paths.candidate import Candidate, Connectivity, PathState
 from meshnode.paths.effects import (
     Answered,
@@ -36,12 +31,10 @@ from meshnode.paths.effects import (
     Switched,
     Validated,
 )
-from meshnode.paths.monitor import Monitor
+from meshnode.paths.liveness import LATE_S, SILENCE_MIN_S, Silence, threshold
 from meshnode.paths.mtu import MtuSearch
-from meshnode.paths.networks import Here, on_networks
-from meshnode.paths.silence import LATE_S, SILENCE_MIN_S, Silence, threshold
+from meshnode.paths.relay_monitor import Monitor
 from meshnode.paths.upgrade import Upgrade
-from meshnode.record import EndpointKind, EndpointRecord
 
 MOVED, SEEKING = 1, 2  # PING flags
 BURST = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5, 1.0, 2.0, 5.0)  # gaps between probes while nothing answers
@@ -72,7 +65,7 @@ class PeerPaths:
         self._previous: Candidate | None = None
         self._probes: dict[bytes, tuple[Addr, float, int]] = {}
         self._effects: list[Effect] = []
-        self._here = Here()
+        self._here = LocalNetworks()
         self._credit = 0
         self._moved = False
         self._step = 0
@@ -93,7 +86,7 @@ class PeerPaths:
 
     # ---- candidates
 
-    def set_here(self, here: Here) -> None:
+    def set_here(self, here: LocalNetworks) -> None:
         """Tell which networks this host is on, and which addresses are its own."""
         self._here = here
 

@@ -11,20 +11,11 @@ from collections.abc import Iterator
 from enum import Enum, auto
 from typing import Protocol
 
+from meshnode.base.limits import MAX_GONE_STREAMS
+from meshnode.base.wire import WireError
 from meshnode.errors import ConnectionLost, MeshError, PeerIdentityError, PolicyDenied
-from meshnode.identity import Identity, NodeId
-from meshnode.limits import MAX_GONE_STREAMS
-from meshnode.quic.engine import (
-    WRONG_KEY,
-    CidIssued,
-    CidRetired,
-    Engine,
-    HandshakeDone,
-    StopSending,
-    StreamData,
-    StreamReset,
-    Terminated,
-)
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
 from meshnode.quic.hello import (
     CloseCode,
     Frame,
@@ -36,8 +27,18 @@ from meshnode.quic.hello import (
     open_hello,
     open_welcome,
 )
+from meshnode.quic.seam import (
+    WRONG_KEY,
+    CidIssued,
+    CidRetired,
+    Engine,
+    HandshakeDone,
+    StopSending,
+    StreamData,
+    StreamReset,
+    Terminated,
+)
 from meshnode.quic.stream import Stream, encode_header
-from meshnode.wire import WireError
 
 UNIDIRECTIONAL = 2  # the bit of a stream id, RFC 9000 section 2.1: nothing could be answered there
 CONTROL_STREAM = 0  # RFC 9000 section 2.1: the first client-initiated bidirectional stream

@@ -14,9 +14,10 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
-from meshnode.identity import Identity, NodeId, verify
-from meshnode.limits import MAX_CONTROL_FRAME, MAX_GRANTS
-from meshnode.wire import WireError, decode, encode
+from meshnode.base.limits import MAX_CONTROL_FRAME, MAX_GRANTS
+from meshnode.base.wire import WireError, decode, encode
+from meshnode.identity.keys import Identity, verify
+from meshnode.identity.node_id import NodeId
 
 DOMAIN = b"meshnode hello v1\x00"
 BOOT_LENGTH = 8

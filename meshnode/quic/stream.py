@@ -12,9 +12,9 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Protocol
 
+from meshnode.base.limits import MAX_SERVICE_NAME, STREAM_HIGH_WATER, STREAM_LOW_WATER
+from meshnode.base.wire import WireError, decode, encode
 from meshnode.errors import ConnectionLost, MeshError, PolicyDenied, ServiceNotFound, ServiceUnavailable
-from meshnode.limits import MAX_SERVICE_NAME, STREAM_HIGH_WATER, STREAM_LOW_WATER
-from meshnode.wire import WireError, decode, encode
 
 
 class StreamStatus(IntEnum):

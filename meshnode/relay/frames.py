@@ -14,7 +14,7 @@ import hashlib
 import hmac
 from typing import NamedTuple
 
-from meshnode.identity import NodeId
+from meshnode.identity.node_id import NodeId
 
 RELAYED = 0x02
 RESERVATION_LENGTH = 8

@@ -11,15 +11,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from meshnode.clock import Entropy
-from meshnode.identity import NodeId
-from meshnode.limits import (
-    MAX_RELAY_FLOWS,
-    RELAY_BURST_S,
-    RELAY_CONSENT_S,
-    RELAY_INTRODUCE_S,
-)
-from meshnode.metrics import Metrics, describe
+from meshnode.base.clock import Entropy
+from meshnode.base.limits import MAX_RELAY_FLOWS, RELAY_BURST_S, RELAY_CONSENT_S, RELAY_INTRODUCE_S
+from meshnode.base.metrics import Metrics, describe
+from meshnode.identity.node_id import NodeId
 from meshnode.relay.frames import DOWN, KEY_LENGTH, RESERVATION_LENGTH, UP, Frame, label, make_frame, proven
 
 FORWARDED = describe("relay_forwarded", "frames carried for others")

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from meshnode.errors import AddressInUse, ConfigError, MeshError
-from meshnode.identity import NodeId
-from meshnode.node import Node
-from meshnode.streams import MeshReader, MeshWriter
+from meshnode.identity.node_id import NodeId
+from meshnode.sdk.node import Node
+from meshnode.sdk.streams import MeshReader, MeshWriter
 
 log = logging.getLogger("meshnode.services")
 

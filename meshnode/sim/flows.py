@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from meshnode.errors import StreamLimitError
-from meshnode.quic.engine import EngineEvent, StopSending, StreamData, StreamReset
+from meshnode.quic.seam import EngineEvent, StopSending, StreamData, StreamReset
 from meshnode.sim.frames import DATA, LIMIT, MAX_DATA, MAX_STREAM, MAX_STREAMS, RESET, STOP, STREAM, STREAM_FIN
 from meshnode.sim.recovery import Piece, Sent
 

@@ -16,16 +16,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 
-from meshnode.clock import Entropy
-from meshnode.identity import Identity, NodeId
-from meshnode.quic.engine import (
-    IDLE,
-    LOCAL,
-    EngineEvent,
-    HandshakeDone,
-    Terminated,
-)
+from meshnode.base.clock import Entropy
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
 from meshnode.quic.packets import CID_LENGTH, LONG, MIN_INITIAL, VERSION_1
+from meshnode.quic.seam import IDLE, LOCAL, EngineEvent, HandshakeDone, Terminated
 from meshnode.sim.flows import Streams
 from meshnode.sim.frames import (
     ACK,

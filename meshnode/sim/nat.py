@@ -16,7 +16,7 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Protocol
 
-from meshnode.address import Addr
+from meshnode.base.address import Addr
 
 FIRST_PORT = 1024
 LAST_PORT = 65535

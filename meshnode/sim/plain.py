@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import struct
 
-from meshnode.clock import Clock, Entropy
-from meshnode.identity import Identity, NodeId, known_id
-from meshnode.limits import SEAL_WINDOW_S
-from meshnode.sealing import KNOCK_LENGTH, MeshKey, Sealer
+from meshnode.base.clock import Clock, Entropy
+from meshnode.base.limits import SEAL_WINDOW_S
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId, known_id
+from meshnode.identity.sealing import KNOCK_LENGTH, MeshKey, Sealer
 
 FRAME = struct.Struct("!8s16x16s32sQ16s")
 SEAL_TAG = b"seal".ljust(16, b"\0")

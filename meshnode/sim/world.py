@@ -14,18 +14,19 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from meshnode.address import Addr
-from meshnode.driver.mesh import Mesh
-from meshnode.driver.ports import MeshSettings
+from meshnode.base.address import Addr
 from meshnode.errors import MeshError
-from meshnode.identity import Identity, NodeId
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import Endpoint, EndpointRecord
+from meshnode.identity.sealing import MeshKey, Sealer
 from meshnode.quic.connection import Connection, State
-from meshnode.quic.engine import EngineFactory
+from meshnode.quic.seam import EngineFactory
 from meshnode.quic.stream import Stream
-from meshnode.record import Endpoint, EndpointRecord
-from meshnode.sealing import MeshKey, Sealer
 from meshnode.sim.link import ModelEngines
 from meshnode.sim.nat import Behaviour, Nat, Receiver, Sites
+from meshnode.stack.context import StackSettings
+from meshnode.stack.stack import Stack
 
 EPOCH = 1_700_000_000.0
 FIRST_SIDE_PORT = 10_000
@@ -188,7 +189,7 @@ class SimNode:
         self._timer_at: float | None = None
         self._flushing = False
         self._unread: list[tuple[bytes, Addr]] | None = None
-        self.mesh = Mesh(
+        self.mesh = Stack(
             identity,
             seal,
             self,
@@ -199,7 +200,7 @@ class SimNode:
             entropy=world.entropy,
             next_seq=self._next_seq,
             admit=lambda peer: self.admits(peer),
-            settings=MeshSettings(
+            settings=StackSettings(
                 seed_role=seed_role,
                 relay=seed_role,
                 capabilities=("seed", "relay") if seed_role else (),

@@ -7,11 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshnode.gossip import Contact, Gossip, decode_message, encode_message
-from meshnode.gossip import messages as m
-from meshnode.gossip.entry import Entry, EntryReject, open_entry, sign_entry
-from meshnode.identity import Identity, NodeId
-from meshnode.limits import (
+from meshnode.base.limits import (
     GOSSIP_MAX_CONTACTS,
     GOSSIP_MAX_HOPS,
     GOSSIP_MAX_MISSING,
@@ -19,8 +15,13 @@ from meshnode.limits import (
     GOSSIP_MAX_PENDING,
     GOSSIP_MAX_WALKS,
 )
-from meshnode.metrics import Metrics
-from meshnode.wire import WireError, encode
+from meshnode.base.metrics import Metrics
+from meshnode.base.wire import WireError, encode
+from meshnode.gossip import Contact, Gossip, decode_message, encode_message
+from meshnode.gossip import messages as m
+from meshnode.gossip.entry import Entry, EntryReject, open_entry, sign_entry
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
 
 WALL = 1_800_000_000.0
 ME, PEER = Identity(bytes(31) + b"\x01"), Identity(bytes(31) + b"\x02")
@@ -47,14 +48,14 @@ messages = st.one_of(
     st.builds(m.Disconnect, st.booleans()),
     st.builds(m.Shuffle, tx, st.integers(0, m.MAX_WALK), some),
     st.builds(m.ShuffleReply, tx, some),
-    st.builds(m.ProbeAsk, tx, contacts),
-    st.builds(m.ProbeTell, tx, st.booleans()),
+    st.builds(m.IndirectProbe, tx, contacts),
+    st.builds(m.IndirectReply, tx, st.booleans()),
     st.builds(m.Eager, scope, st.lists(st.tuples(hops, payload), max_size=5).map(tuple)),
     st.builds(m.IHave, scope, st.lists(st.tuples(hops, item), max_size=20).map(tuple)),
     st.builds(m.Graft, scope, items),
     st.builds(m.Prune, scope),
-    st.builds(m.SyncAsk, prints),
-    st.builds(m.SyncTell, st.just(16), st.booleans(), told),
+    st.builds(m.SyncRequest, prints),
+    st.builds(m.SyncResponse, st.just(16), st.booleans(), told),
     st.builds(m.Want, st.lists(item, min_size=1, max_size=20).map(tuple)),
     st.builds(m.Entries, st.booleans(), st.lists(payload, max_size=5).map(tuple)),
 )

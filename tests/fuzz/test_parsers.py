@@ -10,22 +10,22 @@ from aioquic.buffer import Buffer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshnode.address import Addr
+from meshnode.base.address import Addr
+from meshnode.base.wire import WireError, decode, encode
 from meshnode.discovery.dht import messages
-from meshnode.discovery.mdns import decode_text, encode_text
-from meshnode.driver import probe
-from meshnode.driver.mesh import Mesh
 from meshnode.errors import RecordError
-from meshnode.identity import Identity
+from meshnode.identity.keys import Identity
+from meshnode.identity.record import DOMAIN, Endpoint, open_record, sign_record
+from meshnode.identity.sealing import MeshKey, Sealer
 from meshnode.quic import packets
 from meshnode.quic.engines import pick_engine
 from meshnode.quic.engines.aioquic import EPOCH, AioquicEngine
 from meshnode.quic.hello import FrameReader, frame, make_hello, make_welcome, open_hello, open_welcome
 from meshnode.quic.stream import Stream, encode_header
-from meshnode.record import DOMAIN, Endpoint, open_record, sign_record
-from meshnode.sealing import MeshKey, Sealer
+from meshnode.runtime.mdns import decode_text, encode_text
 from meshnode.sim.world import SimNode, World
-from meshnode.wire import WireError, decode, encode
+from meshnode.stack import probe
+from meshnode.stack.stack import Stack
 
 ONE, OTHER = Identity(bytes(32)), Identity(bytes(range(32)))
 WALL = 1_700_000_000.0
@@ -350,7 +350,7 @@ class Ear:
         )
 
     @property
-    def mesh(self) -> Mesh:
+    def mesh(self) -> Stack:
         return self.node.mesh
 
     def counted(self) -> int:

@@ -7,9 +7,9 @@ import struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshnode.address import Addr
-from meshnode.portmap import http as mesh_http
-from meshnode.portmap import natpmp, pcp, soap, ssdp, xml
+from meshnode.base.address import Addr
+from meshnode.nat.portmap import http as mesh_http
+from meshnode.nat.portmap import natpmp, pcp, soap, ssdp, xml
 from tests.fuzz.test_parsers import mutated
 from tests.unit.portmap_bench import OWN, ROUTE, ROUTE6, ROUTER, Bench, Router
 from tests.unit.test_portmap_codecs import WHOLE

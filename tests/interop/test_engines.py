@@ -11,14 +11,14 @@ from itertools import pairwise
 
 import pytest
 
+from meshnode.base.limits import STREAM_HIGH_WATER
 from meshnode.errors import ConfigError, MeshError, PeerIdentityError, PolicyDenied
-from meshnode.identity import Identity
-from meshnode.limits import STREAM_HIGH_WATER
+from meshnode.identity.keys import Identity
 from meshnode.quic.connection import Connection, State
-from meshnode.quic.engine import Engine
 from meshnode.quic.engines import pick_engine
 from meshnode.quic.hello import CloseCode, Hello
 from meshnode.quic.packets import acceptable, initial_token, is_v1_initial
+from meshnode.quic.seam import Engine
 from meshnode.quic.stream import Stream
 from meshnode.sim.world import Inbox, SimNode, Weather, World
 from tests.conftest import MakeNode, echo

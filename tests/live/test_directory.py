@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from meshnode import Config, Node
+from meshnode.directory.announcement import Instance
 from meshnode.errors import ConfigError, ConnectionLost, InvalidId, NameChanged, NotFound, PolicyDenied
-from meshnode.gossip.offers import Instance
 from tests.conftest import MakeNode, echo
 
 

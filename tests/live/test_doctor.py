@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from meshnode.cli.demo import Process
-from meshnode.identity import Identity
+from meshnode.demo.play import Process
+from meshnode.identity.keys import Identity
 from tests.conftest import MakeNode
 
 Json = dict[str, Any]

@@ -13,15 +13,15 @@ import pytest
 from nacl.bindings import crypto_secretbox_open
 
 from meshnode import Identity, Node
-from meshnode.address import Addr
-from meshnode.clock import SystemClock
+from meshnode.base.address import Addr
+from meshnode.base.clock import SystemClock
+from meshnode.base.wire import encode
 from meshnode.discovery.dht import messages
 from meshnode.errors import MeshError, NotFound, PeerIdentityError
+from meshnode.identity.record import DOMAIN, Endpoint, sign_record
+from meshnode.identity.sealing import MeshKey, Sealer
 from meshnode.quic import packets
 from meshnode.quic.engines import aioquic as engines
-from meshnode.record import DOMAIN, Endpoint, sign_record
-from meshnode.sealing import MeshKey, Sealer
-from meshnode.wire import encode
 from tests.conftest import MakeNode, echo
 
 Reply = Callable[[bytes, Addr], list[bytes]]

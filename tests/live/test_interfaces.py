@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from meshnode.net import interfaces
-from meshnode.net.interfaces import InterfaceWatcher, local_networks
+from meshnode.runtime import interfaces
+from meshnode.runtime.interfaces import InterfaceWatcher, local_networks
 
 
 async def test_without_netlink_addresses_are_polled(monkeypatch: pytest.MonkeyPatch) -> None:

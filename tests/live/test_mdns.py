@@ -11,11 +11,11 @@ from zeroconf import RecordUpdate, Zeroconf, const
 from zeroconf._dns import DNSAddress, DNSText
 
 from meshnode import Identity
-from meshnode.clock import SystemClock
-from meshnode.discovery import mdns
-from meshnode.discovery.mdns import MAX_TEXT, SERVICE_TYPE, MdnsSource, encode_text
-from meshnode.metrics import Metrics
-from meshnode.sealing import MeshKey, Sealer
+from meshnode.base.clock import SystemClock
+from meshnode.base.metrics import Metrics
+from meshnode.identity.sealing import MeshKey, Sealer
+from meshnode.runtime import mdns
+from meshnode.runtime.mdns import MAX_TEXT, SERVICE_TYPE, MdnsSource, encode_text
 from tests.conftest import MakeNode
 from tests.live.test_hostile import bad_records, counters, member
 

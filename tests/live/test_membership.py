@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from meshnode.cli.demo import Process
+from meshnode.demo.play import Process
 
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("MESHNODE_")}
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from meshnode.address import Addr
-from meshnode.clock import SystemClock
-from meshnode.limits import MAX_UPNP_REPLY, PORTMAP_WITHDRAW_S
-from meshnode.metrics import Metrics
-from meshnode.net import portmaps, routes
-from meshnode.net.portmaps import PortMaps
-from meshnode.portmap.vocabulary import Fetch, Route
+from meshnode.base.address import Addr
+from meshnode.base.clock import SystemClock
+from meshnode.base.limits import MAX_UPNP_REPLY, PORTMAP_WITHDRAW_S
+from meshnode.base.metrics import Metrics
+from meshnode.nat.portmap.vocabulary import Fetch, Route
+from meshnode.runtime import port_mapping as portmaps
+from meshnode.runtime import routes
+from meshnode.runtime.port_mapping import PortMapping
 from tests.conftest import MakeNode
 from tests.unit.portmap_bench import Router
 
@@ -103,8 +104,10 @@ async def test_a_node_on_loopback_makes_no_mapping_client_at_all(make_node: Make
 # ---- HTTP with the router
 
 
-def client(on_change: Callable[[], None] = lambda: None) -> PortMaps:
-    return PortMaps(asyncio.get_running_loop(), SystemClock(), bytes(32), os.urandom, on_change, Metrics(), upnp=True)
+def client(on_change: Callable[[], None] = lambda: None) -> PortMapping:
+    return PortMapping(
+        asyncio.get_running_loop(), SystemClock(), bytes(32), os.urandom, on_change, Metrics(), upnp=True
+    )
 
 
 async def fetch(serve: Serve, monkeypatch: pytest.MonkeyPatch, patience: float = 0.4) -> tuple[int | None, bytes]:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from meshnode.cli.demo import PEERS, run_demo
-from meshnode.cli.show import WHO, Show
-from meshnode.cli.stage import Process
 from meshnode.daemon.client import RemoteError
+from meshnode.demo.play import PEERS, run_demo
+from meshnode.demo.show import WHO, Show
+from meshnode.demo.stage import Process
 
 NODES = 12
 

@@ -13,8 +13,8 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicProtocolVersion
 
 from meshnode import Identity
-from meshnode.clock import SystemClock
-from meshnode.sealing import MeshKey, Sealer
+from meshnode.base.clock import SystemClock
+from meshnode.identity.sealing import MeshKey, Sealer
 from tests.conftest import MakeNode
 
 SIZES = (0, 1, 60, 1200, 1472)

@@ -9,8 +9,8 @@ import ssl
 import pytest
 
 from meshnode import Node
-from meshnode.address import tunnel as tunnel_to
-from meshnode.net import tunnel
+from meshnode.base.address import tunnel as tunnel_to
+from meshnode.runtime import websocket as tunnel
 from tests.conftest import MakeNode
 from tests.live.test_node import echo
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from meshnode import Config, Node, NodeId
 from meshnode.errors import MeshError
-from meshnode.streams import MeshReader, MeshWriter
+from meshnode.sdk.streams import MeshReader, MeshWriter
 
 PERIOD_S = 0.01
 NUMBER = 8

@@ -28,9 +28,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from meshnode.cli import netns
-from meshnode.cli.netns import BRIDGE, IFACE, Namespace, Network, renumber
-from meshnode.cli.netns import run as run  # for the tests
+from meshnode.demo import netns
+from meshnode.demo.netns import BRIDGE, IFACE, Namespace, Network, renumber
+from meshnode.demo.netns import run as run
 
 ROOT = Path(__file__).resolve().parents[2]
 ECHO_NODE = Path(__file__).with_name("echo_node.py")

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 
-from meshnode.address import Addr
+from meshnode.base.address import Addr
 from tests.netns.lab import Host
 from tests.netns.natlab import NatLab, NatSite, udp_socket
 from tests.sim.nat_probes import CLIENTS

@@ -23,7 +23,7 @@ from typing import Any
 
 from meshnode import Config, Node
 from meshnode.errors import MeshError
-from meshnode.streams import MeshReader, MeshWriter
+from meshnode.sdk.streams import MeshReader, MeshWriter
 from tests.netns.echo_node import Counter, say
 
 AROUND_S = 1.0  # a switch's gap is looked for this long before and behind it

@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from meshnode.cli import netns
+from meshnode.demo import netns
 from tests.netns import lab
 from tests.netns.lab import BRIDGE, IFACE, Host, Lab, Namespace, Program, Router, Switch
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from meshnode.net.tunnel import _client_context, _server_context
+from meshnode.runtime.websocket import _client_context, _server_context
 
 PIECE = bytes(16_384)
 

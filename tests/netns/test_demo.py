@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from meshnode.cli.netns import existing
-from meshnode.cli.stage import PREFIX
+from meshnode.demo.netns import existing
+from meshnode.demo.stage import PREFIX
 from tests.netns.lab import require
 
 pytestmark = pytest.mark.netns

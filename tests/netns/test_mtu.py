@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from meshnode.limits import BASE_MTU, DHT_MAX_BODY
+from meshnode.base.limits import BASE_MTU, DHT_MAX_BODY
+from meshnode.identity.sealing import SEAL_OVERHEAD
 from meshnode.relay.frames import FRAME_OVERHEAD
-from meshnode.sealing import SEAL_OVERHEAD
 from tests.netns import natlab
 from tests.netns.lab import IFACE
 from tests.netns.natlab import NatLab

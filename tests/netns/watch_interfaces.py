@@ -7,7 +7,7 @@ import json
 import subprocess
 import time
 
-from meshnode.net.interfaces import InterfaceWatcher, local_networks
+from meshnode.runtime.interfaces import InterfaceWatcher, local_networks
 
 CHANGES = [
     ("addr add 10.77.0.50/24 dev eth0", "10.77.0.50", True),

@@ -7,18 +7,19 @@ import ipaddress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshnode.address import Addr, canonical_host, is_dialable, pack_addr, parse_addr, unpack_addr
+from meshnode.base.address import Addr, canonical_host, is_dialable, pack_addr, parse_addr, unpack_addr
+from meshnode.base.limits import DHT_MAX_BODY, DHT_MAX_CONTACTS, DHT_MAX_WATCH_S, MAX_RECORD
+from meshnode.base.wire import WireError, decode, encode
 from meshnode.discovery.dht import messages
 from meshnode.discovery.dht.messages import ContactInfo, decode_message, encode_message
-from meshnode.driver import probe
-from meshnode.identity import Identity, NodeId
-from meshnode.keyfile import parse_seed_text
-from meshnode.limits import DHT_MAX_BODY, DHT_MAX_CONTACTS, DHT_MAX_WATCH_S, MAX_RECORD
+from meshnode.identity.keyfile import parse_seed_text
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import Endpoint, EndpointKind, open_record, sign_record
+from meshnode.identity.sealing import MeshKey
 from meshnode.quic.hello import Frame, FrameReader, frame
 from meshnode.quic.stream import Stream, encode_header
-from meshnode.record import Endpoint, EndpointKind, open_record, sign_record
-from meshnode.sealing import MeshKey
-from meshnode.wire import WireError, decode, encode
+from meshnode.stack import probe
 
 WALL = 1_700_000_000.0
 ME = Identity(bytes(32))

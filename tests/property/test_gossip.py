@@ -7,13 +7,14 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshnode.gossip.broadcast import Broadcast
+from meshnode.base.metrics import Metrics
+from meshnode.base.timers import Timers
+from meshnode.gossip.dissemination.entry_store import EntryStore, Put
+from meshnode.gossip.dissemination.plumtree import Plumtree
 from meshnode.gossip.entry import Entry, sign_entry
 from meshnode.gossip.messages import Eager, Graft, IHave
-from meshnode.gossip.store import Put, Store
-from meshnode.identity import Identity, NodeId
-from meshnode.metrics import Metrics
-from meshnode.timers import Timers
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
 from tests.sim.gossip_sim import build
 
 WALL_MS = 1_800_000_000_000
@@ -38,14 +39,14 @@ entries = st.lists(
 )
 
 
-def _ids(store: Store) -> list[bytes]:
+def _ids(store: EntryStore) -> list[bytes]:
     return sorted(entry.id for entry in store.entries(8))
 
 
 @given(entries, st.randoms(use_true_random=False))
 @quick
 def test_the_order_of_arrival_does_not_matter(found: list[Entry], rng: random.Random) -> None:
-    one, other = Store(Metrics()), Store(Metrics())
+    one, other = EntryStore(Metrics()), EntryStore(Metrics())
     for entry in found:
         one.put(entry)
     mixed = found + found[:5]
@@ -59,7 +60,7 @@ def test_the_order_of_arrival_does_not_matter(found: list[Entry], rng: random.Ra
 @given(entries, st.randoms(use_true_random=False))
 @quick
 def test_what_does_not_fit_is_the_same_everywhere_after_an_exchange(found: list[Entry], rng: random.Random) -> None:
-    one, other = Store(Metrics(), limit=6), Store(Metrics(), limit=6)
+    one, other = EntryStore(Metrics(), limit=6), EntryStore(Metrics(), limit=6)
     for entry in found:
         rng.choice((one, other)).put(entry)
     for _ in range(8):
@@ -74,7 +75,7 @@ def test_what_does_not_fit_is_the_same_everywhere_after_an_exchange(found: list[
 @given(entries)
 @quick
 def test_no_seq_goes_back_not_even_after_expiry(found: list[Entry]) -> None:
-    store = Store(Metrics())
+    store = EntryStore(Metrics())
     newest: dict[object, int] = {}
     for number, entry in enumerate(found):
         if store.put(entry) is Put.NEW:
@@ -88,7 +89,7 @@ def test_no_seq_goes_back_not_even_after_expiry(found: list[Entry]) -> None:
 @given(entries)
 @quick
 def test_fingerprints_are_those_of_what_is_stored(found: list[Entry]) -> None:
-    store = Store(Metrics())
+    store = EntryStore(Metrics())
     for entry in found:
         store.put(entry)
     expected = [0] * 256
@@ -114,7 +115,7 @@ class Trees:
         self.loss = loss
         self.ids = [NodeId(bytes(31) + bytes([n])) for n in range(count)]
         self.timers = [Timers() for _ in range(count)]
-        self.trees = [Broadcast(rng, self.timers[n], Metrics(), 0.0) for n in range(count)]
+        self.trees = [Plumtree(rng, self.timers[n], Metrics(), 0.0) for n in range(count)]
         self.got: list[dict[bytes, int]] = [{} for _ in range(count)]
         self.now = 0.0
         for n in range(1, count):

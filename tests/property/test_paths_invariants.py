@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from meshnode.address import Addr
-from meshnode.identity import Identity
-from meshnode.limits import INITIAL_WINDOW, KEEPALIVE_S, MAX_CANDIDATES, MAX_PATH_HISTORY, MAX_PROBES_OUT
+from meshnode.base.address import Addr
+from meshnode.base.limits import INITIAL_WINDOW, KEEPALIVE_S, MAX_CANDIDATES, MAX_PATH_HISTORY, MAX_PROBES_OUT
+from meshnode.identity.keys import Identity
+from meshnode.identity.record import Endpoint, EndpointRecord
 from meshnode.paths.candidate import Connectivity, PathState
 from meshnode.paths.effects import Resumed, SendProbe, Suspended
 from meshnode.paths.peer import MOVED, SEEKING, PeerPaths
-from meshnode.record import Endpoint, EndpointRecord
 
 PEER = Identity(bytes(32)).id
 START = 1_000.0

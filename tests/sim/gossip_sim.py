@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from meshnode.base.metrics import Metrics
 from meshnode.gossip import (
     Banned,
     Changed,
@@ -37,8 +38,8 @@ from meshnode.gossip import (
 from meshnode.gossip import entry as entry_module
 from meshnode.gossip.entry import id_of
 from meshnode.gossip.messages import TYPES, Eager, Entries
-from meshnode.identity import Identity, NodeId
-from meshnode.metrics import Metrics
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
 
 # The nodes of one process would each parse, verify and keep a copy of the same entries: here they share them.
 for module, names in ((entry_module, ("_parsed", "_signed")), (kinds, ("_member", "_accusation"))):

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from meshnode.address import Addr
+from meshnode.base.address import Addr
 
 CLIENTS = ("a", "b", "x", "y")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from meshnode.address import Addr
+from meshnode.base.address import Addr
 from meshnode.sim.nat import PRESETS, Nat
 from meshnode.sim.world import Weather, World
 from tests.sim.nat_probes import CLIENTS

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from bench.chaos import one
-from meshnode.gossip import entry, gossip
-from meshnode.gossip.belief import Belief
-from meshnode.gossip.names import Names
-from meshnode.gossip.reconcile import Reconciler
-from meshnode.gossip.standing import Standing
-from meshnode.gossip.store import Put, Store
+from meshnode.directory.names import Names
+from meshnode.gossip import entry
+from meshnode.gossip import router as gossip
+from meshnode.gossip.dissemination.anti_entropy import AntiEntropy
+from meshnode.gossip.dissemination.entry_store import EntryStore, Put
+from meshnode.gossip.membership.accusations import Accusations
+from meshnode.gossip.membership.reputation import Reputation
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -34,11 +35,11 @@ def _first_living(names: Names, label: str, wall: float) -> object:
     [
         (entry, "_signed", _always(True), "did not sign"),
         (entry, "GOSSIP_MAX_FUTURE_S", 10**6, "of the future"),
-        (Store, "judge", _always(Put.NEW), "went back"),
-        (Store, "_make_room", _always(True), "entries of"),
-        (Reconciler, "ask", _always(None), "which lives"),
-        (Belief, "refute_soon", _always(None), "which lives"),
-        (Standing, "lower", _always(False), "blamed nobody"),
+        (EntryStore, "judge", _always(Put.NEW), "went back"),
+        (EntryStore, "_make_room", _always(True), "entries of"),
+        (AntiEntropy, "ask", _always(None), "which lives"),
+        (Accusations, "refute_soon", _always(None), "which lives"),
+        (Reputation, "lower", _always(False), "blamed nobody"),
         (Names, "resolve", _first_living, "in silence"),
         (gossip, "WireError", KeyError, "WireError"),
     ],

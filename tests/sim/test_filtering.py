@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from meshnode.limits import FILTER_SETTLE_S
-from meshnode.paths.filtering import Filtering
-from meshnode.paths.reflexive import Mapping
+from meshnode.base.limits import FILTER_SETTLE_S
+from meshnode.nat.filtering import Filtering
+from meshnode.nat.mapping import Mapping
 from meshnode.sim.link import ModelEngines
 from meshnode.sim.nat import PRESETS, Dependence
 from meshnode.sim.world import SimNode, Weather, World

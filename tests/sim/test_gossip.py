@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from bench.gossip import accusations, broadcasts, burst, crashes, moves, partition, why
+from meshnode.base.limits import GOSSIP_MAX_ACCUSERS
 from meshnode.gossip import Kind, Status
-from meshnode.limits import GOSSIP_MAX_ACCUSERS
 from tests.sim.gossip_sim import GossipNet, GossipNode, build
 
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from meshnode.directory.announcement import Offer
 from meshnode.gossip import Kind, Message, Status
 from meshnode.gossip.messages import Entries
-from meshnode.gossip.offers import Offer
-from meshnode.identity import NodeId
-from meshnode.quic.engine import EngineFactory
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.sealing import Sealer
 from meshnode.quic.engines import pick_engine
-from meshnode.sealing import Sealer
+from meshnode.quic.seam import EngineFactory
 from meshnode.sim.link import ModelEngines
 from meshnode.sim.plain import PlainSealer
 from meshnode.sim.world import SimNode, Weather, World

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from meshnode.address import Addr, pack_addr
-from meshnode.driver import probe
-from meshnode.limits import SEARCH_PROBES, SEARCH_SIDES
+from meshnode.base.address import Addr, pack_addr
+from meshnode.base.limits import SEARCH_PROBES, SEARCH_SIDES
 from meshnode.quic.hello import Frame
 from meshnode.sim.nat import PRESETS
 from meshnode.sim.world import SimNode
+from meshnode.stack import probe
 from tests.sim.test_relays import _complete, _count, _mesh
 from tests.sim.test_traversal import Pair
 

@@ -8,11 +8,12 @@ from functools import partial
 
 import pytest
 
-from meshnode.address import Addr
+from meshnode.base.address import Addr
 from meshnode.errors import PeerIdentityError, StreamLimitError
-from meshnode.identity import Identity
+from meshnode.identity.keys import Identity
 from meshnode.quic.connection import Connection
-from meshnode.quic.engine import (
+from meshnode.quic.engines import pick_engine
+from meshnode.quic.seam import (
     IDLE,
     CidIssued,
     CidRetired,
@@ -25,7 +26,6 @@ from meshnode.quic.engine import (
     StreamReset,
     Terminated,
 )
-from meshnode.quic.engines import pick_engine
 from meshnode.sim.link import ModelEngine, ModelEngines
 from meshnode.sim.nat import Nat
 from meshnode.sim.plain import PlainSealer

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from meshnode.address import Addr
+from meshnode.base.address import Addr
+from meshnode.identity.record import Endpoint, EndpointKind, open_record
 from meshnode.quic.engines import pick_engine
-from meshnode.record import Endpoint, EndpointKind, open_record
 from meshnode.sim.nat import Behaviour
 from meshnode.sim.world import SimNode, Weather, World
 

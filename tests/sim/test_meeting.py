@@ -6,15 +6,15 @@ from functools import partial
 
 import pytest
 
+from meshnode.base.limits import HANDSHAKE_TIMEOUT_S
 from meshnode.discovery.dht import watching
-from meshnode.driver.probe import NO_HANDLE
-from meshnode.driver.probing import handle_of
-from meshnode.identity import Identity
-from meshnode.limits import HANDSHAKE_TIMEOUT_S
+from meshnode.identity.keys import Identity
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.engines import pick_engine
 from meshnode.quic.hello import CloseCode
 from meshnode.sim.world import SimNode, Weather, World
+from meshnode.stack.path_probes import connection_tag
+from meshnode.stack.probe import NO_HANDLE
 
 
 def _three(seed: int, jitter: float) -> tuple[World, list[SimNode], list[Identity]]:
@@ -194,4 +194,4 @@ def test_of_two_dials_one_connection_stays() -> None:
             world.at(world.now + world.rng.uniform(0.0, 0.08), partial(_dial, one, other))
         world.run(2.0)
         ends = [one.mesh.sessions[other.id].connection for one, other in ((a, b), (b, a))]
-        assert handle_of(ends[0]) == handle_of(ends[1]) != NO_HANDLE
+        assert connection_tag(ends[0]) == connection_tag(ends[1]) != NO_HANDLE

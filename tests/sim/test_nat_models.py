@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from meshnode.address import Addr
+from meshnode.base.address import Addr
 from meshnode.quic.engines import pick_engine
 from meshnode.sim.nat import (
     FIREWALL,

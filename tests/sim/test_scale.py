@@ -14,11 +14,11 @@ from itertools import pairwise
 
 import pytest
 
+from meshnode.identity.sealing import Sealer
 from meshnode.quic.connection import Connection
-from meshnode.quic.engine import EngineFactory
 from meshnode.quic.engines import pick_engine
+from meshnode.quic.seam import EngineFactory
 from meshnode.quic.stream import Stream
-from meshnode.sealing import Sealer
 from meshnode.sim.link import ModelEngines
 from meshnode.sim.plain import PlainSealer
 from meshnode.sim.world import Inbox, SimNode, Weather, World

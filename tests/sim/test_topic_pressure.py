@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from meshnode.base.limits import TOPIC_LINK_QUEUE
 from meshnode.gossip.effects import Scoped
 from meshnode.gossip.messages import Graft
-from meshnode.gossip.pressure import MARK, RELEASED
-from meshnode.gossip.ring import scope_of
-from meshnode.limits import TOPIC_LINK_QUEUE
+from meshnode.topics.back_pressure import MARK, RELEASED
+from meshnode.topics.overlay import scope_of
 from tests.sim.topic_links_sim import BANDWIDTH, RatedWorld
 
 SIZE = 1_000

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from meshnode.base.wire import encode
 from meshnode.gossip.entry import Kind, sign_entry
 from meshnode.gossip.messages import Eager, Graft, IHave, encode_message
-from meshnode.gossip.ring import scope_of
-from meshnode.gossip.topics import HELLO
-from meshnode.identity import Identity
-from meshnode.wire import encode
+from meshnode.identity.keys import Identity
+from meshnode.topics.overlay import scope_of
+from meshnode.topics.topics import HELLO
 from tests.sim.topic_sim import EPOCH, TopicWorld
 
 

@@ -6,7 +6,7 @@ from itertools import combinations_with_replacement, pairwise
 
 import pytest
 
-from meshnode.limits import SEARCH_PROBES, SEARCH_SIDES
+from meshnode.base.limits import SEARCH_PROBES, SEARCH_SIDES
 from meshnode.quic.engines import pick_engine
 from meshnode.quic.stream import Stream
 from meshnode.sim.nat import PRESETS, SYMMETRIC, Behaviour, Dependence, Ports

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from meshnode.driver.topiclinks import HEADER, TopicLinks
 from meshnode.gossip.effects import Send
-from meshnode.identity import NodeId
+from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import State
+from meshnode.stack.topic_link import HEADER, TopicLink
 from tests.sim.topic_sim import DELAY_S, TopicNode, TopicWorld
 
 BANDWIDTH = 1_000_000.0
@@ -52,7 +52,7 @@ class RatedWorld(TopicWorld):
         super().__init__(self.seed, self.count)
         self.queues = {node.id: self._links_of(node) for node in self.nodes}
 
-    def _links_of(self, node: TopicNode) -> TopicLinks:
+    def _links_of(self, node: TopicNode) -> TopicLink:
         def session(peer: NodeId) -> Any:
             if peer not in node.links:
                 return None
@@ -60,7 +60,7 @@ class RatedWorld(TopicWorld):
             return SimpleNamespace(connection=connection)
 
         peers: Any = SimpleNamespace(sessions=SimpleNamespace(get=session), ports=SimpleNamespace(metrics=node.metrics))
-        return TopicLinks(peers, lambda *_: None, node.topics.on_busy, node.topics.on_drained)
+        return TopicLink(peers, lambda *_: None, node.topics.on_busy, node.topics.on_drained)
 
     def _send(self, node: TopicNode, effect: Send) -> None:
         queues = self.queues[node.id]

@@ -8,15 +8,16 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from meshnode.gossip.directory import Announce
+from meshnode.base.metrics import Metrics
+from meshnode.directory.services import Announce
 from meshnode.gossip.effects import Scoped, Send, Status
 from meshnode.gossip.entry import Entry, sign_entry
-from meshnode.gossip.inbox import Inbox, TopicMessage
 from meshnode.gossip.messages import decode_message, encode_message
-from meshnode.gossip.topic_effects import Dial, Effect, Lied
-from meshnode.gossip.topics import Topics
-from meshnode.identity import Identity, NodeId
-from meshnode.metrics import Metrics
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
+from meshnode.topics.effects import Dial, Effect, Misbehaved
+from meshnode.topics.inbox import Inbox, TopicMessage
+from meshnode.topics.topics import Topics
 
 EPOCH = 1_800_000_000.0
 DELAY_S = 0.02
@@ -159,7 +160,7 @@ class TopicWorld:
                 value=effect.value,
             )
             self.spread(entry)
-        elif isinstance(effect, Lied):
+        elif isinstance(effect, Misbehaved):
             node.lied.append(effect.peer)
 
     def _tick(self, node: TopicNode) -> None:

@@ -9,7 +9,9 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from meshnode.address import Addr
+from meshnode.base.address import Addr
+from meshnode.base.metrics import Metrics
+from meshnode.base.wire import WireError
 from meshnode.discovery.dht import Dht, Effect, Found, LookupDone, SendSealed
 from meshnode.discovery.dht.messages import (
     ContactInfo,
@@ -25,10 +27,9 @@ from meshnode.discovery.dht.messages import (
     decode_message,
     encode_message,
 )
-from meshnode.identity import Identity, NodeId
-from meshnode.metrics import Metrics
-from meshnode.record import Endpoint, EndpointRecord, sign_record
-from meshnode.wire import WireError
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import Endpoint, EndpointRecord, sign_record
 
 WALL = 1_800_000_000.0
 

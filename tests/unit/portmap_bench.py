@@ -6,10 +6,10 @@ import re
 import struct
 from collections.abc import Callable
 
-from meshnode.address import Addr
-from meshnode.metrics import Metrics
-from meshnode.portmap.client import PortMapper
-from meshnode.portmap.vocabulary import Changed, Fetch, Mapping, Route, Send
+from meshnode.base.address import Addr
+from meshnode.base.metrics import Metrics
+from meshnode.nat.portmap.client import PortMapper
+from meshnode.nat.portmap.vocabulary import Changed, Fetch, Mapping, Route, Send
 
 ROUTER, OWN, PORT = "192.168.1.1", "192.168.1.23", 4242
 OUTSIDE = "203.0.113.5"

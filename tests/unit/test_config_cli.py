@@ -19,8 +19,8 @@ from click.testing import CliRunner
 from meshnode.cli.main import COMMANDS, group, main
 from meshnode.config import Config, parse_seed
 from meshnode.errors import ConfigError, KeyFileError, MeshError
-from meshnode.identity import Identity
-from meshnode.keyfile import load, load_or_create, parse_seed_text, save
+from meshnode.identity.keyfile import load, load_or_create, parse_seed_text, save
+from meshnode.identity.keys import Identity
 
 ID = str(Identity(bytes(32)).id)
 

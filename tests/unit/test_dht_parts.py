@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from meshnode.address import Addr
+from meshnode.base.address import Addr
+from meshnode.base.limits import DHT_MAX_BODY
+from meshnode.base.wire import WireError
 from meshnode.discovery.dht import SendSealed
 from meshnode.discovery.dht.lookup import ALPHA, BLAME, Lookup
 from meshnode.discovery.dht.messages import (
@@ -31,10 +33,9 @@ from meshnode.discovery.dht.messages import (
 )
 from meshnode.discovery.dht.store import Put, RecordStore, Watcher, Watchers
 from meshnode.discovery.dht.table import Table
-from meshnode.identity import Identity, NodeId
-from meshnode.limits import DHT_MAX_BODY
-from meshnode.record import Endpoint, EndpointRecord, sign_record
-from meshnode.wire import WireError
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import Endpoint, EndpointRecord, sign_record
 
 sys.path.insert(0, str(Path(__file__).parent))
 from dht_sim import WALL, Net, SimNode

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.gossip.directory import PAUSE_S, REFRESH_S, Announce, Directory, ServiceChanged
+from meshnode.base.limits import DIRECTORY_MAX_OFFERS, SERVICE_MAX_OWN
+from meshnode.base.metrics import Metrics
+from meshnode.base.wire import encode
+from meshnode.directory.announcement import Offer, parse_offer
+from meshnode.directory.services import PAUSE_S, REFRESH_S, Announce, ServiceChanged, Services
 from meshnode.gossip.effects import Status
 from meshnode.gossip.entry import Entry, Kind, sign_entry
-from meshnode.gossip.offers import Offer, parse_offer
-from meshnode.identity import Identity, NodeId
-from meshnode.limits import DIRECTORY_MAX_OFFERS, SERVICE_MAX_OWN
-from meshnode.metrics import Metrics
-from meshnode.wire import encode
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
 
 WALL = 1_800_000_000.0
 ME, A, B, C = (Identity(bytes([i]) * 32) for i in range(1, 5))
@@ -28,7 +29,7 @@ class Bench:
     def __init__(self) -> None:
         self.statuses: dict[NodeId, Status] = {}
         self.metrics = Metrics()
-        self.core = Directory(ME.id, random.Random(1), self.metrics, self.status, 0.0)
+        self.core = Services(ME.id, random.Random(1), self.metrics, self.status, 0.0)
         self.seq = int(WALL * 1000)
 
     def status(self, peer: NodeId) -> Status:

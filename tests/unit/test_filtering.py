@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from meshnode.address import Addr
-from meshnode.limits import FILTER_MOVE_S, FILTER_SETTLE_S, MAX_SENT_ADDRESSES, MAX_SENT_PORTS
-from meshnode.paths.filtering import Filtering, FilterView
+from meshnode.base.address import Addr
+from meshnode.base.limits import FILTER_MOVE_S, FILTER_SETTLE_S, MAX_SENT_ADDRESSES, MAX_SENT_PORTS
+from meshnode.nat.filtering import Filtering, FilterView
 from meshnode.sim.nat import PRESETS, Behaviour, Dependence, Nat, Ports
 
 OWN = Addr("10.0.0.2", 4242)

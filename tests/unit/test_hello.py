@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from meshnode.identity import Identity
-from meshnode.limits import MAX_CONTROL_FRAME, MAX_GRANTS
+from meshnode.base.limits import MAX_CONTROL_FRAME, MAX_GRANTS
+from meshnode.base.wire import WireError, encode
+from meshnode.identity.keys import Identity
 from meshnode.quic.hello import (
     DOMAIN,
     Frame,
@@ -16,7 +17,6 @@ from meshnode.quic.hello import (
     open_hello,
     open_welcome,
 )
-from meshnode.wire import WireError, encode
 
 DIALLER, LISTENER, OTHER = (Identity(bytes([n]) * 32) for n in (1, 2, 3))
 ODCID, BOOT = b"12345678", b"bootboot"

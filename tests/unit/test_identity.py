@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.address import Addr, pack_addr, parse_addr, unpack_addr
+from meshnode.base.address import Addr, pack_addr, parse_addr, unpack_addr
 from meshnode.config import Config, parse_seed
 from meshnode.errors import ConfigError, InvalidId, KeyFileError
-from meshnode.identity import Identity, NodeId, verify
-from meshnode.keyfile import load, load_or_create, save
+from meshnode.identity.keyfile import load, load_or_create, save
+from meshnode.identity.keys import Identity, verify
+from meshnode.identity.node_id import NodeId
 
 
 @given(st.binary(min_size=32, max_size=32))

@@ -6,18 +6,18 @@ import random
 
 import pytest
 
-from meshnode.address import Addr
-from meshnode.identity import Identity
-from meshnode.limits import MAX_CANDIDATES, MAX_ENDPOINTS, SEARCH_PROBES
+from meshnode.base.address import Addr
+from meshnode.base.limits import MAX_CANDIDATES, MAX_ENDPOINTS, SEARCH_PROBES
+from meshnode.identity.keys import Identity
+from meshnode.identity.record import Endpoint, EndpointRecord
+from meshnode.nat.local_networks import LocalNetworks
+from meshnode.nat.port_search import AHEAD, guesses, spray, spread
 from meshnode.paths.effects import SendProbe
-from meshnode.paths.networks import Here
 from meshnode.paths.peer import PeerPaths
-from meshnode.paths.search import AHEAD, guesses, spray, spread
-from meshnode.record import Endpoint, EndpointRecord
 
 PEER = Identity(bytes(32)).id
 RELAY = Addr("192.0.2.1", 4242)
-HERE = Here((("10.0.0.2", 24), ("fd00::2", 64)), frozenset([Addr("10.0.0.2", 4242), Addr("203.0.113.9", 7)]))
+HERE = LocalNetworks((("10.0.0.2", 24), ("fd00::2", 64)), frozenset([Addr("10.0.0.2", 4242), Addr("203.0.113.9", 7)]))
 NOBODYS = {
     "loopback": "127.0.0.1",
     "loopback, IPv6": "::1",
@@ -31,7 +31,7 @@ NOBODYS = {
 }
 
 
-def connected(here: Here = HERE) -> PeerPaths:
+def connected(here: LocalNetworks = HERE) -> PeerPaths:
     rng = random.Random(1)
     paths = PeerPaths(PEER, rng=rng, entropy=rng.randbytes, now=0.0)
     paths.set_here(here)
@@ -71,7 +71,7 @@ def test_an_address_that_nobody_else_can_have_is_never_probed(what: str) -> None
 
 
 def test_a_loopback_address_counts_where_the_mesh_is_on_loopback_too() -> None:
-    paths = connected(Here(loopback=True))
+    paths = connected(LocalNetworks(loopback=True))
     paths.peer_record(record(Addr("127.0.0.1", 9)), 0.0)
     assert Addr("127.0.0.1", 9) in probed(paths)
 

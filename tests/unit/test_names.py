@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshnode.base.metrics import Metrics
+from meshnode.base.wire import encode
+from meshnode.directory.names import NameConflict, Names, PinsChanged
+from meshnode.directory.services import Announce
 from meshnode.errors import NameChanged, NotFound
-from meshnode.gossip.directory import Announce
 from meshnode.gossip.effects import Status
 from meshnode.gossip.entry import Entry, Kind, sign_entry
-from meshnode.gossip.names import NameConflict, Names, PinsChanged
-from meshnode.identity import Identity, NodeId, is_label, label_of
-from meshnode.metrics import Metrics
-from meshnode.wire import encode
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId, is_label, label_of
 
 WALL = 1_800_000_000.0
 ME, A, B, C = (Identity(bytes([i]) * 32) for i in range(1, 5))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshnode.identity import Identity
+from meshnode.identity.keys import Identity
 from meshnode.quic import packets
 from meshnode.quic.engines import pick_engine
 

@@ -6,14 +6,14 @@ import random
 
 import pytest
 
-from meshnode.address import Addr
-from meshnode.identity import Identity
-from meshnode.limits import BASE_MTU, INITIAL_WINDOW, MAX_CANDIDATES
+from meshnode.base.address import Addr
+from meshnode.base.limits import BASE_MTU, INITIAL_WINDOW, MAX_CANDIDATES
+from meshnode.identity.keys import Identity
+from meshnode.identity.record import Endpoint, EndpointRecord
+from meshnode.nat.local_networks import LocalNetworks
 from meshnode.paths.candidate import Connectivity
 from meshnode.paths.effects import Effect, MtuChanged, NeedRecord, Resumed, SendProbe, Suspended, Switched, Validated
-from meshnode.paths.networks import Here
 from meshnode.paths.peer import CONFIRM_S, MOVED, SEEKING, SUSPEND_AFTER_S, PeerPaths
-from meshnode.record import Endpoint, EndpointRecord
 
 PEER = Identity(bytes(32)).id
 A, B, C = (Addr(f"192.0.2.{n}", 4242) for n in (1, 2, 3))
@@ -361,7 +361,7 @@ def test_thousands_of_addresses_stay_within_the_bound_and_never_push_out_the_act
 
 def test_an_address_on_our_own_network_is_tried_first() -> None:
     wire = Wire()
-    wire.paths.set_here(Here((("10.9.0.1", 24),)))
+    wire.paths.set_here(LocalNetworks((("10.9.0.1", 24),)))
     wire.paths.add_candidates([(Addr("198.51.100.1", 1), "record"), (Addr("10.9.0.7", 1), "record")], wire.now)
     assert wire.paths.best_guess() == Addr("10.9.0.7", 1)
 
@@ -370,7 +370,7 @@ def test_an_address_on_our_own_network_is_tried_first() -> None:
 def test_a_neighbour_is_reached_on_our_own_network_and_not_through_a_nat_that_hairpins(near_first: bool) -> None:
     near, outside = Addr("10.9.0.7", 1), Addr("198.51.100.1", 1)
     wire = Wire(near, outside)
-    wire.paths.set_here(Here((("10.9.0.1", 24),)))
+    wire.paths.set_here(LocalNetworks((("10.9.0.1", 24),)))
     wire.paths.add_candidates([(outside, "record"), (near, "record")], wire.now)
     wire.paths.begin(outside, wire.now)
     wire.collect()

@@ -6,10 +6,10 @@ import struct
 
 import pytest
 
-from meshnode.address import Addr
-from meshnode.limits import PORTMAP_LIFETIME_S, PORTMAP_MAX_LIFETIME_S, PORTMAP_RENEW_GAP_S, PORTMAP_REST_S
-from meshnode.portmap.epochs import Epochs
-from meshnode.portmap.vocabulary import Protocol, Route
+from meshnode.base.address import Addr
+from meshnode.base.limits import PORTMAP_LIFETIME_S, PORTMAP_MAX_LIFETIME_S, PORTMAP_RENEW_GAP_S, PORTMAP_REST_S
+from meshnode.nat.portmap.epochs import Epochs
+from meshnode.nat.portmap.vocabulary import Protocol, Route
 from tests.unit.portmap_bench import DELAY, OUTSIDE, OWN, PORT, ROUTE, ROUTE6, ROUTER, Bench, Router
 
 AT_ROUTER = Addr(ROUTER, 5351)

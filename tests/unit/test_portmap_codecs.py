@@ -7,10 +7,10 @@ import io
 
 import pytest
 
-from meshnode.address import Addr
-from meshnode.portmap import http as mesh_http
-from meshnode.portmap import natpmp, pcp, soap, ssdp, xml
-from meshnode.portmap.ssdp import Url
+from meshnode.base.address import Addr
+from meshnode.nat.portmap import http as mesh_http
+from meshnode.nat.portmap import natpmp, pcp, soap, ssdp, xml
+from meshnode.nat.portmap.ssdp import Url
 
 NONCE = bytes(range(12))
 ROUTER = "192.168.1.1"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from meshnode.address import Addr
-from meshnode.limits import UPNP_LEASE_S, UPNP_PORTS
-from meshnode.portmap.vocabulary import Protocol
+from meshnode.base.address import Addr
+from meshnode.base.limits import UPNP_LEASE_S, UPNP_PORTS
+from meshnode.nat.portmap.vocabulary import Protocol
 from tests.unit.portmap_bench import OUTSIDE, OWN, PORT, ROUTE, ROUTER, Bench, Router
 
 

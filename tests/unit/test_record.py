@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.address import Addr
+from meshnode.base.address import Addr
+from meshnode.base.limits import MAX_RECORD
+from meshnode.base.wire import encode
 from meshnode.errors import RecordError, RecordReject
-from meshnode.identity import Identity
-from meshnode.limits import MAX_RECORD
-from meshnode.record import DOMAIN, Endpoint, newer, open_record, sign_record
-from meshnode.storage import SeqSource
-from meshnode.wire import encode
+from meshnode.identity.keys import Identity
+from meshnode.identity.record import DOMAIN, Endpoint, newer, open_record, sign_record
+from meshnode.runtime.files import SeqSource
 
 WALL = 1_700_000_000.0
 ME = Identity(bytes(range(32)))

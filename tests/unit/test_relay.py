@@ -7,14 +7,15 @@ import random
 
 import pytest
 
-from meshnode.address import Addr, pack_addr
-from meshnode.identity import Identity, NodeId
-from meshnode.limits import RELAY_BURST_S, RELAY_CONSENT_S
-from meshnode.metrics import Metrics
+from meshnode.base.address import Addr, pack_addr
+from meshnode.base.limits import RELAY_BURST_S, RELAY_CONSENT_S
+from meshnode.base.metrics import Metrics
+from meshnode.base.wire import decode
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
 from meshnode.quic.hello import Frame, frame
 from meshnode.relay.frames import DOWN, FRAME_OVERHEAD, UP, label, make_frame, parse_frame, proven
 from meshnode.relay.server import RelayLimits, RelayServer, Reservation
-from meshnode.wire import decode
 
 ONE, TWO, THREE = (Identity(bytes([n]) * 32).id for n in (1, 2, 3))
 KEY, RESERVATION = bytes(range(32)), b"reserved"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from meshnode.address import Addr
-from meshnode.discovery.resolver import Resolution, Resolver
+from meshnode.base.address import Addr
+from meshnode.base.limits import MAX_CACHED_RECORDS, MAX_PENDING_RESOLVES, RESOLVE_TIMEOUT_S
+from meshnode.base.metrics import Metrics
+from meshnode.discovery.resolver import Resolved, Resolver
 from meshnode.errors import NotFound
-from meshnode.identity import Identity, NodeId
-from meshnode.limits import MAX_CACHED_RECORDS, MAX_PENDING_RESOLVES, RESOLVE_TIMEOUT_S
-from meshnode.metrics import Metrics
-from meshnode.record import Endpoint, sign_record
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import Endpoint, sign_record
 
 WALL = 1_700_000_000.0
 ME = Identity(bytes(32))
@@ -28,7 +29,7 @@ class Asked:
     def __init__(self) -> None:
         self.metrics = Metrics()
         self.resolver = Resolver(self.metrics)
-        self.answers: list[Resolution | NotFound] = []
+        self.answers: list[Resolved | NotFound] = []
 
     def ask(self, now: float = 0.0, peer: NodeId = ME.id) -> bool:
         """Ask for a record."""
@@ -97,8 +98,8 @@ def test_everyone_who_waits_is_answered_once_by_the_first_source() -> None:
         asked.ask(now=10.0)
     asked.offer(record(1), "mdns", now=10.2)
     asked.offer(record(2), "dht", now=10.3)
-    assert [a.source for a in asked.answers if isinstance(a, Resolution)] == ["mdns"] * 3
-    assert all(abs(a.ms - 200) < 1 for a in asked.answers if isinstance(a, Resolution))
+    assert [a.source for a in asked.answers if isinstance(a, Resolved)] == ["mdns"] * 3
+    assert all(abs(a.ms - 200) < 1 for a in asked.answers if isinstance(a, Resolved))
     assert asked.resolver.next_deadline() is None
 
 
@@ -148,7 +149,7 @@ def test_an_expired_record_does_not_answer_a_question() -> None:
     asked.offer(record(5, ttl=60))
     asked.ask(now=100.0)
     asked.offer(record(4, ttl=6000), now=100.0, wall=WALL + 100)
-    assert not any(isinstance(a, Resolution) and a.record.expires_ms < (WALL + 100) * 1000 for a in asked.answers)
+    assert not any(isinstance(a, Resolved) and a.record.expires_ms < (WALL + 100) * 1000 for a in asked.answers)
 
 
 def test_too_many_questions_are_refused_at_once_and_room_comes_back() -> None:

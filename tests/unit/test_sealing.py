@@ -7,9 +7,9 @@ import os
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshnode import limits
-from meshnode.identity import Identity
-from meshnode.sealing import KNOCK_LENGTH, SEAL_OVERHEAD, MeshKey, ReplayGuard, Sealer
+from meshnode.base import limits
+from meshnode.identity.keys import Identity
+from meshnode.identity.sealing import KNOCK_LENGTH, SEAL_OVERHEAD, MeshKey, ReplayGuard, Sealer
 
 
 class _Clock:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
+from meshnode.base.wire import WireError
 from meshnode.errors import ConnectionLost, MeshError, PolicyDenied, ServiceNotFound
-from meshnode.identity import Identity
+from meshnode.identity.keys import Identity
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.engines import pick_engine
 from meshnode.quic.hello import CloseCode, Hello
 from meshnode.quic.stream import Stream, StreamStatus, encode_header
-from meshnode.wire import WireError
 
 DIALLER, LISTENER = Identity(bytes(32)), Identity(bytes(range(32)))
 

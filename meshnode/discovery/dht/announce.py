@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from meshnode.address import Addr
+from meshnode.base.address import Addr
+from meshnode.base.timers import Timer
 from meshnode.discovery.dht.effects import Published
 from meshnode.discovery.dht.lookup import Lookup
 from meshnode.discovery.dht.messages import Reply, Status, Store, Stored
 from meshnode.discovery.dht.shared import R, Shared
 from meshnode.discovery.dht.table import Contact
-from meshnode.identity import NodeId
-from meshnode.record import EndpointRecord
-from meshnode.timers import Timer
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import EndpointRecord
 
 REPUBLISH_S = 1_500.0
 REFRESH_AFTER_S = 0.3  # a change's lookup: after the direct stores, and once for a burst of changes

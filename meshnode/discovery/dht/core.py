@@ -13,8 +13,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from meshnode.address import NOWHERE, Addr, is_dialable
-from meshnode.clock import Entropy
+from meshnode.base.address import NOWHERE, Addr, is_dialable
+from meshnode.base.clock import Entropy
+from meshnode.base.limits import (
+    DHT_LOOKUP_DEADLINE_S,
+    DHT_MAX_HINTS,
+    DHT_MAX_LOOKUPS,
+    DHT_MAX_PROBES,
+    DHT_MAX_SEEDS,
+    DHT_MAX_STORED,
+    DHT_MAX_STORED_SEED,
+)
+from meshnode.base.metrics import Metrics, describe
+from meshnode.base.timers import Timer
+from meshnode.base.wire import WireError
 from meshnode.discovery.dht.announce import Announcer
 from meshnode.discovery.dht.effects import ContactsChanged, Effect, Found, LookupDone, LookupStats
 from meshnode.discovery.dht.holder import Holder
@@ -39,20 +51,8 @@ from meshnode.discovery.dht.rpc import Rpcs
 from meshnode.discovery.dht.shared import R, Shared
 from meshnode.discovery.dht.table import K
 from meshnode.discovery.dht.watching import Watching
-from meshnode.identity import NodeId
-from meshnode.limits import (
-    DHT_LOOKUP_DEADLINE_S,
-    DHT_MAX_HINTS,
-    DHT_MAX_LOOKUPS,
-    DHT_MAX_PROBES,
-    DHT_MAX_SEEDS,
-    DHT_MAX_STORED,
-    DHT_MAX_STORED_SEED,
-)
-from meshnode.metrics import Metrics, describe
-from meshnode.record import EndpointRecord
-from meshnode.timers import Timer
-from meshnode.wire import WireError
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import EndpointRecord
 
 REQUESTS = (Ping, Find, Get, Store, Watch)
 SETTLE_S = (0.35, 1.0, 3.0, 15.0)  # self-lookups after the first contact: others may join in the same second

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from meshnode.address import Addr
-from meshnode.identity import NodeId
-from meshnode.record import EndpointRecord
+from meshnode.base.address import Addr
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import EndpointRecord
 
 
 @dataclass(frozen=True, slots=True)

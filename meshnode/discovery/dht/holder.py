@@ -11,7 +11,9 @@ import hmac
 from collections.abc import Callable
 from functools import lru_cache
 
-from meshnode.address import Addr, pack_addr
+from meshnode.base.address import Addr, pack_addr
+from meshnode.base.limits import DHT_MAX_BODY, DHT_MAX_CONTACTS, DHT_MAX_PUSHES
+from meshnode.base.metrics import describe
 from meshnode.discovery.dht.messages import (
     TOKEN_LENGTH,
     ContactInfo,
@@ -32,10 +34,8 @@ from meshnode.discovery.dht.messages import (
 )
 from meshnode.discovery.dht.shared import Shared
 from meshnode.discovery.dht.store import Put, Watcher, Watchers
-from meshnode.identity import NodeId
-from meshnode.limits import DHT_MAX_BODY, DHT_MAX_CONTACTS, DHT_MAX_PUSHES
-from meshnode.metrics import describe
-from meshnode.record import EndpointRecord
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import EndpointRecord
 
 TOKEN_EPOCH_S = 300.0
 REPLY_OVERHEAD = 30  # kind, array, tx, token, and the headers of two byte strings

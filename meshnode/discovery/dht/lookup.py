@@ -12,12 +12,12 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from meshnode.address import Addr
+from meshnode.base.address import Addr
+from meshnode.base.limits import DHT_MAX_LOOKUP_QUEUE, DHT_MAX_LOOKUP_RPCS, DHT_MAX_PER_SUBNET
 from meshnode.discovery.dht.messages import ContactInfo
 from meshnode.discovery.dht.table import neighbourhood
-from meshnode.identity import NodeId
-from meshnode.limits import DHT_MAX_LOOKUP_QUEUE, DHT_MAX_LOOKUP_RPCS, DHT_MAX_PER_SUBNET
-from meshnode.record import EndpointRecord, newer
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import EndpointRecord, newer
 
 ALPHA = 4
 PATHS = 2

@@ -13,10 +13,10 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from meshnode.address import Addr, is_dialable, pack_addr, unpack_addr
-from meshnode.identity import NodeId, known_id
-from meshnode.limits import DHT_MAX_BODY, DHT_MAX_CONTACTS, DHT_MAX_WATCH_S, MAX_RECORD
-from meshnode.wire import WireError, decode, encode
+from meshnode.base.address import Addr, is_dialable, pack_addr, unpack_addr
+from meshnode.base.limits import DHT_MAX_BODY, DHT_MAX_CONTACTS, DHT_MAX_WATCH_S, MAX_RECORD
+from meshnode.base.wire import WireError, decode, encode
+from meshnode.identity.node_id import NodeId, known_id
 
 TX_LENGTH = 8
 TOKEN_LENGTH = 8

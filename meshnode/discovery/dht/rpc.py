@@ -6,7 +6,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from meshnode.address import Addr
+from meshnode.base.address import Addr
+from meshnode.base.limits import DHT_MAX_BODY, DHT_MAX_CALLS
+from meshnode.base.metrics import Metrics, describe
+from meshnode.base.timers import Timer, Timers
 from meshnode.discovery.dht.messages import (
     REPLY_TO,
     TX_LENGTH,
@@ -20,10 +23,7 @@ from meshnode.discovery.dht.messages import (
     encode_message,
 )
 from meshnode.discovery.dht.rtt import RttBook
-from meshnode.identity import NodeId
-from meshnode.limits import DHT_MAX_BODY, DHT_MAX_CALLS
-from meshnode.metrics import Metrics, describe
-from meshnode.timers import Timer, Timers
+from meshnode.identity.node_id import NodeId
 
 MAX_LATE = 256  # calls; x about 2 kB
 MIN_PADDED_BODY = 32  # a Pong with its token is no longer than the Ping

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from meshnode.identity import NodeId
+from meshnode.identity.node_id import NodeId
 
 MIN_RTO_S = 0.15
 MAX_RTO_S = 3.0

@@ -5,17 +5,17 @@ from __future__ import annotations
 import random
 from collections import OrderedDict
 
-from meshnode.address import Addr
+from meshnode.base.address import Addr
+from meshnode.base.limits import DHT_MAX_VERIFIED
+from meshnode.base.metrics import Metrics
+from meshnode.base.timers import Timers
 from meshnode.discovery.dht.effects import Effect, SendSealed
 from meshnode.discovery.dht.rpc import Rpcs
 from meshnode.discovery.dht.store import RecordStore
 from meshnode.discovery.dht.table import Table
 from meshnode.errors import RecordError
-from meshnode.identity import NodeId
-from meshnode.limits import DHT_MAX_VERIFIED
-from meshnode.metrics import Metrics
-from meshnode.record import EndpointRecord, open_record
-from meshnode.timers import Timers
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import EndpointRecord, open_record
 
 R = 8  # holders of a record
 

@@ -8,9 +8,8 @@ from enum import Enum
 
 from kademlia.storage import IStorage
 
-from meshnode.address import Addr
-from meshnode.identity import NodeId
-from meshnode.limits import (
+from meshnode.base.address import Addr
+from meshnode.base.limits import (
     DHT_MAX_STORED_PER_ADDRESS,
     DHT_MAX_WATCHES,
     DHT_MAX_WATCHES_PER_KEY,
@@ -18,7 +17,8 @@ from meshnode.limits import (
     DHT_UPDATES_PER_KEY,
     DHT_UPDATES_PER_KEY_PER_S,
 )
-from meshnode.record import EndpointRecord, newer
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import EndpointRecord, newer
 
 
 class Put(Enum):

@@ -13,9 +13,9 @@ from functools import lru_cache
 from kademlia.node import Node
 from kademlia.routing import KBucket, RoutingTable
 
-from meshnode.address import Addr
-from meshnode.identity import NodeId
-from meshnode.limits import DHT_MAX_PER_SUBNET
+from meshnode.base.address import Addr
+from meshnode.base.limits import DHT_MAX_PER_SUBNET
+from meshnode.identity.node_id import NodeId
 
 K = 16  # contacts in a bucket
 KEY_BITS = 160

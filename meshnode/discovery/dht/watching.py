@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from meshnode.address import Addr
+from meshnode.base.address import Addr
+from meshnode.base.limits import DHT_MAX_WATCH_S, DHT_MAX_WATCHED
+from meshnode.base.metrics import describe
+from meshnode.base.timers import Timer
 from meshnode.discovery.dht.effects import RecordPushed
 from meshnode.discovery.dht.lookup import Lookup
 from meshnode.discovery.dht.messages import Push, Reply, Status, Watch, Watched
 from meshnode.discovery.dht.shared import R, Shared
-from meshnode.identity import NodeId
-from meshnode.limits import DHT_MAX_WATCH_S, DHT_MAX_WATCHED
-from meshnode.metrics import describe
-from meshnode.record import EndpointRecord
-from meshnode.timers import Timer
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import EndpointRecord
 
 RENEW_S = 60.0
 HOLDERS = 3

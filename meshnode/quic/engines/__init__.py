@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from meshnode.errors import ConfigError
-from meshnode.quic.engine import EngineFactory
+from meshnode.quic.seam import EngineFactory
 
 ENGINES = ("auto", "aioquic", "qh3")
 

@@ -26,8 +26,11 @@ from aioquic.quic.recovery import QuicPacketPacer, QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 
 from meshnode.errors import StreamLimitError
-from meshnode.identity import Identity, NodeId
-from meshnode.quic.engine import (
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
+from meshnode.quic.engines.certificate import certificate_of, key_of
+from meshnode.quic.packets import CID_LENGTH
+from meshnode.quic.seam import (
     ALPN,
     IDLE,
     LOCAL,
@@ -41,8 +44,6 @@ from meshnode.quic.engine import (
     StreamReset,
     Terminated,
 )
-from meshnode.quic.engines.certificate import certificate_of, key_of
-from meshnode.quic.packets import CID_LENGTH
 
 VIRTUAL = ("virtual", 0)
 NUDGE_PACKETS = 32  # declared lost at a path switch; their ACKs reveal the rest (measured: 44 to 51 ms in bulk)

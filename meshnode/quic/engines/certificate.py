@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from meshnode.identity import Identity
+from meshnode.identity.keys import Identity
 
 
 @lru_cache(maxsize=1024)

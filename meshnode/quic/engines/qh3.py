@@ -32,10 +32,14 @@ from qh3.quic.connection import QuicConnection
 from qh3.quic.packet import QuicErrorCode, QuicProtocolVersion
 from qh3.quic.tls_bridge import QuicTlsBridge, QuicTlsBridgeError
 
+from meshnode.base.limits import BASE_MTU
 from meshnode.errors import StreamLimitError
-from meshnode.identity import Identity, NodeId
-from meshnode.limits import BASE_MTU
-from meshnode.quic.engine import (
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
+from meshnode.quic.engines.certificate import certificate_of
+from meshnode.quic.engines.credit import CreditSealer, StreamWindows
+from meshnode.quic.packets import CID_LENGTH, FIXED, LONG
+from meshnode.quic.seam import (
     ALPN,
     IDLE,
     LOCAL,
@@ -48,9 +52,6 @@ from meshnode.quic.engine import (
     StreamReset,
     Terminated,
 )
-from meshnode.quic.engines.certificate import certificate_of
-from meshnode.quic.engines.credit import CreditSealer, StreamWindows
-from meshnode.quic.packets import CID_LENGTH, FIXED, LONG
 
 VIRTUAL = ("2001:db8::1", 1)  # the core parses it; RFC 3849 says that nobody has it
 STREAM_WINDOW = 1 << 21

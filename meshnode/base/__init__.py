@@ -1,0 +1,1 @@
+"""Vocabulary that every room uses: addresses, clocks, timers, the wire's encoding, metrics and limits."""

@@ -1,0 +1,97 @@
+"""Deterministic CBOR (RFC 8949 section 4.2), strict in what it accepts.
+
+Only integers, byte strings, text, arrays, maps, booleans and null; one encoding for each value. Signed
+bytes are verified as received and never re-encoded for it; the re-encoding here only rejects variants.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cbor2
+
+from meshnode.base.limits import MAX_CBOR_DEPTH
+
+SCALARS = (bytes, str, bool, type(None))
+
+
+class WireError(ValueError):
+    """Bytes that are not what the protocol says."""
+
+
+def encode(value: Any) -> bytes:
+    """Return the one canonical encoding of ``value``."""
+    return cbor2.dumps(value, canonical=True)
+
+
+def decode(data: bytes, max_size: int) -> Any:
+    """Parse one canonical item that fills ``data``; raises WireError for anything else."""
+    if not data or len(data) > max_size:
+        raise WireError(f"{len(data)} bytes where 1 to {max_size} were expected")
+    if _nesting(data) > MAX_CBOR_DEPTH:
+        raise WireError("nested too deeply")
+    try:
+        value = cbor2.loads(data)
+        _check(value, 0)
+        if encode(value) != data:
+            raise WireError("not the canonical encoding")
+    except WireError:
+        raise
+    except Exception as error:  # the parser's own exceptions are many, and all mean the same here
+        raise WireError("not CBOR") from error
+    return value
+
+
+def _nesting(data: bytes) -> int:
+    """An upper bound of the nesting, without recursion: a parser must not be led into deep recursion."""
+    depth = deepest = 0
+    remaining: list[int] = []
+    i, end = 0, len(data)
+    while i < end:
+        major, info = data[i] >> 5, data[i] & 31
+        i += 1
+        if info < 24:
+            n = info
+        elif info < 28:
+            width = 1 << (info - 24)
+            n = int.from_bytes(data[i : i + width], "big")
+            i += width
+        else:
+            return MAX_CBOR_DEPTH + 1
+        if major in (2, 3):
+            i += n
+        children = n if major == 4 else 2 * n if major == 5 else 1 if major == 6 else 0
+        if children:
+            remaining.append(children)
+            depth = len(remaining)
+            deepest = max(deepest, depth)
+            if deepest > MAX_CBOR_DEPTH:
+                return deepest
+            continue
+        while remaining:
+            remaining[-1] -= 1
+            if remaining[-1]:
+                break
+            remaining.pop()
+    return deepest
+
+
+def _check(value: Any, depth: int) -> None:
+    if depth > MAX_CBOR_DEPTH:
+        raise WireError("nested too deeply")
+    if type(value) in SCALARS:
+        return
+    if type(value) is int:
+        if not -(1 << 64) <= value < 1 << 64:  # a bignum is a tagged byte string, and tags have no place here
+            raise WireError("an integer of more than 64 bits")
+        return
+    if type(value) is list:
+        for item in value:
+            if type(item) not in SCALARS:  # spares a call for most
+                _check(item, depth + 1)
+    elif type(value) is dict:
+        for key, item in value.items():
+            _check(key, depth + 1)
+            _check(item, depth + 1)
+    else:
+        raise WireError(f"type {type(value).__name__} has no place here")

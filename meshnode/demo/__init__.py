@@ -1,0 +1,1 @@
+"""The demo: a mesh of real processes, and a TCP connection that lives through every kind of move."""

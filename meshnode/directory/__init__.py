@@ -1,0 +1,1 @@
+"""Services and node names that the mesh's gossip carries. Sans I/O."""

@@ -1,0 +1,261 @@
+"""Names of nodes: ``laptop.mesh``. Unique by first signed claim, and never taken over in silence. Sans I/O.
+
+A claim is a NAME entry of its own node; its value is when the node first claimed the name (Unix milliseconds), which it
+keeps when it renews. Among living claims the earliest counts, then the smaller id: the same everywhere, whatever the
+order in which claims come, so both sides of a healed partition agree. Who writes an old date into a new claim gains an
+hour at most with those who know better: to a node that has been here for an hour, a claim that it has never seen is no
+older than one hour. (Hence a partition of more than an hour may leave each side with its own holder, and a warning.)
+
+The first use of a name here pins its id, as ssh does with host keys. From then on the name means that id or an error,
+until a person says ``forget``. A second living claim, and a pin that others dispute, are told as ``NameConflict``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from meshnode.base.limits import NAMES_MAX_CLAIMS, NAMES_MAX_PINS, NAMES_MAX_RIVALS
+from meshnode.base.metrics import Metrics, describe
+from meshnode.base.timers import Timers
+from meshnode.base.wire import WireError, decode, encode
+from meshnode.directory.services import Announce
+from meshnode.errors import NameChanged, NotFound
+from meshnode.gossip.effects import Status
+from meshnode.gossip.entry import Entry, Kind
+from meshnode.identity.node_id import MAX_LABEL, NodeId, is_label
+
+LEASE_S = 43_200  # below the longest ttl, so that the end of a claim outlives it
+RENEW_S = LEASE_S / 3
+BACKDATED_S = 3600.0  # how much older than when we first saw it a claim may be
+MAX_VALUE = 16
+
+MALFORMED = describe("names_drop_malformed", "name entries dropped: not a claim, or not a name")
+FULL = describe("names_full", "claims not remembered: there are too many, or too many of one name")
+BACKDATED = describe("names_backdated", "claims that say to be much older than they can be")
+CONFLICTS = describe("names_conflicts", "times that two living nodes claimed one name, or a pinned name was disputed")
+
+
+@dataclass(frozen=True, slots=True)
+class NameConflict:
+    """More than one node claims ``name``: ``holder`` has it (for us), ``rival`` would have it."""
+
+    name: str
+    holder: NodeId
+    rival: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class PinsChanged:
+    """The pins are others than before: write them down."""
+
+
+Effect = Announce | NameConflict | PinsChanged
+
+
+@dataclass(slots=True)
+class _Claim:
+    node: NodeId
+    first: float  # Unix seconds, bounded by what we saw
+    expires: float
+
+
+def is_claim(entry: Entry) -> bool:
+    """True when a NAME entry is what it should be: a claim, or its end."""
+    return is_label(entry.name) and (entry.value is None or _first(entry.value) is not None)
+
+
+class Names:
+    """One node's view of all names, and its own claim."""
+
+    def __init__(
+        self,
+        own: NodeId,
+        metrics: Metrics,
+        status: Callable[[NodeId], Status],
+        wall: float,
+        pins: Mapping[str, NodeId] | None = None,
+    ) -> None:
+        self.own_name = ""
+        self._since = wall
+        self._own = own
+        self._metrics = metrics
+        self._status = status
+        self._claims: dict[str, dict[NodeId, _Claim]] = {}
+        self._of: dict[NodeId, dict[str, None]] = {}
+        self._count = 0
+        self._pins: OrderedDict[str, NodeId] = OrderedDict(pins or {})
+        self._told: dict[str, tuple[NodeId, NodeId]] = {}
+        self._first_ms = 0
+        self._timers = Timers()
+        self._effects: list[Effect] = []
+
+    def take_effects(self) -> list[Effect]:
+        """Everything to do or to tell since the last call, in order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def next_deadline(self) -> float | None:
+        """When ``tick`` has something to do."""
+        return self._timers.next_deadline()
+
+    def tick(self, now: float) -> None:
+        """Renew our claim when it is due."""
+        self._timers.run(now)
+
+    # ---- verbs
+
+    def claim(self, label: str, first_ms: int, now: float) -> None:
+        """Claim a name for ourselves; ``first_ms`` is when we first did. Raises ValueError."""
+        if not is_label(label):
+            raise ValueError(f"a name has 1 to {MAX_LABEL} of a-z, 0-9 and hyphens inside")
+        self.own_name, self._first_ms = label, first_ms
+        self._renew(now)
+
+    def _renew(self, now: float) -> None:
+        self._effects.append(Announce(Kind.NAME, self.own_name, encode(self._first_ms), LEASE_S))
+        self._timers.at(now + RENEW_S, self._renew)
+
+    def restore(self, pins: Mapping[str, NodeId]) -> None:
+        """What the names that were used here meant in earlier runs."""
+        self._pins.update(pins)
+
+    def forget(self, label: str) -> bool:
+        """Drop the pin of a name: its next use pins whoever has it then. False when there was none."""
+        self._told.pop(label, None)
+        if self._pins.pop(label, None) is None:
+            return False
+        self._effects.append(PinsChanged())
+        return True
+
+    @property
+    def pins(self) -> dict[str, NodeId]:
+        """What the names that were used here mean."""
+        return dict(self._pins)
+
+    # ---- what gossip tells
+
+    def on_entry(self, entry: Entry, wall: float) -> None:
+        """A new NAME entry counts."""
+        label = entry.name
+        if entry.value is None:
+            self._drop(label, entry.origin)
+            return
+        first_ms = _first(entry.value)
+        if first_ms is None or not is_label(label):
+            self._metrics.count(MALFORMED)
+            return
+        if entry.origin == self._own and label != self.own_name:
+            self._effects.append(Announce(Kind.NAME, label, None, LEASE_S))  # of an earlier run
+            return
+        claims = self._claims.setdefault(label, {})
+        known = claims.get(entry.origin)
+        if known is not None:
+            known.expires = entry.expires
+            known.first = max(known.first, first_ms / 1000)
+        else:
+            first = first_ms / 1000
+            earliest = wall - BACKDATED_S
+            if self._since < earliest and first < earliest and entry.origin != self._own:
+                self._metrics.count(BACKDATED)
+                first = earliest
+            if not self._room(label, claims, first, entry.origin, wall):
+                self._metrics.count(FULL)
+                return
+            claims[entry.origin] = _Claim(entry.origin, first, entry.expires)
+            self._of.setdefault(entry.origin, {})[label] = None
+            self._count += 1
+        self._check(label, wall)
+
+    def on_member(self, peer: NodeId, wall: float) -> None:
+        """The membership believes something else of ``peer``."""
+        for label in list(self._of.get(peer, ())):
+            self._check(label, wall)
+
+    def _room(self, label: str, claims: dict[NodeId, _Claim], first: float, node: NodeId, wall: float) -> bool:
+        for claim in list(claims.values()):
+            if claim.expires < wall:
+                self._drop(label, claim.node)
+        if len(claims) >= NAMES_MAX_RIVALS:
+            latest = max(claims.values(), key=lambda c: (c.first, c.node))
+            if (latest.first, latest.node) < (first, node) or latest.node == self._own:
+                return False
+            self._drop(label, latest.node, keep=True)
+        elif self._count >= NAMES_MAX_CLAIMS and node != self._own:
+            if not claims:
+                del self._claims[label]
+            return False
+        return True
+
+    def _drop(self, label: str, node: NodeId, keep: bool = False) -> None:
+        claims = self._claims.get(label, {})
+        if claims.pop(node, None) is None:
+            return
+        self._count -= 1
+        del self._of[node][label]
+        if not self._of[node]:
+            del self._of[node]
+        if not claims and not keep:
+            del self._claims[label]
+
+    def _check(self, label: str, wall: float) -> None:
+        """Tell of a conflict, once for each pair of holder and rival."""
+        living = self._living(label, wall)
+        holder = self._pins.get(label) or (living[0].node if living else None)
+        rival = next((claim.node for claim in living if claim.node != holder), None)
+        if holder is None or rival is None or self._told.get(label) == (holder, rival):
+            return
+        self._told[label] = holder, rival
+        if len(self._told) > NAMES_MAX_CLAIMS:
+            del self._told[next(iter(self._told))]
+        self._metrics.count(CONFLICTS)
+        self._effects.append(NameConflict(label, holder, rival))
+
+    def _living(self, label: str, wall: float) -> list[_Claim]:
+        """Claims whose lease runs, the best first. A crashed node keeps its name until its lease is over."""
+        found = [
+            c
+            for c in self._claims.get(label, {}).values()
+            if c.expires >= wall and self._status(c.node) is not Status.LEFT
+        ]
+        return sorted(found, key=lambda c: (c.first, c.node))
+
+    # ---- questions
+
+    def resolve(self, label: str, wall: float) -> NodeId:
+        """The node of a name, pinned by this use. Raises NotFound, NameChanged."""
+        living = self._living(label, wall)
+        pinned = self._pins.get(label)
+        if pinned is None:
+            if not living:
+                raise NotFound(f"no node is called {label}", hint="`meshnode up --name NAME` there gives it a name")
+            pinned = living[0].node
+            self._pins[label] = pinned
+            if len(self._pins) > NAMES_MAX_PINS:
+                self._pins.popitem(last=False)
+            self._effects.append(PinsChanged())
+        elif living and all(claim.node != pinned for claim in living):
+            raise NameChanged(
+                f"{label} was {pinned.short} when it was first used here, and is claimed by {living[0].node.short} now",
+                hint=f"if that is right: `meshnode forget {label}`; else use the id",
+            )
+        self._pins.move_to_end(label)
+        return pinned
+
+    def name_of(self, node: NodeId, wall: float) -> str:
+        """The name that a node holds, or held when it left, unless somebody else has it since; "" when it has none."""
+        for label in self._of.get(node, ()):
+            living = self._living(label, wall)
+            holder = self._pins.get(label) or (living[0].node if living else None)
+            if holder == node or (holder is None and self._claims[label][node].expires >= wall):
+                return label
+        return ""
+
+
+def _first(value: bytes) -> int | None:
+    try:
+        found = decode(value, MAX_VALUE)
+    except WireError:
+        return None
+    return found if type(found) is int and 0 <= found <= 2**53 else None

@@ -1,0 +1,1 @@
+"""How entries spread: Plumtree, anti-entropy, the entry store."""

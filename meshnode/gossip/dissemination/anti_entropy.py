@@ -1,0 +1,200 @@
+"""Anti-entropy: two neighbours find in one round trip what either lacks, and give it to each other. Sans I/O.
+
+In the spirit of scuttlebutt (van Renesse, Dumitriu, Gough, Thomas, LADIS 2008), but by fingerprints of ranges of ids
+instead of one number an origin: an origin's entries may come in any order, and an idle mesh says 8 bytes. ASK carries
+the fingerprints of 1 to 256 buckets; TELL the ids in those that differ: now the asker knows both sides. It sends what
+the other lacks, at most 48 kB, and asks for what it lacks itself, at most so much at once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Protocol
+
+from meshnode.base.limits import GOSSIP_FRAME, GOSSIP_MAX_SYNC, GOSSIP_MAX_TELL_IDS
+from meshnode.base.metrics import Metrics, describe
+from meshnode.base.timers import Timers
+from meshnode.gossip.effects import Send
+from meshnode.gossip.messages import BUCKETS, Entries, SyncRequest, SyncResponse, Want
+from meshnode.identity.node_id import NodeId
+
+EVERY_S = 10.0
+AGAIN_S = 1.0  # when there was more than fitted
+PATIENCE_S = 5.0  # an exchange that hears nothing for so long is over
+COMING_S = 1.0  # what an exchange has asked for is not asked of others while it was heard so lately
+WANT_IDS = 192
+PER_BUCKET = 8
+
+ROUNDS = describe("gossip_sync_rounds", "reconciliations begun")
+DIFFERENT = describe("gossip_sync_different", "reconciliations that found a difference")
+UNASKED = describe("gossip_sync_unasked", "reconciliation messages dropped: not asked for")
+
+
+class Items(Protocol):
+    """What is reconciled: ids in buckets (store.py)."""
+
+    def __len__(self) -> int: ...
+    def bucket(self, index: int, count: int) -> list[bytes]: ...
+    def folded(self, count: int) -> tuple[int, ...]: ...
+
+
+class _Exchange:
+    __slots__ = ("again", "heard", "missing")
+
+    def __init__(self, now: float) -> None:
+        self.heard = now
+        self.missing: list[bytes] = []
+        self.again = False
+
+
+class AntiEntropy:
+    """Exchanges with neighbours: one at a time with each. ``payload`` returns the bytes of an id, if stored."""
+
+    def __init__(
+        self,
+        rng: random.Random,
+        timers: Timers,
+        metrics: Metrics,
+        items: Items,
+        payload: Callable[[bytes], bytes | None],
+        now: float,
+    ) -> None:
+        self._rng = rng
+        self._timers = timers
+        self._metrics = metrics
+        self._items = items
+        self._payload = payload
+        self._neighbours: dict[NodeId, None] = {}
+        self._exchanges: dict[NodeId, _Exchange] = {}
+        self._effects: list[Send] = []
+        timers.at(now + EVERY_S * rng.uniform(0.5, 1.5), self._round)
+
+    def take_effects(self) -> list[Send]:
+        """Everything to send since the last call."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    # ---- verbs
+
+    def add(self, peer: NodeId) -> None:
+        """A new neighbour."""
+        self._neighbours[peer] = None
+
+    def remove(self, peer: NodeId) -> None:
+        """A neighbour no more."""
+        self._neighbours.pop(peer, None)
+        self._exchanges.pop(peer, None)
+
+    def ask(self, peer: NodeId, now: float) -> None:
+        """Begin an exchange with a neighbour, unless one runs."""
+        running = self._exchanges.get(peer)
+        if peer not in self._neighbours or (running is not None and now - running.heard < PATIENCE_S):
+            return
+        self._exchanges[peer] = _Exchange(now)
+        self._metrics.count(ROUNDS)
+        count = 1
+        while count < BUCKETS and count * PER_BUCKET < len(self._items):
+            count *= 2
+        self._effects.append(Send(peer, SyncRequest(self._items.folded(count))))
+
+    # ---- what neighbours say
+
+    def on_ask(self, peer: NodeId, message: SyncRequest, now: float) -> None:
+        """Answer with our ids in the buckets that differ."""
+        count, room, full = len(message.prints), GOSSIP_MAX_TELL_IDS, False
+        found: list[tuple[int, tuple[bytes, ...]]] = []
+        mine = self._items.folded(count)
+        # begin at another bucket each time: if one is too full to tell, the others still get their turn
+        first = self._rng.randrange(count)
+        for index in (*range(first, count), *range(first)):
+            if mine[index] == message.prints[index]:
+                continue
+            ids = self._items.bucket(index, count)
+            if len(ids) > room:
+                full = True
+                continue
+            room -= len(ids)
+            found.append((index, tuple(ids)))
+        self._effects.append(Send(peer, SyncResponse(count, full, tuple(sorted(found)))))
+
+    def on_tell(self, peer: NodeId, message: SyncResponse, now: float) -> None:
+        """Now we know both sides: give, and ask."""
+        exchange = self._exchanges.get(peer)
+        if exchange is None or exchange.missing:
+            self._metrics.count(UNASKED)
+            return
+        exchange.heard = now
+        busy = [other for other in self._exchanges.values() if now - other.heard < COMING_S]
+        coming = {item for other in busy for item in other.missing}
+        lacking: list[bytes] = []
+        for index, ids in message.ids:
+            theirs = dict.fromkeys(ids)
+            mine = dict.fromkeys(self._items.bucket(index, message.buckets))
+            exchange.missing += [item for item in theirs if item not in mine and item not in coming]
+            exchange.again |= any(item in coming for item in theirs)
+            lacking += [item for item in mine if item not in theirs]
+        if lacking or exchange.missing:
+            self._metrics.count(DIFFERENT)
+        exchange.again |= self._give(peer, lacking) or message.full
+        self._go_on(peer, exchange, now)
+
+    def on_want(self, peer: NodeId, message: Want, now: float) -> None:
+        """A neighbour asks for entries: as many of them, in its order, as may be sent at once."""
+        if peer in self._neighbours:
+            self._give(peer, list(message.ids), answer=True)
+
+    def on_entries(self, peer: NodeId, message: Entries, ids: list[bytes], now: float) -> bool:
+        """Entries came; True when we had asked for (or may be given) them."""
+        exchange = self._exchanges.get(peer)
+        if exchange is None:
+            return peer in self._neighbours
+        exchange.heard = now
+        got = dict.fromkeys(ids)
+        if exchange.missing and message.last:
+            before = len(exchange.missing)
+            exchange.missing = [item for item in exchange.missing if item not in got]
+            if len(exchange.missing) == before:  # what they told us of is no longer there
+                del exchange.missing[:WANT_IDS]
+            self._go_on(peer, exchange, now)
+        elif exchange.missing:
+            exchange.missing = [item for item in exchange.missing if item not in got]
+        return True
+
+    # ---- inside
+
+    def _go_on(self, peer: NodeId, exchange: _Exchange, now: float) -> None:
+        if exchange.missing:
+            self._effects.append(Send(peer, Want(tuple(exchange.missing[:WANT_IDS]))))
+            return
+        del self._exchanges[peer]
+        if exchange.again:
+            self._timers.at(now + AGAIN_S, lambda now: self.ask(peer, now))
+
+    def _give(self, peer: NodeId, ids: list[bytes], *, answer: bool = False) -> bool:
+        """Send payloads in frames; True when there is more than may be sent at once."""
+        frames: list[list[bytes]] = [[]]
+        size = total = 0
+        more = False
+        for item in ids:
+            payload = self._payload(item)
+            if payload is None:
+                continue
+            if total + len(payload) > GOSSIP_MAX_SYNC:
+                more = True
+                break
+            if size + len(payload) > GOSSIP_FRAME:
+                frames.append([])
+                size = 0
+            frames[-1].append(payload)
+            size += len(payload) + 8
+            total += len(payload)
+        if frames[-1] or answer:
+            for i, frame in enumerate(frames, 1):
+                self._effects.append(Send(peer, Entries(answer and i == len(frames), tuple(frame))))
+        return more
+
+    def _round(self, now: float) -> None:
+        self._timers.at(now + EVERY_S * self._rng.uniform(0.8, 1.2), self._round)
+        if self._neighbours:
+            self.ask(self._rng.choice(list(self._neighbours)), now)

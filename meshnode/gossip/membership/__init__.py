@@ -1,0 +1,1 @@
+"""Neighbours and failure detection: HyParView, SWIM, accusations, reputation."""

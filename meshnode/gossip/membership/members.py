@@ -1,0 +1,155 @@
+"""What we believe of members: accused, refuted, gone, left. Sans I/O.
+
+SWIM's suspicion (Das, Gupta, Motivala, DSN 2002, section 4.2) with Lifeguard's shrinking wait (Dadgar, Phillips, Currey
+2018, section IV.B). Different from both: there is no confirmation that one node could send. An accusation is an entry
+signed by its accuser, about one incarnation (the seq of the accused's member entry); every node waits for itself, and
+believes that a member is gone when two have accused it, or it has seen the silence itself, and no newer member entry
+came meanwhile. So one liar buries nobody, and whoever lives and is heard refutes any number of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from meshnode.base.limits import GOSSIP_MAX_ACCUSERS, GOSSIP_MAX_SUSPECTS
+from meshnode.base.metrics import Metrics, describe
+from meshnode.base.timers import Timer, Timers
+from meshnode.gossip.effects import MemberChanged, Status
+from meshnode.identity.node_id import NodeId
+
+WAIT_S = (4.0, 2.0, 1.5)  # for a refutation, with one accuser, two, and more; it takes two broadcasts, about 1 s
+NEEDED = 2
+FORGET_S = 7200.0  # as long as a record lives: by then a member entry of a gone node has expired too
+
+SUSPECTS_FULL = describe("gossip_suspects_full", "accusations ignored: too many members are under suspicion")
+SUSPECTED = describe("gossip_suspected", "members that came under suspicion")
+REFUTED = describe("gossip_refuted", "suspicions that the member refuted")
+CONFIRMED = describe("gossip_gone", "members taken for gone")
+
+
+@dataclass(slots=True)
+class _Suspect:
+    since: float
+    accusers: dict[NodeId, int] = field(default_factory=dict)  # and the incarnation that each accuses
+    gone: bool = False
+    timer: Timer | None = None
+
+
+class Members:
+    """Status of members. ``health`` returns the factor by which an overloaded node waits longer."""
+
+    def __init__(self, own: NodeId, timers: Timers, metrics: Metrics, health: Callable[[], float]) -> None:
+        self._own = own
+        self._timers = timers
+        self._metrics = metrics
+        self._health = health
+        self._suspects: dict[NodeId, _Suspect] = {}
+        self._left: dict[NodeId, int] = {}
+        self._effects: list[MemberChanged] = []
+
+    def take_effects(self) -> list[MemberChanged]:
+        """What changed since the last call, in order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def status(self, peer: NodeId) -> Status:
+        """SUSPECT, GONE or LEFT; ALIVE when nothing speaks against it."""
+        suspect = self._suspects.get(peer)
+        if suspect is not None:
+            return Status.GONE if suspect.gone else Status.SUSPECT
+        return Status.LEFT if peer in self._left else Status.ALIVE
+
+    def accusers(self, peer: NodeId) -> int:
+        """How many accuse ``peer`` at present."""
+        suspect = self._suspects.get(peer)
+        return len(suspect.accusers) if suspect is not None else 0
+
+    def suspects(self) -> list[NodeId]:
+        """All that are under suspicion or gone."""
+        return list(self._suspects)
+
+    def on_member(self, peer: NodeId, seq: int, left: bool, now: float, *, news: bool) -> None:
+        """The newest member entry of ``peer``; ``news`` when there was none before."""
+        suspect = self._suspects.get(peer)
+        before = Status.UNKNOWN if news and suspect is None else self.status(peer)
+        if suspect is not None:
+            suspect.accusers = {who: of for who, of in suspect.accusers.items() if of >= seq}
+            if not suspect.accusers:
+                self._clear(peer, suspect)
+                self._metrics.count(REFUTED)
+            elif suspect.gone and not self._enough(suspect):
+                suspect.gone, suspect.since = False, now
+                self._arm(peer, suspect, now)
+        if left:
+            self._left.pop(peer, None)
+            self._left[peer] = seq
+            if len(self._left) > GOSSIP_MAX_SUSPECTS:
+                del self._left[next(iter(self._left))]
+        else:
+            self._left.pop(peer, None)
+        self._change(peer, before)
+
+    def on_accused(self, peer: NodeId, accuser: NodeId, incarnation: int, now: float) -> None:
+        """``accuser`` does not hear ``peer``, whose member entry at that time had this seq."""
+        if peer in self._left or peer == self._own:
+            return
+        before = self.status(peer)
+        suspect = self._suspects.get(peer)
+        if suspect is None:
+            if len(self._suspects) >= GOSSIP_MAX_SUSPECTS:
+                self._metrics.count(SUSPECTS_FULL)
+                return
+            suspect = self._suspects[peer] = _Suspect(now)
+            self._metrics.count(SUSPECTED)
+        if accuser in suspect.accusers:
+            suspect.accusers[accuser] = max(incarnation, suspect.accusers[accuser])
+        elif len(suspect.accusers) < GOSSIP_MAX_ACCUSERS:
+            suspect.accusers[accuser] = incarnation
+            if not suspect.gone:
+                self._arm(peer, suspect, now)
+        self._change(peer, before)
+
+    def is_gone(self, peer: NodeId) -> bool:
+        """True when ``peer`` is taken for gone."""
+        suspect = self._suspects.get(peer)
+        return suspect is not None and suspect.gone
+
+    # ---- inside
+
+    def _enough(self, suspect: _Suspect) -> bool:
+        return len(suspect.accusers) >= NEEDED or self._own in suspect.accusers
+
+    def _arm(self, peer: NodeId, suspect: _Suspect, now: float) -> None:
+        if suspect.timer is not None:
+            suspect.timer.cancel()
+        wait = WAIT_S[min(len(suspect.accusers), len(WAIT_S)) - 1] * self._health()
+        suspect.timer = self._timers.at(max(now, suspect.since + wait), lambda now: self._over(peer, suspect, now))
+
+    def _over(self, peer: NodeId, suspect: _Suspect, now: float) -> None:
+        if self._suspects.get(peer) is not suspect:
+            return
+        if not suspect.gone and self._enough(suspect):
+            suspect.gone = True
+            self._metrics.count(CONFIRMED)
+            self._effects.append(MemberChanged(peer, Status.GONE, Status.SUSPECT))
+        # a lone accuser whom nobody joins was wrong, or lied
+        wait = FORGET_S if suspect.gone else WAIT_S[0]
+        suspect.timer = self._timers.at(now + wait, lambda now: self._expire(peer, suspect))
+
+    def _expire(self, peer: NodeId, suspect: _Suspect) -> None:
+        if self._suspects.get(peer) is suspect:
+            before = self.status(peer)
+            self._clear(peer, suspect)
+            if before is Status.SUSPECT:
+                self._change(peer, before)
+
+    def _clear(self, peer: NodeId, suspect: _Suspect) -> None:
+        if suspect.timer is not None:
+            suspect.timer.cancel()
+        del self._suspects[peer]
+
+    def _change(self, peer: NodeId, before: Status) -> None:
+        status = self.status(peer)
+        if status is not before:
+            self._effects.append(MemberChanged(peer, status, before))

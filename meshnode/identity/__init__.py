@@ -1,0 +1,1 @@
+"""Keys, node ids, and everything that is signed or sealed with them."""

@@ -1,0 +1,96 @@
+"""Key files: 0600, written atomically, optionally under a passphrase (argon2id and secretbox)."""
+
+from __future__ import annotations
+
+import base64
+import os
+import stat
+from pathlib import Path
+
+from nacl import pwhash, secret, utils
+from nacl.exceptions import CryptoError
+
+from meshnode.base.files import write_atomic
+from meshnode.errors import KeyFileError
+from meshnode.identity.keys import Identity
+
+PLAIN = b"meshnode-key-1 "
+LOCKED = b"meshnode-key-1-locked "
+
+
+def save(path: Path, identity: Identity, passphrase: str | None = None) -> None:
+    """Write the key; with a passphrase it is encrypted. Raises KeyFileError."""
+    if passphrase:
+        salt = utils.random(pwhash.argon2id.SALTBYTES)
+        box = secret.SecretBox(_stretch(passphrase, salt))
+        data = LOCKED + base64.b64encode(salt + bytes(box.encrypt(identity.seed)))
+    else:
+        data = PLAIN + base64.b64encode(identity.seed)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(path, data + b"\n")
+    except OSError as error:
+        raise KeyFileError(f"cannot write {path}: {error.strerror}", hint="is the home directory yours?") from error
+
+
+def load(path: Path, passphrase: str | None = None) -> Identity:
+    """Read a key. Raises KeyFileError: unreadable, readable by others, damaged, or locked."""
+    try:
+        mode = path.stat().st_mode
+        data = path.read_bytes().strip()
+    except OSError as error:
+        raise KeyFileError(f"cannot read {path}: {error.strerror}", hint="`meshnode keygen` makes a key") from error
+    if stat.S_ISREG(mode) and mode & 0o077 and os.name == "posix" and os.stat(path).st_uid == os.getuid():
+        raise KeyFileError(f"others may read {path}", hint=f"chmod 600 {path}")
+    try:
+        if data.startswith(LOCKED):
+            return _unlock(path, base64.b64decode(data[len(LOCKED) :], validate=True), passphrase)
+        return parse_seed_text(data.decode())
+    except ValueError as error:
+        raise KeyFileError(f"{path} is not a key file", hint="restore it from a backup") from error
+
+
+def _unlock(path: Path, data: bytes, passphrase: str | None) -> Identity:
+    if not passphrase:
+        raise KeyFileError(f"{path} needs its passphrase", hint="set MESHNODE_PASSPHRASE")
+    salt, sealed = data[: pwhash.argon2id.SALTBYTES], data[pwhash.argon2id.SALTBYTES :]
+    try:
+        return Identity(secret.SecretBox(_stretch(passphrase, salt)).decrypt(sealed))
+    except CryptoError as error:
+        raise KeyFileError(f"that passphrase does not open {path}", hint="check MESHNODE_PASSPHRASE") from error
+
+
+def _stretch(passphrase: str, salt: bytes) -> bytes:
+    return pwhash.argon2id.kdf(
+        secret.SecretBox.KEY_SIZE,
+        passphrase.encode(),
+        salt,
+        opslimit=pwhash.argon2id.OPSLIMIT_MODERATE,
+        memlimit=pwhash.argon2id.MEMLIMIT_INTERACTIVE,
+    )
+
+
+def parse_seed_text(text: str) -> Identity:
+    """A seed from an environment variable or a mounted secret: 64 hex digits, 52 base32 characters, or the contents
+    of a key file without a passphrase.
+
+    Raises ValueError.
+    """
+    text = text.strip()
+    plain = PLAIN.decode()
+    if text.startswith(plain):
+        return Identity(base64.b64decode(text[len(plain) :], validate=True))
+    if len(text) == 64:
+        return Identity(bytes.fromhex(text))
+    if len(text) == 52:
+        return Identity(base64.b32decode(text.upper() + "===="))
+    raise ValueError("a key seed is 64 hex digits or 52 base32 characters")
+
+
+def load_or_create(path: Path, passphrase: str | None = None) -> Identity:
+    """Read the key at ``path``, or make one there. Raises KeyFileError."""
+    if path.exists():
+        return load(path, passphrase)
+    identity = Identity.generate()
+    save(path, identity, passphrase)
+    return identity

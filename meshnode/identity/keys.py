@@ -1,0 +1,77 @@
+"""Ed25519 key pairs: signing (RFC 8032), verifying, and the pairwise X25519 keys (RFC 7748) that seal datagrams."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+
+from nacl.bindings import (
+    crypto_box_beforenm,
+    crypto_sign,
+    crypto_sign_ed25519_pk_to_curve25519,
+    crypto_sign_ed25519_sk_to_curve25519,
+    crypto_sign_open,
+    crypto_sign_seed_keypair,
+)
+from nacl.exceptions import CryptoError
+
+from meshnode.base.clock import Entropy
+from meshnode.base.limits import MAX_SHARED_KEYS
+from meshnode.errors import InvalidId
+from meshnode.identity.node_id import KEY_LENGTH, NodeId, known_id
+
+
+class Identity:
+    """A node's key pair, made from a 32-byte seed."""
+
+    def __init__(self, seed: bytes) -> None:
+        if len(seed) != KEY_LENGTH:
+            raise ValueError(f"a key seed has {KEY_LENGTH} bytes, not {len(seed)}")
+        public, self._secret = crypto_sign_seed_keypair(seed)
+        self.seed = seed
+        self.id = known_id(public)
+        self._curve = crypto_sign_ed25519_sk_to_curve25519(self._secret)
+        self._shared: OrderedDict[NodeId, bytes] = OrderedDict()
+
+    @classmethod
+    def generate(cls, entropy: Entropy = os.urandom) -> Identity:
+        """Return a new identity."""
+        return cls(entropy(KEY_LENGTH))
+
+    def __repr__(self) -> str:
+        return f"Identity({self.id.short}…)"
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the 64-byte Ed25519 signature (RFC 8032); the message must begin with a domain of its own."""
+        return crypto_sign(message, self._secret)[:64]
+
+    def knows(self, peer: NodeId) -> bool:
+        """True when the pairwise key with ``peer`` is cached, so that using it costs no X25519."""
+        return peer in self._shared
+
+    def shared_key(self, peer: NodeId) -> bytes:
+        """Return the 32-byte static X25519 key with ``peer`` (cached); raises InvalidId for a weak key."""
+        key = self._shared.get(peer)
+        if key is None:
+            try:
+                curve = crypto_sign_ed25519_pk_to_curve25519(peer.raw)
+                key = crypto_box_beforenm(curve, self._curve)
+            except (CryptoError, RuntimeError) as error:
+                raise InvalidId("that key is not a point of the curve") from error
+            self._shared[peer] = key
+            if len(self._shared) > MAX_SHARED_KEYS:
+                self._shared.popitem(last=False)
+        else:
+            self._shared.move_to_end(peer)
+        return key
+
+
+def verify(signer: NodeId, message: bytes, signature: bytes) -> bool:
+    """True when ``signature`` is ``signer``'s over ``message``."""
+    if len(signature) != 64:
+        return False
+    try:
+        crypto_sign_open(signature + message, signer.raw)
+    except (CryptoError, ValueError, RuntimeError):
+        return False
+    return True

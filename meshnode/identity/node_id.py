@@ -1,0 +1,123 @@
+"""Node ids and key pairs: a node's address is its Ed25519 public key.
+
+``NodeId`` text is lowercase base32 without padding (52 characters), so it is also a legal DNS label. The
+overlay IPv6 address and the DHT key derive from it, so a record is found and verified from either.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import ipaddress
+from functools import cached_property, lru_cache
+
+from meshnode.base.limits import MAX_KNOWN_IDS
+from meshnode.errors import InvalidId
+
+KEY_LENGTH = 32
+MESH_SUFFIX = ".mesh"
+MAX_LABEL = 40  # characters of a node's name: shorter than an id, so that no name looks like one
+TEXT_LENGTH = 52
+
+
+class NodeId:
+    """An Ed25519 public key, as an address. Immutable, hashable, ordered by its bytes."""
+
+    __slots__ = ("__dict__", "_hash", "raw")
+    raw: bytes
+
+    def __init__(self, raw: bytes) -> None:
+        if len(raw) != KEY_LENGTH:
+            raise InvalidId(f"a node id has {KEY_LENGTH} bytes, not {len(raw)}")
+        object.__setattr__(self, "raw", bytes(raw))
+        object.__setattr__(self, "_hash", hash(raw))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a NodeId is immutable")
+
+    @classmethod
+    def parse(cls, value: str | bytes | NodeId) -> NodeId:
+        """Accept a NodeId, 32 bytes, or text (also ``<id>.mesh``); raises InvalidId."""
+        if isinstance(value, NodeId):
+            return value
+        if isinstance(value, bytes):
+            return cls(value)
+        text = value.strip().lower().removesuffix(".mesh")
+        hint = "an id has 52 characters a-z and 2-7; `meshnode id` prints a node's own"
+        if len(text) != TEXT_LENGTH:
+            raise InvalidId(f"{value!r} is not a node id", hint=hint)
+        try:
+            node_id = cls(base64.b32decode(text.upper() + "===="))
+        except ValueError as error:
+            raise InvalidId(f"{value!r} is not a node id", hint=hint) from error
+        if str(node_id) != text:  # the last character carries spare bits: only one spelling counts
+            raise InvalidId(f"{value!r} is not a node id", hint=hint)
+        return node_id
+
+    def __bytes__(self) -> bytes:
+        return self.raw
+
+    def __str__(self) -> str:
+        return base64.b32encode(self.raw).decode().rstrip("=").lower()
+
+    def __repr__(self) -> str:
+        return f"NodeId({self.short}…)"
+
+    def __hash__(self) -> int:
+        hashed: int = self._hash  # type: ignore[attr-defined]
+        return hashed
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NodeId) and self.raw == other.raw
+
+    def __lt__(self, other: NodeId) -> bool:
+        return self.raw < other.raw
+
+    def __le__(self, other: NodeId) -> bool:
+        return self.raw <= other.raw
+
+    @cached_property
+    def short(self) -> str:
+        """The first 8 characters, for people; never for decisions."""
+        return str(self)[:8]
+
+    @cached_property
+    def overlay(self) -> ipaddress.IPv6Address:
+        """The node's overlay address: ``fd`` and 120 bits of a BLAKE2b of the key."""
+        digest = hashlib.blake2b(self.raw, digest_size=15, person=b"mesh-overlay").digest()
+        return ipaddress.IPv6Address(b"\xfd" + digest)
+
+    @cached_property
+    def dht_key(self) -> bytes:
+        """160 bits of a BLAKE2b of the overlay address: where the node's record is stored."""
+        return dht_key_of(self.overlay)
+
+
+@lru_cache(maxsize=MAX_KNOWN_IDS)
+def known_id(raw: bytes) -> NodeId:
+    """The one NodeId object of these bytes: it keeps its DHT key, and comparing it with itself is free.
+
+    For ids that come in every datagram. Raises InvalidId.
+    """
+    return NodeId(raw)
+
+
+def dht_key_of(overlay: ipaddress.IPv6Address) -> bytes:
+    """Return the 20-byte DHT key of an overlay address."""
+    return hashlib.blake2b(overlay.packed, digest_size=20, person=b"mesh-dht-key").digest()
+
+
+def is_label(text: str) -> bool:
+    """True for a name that a node may have: 1 to 40 of a-z, 0-9 and inner hyphens."""
+    return (
+        0 < len(text) <= MAX_LABEL
+        and text.isascii()
+        and all(c.islower() or c.isdigit() or c == "-" for c in text)
+        and not (text.startswith("-") or text.endswith("-"))
+    )
+
+
+def label_of(text: str) -> str | None:
+    """The name in ``laptop`` or ``laptop.mesh``; None when it is neither."""
+    label = text.lower().removesuffix(MESH_SUFFIX)
+    return label if is_label(label) else None

@@ -1,0 +1,196 @@
+"""Endpoint records: where a node can be reached, signed by its key.
+
+Layout: 64-byte Ed25519 signature over ``DOMAIN + body``, then ``body``, the canonical CBOR array
+``[version, id, seq, issued ms, ttl s, [[kind, address], ...], [relay id, ...], [capability, ...]]``. At most
+1,000 bytes in all, so that a record also fits a BEP 44 item. The newest valid seq wins everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+
+from meshnode.base.address import Addr, is_dialable, pack_addr, unpack_addr
+from meshnode.base.limits import (
+    MAX_CAPABILITIES,
+    MAX_CAPABILITY_LENGTH,
+    MAX_ENDPOINTS,
+    MAX_OPENED_RECORDS,
+    MAX_RECORD,
+    MAX_RECORD_FUTURE_S,
+    MAX_RECORD_TTL_S,
+    MAX_RELAYS,
+)
+from meshnode.base.wire import WireError, decode, encode
+from meshnode.errors import RecordError, RecordExpired, RecordReject
+from meshnode.identity.keys import Identity, verify
+from meshnode.identity.node_id import NodeId, known_id
+
+DOMAIN = b"meshnode endpoint record v1\x00"
+VERSION = 1
+SIGNATURE_LENGTH = 64
+
+
+class EndpointKind(IntEnum):
+    """How an endpoint came to be known."""
+
+    HOST = 0
+    REFLEXIVE = 1
+    MAPPED = 2
+    RELAY = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address of a node; prints as ``HOST:PORT``."""
+
+    addr: Addr
+    kind: EndpointKind = EndpointKind.HOST
+
+    def __str__(self) -> str:
+        return str(self.addr)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRecord:
+    """A verified (or just signed) record. ``issued`` is Unix milliseconds, ``ttl`` seconds."""
+
+    id: NodeId
+    seq: int
+    issued: int
+    ttl: int
+    endpoints: tuple[Endpoint, ...]
+    relays: tuple[NodeId, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    encoded: bytes = b""
+
+    @property
+    def expires_ms(self) -> int:
+        """Unix milliseconds after which nobody may use the record."""
+        return self.issued + self.ttl * 1000
+
+    def to_json(self) -> dict[str, object]:
+        """Return the record for people and scripts."""
+        return {
+            "id": str(self.id),
+            "address": str(self.id.overlay),
+            "seq": self.seq,
+            "issued": self.issued / 1000,
+            "ttl": self.ttl,
+            "endpoints": [str(e) for e in self.endpoints],
+            "kinds": [e.kind.name.lower() for e in self.endpoints],
+            "relays": [str(r) for r in self.relays],
+            "capabilities": list(self.capabilities),
+        }
+
+
+def sign_record(
+    identity: Identity,
+    *,
+    seq: int,
+    issued_ms: int,
+    ttl: int,
+    endpoints: tuple[Endpoint, ...],
+    relays: tuple[NodeId, ...] = (),
+    capabilities: tuple[str, ...] = (),
+) -> EndpointRecord:
+    """Return a signed record; endpoints past ``MAX_ENDPOINTS`` or past 1,000 bytes are left out, last first."""
+    kept = list(dict.fromkeys(endpoints))[:MAX_ENDPOINTS]
+    while True:
+        body = encode(
+            [
+                VERSION,
+                bytes(identity.id),
+                seq,
+                issued_ms,
+                ttl,
+                [[int(e.kind), pack_addr(e.addr)] for e in kept],
+                [bytes(r) for r in relays],
+                list(capabilities),
+            ]
+        )
+        if SIGNATURE_LENGTH + len(body) <= MAX_RECORD:
+            break
+        if not kept:
+            raise RecordError(RecordReject.OVERSIZED)
+        kept.pop()
+    encoded = identity.sign(DOMAIN + body) + body
+    return EndpointRecord(identity.id, seq, issued_ms, ttl, tuple(kept), relays, capabilities, encoded)
+
+
+def open_record(encoded: bytes, wall: float, *, expected: NodeId | None = None) -> EndpointRecord:
+    """Verify a record that somebody handed us, cheapest checks first.
+
+    Raises RecordError with its ``reason`` (RecordExpired when it was valid once).
+    """
+    if len(encoded) > MAX_RECORD:
+        raise RecordError(RecordReject.OVERSIZED)
+    if len(encoded) <= SIGNATURE_LENGTH:
+        raise RecordError(RecordReject.MALFORMED)
+    try:
+        record = _parsed(encoded)
+    except WireError as error:
+        canonical = "canonical" in str(error)
+        raise RecordError(RecordReject.NOT_CANONICAL if canonical else RecordReject.MALFORMED) from error
+    except (ValueError, TypeError) as error:
+        raise RecordError(RecordReject.MALFORMED) from error
+    if expected is not None and record.id != expected:
+        raise RecordError(RecordReject.WRONG_ID)
+    if record.issued > (wall + MAX_RECORD_FUTURE_S) * 1000 or record.seq > (wall + MAX_RECORD_FUTURE_S) * 1000 + 1e9:
+        raise RecordError(RecordReject.FUTURE)
+    if record.expires_ms < wall * 1000:
+        raise RecordExpired(RecordReject.EXPIRED)
+    if not _signed(record.id, encoded):
+        raise RecordError(RecordReject.FORGED)
+    return record
+
+
+# One record comes by many ways (connection, watch, several holders): it is parsed and verified once.
+@lru_cache(maxsize=MAX_OPENED_RECORDS)
+def _parsed(encoded: bytes) -> EndpointRecord:
+    return _parse(decode(encoded[SIGNATURE_LENGTH:], MAX_RECORD), encoded)
+
+
+@lru_cache(maxsize=MAX_OPENED_RECORDS)
+def _signed(signer: NodeId, encoded: bytes) -> bool:
+    return verify(signer, DOMAIN + encoded[SIGNATURE_LENGTH:], encoded[:SIGNATURE_LENGTH])
+
+
+def _parse(fields: object, encoded: bytes) -> EndpointRecord:
+    if not isinstance(fields, list) or len(fields) != 8 or fields[0] != VERSION:
+        raise ValueError("wrong fields")
+    _, raw, seq, issued, ttl, endpoints, relays, capabilities = fields
+    for number, limit in ((seq, 2**63), (issued, 2**53), (ttl, MAX_RECORD_TTL_S + 1)):
+        if type(number) is not int or not 0 <= number < limit:
+            raise ValueError("number out of range")
+    if not isinstance(raw, bytes) or not isinstance(endpoints, list) or len(endpoints) > MAX_ENDPOINTS:
+        raise ValueError("wrong endpoints")
+    if not isinstance(relays, list) or len(relays) > MAX_RELAYS:
+        raise ValueError("wrong relays")
+    if not isinstance(capabilities, list) or len(capabilities) > MAX_CAPABILITIES:
+        raise ValueError("wrong capabilities")
+    if not all(isinstance(c, str) and len(c) <= MAX_CAPABILITY_LENGTH for c in capabilities):
+        raise ValueError("wrong capabilities")
+    parsed = []
+    for item in endpoints:
+        kind, packed = item
+        addr = unpack_addr(packed)
+        if not is_dialable(addr):
+            raise ValueError("an endpoint nobody can dial")
+        parsed.append(Endpoint(addr, EndpointKind(kind)))
+    return EndpointRecord(
+        known_id(raw),
+        seq,
+        issued,
+        ttl,
+        tuple(parsed),
+        tuple(NodeId(r) for r in relays),
+        tuple(capabilities),
+        encoded,
+    )
+
+
+def newer(a: EndpointRecord, b: EndpointRecord) -> bool:
+    """True when ``a`` supersedes ``b``: higher seq, or the greater bytes at the same seq (so all agree)."""
+    return (a.seq, a.encoded) > (b.seq, b.encoded)

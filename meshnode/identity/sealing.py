@@ -1,0 +1,234 @@
+"""Sealed datagrams and knocks: proof of membership and of the sender's key, before anything is parsed.
+
+    0x01 | nonce 24 | SecretBox_K( sender id 32 | time 8 | mac 16 | body )
+
+``K`` is derived from the mesh key and the receiver's id, so who does not know both cannot even tell that a
+node is there. ``time`` is Unix microseconds. ``mac`` is a keyed BLAKE2b under the pairwise X25519 key of
+sender and receiver over everything else: only these two could have made it. A knock is the same without
+the first byte and the body, and with the QUIC original destination connection id under the mac.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import struct
+
+from nacl.bindings import crypto_secretbox, crypto_secretbox_open
+from nacl.exceptions import CryptoError
+
+from meshnode.base.clock import Clock, Entropy
+from meshnode.base.clock_offset import ClockOffset
+from meshnode.base.limits import (
+    MAX_REPLAY_ENTRIES,
+    MAX_REPLAY_PER_SENDER,
+    NEW_SENDERS_BURST,
+    NEW_SENDERS_PER_S,
+    SEAL_WINDOW_S,
+)
+from meshnode.errors import ConfigError, InvalidId
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId, known_id
+
+SEALED = 0x01
+NONCE_LENGTH = 24
+MAC_LENGTH = 16
+INNER = 32 + 8 + MAC_LENGTH
+BOX_OVERHEAD = 16
+KNOCK_LENGTH = NONCE_LENGTH + BOX_OVERHEAD + INNER  # 96
+SEAL_OVERHEAD = 1 + KNOCK_LENGTH  # 97
+TIME = struct.Struct("!Q")
+KEY_PREFIX = "mk-"
+
+
+class MeshKey:
+    """The 32 bytes that make a mesh: secret for a private one, derived from its name for an open one."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self, raw: bytes) -> None:
+        if len(raw) != 32:
+            raise ConfigError(f"a mesh key has 32 bytes, not {len(raw)}")
+        self.bytes = raw
+
+    @classmethod
+    def from_text(cls, text: str) -> MeshKey:
+        """``mk-`` and 52 base32 characters are a secret key; anything else is an open mesh's name.
+
+        Raises ConfigError when text that begins with ``mk-`` is no key.
+        """
+        if text.startswith(KEY_PREFIX):
+            try:
+                return cls(base64.b32decode(text[len(KEY_PREFIX) :].upper() + "===="))
+            except ValueError as error:
+                raise ConfigError("the mesh key is damaged", hint="copy it again, all of it") from error
+        if not text:
+            raise ConfigError("a mesh needs a name or a key", hint='leave it out for the mesh "open"')
+        return cls(hashlib.blake2b(text.encode(), digest_size=32, person=b"mesh-name").digest())
+
+    def __str__(self) -> str:
+        return KEY_PREFIX + base64.b32encode(self.bytes).decode().rstrip("=").lower()
+
+    def derive(self, purpose: bytes, data: bytes = b"") -> bytes:
+        """Return a 32-byte key for one purpose (at most 16 bytes)."""
+        return hashlib.blake2b(data, key=self.bytes, digest_size=32, person=purpose).digest()
+
+
+class ReplayGuard:
+    """Accepts each nonce once. Two generations of one window each; full means silent, never forgetful."""
+
+    def __init__(self, now: float) -> None:
+        self._young: dict[bytes, None] = {}
+        self._old: dict[bytes, None] = {}
+        self._senders: dict[NodeId, int] = {}
+        self._turned = now
+
+    def admit(self, sender: NodeId, nonce: bytes, wall: float) -> str:
+        """Return '' and remember the nonce, or the reason why not ('replay' or 'full')."""
+        if wall - self._turned > 2 * SEAL_WINDOW_S or wall < self._turned - 2 * SEAL_WINDOW_S:
+            self._old, self._young, self._senders, self._turned = self._young, {}, {}, wall
+        if nonce in self._young or nonce in self._old:
+            return "replay"
+        used = self._senders.get(sender, 0)
+        if len(self._young) >= MAX_REPLAY_ENTRIES or used >= MAX_REPLAY_PER_SENDER:
+            return "full"
+        self._young[nonce] = None
+        self._senders[sender] = used + 1
+        return ""
+
+
+class Sealer:
+    """Seals to and unseals from any peer of one mesh. ``drops`` counts what was refused, by reason."""
+
+    def __init__(self, identity: Identity, mesh: MeshKey, clock: Clock, entropy: Entropy, *, born: float) -> None:
+        self.drops: dict[str, int] = {}
+        self.repeated: NodeId | None = None  # whose datagram came again, if that is why the last one was dropped
+        self._identity = identity
+        self._mesh = mesh
+        self._clock = clock
+        self._entropy = entropy
+        self._born = born
+        self._inbox = mesh.derive(b"mesh-receiver", bytes(identity.id))
+        self._outboxes: dict[NodeId, bytes] = {}
+        self._guard = ReplayGuard(born)
+        self._tokens = NEW_SENDERS_BURST
+        self._refilled = clock.monotonic()
+        self.skew = ClockOffset()
+
+    # ---- sealed datagrams
+
+    def seal(self, peer: NodeId, body: bytes) -> bytes:
+        """Return the datagram that only ``peer`` accepts, ``SEAL_OVERHEAD`` bytes longer than ``body``."""
+        return bytes([SEALED]) + self._close(peer, b"seal", body)
+
+    def unseal(self, data: bytes) -> tuple[NodeId, bytes] | None:
+        """Return who sent what, or None after counting why not."""
+        if len(data) < SEAL_OVERHEAD or data[0] != SEALED:
+            self._drop("seal_short")
+            return None
+        self.repeated = None
+        return self._open(data[1:], b"seal", "seal")
+
+    # ---- knocks
+
+    def knock(self, peer: NodeId, odcid: bytes) -> bytes:
+        """Return the 96-byte token for an Initial with this original destination connection id."""
+        return self._close(peer, b"knock" + odcid, b"")
+
+    def check_knock(self, token: bytes, odcid: bytes) -> NodeId | None:
+        """Return who knocks, or None after counting why not."""
+        if len(token) != KNOCK_LENGTH:
+            self._drop("knock_short")
+            return None
+        opened = self._open(token, b"knock" + odcid, "knock")
+        return opened[0] if opened is not None else None
+
+    # ---- what any member may read
+
+    def encrypt_hint(self, body: bytes) -> bytes:
+        """Encrypt for every member of the mesh (mDNS): proves membership, not the sender; 40 bytes longer."""
+        nonce = self._entropy(NONCE_LENGTH)
+        return nonce + crypto_secretbox(body, nonce, self._mesh.derive(b"mesh-hint"))
+
+    def decrypt_hint(self, data: bytes) -> bytes | None:
+        """The inverse of ``encrypt_hint``; None when it is not of this mesh."""
+        try:
+            return crypto_secretbox_open(data[NONCE_LENGTH:], data[:NONCE_LENGTH], self._mesh.derive(b"mesh-hint"))
+        except (CryptoError, ValueError, TypeError):
+            return None
+
+    def blind(self, data: bytes) -> str:
+        """Return a name that members can recompute and nobody else can link to ``data``: 32 hex digits."""
+        return hashlib.blake2b(data, key=self._mesh.derive(b"mesh-blind"), digest_size=16).hexdigest()
+
+    # ---- the construction
+
+    def _close(self, peer: NodeId, context: bytes, body: bytes) -> bytes:
+        nonce = self._entropy(NONCE_LENGTH)
+        me = self._identity.id
+        stamp = TIME.pack(int(self._clock.wall() * 1e6))
+        mac = _mac(self._identity.shared_key(peer), nonce, me, peer, stamp, context, body)
+        box = self._outboxes.get(peer)
+        if box is None:
+            if len(self._outboxes) >= 4096:
+                self._outboxes.clear()
+            box = self._outboxes[peer] = self._mesh.derive(b"mesh-receiver", bytes(peer))
+        return nonce + crypto_secretbox(me.raw + stamp + mac + body, nonce, box)
+
+    def _open(self, data: bytes, context: bytes, name: str) -> tuple[NodeId, bytes] | None:
+        nonce = data[:NONCE_LENGTH]
+        try:
+            plain = crypto_secretbox_open(data[NONCE_LENGTH:], nonce, self._inbox)
+        except (CryptoError, ValueError):
+            self._drop(f"{name}_box")
+            return None
+        if len(plain) < INNER:
+            self._drop(f"{name}_short")
+            return None
+        stamp, mac, body = plain[32:40], plain[40:56], plain[56:]
+        wall = self._clock.wall()
+        sent = TIME.unpack(stamp)[0] / 1e6
+        if abs(wall - sent) > SEAL_WINDOW_S or sent < self._born:
+            self._drop(f"{name}_stale")
+            if abs(wall - sent) > SEAL_WINDOW_S:
+                self.skew.stale(sent - wall)
+            return None
+        sender = known_id(plain[:32])
+        if not self._identity.knows(sender) and not self._may_meet():
+            self._drop(f"{name}_rate")
+            return None
+        try:
+            key = self._identity.shared_key(sender)
+        except InvalidId:
+            self._drop(f"{name}_mac")
+            return None
+        if not hmac.compare_digest(mac, _mac(key, nonce, sender, self._identity.id, stamp, context, body)):
+            self._drop(f"{name}_mac")
+            return None
+        refused = self._guard.admit(sender, nonce, wall)
+        if refused:
+            self._drop(f"{name}_{refused}")
+            self.repeated = sender if refused == "replay" else None
+            return None
+        self.skew.proven(sender, sent - wall)
+        return sender, body
+
+    def _may_meet(self) -> bool:
+        now = self._clock.monotonic()
+        self._tokens = min(NEW_SENDERS_BURST, self._tokens + (now - self._refilled) * NEW_SENDERS_PER_S)
+        self._refilled = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    def _drop(self, reason: str) -> None:
+        self.drops[reason] = self.drops.get(reason, 0) + 1
+
+
+def _mac(
+    key: bytes, nonce: bytes, sender: NodeId, receiver: NodeId, stamp: bytes, context: bytes, body: bytes
+) -> bytes:
+    message = b"".join((nonce, sender.raw, receiver.raw, stamp, bytes([len(context)]), context, body))
+    return hashlib.blake2b(message, key=key, digest_size=MAC_LENGTH, person=b"mesh-mac").digest()

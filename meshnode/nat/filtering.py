@@ -1,0 +1,153 @@
+"""Whom this network lets in unasked (RFC 4787 section 5), from what arrives by itself. Sans-IO, and nothing is sent.
+
+An authentic datagram from a host that we never sent anything to came through a filter that looks at no address. One
+from another port of a host that we did send to shows at most that ports do not matter. That nothing comes in proves
+nothing, so the answer is often "unknown"; it is never a guess. Whatever could have opened the filter, or does not
+cross it, is no evidence: senders on our own networks or in private ranges, our own outside address (hairpinning),
+hosts that an earlier process may have talked to from this port, and hosts with several addresses of their own, for it
+is not known on which of them a datagram came in. Where a port is forwarded, this tells what the forwarding lets in.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from enum import Enum
+from functools import lru_cache
+
+from meshnode.base.address import Addr
+from meshnode.base.limits import FILTER_MOVE_S, FILTER_SETTLE_S, MAX_RECENT_SENDERS, MAX_SENT_ADDRESSES, MAX_SENT_PORTS
+from meshnode.nat.local_networks import on_networks
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+SITE_BITS = {4: 16, 6: 48}  # whoever shares this much of our address may be behind the same firewall as we are
+PRIVATE: tuple[Network, ...] = tuple(
+    ipaddress.ip_network(text)
+    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "fec0::/10")
+)
+
+
+class Filtering(Enum):
+    """Who gets through unasked. The strictest behaviour cannot be told from silence, so it has no value here."""
+
+    UNKNOWN = "unknown"
+    AT_MOST_ADDRESS = "at-most-address-dependent"  # another port of a host that we sent to got in
+    INDEPENDENT = "endpoint-independent"  # a host that we never sent to got in
+
+
+@lru_cache(maxsize=1024)
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.ip_address(host.partition("%")[0])
+
+
+class FilterView:
+    """What got in, by family (4 and 6); ``now`` is monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._sent: dict[Addr, None] = {}  # never forgotten while we run: a filter may stay open as long as it is used
+        self._hosts: dict[str, int] = {}  # how many addresses of it are in _sent
+        self._full = False
+        self._settled = float("inf")
+        self._own: frozenset[str] = frozenset()
+        self._networks: tuple[tuple[str, int], ...] = ()
+        self._outside: dict[int, dict[str, None]] = {4: {}, 6: {}}
+        self._found = {4: Filtering.UNKNOWN, 6: Filtering.UNKNOWN}
+        self._recent: dict[Addr, float] = {}
+
+    def begin(self, now: float, *, fresh_port: bool) -> None:
+        """Start; unless the port is ``fresh``, a predecessor may have opened the filter for hosts we do not know."""
+        self._settled = now + (0.0 if fresh_port else FILTER_SETTLE_S)
+
+    def moved(self, own: frozenset[Addr], networks: tuple[tuple[str, int], ...], now: float, *, moved: bool) -> None:
+        """Our addresses and networks are these; when something ``moved`` we may be behind another filter."""
+        hosts = frozenset(addr.host for addr in own)
+        if not self._own and not moved:  # the beginning: nothing can be under way to an older place
+            self._own, self._networks = hosts, networks
+        elif moved or hosts != self._own or networks != self._networks:
+            self._own, self._networks = hosts, networks
+            self._recent.clear()
+            for family in (4, 6):
+                self.changed(family, now)
+
+    def changed(self, family: int, now: float) -> None:
+        """Our outside address is another one: the old evidence is of another place, and so is what still arrives."""
+        self._found[family] = Filtering.UNKNOWN
+        self._outside[family].clear()
+        self._settled = max(self._settled, now + FILTER_MOVE_S)
+
+    def seen(self, addr: Addr) -> None:
+        """Somebody whom we believe saw us as ``addr``."""
+        outside = self._outside[_ip(addr.host).version]
+        outside[addr.host] = None
+        while len(outside) > MAX_RECENT_SENDERS:
+            del outside[next(iter(outside))]
+
+    def sent(self, addr: Addr) -> None:
+        """A datagram goes to ``addr``: from now on it, and perhaps its host, may answer."""
+        if addr in self._sent or not addr.is_udp or "%" in addr.host:
+            return
+        ports = self._hosts.get(addr.host, 0)
+        if ports >= MAX_SENT_PORTS:
+            return  # any of its ports counts as one that we sent to
+        if len(self._sent) >= MAX_SENT_ADDRESSES:
+            self._full = True  # we cannot say any more to whom we never sent
+            return
+        self._sent[addr] = None
+        self._hosts[addr.host] = ports + 1
+
+    def stray(self, source: Addr, now: float) -> None:
+        """Something that proves nothing arrived: early on, it may be from a predecessor's peer."""
+        if now < self._settled:
+            self.sent(source)
+
+    def heard(self, source: Addr, now: float) -> None:
+        """A datagram that a member sealed to us arrived from ``source``, and is not answered yet."""
+        if not source.is_udp:
+            return
+        self._recent.pop(source, None)
+        self._recent[source] = now
+        if len(self._recent) > MAX_RECENT_SENDERS:
+            del self._recent[next(iter(self._recent))]
+        ports = self._hosts.get(source.host, 0)
+        if source in self._sent or self._full or ports >= MAX_SENT_PORTS or "%" in source.host:
+            return
+        if now < self._settled:
+            self.sent(source)
+            return
+        family = _ip(source.host).version
+        if not self._crosses(source, family):
+            return
+        if not ports:
+            self._found[family] = Filtering.INDEPENDENT
+        elif self._found[family] is Filtering.UNKNOWN:
+            self._found[family] = Filtering.AT_MOST_ADDRESS
+
+    def _crosses(self, source: Addr, family: int) -> bool:
+        """True when a datagram from there certainly came through the filter that is asked about."""
+        ip = _ip(source.host)
+        outside = self._outside[family]
+        own = [_ip(host) for host in sorted(self._own) if _ip(host).version == family]
+        if len({_prefix(str(one), 32 if family == 4 else 64) for one in own}) != 1:
+            return False
+        if not outside or source.host in outside or on_networks(source, self._networks):
+            return False
+        if any(ip in network for network in PRIVATE if network.version == family):
+            return False
+        return all(ip not in _prefix(str(one), SITE_BITS[family]) for one in own)
+
+    def filtering(self, family: int) -> Filtering:
+        """What is known for IPv4 (4) or IPv6 (6)."""
+        return self._found[family]
+
+    def quiet_s(self, now: float, *, outside: bool) -> float | None:
+        """Seconds since a member's datagram last came by UDP from our networks, or from ``outside``; None: never."""
+        at = [
+            at
+            for addr, at in self._recent.items()
+            if (on_networks(addr, self._networks) or addr.host in self._own) != outside
+        ]
+        return max(0.0, now - max(at)) if at else None
+
+
+@lru_cache(maxsize=1024)
+def _prefix(host: str, bits: int) -> Network:
+    return ipaddress.ip_network(f"{host}/{bits}", strict=False)

@@ -1,0 +1,56 @@
+"""Which addresses are on our own networks."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from meshnode.base.address import Addr
+
+
+@lru_cache(maxsize=256)
+def _network(host: str, prefix: int) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    return ipaddress.ip_network(f"{host.partition('%')[0]}/{prefix}", strict=False)
+
+
+def is_loopback(addr: Addr) -> bool:
+    """True for an address that never leaves this host."""
+    return addr.host.startswith("127.") or addr.host.partition("%")[0] == "::1"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalNetworks:
+    """What a node knows of itself when a peer names addresses.
+
+    ``networks`` are (address, prefix length); ``own`` what its record says; ``loopback`` is true when members of its
+    mesh are on this very host, because it is bound there, was told of one, or has heard one there.
+    """
+
+    networks: tuple[tuple[str, int], ...] = ()
+    own: frozenset[Addr] = frozenset()
+    loopback: bool = False
+
+    def believes(self, addr: Addr) -> bool:
+        """False for an address that no other node can have, whoever names it.
+
+        Not our own addresses, no loopback of ours when the peer is elsewhere, and no broadcast on our networks.
+        """
+        if addr in self.own or (is_loopback(addr) and not self.loopback):
+            return False
+        return not addr.is_udp or not _is_broadcast(addr, self.networks)
+
+
+def _is_broadcast(addr: Addr, networks: Iterable[tuple[str, int]]) -> bool:
+    if ":" in addr.host:
+        return False
+    ip = ipaddress.ip_address(addr.host.partition("%")[0])
+    known = (_network(host, prefix) for host, prefix in networks if ":" not in host and prefix < 31)
+    return any(ip == network.broadcast_address for network in known)
+
+
+def on_networks(addr: Addr, networks: Iterable[tuple[str, int]]) -> bool:
+    """True for loopback, link-local, and what is in one of these networks (address, prefix length)."""
+    ip = ipaddress.ip_address(addr.host.partition("%")[0])
+    return ip.is_loopback or ip.is_link_local or any(ip in _network(host, prefix) for host, prefix in networks)

@@ -1,0 +1,59 @@
+"""Finding the port of a symmetric NAT by the birthday paradox, with bounds. Sans-IO.
+
+A symmetric NAT maps each flow to a port of its own, so the peer's filter cannot be opened for a port that nobody
+knows. Its side therefore opens many sockets and sends once from each to the peer (``spread``): that many ports now
+lead in. The peer, behind a NAT that keeps one port for it, tries ports (``spray``): first those that follow the one
+last seen, as NATs that count give out, then random ones. With 256 ports open of 64,512 and 1,024 tries it misses all
+of them in exp(-256 * 1024 / 64512) = 1.7 % of searches. One socket would not do: it has one port towards one peer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from itertools import islice
+
+from meshnode.base.address import Addr
+from meshnode.base.limits import SEARCH_PROBES
+
+FIRST_PORT, LAST_PORT = 1024, 65535
+AHEAD, BEHIND = 48, 16  # ports guessed next to the one seen: NATs that count up, with others' flows between; down
+SPRAY_STEP, SPRAY_GAP_S = 8, 0.015  # 533 probes a second
+SPREAD_STEP, SPREAD_GAP_S = 32, 0.01  # 256 sockets in 80 ms
+
+
+def guesses(seen: int, rng: random.Random) -> list[int]:
+    """Return ``SEARCH_PROBES`` different ports to try, the likeliest first."""
+    near = [seen + d for d in range(1, AHEAD + 1)] + [seen - d for d in range(1, BEHIND + 1)]
+    found = dict.fromkeys(port for port in near if FIRST_PORT <= port <= LAST_PORT)
+    while len(found) < SEARCH_PROBES:
+        found[rng.randint(FIRST_PORT, LAST_PORT)] = None
+    return list(found)
+
+
+class Search:
+    """A list of addresses that are probed once each, at a pace. ``at`` is the deadline of the next step, or None."""
+
+    __slots__ = ("_gap", "_step", "_targets", "at")
+
+    def __init__(self, targets: Iterable[Addr], step: int, gap: float, at: float) -> None:
+        self.at: float | None = at
+        self._targets = iter(targets)
+        self._step = step
+        self._gap = gap
+
+    def step(self, now: float) -> list[Addr]:
+        """The deadline has come: return whom to probe now."""
+        found = list(islice(self._targets, self._step))
+        self.at = now + self._gap if len(found) == self._step else None
+        return found
+
+
+def spread(to: Addr, sides: Iterable[int], at: float) -> Search:
+    """The symmetric side: once from each of these sockets, which may be opened as they are asked for."""
+    return Search((to.through(side) for side in sides), SPREAD_STEP, SPREAD_GAP_S, at)
+
+
+def spray(seen: Addr, rng: random.Random, at: float) -> Search:
+    """The other side: once to each guessed port of that host."""
+    return Search([Addr(seen.host, port) for port in guesses(seen.port, rng)], SPRAY_STEP, SPRAY_GAP_S, at)

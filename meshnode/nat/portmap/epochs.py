@@ -1,0 +1,37 @@
+"""When has a router restarted, and so forgotten its mappings? Its clock, which comes with every answer, tells."""
+
+from __future__ import annotations
+
+from meshnode.base.limits import PORTMAP_ROUTERS
+
+SLACK_S = 2
+
+
+class Epochs:
+    """The last clock reading of each router, with our own time then (seconds)."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    def knows(self, router: str) -> bool:
+        """True when a reading is remembered."""
+        return router in self._seen
+
+    def restarted(self, router: str, epoch: int, now: float, *, nat_pmp: bool) -> bool:
+        """Remember a reading; True when it does not go on from the last one (RFC 6887 section 8.5, RFC 6886 3.6)."""
+        last = self._seen.pop(router, None)
+        self._seen[router] = (epoch, now)
+        while len(self._seen) > PORTMAP_ROUTERS:
+            del self._seen[next(iter(self._seen))]
+        if last is None:
+            return False
+        server, client = epoch - last[0], now - last[1]
+        if nat_pmp:
+            return server < client * 7 / 8 - SLACK_S
+        if server < -1:
+            return True
+        return client + SLACK_S < server - server / 16 or server + SLACK_S < client - client / 16
+
+    def forget(self, routers: set[str]) -> None:
+        """Keep only these."""
+        self._seen = {router: seen for router, seen in self._seen.items() if router in routers}

@@ -1,0 +1,83 @@
+"""Where the router's UPnP description is: SSDP's search and its answer (UPnP Device Architecture 1.1, section 1.3).
+
+Only the router itself is believed, and only about itself: the LOCATION must be plain HTTP on the very address that
+was asked, or whoever answers first could have us post to any host and port that he likes.
+"""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+from urllib.parse import urljoin, urlsplit
+
+from meshnode.base.address import Addr, canonical_host
+from meshnode.base.limits import MAX_SSDP, MAX_URL
+
+GROUP = Addr("239.255.255.250", 1900)
+WAIT_S = 1  # MX: devices spread their answers over so many seconds
+TARGETS = tuple(f"urn:schemas-upnp-org:device:InternetGatewayDevice:{version}" for version in (2, 1))
+_PATH = frozenset(string.ascii_letters + string.digits + "-._~!$&'()*+,;=:@%/?")
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """A place on the router: its TCP address and the path with the query."""
+
+    addr: Addr
+    path: str
+
+    def __str__(self) -> str:
+        return f"http://{self.addr}{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchReply:
+    """A device answered and says that its description is at ``location``, which is not yet to be believed."""
+
+    target: str
+    location: str
+
+
+def search(target: str) -> bytes:
+    """Return an M-SEARCH."""
+    lines = [
+        "M-SEARCH * HTTP/1.1",
+        f"HOST: {GROUP}",
+        'MAN: "ssdp:discover"',
+        f"MX: {WAIT_S}",
+        f"ST: {target}",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def parse(data: bytes) -> SearchReply:
+    """Parse an answer to M-SEARCH. Raises ValueError."""
+    if len(data) > MAX_SSDP:
+        raise ValueError("too long")
+    status, *lines = data.decode("latin-1").split("\r\n")
+    if not status.startswith("HTTP/1.1 200"):
+        raise ValueError("no answer")
+    headers = {name.strip().lower(): value.strip() for name, colon, value in (line.partition(":") for line in lines)}
+    try:
+        return SearchReply(headers["st"], headers["location"])
+    except KeyError as error:
+        raise ValueError(f"no {error.args[0]}") from error
+
+
+def on_router(text: str, router: str, base: Url | None = None) -> Url:
+    """Return ``text``, relative to ``base`` if it must be, as a place on ``router``; raises ValueError for any other.
+
+    What goes into a request line is checked letter by letter: a path cannot smuggle in a header.
+    """
+    if len(text) > MAX_URL or not text.isascii():
+        raise ValueError("no URL that we would use")
+    parts = urlsplit(urljoin(str(base), text) if base is not None else text)
+    if parts.scheme != "http" or parts.username is not None or parts.hostname is None:
+        raise ValueError("not plain HTTP")
+    if canonical_host(parts.hostname) != router:
+        raise ValueError("not on the router")
+    port = parts.port if parts.port is not None else 80
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if not 0 < port < 65536 or not path.startswith("/") or not _PATH.issuperset(path):
+        raise ValueError("no port or path that we would use")
+    return Url(Addr(router, port), path)

@@ -1,0 +1,54 @@
+"""State that outlives the process: the record's seq, and the DHT contacts that find the mesh again without a seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from meshnode.base.address import Addr, is_dialable, pack_addr, unpack_addr
+from meshnode.base.clock import Clock
+from meshnode.base.files import write_atomic
+from meshnode.base.limits import MAX_SAVED_CONTACTS
+from meshnode.base.wire import decode, encode
+from meshnode.identity.node_id import NodeId
+
+MAX_FILE = 64 * MAX_SAVED_CONTACTS + 64
+
+
+class SeqSource:
+    """Numbers for our own records: strictly increasing over restarts and clock steps.
+
+    Never below the wall clock's milliseconds, and on disk before anyone sees it. Without a path it only
+    lives as long as the process. Raises OSError when the file cannot be written.
+    """
+
+    def __init__(self, path: Path | None, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self._last = 0
+        if path is not None and path.exists():
+            try:
+                self._last = int(path.read_text())
+            except ValueError:
+                self._last = 0  # the wall clock's milliseconds take over
+
+    def next(self) -> int:
+        """Return the next seq."""
+        self._last = max(self._last + 1, int(self._clock.wall() * 1000))
+        if self._path is not None:
+            write_atomic(self._path, str(self._last).encode())
+        return self._last
+
+
+def save_contacts(path: Path, contacts: list[tuple[NodeId, Addr]]) -> None:
+    """Write at most ``MAX_SAVED_CONTACTS`` contacts. Raises OSError."""
+    write_atomic(path, encode([[bytes(peer), pack_addr(addr)] for peer, addr in contacts[:MAX_SAVED_CONTACTS]]))
+
+
+def load_contacts(path: Path) -> list[tuple[NodeId, Addr]]:
+    """Read what ``save_contacts`` wrote; a missing or damaged file means none."""
+    try:
+        items = decode(path.read_bytes(), MAX_FILE)
+        found = [(NodeId(raw), unpack_addr(packed)) for raw, packed in items]
+    except (OSError, ValueError, TypeError):
+        return []
+    return [(peer, addr) for peer, addr in found if is_dialable(addr)]

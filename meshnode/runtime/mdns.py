@@ -1,0 +1,216 @@
+"""Neighbours on the LAN by multicast DNS, through zeroconf: no flags, no route out, no server.
+
+A stranger on the LAN learns that a node exists and nothing else: the instance name is a keyed hash of key
+and hour, the TXT record is the signed endpoint record encrypted to the mesh, and no address is published
+(stale ones would stay in caches; peers dial from the signed record alone).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from zeroconf import (
+    Error,
+    InterfaceChoice,
+    IPVersion,
+    RecordUpdate,
+    RecordUpdateListener,
+    ServiceBrowser,
+    ServiceInfo,
+    ServiceStateChange,
+    Zeroconf,
+)
+from zeroconf._dns import DNSText
+from zeroconf.asyncio import AsyncZeroconf
+
+from meshnode.base.limits import MAX_NEIGHBOURS
+from meshnode.base.metrics import Metrics
+from meshnode.errors import RecordError
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import EndpointRecord, open_record
+from meshnode.identity.sealing import Sealer
+
+SERVICE_TYPE = "_meshnode._udp.local."
+MAX_STRING = 255  # RFC 1035 section 3.3.14
+MAX_TEXT = 1_300
+ROTATE_S = 3600
+RETRY_S = 2.0
+Interfaces = InterfaceChoice | list[str | int | tuple[tuple[str, int, int], int]]
+log = logging.getLogger("meshnode.mdns")
+logging.getLogger("zeroconf").setLevel(logging.ERROR)  # it warns of every address that is still coming up
+
+
+def encode_text(sealed: bytes) -> bytes:
+    """Return the TXT rdata: strings of at most 255 bytes."""
+    parts = [sealed[at : at + MAX_STRING] for at in range(0, len(sealed), MAX_STRING)]
+    return b"".join(bytes([len(part)]) + part for part in parts)
+
+
+def decode_text(text: bytes) -> bytes:
+    """Join the strings of a TXT rdata; whatever is cut short is left out."""
+    parts, at = [], 0
+    while at < len(text):
+        size = text[at]
+        parts.append(text[at + 1 : at + 1 + size])
+        at += 1 + size
+    return b"".join(parts)
+
+
+class MdnsSource(RecordUpdateListener):
+    """Announces our record and hands in the records of others; all work is in one task."""
+
+    def __init__(self, sealer: Sealer, own: NodeId, on_record: Callable[[bytes], None], metrics: Metrics) -> None:
+        self._sealer = sealer
+        self._own = own
+        self._on_record = on_record
+        self._metrics = metrics
+        self._zeroconf: AsyncZeroconf | None = None
+        self._browser: ServiceBrowser | None = None
+        self._info: ServiceInfo | None = None
+        self._record: EndpointRecord | None = None
+        self._host, self._port = "::", 0
+        self._wake = asyncio.Event()
+        self._interfaces = False
+        self._task: asyncio.Task[None] | None = None
+        self._seen: dict[bytes, None] = {}
+        self._neighbours: dict[NodeId, None] = {}
+        self._announced = False
+        self._error = ""
+
+    async def start(self, record: EndpointRecord | None, host: str, port: int) -> None:
+        """Begin, on the interface of ``host`` (all for a wildcard); returns at once, whatever the network is like."""
+        self._record, self._host, self._port = record, host, port
+        self._wake.set()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def update(self, record: EndpointRecord) -> None:
+        """Announce a newer record."""
+        self._record = record
+        self._wake.set()
+
+    def interfaces_changed(self, host: str, port: int) -> None:
+        """Join the multicast groups of new interfaces (zeroconf does not notice them itself)."""
+        self._host, self._port = host, port
+        self._interfaces = True
+        self._wake.set()
+
+    async def stop(self) -> None:
+        """Withdraw the announcement; takes at most a second."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        if self._zeroconf is not None:
+            with suppress(Exception):  # a goodbye is a courtesy: nothing may hold up the exit
+                async with asyncio.timeout(1.0):
+                    if self._browser is not None:
+                        self._zeroconf.zeroconf.remove_listener(self)
+                    await self._zeroconf.async_close()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._step()
+                self._error = ""
+                timeout: float = ROTATE_S - time.time() % ROTATE_S + 1
+            except (OSError, Error, TimeoutError, AssertionError) as error:
+                self._metrics.count("mdns_errors")
+                self._error = str(error) or type(error).__name__
+                log.debug("mDNS: %r", error)
+                timeout = RETRY_S
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
+
+    async def _step(self) -> None:
+        self._wake.clear()
+        if self._zeroconf is None:
+            self._zeroconf = _open(self._choice())
+            zeroconf = self._zeroconf.zeroconf
+            zeroconf.add_listener(self, None)
+            self._browser = ServiceBrowser(zeroconf, SERVICE_TYPE, handlers=[_ignore])
+        elif self._interfaces:
+            self._interfaces = False
+            await self._zeroconf.async_update_interfaces(interfaces=self._choice())
+        if self._record is None:
+            return
+        name = self._sealer.blind(bytes(self._own) + int(time.time() // ROTATE_S).to_bytes(8, "big"))
+        info = ServiceInfo(
+            SERVICE_TYPE,
+            f"{name}.{SERVICE_TYPE}",
+            port=self._port,
+            properties=encode_text(self._sealer.encrypt_hint(self._record.encoded)),
+            server=f"{name}.local.",
+        )
+        old, self._info = self._info, info
+        if old is not None and old.name == info.name:
+            await self._zeroconf.async_update_service(info)
+            self._announced = True
+            return
+        if old is not None:
+            await self._zeroconf.async_unregister_service(old)
+        registering = await self._zeroconf.async_register_service(info, allow_name_change=False, strict=False)
+        await registering
+        self._announced = True
+
+    def _choice(self) -> Interfaces:
+        """A node that is bound to one address neither speaks nor listens on other networks."""
+        return InterfaceChoice.All if self._host in ("::", "0.0.0.0") else [self._host.partition("%")[0]]
+
+    def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
+        """zeroconf heard DNS records: take the TXT records of our service type."""
+        for update in records:
+            record = update.new
+            if isinstance(record, DNSText) and record.name.endswith(SERVICE_TYPE):
+                self._take(record.text)
+
+    def async_update_records_complete(self) -> None:
+        """Nothing to do after a batch."""
+
+    def _take(self, text: bytes) -> None:
+        if len(text) > MAX_TEXT:
+            self._metrics.count("mdns_oversized")
+            return
+        if text in self._seen:
+            return
+        encoded = self._sealer.decrypt_hint(decode_text(text))
+        if encoded is None:
+            self._metrics.count("mdns_foreign")
+            return
+        self._note(encoded)
+        self._seen[text] = None
+        while len(self._seen) > 512:
+            del self._seen[next(iter(self._seen))]
+        self._on_record(encoded)
+
+    def _note(self, encoded: bytes) -> None:
+        try:
+            peer = open_record(encoded, time.time()).id
+        except RecordError:
+            return  # whom it is handed to counts why
+        if peer != self._own:
+            self._neighbours[peer] = None
+            while len(self._neighbours) > MAX_NEIGHBOURS:
+                del self._neighbours[next(iter(self._neighbours))]
+
+    def status(self) -> dict[str, object]:
+        """Whether we could announce ourselves, the last error, and how many neighbours were heard."""
+        return {"on": True, "announced": self._announced, "error": self._error, "neighbours": len(self._neighbours)}
+
+
+def _open(interfaces: Interfaces) -> AsyncZeroconf:
+    """Open with IPv6 where there is any."""
+    if not isinstance(interfaces, InterfaceChoice):
+        return AsyncZeroconf(interfaces=interfaces)
+    try:
+        return AsyncZeroconf(interfaces=interfaces, ip_version=IPVersion.All)
+    except OSError:
+        return AsyncZeroconf(interfaces=interfaces, ip_version=IPVersion.V4Only)
+
+
+def _ignore(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
+    """The browser asks; the answers reach us through ``async_update_records``."""

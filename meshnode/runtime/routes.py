@@ -1,0 +1,122 @@
+"""Which routers this host's default routes lead through. Linux only: elsewhere there are none, and nothing is asked.
+
+The kernel's own tables are read (``/proc/net``), so that a mapping is asked of nobody but the default gateway.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from pathlib import Path
+
+import ifaddr
+
+from meshnode.base.address import Addr
+from meshnode.base.limits import MAX_ROUTE_TABLE
+from meshnode.nat.portmap.vocabulary import Route
+
+PROC = Path("/proc/net")
+UP, GATEWAY = 0x1, 0x2  # linux/route.h
+TENTATIVE, DEPRECATED = 0x40, 0x20  # linux/if_addr.h
+GLOBAL_SCOPE = 0
+# documentation's addresses (RFC 5737, RFC 3849): nobody has them, so the way there is the way to anywhere
+SOMEWHERE4, SOMEWHERE6 = "192.0.2.1", "2001:db8:ffff:ffff::1"
+
+
+def _lines(name: str) -> list[list[str]]:
+    try:
+        with (PROC / name).open() as table:
+            return [line.split() for line in table.read(MAX_ROUTE_TABLE).splitlines()]
+    except OSError:
+        return []
+
+
+def gateways4() -> list[tuple[str, str]]:
+    """Return (router, interface) of the IPv4 default routes, the preferred first."""
+    found = []
+    for fields in _lines("route")[1:]:
+        if len(fields) < 8 or int(fields[1], 16) or int(fields[7], 16) or int(fields[3], 16) & (UP | GATEWAY) != 3:
+            continue
+        router = ipaddress.IPv4Address(bytes.fromhex(fields[2])[::-1] if _LITTLE else bytes.fromhex(fields[2]))
+        found.append((int(fields[6]), str(router), fields[0]))
+    return [(router, interface) for _, router, interface in sorted(found)]
+
+
+def gateways6() -> list[tuple[str, str]]:
+    """Return (router, interface) of the IPv6 default routes, the preferred first; link-local ones with a scope."""
+    found = []
+    for fields in _lines("ipv6_route"):
+        if len(fields) < 10 or fields[1] != "00" or int(fields[0], 16) or int(fields[8], 16) & 3 != 3:
+            continue
+        router = ipaddress.IPv6Address(bytes.fromhex(fields[4]))
+        text = f"{router}%{fields[9]}" if router.is_link_local else str(router)
+        found.append((int(fields[5], 16), text, fields[9]))
+    return [(router, interface) for _, router, interface in sorted(found)]
+
+
+def _addresses6(interface: str) -> list[str]:
+    """Addresses on an interface that the internet may reach: neither link-local nor unique local, and in use."""
+    found = []
+    for fields in _lines("if_inet6"):
+        if len(fields) < 6 or fields[5] != interface or int(fields[3], 16) != GLOBAL_SCOPE:
+            continue
+        ip = ipaddress.IPv6Address(bytes.fromhex(fields[0]))
+        if int(fields[4], 16) & (TENTATIVE | DEPRECATED) == 0 and ip.packed[0] & 0xFE != 0xFC:
+            found.append(str(ip))
+    return found
+
+
+def _source(host: str) -> str | None:
+    """Our address towards ``host``: the kernel is asked by connecting a UDP socket, which sends nothing."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, 9))
+            return str(probe.getsockname()[0])
+    except OSError:
+        return None
+
+
+def default_routes(bound: Addr) -> list[Route]:
+    """Return the routes on which a mapping of a socket bound to ``bound`` makes sense: at most one for IPv4.
+
+    None for a loopback address, none for an IPv4 address that is public already, and none where the way out is
+    not through the gateway but, say, a VPN: a mapping would publish the very address that it hides.
+    """
+    host = ipaddress.ip_address(bound.host.partition("%")[0])
+    if host.is_loopback:
+        return []
+    found = []
+    if host.version == 4 or host.is_unspecified:
+        found += _routes4(None if host.is_unspecified else bound.host)
+    if host.version == 6:
+        found += _routes6(None if host.is_unspecified else bound.host)
+    return found
+
+
+def _routes4(bound: str | None) -> list[Route]:
+    way_out = _source(SOMEWHERE4)
+    for router, interface in gateways4():
+        internal = bound or _source(router)
+        if internal is None or (bound is not None and bound not in _addresses4(interface)):
+            continue
+        if way_out in (internal, None) and not ipaddress.IPv4Address(internal).is_global:
+            return [Route(router, internal)]
+        break
+    return []
+
+
+def _routes6(bound: str | None) -> list[Route]:
+    way_out = _source(SOMEWHERE6)
+    for router, interface in gateways6()[:1]:
+        own = _addresses6(interface)
+        if way_out is None or way_out in own:
+            return [Route(router, address) for address in own if bound in (None, address)]
+    return []
+
+
+def _addresses4(interface: str) -> list[str]:
+    adapters = [adapter for adapter in ifaddr.get_adapters() if adapter.name == interface]
+    return [item.ip for adapter in adapters for item in adapter.ips if isinstance(item.ip, str)]
+
+
+_LITTLE = socket.htons(1) != 1  # the table prints addresses as numbers of the host's byte order

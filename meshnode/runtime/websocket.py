@@ -1,0 +1,405 @@
+"""Where UDP is blocked: datagrams as binary messages of a WebSocket over TLS, through ``HTTPS_PROXY`` when set.
+
+Each message is one datagram as it would travel by UDP, so whoever is at the other end proves his key inside, and the
+TLS certificate proves nothing and may be self-signed. Strangers get no byte: the first flight's server name is a
+knock (``sealing``), read before TLS begins; without a valid one the connection is closed unanswered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meshnode.base.address import Addr, tunnel, tunnel_target
+from meshnode.base.files import write_atomic
+from meshnode.base.limits import (
+    MAX_DATAGRAM,
+    MAX_TUNNEL_BACKLOG,
+    MAX_TUNNEL_BUFFER,
+    MAX_TUNNEL_CLIENTS,
+    MAX_TUNNEL_PENDING,
+    TUNNEL_IDLE_S,
+    TUNNEL_KNOCK_S,
+    TUNNEL_RETRY_S,
+)
+from meshnode.base.metrics import Metrics, describe
+from meshnode.errors import InvalidId
+from meshnode.identity.node_id import NodeId
+from meshnode.runtime.client_hello import MAX_HELLO, server_name
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
+    from websockets.server import ServerProtocol
+
+log = logging.getLogger("meshnode.net.tunnel")
+PURPOSE = b"tunnel"
+SUFFIX = ".mesh"
+LABEL = 63  # RFC 1035 section 2.3.4
+
+OPENED = describe("tunnels_opened", "WebSockets to relays that were opened")
+FAILED = describe("tunnel_failures", "WebSockets to relays that could not be opened")
+ACCEPTED = describe("tunnels_accepted", "WebSockets of members that were accepted")
+BAD_KNOCK = describe("tunnel_drop_knock", "TCP connections closed unanswered: no valid knock")
+PENDING_FULL = describe("tunnel_drop_pending", "TCP connections closed unanswered: too many at once")
+BACKLOG_FULL = describe("tunnel_drop_backlog", "datagrams dropped: the WebSocket is slower than its sender")
+
+Knock = Callable[[NodeId, bytes], bytes]
+Check = Callable[[bytes, bytes], NodeId | None]
+OnDatagram = Callable[[bytes, Addr], None]
+
+
+def knock_name(token: bytes) -> str:
+    """Return the server name that carries a knock."""
+    text = base64.b32encode(token).decode().rstrip("=").lower()
+    return ".".join(text[i : i + LABEL] for i in range(0, len(text), LABEL)) + SUFFIX
+
+
+def knock_of(name: str) -> bytes | None:
+    """The inverse of ``knock_name``; None when the name carries none."""
+    if not name.endswith(SUFFIX):
+        return None
+    text = name[: -len(SUFFIX)].replace(".", "").upper()
+    try:
+        return base64.b32decode(text + "=" * (-len(text) % 8))
+    except ValueError:
+        return None
+
+
+class WebSockets:
+    """All WebSockets of a node: those it opens to relays and, when it is a relay, those that members open."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, knock: Knock, check: Check, on_datagram: OnDatagram, metrics: Metrics
+    ) -> None:
+        self._loop = loop
+        self._knock = knock
+        self._check = check
+        self._on_datagram = on_datagram
+        self._metrics = metrics
+        self._outgoing: dict[Addr, _Outgoing] = {}
+        self._incoming: dict[Addr, _Incoming] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener: socket.socket | None = None
+        self._context: ssl.SSLContext | None = None
+        self._count = 0
+
+    def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
+        """Send datagrams over the WebSocket to ``addr``, opening it when it is one of ours to open."""
+        incoming = self._incoming.get(addr)
+        if incoming is not None:
+            incoming.send(datagrams)
+            return True
+        outgoing = self._outgoing.get(addr)
+        if outgoing is None:
+            if "@" not in addr.host:
+                return False  # a member's, and gone
+            outgoing = self._outgoing[addr] = _Outgoing(self, addr)
+        outgoing.send(datagrams)
+        return True
+
+    def spawn(self, work: object) -> None:
+        """Run a coroutine that ``close`` will end."""
+        task: asyncio.Task[None] = self._loop.create_task(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Close everything."""
+        self.stop_listening()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for incoming in list(self._incoming.values()):
+            incoming.close()
+
+    # ---- opening
+
+    def open_name(self, peer: str) -> str:
+        """Return a fresh server name for one attempt. Raises InvalidId."""
+        return knock_name(self._knock(NodeId.parse(peer), PURPOSE))
+
+    def deliver(self, datagram: bytes, addr: Addr) -> None:
+        """A message came."""
+        if 0 < len(datagram) <= MAX_DATAGRAM:
+            self._on_datagram(datagram, addr)
+
+    def opened(self, failed: bool) -> None:
+        """Count the outcome of an attempt."""
+        self._metrics.count(FAILED if failed else OPENED)
+
+    def overflow(self) -> None:
+        """Count a datagram that was dropped."""
+        self._metrics.count(BACKLOG_FULL)
+
+    # ---- accepting
+
+    def listen(self, addr: Addr, certificate: Path) -> bool:
+        """Accept members on this TCP address; False when it cannot be had (UDP goes on without)."""
+        self.stop_listening()
+        family = socket.AF_INET6 if ":" in addr.host else socket.AF_INET
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.bind((addr.host, addr.port))
+            sock.listen(MAX_TUNNEL_PENDING)
+        except OSError as error:
+            log.warning("no WebSocket tunnel on TCP %s: %s", addr, error.strerror)
+            return False
+        if self._context is None:
+            self._context = _server_context(certificate)
+        self._listener = sock
+        self._loop.add_reader(sock, self._acceptable, sock)
+        return True
+
+    def stop_listening(self) -> None:
+        """Accept no more."""
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+
+    def _acceptable(self, listener: socket.socket) -> None:
+        try:
+            sock, _ = listener.accept()
+        except OSError:
+            return
+        sock.setblocking(False)
+        if len(self._tasks) >= MAX_TUNNEL_PENDING or len(self._incoming) >= MAX_TUNNEL_CLIENTS:
+            self._metrics.count(PENDING_FULL)
+            sock.close()
+            return
+        self.spawn(self._admit(sock))
+
+    async def _admit(self, sock: socket.socket) -> None:
+        """Read the knock without taking it from the socket; then let TLS and the WebSocket begin."""
+        try:
+            name = await self._peek(sock)
+            token = knock_of(name) if name else None
+            member = self._check(token, PURPOSE) if token is not None else None
+            if member is None:
+                self._metrics.count(BAD_KNOCK)
+                sock.close()
+                return
+            self._count += 1
+            addr = tunnel("", member.short, self._count)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._loop.connect_accepted_socket(
+                lambda: _Incoming(self, addr), sock, ssl=self._context, ssl_handshake_timeout=TUNNEL_KNOCK_S
+            )
+            self._metrics.count(ACCEPTED)
+        except (OSError, InvalidId, TimeoutError):
+            sock.close()
+
+    async def _peek(self, sock: socket.socket) -> str | None:
+        deadline = self._loop.time() + TUNNEL_KNOCK_S
+        while self._loop.time() < deadline:
+            try:
+                data = sock.recv(MAX_HELLO, socket.MSG_PEEK)
+            except BlockingIOError:
+                data = None
+            if data == b"":
+                return None
+            name = server_name(data) if data else ""
+            if name != "":
+                return name
+            await asyncio.sleep(0.01)
+        return None
+
+    def joined(self, addr: Addr, incoming: _Incoming) -> None:
+        """A member's WebSocket is open."""
+        self._incoming[addr] = incoming
+
+    def left(self, addr: Addr) -> None:
+        """A member's WebSocket is closed."""
+        self._incoming.pop(addr, None)
+
+
+class _Outgoing:
+    """A WebSocket to a relay: opened by the first datagram, again after failures, with a bounded queue."""
+
+    def __init__(self, tunnels: WebSockets, addr: Addr) -> None:
+        self._tunnels = tunnels
+        self._addr = addr
+        self._queue: asyncio.Queue[bytes] = asyncio.Queue(MAX_TUNNEL_BACKLOG)
+        self._task_running = False
+        self._retry_at = 0.0
+        self._used_at = 0.0
+        self._loop = asyncio.get_running_loop()
+
+    def send(self, datagrams: list[bytes]) -> None:
+        self._used_at = self._loop.time()
+        if not self._task_running:
+            if self._loop.time() < self._retry_at:
+                return
+            self._task_running = True
+            self._tunnels.spawn(self._run())
+        for datagram in datagrams:
+            try:
+                self._queue.put_nowait(datagram)
+            except asyncio.QueueFull:
+                self._tunnels.overflow()
+
+    async def _run(self) -> None:
+        from websockets.asyncio.client import connect
+        from websockets.exceptions import WebSocketException
+
+        peer, host, port = tunnel_target(self._addr)
+        try:
+            name = self._tunnels.open_name(peer)
+            bracketed = f"[{host}]" if ":" in host else host
+            async with connect(
+                f"wss://{bracketed}:{port}/",
+                ssl=_client_context(),
+                server_hostname=name,
+                compression=None,
+                max_size=MAX_DATAGRAM,
+                open_timeout=TUNNEL_KNOCK_S,
+                close_timeout=0.5,
+                ping_interval=None,  # the path's own probes tell whether it lives
+                user_agent_header=None,
+            ) as websocket:
+                self._tunnels.opened(failed=False)
+                beside = [asyncio.create_task(work(websocket)) for work in (self._write, self._end_when_idle)]
+                try:
+                    async for message in websocket:
+                        if isinstance(message, bytes):
+                            self._tunnels.deliver(message, self._addr)
+                finally:
+                    for task in beside:
+                        task.cancel()
+                    await asyncio.gather(*beside, return_exceptions=True)
+        except (OSError, TimeoutError, WebSocketException, InvalidId, ValueError, EOFError) as error:
+            self._tunnels.opened(failed=True)
+            log.debug("tunnel %s: %s", self._addr, error)
+        finally:
+            self._task_running = False
+            self._retry_at = self._loop.time() + TUNNEL_RETRY_S
+            while not self._queue.empty():
+                self._queue.get_nowait()
+
+    async def _write(self, websocket: ClientConnection) -> None:
+        while True:
+            await websocket.send(await self._queue.get())
+
+    async def _end_when_idle(self, websocket: ClientConnection) -> None:
+        """Another path is in use: the one that is carries a keepalive every 15 s."""
+        while (left := self._used_at + TUNNEL_IDLE_S - self._loop.time()) > 0:  # noqa: ASYNC110 - each datagram moves it
+            await asyncio.sleep(left)
+        await websocket.close()
+
+
+class _Incoming(asyncio.Protocol):
+    """A member's WebSocket, on websockets' sans-IO protocol."""
+
+    def __init__(self, tunnels: WebSockets, addr: Addr) -> None:
+        from websockets.protocol import State
+        from websockets.server import ServerProtocol
+
+        self._tunnels = tunnels
+        self._addr = addr
+        self._transport: asyncio.Transport | None = None
+        self._websocket: ServerProtocol = ServerProtocol(max_size=MAX_DATAGRAM)
+        self._open_state = State.OPEN
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        from websockets.frames import Frame, Opcode
+        from websockets.http11 import Request
+
+        websocket = self._websocket
+        websocket.receive_data(data)
+        for event in websocket.events_received():
+            if isinstance(event, Request):
+                websocket.send_response(websocket.accept(event))
+                self._tunnels.joined(self._addr, self)
+            elif isinstance(event, Frame) and event.opcode is Opcode.BINARY and event.fin:
+                self._tunnels.deliver(bytes(event.data), self._addr)
+        self._flush()
+
+    def eof_received(self) -> None:
+        self._websocket.receive_eof()
+        self._flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._tunnels.left(self._addr)
+
+    def send(self, datagrams: list[bytes]) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing() or self._websocket.state is not self._open_state:
+            return
+        if transport.get_write_buffer_size() > MAX_TUNNEL_BUFFER:
+            for _ in datagrams:
+                self._tunnels.overflow()
+            return
+        for datagram in datagrams:
+            self._websocket.send_binary(datagram)
+        self._flush()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _flush(self) -> None:
+        if self._transport is None:
+            return
+        pieces = self._websocket.data_to_send()
+        data = b"".join(pieces)
+        if data:  # one TLS record and one system call for a batch of datagrams
+            self._transport.write(data)
+        if b"" in pieces:  # the protocol's sign for the end
+            self._transport.close()
+
+
+def _client_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # the relay proves its key inside
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _server_context(path: Path) -> ssl.SSLContext:
+    if not path.exists():
+        write_atomic(path, _self_signed())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.num_tickets = 0
+    context.load_cert_chain(path)
+    return context
+
+
+def _self_signed() -> bytes:
+    """A key and a certificate that say nothing: the node's own key is proven inside."""
+    import datetime
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.datetime(2020, 1, 1))
+        .not_valid_after(datetime.datetime(2120, 1, 1))
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return private + certificate.public_bytes(Encoding.PEM)

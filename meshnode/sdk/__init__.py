@@ -1,0 +1,1 @@
+"""The public face: a node, its connections, streams, services and topics."""

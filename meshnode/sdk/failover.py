@@ -1,0 +1,293 @@
+"""Opening streams by name: which instance, what when it does not answer, and what when it dies later.
+
+``Caller.open`` tries the instances that the directory chooses, one after another as soon as one refuses or fails, and
+the next one in parallel when one hesitates: whoever accepts first serves. A stream that was opened by a service's name
+alone ends with ConnectionLost when its instance falls silent while another one answers, so that its user can open anew
+at once; a stream to a node (by id or name) is never ended so, for that node may be moving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from meshnode.base.metrics import describe
+from meshnode.directory.announcement import Instance
+from meshnode.errors import (
+    ConnectionLost,
+    InvalidId,
+    MeshError,
+    NotFound,
+    PeerRestarted,
+    PolicyDenied,
+    ServiceNotFound,
+    ServiceUnavailable,
+)
+from meshnode.identity.node_id import MESH_SUFFIX, NodeId, label_of
+from meshnode.quic.stream import Stream
+from meshnode.sdk.streams import MeshReader, MeshWriter
+
+if TYPE_CHECKING:
+    from meshnode.sdk.node import Node
+    from meshnode.stack.directory_link import DirectoryLink
+
+log = logging.getLogger("meshnode.calls")
+
+Opened = tuple[MeshReader, MeshWriter]
+
+FIND_YOUNG_S, FIND_S = 4.0, 0.6  # an unknown name is waited for: a young node has much to hear yet
+YOUNG_S = 15.0
+OPEN_S = 10.0
+HEDGE_S, MAX_HEDGE_S = 0.1, 0.4  # an instance that hesitates for 3 round trips (within these) gets company
+DIAL_HEDGE_S = 0.3  # the same where there is no connection yet
+CUT_S = 0.12  # a silence is noticed after 80 ms and 1.25 round trips; so much later its streams are given up
+CUT_RTTS = 1.5
+AGAIN_S, MAX_AGAIN_S = 0.05, 1.0  # between looks whether another instance answers by now
+PROOF_S = 1.0  # an instance that answered so lately is alive
+
+FAILOVERS = describe("service_failovers", "streams ended because their instance fell silent and another one answered")
+HEDGES = describe("service_hedges", "times that a second instance was tried because the first one hesitated")
+
+
+class Failover:
+    """One node's calls by name. The registry is None where gossip is off: then only ids are known."""
+
+    def __init__(self, node: Node, registry: DirectoryLink | None) -> None:
+        self._node = node
+        self._registry = registry
+        self._loop = asyncio.get_running_loop()
+        self._born = self._loop.time()
+        self._streams: dict[NodeId, dict[Stream, str]] = {}
+        self._proven: dict[NodeId, float] = {}
+        self._warming: dict[NodeId, None] = {}
+        self._waiters: dict[asyncio.Future[None], None] = {}
+        if registry is not None:
+            registry.on_peer_silent = self._on_silent
+
+    # ---- names
+
+    async def id_of(self, who: NodeId | str) -> NodeId:
+        """The node that is meant: an id, ``ID.mesh``, or a node's name. Raises InvalidId, NotFound, NameChanged."""
+        if isinstance(who, NodeId):
+            return who
+        try:
+            return NodeId.parse(who.lower().removesuffix(MESH_SUFFIX))
+        except InvalidId:
+            label = label_of(who)
+            if label is None or self._registry is None:
+                raise
+        registry, deadline = self._registry, self._deadline()
+        while True:
+            try:
+                return registry.names.resolve(label, self._node.wall())
+            except NotFound:
+                if not await self._news(deadline):
+                    raise
+            finally:
+                registry.drain(self._loop.time())
+
+    def instances(self, name: str) -> list[Instance]:
+        """All instances of a service that are known now, ours not among them."""
+        if self._registry is None:
+            return []
+        return self._registry.instances(name, self._loop.time())
+
+    async def find(self, name: str) -> list[Instance]:
+        """The same in the order in which ``open`` tries them, after a moment's patience while there are none."""
+        deadline = self._deadline()
+        while not self.instances(name):
+            if self._registry is None or not await self._news(deadline):
+                return []
+        assert self._registry is not None
+        return self._registry.choose(name, self._loop.time())
+
+    def tell(self) -> None:
+        """The directory or a name has changed: whoever waits for one looks again."""
+        waiters, self._waiters = self._waiters, {}
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _deadline(self) -> float:
+        now = self._loop.time()
+        return now + (FIND_YOUNG_S if now - self._born < YOUNG_S else FIND_S)
+
+    async def _news(self, deadline: float) -> bool:
+        """Wait for the next change; False when it does not come in time."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters[waiter] = None
+        try:
+            async with asyncio.timeout_at(deadline):
+                await waiter
+        except TimeoutError:
+            return False
+        finally:
+            self._waiters.pop(waiter, None)
+        return True
+
+    # ---- opening
+
+    async def open(self, name: str, *, sticky: bool = False) -> Opened:
+        """Open a stream to any instance of a service. Raises NotFound, or what the last instance answered."""
+        registry = self._registry
+        if registry is None:
+            raise NotFound("services are found by gossip, which is off here", hint="name the node too: open(id, name)")
+        attempts: dict[asyncio.Task[Opened], NodeId] = {}
+        tried: dict[NodeId, None] = {}
+        find_by, give_up = self._deadline(), self._loop.time() + OPEN_S
+        error: MeshError | None = None
+        try:
+            while True:
+                chosen = registry.choose(name, self._loop.time(), sticky=sticky)
+                fresh = [instance for instance in chosen if instance.node not in tried]
+                if fresh:
+                    first = fresh[0]
+                    tried[first.node] = None
+                    if attempts:
+                        self._node.metrics.count(HEDGES)
+                    attempts[self._loop.create_task(self.open_at(first.node, name))] = first.node
+                elif not attempts:
+                    if error is not None:
+                        raise error
+                    if await self._news(find_by):
+                        continue
+                    raise NotFound(
+                        f"no other node offers {name!r}", hint="`meshnode services` lists what is; is it exposed?"
+                    )
+                wait = self._patience(first) if len(fresh) > 1 else give_up - self._loop.time()
+                done, _ = await asyncio.wait(attempts, timeout=max(0.0, wait), return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    peer = attempts.pop(task)
+                    found = self._outcome(task, peer, name)
+                    if not isinstance(found, MeshError):
+                        self._note(peer, name, found[1])
+                        for late in done:  # it accepted too, and is not needed
+                            if late in attempts and late.exception() is None:
+                                late.result()[1].reset()
+                        return found
+                    error = found
+                if not done and self._loop.time() >= give_up:
+                    raise ConnectionLost(f"no instance of {name!r} answers", hint="`meshnode services` shows them")
+        finally:
+            for task in attempts:
+                task.cancel()
+
+    def _patience(self, instance: Instance) -> float:
+        if instance.rtt is None:
+            return DIAL_HEDGE_S
+        return min(MAX_HEDGE_S, max(HEDGE_S, 3 * instance.rtt))
+
+    async def open_at(self, peer: NodeId | str, name: str) -> Opened:
+        """Open a stream to the service of one node; once more when it turns out to have restarted meanwhile."""
+        try:
+            return await (await self._node.connect(peer)).open(name)
+        except PeerRestarted:  # the caller has sent nothing yet, so nothing can happen twice
+            return await (await self._node.connect(peer)).open(name)
+
+    def _outcome(self, task: asyncio.Task[Opened], peer: NodeId, name: str) -> Opened | MeshError:
+        """What became of an attempt; the directory learns of it."""
+        assert self._registry is not None
+        directory, now = self._registry.directory, self._loop.time()
+        try:
+            opened = task.result()
+        except ServiceNotFound as error:
+            directory.on_missing(peer, name, now)
+            return error
+        except PolicyDenied as error:
+            directory.on_refused(peer, name, now)
+            return error
+        except ServiceUnavailable as error:
+            directory.on_failed(peer, now, name)
+            return error
+        except MeshError as error:
+            directory.on_failed(peer, now)
+            return error
+        directory.on_opened(peer, name)
+        self._proven[peer] = now
+        return opened
+
+    # ---- when an instance dies
+
+    def _note(self, peer: NodeId, name: str, writer: MeshWriter) -> None:
+        streams = self._streams.setdefault(peer, {})
+        for old in [s for s in streams if s.over]:
+            del streams[old]
+        streams[writer.stream] = name
+
+    def _on_silent(self, peer: NodeId) -> None:
+        """Something that ``peer`` owes us does not come: see whether others answer, and decide soon."""
+        names = self._names_of(peer)
+        if not names or self._registry is None:
+            return
+        rtt = self._registry.rtt(peer) or 0.0
+        began = self._loop.time()
+        for name in names:
+            self._warm(name, peer)
+        self._loop.call_later(CUT_S + CUT_RTTS * min(rtt, 0.5), self._decide, peer, began, AGAIN_S)
+
+    def on_gone(self, peer: NodeId) -> None:
+        """The mesh believes that ``peer`` is gone, or its service was withdrawn as failed."""
+        for name in self._names_of(peer):
+            self._warm(name, peer)
+        self._decide(peer, self._loop.time() - PROOF_S, AGAIN_S)
+
+    def _names_of(self, peer: NodeId) -> list[str]:
+        streams = self._streams.get(peer)
+        if streams is None:
+            return []
+        for old in [s for s in streams if s.over]:
+            del streams[old]
+        if not streams:
+            del self._streams[peer]
+        return list(dict.fromkeys(streams.values()))
+
+    def _decide(self, peer: NodeId, began: float, again: float) -> None:
+        """End the streams to a silent peer for whose service another instance answers; else look again later."""
+        assert self._registry is not None
+        names = self._names_of(peer)
+        if not names or self._node.is_closed or not self._registry.directory.is_silent(peer):
+            return
+        waiting = False
+        for name in names:
+            rivals = [i.node for i in self._registry.choose(name, self._loop.time()) if i.node != peer]
+            if any(self._proven.get(rival, 0.0) >= began for rival in rivals):
+                self._cut(peer, name)
+            elif rivals:
+                waiting = True
+                self._warm(name, peer)
+        if waiting:
+            self._loop.call_later(again, self._decide, peer, began, min(MAX_AGAIN_S, again * 1.5))
+
+    def _cut(self, peer: NodeId, name: str) -> None:
+        assert self._registry is not None
+        self._registry.directory.on_failed(peer, self._loop.time())
+        for stream, opened in list(self._streams.get(peer, {}).items()):
+            if opened == name:
+                self._node.metrics.count(FAILOVERS)
+                del self._streams[peer][stream]
+                stream.error = ConnectionLost(
+                    f"{name} at {peer.short} fell silent, and another instance answers", hint="open it again"
+                )
+                stream.reset()
+
+    def _warm(self, name: str, silent: NodeId) -> None:
+        """Have a connection to the next instance before it is needed, and proof that it lives."""
+        assert self._registry is not None
+        for instance in self._registry.choose(name, self._loop.time())[:3]:
+            rival = instance.node
+            if rival == silent or instance.state not in ("up", "suspect") or rival in self._warming:
+                continue
+            self._warming[rival] = None
+            self._node.spawn(self._prove(rival))
+            return
+
+    async def _prove(self, rival: NodeId) -> None:
+        try:
+            outcome = await self._node.ping(rival, timeout=PROOF_S)
+            if outcome.rtt is not None:
+                self._proven[rival] = self._loop.time()
+        except MeshError as error:
+            log.debug("another instance, %s, does not answer either: %s", rival.short, error)
+        finally:
+            self._warming.pop(rival, None)

@@ -1,0 +1,232 @@
+"""Topics for applications: ``await node.join("news")``, ``await topic.publish(data)``, ``async for message in topic``.
+
+Several parts of one program may join one topic: they share its tree, and each has its own queue. The tree is left a
+while after the last of them, so that joining again (a command line that publishes line by line) costs the mesh nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from meshnode.base.limits import TOPIC_MAX_NAME, TOPIC_MAX_REPLAY, TOPIC_QUEUE
+from meshnode.errors import ConfigError, NodeClosed, TopicClosed
+from meshnode.topics.inbox import Inbox, TopicMessage
+
+if TYPE_CHECKING:
+    from meshnode.sdk.node import Node
+    from meshnode.stack.directory_link import DirectoryLink
+
+READY_S, YOUNG_READY_S, YOUNG_S = 0.5, 3.0, 10.0  # join waits so long for the first link
+LINGER_S = 20.0
+
+
+class Topic:
+    """One part of a program in one topic. Iterating yields ``TopicMessage(sender, data, seq)``."""
+
+    def __init__(self, hub: _Hub, limit: int) -> None:
+        self._hub = hub
+        self._limit = limit
+        self._queue: deque[TopicMessage] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._dropped = 0
+        self._lost_before = hub.inbox.lost
+        self.closed = False
+
+    @property
+    def name(self) -> str:
+        """The topic's name."""
+        return self._hub.name
+
+    @property
+    def lost(self) -> int:
+        """Messages that never came, and those that were dropped, oldest first, because they were not read."""
+        return self._dropped + self._hub.inbox.lost - self._lost_before
+
+    @property
+    def links(self) -> int:
+        """How many members we exchange messages with."""
+        return self._hub.links()
+
+    @property
+    def members(self) -> int:
+        """How many other living nodes are said to have joined."""
+        return self._hub.members()
+
+    async def publish(self, data: bytes) -> int:
+        """Send to all who have joined; waits while we are over our rate (300 a second, 768 kB). Returns the seq.
+
+        At most once: nobody confirms. Raises ValueError above 3,072 bytes, TopicClosed.
+        """
+        if self.closed:
+            raise TopicClosed(f"the topic {self.name!r} was left")
+        return await self._hub.publish(bytes(data))
+
+    def push(self, message: TopicMessage) -> None:
+        """Queue a message (the hub calls this); the oldest goes when nobody reads."""
+        self._queue.append(message)
+        if len(self._queue) > self._limit:
+            self._queue.popleft()
+            self._dropped += 1
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the reader look again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> Topic:
+        return self
+
+    async def __anext__(self) -> TopicMessage:
+        while not self._queue:
+            if self.closed:
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._queue.popleft()
+
+    async def leave(self) -> None:
+        """Take part no longer; what is queued may still be read. Safe to call twice."""
+        if not self.closed:
+            self.closed = True
+            self._hub.drop(self)
+            self.wake()
+
+    async def __aenter__(self) -> Topic:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.leave()
+
+
+class _Hub:
+    """One topic of one node, shared by its ``Topic`` objects."""
+
+    def __init__(self, node: Node, registry: DirectoryLink, name: str, replay: int) -> None:
+        self.name = name
+        self.handles: dict[Topic, None] = {}
+        self._node = node
+        self._registry = registry
+        self._loop = asyncio.get_running_loop()
+        self._recent: deque[TopicMessage] = deque(maxlen=TOPIC_MAX_REPLAY)
+        self._leaving: asyncio.TimerHandle | None = None
+        self.over = False
+        now = self._loop.time()
+        self.inbox: Inbox = registry.topics.join(name, now, node.wall(), replay)
+        self.inbox.on_ready = self._on_ready
+        self.linked = asyncio.Event()
+        self.inbox.on_linked = self.linked.set
+        if self.links():
+            self.linked.set()
+        registry.drain(now)
+        node.on_dirty()
+
+    def links(self) -> int:
+        return 0 if self.over else len(self._registry.topics.neighbours(self.name))
+
+    def members(self) -> int:
+        return len(self._registry.topics.known(self.name))
+
+    def add(self, limit: int, replay: int) -> Topic:
+        """Another part of the program joins."""
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+        topic = Topic(self, limit)
+        for message in list(self._recent)[len(self._recent) - replay :] if replay else ():
+            topic.push(message)
+        self.handles[topic] = None
+        return topic
+
+    def drop(self, topic: Topic) -> None:
+        self.handles.pop(topic, None)
+        if not self.handles and self._leaving is None:
+            self._leaving = self._loop.call_later(LINGER_S, self.leave)
+
+    def leave(self) -> None:
+        """Leave for good."""
+        if self.over:
+            return
+        self.over = True
+        if self._leaving is not None:
+            self._leaving.cancel()
+        self._registry.topics.leave(self.name, self._loop.time())
+        self._registry.drain(self._loop.time())
+        self._node.on_dirty()
+        for topic in list(self.handles):
+            topic.closed = True
+            topic.wake()
+
+    async def publish(self, data: bytes) -> int:
+        topics = self._registry.topics
+        while True:
+            if self.over:
+                raise TopicClosed(f"the topic {self.name!r} was left")
+            now = self._loop.time()
+            wait = topics.room(self.name, len(data), now)
+            if wait <= 0:
+                break
+            await asyncio.sleep(wait)
+        seq = topics.publish(self.name, data, now, self._node.wall())
+        self._registry.drain(now)
+        self._node.on_dirty()
+        return seq
+
+    def _on_ready(self) -> None:
+        while (message := self.inbox.pop()) is not None:
+            self._recent.append(message)
+            for topic in self.handles:
+                topic.push(message)
+
+
+class TopicBook:
+    """All topics of one node."""
+
+    def __init__(self, node: Node, registry: DirectoryLink | None) -> None:
+        self._node = node
+        self._registry = registry
+        self._hubs: dict[str, _Hub] = {}
+        self._born = asyncio.get_running_loop().time()
+
+    async def join(self, name: str, *, replay: int = 0, limit: int = TOPIC_QUEUE) -> Topic:
+        """Take part. Returns once there is a link to another member, or after a moment when there is none.
+
+        Raises ConfigError, NodeClosed.
+        """
+        if self._registry is None:
+            raise ConfigError("topics travel by gossip, which is off here", hint="set gossip = true")
+        if not 0 < len(name) <= TOPIC_MAX_NAME or not 0 <= replay <= TOPIC_MAX_REPLAY or limit < 1:
+            raise ConfigError(
+                f"a topic has a name of 1 to {TOPIC_MAX_NAME} characters, and a replay of at most {TOPIC_MAX_REPLAY}",
+                hint="as in join('news', replay=10)",
+            )
+        hub = self._hubs.get(name)
+        if hub is None or hub.over:
+            try:
+                hub = self._hubs[name] = _Hub(self._node, self._registry, name, replay)
+            except ValueError as error:
+                raise ConfigError(str(error), hint="leave one first") from error
+            replay = 0
+        topic = hub.add(limit, replay)
+        now = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(YOUNG_READY_S if now - self._born < YOUNG_S else READY_S):
+                await hub.linked.wait()
+        except TimeoutError:
+            pass  # nobody else is here yet
+        except asyncio.CancelledError:
+            await topic.leave()
+            raise
+        if hub.over:
+            raise NodeClosed("the node was closed")
+        return topic
+
+    def close(self) -> None:
+        """Leave all; iterations end."""
+        for hub in self._hubs.values():
+            hub.leave()

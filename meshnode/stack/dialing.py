@@ -1,0 +1,333 @@
+"""How two nodes come to have one connection: dialling, accepting, and both at once.
+
+When both ends dial at once, the dial of the smaller id lives; the other is kept aside, in case that one gets nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from meshnode.base.address import Addr
+from meshnode.base.limits import (
+    DIAL_REFRESH_S,
+    DIAL_WATCH_S,
+    HANDSHAKE_TIMEOUT_S,
+    HELD_INITIAL_S,
+    MAX_ARRIVALS_PER_PEER,
+)
+from meshnode.base.metrics import describe
+from meshnode.discovery.resolver import Resolved
+from meshnode.errors import (
+    ConnectionLost,
+    HandshakeTimeout,
+    InvalidId,
+    MeshError,
+    NodeClosed,
+    NoPathError,
+    NotFound,
+    PeerRestarted,
+)
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import EndpointRecord
+from meshnode.quic import packets
+from meshnode.quic.connection import Connection, State
+from meshnode.quic.hello import BOOT_LENGTH, CloseCode, Hello
+from meshnode.quic.seam import Engine
+from meshnode.stack.deadlines import earlier
+from meshnode.stack.path_probes import Pinged, connection_tag
+from meshnode.stack.session import HeldInitial, OnConnect, Session
+
+if TYPE_CHECKING:
+    from meshnode.stack.peer_table import PeerTable
+
+DIALS = describe("dials", "connections begun here")
+ACCEPTS = describe("accepts", "first flights with a valid knock")
+HELD = describe("simultaneous_dial_held", "first flights kept aside because our own dial has precedence")
+TIMEOUTS = describe("handshake_timeouts", "handshakes that were not finished in time")
+REFUSED = describe("refused_policy", "peers that policy does not admit")
+NO_CONNECTION = describe("drop_no_connection", "QUIC packets of no connection, without a knock")
+BAD_KNOCK = describe("drop_knock", "first flights whose knock does not hold")
+ARRIVALS_FULL = describe("drop_arrivals_full", "first flights dropped: too many half-open ones of that peer")
+
+MAX_REDIALS = 2
+
+
+class Dialing:
+    """Dials and half-open arrivals. ``own_record`` returns our encoded record, b"" while there is none."""
+
+    def __init__(self, peers: PeerTable, own_record: Callable[[], bytes]) -> None:
+        self._peers = peers
+        self._ports = peers.ports
+        self._id = peers.ports.identity.id
+        self._own_record = own_record
+        self._boot = peers.ports.entropy(BOOT_LENGTH)
+        self._held: dict[bytes, Session] = {}
+
+    # ---- dialling
+
+    def connect(self, peer: NodeId, now: float, answer: OnConnect) -> None:
+        """Give ``answer`` a READY connection to ``peer``, the live one if there is one, or the error."""
+        if self._peers.closed:
+            answer(NodeClosed("the node was closed"))
+            return
+        if peer == self._id:
+            answer(NoPathError("a node does not connect to itself", hint="use another node's id"))
+            return
+        session = self._peers.session(peer, now)
+        if session is None:
+            answer(NoPathError("too many peers at once", hint="close some connections first"))
+            return
+        if session.connection is not None:
+            answer(session.connection)
+            return
+        session.waiting.append(answer)
+        session.redials = 0
+        if session.dial is not None or len(session.waiting) > 1:
+            return
+        cached = self._peers.finder.cached(peer)
+        if cached is not None or peer in self._peers.finder.hints:
+            self._dial(session, cached, now)
+            return
+
+        def resolved(result: Resolved | NotFound) -> None:
+            current = self._peers.sessions.get(peer)
+            if current is None or current.connection is not None or current.dial is not None:
+                return
+            if isinstance(result, NotFound):
+                current.answer(result)
+                self._peers.forget_if_idle(current)
+            else:
+                self._dial(current, result.record, self._ports.clock.monotonic())
+
+        session.check_at = now + DIAL_WATCH_S
+        self._peers.arm(session)
+        self._peers.finder.resolve(peer, now, resolved)
+
+    def hinted(self, peer: NodeId, now: float) -> None:
+        """There is a configured address of ``peer`` now: a dial that waited for any may begin."""
+        session = self._peers.sessions.get(peer)
+        if session is not None and session.waiting and session.dial is None:
+            self._dial(session, None, now)
+
+    def _dial(self, session: Session, record: EndpointRecord | None, now: float) -> None:
+        ports, peer = self._ports, session.peer
+        try:
+            ports.identity.shared_key(peer)
+        except InvalidId as error:
+            session.answer(error)
+            self._peers.forget_if_idle(session)
+            return
+        engine = ports.engines.dial(
+            ports.identity, peer, lambda odcid: ports.sealer.knock(peer, odcid), ports.settings.idle_timeout, now
+        )
+        connection = self._new_connection(engine, peer, dialler=True, now=now)
+        session.dial = connection
+        session.begun = False
+        session.check_at = now + DIAL_WATCH_S
+        if record is not None:
+            session.paths.peer_record(record, now)
+            self._peers.relaying.offer(session, now)
+        if peer in self._peers.finder.hints:
+            session.paths.add_candidates([(addr, "seed") for addr in self._peers.finder.hints[peer]], now)
+        ports.metrics.count(DIALS)
+        if not self.begin(session, now):
+            self._peers.finder.look_up(peer, now)  # what we know of it names nowhere to go: an old record, perhaps
+            self._peers.arm(session)
+
+    def begin(self, session: Session, now: float) -> bool:
+        """Send a dial's first flight, now that there may be somewhere to send it; False when there is not."""
+        dial = session.dial
+        if dial is None or session.begun:
+            return session.begun
+        best = session.paths.best_guess()
+        if best is None:
+            return False
+        session.begun = True
+        session.paths.begin(best, now)
+        self._peers.touch(dial)
+        self._peers.probing.drain(session, now)
+        self._ports.events.on_dirty()
+        return True
+
+    def _new_connection(self, engine: Engine, peer: NodeId, *, dialler: bool, now: float) -> Connection:
+        connection = Connection(
+            engine,
+            self._ports.identity,
+            peer,
+            self._peers,
+            dialler=dialler,
+            boot=self._boot,
+            record=self._own_record(),
+            now=now,
+        )
+        self._peers.on_cid(connection, engine.host_cid, True)
+        self._peers.handles[connection_tag(connection)] = connection  # before the Welcome, which may be lost
+        if not dialler:
+            self._peers.on_cid(connection, engine.odcid, True)
+        return connection
+
+    def _handshake_timeout(self, session: Session, connection: Connection) -> None:
+        self._ports.metrics.count(TIMEOUTS)
+        if connection is session.dial:
+            attempts = [(str(c.addr), c.outcome) for c in session.paths.candidates()]
+            heard = connection.bytes_in > 0
+            text = "stopped answering during the handshake" if heard else "did not answer"
+            at = f"{text} at {', '.join(a for a, _ in attempts)}" if attempts else "has published no usable address"
+            error: MeshError = (HandshakeTimeout if heard else NoPathError)(
+                f"{session.peer.short} {at}",
+                hint="is it running and reachable from here? `meshnode resolve` shows what it published",
+            )
+            if isinstance(error, NoPathError | HandshakeTimeout):
+                error.attempts = attempts
+        else:
+            error = HandshakeTimeout("the dialler never finished its handshake")
+        connection.abandon(error)
+
+    def on_initial(self, data: bytes, odcid: bytes | None, source: Addr, now: float) -> None:
+        """A QUIC packet of no connection came: it may begin one."""
+        if odcid is None:
+            self._ports.metrics.count(NO_CONNECTION)
+            return
+        if odcid in self._held:
+            return
+        token = packets.initial_token(data) if packets.is_v1_initial(data) else None
+        if token is None:
+            self._ports.metrics.count(NO_CONNECTION)
+            self._peers.nat.filters.stray(source, now)
+            return
+        peer = self._ports.sealer.check_knock(token, odcid)
+        if peer is None or peer == self._id:
+            self._ports.metrics.count(BAD_KNOCK)
+            self._peers.nat.filters.stray(source, now)
+            return
+        self._peers.nat.filters.heard(source, now)
+        session = self._peers.session(peer, now)
+        if session is None:
+            return
+        if session.dial is not None and self._id < peer and session.held is None:
+            # Both dial at once: the smaller id's dial lives. Keep theirs for a moment, in case ours gets nowhere.
+            session.held = HeldInitial(data, odcid, source, now + HELD_INITIAL_S)
+            self._held[odcid] = session
+            self._ports.metrics.count(HELD)
+            self._peers.arm(session)
+            return
+        self._accept(session, data, odcid, source, now)
+
+    def _accept(self, session: Session, data: bytes, odcid: bytes, source: Addr, now: float) -> None:
+        if len(session.arrivals) >= MAX_ARRIVALS_PER_PEER:
+            self._ports.metrics.count(ARRIVALS_FULL)
+            return
+        engine = self._ports.engines.accept(self._ports.identity, odcid, self._ports.settings.idle_timeout, now)
+        connection = self._new_connection(engine, session.peer, dialler=False, now=now)
+        session.arrivals[connection] = source
+        self._ports.metrics.count(ACCEPTS)
+        connection.receive(data, now)
+        self._peers.touch(connection)
+        self._peers.arm(session)
+
+    def release_held(self, session: Session) -> None:
+        if session.held is not None:
+            self._held.pop(session.held.odcid, None)
+            session.held = None
+
+    def on_hello(self, connection: Connection, hello: Hello) -> None:
+        """The dialler has proven its key: is it welcome?"""
+        session = self._peers.sessions.get(connection.peer)
+        if session is None or self._peers.closed:
+            connection.abandon(NodeClosed("the node was closed"))
+            return
+        if not self._ports.admit(connection.peer):
+            self._ports.metrics.count(REFUSED)
+            connection.close(CloseCode.POLICY_DENIED, "not allowed here")
+            return
+        dial = session.dial
+        if dial is not None and self._id < connection.peer and dial.engine.peer_certificate_key is not None:
+            session.deferred = connection, hello  # our own Hello is out and the peer may take it: only one may live
+            self._ask_of(dial)  # or it has begun anew since, and knows nothing of our dial
+            return
+        old = session.connection
+        if old is not None:
+            if old.peer_boot == hello.boot and old.dialler and self._id < connection.peer:
+                self._choose(session, old, connection, hello)
+                return
+            restarted = old.peer_boot != hello.boot
+            kind = PeerRestarted if restarted else ConnectionLost
+            old.abandon(kind(f"{connection.peer.short} {'has restarted' if restarted else 'connected anew'}"))
+        connection.admit()
+
+    def _choose(self, session: Session, old: Connection, new: Connection, hello: Hello) -> None:
+        """Our own dial lives, and the peer's comes all the same: late, or because the peer has closed ours and its
+        goodbye was lost. The peer is asked which."""
+        if session.deferred is not None:
+            new.close(CloseCode.DUPLICATE, "another connection lives")
+            return
+        session.deferred = new, hello
+
+        def answered(outcome: Pinged) -> None:
+            if outcome.rtt is not None:
+                new.close(CloseCode.DUPLICATE, "another connection lives")
+
+        self._peers.probing.ping(old, HANDSHAKE_TIMEOUT_S, self._ports.clock.monotonic(), answered)
+
+    def resume(self, session: Session) -> None:
+        """What stood in the way of a deferred arrival is over."""
+        deferred, session.deferred = session.deferred, None
+        if deferred is not None and session.connection is None:
+            self.on_hello(*deferred)
+
+    def _ask_of(self, connection: Connection) -> None:
+        """Ask the peer whether it knows this connection. If it does not, it is over: that is all that we want."""
+        now = self._ports.clock.monotonic()
+        self._peers.probing.ping(connection, HANDSHAKE_TIMEOUT_S, now, lambda outcome: None)
+
+    def redial(self, session: Session, now: float) -> bool:
+        """The peer began anew in the middle of our dial: dial again, for those who wait. False after a few times."""
+        session.redials += 1
+        if not session.waiting or session.redials > MAX_REDIALS:
+            return False
+        self._dial(session, self._peers.finder.cached(session.peer), now)
+        return True
+
+    def _check(self, session: Session, now: float) -> None:
+        """A dial takes long: has the peer moved, or begun anew? Who has takes no knock that is older than itself."""
+        dial = session.dial
+        session.check_at = now + DIAL_REFRESH_S
+        self._peers.watch(session.peer, now)  # one that moved, or begins, or waits for a relay, publishes only later
+        if dial is None or now < dial.started + DIAL_REFRESH_S:
+            return
+        self._peers.finder.seek(session.peer, now)
+        if dial.bytes_in:
+            self._ask_of(dial)
+            return
+        for path in session.paths.candidates():
+            waited = now - dial.started >= max(2 * DIAL_REFRESH_S, 3 * (path.rtt or 0.0))
+            if path.answered >= dial.started and waited and session.redials < MAX_REDIALS:
+                dial.abandon(PeerRestarted(f"{session.peer.short} answers, but not our first flight"))
+                return
+
+    # ---- time
+
+    def deadline(self, session: Session) -> float | None:
+        """When the first handshake of this peer is over time, or the flight kept aside gets its turn."""
+        at = session.held.deadline if session.held is not None else None
+        if session.dials:
+            at = earlier(at, session.check_at)
+        for connection in session.connections():
+            if connection.state is State.HANDSHAKE:
+                at = earlier(at, connection.started + HANDSHAKE_TIMEOUT_S)
+        return at
+
+    def tick(self, session: Session, now: float) -> None:
+        """Give up what is over time."""
+        for connection in session.connections():
+            if connection.state is State.HANDSHAKE and now >= connection.started + HANDSHAKE_TIMEOUT_S:
+                self._handshake_timeout(session, connection)
+        if session.dials and now >= session.check_at:
+            self._check(session, now)
+        held = session.held
+        if held is not None and held.deadline <= now:
+            self.release_held(session)
+            dial = session.dial
+            if session.connection is None and (dial is None or dial.bytes_in == 0):
+                self._accept(session, held.datagram, held.odcid, held.source, now)

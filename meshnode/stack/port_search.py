@@ -1,0 +1,249 @@
+"""Port search in a node: who takes which part, with whose consent, and what becomes of the extra sockets.
+
+The end behind a symmetric NAT asks (control frame SEARCH, end to end over the relayed connection); the other end
+complies only when a relay that it uses has just introduced the two, and the asker's own signed record names the host
+that the relay saw: neither a lying peer nor a lying relay alone can aim the probes. One search at a time in each
+part, pauses between those for one peer and at one host, ``SEARCH_TRIES`` in vain a connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from meshnode.base.address import Addr
+from meshnode.base.limits import (
+    INTRODUCED_AGAIN_S,
+    MAX_SEARCH_BOOK,
+    MAX_SIDES_KEPT,
+    SEARCH_AFTER_S,
+    SEARCH_AGAIN_S,
+    SEARCH_FRESH_S,
+    SEARCH_SIDES,
+    SEARCH_TRIES,
+    SEARCH_WAIT_S,
+)
+from meshnode.base.metrics import describe
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import EndpointKind
+from meshnode.nat.local_networks import is_loopback
+from meshnode.nat.port_search import SPREAD_STEP, Search, spray, spread
+from meshnode.quic.connection import Connection
+from meshnode.quic.hello import Frame as Control
+from meshnode.stack.deadlines import earlier
+from meshnode.stack.session import Session
+
+if TYPE_CHECKING:
+    from meshnode.stack.peer_table import PeerTable
+
+SYMMETRIC = "symmetric"  # capability: our NAT gives us another port for every destination
+
+CLOSE_GAP_S = 0.02  # between the handfuls in which the sockets that did not win are closed
+
+SPREADS = describe("port_searches_spread", "port searches in which this node, behind a symmetric NAT, opened sockets")
+SPRAYS = describe("port_searches_sprayed", "port searches in which this node tried a peer's ports")
+FOUND = describe("port_searches_won", "port searches that ended with a direct path of this node")
+REFUSED = describe("port_searches_refused", "port searches asked for and refused: no fresh introduction, or too often")
+PROBES = describe("port_search_probes", "probes sent in port searches")
+
+
+@dataclass(slots=True)
+class _Running:
+    peer: NodeId
+    search: Search
+    until: float
+    sides: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Introduction:
+    addr: Addr
+    at: float
+
+
+class PortSearch:
+    """Both parts of port searches."""
+
+    def __init__(self, peers: PeerTable) -> None:
+        self._peers = peers
+        self._ports = peers.ports
+        self._introduced: dict[NodeId, _Introduction] = {}
+        self._begin: dict[NodeId, float] = {}  # when we shall ask for a search
+        self._last: dict[NodeId | str, float] = {}  # of a peer or a host: its last search
+        self._tries: dict[NodeId, int] = {}
+        self._spread: _Running | None = None
+        self._spray: _Running | None = None
+        self._kept: dict[int, NodeId] = {}
+        self._closing: list[int] = []  # at most two searches' worth
+        self._close_at: float | None = None
+
+    def introduced(self, session: Session, addr: Addr, at: float, now: float) -> None:
+        """A relay has introduced us to that peer, whom it sees as ``addr``; the ordinary probes begin at ``at``."""
+        self._introduced.pop(session.peer, None)
+        self._introduced[session.peer] = _Introduction(addr, now)
+        if self._ours_to_ask(session, now):
+            self._begin[session.peer] = at + SEARCH_AFTER_S
+        for book in (self._introduced, self._begin):
+            while len(book) > MAX_SEARCH_BOOK:
+                del book[next(iter(book))]
+
+    def too_soon(self, peer: NodeId, now: float) -> bool:
+        """True when we have been introduced to this peer just now: more often, a relay could have us flood others."""
+        known = self._introduced.get(peer)
+        return known is not None and now - known.at < INTRODUCED_AGAIN_S
+
+    def _ours_to_ask(self, session: Session, now: float) -> bool:
+        record = self._peers.finder.cached(session.peer)
+        return record is not None and SYMMETRIC not in record.capabilities and self._peers.nat.symmetric(now)
+
+    def _target(self, session: Session, now: float) -> Addr | None:
+        """Where a search for this peer may go, when one may begin now."""
+        known = self._introduced.get(session.peer)
+        record = self._peers.finder.cached(session.peer)
+        active = session.paths.active
+        if known is None or now - known.at > SEARCH_FRESH_S or record is None or session.connection is None:
+            return None
+        if active is None or not active.is_relayed or ":" in known.addr.host or is_loopback(known.addr):
+            return None
+        named = {e.addr.host for e in record.endpoints if e.kind is not EndpointKind.RELAY}
+        if known.addr.host not in named or self._tries.get(session.peer, 0) >= SEARCH_TRIES:
+            return None
+        for key in (session.peer, known.addr.host):
+            if now - self._last.get(key, float("-inf")) < SEARCH_AGAIN_S:
+                return None
+        return known.addr
+
+    def _note(self, session: Session, target: Addr, now: float) -> None:
+        self._tries[session.peer] = self._tries.get(session.peer, 0) + 1
+        for key in (session.peer, target.host):
+            self._last.pop(key, None)
+            self._last[key] = now
+        while len(self._last) > MAX_SEARCH_BOOK:
+            del self._last[next(iter(self._last))]
+
+    # ---- the symmetric side
+
+    def _ask(self, session: Session, now: float) -> None:
+        target = self._target(session, now)
+        if target is None or self._spread is not None or session.connection is None:
+            return
+        self._note(session, target, now)
+        self._ports.metrics.count(SPREADS)
+        for side in [s for s, peer in self._kept.items() if peer == session.peer]:
+            self._close(side)
+        session.connection.send_frame(Control.SEARCH)
+        sides: list[int] = []
+        self._spread = _Running(session.peer, spread(target, self._open(sides), now), now + SEARCH_WAIT_S, sides)
+
+    def _open(self, sides: list[int]) -> Iterator[int]:
+        """Open the sockets as the search comes to them: all at once would hold up a stream for 20 ms."""
+        while len(sides) < SEARCH_SIDES:
+            opened = self._ports.link.open_sides(min(SPREAD_STEP, SEARCH_SIDES - len(sides)))
+            if not opened:
+                return
+            sides += opened
+            yield from opened
+
+    # ---- the other side
+
+    def on_control(self, connection: Connection, now: float) -> None:
+        """The peer asks us to try its ports."""
+        session = self._peers.sessions.get(connection.peer)
+        target = self._target(session, now) if session is not None else None
+        if session is None or target is None or self._spray is not None or self._peers.nat.symmetric(now):
+            self._ports.metrics.count(REFUSED)
+            return
+        self._note(session, target, now)
+        self._ports.metrics.count(SPRAYS)
+        self._spray = _Running(session.peer, spray(target, self._ports.rng, now), now + SEARCH_WAIT_S)
+
+    # ---- what happens
+
+    def on_switched(self, session: Session, new: Addr) -> None:
+        """The peer's packets go another way now; a direct one ends the search."""
+        if not new.is_udp:
+            return
+        side = new.side
+        for running in (self._spread, self._spray):
+            if running is not None and running.peer == session.peer:
+                self._ports.metrics.count(FOUND)
+                self._tries.pop(session.peer, None)  # it works: after a move there may be another
+                if side is not None and side in running.sides:
+                    running.sides.remove(side)
+                    self._kept[side] = session.peer
+                self._end(running)
+        while len(self._kept) > MAX_SIDES_KEPT:
+            self._close(next(iter(self._kept)))
+
+    def on_closed(self, peer: NodeId) -> None:
+        """The connection to this peer is over."""
+        self._introduced.pop(peer, None)
+        self._begin.pop(peer, None)
+        self._tries.pop(peer, None)
+        for running in (self._spread, self._spray):
+            if running is not None and running.peer == peer:
+                self._end(running)
+        for side in [s for s, owner in self._kept.items() if owner == peer]:
+            self._close(side)
+
+    def _end(self, running: _Running) -> None:
+        if running is self._spread:
+            self._spread = None
+        else:
+            self._spray = None
+        session = self._peers.sessions.get(running.peer)
+        if session is not None and running.sides:
+            gone = dict.fromkeys(running.sides)
+            for addr in session.paths.addresses():
+                if addr.side in gone:
+                    session.paths.drop_candidate(addr)
+        self._closing += running.sides
+        self._close_at = self._ports.clock.monotonic() + CLOSE_GAP_S
+
+    def _close(self, side: int) -> None:
+        session = self._peers.sessions.get(self._kept.pop(side))
+        for addr in session.paths.addresses() if session is not None else ():
+            if addr.side == side and session is not None:
+                session.paths.drop_candidate(addr)
+        self._ports.link.close_side(side)
+
+    # ---- time
+
+    def next_deadline(self) -> float | None:
+        """When ``tick`` has something to do."""
+        at: float | None = None
+        for running in (self._spread, self._spray):
+            if running is not None:
+                at = earlier(earlier(at, running.search.at), running.until)
+        for begin in self._begin.values():
+            at = earlier(at, begin)
+        return earlier(at, self._close_at)
+
+    def tick(self, now: float) -> None:
+        """Send what is due, begin and end what is due."""
+        if self._close_at is not None and self._close_at <= now:
+            for side in self._closing[:SPREAD_STEP]:
+                self._ports.link.close_side(side)
+            del self._closing[:SPREAD_STEP]
+            self._close_at = now + CLOSE_GAP_S if self._closing else None
+        for peer, begin in list(self._begin.items()):
+            if begin <= now:
+                del self._begin[peer]
+                session = self._peers.sessions.get(peer)
+                if session is not None and self._ours_to_ask(session, now):
+                    self._ask(session, now)
+        for running in (self._spread, self._spray):
+            if running is None:
+                continue
+            if running.until <= now:
+                self._end(running)
+            elif running.search.at is not None and running.search.at <= now:
+                self._probe(running, now)
+
+    def _probe(self, running: _Running, now: float) -> None:
+        session = self._peers.sessions.get(running.peer)
+        for addr in running.search.step(now):
+            self._ports.metrics.count(PROBES)
+            if session is not None:
+                self._peers.probing.ping_once(session, addr)

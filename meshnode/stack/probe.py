@@ -1,0 +1,68 @@
+"""PING and PONG: the sealed path probes, byte for byte (docs/reference/wire-format.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshnode.base.address import Addr, pack_addr, unpack_addr
+from meshnode.paths.peer import MOVED, SEEKING
+
+PING = 0x01
+PONG = 0x02
+TX_LENGTH = 8
+HANDLE_LENGTH = 8
+MIN_PING = 32  # so that a PONG with an IPv6 address (28 bytes) is never longer than what it answers
+NO_HANDLE = bytes(HANDLE_LENGTH)
+
+ECHO = 4
+NO_CONN = 1
+PING_FLAGS = {MOVED: "moved", SEEKING: "seeking", ECHO: "echo"}
+PONG_FLAGS = {NO_CONN: "no such connection"}
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """A probe. ``handle`` names the sender's connection to the receiver, zeros when there is none."""
+
+    flags: int
+    tx: bytes
+    handle: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer. ``observed`` is the address that the probe was seen to come from."""
+
+    flags: int
+    tx: bytes
+    observed: Addr | None
+
+
+def encode_ping(ping: Ping, size: int = MIN_PING) -> bytes:
+    """Return a PING body, padded with zeros to ``size`` bytes (at least ``MIN_PING``)."""
+    body = bytes([PING, ping.flags]) + ping.tx + ping.handle
+    return body.ljust(max(size, MIN_PING), b"\0")
+
+
+def decode_ping(body: bytes) -> Ping | None:
+    """Parse a PING body; None when it is malformed."""
+    if len(body) < MIN_PING or any(body[18:MIN_PING]):
+        return None
+    return Ping(body[1], body[2:10], body[10:18])
+
+
+def encode_pong(pong: Pong) -> bytes:
+    """Return a PONG body."""
+    observed = pack_addr(pong.observed) if pong.observed is not None and pong.observed.is_udp else b""
+    return bytes([PONG, pong.flags]) + pong.tx + observed
+
+
+def decode_pong(body: bytes) -> Pong | None:
+    """Parse a PONG body; None when it is malformed."""
+    if len(body) < 10:
+        return None
+    try:
+        observed = unpack_addr(body[10:]) if len(body) > 10 else None
+    except ValueError:
+        return None
+    return Pong(body[1], body[2:10], observed)

@@ -1,0 +1,1 @@
+"""Applications' own messages, spread among those that joined. Sans I/O."""

@@ -1,0 +1,123 @@
+"""Who holds a topic's publishers back. Sans I/O.
+
+A link whose queue is over its mark presses. Whoever feels pressure from a neighbour says HOLD to the others, so it
+reaches the publishers hop by hop, against the way that their messages take. They wait, and nobody else does: what is
+under way goes on, so nothing can lock; and for one message a second at most, so whoever lies cannot silence them. A
+HOLD says how far away the full link is, never goes back to where it comes from, and ends after so many hops: in a
+circle that is not cut yet none keeps itself alive.
+
+A link that presses too long is *slow*: it holds back nobody for a while, and takes what its queue has room for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from meshnode.base.limits import TOPIC_LINK_MARK
+from meshnode.gossip.entry import ID_LENGTH
+from meshnode.identity.node_id import NodeId
+
+MARK = b"\xfe" * (ID_LENGTH - 1)  # begins the one id of a GRAFT that holds or releases; the last byte: so many hops
+RELEASED = 0xFF
+FAR = 20  # hops: a full link farther away than this is nobody's concern
+PATIENCE_S = 2.0  # a link of ours may press so long without taking half its window: 16 kB/s
+TOLD_PATIENCE_S = 10.0  # a neighbour longer, for it is he who knows which link of his is slow
+SLOW_S = 60.0  # then its pressure counts for nothing
+REPEAT_S = 0.5
+VOID_S = 1.5  # a HOLD that is not repeated
+
+
+@dataclass(slots=True)
+class _Pressing:
+    full: float | None = None  # our link to it is over its mark: since then, or when it last took something
+    told: float | None = None  # since when it says HOLD
+    hops: int = 0  # from it to the full link
+    heard: float = 0.0  # when it last did
+    slow: float = 0.0  # until when it does not count
+
+    def level(self, now: float) -> int | None:
+        """Hops from us to the full link; None when it presses not, or counts not."""
+        if self.told is not None and now - self.heard > VOID_S:
+            self.told = None
+        if self.slow > now or (self.full is None and self.told is None):
+            return None
+        if (self.full is not None and now - self.full > PATIENCE_S) or (
+            self.told is not None and now - self.told > TOLD_PATIENCE_S
+        ):
+            self.slow = now + SLOW_S
+            return None
+        return 0 if self.full is not None else self.hops + 1
+
+
+class BackPressure:
+    """One topic's. ``eager`` are the neighbours with whom payloads are exchanged: others hold nobody back."""
+
+    def __init__(self, eager: Collection[NodeId]) -> None:
+        self._eager = eager
+        self._peers: dict[NodeId, _Pressing] = {}
+        self._told: dict[NodeId, tuple[int, float]] = {}  # whom we told HOLD: how many hops, and when
+
+    def weigh(self, waiting: Mapping[NodeId, int], now: float) -> bool:
+        """So many bytes wait for each neighbour's link; True when that changes who presses."""
+        changed = False
+        for peer, size in waiting.items():
+            if size > TOPIC_LINK_MARK:
+                found = self._peers.setdefault(peer, _Pressing())
+                if found.full is None:
+                    found.full = now
+                    changed = True
+        for peer, found in self._peers.items():
+            if found.full is not None and waiting.get(peer, 0) <= TOPIC_LINK_MARK // 2:
+                found.full = None
+                changed = True
+        return changed
+
+    def on_progress(self, peer: NodeId, now: float) -> None:
+        """The link to ``peer`` took something."""
+        found = self._peers.get(peer)
+        if found is not None and found.full is not None:
+            found.full = now
+
+    def on_told(self, peer: NodeId, item: bytes, now: float) -> None:
+        """``peer`` says HOLD, or that it is over."""
+        found = self._peers.setdefault(peer, _Pressing())
+        found.heard = now
+        found.hops = item[-1]
+        if found.hops >= FAR:
+            found.told = None
+        elif found.told is None:
+            found.told = now
+
+    def forget(self, peer: NodeId) -> None:
+        """A neighbour no more."""
+        self._peers.pop(peer, None)
+        self._told.pop(peer, None)
+
+    def pressing(self, now: float) -> dict[NodeId, int]:
+        """Those who hold back whoever publishes here, and from how far away."""
+        if not self._peers:
+            return {}
+        levels = {peer: found.level(now) for peer, found in self._peers.items() if peer in self._eager}
+        return {peer: level for peer, level in levels.items() if level is not None}
+
+    def tell(self, now: float) -> list[tuple[NodeId, bytes]]:
+        """What to tell whom now; to be asked again in ``REPEAT_S`` while anybody is told to hold."""
+        pressing = self.pressing(now)
+        found: list[tuple[NodeId, bytes]] = []
+        for peer in dict.fromkeys((*self._eager, *self._told)):
+            hops = min((level for other, level in pressing.items() if other != peer), default=FAR)
+            told = self._told.get(peer)
+            if hops >= FAR or peer not in self._eager:
+                if told is not None:
+                    del self._told[peer]
+                    found.append((peer, MARK + bytes([RELEASED])))
+            elif told is None or hops > told[0] or now - told[1] >= REPEAT_S:
+                self._told[peer] = hops, now
+                found.append((peer, MARK + bytes([hops])))
+        return found
+
+    @property
+    def tells(self) -> bool:
+        """True while somebody was told to hold."""
+        return bool(self._told)

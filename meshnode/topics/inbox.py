@@ -1,0 +1,115 @@
+"""What of a topic waits for the application: bounded, each message at most once, every loss counted. Sans I/O.
+
+Messages of one origin are numbered without gaps, so a missing number is a message that is late or lost. It is waited
+for, without holding up the others, and counted as lost when it does not come.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from meshnode.base.limits import TOPIC_MAX_HOLES, TOPIC_MAX_ORIGINS, TOPIC_QUEUE
+from meshnode.identity.node_id import NodeId
+
+LATE_S = 20.0  # a missing message that did not come within this is lost; queues of busy links are some seconds long
+EARLY = 64  # messages that may come after a later one, although that was the first of their origin
+
+
+@dataclass(frozen=True, slots=True)
+class TopicMessage:
+    """``sender`` published ``data``; ``seq`` counts its messages on this topic from 1, anew after it joined anew."""
+
+    sender: NodeId
+    data: bytes
+    seq: int
+
+
+@dataclass(slots=True)
+class _Origin:
+    epoch: int
+    next: int
+    early: dict[int, None]
+    holes: OrderedDict[int, float] = field(default_factory=OrderedDict)
+
+
+def _nothing() -> None:
+    return None
+
+
+class Inbox:
+    """``lost`` counts what never came and what was dropped because nobody read it; ``on_ready`` wakes the reader,
+    ``on_linked`` whoever waits for the first link to another member."""
+
+    def __init__(self, limit: int = TOPIC_QUEUE) -> None:
+        self.lost = 0
+        self.received = 0
+        self.closed = False
+        self.on_ready: Callable[[], None] = _nothing
+        self.on_linked: Callable[[], None] = _nothing
+        self._limit = limit
+        self._queue: deque[TopicMessage] = deque()
+        self._origins: OrderedDict[NodeId, _Origin] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def pop(self) -> TopicMessage | None:
+        """The oldest message that was not read."""
+        return self._queue.popleft() if self._queue else None
+
+    def on_message(self, sender: NodeId, epoch: int, seq: int, data: bytes, now: float) -> bool:
+        """A verified message came; False when it was here before (or is older than what its sender says now)."""
+        if not self._note(sender, epoch, seq, now):
+            return False
+        self.received += 1
+        self._queue.append(TopicMessage(sender, data, seq))
+        if len(self._queue) > self._limit:
+            self._queue.popleft()
+            self.lost += 1
+        self.on_ready()
+        return True
+
+    def close(self) -> None:
+        """Nothing more will come; what is here may still be read."""
+        self.closed = True
+        self.on_ready()
+
+    def expire(self, now: float) -> float | None:
+        """Count what is overdue as lost; returns when to look again."""
+        again: float | None = None
+        for origin in self._origins.values():
+            holes = origin.holes
+            while holes:
+                seq, due = next(iter(holes.items()))
+                if due > now:
+                    again = due if again is None else min(again, due)
+                    break
+                del holes[seq]
+                self.lost += 1
+        return again
+
+    def _note(self, sender: NodeId, epoch: int, seq: int, now: float) -> bool:
+        origin = self._origins.get(sender)
+        if origin is None or epoch > origin.epoch:
+            if origin is not None:
+                self.lost += len(origin.holes)
+            self._origins[sender] = _Origin(epoch, seq + 1, dict.fromkeys(range(max(1, seq - EARLY), seq)))
+            if len(self._origins) > TOPIC_MAX_ORIGINS:
+                self.lost += len(self._origins.popitem(last=False)[1].holes)
+            return True
+        if epoch < origin.epoch:
+            return False
+        if seq < origin.next:
+            return origin.holes.pop(seq, None) is not None or origin.early.pop(seq, self) is None
+        missing = range(origin.next, seq)
+        for number in missing[-TOPIC_MAX_HOLES:]:
+            origin.holes[number] = now + LATE_S
+        self.lost += max(0, len(missing) - TOPIC_MAX_HOLES)
+        while len(origin.holes) > TOPIC_MAX_HOLES:
+            origin.holes.popitem(last=False)
+            self.lost += 1
+        origin.next = seq + 1
+        self._origins.move_to_end(sender)
+        return True

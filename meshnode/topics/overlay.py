@@ -1,0 +1,83 @@
+"""Whom a member of a topic links to, and the latest messages that it keeps for others. Sans I/O."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from meshnode.base.limits import TOPIC_MAX_REPLAY, TOPIC_MAX_REPLAY_BYTES
+from meshnode.identity.node_id import NodeId
+
+CHORDS = 2  # links besides the ring's: about five in all with those that others choose; log N hops
+
+
+def scope_of(topic: str) -> bytes:
+    """The 16 bytes by which nodes speak of a topic: BLAKE2b-128 of its name."""
+    return hashlib.blake2b(topic.encode(), digest_size=16, person=b"mesh-topic").digest()
+
+
+class Overlay:
+    """Neighbours by hash: the next member on a ring, which alone connects everybody, and those with whom our pair
+    hashes lowest, which makes the way short. Who joins or goes changes two or three links, and nobody is asked."""
+
+    def __init__(self, own: NodeId, scope: bytes) -> None:
+        self._own = own
+        self._scope = scope
+        self._points: dict[NodeId, tuple[bytes, bytes]] = {}
+        self._mine = self._hash(own.raw)
+
+    def choose(self, members: Iterable[NodeId]) -> list[NodeId]:
+        """Whom to link to, of ``members``."""
+        found = [(*self._of(peer), peer) for peer in members if peer != self._own]
+        if not found:
+            return []
+        after = [item for item in found if item[0] > self._mine]
+        successor = min(after or found, key=lambda item: (item[0], item[2]))[2]
+        chosen = {successor: None}
+        for _, _, peer in sorted(found, key=lambda item: item[1:])[: CHORDS + 1]:
+            if len(chosen) <= CHORDS:
+                chosen[peer] = None
+        return list(chosen)
+
+    def forget(self, peer: NodeId) -> None:
+        """``peer`` is no member any more."""
+        self._points.pop(peer, None)
+
+    def _of(self, peer: NodeId) -> tuple[bytes, bytes]:
+        found = self._points.get(peer)
+        if found is None:
+            low, high = sorted((self._own.raw, peer.raw))
+            found = self._points[peer] = self._hash(peer.raw), self._hash(low + high)
+        return found
+
+    def _hash(self, data: bytes) -> bytes:
+        return hashlib.blake2b(data, digest_size=8, key=self._scope, person=b"mesh-ring").digest()
+
+
+class Latest:
+    """The latest messages of a topic, oldest first: at most 64, at most 128 kB."""
+
+    def __init__(self) -> None:
+        self._items: OrderedDict[bytes, bytes] = OrderedDict()
+        self._size = 0
+
+    def __contains__(self, item: bytes) -> bool:
+        return item in self._items
+
+    def ids(self) -> tuple[bytes, ...]:
+        """Their ids."""
+        return tuple(self._items)
+
+    def add(self, item: bytes, payload: bytes) -> None:
+        """Keep one, in place of the oldest."""
+        if item in self._items:
+            return
+        self._items[item] = payload
+        self._size += len(payload)
+        while len(self._items) > TOPIC_MAX_REPLAY or self._size > TOPIC_MAX_REPLAY_BYTES:
+            self._size -= len(self._items.popitem(last=False)[1])
+
+    def find(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
+        """The payloads of these, as far as they are here."""
+        return {item: self._items[item] for item in ids if item in self._items}

@@ -1,0 +1,111 @@
+"""What a node does about entries that speak of it, or were signed with its key by somebody else."""
+
+from __future__ import annotations
+
+import random
+
+from meshnode.base.limits import GOSSIP_MAX_SUSPECTS
+from meshnode.base.metrics import Metrics
+from meshnode.base.timers import Timers
+from meshnode.gossip import Changed, Entry, Gossip, Kind, MemberChanged, Status
+from meshnode.gossip.dissemination.entry_store import EntryStore, Put
+from meshnode.gossip.entry import sign_entry
+from meshnode.gossip.kinds import Accusation, Member, parse_member
+from meshnode.gossip.membership.members import Members
+from meshnode.gossip.messages import Eager, Entries, Neighbour
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
+
+WALL = 1_800_000_000.0
+BASE = int(WALL * 1000)
+ME, PEER, OTHER = (Identity(bytes(31) + bytes([n])) for n in (1, 2, 3))
+
+
+def _node(first_seq: int = 0) -> Gossip:
+    gossip = Gossip(ME, rng=random.Random(1), metrics=Metrics(), now=0.0, wall=WALL, first_seq=first_seq)
+    gossip.on_link(PEER.id, True, 0.0)
+    gossip.on_message(PEER.id, Neighbour(True, b""), 0.0)
+    gossip.take_effects()
+    return gossip
+
+
+def _entry(who: Identity, kind: int, name: str, seq: int, value: bytes | None, ttl: int = 3600) -> Entry:
+    return sign_entry(who, kind=kind, name=name, seq=BASE + seq, issued_ms=BASE, ttl=ttl, value=value)
+
+
+def _member(who: Identity, seq: int, left: bool = False, ttl: int = 7200) -> Entry:
+    return _entry(who, Kind.MEMBER, "", seq, Member(left, b"").encoded(), ttl)
+
+
+def _own(gossip: Gossip) -> list[Entry]:
+    return [e.entry for e in gossip.take_effects() if isinstance(e, Changed) and e.entry.origin == ME.id]
+
+
+def test_an_accusation_that_was_refuted_leaves_its_seq_behind() -> None:
+    gossip = _node()
+    accused = Accusation(OTHER.id, BASE).encoded()
+    first, refutation = _entry(PEER, Kind.ACCUSATION, str(OTHER.id), 50, accused), _member(OTHER, 60)
+    later = _entry(PEER, Kind.ACCUSATION, str(OTHER.id), 40, Accusation(OTHER.id, BASE + 40).encoded())
+    for entry in (first, refutation):
+        gossip.on_message(PEER.id, Eager(b"", ((0, entry.encoded),)), 0.0)
+    assert gossip.get(first.key) is None
+    assert gossip.store.judge(later) is Put.STALE
+    assert gossip.status(OTHER.id) is Status.ALIVE
+
+
+def test_a_node_is_back_before_what_it_offers_is() -> None:
+    gossip = _node()
+    entries = [_member(OTHER, 60), _entry(OTHER, Kind.SERVICE, "db", 61, b"x")]
+    gossip.on_message(PEER.id, Entries(False, tuple(entry.encoded for entry in entries)), 0.0)
+    told = [e for e in gossip.take_effects() if isinstance(e, Changed | MemberChanged)]
+    news = MemberChanged(OTHER.id, Status.ALIVE, Status.UNKNOWN)
+    assert [e.entry if isinstance(e, Changed) else e for e in told] == [news, *entries]
+
+
+def test_a_dropped_entry_does_not_come_back_nor_an_older_one() -> None:
+    store = EntryStore(Metrics())
+    entry, older = _entry(PEER, 8, "db", 5, b"x"), _entry(PEER, 8, "db", 4, b"y")
+    store.put(entry)
+    store.drop(entry)
+    assert [store.put(entry), store.put(older)] == [Put.STALE, Put.STALE]
+
+
+def test_an_accusation_of_ours_that_was_refuted_and_comes_back_is_not_answered() -> None:
+    gossip = _node()
+    gossip.on_message(PEER.id, Eager(b"", ((0, _member(OTHER, 0).encoded),)), 0.0)
+    gossip.belief.accuse(OTHER.id, 0.0)
+    (accusation,) = _own(gossip)
+    gossip.on_message(PEER.id, Eager(b"", ((0, _member(OTHER, 60).encoded),)), 0.1)
+    gossip.on_message(PEER.id, Entries(True, (accusation.encoded,)), 0.2)
+    assert _own(gossip) == [], "a withdrawn accusation is none, and would be blamed on us"
+
+
+def test_whatever_we_publish_as_an_answer_is_what_its_kind_demands() -> None:
+    gossip = _node()
+    gossip.announce(b"", 0.0)
+    gossip.store.drop(gossip.store.get((ME.id, Kind.MEMBER, "")))  # type: ignore[arg-type]
+    gossip.on_message(PEER.id, Entries(True, (_member(ME, -5, left=True, ttl=86_400).encoded,)), 0.2)
+    answers = _own(gossip)
+    assert [parse_member(entry) for entry in answers if entry.kind == Kind.MEMBER][-1] == Member(False, b"")
+    assert None not in [parse_member(entry) for entry in answers]
+
+
+def test_a_goodbye_said_with_our_key_is_refuted_even_when_we_count_higher_already() -> None:
+    gossip = _node()
+    gossip.announce(b"", 0.0)
+    gossip.rise_above(BASE + 500)  # we have published other things since
+    gossip.take_effects()
+    bye = _member(ME, 100, left=True, ttl=86_400)
+    gossip.on_message(PEER.id, Eager(b"", ((0, bye.encoded),)), 1.0)
+    own = gossip.get((ME.id, Kind.MEMBER, ""))
+    assert own is not None
+    assert own.seq > bye.seq
+    assert parse_member(own) == Member(False, b"")
+
+
+def test_of_those_who_said_goodbye_so_many_are_remembered() -> None:
+    members = Members(ME.id, Timers(), Metrics(), lambda: 1.0)
+    for number in range(GOSSIP_MAX_SUSPECTS + 20):
+        members.on_member(NodeId(number.to_bytes(32, "big")), BASE, True, 0.0, news=True)
+    assert len(members._left) == GOSSIP_MAX_SUSPECTS
+    assert members.status(NodeId((GOSSIP_MAX_SUSPECTS + 19).to_bytes(32, "big"))) is Status.LEFT

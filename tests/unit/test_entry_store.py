@@ -1,0 +1,85 @@
+"""The store of gossip: what it keeps when there is more than fits."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+from meshnode.base.limits import GOSSIP_MAX_ACCUSERS
+from meshnode.base.metrics import Metrics
+from meshnode.gossip.dissemination.entry_store import EntryStore, Put
+from meshnode.gossip.entry import Entry, Kind, sign_entry
+from meshnode.gossip.kinds import Accusation
+from meshnode.identity.keys import Identity
+
+WALL_MS = 1_800_000_000_000
+PEOPLE = [Identity(bytes([number]) * 32) for number in range(8)]
+
+
+def _entry(who: Identity, kind: int, name: str, seq: int, value: bytes | None = b"x") -> Entry:
+    return sign_entry(who, kind=kind, name=name, seq=WALL_MS + seq, issued_ms=WALL_MS, ttl=600, value=value)
+
+
+def _accusation(who: Identity, seq: int) -> Entry:
+    accused = PEOPLE[0].id
+    return _entry(who, Kind.ACCUSATION, str(accused), seq, Accusation(accused, WALL_MS).encoded())
+
+
+def test_of_the_accusations_of_one_node_the_same_stay_in_whatever_order_they_come() -> None:
+    said = [_accusation(who, seq) for seq, who in enumerate(PEOPLE[1:6])]
+    for again in range(5):  # whoever accuses anew replaces what he said, and nobody else
+        kept = set()
+        for order in permutations([*said, _accusation(PEOPLE[1 + again], 9)]):
+            store = EntryStore(Metrics())
+            for entry in order:
+                store.put(entry)
+            kept.add(frozenset(entry.id for entry in store.entries(Kind.ACCUSATION)))
+        assert len(kept) == 1
+        assert len(kept.pop()) == GOSSIP_MAX_ACCUSERS
+
+
+def test_one_more_accusation_than_count_is_not_taken_and_leaves_no_trace() -> None:
+    store = EntryStore(Metrics())
+    for seq, who in enumerate(PEOPLE[1:6]):
+        store.put(_accusation(who, seq))
+    prints, kept = list(store.prints), {entry.origin for entry in store.entries(Kind.ACCUSATION)}
+    more = _accusation(next(who for who in PEOPLE[1:6] if who.id not in kept), 9)
+    assert store.put(more) is Put.FULL
+    assert store.prints == prints
+    for entry in list(store.entries(Kind.ACCUSATION)):
+        store.drop(entry)
+    assert store.put(more) is Put.NEW
+
+
+def test_a_full_kind_keeps_its_newest_also_after_others_went() -> None:
+    store = EntryStore(Metrics(), limit=3)
+    entries = [_entry(who, 8, "s", seq) for seq, who in enumerate(PEOPLE[:7])]
+    for entry in entries[:4]:
+        store.put(entry)
+    store.drop(entries[2])
+    for entry in (entries[5], entries[4], entries[6]):
+        store.put(entry)
+    assert sorted(entry.seq - WALL_MS for entry in store.entries(8)) == [4, 5, 6]
+    assert store.put(entries[3]) is Put.FULL
+    assert store.put(entries[2]) is Put.STALE, "what was made void does not come back"
+    assert len(store) == 3
+
+
+def test_what_is_stored_is_found_by_key_by_name_and_by_id() -> None:
+    store = EntryStore(Metrics())
+    one, two, three = (
+        _entry(PEOPLE[0], 8, "a", 1),
+        _entry(PEOPLE[1], 8, "a", 1, None),
+        _entry(PEOPLE[0], 8, "b", 2, b""),
+    )
+    for entry in (one, two, three):
+        store.put(entry)
+    assert store.get(two.key) is two
+    assert two.value is None
+    assert three.value == b""
+    assert list(store.named(8, "a")) == [one, two]
+    assert store.by_id(three.id) is three
+    newer = _entry(PEOPLE[0], 8, "a", 3, b"new")
+    assert store.put(newer) is Put.NEW
+    assert store.by_id(one.id) is None
+    assert newer.value == b"new"
+    assert store.put(one) is Put.STALE

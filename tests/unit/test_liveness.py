@@ -1,0 +1,76 @@
+"""When silence is the peer's, and how soon a path that fell silent is trusted again."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from meshnode.base.address import Addr
+from meshnode.paths.candidate import CALM_S, DISTRUST_MAX_S, Candidate
+from meshnode.paths.liveness import LATE_S, SILENCE_MIN_S, Silence, threshold
+from meshnode.paths.mtu import MtuSearch
+
+RTT = 0.02
+HEARD = 100.0
+
+
+def _due(silence: Silence) -> float:
+    due = silence.suspicious_at(HEARD, RTT)
+    assert due is not None
+    return due
+
+
+def test_nothing_expected_is_no_silence() -> None:
+    silence = Silence(HEARD)
+    assert silence.suspicious_at(HEARD, RTT) is None
+    silence.flight(1200, HEARD)
+    assert _due(silence) == HEARD + threshold(RTT) > HEARD + SILENCE_MIN_S
+    silence.flight(0, HEARD)
+    assert silence.suspicious_at(HEARD, RTT) is None
+
+
+def test_a_stream_that_just_delivered_is_waited_for_once() -> None:
+    silence = Silence(HEARD)
+    silence.data(HEARD)
+    assert silence.is_real(_due(silence), HEARD, _due(silence))
+    assert silence.suspicious_at(HEARD, RTT) is None
+
+
+def test_a_watchdog_that_fires_late_says_nothing_of_the_peer_and_is_set_once_more() -> None:
+    silence = Silence(HEARD)
+    silence.ask(HEARD)
+    woke = _due(silence) + 0.3
+    assert not silence.is_real(_due(silence), HEARD, woke)
+    assert _due(silence) == woke + threshold(RTT)
+    assert silence.is_real(_due(silence), HEARD, _due(silence) + 0.3)  # we ran in between, and nothing had come
+
+
+def test_a_timers_granularity_is_not_lateness() -> None:
+    silence = Silence(HEARD)
+    silence.ask(HEARD)
+    assert silence.is_real(_due(silence), HEARD, _due(silence) + 0.9 * LATE_S)
+
+
+def test_a_path_is_trusted_soon_after_its_first_silence_and_later_after_each_more() -> None:
+    path = Candidate(Addr("192.0.2.1", 4242), "record", MtuSearch(0))
+    waits = []
+    for n in range(12):
+        path.fell_silent(HEARD + n / 1000)
+        waits.append(path.trusted_at - path.left_at)
+    assert waits[0] == pytest.approx(0.1)
+    assert all(later > 1.9 * earlier for earlier, later in pairwise(waits[:9]))
+    assert waits[-1] == pytest.approx(DISTRUST_MAX_S)
+    path.fell_silent(HEARD + 8 * CALM_S)
+    assert path.trusted_at - path.left_at < 0.5
+
+
+def test_a_path_that_answers_what_was_sent_before_it_was_left_is_retaken_unless_that_is_usual() -> None:
+    path = Candidate(Addr("192.0.2.1", 4242), "record", MtuSearch(0))
+    path.fell_silent(HEARD)
+    assert path.trusted(HEARD - 0.01, HEARD + 0.01)
+    assert not path.trusted(HEARD + 0.01, HEARD + 0.02)
+    assert path.trusted(HEARD + 0.15, HEARD + 0.16)
+    for n in range(12):
+        path.fell_silent(HEARD + n)
+    assert not path.trusted(HEARD + 10.9, HEARD + 11.1)
