@@ -1,1 +1,1 @@
-"""Vocabulary that every room uses: addresses, clocks, timers, the wire's encoding, metrics and limits."""
+"""Vocabulary and data structures of every room: addresses, clocks, timers, wire encoding, metrics, limits."""

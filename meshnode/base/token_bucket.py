@@ -1,0 +1,44 @@
+"""A token bucket: limits a rate and allows a burst."""
+
+from __future__ import annotations
+
+ROUNDING_S = 1e-9  # a token that is due within this time counts: a timer set to wait() never fires just too early
+
+
+class TokenBucket:
+    """``rate`` tokens a second, at most ``burst`` of them saved; full at first. Time is in monotonic seconds."""
+
+    __slots__ = ("_filled", "_tokens", "burst", "rate")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self.rate = rate
+        self.burst = burst
+        self._tokens = burst
+        self._filled = now
+
+    def take(self, amount: float, now: float) -> bool:
+        """Take ``amount`` tokens; False, taking none, when there are too few."""
+        self._fill(now)
+        if amount - self._tokens > self.rate * ROUNDING_S:
+            return False
+        self._tokens -= amount
+        return True
+
+    def wait(self, amount: float, now: float) -> float:
+        """Return the seconds until ``amount`` tokens (at most ``burst``) can be taken; 0.0 when they can be now."""
+        self._fill(now)
+        return max(0.0, (amount - self._tokens) / self.rate)
+
+    def is_full(self, now: float) -> bool:
+        """True when nothing taken is still missing: the bucket behaves like a new one."""
+        self._fill(now)
+        return self._tokens >= self.burst
+
+    def drain(self, most: float) -> None:
+        """Forget saved tokens above ``most``."""
+        self._tokens = min(self._tokens, most)
+
+    def _fill(self, now: float) -> None:
+        if now > self._filled:  # a clock that stands still or goes back neither gives tokens nor takes any
+            self._tokens = min(self.burst, self._tokens + (now - self._filled) * self.rate)
+            self._filled = now
