@@ -60,6 +60,11 @@ def decode_text(text: bytes) -> bytes:
     return b"".join(parts)
 
 
+def instance_name(sealer: Sealer, own: NodeId, wall: float) -> str:
+    """Return the instance name of ``own`` in this hour: members can recompute it, others cannot link two of them."""
+    return sealer.blind(bytes(own) + int(wall // ROTATE_S).to_bytes(8, "big"))
+
+
 class MdnsSource(RecordUpdateListener):
     """Announces our record and hands in the records of others; all work is in one task."""
 
@@ -138,7 +143,7 @@ class MdnsSource(RecordUpdateListener):
             await self._zeroconf.async_update_interfaces(interfaces=self._choice())
         if self._record is None:
             return
-        name = self._sealer.blind(bytes(self._own) + int(time.time() // ROTATE_S).to_bytes(8, "big"))
+        name = instance_name(self._sealer, self._own, time.time())
         info = ServiceInfo(
             SERVICE_TYPE,
             f"{name}.{SERVICE_TYPE}",

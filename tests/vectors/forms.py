@@ -1,0 +1,466 @@
+"""Every wire form of ours as two functions: from fields to bytes and back, through the code that nodes run.
+
+``given`` is what is not on the wire but must be known: keys, the clock, entropy, and what a receiver knows already.
+In JSON, bytes are text that begins with ``0x``; node ids are their 32 bytes; key pairs are their seeds. Files are named
+after numbers where there are any, so that a class can have a better name without a new vector.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from meshnode.base.address import Addr, pack_addr, parse_addr, unpack_addr
+from meshnode.base.limits import GOSSIP_MAX_HOPS
+from meshnode.base.metrics import Metrics
+from meshnode.base.wire import decode
+from meshnode.directory.announcement import Offer, parse_offer
+from meshnode.directory.names import Names, is_claim
+from meshnode.directory.services import Announce
+from meshnode.discovery.dht import messages as dht
+from meshnode.gossip import messages as gossip
+from meshnode.gossip.effects import Status
+from meshnode.gossip.entry import Entry, Kind, id_of, open_entry, sign_entry
+from meshnode.gossip.kinds import Accusation, Member, parse_accusation, parse_member
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import Endpoint, EndpointKind, open_record, sign_record
+from meshnode.identity.sealing import MeshKey, Sealer
+from meshnode.quic.hello import FIELDS, Frame, FrameReader, frame, make_hello, make_welcome, open_hello, open_welcome
+from meshnode.quic.stream import Stream, StreamStatus, encode_header
+from meshnode.relay.frames import DOWN, UP, make_frame, parse_frame, proven
+from meshnode.runtime.mdns import decode_text, encode_text, instance_name
+from meshnode.runtime.websocket import PURPOSE, knock_name, knock_of
+from meshnode.stack import probe
+from meshnode.stack.path_probes import connection_tag
+from meshnode.topics.back_pressure import MARK, RELEASED
+from meshnode.topics.joined import parse_message
+from meshnode.topics.overlay import scope_of
+from meshnode.topics.subscribers import scope_in
+from meshnode.topics.topic_plumtree import PULL
+from meshnode.topics.topics import HELLO, Topics
+
+Fields = dict[str, Any]
+Encode = Callable[[Fields, Fields], bytes]
+Decode = Callable[[bytes, Fields], Fields]
+
+
+@dataclass(frozen=True)
+class Form:
+    """One wire form. ``decode`` is None for a hash; ``number`` is the one in its protocol's table, where it has one."""
+
+    description: str
+    encode: Encode
+    decode: Decode | None
+    number: int | None = None
+
+
+# ---- between JSON and Python
+
+
+def plain(value: Any) -> Any:
+    """Return ``value`` as JSON has it."""
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    if isinstance(value, NodeId):
+        return "0x" + value.raw.hex()
+    if isinstance(value, Addr):
+        return str(value)
+    if isinstance(value, bool) or value is None or isinstance(value, str | float):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    return [plain(item) for item in value]
+
+
+def rich(value: Any) -> Any:
+    """Return what JSON has with its bytes and tuples."""
+    if isinstance(value, str) and value.startswith("0x"):
+        return bytes.fromhex(value[2:])
+    if isinstance(value, dict):
+        return {key: rich(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(rich(item) for item in value)
+    return value
+
+
+# ---- sealed datagrams, knocks, mDNS, tunnels
+
+
+def _sealer(seed: bytes, given: Fields) -> Sealer:
+    clock = SimpleNamespace(wall=lambda: given["wall"], monotonic=lambda: 0.0)
+    return Sealer(Identity(seed), MeshKey.from_text(given["mesh"]), clock, lambda n: given["nonce"], born=0.0)
+
+
+def _seal(f: Fields, g: Fields) -> bytes:
+    return _sealer(g["sender_seed"], g).seal(Identity(g["receiver_seed"]).id, f["body"])
+
+
+def _unseal(data: bytes, g: Fields) -> Fields:
+    sender, body = _sealer(g["receiver_seed"], g).unseal(data)  # type: ignore[misc]
+    return {"sender": sender, "body": body}
+
+
+def _knock(f: Fields, g: Fields) -> bytes:
+    return _sealer(g["sender_seed"], g).knock(Identity(g["receiver_seed"]).id, g["odcid"])
+
+
+def _check_knock(data: bytes, g: Fields) -> Fields:
+    return {"sender": _sealer(g["receiver_seed"], g).check_knock(data, g["odcid"])}
+
+
+def _tunnel_name(f: Fields, g: Fields) -> bytes:
+    return knock_name(_knock(f, g | {"odcid": PURPOSE})).encode()
+
+
+def _open_tunnel_name(data: bytes, g: Fields) -> Fields:
+    return _check_knock(knock_of(data.decode()) or b"", g | {"odcid": PURPOSE})
+
+
+def _text(f: Fields, g: Fields) -> bytes:
+    return encode_text(_sealer(g["sender_seed"], g).encrypt_hint(f["record"]))
+
+
+def _open_text(data: bytes, g: Fields) -> Fields:
+    return {"record": _sealer(g["receiver_seed"], g).decrypt_hint(decode_text(data))}
+
+
+def _instance(f: Fields, g: Fields) -> bytes:
+    return instance_name(_sealer(g["sender_seed"], g), NodeId(f["id"]), g["wall"]).encode()
+
+
+# ---- records and entries
+
+
+def _record(f: Fields, g: Fields) -> bytes:
+    endpoints = tuple(Endpoint(parse_addr(e["addr"]), EndpointKind(e["kind"])) for e in f["endpoints"])
+    relays = tuple(NodeId(raw) for raw in f["relays"])
+    common = {key: f[key] for key in ("seq", "ttl", "capabilities")}
+    made = sign_record(Identity(g["seed"]), issued_ms=f["issued"], endpoints=endpoints, relays=relays, **common)
+    return made.encoded
+
+
+def _open_record(data: bytes, g: Fields) -> Fields:
+    found = plain(open_record(data, g["wall"]))
+    del found["encoded"]
+    return found  # type: ignore[no-any-return]
+
+
+def _sign(f: Fields, g: Fields, name: str, value: bytes | None) -> bytes:
+    common = {key: f[key] for key in ("kind", "seq", "ttl")}
+    return sign_entry(Identity(g["seed"]), issued_ms=f["issued"], name=name, value=value, **common).encoded
+
+
+def _announced(f: Fields, g: Fields, announce: Any) -> bytes:
+    assert isinstance(announce, Announce)
+    assert announce.kind == f["kind"]
+    return _sign(f, g, announce.name, announce.value)
+
+
+def _member(f: Fields, g: Fields) -> bytes:
+    return _sign(f, g, "", Member(f["value"]["left"], f["value"]["record"]).encoded())
+
+
+def _accusation(f: Fields, g: Fields) -> bytes:
+    accusation = Accusation(NodeId(f["value"]["accused"]), f["value"]["incarnation"])
+    return _sign(f, g, str(accusation.accused), accusation.encoded())
+
+
+def _service(f: Fields, g: Fields) -> bytes:
+    return _sign(f, g, f["name"], Offer(**f["value"]).encoded())
+
+
+def _name(f: Fields, g: Fields) -> bytes:
+    names = Names(Identity(g["seed"]).id, Metrics(), lambda peer: Status.ALIVE, 0.0)
+    names.claim(f["name"], f["value"], 0.0)
+    return _announced(f, g, names.take_effects()[0])
+
+
+def _topics(g: Fields) -> Topics:
+    return Topics(Identity(g["seed"]), random.Random(1), Metrics(), lambda peer: Status.ALIVE)
+
+
+def _subscription(f: Fields, g: Fields) -> bytes:
+    topics = _topics(g)
+    topics.join(g["topic"], 0.0, 1.0)
+    return _announced(f, g, topics.take_effects()[0])
+
+
+def _topic_message(f: Fields, g: Fields) -> bytes:
+    """Join and publish with one neighbour, which is sent the entry."""
+    topics, peer = _topics(g), NodeId(g["peer"])
+    topics.join(f["name"], 0.0, f["value"]["epoch"] / 1000)
+    topics.on_link(peer, True, 0.0)
+    topics.on_scoped(SimpleNamespace(peer=peer, message=gossip.Graft(scope_of(f["name"]), (HELLO,))), 0.0, 1.0)  # type: ignore[arg-type]
+    topics.publish(f["name"], f["value"]["data"], 0.0, f["issued"] / 1000)
+    sent = [e.message for e in topics.take_effects() if isinstance(getattr(e, "message", None), gossip.Eager)]
+    return sent[0].items[0][1]
+
+
+def _entry_value(entry: Entry) -> Any:
+    if entry.value is None:
+        return None
+    if entry.kind == Kind.MEMBER:
+        return parse_member(entry)
+    if entry.kind == Kind.ACCUSATION:
+        return parse_accusation(entry)
+    if entry.kind == Kind.SERVICE:
+        return parse_offer(entry)
+    if entry.kind == Kind.NAME:
+        return decode(entry.value, 16) if is_claim(entry) else "not a claim"
+    if entry.kind == Kind.SUBSCRIPTION:
+        return scope_in(entry.name)
+    if entry.kind == Kind.TOPIC:
+        epoch, data = parse_message(entry, entry.name)  # type: ignore[misc]
+        return {"epoch": epoch, "data": data}
+    return entry.value
+
+
+def _open_entry(data: bytes, g: Fields) -> Fields:
+    entry = open_entry(data, g["wall"])
+    assert isinstance(entry, Entry), entry
+    assert entry.id == id_of(data)
+    found = {key: getattr(entry, key) for key in ("origin", "kind", "name", "seq", "issued", "ttl", "id")}
+    return found | {"value": _entry_value(entry)}
+
+
+def _entry(f: Fields, g: Fields) -> bytes:
+    return _sign(f, g, f["name"], f["value"])
+
+
+# ---- the control stream and application streams
+
+
+def _hello(f: Fields, g: Fields) -> bytes:
+    listener = NodeId(g["listener"])
+    said = {key: f[key] for key in ("boot", "record", "grants")}
+    return make_hello(Identity(g["seed"]), listener, g["odcid"], bytes(listener), **said)
+
+
+def _open_hello(data: bytes, g: Fields) -> Fields:
+    (read,) = FrameReader().feed(data)
+    assert read[0] == Frame.HELLO
+    return plain(open_hello(read, NodeId(g["listener"]), Identity(g["seed"]).id, g["odcid"]))  # type: ignore[no-any-return]
+
+
+def _open_welcome(data: bytes, g: Fields) -> Fields:
+    (read,) = FrameReader().feed(data)
+    assert read[0] == Frame.WELCOME
+    return plain(open_welcome(read))  # type: ignore[no-any-return]
+
+
+def _control(kind: Frame) -> tuple[Encode, Decode]:
+    def make(f: Fields, g: Fields) -> bytes:
+        values = [f[name] for name in FIELDS[kind]]
+        return frame(kind, *[pack_addr(parse_addr(v)) if n == "address" else v for n, v in zip(f, values, strict=True)])
+
+    def read(data: bytes, g: Fields) -> Fields:
+        (found,) = FrameReader().feed(data)
+        assert found[0] == kind
+        named = zip(FIELDS[kind], found[1:], strict=True)
+        return {name: unpack_addr(value) if name == "address" else value for name, value in named}  # type: ignore[arg-type]
+
+    return make, read
+
+
+class _Port:
+    """A connection as its streams see it, which keeps what they send."""
+
+    def __init__(self) -> None:
+        self.sent = b""
+
+    def stream_send(self, stream_id: int, data: bytes, fin: bool) -> None:
+        self.sent += data
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args: None
+
+
+def _open_header(data: bytes, g: Fields) -> Fields:
+    stream = Stream(_Port(), 4, opener=False)  # type: ignore[arg-type]
+    stream.feed(data, False)
+    return {"service": stream.service}
+
+
+def _status(f: Fields, g: Fields) -> bytes:
+    port, status = _Port(), StreamStatus[f["status"]]
+    stream = Stream(port, 4, opener=False)  # type: ignore[arg-type]
+    if status is StreamStatus.ACCEPTED:
+        stream.accept()
+    else:
+        stream.refuse(status)
+    return port.sent
+
+
+def _open_status(data: bytes, g: Fields) -> Fields:
+    stream = Stream(_Port(), 4, opener=True)  # type: ignore[arg-type]
+    stream.feed(data, False)
+    assert stream.status is not None
+    return {"status": stream.status.name}
+
+
+# ---- probes, relay frames, DHT, gossip
+
+
+def _relay(f: Fields, g: Fields) -> bytes:
+    return make_frame(g["key"], {"up": UP, "down": DOWN}[g["direction"]], f["reservation"], f["peer"], f["inner"])
+
+
+def _open_relay(data: bytes, g: Fields) -> Fields:
+    found = parse_frame(data)
+    assert found is not None
+    assert [proven(found, g["key"], way) for way in (UP, DOWN)] == [g["direction"] == "up", g["direction"] == "down"]
+    return {"reservation": found.reservation, "peer": found.peer, "inner": found.inner}
+
+
+def _flags(f: Fields, table: dict[int, str]) -> int:
+    return sum(flag for flag, name in table.items() if name in f["flags"])
+
+
+def _ping(f: Fields, g: Fields) -> bytes:
+    return probe.encode_ping(probe.Ping(_flags(f, probe.PING_FLAGS), f["tx"], f["handle"]), g["size"])
+
+
+def _open_ping(data: bytes, g: Fields) -> Fields:
+    found = plain(probe.decode_ping(data))
+    return found | {"flags": [name for flag, name in probe.PING_FLAGS.items() if found["flags"] & flag]}  # type: ignore[no-any-return]
+
+
+def _pong(f: Fields, g: Fields) -> bytes:
+    observed = parse_addr(f["observed"]) if f["observed"] else None
+    return probe.encode_pong(probe.Pong(_flags(f, probe.PONG_FLAGS), f["tx"], observed))
+
+
+def _open_pong(data: bytes, g: Fields) -> Fields:
+    found = plain(probe.decode_pong(data))
+    return found | {"flags": [name for flag, name in probe.PONG_FLAGS.items() if found["flags"] & flag]}  # type: ignore[no-any-return]
+
+
+def _handle(f: Fields, g: Fields) -> bytes:
+    return connection_tag(SimpleNamespace(engine=SimpleNamespace(odcid=f["odcid"])))  # type: ignore[arg-type]
+
+
+def _dht(cls: type[Any]) -> tuple[Encode, Decode]:
+    def make(f: Fields, g: Fields) -> bytes:
+        values = dict(f)
+        if "contacts" in f:
+            values["contacts"] = tuple(dht.ContactInfo(NodeId(c["id"]), parse_addr(c["addr"])) for c in f["contacts"])
+        if "status" in f:
+            values["status"] = dht.Status(f["status"])
+        return dht.encode_message(cls(**values), pad_to=g.get("pad_to", 0))
+
+    def read(data: bytes, g: Fields) -> Fields:
+        found = dht.decode_message(data)
+        assert type(found) is cls
+        return plain(found)  # type: ignore[no-any-return]
+
+    return make, read
+
+
+def _contacts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return gossip.Contact(NodeId(value["id"]), value["record"])
+    return tuple(_contacts(item) for item in value) if isinstance(value, tuple) else value
+
+
+def _gossip(cls: type[Any]) -> tuple[Encode, Decode]:
+    def make(f: Fields, g: Fields) -> bytes:
+        return gossip.encode_message(cls(**{name: _contacts(value) for name, value in f.items()}))
+
+    def read(data: bytes, g: Fields) -> Fields:
+        found = gossip.decode_message(data)
+        assert type(found) is cls
+        return plain(found)  # type: ignore[no-any-return]
+
+    return make, read
+
+
+def _topic(message: Callable[[bytes, Fields], gossip.Message], cls: type[Any]) -> tuple[Encode, Decode]:
+    return lambda f, g: gossip.encode_message(message(scope_of(g["topic"]), g)), _gossip(cls)[1]
+
+
+def _mesh_key(f: Fields, g: Fields) -> bytes:
+    key = MeshKey.from_text(f["name"])
+    return key.derive(f["purpose"].encode(), f["data"]) if f["purpose"] else key.bytes
+
+
+_ENTRIES: dict[Kind, Encode] = {
+    Kind.MEMBER: _member,
+    Kind.ACCUSATION: _accusation,
+    Kind.SERVICE: _service,
+    Kind.NAME: _name,
+    Kind.SUBSCRIPTION: _subscription,
+    Kind.TOPIC: _topic_message,
+}
+
+FORMS: dict[str, Form] = {
+    "id-overlay": Form("Overlay address of a node id", lambda f, g: NodeId(f["id"]).overlay.packed, None),
+    "id-dht-key": Form("DHT key of a node id", lambda f, g: NodeId(f["id"]).dht_key, None),
+    "id-text": Form(
+        "Text of a node id", lambda f, g: str(NodeId(f["id"])).encode(), lambda d, g: {"id": NodeId.parse(d.decode())}
+    ),
+    "mesh-key": Form("Mesh key of a name, and keys derived from it", _mesh_key, None),
+    "handle": Form("Handle of a connection in PINGs", _handle, None),
+    "topic-scope": Form("Scope of a topic", lambda f, g: scope_of(f["topic"]), None),
+    "sealed": Form("Sealed datagram", _seal, _unseal, 0x01),
+    "knock": Form("Knock: the token of a QUIC Initial", _knock, _check_knock),
+    "tunnel-name": Form("Server name of a tunnel's TLS, in ASCII: a knock", _tunnel_name, _open_tunnel_name),
+    "mdns-instance": Form("Instance name by mDNS, in ASCII", _instance, None),
+    "mdns-text": Form("TXT record by mDNS", _text, _open_text),
+    "relay-frame": Form("Relay frame", _relay, _open_relay, 0x02),
+    "ping": Form("PING, the body of a sealed datagram", _ping, _open_ping, probe.PING),
+    "pong": Form("PONG, the body of a sealed datagram", _pong, _open_pong, probe.PONG),
+    "record": Form("Endpoint record", _record, _open_record),
+    "entry": Form("Gossip entry of any kind", _entry, _open_entry),
+    "stream-header": Form("Header of an application stream", lambda f, g: encode_header(f["service"]), _open_header),
+    "stream-status": Form("Status byte of an application stream", _status, _open_status),
+    "control-hello": Form("Hello", _hello, _open_hello, Frame.HELLO),
+    "control-welcome": Form("Welcome", lambda f, g: make_welcome(f["boot"], f["record"]), _open_welcome, Frame.WELCOME),
+}
+FORMS |= {
+    f"control-{kind.name.lower().replace('_', '-')}": Form(f"Control frame {kind.name}", *_control(kind), kind)
+    for kind in Frame
+    if kind not in (Frame.HELLO, Frame.WELCOME)
+}
+FORMS |= {
+    f"entry-{kind.name.lower()}": Form(f"Gossip entry of kind {kind.name}", _ENTRIES[kind], _open_entry, kind)
+    for kind in Kind
+}
+FORMS |= {
+    f"dht-{kind:02x}": Form(f"DHT message {cls.__name__}", *_dht(cls), kind) for kind, (cls, _) in dht.MESSAGES.items()
+}
+FORMS |= {
+    f"gossip-{number:02}": Form(f"Gossip message {form.kind.__name__}", *_gossip(form.kind), number)
+    for number, form in gossip.MESSAGES.items()
+}
+FORMS |= {
+    "topic-greet": Form(
+        "Topic: a GRAFT of the id 0 asks for a link", *_topic(lambda s, g: gossip.Graft(s, (HELLO,)), gossip.Graft)
+    ),
+    "topic-pull": Form(
+        "Topic: a GRAFT that begins with the id of eight bytes ff asks for payloads alone",
+        *_topic(lambda s, g: gossip.Graft(s, (PULL, *g["ids"])), gossip.Graft),
+    ),
+    "topic-hold": Form(
+        "Topic: a GRAFT of seven bytes fe and a number of hops; publishers wait",
+        *_topic(lambda s, g: gossip.Graft(s, (MARK + bytes([g["hops"]]),)), gossip.Graft),
+    ),
+    "topic-release": Form(
+        "Topic: a GRAFT of seven bytes fe and 255; publishers go on",
+        *_topic(lambda s, g: gossip.Graft(s, (MARK + bytes([RELEASED]),)), gossip.Graft),
+    ),
+    "topic-part": Form("Topic: an empty IHAVE ends a link", *_topic(lambda s, g: gossip.IHave(s, ()), gossip.IHave)),
+    "topic-latest": Form(
+        "Topic: an IHAVE with 64 hops names the latest messages that the sender has",
+        *_topic(lambda s, g: gossip.IHave(s, tuple((GOSSIP_MAX_HOPS, item) for item in g["ids"])), gossip.IHave),
+    ),
+}
