@@ -1,0 +1,68 @@
+"""The release program refuses a tree that is not ready, and says what is missing."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tools.release import Refused, prepared
+
+PROJECT = '[project]\nname = "meshnode"\nversion = "0.2.0"\n[project.urls]\nSource = "https://meshnode.example/x"\n'
+
+
+def _git(root: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A committed tree that is ready for 0.2.0."""
+    (tmp_path / "meshnode").mkdir()
+    (tmp_path / "pyproject.toml").write_text(PROJECT)
+    (tmp_path / "meshnode" / "__init__.py").write_text('__version__ = "0.2.0"\n')
+    (tmp_path / "CHANGELOG.md").write_text("## [Unreleased]\n\n## [0.2.0] - 2027-01-02\n")
+    _git(tmp_path, "init", "-q")
+    _git(tmp_path, "add", ".")
+    _git(tmp_path, "commit", "-q", "-m", "start")
+    return tmp_path
+
+
+def test_a_tree_that_is_ready_is_accepted_with_a_note_on_placeholder_urls(tree: Path) -> None:
+    (note,) = prepared(tree, "0.2.0")
+    assert "Source" in note
+
+
+@pytest.mark.parametrize("version", ["0.2", "v0.2.0", "0.2.0-beta", "../x"])
+def test_text_that_is_no_version_is_refused(tree: Path, version: str) -> None:
+    with pytest.raises(Refused, match="is no version"):
+        prepared(tree, version)
+
+
+def test_uncommitted_changes_are_refused(tree: Path) -> None:
+    (tree / "new.txt").write_text("x")
+    with pytest.raises(Refused, match=r"has changes(.|\n)*new\.txt"):
+        prepared(tree, "0.2.0")
+
+
+def test_a_second_release_of_one_version_is_refused(tree: Path) -> None:
+    _git(tree, "tag", "v0.2.0")
+    with pytest.raises(Refused, match=r"the tag v0\.2\.0 exists"):
+        prepared(tree, "0.2.0")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("pyproject.toml", PROJECT.replace("0.2.0", "0.1.0"), "pyproject.toml has version 0.1.0"),
+        ("meshnode/__init__.py", '__version__ = "0.1.0"\n', "set __version__ to 0.2.0"),
+        ("CHANGELOG.md", "## [Unreleased]\n", r"no section '## \[0.2.0\]"),
+    ],
+)
+def test_a_version_that_is_not_everywhere_is_refused(tree: Path, name: str, text: str, reason: str) -> None:
+    (tree / name).write_text(text)
+    _git(tree, "commit", "-q", "-a", "-m", "other")
+    with pytest.raises(Refused, match=reason):
+        prepared(tree, "0.2.0")
