@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from meshnode.base.limits import GOSSIP_MAX_SUSPECTS
 from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timers
@@ -18,7 +20,7 @@ from meshnode.identity.node_id import NodeId
 
 WALL = 1_800_000_000.0
 BASE = int(WALL * 1000)
-ME, PEER, OTHER = (Identity(bytes(31) + bytes([n])) for n in (1, 2, 3))
+ME, PEER, OTHER, THIRD = (Identity(bytes(31) + bytes([n])) for n in (1, 2, 3, 4))
 
 
 def _node(first_seq: int = 0) -> Gossip:
@@ -109,3 +111,84 @@ def test_of_those_who_said_goodbye_so_many_are_remembered() -> None:
         members.on_member(NodeId(number.to_bytes(32, "big")), BASE, True, 0.0, news=True)
     assert len(members._left) == GOSSIP_MAX_SUSPECTS
     assert members.status(NodeId((GOSSIP_MAX_SUSPECTS + 19).to_bytes(32, "big"))) is Status.LEFT
+
+
+def _members() -> tuple[Members, Timers]:
+    timers = Timers()
+    return Members(ME.id, timers, Metrics(), lambda: 1.0), timers
+
+
+def test_a_member_that_has_said_goodbye_cannot_be_accused() -> None:
+    members, timers = _members()
+    members.on_member(PEER.id, BASE, True, 0.0, news=True)
+    members.take_effects()
+    for accuser in (ME, OTHER):
+        members.on_accused(PEER.id, accuser.id, BASE, 1.0)
+    assert members.status(PEER.id) is Status.LEFT
+    assert members.accusers(PEER.id) == 0
+    timers.run(10_000.0)
+    assert members.take_effects() == [], "its end was announced once, by itself"
+
+
+def test_a_member_that_has_come_back_can_be_accused_like_any_other() -> None:
+    members, timers = _members()
+    members.on_member(PEER.id, BASE, True, 0.0, news=True)
+    members.on_member(PEER.id, BASE + 1, False, 1.0, news=False)
+    members.take_effects()
+    for accuser in (ME, OTHER):
+        members.on_accused(PEER.id, accuser.id, BASE + 1, 2.0)
+    timers.run(10.0)
+    assert [(each.status, each.before) for each in members.take_effects()] == [
+        (Status.SUSPECT, Status.ALIVE),
+        (Status.GONE, Status.SUSPECT),
+    ]
+
+
+def test_a_node_takes_no_accusation_of_itself_for_true() -> None:
+    members, _ = _members()
+    members.on_accused(ME.id, PEER.id, BASE, 1.0)
+    assert members.status(ME.id) is Status.ALIVE
+    assert members.suspects() == []
+
+
+@pytest.mark.parametrize(
+    ("accusers", "gone_after"), [((OTHER,), None), ((ME,), 4.0), ((OTHER, THIRD), 2.0), ((OTHER, THIRD, ME), 1.5)]
+)
+def test_a_member_is_gone_when_two_accuse_it_or_we_do_and_the_sooner_the_more_they_are(
+    accusers: tuple[Identity, ...], gone_after: float | None
+) -> None:
+    members, timers = _members()
+    members.on_member(PEER.id, BASE, False, 0.0, news=True)
+    for accuser in accusers:
+        members.on_accused(PEER.id, accuser.id, BASE, 0.0)
+    members.take_effects()
+    timers.run((gone_after or 4.0) - 0.01)
+    assert members.status(PEER.id) is Status.SUSPECT
+    timers.run((gone_after or 4.0) + 0.01)
+    assert members.is_gone(PEER.id) is (gone_after is not None)
+    timers.run(8.1)
+    assert members.status(PEER.id) is (Status.GONE if gone_after else Status.ALIVE), "a lone accuser was wrong, or lied"
+
+
+def test_a_refutation_clears_what_was_said_of_older_incarnations_only() -> None:
+    members, timers = _members()
+    members.on_member(PEER.id, BASE, False, 0.0, news=True)
+    members.on_accused(PEER.id, ME.id, BASE, 0.0)
+    members.on_accused(PEER.id, OTHER.id, BASE + 5, 0.0)
+    members.on_member(PEER.id, BASE + 5, False, 1.0, news=False)
+    assert (members.status(PEER.id), members.accusers(PEER.id)) == (Status.SUSPECT, 1)
+    members.on_member(PEER.id, BASE + 6, False, 1.1, news=False)
+    assert (members.status(PEER.id), members.accusers(PEER.id)) == (Status.ALIVE, 0)
+    timers.run(100.0)
+    assert members.status(PEER.id) is Status.ALIVE
+
+
+@pytest.mark.parametrize(("seq", "void"), [(-1, True), (0, False), (1, False)])
+def test_an_accusation_is_void_only_when_a_newer_member_entry_is_here(seq: int, void: bool) -> None:
+    """What is said of the incarnation that we know is to be heard: that one has said nothing since."""
+    gossip = _node()
+    gossip.on_message(PEER.id, Eager(b"", ((0, _member(OTHER, 0).encoded),)), 0.0)
+    accusation = _entry(PEER, Kind.ACCUSATION, str(OTHER.id), 10, Accusation(OTHER.id, BASE + seq).encoded())
+    gossip.on_message(PEER.id, Eager(b"", ((0, accusation.encoded),)), 0.1)
+    assert gossip.status(OTHER.id) is (Status.ALIVE if void else Status.SUSPECT)
+    assert (gossip.get(accusation.key) is None) is void

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
+from meshnode.base.limits import GOSSIP_MAX_PASSIVE
 from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timers
 from meshnode.gossip.dissemination.plumtree import Plumtree
 from meshnode.gossip.effects import Connect, Send
 from meshnode.gossip.membership.hyparview import JOIN_WALK, HyParView
-from meshnode.gossip.messages import Contact, Eager, ForwardJoin, Graft, Join, Neighbour
+from meshnode.gossip.messages import (
+    Contact,
+    Eager,
+    ForwardJoin,
+    Graft,
+    IHave,
+    Join,
+    Neighbour,
+    Prune,
+    Shuffle,
+    ShuffleReply,
+)
 from meshnode.identity.node_id import NodeId
 
 
@@ -82,6 +96,54 @@ def test_in_a_mesh_of_two_dozen_neighbours_stay_once_it_has_formed() -> None:
         assert now <= 15.0 or not walks
 
 
+def _contacts(first: int, count: int) -> tuple[Contact, ...]:
+    return tuple(Contact(_id(number), b"record") for number in range(first, first + count))
+
+
+def test_contacts_that_a_shuffle_brings_replace_those_that_were_sent_for_them() -> None:
+    """So that of two nodes that shuffle both keep what the other gave away, and no contact gets lost (section 4.4)."""
+    views, timers = _full()
+    for contact in _contacts(100, GOSSIP_MAX_PASSIVE):
+        views.add_contact(contact, 0.0)
+    before = set(views.passive)
+    assert len(before) == GOSSIP_MAX_PASSIVE
+    sent: list[Send] = []
+    while not sent:
+        timers.run(timers.next_deadline() or 0.0)
+        sent = [e for e in views.take_effects() if isinstance(e, Send) and isinstance(e.message, Shuffle)]
+    peer, shuffle = sent[0].peer, sent[0].message
+    assert isinstance(shuffle, Shuffle)
+    given = {contact.id for contact in shuffle.contacts} & before
+    assert len(given) == 4
+    fresh = _contacts(500, 4)
+    views.on_shuffle_reply(peer, ShuffleReply(shuffle.tx, fresh), 11.0)
+    assert set(views.passive) == before - given | {contact.id for contact in fresh}
+
+
+def test_contacts_of_a_shuffle_that_ends_here_replace_those_that_answer_it() -> None:
+    views, _ = _full()
+    for contact in _contacts(100, GOSSIP_MAX_PASSIVE):
+        views.add_contact(contact, 0.0)
+    before = set(views.passive)
+    views.take_effects()
+    fresh = _contacts(500, 5)
+    views.on_shuffle(_id(1), Shuffle(7, 0, fresh), 1.0)
+    (answer,) = views.take_effects()
+    assert isinstance(answer, Send)
+    assert isinstance(answer.message, ShuffleReply)
+    assert (answer.peer, answer.message.tx) == (_id(1), 7)
+    given = {contact.id for contact in answer.message.contacts}
+    assert len(given) == 5
+    assert set(views.passive) == before - given | {contact.id for contact in fresh}
+
+
+def test_a_shuffle_reply_that_was_not_asked_for_teaches_nothing() -> None:
+    views, _ = _full()
+    views.on_shuffle_reply(_id(1), ShuffleReply(7, _contacts(500, 4)), 1.0)
+    assert not views.passive
+    assert not views.take_effects()
+
+
 def _tree() -> Plumtree:
     return Plumtree(random.Random(1), Timers(), Metrics(), 0.0)
 
@@ -139,3 +201,33 @@ def test_a_payload_that_reconciliation_brought_first_goes_on_along_the_tree_and_
     assert [effect.peer for effect in tree.take_effects() if isinstance(effect.message, Eager)] == [_id(2), _id(3)]
     assert _id(1) in tree.eager
     assert not tree.on_overtaken(_id(2), b"payload1", 2, 1.2), "once: what comes later is a duplicate"
+
+
+@pytest.mark.parametrize(("announced", "came", "swaps"), [(2, 5, True), (5, 5, True), (6, 5, False), (9, 5, False)])
+def test_a_shorter_way_that_was_announced_replaces_the_longer_one(announced: int, came: int, swaps: bool) -> None:
+    """Plumtree section 3.8: the eager link gives way to the lazy one whose announcement named fewer hops."""
+    tree = _tree()
+    near, far = _id(1), _id(2)
+    tree.link(near)
+    tree.link(far)
+    tree.on_prune(near, 1.0)
+    tree.take_effects()
+    tree.on_ihave(near, IHave(b"", ((announced, b"item"),)), 1.1)
+    tree.on_payload(far, b"item", b"payload", came, 1.2)
+    sent = [(effect.peer, effect.message) for effect in tree.take_effects()]
+    assert sent == ([(near, Graft(b"", ())), (far, Prune(b""))] if swaps else [])
+    assert list(tree.eager) == [near if swaps else far]
+    assert list(tree.lazy) == [far if swaps else near]
+
+
+def test_links_are_not_swapped_for_one_that_has_gone_meanwhile() -> None:
+    tree = _tree()
+    for number in (1, 2):
+        tree.link(_id(number))
+    tree.on_prune(_id(1), 1.0)
+    tree.on_ihave(_id(1), IHave(b"", ((0, b"item"),)), 1.1)
+    tree.unlink(_id(1))
+    tree.take_effects()
+    tree.on_payload(_id(2), b"item", b"payload", 5, 1.2)
+    assert tree.take_effects() == []
+    assert list(tree.eager) == [_id(2)]

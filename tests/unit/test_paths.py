@@ -6,23 +6,37 @@ import random
 
 import pytest
 
-from meshnode.base.address import Addr
+from meshnode.base.address import Addr, relayed
 from meshnode.base.limits import BASE_MTU, INITIAL_WINDOW, MAX_CANDIDATES
 from meshnode.identity.keys import Identity
 from meshnode.identity.record import Endpoint, EndpointRecord
 from meshnode.nat.local_networks import LocalNetworks
 from meshnode.paths.candidate import Connectivity
-from meshnode.paths.effects import Effect, MtuChanged, NeedRecord, Resumed, SendProbe, Suspended, Switched, Validated
+from meshnode.paths.effects import (
+    Effect,
+    MtuChanged,
+    NeedIntroduction,
+    NeedRecord,
+    Resumed,
+    SendProbe,
+    Suspended,
+    Switched,
+    Validated,
+)
 from meshnode.paths.peer import CONFIRM_S, MOVED, SEEKING, SUSPEND_AFTER_S, PeerPaths
 
 PEER = Identity(bytes(32)).id
 A, B, C = (Addr(f"192.0.2.{n}", 4242) for n in (1, 2, 3))
+VIA_RELAY = relayed("a-relay")
 RTT = 0.02
 START = 100.0
 
 
 class Wire:
-    """One PeerPaths and a network that answers probes at ``up``, up to ``mtu`` bytes, after ``RTT``."""
+    """One PeerPaths and a network that answers probes at ``up``, up to ``mtu`` bytes, after ``RTT``.
+
+    ``rtts`` has other round trips by address; of the padded probes the next ``lost`` of each size are lost.
+    """
 
     def __init__(self, *up: Addr, mtu: int = 1500) -> None:
         rng = random.Random(1)
@@ -31,6 +45,9 @@ class Wire:
         self.mtu = mtu
         self.now = START
         self.effects: list[Effect] = []
+        self.rtts: dict[Addr, float] = {}
+        self.lost = 0
+        self._losses: dict[int, int] = {}
         self._pongs: list[tuple[float, SendProbe]] = []
 
     def collect(self) -> None:
@@ -38,7 +55,10 @@ class Wire:
         for effect in self.paths.take_effects():
             self.effects.append(effect)
             if isinstance(effect, SendProbe) and effect.addr in self.up and effect.pad_to <= self.mtu:
-                self._pongs.append((self.now + RTT, effect))
+                if effect.pad_to and self._losses.get(effect.pad_to, 0) < self.lost:
+                    self._losses[effect.pad_to] = self._losses.get(effect.pad_to, 0) + 1
+                    continue
+                self._pongs.append((self.now + self.rtts.get(effect.addr, RTT), effect))
 
     def run(self, seconds: float) -> None:
         """Let time pass, timers fire and answers arrive, each at its time."""
@@ -107,6 +127,16 @@ def test_a_peer_that_moved_is_followed_within_one_window_and_probed() -> None:
     wire.run(RTT * 1.5)
     assert wire.paths.budget(wire.now) is None, "our own probe went round trip: no limit any more"
     assert wire.seen(Validated) == [Validated(B)]
+
+
+def test_an_unproven_address_gets_three_times_what_came_from_it_and_no_more() -> None:
+    wire = connected(A)
+    wire.paths.on_ping(B, MOVED, wire.now)
+    wire.paths.note_sent(INITIAL_WINDOW, wire.now)
+    assert wire.paths.budget(wire.now) == 0
+    wire.paths.on_received(B, 100, True, wire.now)
+    wire.paths.on_received(A, 5_000, True, wire.now)
+    assert wire.paths.budget(wire.now) == 300, "RFC 9000 section 8.1"
 
 
 def test_a_move_that_is_not_confirmed_is_undone_within_a_second() -> None:
@@ -262,6 +292,51 @@ def test_seeking_pings_of_the_peer_are_answered_by_probes_of_ours() -> None:
     assert wire.paths.active == B, "the peer asked for it, and our probe proved it"
 
 
+# ---- a faster address
+
+
+def hesitate(wire: Wire) -> None:
+    """A short silence of the path in use: every address is probed, and the path in use goes on first."""
+    assert wire.paths.active is not None
+    wire.paths.set_in_flight(1000, wire.now)
+    asked = len(wire.seen(SendProbe))
+    while len(wire.seen(SendProbe)) < asked + 2:
+        wire.run(0.001)
+    wire.paths.set_in_flight(0, wire.now)
+    wire.paths.on_received(wire.paths.active, 1200, True, wire.now)
+    wire.run(1.0)
+
+
+@pytest.mark.parametrize(
+    ("used", "found", "moves"),
+    [
+        (0.100, 0.070, True),
+        (0.100, 0.079, True),
+        (0.100, 0.081, False),  # by a fifth it is not faster
+        (0.100, 0.090, False),
+        (0.020, 0.014, True),
+        (0.020, 0.0155, False),  # by 5 ms it is not
+        (0.010, 0.006, False),
+        (0.020, 0.020, False),
+        (0.020, 0.060, False),
+    ],
+)
+def test_an_address_is_preferred_that_is_faster_by_a_fifth_and_by_five_milliseconds(
+    used: float, found: float, moves: bool
+) -> None:
+    wire = Wire(A, B)
+    wire.rtts = {A: used, B: found}
+    wire.paths.accept(A, wire.now)
+    wire.run(2.0)
+    wire.paths.add_candidates([(B, "seed")], wire.now)
+    hesitate(wire)
+    assert wire.paths.active == A, "one measurement is none"
+    hesitate(wire)
+    assert wire.paths.active == (B if moves else A)
+    reasons = [effect.why for effect in wire.seen(Switched) if isinstance(effect, Switched) and effect.new == B]
+    assert reasons == (["faster"] if moves else [])
+
+
 # ---- path MTU
 
 
@@ -278,6 +353,30 @@ def test_a_narrow_path_is_searched_to_within_a_few_bytes_and_not_probed_for_ever
     wire.run(60.0)
     assert 1400 - 24 <= wire.seen(MtuChanged)[-1].size <= 1400
     assert len([e for e in wire.effects if isinstance(e, SendProbe) and e.pad_to]) < 20
+
+
+@pytest.mark.parametrize(("mtu", "lost"), [(1500, 1), (1500, 2), (1400, 2)])
+def test_two_lost_probes_of_a_size_do_not_make_the_path_narrow(mtu: int, lost: int) -> None:
+    wire = Wire(A, mtu=mtu)
+    wire.lost = lost
+    wire.paths.accept(A, wire.now)
+    wire.run(60.0)
+    assert min(1452, mtu) - 24 <= wire.seen(MtuChanged)[-1].size <= mtu
+    if mtu == 1500:
+        assert wire.seen(MtuChanged) == [MtuChanged(1452)]
+
+
+def test_a_narrow_path_that_has_become_wide_is_found_out_after_ten_minutes_and_not_sooner() -> None:
+    wire = Wire(A, mtu=1300)
+    wire.paths.accept(A, wire.now)
+    wire.run(60.0)
+    assert 1300 - 24 <= wire.seen(MtuChanged)[-1].size <= 1300
+    wire.effects.clear()
+    wire.run(530.0)
+    assert not [e for e in wire.seen(SendProbe) if e.pad_to], "a search costs large probes"
+    wire.mtu = 1500
+    wire.run(60.0)
+    assert wire.seen(MtuChanged) == [MtuChanged(1452)]
 
 
 def test_a_path_that_carries_nothing_larger_stays_at_the_base_size() -> None:
@@ -359,6 +458,17 @@ def test_thousands_of_addresses_stay_within_the_bound_and_never_push_out_the_act
     assert len(wire.seen(SendProbe)) <= MAX_CANDIDATES + 1, "a burst probes each address once"
 
 
+def test_a_flood_of_addresses_does_not_push_out_the_one_that_an_unconfirmed_move_left() -> None:
+    wire = connected(A)
+    wire.paths.on_ping(B, MOVED, wire.now)
+    assert wire.paths.active == B
+    for n in range(100):
+        wire.paths.add_candidates([(Addr(f"10.0.0.{n + 1}", 4242), "record")], wire.now)
+    assert len(wire.paths.addresses()) == MAX_CANDIDATES
+    wire.run(CONFIRM_S + 3.0)
+    assert (wire.paths.active, wire.paths.connectivity) == (A, Connectivity.CONNECTED), "answers from it must count"
+
+
 def test_an_address_on_our_own_network_is_tried_first() -> None:
     wire = Wire()
     wire.paths.set_here(LocalNetworks((("10.9.0.1", 24),)))
@@ -412,3 +522,45 @@ def test_an_idle_path_costs_no_confirmations() -> None:
     wire.effects.clear()
     wire.run(10.0)
     assert [effect for effect in wire.seen(SendProbe) if effect.pad_to] == []
+
+
+# ---- introductions
+
+
+def on_a_relay() -> Wire:
+    """A wire that was just accepted through a relay; nothing answers elsewhere."""
+    wire = Wire(VIA_RELAY)
+    wire.paths.accept(VIA_RELAY, wire.now)
+    return wire
+
+
+def asked(wire: Wire, seconds: float) -> list[float]:
+    """Let time pass; how long after now each introduction was asked for."""
+    began, times = wire.now, []
+    while wire.now < began + seconds:
+        before = len(wire.seen(NeedIntroduction))
+        wire.run(0.005)
+        times += [round(wire.now - began, 2)] * (len(wire.seen(NeedIntroduction)) - before)
+    return times
+
+
+def test_an_introduction_that_does_not_come_is_asked_for_twice_more_within_a_round() -> None:
+    times = asked(on_a_relay(), 2.0)
+    assert times == [pytest.approx(at, abs=0.02) for at in (0.0, 5 * 0.075, 14 * 0.075)]
+
+
+def test_one_that_has_come_is_not_asked_for_again_before_the_next_round() -> None:
+    wire = on_a_relay()
+    assert len(asked(wire, 0.2)) == 1
+    wire.paths.introduced(B, wire.now, wire.now)
+    assert asked(wire, 2.0) == []
+    assert len(asked(wire, 3.0)) >= 1, "the next round"
+
+
+def test_the_end_of_the_relay_is_the_end_of_asking() -> None:
+    wire = on_a_relay()
+    wire.up.append(B)
+    wire.paths.introduced(B, wire.now, wire.now)
+    wire.run(1.0)
+    assert wire.paths.active == B
+    assert asked(wire, 30.0) == []
