@@ -101,6 +101,46 @@ async def test_a_failing_instance_is_tried_last_and_a_withdrawn_one_never(make_n
     assert await _call(seed, "db") == b"a"
 
 
+async def test_of_two_instances_that_accept_at_the_same_moment_one_serves_and_the_other_is_told_to_stop(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed = await make_node(seed_role=True)
+    nodes = [await make_node(seed=seed) for _ in range(2)]
+    serving: dict[Any, bool] = {}
+
+    def at(node: Node) -> Any:
+        async def handler(reader: Any, writer: Any, peer: Any) -> None:
+            serving[node.id] = True
+            try:
+                await reader.read()
+            finally:
+                serving[node.id] = False
+
+        return handler
+
+    for node in nodes:
+        node.serve("db", at(node), allow=["any"])
+    await _found(seed, "db", 2)
+    accepted: list[Any] = []
+    both = asyncio.Event()
+
+    async def open_at(peer: Any, name: str, open_one: Any = seed._caller.open_at) -> Any:
+        opened = await open_one(peer, name)
+        accepted.append(opened[1])
+        if len(accepted) == 2:
+            both.set()
+        await both.wait()  # so both attempts are over in the same step of the event loop
+        return opened
+
+    monkeypatch.setattr(seed._caller, "open_at", open_at)
+    _, writer = await seed.open("db")
+    assert {each.peer for each in accepted} == {node.id for node in nodes}
+    (other,) = (node.id for node in nodes if node.id != writer.peer)
+    await until(lambda: serving.get(other) is False)
+    assert serving[writer.peer], "it waits for what the caller says"
+    writer.close()
+
+
 async def test_a_node_is_reached_by_its_name_and_the_name_stays_its(make_node: MakeNode, caplog: Any) -> None:
     seed = await make_node(seed_role=True)
     first = await make_node(seed=seed, name="laptop")

@@ -6,7 +6,8 @@ from functools import partial
 
 import pytest
 
-from meshnode.base.limits import HANDSHAKE_TIMEOUT_S
+from meshnode.base.address import Addr
+from meshnode.base.limits import HANDSHAKE_TIMEOUT_S, MAX_ARRIVALS_PER_PEER
 from meshnode.discovery.dht import watching
 from meshnode.identity.keys import Identity
 from meshnode.quic.connection import Connection, State
@@ -195,3 +196,52 @@ def test_of_two_dials_one_connection_stays() -> None:
         world.run(2.0)
         ends = [one.mesh.sessions[other.id].connection for one, other in ((a, b), (b, a))]
         assert connection_tag(ends[0]) == connection_tag(ends[1]) != NO_HANDLE
+
+
+def _first_flight(sender: SimNode, to: SimNode) -> bytes:
+    """The first datagram of a dial with a valid knock, as a peer sends it that never answers what comes back."""
+    sealer = sender.mesh._ports.sealer
+    engine = pick_engine("aioquic").dial(
+        sender.mesh._ports.identity, to.id, lambda odcid: sealer.knock(to.id, odcid), 30.0, sender.world.now
+    )
+    return engine.transmit(sender.world.now)[0]
+
+
+def _counts(node: SimNode) -> tuple[int, int, int]:
+    """First flights that were accepted, kept aside, and dropped because there were too many."""
+    counters = node.mesh.metrics.counters
+    names = ("accepts", "simultaneous_dial_held", "drop_arrivals_full")
+    return tuple(counters.get(name, 0) for name in names)  # type: ignore[return-value]
+
+
+def test_one_peer_holds_no_more_than_four_half_open_connections_here_and_only_until_they_time_out() -> None:
+    world, (_, a, b), _ = _three(1, 0.002)
+    before = _counts(b)
+    elsewhere = Addr("10.0.9.1", 1)  # nothing there answers
+    for _ in range(20):
+        b.receive(_first_flight(a, b), elsewhere)
+    accepted, held, full = (after - was for after, was in zip(_counts(b), before, strict=True))
+    assert (accepted, held, full) == (MAX_ARRIVALS_PER_PEER, 0, 20 - MAX_ARRIVALS_PER_PEER)
+    world.run(HANDSHAKE_TIMEOUT_S + 0.1)
+    a.connect(b.id, 1.0)
+    assert _is_connected(b, a)
+
+
+def test_while_our_own_dial_has_precedence_one_first_flight_is_kept_aside_and_the_next_does_not_replace_it() -> None:
+    world, (_, a, b), _ = _three(1, 0.002)
+    smaller, larger = sorted((a, b), key=lambda node: node.id)
+    world.partition(smaller.addr.host, larger.addr.host, cut=True)
+    _dial(smaller, larger)
+    world.run(0.05)
+    before = _counts(smaller)
+    flights = [_first_flight(larger, smaller) for _ in range(20)]
+    for flight in (*flights, *flights):
+        smaller.receive(flight, Addr("10.0.9.1", 1))
+    accepted, held, full = (after - was for after, was in zip(_counts(smaller), before, strict=True))
+    assert held == 1, "the first of them, and each time it comes again it is the same"
+    assert accepted == MAX_ARRIVALS_PER_PEER
+    assert full > 0
+    world.partition(smaller.addr.host, larger.addr.host, cut=False)
+    world.run(2.0)
+    assert _is_connected(smaller, larger)
+    assert _is_connected(larger, smaller)
