@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable, Iterable
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_CLOCKS
 
 STALE_KEPT = 16
@@ -19,15 +20,12 @@ class ClockOffset:
     """The newest offset of each of the last senders."""
 
     def __init__(self) -> None:
-        self._offsets: dict[Hashable, float] = {}
+        self._offsets: BoundedDict[Hashable, float] = BoundedDict(MAX_CLOCKS)
         self._stale: deque[float] = deque(maxlen=STALE_KEPT)
 
     def proven(self, sender: Hashable, offset: float) -> None:
         """An authentic datagram came from ``sender``."""
-        known = sender in self._offsets
         self._offsets[sender] = offset
-        if not known and len(self._offsets) > MAX_CLOCKS:
-            del self._offsets[next(iter(self._offsets))]
 
     def stale(self, offset: float) -> None:
         """A datagram that only a member can make was dropped because of its time."""

@@ -18,7 +18,8 @@ class TokenBucket:
 
     def take(self, amount: float, now: float) -> bool:
         """Take ``amount`` tokens; False, taking none, when there are too few."""
-        self._fill(now)
+        if now > self._filled:  # datagrams that are read together share one reading of the clock
+            self._fill(now)
         if amount - self._tokens > self.rate * ROUNDING_S:
             return False
         self._tokens -= amount
