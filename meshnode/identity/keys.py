@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 
 from nacl.bindings import (
     crypto_box_beforenm,
@@ -15,6 +14,7 @@ from nacl.bindings import (
 )
 from nacl.exceptions import CryptoError
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.clock import Entropy
 from meshnode.base.limits import MAX_SHARED_KEYS
 from meshnode.errors import InvalidId
@@ -31,7 +31,7 @@ class Identity:
         self.seed = seed
         self.id = known_id(public)
         self._curve = crypto_sign_ed25519_sk_to_curve25519(self._secret)
-        self._shared: OrderedDict[NodeId, bytes] = OrderedDict()
+        self._shared: BoundedDict[NodeId, bytes] = BoundedDict(MAX_SHARED_KEYS)  # least recently used goes
 
     @classmethod
     def generate(cls, entropy: Entropy = os.urandom) -> Identity:
@@ -59,8 +59,6 @@ class Identity:
             except (CryptoError, RuntimeError) as error:
                 raise InvalidId("that key is not a point of the curve") from error
             self._shared[peer] = key
-            if len(self._shared) > MAX_SHARED_KEYS:
-                self._shared.popitem(last=False)
         else:
             self._shared.move_to_end(peer)
         return key

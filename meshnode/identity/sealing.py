@@ -27,6 +27,7 @@ from meshnode.base.limits import (
     NEW_SENDERS_PER_S,
     SEAL_WINDOW_S,
 )
+from meshnode.base.token_bucket import TokenBucket
 from meshnode.errors import ConfigError, InvalidId
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId, known_id
@@ -112,8 +113,7 @@ class Sealer:
         self._inbox = mesh.derive(b"mesh-receiver", bytes(identity.id))
         self._outboxes: dict[NodeId, bytes] = {}
         self._guard = ReplayGuard(born)
-        self._tokens = NEW_SENDERS_BURST
-        self._refilled = clock.monotonic()
+        self._new_senders = TokenBucket(NEW_SENDERS_PER_S, NEW_SENDERS_BURST, clock.monotonic())
         self.skew = ClockOffset()
 
     # ---- sealed datagrams
@@ -215,13 +215,7 @@ class Sealer:
         return sender, body
 
     def _may_meet(self) -> bool:
-        now = self._clock.monotonic()
-        self._tokens = min(NEW_SENDERS_BURST, self._tokens + (now - self._refilled) * NEW_SENDERS_PER_S)
-        self._refilled = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
+        return self._new_senders.take(1, self._clock.monotonic())
 
     def _drop(self, reason: str) -> None:
         self.drops[reason] = self.drops.get(reason, 0) + 1

@@ -7,13 +7,14 @@ never makes more than one frame of the same size: a relay amplifies nothing.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.clock import Entropy
 from meshnode.base.limits import MAX_RELAY_FLOWS, RELAY_BURST_S, RELAY_CONSENT_S, RELAY_INTRODUCE_S
 from meshnode.base.metrics import Metrics, describe
+from meshnode.base.token_bucket import TokenBucket
 from meshnode.identity.node_id import NodeId
 from meshnode.relay.frames import DOWN, KEY_LENGTH, RESERVATION_LENGTH, UP, Frame, label, make_frame, proven
 
@@ -39,27 +40,6 @@ class RelayLimits:
     clients: int = 2_000
 
 
-class Bucket:
-    """A token bucket that holds ``RELAY_BURST_S`` seconds' worth."""
-
-    __slots__ = ("_filled", "_rate", "_tokens")
-
-    def __init__(self, rate: float, now: float) -> None:
-        self._rate = rate
-        self._tokens = rate * RELAY_BURST_S
-        self._filled = now
-
-    def take(self, count: float, now: float) -> bool:
-        """Take tokens; False, taking none, when there are too few."""
-        if now > self._filled:
-            self._tokens = min(self._rate * RELAY_BURST_S, self._tokens + (now - self._filled) * self._rate)
-            self._filled = now
-        if self._tokens < count:
-            return False
-        self._tokens -= count
-        return True
-
-
 class Reservation:
     """One client's leg."""
 
@@ -69,8 +49,8 @@ class Reservation:
         self.client = client
         self.id = reservation
         self.key = key
-        self.bytes = Bucket(limits.client_bytes, now)
-        self.packets = Bucket(limits.client_packets, now)
+        self.bytes = _bucket(limits.client_bytes, now)
+        self.packets = _bucket(limits.client_packets, now)
         self.forwarded = 0
         self.refused = 0
 
@@ -92,10 +72,10 @@ class RelayServer:
         self._metrics = metrics
         self._by_id: dict[bytes, Reservation] = {}
         self._by_label: dict[bytes, Reservation] = {}
-        self._bytes = Bucket(limits.total_bytes, now)
-        self._packets = Bucket(limits.total_packets, now)
-        self._flows: OrderedDict[bytes, float] = OrderedDict()  # sender and receiver -> when last
-        self._introduced: OrderedDict[bytes, float] = OrderedDict()
+        self._bytes = _bucket(limits.total_bytes, now)
+        self._packets = _bucket(limits.total_packets, now)
+        self._flows: BoundedDict[bytes, float] = BoundedDict(MAX_RELAY_FLOWS)  # sender and receiver -> when last
+        self._introduced: BoundedDict[bytes, float] = BoundedDict(MAX_RELAY_FLOWS)
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -153,7 +133,7 @@ class RelayServer:
         self._metrics.count(FORWARDED)
         self._metrics.count(FORWARDED_BYTES, size)
         sender = label(held.client)
-        _remember(self._flows, sender + frame.peer, now, MAX_RELAY_FLOWS)
+        self._flows.put(sender + frame.peer, now)
         return to.client, make_frame(to.key, DOWN, to.id, sender, frame.inner)
 
     def may_introduce(self, asker: NodeId, peer: NodeId, now: float) -> bool:
@@ -170,12 +150,9 @@ class RelayServer:
         if now - self._introduced.get(pair, float("-inf")) < RELAY_INTRODUCE_S:
             self._metrics.count(TOO_SOON)
             return False
-        _remember(self._introduced, pair, now, MAX_RELAY_FLOWS)
+        self._introduced.put(pair, now)
         return True
 
 
-def _remember(book: OrderedDict[bytes, float], key: bytes, now: float, limit: int) -> None:
-    book[key] = now
-    book.move_to_end(key)
-    if len(book) > limit:
-        book.popitem(last=False)
+def _bucket(rate: float, now: float) -> TokenBucket:
+    return TokenBucket(rate, rate * RELAY_BURST_S, now)
