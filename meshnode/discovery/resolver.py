@@ -7,10 +7,10 @@ tickets) are driven elsewhere; all of them end in ``offer``.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_CACHED_RECORDS, MAX_PENDING_RESOLVES, RESOLVE_TIMEOUT_S
 from meshnode.base.metrics import Metrics
 from meshnode.errors import NotFound, RecordError
@@ -45,7 +45,7 @@ class Resolver:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._cache: OrderedDict[NodeId, _Cached] = OrderedDict()
+        self._cache: BoundedDict[NodeId, _Cached] = BoundedDict(MAX_CACHED_RECORDS)
         self._questions: dict[NodeId, list[_Question]] = {}
         self._pending = 0
 
@@ -68,10 +68,7 @@ class Resolver:
             if cached.record.expires_ms >= wall * 1000:  # an expired one outranks older ones, but answers nobody
                 self._answer(cached.record, source, now)
             return None
-        self._cache[record.id] = _Cached(record, source)
-        self._cache.move_to_end(record.id)
-        while len(self._cache) > MAX_CACHED_RECORDS:
-            self._cache.popitem(last=False)
+        self._cache.put(record.id, _Cached(record, source))
         self._answer(record, source, now)
         return record
 

@@ -296,7 +296,7 @@ class ModelEngine:
 
     def rtt(self) -> float | None:
         """Smoothed round trip in seconds."""
-        return self._recovery.srtt
+        return self._recovery.rtt.srtt
 
     def nudge(self, now: float) -> None:
         """The path has changed: send the oldest of what is in flight again at once."""

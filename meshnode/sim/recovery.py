@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from meshnode.base.rtt import RttEstimator
+
 INITIAL_RTT_S = 0.1
 GRANULARITY_S = 0.001
 MAX_ACK_DELAY_S = 0.025
@@ -37,11 +39,10 @@ class Recovery:
     def __init__(self) -> None:
         self.sent: dict[int, Sent] = {}
         self.in_flight = 0
-        self.srtt: float | None = None
+        self.rtt = RttEstimator()
         self.pto_count = 0
         self.probes = 0  # packets that may leave whatever the window says
         self.window = INITIAL_WINDOW
-        self._variance = 0.0
         self._latest = 0.0
         self._threshold = 1 << 62
         self._largest_acked = -1
@@ -60,11 +61,7 @@ class Recovery:
     def sample(self, rtt: float) -> None:
         """One measured round trip."""
         self._latest = rtt
-        if self.srtt is None:
-            self.srtt, self._variance = rtt, rtt / 2
-        else:
-            self._variance += (abs(self.srtt - rtt) - self._variance) / 4
-            self.srtt += (rtt - self.srtt) / 8
+        self.rtt.sample(rtt)
 
     def on_ack(self, ranges: list[tuple[int, int]], now: float) -> tuple[list[Sent], list[Sent]]:
         """Return which packets were acknowledged and which are therefore lost."""
@@ -96,7 +93,7 @@ class Recovery:
 
     def detect(self, now: float) -> list[Sent]:
         """Take out what must be lost by now (RFC 9002 section 6.1)."""
-        delay = TIME_THRESHOLD * max(self.srtt or INITIAL_RTT_S, self._latest, GRANULARITY_S)
+        delay = TIME_THRESHOLD * max(self.rtt.srtt or INITIAL_RTT_S, self._latest, GRANULARITY_S)
         self._loss_at = None
         lost: list[int] = []
         for number, packet in self.sent.items():
@@ -131,8 +128,8 @@ class Recovery:
     def pto(self) -> float:
         """The probe timeout, backed off."""
         first = 2 * INITIAL_RTT_S
-        if self.srtt is not None:
-            first = self.srtt + max(4 * self._variance, GRANULARITY_S) + MAX_ACK_DELAY_S
+        if self.rtt.srtt is not None:
+            first = self.rtt.srtt + max(4 * self.rtt.var, GRANULARITY_S) + MAX_ACK_DELAY_S
         return first * float(2 ** min(self.pto_count, MAX_BACKOFF))
 
     def next_timer(self) -> float | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from meshnode.base.address import NOWHERE, Addr, is_dialable
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.clock import Entropy
 from meshnode.base.limits import (
     DHT_LOOKUP_DEADLINE_S,
@@ -116,10 +117,10 @@ class Dht:
         self._metrics = metrics
         self._probing: dict[tuple[NodeId, Addr], bool] = {}
         self._hints: dict[tuple[NodeId, Addr], bool] = {}
-        self._past: dict[NodeId, Addr] = {}
+        self._past: BoundedDict[NodeId, Addr] = BoundedDict(MAX_PAST)
         self._running: dict[int, _Running] = {}
         self._lookup_ids: dict[int, int] = {}  # the user's id -> the running lookup's
-        self._recent: dict[bytes, tuple[Lookup, float]] = {}
+        self._recent: BoundedDict[bytes, tuple[Lookup, float]] = BoundedDict(MAX_RECENT)
         self._counter = 0
         self._now = now
         self._last_heard = float("-inf")
@@ -358,8 +359,6 @@ class Dht:
         if self._table.failed(peer, evict=self._last_heard > sent):
             self._metrics.count(EVICTED)
             self._past[peer] = addr
-            while len(self._past) > MAX_PAST:
-                del self._past[next(iter(self._past))]
 
     def _settle(self, now: float) -> None:
         """A small mesh becomes fully connected at once; in a large one the first lookup was enough."""
@@ -390,9 +389,8 @@ class Dht:
         alone = not any(c.fails == 0 for c in self._table.contacts())
         self._revive_wait = min(MAX_REVIVE_S, self._revive_wait * 2) if alone else MAX_REVIVE_S
         past = list(self._past.items())[:2]
-        for peer, addr in past:
-            del self._past[peer]
-            self._past[peer] = addr  # everybody's turn comes
+        for peer, _ in past:
+            self._past.move_to_end(peer)  # every contact gets its turn
         if alone:
             past = [*self._past.items(), *((c.node_id, c.addr) for c in self._table.contacts())][:K]
         if alone and self._joined:
@@ -541,8 +539,6 @@ class Dht:
         self._repair(lookup, now)
         if lookup.want_record:
             self._recent[lookup.key] = lookup, now
-            while len(self._recent) > MAX_RECENT:
-                del self._recent[next(iter(self._recent))]
         for on_done in (running.on_done, *running.followers):
             on_done(lookup, now)
 

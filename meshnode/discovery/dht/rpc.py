@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from meshnode.base.address import Addr
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import DHT_MAX_BODY, DHT_MAX_CALLS
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timer, Timers
@@ -79,7 +79,7 @@ class Rpcs:
         self._answered = answered
         self._failed = failed
         self._calls: dict[bytes, Call] = {}
-        self._late: OrderedDict[bytes, Call] = OrderedDict()  # given up, the answer may still teach us the RTT
+        self._late: BoundedDict[bytes, Call] = BoundedDict(MAX_LATE)  # given up, the answer may still teach us the RTT
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -130,8 +130,6 @@ class Rpcs:
         del self._calls[call.tx]
         self._metrics.count(TIMEOUTS)
         self._late[call.tx] = call
-        while len(self._late) > MAX_LATE:
-            self._late.popitem(last=False)
         self._failed(call.peer, call.addr, call.started, now)
         call.on_failed(now)
 

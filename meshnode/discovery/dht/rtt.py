@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
+from meshnode.base.bounded import BoundedDict
+from meshnode.base.rtt import RttEstimator
 from meshnode.identity.node_id import NodeId
 
 MIN_RTO_S = 0.15
 MAX_RTO_S = 3.0
 INITIAL_RTO_S = 1.0
+MIN_SOFT_S = 0.03
+MAX_SOFT_S = 1.0
 INITIAL_SOFT_S = 0.25
 UNKNOWN_RTO_S = 0.5
 URGENT_FIRST_S = 0.05
+MAX_URGENT_FIRST_S = 0.5
 MAX_PEERS = 2_048  # peers whose RTT we remember; x about 200 B
 
 
-class RttEstimator:
-    """Smoothed RTT and its deviation, in seconds."""
+def rto(estimator: RttEstimator) -> float:
+    """Return the seconds after which a request is given up."""
+    return estimator.timeout(MIN_RTO_S, MAX_RTO_S, unknown=INITIAL_RTO_S)
 
-    __slots__ = ("srtt", "var")
 
-    def __init__(self) -> None:
-        self.srtt: float | None = None
-        self.var = 0.0
-
-    def sample(self, rtt: float) -> None:
-        """Take one measured round trip (Karn: never of a retransmitted request)."""
-        if self.srtt is None:
-            self.srtt, self.var = rtt, rtt / 2
-        else:
-            self.var = 0.75 * self.var + 0.25 * abs(self.srtt - rtt)
-            self.srtt = 0.875 * self.srtt + 0.125 * rtt
-
-    def rto(self) -> float:
-        """When to give a request up."""
-        if self.srtt is None:
-            return INITIAL_RTO_S
-        return min(MAX_RTO_S, max(MIN_RTO_S, self.srtt + 4 * self.var))
-
-    def soft(self) -> float:
-        """When to hedge: retransmit once and ask somebody else too, while the answer is still awaited."""
-        if self.srtt is None:
-            return INITIAL_SOFT_S
-        return min(1.0, max(0.03, self.srtt + 2 * self.var))
+def soft(estimator: RttEstimator) -> float:
+    """Return the seconds after which a request is hedged: sent again and to another peer, its answer still awaited."""
+    return estimator.timeout(MIN_SOFT_S, MAX_SOFT_S, unknown=INITIAL_SOFT_S, deviations=2)
 
 
 class RttBook:
@@ -50,14 +33,12 @@ class RttBook:
 
     def __init__(self) -> None:
         self.overall = RttEstimator()
-        self._peers: OrderedDict[NodeId, RttEstimator] = OrderedDict()
+        self._peers: BoundedDict[NodeId, RttEstimator] = BoundedDict(MAX_PEERS)
 
     def sample(self, peer: NodeId, rtt: float) -> None:
         """One round trip to ``peer`` took ``rtt`` seconds."""
-        estimator = self._peers.setdefault(peer, RttEstimator())
-        self._peers.move_to_end(peer)
-        while len(self._peers) > MAX_PEERS:
-            self._peers.popitem(last=False)
+        estimator = self._peers.get(peer) or RttEstimator()
+        self._peers.put(peer, estimator)
         estimator.sample(rtt)
         self.overall.sample(rtt)
 
@@ -72,15 +53,15 @@ class RttBook:
         """
         own = self._peers.get(peer)
         if own is None:
-            soft, rto = self.overall.soft(), max(UNKNOWN_RTO_S, self.overall.rto())
+            first, last = soft(self.overall), max(UNKNOWN_RTO_S, rto(self.overall))
         else:
-            soft, rto = own.soft(), own.rto()
-        return soft, max(rto - soft, soft)
+            first, last = soft(own), rto(own)
+        return first, max(last - first, first)
 
     def urgent(self, peer: NodeId, sends: int) -> tuple[float, ...]:
         """Waits of a request that must get through now: from the peer's RTT (50 ms unknown), doubling."""
-        own = self._peers.get(peer)
-        first = URGENT_FIRST_S if own is None or own.srtt is None else min(0.5, max(0.03, own.srtt + 2 * own.var))
+        own = self._peers.get(peer, RttEstimator())
+        first = own.timeout(MIN_SOFT_S, MAX_URGENT_FIRST_S, unknown=URGENT_FIRST_S, deviations=2)
         return tuple(first * 2**i for i in range(sends))
 
     def forget(self) -> None:

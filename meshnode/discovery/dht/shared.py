@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 
 from meshnode.base.address import Addr
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import DHT_MAX_VERIFIED
 from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timers
@@ -36,7 +36,7 @@ class Shared:
         self.seeds: dict[NodeId, Addr] = {}
         self.effects: list[Effect] = []
         self.wall_offset = wall_offset
-        self._verified: OrderedDict[bytes, EndpointRecord] = OrderedDict()
+        self._verified: BoundedDict[bytes, EndpointRecord] = BoundedDict(DHT_MAX_VERIFIED)
 
     def wall(self, now: float) -> float:
         """Unix seconds at ``now``."""
@@ -61,8 +61,6 @@ class Shared:
                 self.metrics.count(f"dht_record_{error.reason.name.lower()}")
                 return None
             self._verified[encoded] = record
-            while len(self._verified) > DHT_MAX_VERIFIED:
-                self._verified.popitem(last=False)
         if key is not None and record.id.dht_key != key:
             self.metrics.count("dht_record_wrong_id")
             return None

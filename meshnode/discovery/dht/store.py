@@ -17,6 +17,7 @@ from meshnode.base.limits import (
     DHT_UPDATES_PER_KEY,
     DHT_UPDATES_PER_KEY_PER_S,
 )
+from meshnode.base.token_bucket import TokenBucket
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord, newer
 
@@ -37,8 +38,7 @@ class _Item:
     record: EndpointRecord
     stored: float
     source: str
-    allowance: float
-    updated: float
+    updates: TokenBucket
 
 
 class RecordStore(IStorage):  # type: ignore[misc]  # kademlia is untyped
@@ -64,11 +64,8 @@ class RecordStore(IStorage):  # type: ignore[misc]  # kademlia is untyped
                 return Put.SAME
             if not newer(record, item.record):
                 return Put.OLD
-            earned = (now - item.updated) * DHT_UPDATES_PER_KEY_PER_S
-            item.allowance, item.updated = min(DHT_UPDATES_PER_KEY, item.allowance + earned), now
-            if item.allowance < 1:
+            if not item.updates.take(1, now):
                 return Put.QUOTA
-            item.allowance -= 1
             item.record, item.stored = record, now
             return Put.NEWER
         if self._per_source.get(source, 0) >= DHT_MAX_STORED_PER_ADDRESS:
@@ -77,7 +74,8 @@ class RecordStore(IStorage):  # type: ignore[misc]  # kademlia is untyped
                 return Put.QUOTA
         if len(self._items) >= self._limit and not self._make_room(key, wall):
             return Put.FULL
-        self._items[key] = _Item(record, now, source, DHT_UPDATES_PER_KEY, now)
+        updates = TokenBucket(DHT_UPDATES_PER_KEY_PER_S, DHT_UPDATES_PER_KEY, now)
+        self._items[key] = _Item(record, now, source, updates)
         self._per_source[source] = self._per_source.get(source, 0) + 1
         return Put.NEW
 
