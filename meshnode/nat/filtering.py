@@ -15,6 +15,7 @@ from enum import Enum
 from functools import lru_cache
 
 from meshnode.base.address import Addr
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import FILTER_MOVE_S, FILTER_SETTLE_S, MAX_RECENT_SENDERS, MAX_SENT_ADDRESSES, MAX_SENT_PORTS
 from meshnode.nat.local_networks import on_networks
 
@@ -49,9 +50,9 @@ class FilterView:
         self._settled = float("inf")
         self._own: frozenset[str] = frozenset()
         self._networks: tuple[tuple[str, int], ...] = ()
-        self._outside: dict[int, dict[str, None]] = {4: {}, 6: {}}
+        self._outside: dict[int, BoundedDict[str, None]] = {f: BoundedDict(MAX_RECENT_SENDERS) for f in (4, 6)}
         self._found = {4: Filtering.UNKNOWN, 6: Filtering.UNKNOWN}
-        self._recent: dict[Addr, float] = {}
+        self._recent: BoundedDict[Addr, float] = BoundedDict(MAX_RECENT_SENDERS)
 
     def begin(self, now: float, *, fresh_port: bool) -> None:
         """Start; unless the port is ``fresh``, a predecessor may have opened the filter for hosts we do not know."""
@@ -76,10 +77,7 @@ class FilterView:
 
     def seen(self, addr: Addr) -> None:
         """Somebody whom we believe saw us as ``addr``."""
-        outside = self._outside[_ip(addr.host).version]
-        outside[addr.host] = None
-        while len(outside) > MAX_RECENT_SENDERS:
-            del outside[next(iter(outside))]
+        self._outside[_ip(addr.host).version][addr.host] = None
 
     def sent(self, addr: Addr) -> None:
         """A datagram goes to ``addr``: from now on it, and perhaps its host, may answer."""
@@ -103,10 +101,7 @@ class FilterView:
         """A datagram that a member sealed to us arrived from ``source``, and is not answered yet."""
         if not source.is_udp:
             return
-        self._recent.pop(source, None)
-        self._recent[source] = now
-        if len(self._recent) > MAX_RECENT_SENDERS:
-            del self._recent[next(iter(self._recent))]
+        self._recent.put(source, now)
         ports = self._hosts.get(source.host, 0)
         if source in self._sent or self._full or ports >= MAX_SENT_PORTS or "%" in source.host:
             return

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from meshnode.base.address import Addr, is_dialable
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_OBSERVERS, OBSERVATION_S
 from meshnode.identity.node_id import NodeId
 from meshnode.nat.filtering import FilterView
@@ -39,7 +40,7 @@ class NatView:
 
     def __init__(self) -> None:
         self._own: frozenset[Addr] = frozenset()
-        self._seen: dict[int, dict[NodeId, Observation]] = {4: {}, 6: {}}
+        self._seen: dict[int, BoundedDict[NodeId, Observation]] = {f: BoundedDict(MAX_OBSERVERS) for f in (4, 6)}
         self.filters = FilterView()
 
     def moved(self, own: frozenset[Addr]) -> None:
@@ -56,15 +57,13 @@ class NatView:
         family = ipaddress.ip_address(seen.host.partition("%")[0]).version
         book = self._seen[family]
         before = (self.reflexive(now), self.mapping(family, now))
-        last = book.pop(peer, None)
+        last = book.get(peer)
         if last is not None and last.observer == observer and last.seen != seen:
             book.clear()  # the mapping itself has changed: what others saw earlier is history
             if last.seen.host != seen.host:
                 self.filters.changed(family, now)
         self.filters.seen(seen)
-        book[peer] = Observation(observer, seen, now)
-        while len(book) > MAX_OBSERVERS:
-            del book[next(iter(book))]
+        book.put(peer, Observation(observer, seen, now))
         return before != (self.reflexive(now), self.mapping(family, now))
 
     def _fresh(self, family: int, now: float) -> list[Observation]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from enum import Enum, auto
 from typing import Protocol
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_GONE_STREAMS
 from meshnode.base.wire import WireError
 from meshnode.errors import ConnectionLost, MeshError, PeerIdentityError, PolicyDenied
@@ -99,7 +100,8 @@ class Connection:
         self._frames = FrameReader()
         self._early: list[StreamData] = []
         self._draining: dict[int, Stream] = {}
-        self._gone: dict[int, None] = {}  # the peer's streams that we gave up before it had ended them
+        # the peer's streams that we gave up before it had ended them
+        self._gone: BoundedDict[int, None] = BoundedDict(MAX_GONE_STREAMS)
 
     # ---- driving the engine
 
@@ -314,8 +316,6 @@ class Connection:
         stream = self.streams.pop(stream_id, None)
         if stream is not None and (stream.stopped or not stream.fin_received):
             self._gone[stream_id] = None  # late data must not look like a new stream with a header
-            while len(self._gone) > MAX_GONE_STREAMS:
-                del self._gone[next(iter(self._gone))]
 
     def stream_await_drain(self, stream: Stream) -> None:
         """Call the stream's ``on_change`` when its queue is low again."""

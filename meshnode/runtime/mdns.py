@@ -27,6 +27,7 @@ from zeroconf import (
 from zeroconf._dns import DNSText
 from zeroconf.asyncio import AsyncZeroconf
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_NEIGHBOURS
 from meshnode.base.metrics import Metrics
 from meshnode.errors import RecordError
@@ -37,6 +38,7 @@ from meshnode.identity.sealing import Sealer
 SERVICE_TYPE = "_meshnode._udp.local."
 MAX_STRING = 255  # RFC 1035 section 3.3.14
 MAX_TEXT = 1_300
+MAX_SEEN = 512  # texts that are not opened again
 ROTATE_S = 3600
 RETRY_S = 2.0
 Interfaces = InterfaceChoice | list[str | int | tuple[tuple[str, int, int], int]]
@@ -81,8 +83,8 @@ class MdnsSource(RecordUpdateListener):
         self._wake = asyncio.Event()
         self._interfaces = False
         self._task: asyncio.Task[None] | None = None
-        self._seen: dict[bytes, None] = {}
-        self._neighbours: dict[NodeId, None] = {}
+        self._seen: BoundedDict[bytes, None] = BoundedDict(MAX_SEEN)
+        self._neighbours: BoundedDict[NodeId, None] = BoundedDict(MAX_NEIGHBOURS)
         self._announced = False
         self._error = ""
 
@@ -188,8 +190,6 @@ class MdnsSource(RecordUpdateListener):
             return
         self._note(encoded)
         self._seen[text] = None
-        while len(self._seen) > 512:
-            del self._seen[next(iter(self._seen))]
         self._on_record(encoded)
 
     def _note(self, encoded: bytes) -> None:
@@ -199,8 +199,6 @@ class MdnsSource(RecordUpdateListener):
             return  # whom it is handed to counts why
         if peer != self._own:
             self._neighbours[peer] = None
-            while len(self._neighbours) > MAX_NEIGHBOURS:
-                del self._neighbours[next(iter(self._neighbours))]
 
     def status(self) -> dict[str, object]:
         """Whether we could announce ourselves, the last error, and how many neighbours were heard."""

@@ -17,6 +17,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Protocol
 
 from meshnode.base.address import Addr
+from meshnode.base.bounded import BoundedDict
 
 FIRST_PORT = 1024
 LAST_PORT = 65535
@@ -104,14 +105,13 @@ class _Mapping:
     slot: tuple[Addr, Addr | None]  # the outside address, and the only peer it is for if ports are overloaded
     until: float = 0.0
     # who may come in, and until when; the least recently used first
-    allowed: dict[tuple[str | int, ...], float] = field(default_factory=dict)
+    allowed: BoundedDict[tuple[str | int, ...], float] = field(
+        default_factory=lambda: BoundedDict(MAX_PEERS_PER_MAPPING)
+    )
 
     def renew(self, peer: tuple[str | int, ...], until: float) -> None:
         self.until = until
-        self.allowed.pop(peer, None)
-        self.allowed[peer] = until
-        if len(self.allowed) > MAX_PEERS_PER_MAPPING:
-            del self.allowed[next(iter(self.allowed))]
+        self.allowed.put(peer, until)
 
 
 class Nat:

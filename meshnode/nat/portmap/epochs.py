@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import PORTMAP_ROUTERS
 
 SLACK_S = 2
@@ -11,7 +12,7 @@ class Epochs:
     """The last clock reading of each router, with our own time then (seconds)."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[int, float]] = {}
+        self._seen: BoundedDict[str, tuple[int, float]] = BoundedDict(PORTMAP_ROUTERS)
 
     def knows(self, router: str) -> bool:
         """True when a reading is remembered."""
@@ -19,10 +20,8 @@ class Epochs:
 
     def restarted(self, router: str, epoch: int, now: float, *, nat_pmp: bool) -> bool:
         """Remember a reading; True when it does not go on from the last one (RFC 6887 section 8.5, RFC 6886 3.6)."""
-        last = self._seen.pop(router, None)
-        self._seen[router] = (epoch, now)
-        while len(self._seen) > PORTMAP_ROUTERS:
-            del self._seen[next(iter(self._seen))]
+        last = self._seen.get(router)
+        self._seen.put(router, (epoch, now))
         if last is None:
             return False
         server, client = epoch - last[0], now - last[1]
@@ -34,4 +33,5 @@ class Epochs:
 
     def forget(self, routers: set[str]) -> None:
         """Keep only these."""
-        self._seen = {router: seen for router, seen in self._seen.items() if router in routers}
+        for router in [router for router in self._seen if router not in routers]:
+            del self._seen[router]

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.modes import ECB
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.quic.packets import CID_LENGTH, FIXED
 
 MAX_STREAM_DATA = 0x11
@@ -49,7 +50,7 @@ class StreamWindows:
     _streams: dict[int, _Window] = field(default_factory=dict)
     _pending: dict[int, None] = field(default_factory=dict)  # streams to be granted more
     _waiting: dict[int, None] = field(default_factory=dict)  # streams whose peer may wait for a lost grant
-    _deaf: dict[int, None] = field(default_factory=dict)
+    _deaf: BoundedDict[int, None] = field(default_factory=lambda: BoundedDict(MAX_DEAF))
 
     def deliver(self, stream_id: int, count: int, fin: bool) -> bool:
         """Bytes of a stream arrived, in order; False when they are more than was granted."""
@@ -111,8 +112,6 @@ class StreamWindows:
         self._pending.pop(stream_id, None)
         self._waiting.pop(stream_id, None)
         self._deaf[stream_id] = None
-        if len(self._deaf) > MAX_DEAF:
-            del self._deaf[next(iter(self._deaf))]
 
     def on_blocked(self, stream_id: int, limit: int) -> None:
         """The peer says that it can send no more than ``limit``."""
