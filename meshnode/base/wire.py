@@ -42,6 +42,34 @@ def decode(data: bytes, max_size: int) -> Any:
     return value
 
 
+def as_number(value: object, first: int, last: int) -> int:
+    """Return a decoded integer of this range; raises WireError for anything else."""
+    if type(value) is not int or not first <= value <= last:
+        raise WireError("a number is missing or out of range")
+    return value
+
+
+def as_flag(value: object) -> bool:
+    """Return a decoded boolean; raises WireError for anything else."""
+    if type(value) is not bool:
+        raise WireError("a flag is missing")
+    return value
+
+
+def as_bytes(value: object, least: int, most: int) -> bytes:
+    """Return a decoded byte string of this length; raises WireError for anything else."""
+    if type(value) is not bytes or not least <= len(value) <= most:
+        raise WireError("bytes are missing or not of the right length")
+    return value
+
+
+def as_list(value: object, most: int) -> list[object]:
+    """Return a decoded array of at most so many items; raises WireError for anything else."""
+    if type(value) is not list or len(value) > most:
+        raise WireError("an array is missing or too long")
+    return value
+
+
 def _nesting(data: bytes) -> int:
     """An upper bound of the nesting, without recursion: a parser must not be led into deep recursion."""
     depth = deepest = 0

@@ -20,7 +20,7 @@ from meshnode.base.limits import (
     MAX_CONTROL_FRAME,
     MAX_RECORD,
 )
-from meshnode.base.wire import WireError, decode, encode
+from meshnode.base.wire import WireError, as_bytes, as_flag, as_list, as_number, decode, encode
 from meshnode.gossip.entry import ID_LENGTH
 from meshnode.identity.node_id import KEY_LENGTH, NodeId, known_id
 
@@ -216,81 +216,57 @@ def _pairs(items: tuple[tuple[int, bytes], ...]) -> list[object]:
     return [part for item in items for part in item]
 
 
-def _number(value: object, last: int, first: int = 0) -> int:
-    if type(value) is not int or not first <= value <= last:
-        raise WireError("a number is missing or out of range")
-    return value
-
-
-def _flag(value: object) -> bool:
-    if type(value) is not bool:
-        raise WireError("a flag is missing")
-    return value
-
-
-def _bytes(value: object, longest: int) -> bytes:
-    if type(value) is not bytes or len(value) > longest:
-        raise WireError("bytes are missing or too long")
-    return value
-
-
-def _list(value: object, longest: int) -> list[object]:
-    if type(value) is not list or len(value) > longest:
-        raise WireError("a list is missing or too long")
-    return value
-
-
 def _contact(raw: object, record: object) -> Contact:
-    if type(raw) is not bytes or len(raw) != KEY_LENGTH:
-        raise WireError("an id is missing")
-    return Contact(known_id(raw), _bytes(record, MAX_RECORD))
+    return Contact(known_id(as_bytes(raw, KEY_LENGTH, KEY_LENGTH)), as_bytes(record, 0, MAX_RECORD))
 
 
 def _contacts(value: object) -> tuple[Contact, ...]:
-    return tuple(_contact(*_two(item)) for item in _list(value, GOSSIP_MAX_CONTACTS))
+    return tuple(_contact(*_two(item)) for item in as_list(value, GOSSIP_MAX_CONTACTS))
 
 
 def _two(value: object) -> tuple[object, object]:
-    pair = _list(value, 2)
+    pair = as_list(value, 2)
     if len(pair) != 2:
         raise WireError("a pair is missing")
     return pair[0], pair[1]
 
 
 def _ids(value: object, most: int, *, least: int = 0) -> tuple[bytes, ...]:
-    data = _bytes(value, most * ID_LENGTH)
+    data = as_bytes(value, 0, most * ID_LENGTH)
     if len(data) % ID_LENGTH or len(data) < least * ID_LENGTH:
         raise WireError("ids are cut short")
     return tuple(data[i : i + ID_LENGTH] for i in range(0, len(data), ID_LENGTH))
 
 
 def _scope(value: object) -> bytes:
-    return _bytes(value, MAX_SCOPE)
+    return as_bytes(value, 0, MAX_SCOPE)
 
 
 def _payloads(value: object) -> tuple[bytes, ...]:
-    return tuple(_bytes(item, GOSSIP_MAX_ENTRY) for item in _list(value, GOSSIP_MAX_IDS))
+    return tuple(as_bytes(item, 0, GOSSIP_MAX_ENTRY) for item in as_list(value, GOSSIP_MAX_IDS))
 
 
 def _eager(scope: object, items: object) -> Eager:
-    flat = _list(items, 2 * GOSSIP_MAX_IDS)
+    flat = as_list(items, 2 * GOSSIP_MAX_IDS)
     if len(flat) % 2:
         raise WireError("a payload is missing")
     found = zip(flat[::2], flat[1::2], strict=True)
-    return Eager(_scope(scope), tuple((_number(h, GOSSIP_MAX_HOPS), _bytes(p, GOSSIP_MAX_ENTRY)) for h, p in found))
+    return Eager(
+        _scope(scope), tuple((as_number(h, 0, GOSSIP_MAX_HOPS), as_bytes(p, 0, GOSSIP_MAX_ENTRY)) for h, p in found)
+    )
 
 
 def _ihave(scope: object, items: object) -> IHave:
     size = ID_LENGTH + 1
-    data = _bytes(items, GOSSIP_MAX_IDS * size)
+    data = as_bytes(items, 0, GOSSIP_MAX_IDS * size)
     if len(data) % size:
         raise WireError("ids are cut short")
     found = [(data[i], data[i + 1 : i + size]) for i in range(0, len(data), size)]
     return IHave(_scope(scope), tuple((min(hops, GOSSIP_MAX_HOPS), item) for hops, item in found))
 
 
-def _sync_ask(prints: object) -> SyncRequest:
-    data = _bytes(prints, BUCKETS * PRINT_LENGTH)
+def _sync_request(prints: object) -> SyncRequest:
+    data = as_bytes(prints, 0, BUCKETS * PRINT_LENGTH)
     count, rest = divmod(len(data), PRINT_LENGTH)
     if rest or not _is_bucket_count(count):
         raise WireError("not a number of buckets")
@@ -302,18 +278,18 @@ def _is_bucket_count(count: int) -> bool:
     return 0 < count <= BUCKETS and count & (count - 1) == 0
 
 
-def _sync_tell(buckets: object, full: object, ids: object) -> SyncResponse:
-    count = _number(buckets, BUCKETS, 1)
-    flat = _list(ids, 2 * BUCKETS)
+def _sync_response(buckets: object, full: object, ids: object) -> SyncResponse:
+    count = as_number(buckets, 1, BUCKETS)
+    flat = as_list(ids, 2 * BUCKETS)
     if not _is_bucket_count(count) or len(flat) % 2:
         raise WireError("not a number of buckets")
     found = [
-        (_number(index, count - 1), _ids(part, GOSSIP_MAX_TELL_IDS))
+        (as_number(index, 0, count - 1), _ids(part, GOSSIP_MAX_TELL_IDS))
         for index, part in zip(flat[::2], flat[1::2], strict=True)
     ]
     if any(a[0] >= b[0] for a, b in pairwise(found)):
         raise WireError("buckets out of order")
-    return SyncResponse(count, _flag(full), tuple(found))
+    return SyncResponse(count, as_flag(full), tuple(found))
 
 
 class Form(NamedTuple):
@@ -327,44 +303,44 @@ class Form(NamedTuple):
 
 # type -> form. A number stands for its message for ever: it is never changed and never given to another one.
 MESSAGES: dict[int, Form] = {
-    1: Form(Join, ("record",), lambda m: [m.record], lambda record: Join(_bytes(record, MAX_RECORD))),
+    1: Form(Join, ("record",), lambda m: [m.record], lambda record: Join(as_bytes(record, 0, MAX_RECORD))),
     2: Form(
         ForwardJoin,
         ("id", "record", "ttl"),
         lambda m: [*_contact_fields(m.contact), m.ttl],
-        lambda raw, record, ttl: ForwardJoin(_contact(raw, record), _number(ttl, MAX_WALK)),
+        lambda raw, record, ttl: ForwardJoin(_contact(raw, record), as_number(ttl, 0, MAX_WALK)),
     ),
     3: Form(
         Neighbour,
         ("high", "record"),
         lambda m: [m.high, m.record],
-        lambda high, record: Neighbour(_flag(high), _bytes(record, MAX_RECORD)),
+        lambda high, record: Neighbour(as_flag(high), as_bytes(record, 0, MAX_RECORD)),
     ),
-    4: Form(NeighbourReply, ("accepted",), lambda m: [m.accepted], lambda accepted: NeighbourReply(_flag(accepted))),
-    5: Form(Disconnect, ("leaving",), lambda m: [m.leaving], lambda leaving: Disconnect(_flag(leaving))),
+    4: Form(NeighbourReply, ("accepted",), lambda m: [m.accepted], lambda accepted: NeighbourReply(as_flag(accepted))),
+    5: Form(Disconnect, ("leaving",), lambda m: [m.leaving], lambda leaving: Disconnect(as_flag(leaving))),
     6: Form(
         Shuffle,
         ("tx", "ttl", "contacts"),
         lambda m: [m.tx, m.ttl, [_contact_fields(c) for c in m.contacts]],
-        lambda tx, ttl, contacts: Shuffle(_number(tx, MAX_TX), _number(ttl, MAX_WALK), _contacts(contacts)),
+        lambda tx, ttl, contacts: Shuffle(as_number(tx, 0, MAX_TX), as_number(ttl, 0, MAX_WALK), _contacts(contacts)),
     ),
     7: Form(
         ShuffleReply,
         ("tx", "contacts"),
         lambda m: [m.tx, [_contact_fields(c) for c in m.contacts]],
-        lambda tx, contacts: ShuffleReply(_number(tx, MAX_TX), _contacts(contacts)),
+        lambda tx, contacts: ShuffleReply(as_number(tx, 0, MAX_TX), _contacts(contacts)),
     ),
     8: Form(
         IndirectProbe,
         ("tx", "id", "record"),
         lambda m: [m.tx, *_contact_fields(m.contact)],
-        lambda tx, raw, record: IndirectProbe(_number(tx, MAX_TX), _contact(raw, record)),
+        lambda tx, raw, record: IndirectProbe(as_number(tx, 0, MAX_TX), _contact(raw, record)),
     ),
     9: Form(
         IndirectReply,
         ("tx", "alive"),
         lambda m: [m.tx, m.alive],
-        lambda tx, alive: IndirectReply(_number(tx, MAX_TX), _flag(alive)),
+        lambda tx, alive: IndirectReply(as_number(tx, 0, MAX_TX), as_flag(alive)),
     ),
     10: Form(Eager, ("scope", "items"), lambda m: [m.scope, _pairs(m.items)], _eager),
     11: Form(
@@ -381,20 +357,20 @@ MESSAGES: dict[int, Form] = {
     ),
     13: Form(Prune, ("scope",), lambda m: [m.scope], lambda scope: Prune(_scope(scope))),
     14: Form(
-        SyncRequest, ("prints",), lambda m: [b"".join(p.to_bytes(PRINT_LENGTH, "big") for p in m.prints)], _sync_ask
+        SyncRequest, ("prints",), lambda m: [b"".join(p.to_bytes(PRINT_LENGTH, "big") for p in m.prints)], _sync_request
     ),
     15: Form(
         SyncResponse,
         ("buckets", "full", "ids"),
         lambda m: [m.buckets, m.full, [part for index, ids in m.ids for part in (index, b"".join(ids))]],
-        _sync_tell,
+        _sync_response,
     ),
     16: Form(Want, ("ids",), lambda m: [b"".join(m.ids)], lambda ids: Want(_ids(ids, GOSSIP_MAX_IDS, least=1))),
     17: Form(
         Entries,
         ("last", "payloads"),
         lambda m: [m.last, list(m.payloads)],
-        lambda last, payloads: Entries(_flag(last), _payloads(payloads)),
+        lambda last, payloads: Entries(as_flag(last), _payloads(payloads)),
     ),
 }
 TYPES = {form.kind: number for number, form in MESSAGES.items()}

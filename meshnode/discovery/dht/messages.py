@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from meshnode.base.address import Addr, is_dialable, pack_addr, unpack_addr
 from meshnode.base.limits import DHT_MAX_BODY, DHT_MAX_CONTACTS, DHT_MAX_WATCH_S, MAX_RECORD
-from meshnode.base.wire import WireError, decode, encode
+from meshnode.base.wire import WireError, as_bytes, as_number, decode, encode
 from meshnode.identity.node_id import NodeId, known_id
 
 TX_LENGTH = 8
@@ -220,7 +220,7 @@ def pack_contact(contact: ContactInfo) -> bytes:
 
 
 def _contacts(value: object) -> tuple[ContactInfo, ...]:
-    data = _bytes(value, 0, DHT_MAX_BODY)
+    data = as_bytes(value, 0, DHT_MAX_BODY)
     contacts: list[ContactInfo] = []
     i = 0
     while i < len(data):
@@ -244,30 +244,18 @@ def _contact(raw: bytes, packed: bytes) -> ContactInfo:
     return ContactInfo(known_id(raw), addr)
 
 
-def _bytes(value: object, least: int, most: int) -> bytes:
-    if not isinstance(value, bytes) or not least <= len(value) <= most:
-        raise WireError("not bytes of the right length")
-    return value
-
-
-def _number(value: object, limit: int) -> int:
-    if type(value) is not int or not 0 <= value < limit:
-        raise WireError("number out of range")
-    return value
-
-
 def _status(value: object) -> Status:
-    return Status(_number(value, len(Status)))
+    return Status(as_number(value, 0, len(Status) - 1))
 
 
 _FROM_WIRE: dict[str, Callable[[object], object]] = {
-    "tx": lambda v: _bytes(v, TX_LENGTH, TX_LENGTH),
-    "token": lambda v: _bytes(v, 0, TOKEN_LENGTH),
-    "key": lambda v: _bytes(v, KEY_LENGTH, KEY_LENGTH),
+    "tx": lambda v: as_bytes(v, TX_LENGTH, TX_LENGTH),
+    "token": lambda v: as_bytes(v, 0, TOKEN_LENGTH),
+    "key": lambda v: as_bytes(v, KEY_LENGTH, KEY_LENGTH),
     "contacts": _contacts,
-    "record": lambda v: _bytes(v, 0, MAX_RECORD),
+    "record": lambda v: as_bytes(v, 0, MAX_RECORD),
     "status": _status,
-    "seq": lambda v: _number(v, 2**63),
-    "seconds": lambda v: _number(v, DHT_MAX_WATCH_S + 1),
-    "pad": lambda v: _bytes(v, 0, DHT_MAX_BODY),
+    "seq": lambda v: as_number(v, 0, 2**63 - 1),
+    "seconds": lambda v: as_number(v, 0, DHT_MAX_WATCH_S),
+    "pad": lambda v: as_bytes(v, 0, DHT_MAX_BODY),
 }
