@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from meshnode.base.address import Addr
+from meshnode.base.address import Addr, pack_addr
 from meshnode.base.metrics import Metrics
 from meshnode.base.wire import WireError, decode, encode
 from meshnode.discovery.dht import messages as dht
@@ -31,9 +31,10 @@ from meshnode.identity.record import Endpoint, open_record, sign_record
 from meshnode.identity.sealing import SEALED, MeshKey, Sealer
 from meshnode.quic.connection import State
 from meshnode.quic.engines import aioquic
-from meshnode.quic.hello import FIELDS, HEADER, FrameReader, open_hello, open_welcome
+from meshnode.quic.hello import FIELDS, HEADER, Frame, FrameReader, open_hello, open_welcome
 from meshnode.quic.seam import ALPN
 from meshnode.quic.stream import StreamStatus
+from meshnode.relay.server import Reservation
 from meshnode.sim.link import ModelEngines
 from meshnode.sim.nat import Nat
 from meshnode.sim.world import SimNode, World
@@ -41,6 +42,7 @@ from meshnode.stack import probe
 from meshnode.stack.path_probes import Pinged
 from tests.conftest import MakeNode
 from tests.interop.test_engines import LISTENER, Side, _by_hand
+from tests.sim.test_relays import _mesh
 from tests.vectors.forms import FORMS, Fields, rich
 
 FOLDER = Path(__file__).parent
@@ -271,6 +273,38 @@ def test_fields() -> None:
         assert caught.value.reason is RecordReject.MALFORMED
     for data, given in _vectors("entry"):
         assert open_entry(_resigned(ENTRY_DOMAIN, data, _one_more), given["wall"]) is EntryReject.MALFORMED
+
+
+def test_fields_of_relay_frames() -> None:
+    """A RELAY_GRANT, INTRODUCE or INTRODUCED with one field more or less is dropped and counted."""
+    world, (relay, *_), here, there = _mesh(relays=1)
+    here.connect(there.id)  # the two talk through the relay
+    grant = relay.mesh.relaying.server.reserve(here.id, world.now)  # type: ignore[union-attr]
+    assert isinstance(grant, Reservation)
+    frames = [
+        (relay, here, [Frame.RELAY_GRANT, grant.id, grant.key]),
+        (here, relay, [Frame.INTRODUCE, bytes(there.id)]),
+        (relay, here, [Frame.INTRODUCED, bytes(there.id), pack_addr(there.addr), 0]),
+    ]
+    for source, target, fields in frames:
+        dropped = [target.mesh.metrics.counters.get("drop_relay_control", 0)]
+        for said in (fields, [*fields, None], fields[:-1]):
+            _control(source, target, *said)
+            world.run(0.3)
+            dropped.append(target.mesh.metrics.counters.get("drop_relay_control", 0))
+        assert [n - dropped[0] for n in dropped] == [0, 0, 1, 2], fields[0]
+        assert _ready(target, source)
+    assert "drop_relay_control" not in there.mesh.metrics.counters
+
+
+def test_fields_of_a_record_frame() -> None:
+    """A RECORD with one field more ends the connection."""
+    world, here, there = _pair()
+    ended = there.mesh.sessions[here.id].connection
+    _control(here, there, Frame.RECORD, b"", None)
+    world.run(1.0)
+    assert ended is not None
+    assert "record frame malformed" in str(ended.error)
 
 
 def test_numbers_in_known_forms() -> None:
