@@ -1,33 +1,22 @@
 """Every wire form of ours as two functions: from fields to bytes and back, through the code that nodes run.
 
-``given`` is what is not on the wire but must be known: keys, the clock, entropy, and what a receiver knows already.
-In JSON, bytes are text that begins with ``0x``; node ids are their 32 bytes; key pairs are their seeds. Files are named
-after numbers where there are any, so that a class can have a better name without a new vector.
+Files are named after numbers where there are any, so that a class can have a better name without a new vector.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from meshnode.base.address import Addr, pack_addr, parse_addr, unpack_addr
+from meshnode.base.address import pack_addr, parse_addr, unpack_addr
 from meshnode.base.limits import GOSSIP_MAX_HOPS
-from meshnode.base.metrics import Metrics
-from meshnode.base.wire import decode
-from meshnode.directory.announcement import Offer, parse_offer
-from meshnode.directory.names import Names, is_claim
-from meshnode.directory.services import Announce
 from meshnode.discovery.dht import messages as dht
 from meshnode.gossip import messages as gossip
-from meshnode.gossip.effects import Status
-from meshnode.gossip.entry import Entry, Kind, id_of, open_entry, sign_entry
-from meshnode.gossip.kinds import Accusation, Member, parse_accusation, parse_member
+from meshnode.gossip.entry import Kind
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
-from meshnode.identity.record import Endpoint, EndpointKind, open_record, sign_record
 from meshnode.identity.sealing import MeshKey, Sealer
 from meshnode.quic.hello import FIELDS, Frame, FrameReader, frame, make_hello, make_welcome, open_hello, open_welcome
 from meshnode.quic.stream import Stream, StreamStatus, encode_header
@@ -37,15 +26,11 @@ from meshnode.runtime.websocket import PURPOSE, knock_name, knock_of
 from meshnode.stack import probe
 from meshnode.stack.path_probes import connection_tag
 from meshnode.topics.back_pressure import MARK, RELEASED
-from meshnode.topics.joined import parse_message
 from meshnode.topics.overlay import scope_of
-from meshnode.topics.subscribers import scope_in
 from meshnode.topics.topic_plumtree import PULL
-from meshnode.topics.topics import HELLO, Topics
-
-Fields = dict[str, Any]
-Encode = Callable[[Fields, Fields], bytes]
-Decode = Callable[[bytes, Fields], Fields]
+from meshnode.topics.topics import HELLO
+from tests.vectors.signed import ENTRIES, make_entry, make_record, read_entry, read_record
+from tests.vectors.values import Decode, Encode, Fields, plain
 
 
 @dataclass(frozen=True)
@@ -56,41 +41,6 @@ class Form:
     encode: Encode
     decode: Decode | None
     number: int | None = None
-
-
-# ---- between JSON and Python
-
-
-def plain(value: Any) -> Any:
-    """Return ``value`` as JSON has it."""
-    if isinstance(value, bytes):
-        return "0x" + value.hex()
-    if isinstance(value, NodeId):
-        return "0x" + value.raw.hex()
-    if isinstance(value, Addr):
-        return str(value)
-    if isinstance(value, bool) or value is None or isinstance(value, str | float):
-        return value
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if hasattr(value, "_asdict"):
-        return plain(value._asdict())
-    if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    return [plain(item) for item in value]
-
-
-def rich(value: Any) -> Any:
-    """Return what JSON has with its bytes and tuples."""
-    if isinstance(value, str) and value.startswith("0x"):
-        return bytes.fromhex(value[2:])
-    if isinstance(value, dict):
-        return {key: rich(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return tuple(rich(item) for item in value)
-    return value
 
 
 # ---- sealed datagrams, knocks, mDNS, tunnels
@@ -136,105 +86,6 @@ def _open_text(data: bytes, g: Fields) -> Fields:
 
 def _instance(f: Fields, g: Fields) -> bytes:
     return instance_name(_sealer(g["sender_seed"], g), NodeId(f["id"]), g["wall"]).encode()
-
-
-# ---- records and entries
-
-
-def _record(f: Fields, g: Fields) -> bytes:
-    endpoints = tuple(Endpoint(parse_addr(e["addr"]), EndpointKind(e["kind"])) for e in f["endpoints"])
-    relays = tuple(NodeId(raw) for raw in f["relays"])
-    common = {key: f[key] for key in ("seq", "ttl", "capabilities")}
-    made = sign_record(Identity(g["seed"]), issued_ms=f["issued"], endpoints=endpoints, relays=relays, **common)
-    return made.encoded
-
-
-def _open_record(data: bytes, g: Fields) -> Fields:
-    found = plain(open_record(data, g["wall"]))
-    del found["encoded"]
-    return found  # type: ignore[no-any-return]
-
-
-def _sign(f: Fields, g: Fields, name: str, value: bytes | None) -> bytes:
-    common = {key: f[key] for key in ("kind", "seq", "ttl")}
-    return sign_entry(Identity(g["seed"]), issued_ms=f["issued"], name=name, value=value, **common).encoded
-
-
-def _announced(f: Fields, g: Fields, announce: Any) -> bytes:
-    assert isinstance(announce, Announce)
-    assert announce.kind == f["kind"]
-    return _sign(f, g, announce.name, announce.value)
-
-
-def _member(f: Fields, g: Fields) -> bytes:
-    return _sign(f, g, "", Member(f["value"]["left"], f["value"]["record"]).encoded())
-
-
-def _accusation(f: Fields, g: Fields) -> bytes:
-    accusation = Accusation(NodeId(f["value"]["accused"]), f["value"]["incarnation"])
-    return _sign(f, g, str(accusation.accused), accusation.encoded())
-
-
-def _service(f: Fields, g: Fields) -> bytes:
-    return _sign(f, g, f["name"], Offer(**f["value"]).encoded())
-
-
-def _name(f: Fields, g: Fields) -> bytes:
-    names = Names(Identity(g["seed"]).id, Metrics(), lambda peer: Status.ALIVE, 0.0)
-    names.claim(f["name"], f["value"], 0.0)
-    return _announced(f, g, names.take_effects()[0])
-
-
-def _topics(g: Fields) -> Topics:
-    return Topics(Identity(g["seed"]), random.Random(1), Metrics(), lambda peer: Status.ALIVE)
-
-
-def _subscription(f: Fields, g: Fields) -> bytes:
-    topics = _topics(g)
-    topics.join(g["topic"], 0.0, 1.0)
-    return _announced(f, g, topics.take_effects()[0])
-
-
-def _topic_message(f: Fields, g: Fields) -> bytes:
-    """Join and publish with one neighbour, which is sent the entry."""
-    topics, peer = _topics(g), NodeId(g["peer"])
-    topics.join(f["name"], 0.0, f["value"]["epoch"] / 1000)
-    topics.on_link(peer, True, 0.0)
-    topics.on_scoped(SimpleNamespace(peer=peer, message=gossip.Graft(scope_of(f["name"]), (HELLO,))), 0.0, 1.0)  # type: ignore[arg-type]
-    topics.publish(f["name"], f["value"]["data"], 0.0, f["issued"] / 1000)
-    sent = [e.message for e in topics.take_effects() if isinstance(getattr(e, "message", None), gossip.Eager)]
-    return sent[0].items[0][1]
-
-
-def _entry_value(entry: Entry) -> Any:
-    if entry.value is None:
-        return None
-    if entry.kind == Kind.MEMBER:
-        return parse_member(entry)
-    if entry.kind == Kind.ACCUSATION:
-        return parse_accusation(entry)
-    if entry.kind == Kind.SERVICE:
-        return parse_offer(entry)
-    if entry.kind == Kind.NAME:
-        return decode(entry.value, 16) if is_claim(entry) else "not a claim"
-    if entry.kind == Kind.SUBSCRIPTION:
-        return scope_in(entry.name)
-    if entry.kind == Kind.TOPIC:
-        epoch, data = parse_message(entry, entry.name)  # type: ignore[misc]
-        return {"epoch": epoch, "data": data}
-    return entry.value
-
-
-def _open_entry(data: bytes, g: Fields) -> Fields:
-    entry = open_entry(data, g["wall"])
-    assert isinstance(entry, Entry), entry
-    assert entry.id == id_of(data)
-    found = {key: getattr(entry, key) for key in ("origin", "kind", "name", "seq", "issued", "ttl", "id")}
-    return found | {"value": _entry_value(entry)}
-
-
-def _entry(f: Fields, g: Fields) -> bytes:
-    return _sign(f, g, f["name"], f["value"])
 
 
 # ---- the control stream and application streams
@@ -393,15 +244,6 @@ def _mesh_key(f: Fields, g: Fields) -> bytes:
     return key.derive(f["purpose"].encode(), f["data"]) if f["purpose"] else key.bytes
 
 
-_ENTRIES: dict[Kind, Encode] = {
-    Kind.MEMBER: _member,
-    Kind.ACCUSATION: _accusation,
-    Kind.SERVICE: _service,
-    Kind.NAME: _name,
-    Kind.SUBSCRIPTION: _subscription,
-    Kind.TOPIC: _topic_message,
-}
-
 FORMS: dict[str, Form] = {
     "id-overlay": Form("Overlay address of a node id", lambda f, g: NodeId(f["id"]).overlay.packed, None),
     "id-dht-key": Form("DHT key of a node id", lambda f, g: NodeId(f["id"]).dht_key, None),
@@ -419,8 +261,8 @@ FORMS: dict[str, Form] = {
     "relay-frame": Form("Relay frame", _relay, _open_relay, 0x02),
     "ping": Form("PING, the body of a sealed datagram", _ping, _open_ping, probe.PING),
     "pong": Form("PONG, the body of a sealed datagram", _pong, _open_pong, probe.PONG),
-    "record": Form("Endpoint record", _record, _open_record),
-    "entry": Form("Gossip entry of any kind", _entry, _open_entry),
+    "record": Form("Endpoint record", make_record, read_record),
+    "entry": Form("Gossip entry of any kind", make_entry, read_entry),
     "stream-header": Form("Header of an application stream", lambda f, g: encode_header(f["service"]), _open_header),
     "stream-status": Form("Status byte of an application stream", _status, _open_status),
     "control-hello": Form("Hello", _hello, _open_hello, Frame.HELLO),
@@ -432,7 +274,7 @@ FORMS |= {
     if kind not in (Frame.HELLO, Frame.WELCOME)
 }
 FORMS |= {
-    f"entry-{kind.name.lower()}": Form(f"Gossip entry of kind {kind.name}", _ENTRIES[kind], _open_entry, kind)
+    f"entry-{kind.name.lower()}": Form(f"Gossip entry of kind {kind.name}", ENTRIES[kind], read_entry, kind)
     for kind in Kind
 }
 FORMS |= {

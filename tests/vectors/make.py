@@ -17,7 +17,8 @@ from meshnode.identity.keys import Identity
 from meshnode.identity.record import EndpointKind
 from meshnode.quic.stream import StreamStatus
 from meshnode.topics.overlay import scope_of
-from tests.vectors.forms import FORMS, Fields, plain, rich
+from tests.vectors.forms import FORMS
+from tests.vectors.values import Fields, plain, rich
 
 Case = tuple[Fields, Fields]  # fields, given
 

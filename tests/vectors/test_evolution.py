@@ -43,7 +43,8 @@ from meshnode.stack.path_probes import Pinged
 from tests.conftest import MakeNode
 from tests.interop.test_engines import LISTENER, Side, _by_hand
 from tests.sim.test_relays import _mesh
-from tests.vectors.forms import FORMS, Fields, rich
+from tests.vectors.forms import FORMS
+from tests.vectors.values import Fields, rich
 
 FOLDER = Path(__file__).parent
 PAGE = (FOLDER.parents[1] / "docs" / "reference" / "wire-format.md").read_text()

@@ -17,7 +17,8 @@ from meshnode.identity.record import EndpointKind
 from meshnode.quic.hello import FIELDS, Frame
 from meshnode.quic.stream import StreamStatus
 from meshnode.stack import probe
-from tests.vectors.forms import FORMS, plain, rich
+from tests.vectors.forms import FORMS
+from tests.vectors.values import plain, rich
 
 FOLDER = Path(__file__).parent
 FILES = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
