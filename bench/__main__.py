@@ -52,8 +52,8 @@ def _moves(short: bool) -> list[Row]:
         return []
     found = moves.run(4 if short else 20)
     return [
-        (f"gap p95 when {who} moves, ms", found[who]["p95_ms"], target, False)
-        for who, target in moves.TARGETS_P95_MS.items()
+        (f"gap p95 when {mover} moves, ms", found[mover]["p95_ms"], target, False)
+        for mover, target in moves.TARGETS_P95_MS.items()
     ] + [_nothing("lost or reordered in moves", sum(f["lost"] + f["reordered"] + f["errors"] for f in found.values()))]
 
 
@@ -68,8 +68,8 @@ def _tcp(short: bool) -> list[Row]:
         return []
     found = tcp_moves.run(3 if short else 20)
     return [
-        (f"TCP through forward, gap p95 when {who} moves, ms", found[who]["p95_ms"], target, False)
-        for who, target in moves.TARGETS_P95_MS.items()
+        (f"TCP through forward, gap p95 when {mover} moves, ms", found[mover]["p95_ms"], target, False)
+        for mover, target in moves.TARGETS_P95_MS.items()
     ] + [_nothing("TCP through forward, lost", sum(f["lost"] for f in found.values()))]
 
 
@@ -78,8 +78,8 @@ def _sim(short: bool) -> list[Row]:
 
     found = sim_moves.run(6 if short else 20)
     return [
-        (f"simulated, 100 ms and 1 % loss, p95 when {who} moves, ms", f["p95_ms"], f["bound_ms"], False)
-        for who, f in found.items()
+        (f"simulated, 100 ms and 1 % loss, p95 when {mover} moves, ms", f["p95_ms"], f["bound_ms"], False)
+        for mover, f in found.items()
     ]
 
 
@@ -90,8 +90,8 @@ def _outages(short: bool) -> list[Row]:
         return []
     cables, rebindings = outages.cables(2 if short else 10), outages.rebindings(2 if short else 10)
     rows: list[Row] = [
-        (f"link of the {who} down 2 s, p95 beyond the outage, ms", found["p95_ms"], 150, False)
-        for who, found in cables.items()
+        (f"link of the {mover} down 2 s, p95 beyond the outage, ms", found["p95_ms"], 150, False)
+        for mover, found in cables.items()
     ]
     rows += [(f"NAT rebinding, {case}: gap p95, ms", found["p95_ms"], 300, False) for case, found in rebindings.items()]
     every = [*cables.values(), *rebindings.values()]

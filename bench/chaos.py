@@ -4,7 +4,7 @@ Each seed is one mesh of 8 to 20 cores that for 30 s of virtual time moves, cras
 and with clocks that are up to two minutes wrong, leaves and comes back, is joined by crowds, is cut in two, loses,
 delays, stalls, has its keys used by two nodes at once, and has nodes whose clocks are ten minutes wrong, and liars:
 
-- no entry counts anywhere that its origin did not sign, or that is over or of the future by the clock of who takes it;
+- no entry counts anywhere that its origin did not sign, or that is over or of the future by its receiver's clock;
 - at no node does the seq of a key go back; a name that was used there does not come to mean another node in silence;
 - every view, queue and store keeps its bound, at every step.
 
@@ -250,16 +250,16 @@ class Chaos:
         others = [n for n in self.net.living() if n is not node]
         if node in self.liars or not others or (node.alive and node.gossip._left):
             return
-        self._begin_anew(node, self.rng.choice(SKEWS), self.rng.choice(others))
+        self._restart_with(node, self.rng.choice(SKEWS), self.rng.choice(others))
 
     def _wrong(self) -> None:
-        """A clock that is further off than others forgive: that node is on its own, and nobody else's trouble."""
+        """A clock that is further off than others forgive: that node is on its own, and harms no other node."""
         if len(self.net.living()) > 7 and sum(self._is_far(n) for n in self.net.living()) < 2:
             node = self._some()
             others = [n for n in self.net.living() if n is not node]
-            self._begin_anew(node, self.rng.choice(FAR_SKEWS), self.rng.choice(others))
+            self._restart_with(node, self.rng.choice(FAR_SKEWS), self.rng.choice(others))
 
-    def _begin_anew(self, node: GossipNode, skew: float, via: GossipNode) -> None:
+    def _restart_with(self, node: GossipNode, skew: float, via: GossipNode) -> None:
         """A restart, perhaps without memory, and the clock may be wrong now, also behind what it was."""
         memory = self.rng.random() < 0.5
         if skew < node.skew and not memory:
@@ -297,7 +297,7 @@ class Chaos:
         node.stalled_until = self.net.now + self.rng.uniform(0.5, 5.0)
 
     def _twin(self) -> None:
-        """Somebody runs with a key that is in use: two values under one seq, told to different nodes."""
+        """A second node runs with a key that is in use: two values under one seq, told to different nodes."""
         node, kind, name = self._some(), Kind.SERVICE, f"s{self.rng.randrange(6)}"
         self.amiss[node.id] = None
         known = node.gossip.get((node.id, kind, name))
@@ -320,11 +320,11 @@ class Chaos:
             self._settle_in(twin)
 
     def _sign(
-        self, who: Identity, kind: int, name: str, seq: int, value: bytes, *, ahead_ms: int = 0, ttl: int = 3600
+        self, signer: Identity, kind: int, name: str, seq: int, value: bytes, *, ahead_ms: int = 0, ttl: int = 3600
     ) -> Entry:
         issued = int((EPOCH + self.net.now) * 1000) + ahead_ms
-        entry = sign_entry(who, kind=kind, name=name, seq=seq, issued_ms=issued, ttl=ttl, value=value)
-        self.signed.setdefault(who.id, {})[entry.id] = None
+        entry = sign_entry(signer, kind=kind, name=name, seq=seq, issued_ms=issued, ttl=ttl, value=value)
+        self.signed.setdefault(signer.id, {})[entry.id] = None
         return entry
 
     def _hand(self, node: GossipNode, payload: bytes) -> None:
@@ -419,7 +419,7 @@ class Chaos:
             if node.gossip._left:
                 net.crash(node)
         seed = next((node for node in net.living() if not self._is_far(node)), net.living()[0])
-        for node in net.living():  # all have a seed that is there: who only knew the dead would stay apart
+        for node in net.living():  # all have a seed that is there: a node that knew only dead ones would stay apart
             if node is not seed:
                 node.contacts = [seed]
                 node.gossip.add_seed(Contact(seed.id), net.now)

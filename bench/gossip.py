@@ -110,7 +110,7 @@ def same_state(net: GossipNet) -> bool:
 
 
 def partition(nodes: int, seconds: float = 60.0, changes: int = 40, seed: int = 8) -> dict[str, float]:
-    """Half of a mesh in which everybody knows everybody is cut off while both halves change.
+    """Half of a mesh in which all nodes know each other is cut off while both halves change.
 
     How long after the joining all have the same state, and what that cost: payloads received a node, and accusations
     that one node stored, at most.
@@ -168,7 +168,7 @@ def burst(nodes: int, count: int = 10) -> dict[str, float]:
 
 
 def _apart(measure: Callable[[int], dict[str, Any]], nodes: int) -> dict[str, Any]:
-    """In a process of its own, whose memory has not been as large as ours."""
+    """Measure in a process of its own, whose memory has not been as large as this one's."""
     with multiprocessing.get_context("spawn").Pool(1, initializer=gc.disable) as pool:
         return pool.apply(measure, (nodes,))
 

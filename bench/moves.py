@@ -32,19 +32,19 @@ def run(runs: int = 20) -> dict[str, Any]:
             "listener": [mesh.listener],
             "both": [mesh.dialler, mesh.listener],
         }
-        for who, hosts in movers.items():
+        for mover, hosts in movers.items():
             reports = []
             for _ in range(runs):
                 mesh.reset()
                 mesh.move(*hosts)
-                reports.append(mesh.report(settle=rng.uniform(0.8, 1.2)))  # in step with no timer of ours
+                reports.append(mesh.report(settle=rng.uniform(0.8, 1.2)))  # in step with no timer of the nodes
             gaps = [report["gap_ms"] for report in reports]
-            found[who] = {
+            found[mover] = {
                 "runs": runs,
                 "p50_ms": percentile(gaps, 50),
                 "p95_ms": percentile(gaps, 95),
                 "max_ms": max(gaps),
-                "target_p95_ms": TARGETS_P95_MS[who],
+                "target_p95_ms": TARGETS_P95_MS[mover],
                 "lost": sum(report["lost"] for report in reports),
                 "reordered": sum(report["reordered"] for report in reports),
                 "errors": sum(report["error"] is not None for report in reports),

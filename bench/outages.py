@@ -1,6 +1,6 @@
 """A pulled cable and an unannounced NAT rebinding: how long the numbers of a 100 Hz stream do not come, in namespaces.
 
-Nobody tells either end of them. A rebinding is a conntrack flush and new outside ports (a forwarded one too), as when
+Neither end is told of them. A rebinding is a conntrack flush and new outside ports (a forwarded one too), as when
 a home router restarts. It is measured with the NAT in front of the dialler, in front of a listener that is reached by
 a punched hole, and in front of one whose router forwards a port; and for numbers that flow there and back, only to
 the listener (up) and only from it (down).
@@ -38,18 +38,18 @@ def cables(runs: int) -> dict[str, Any]:
     found = {}
     with Lab() as lab:
         mesh = EchoMesh(lab)
-        for who, host in (("dialler", mesh.dialler), ("listener", mesh.listener)):
+        for end, host in (("dialler", mesh.dialler), ("listener", mesh.listener)):
             reports, beyond = [], []
             for _ in range(runs):
                 mesh.reset()
                 began = time.monotonic()
                 host.link_down()
-                time.sleep(OUTAGE_S + rng.uniform(0, 0.1))  # in step with no timer of ours
+                time.sleep(OUTAGE_S + rng.uniform(0, 0.1))  # in step with no timer of the nodes
                 host.link_up(mesh.fresh())
                 outage = (time.monotonic() - began) * 1000
                 reports.append(mesh.report(settle=0.6))
                 beyond.append(reports[-1]["gap_ms"] - outage)
-            found[who] = _summary(beyond, reports)
+            found[end] = _summary(beyond, reports)
     return found
 
 

@@ -2,7 +2,7 @@
 
 Three instances of one service, each a process with its own TCP server behind ``expose``, and a client that calls by the
 service's name alone: ``open``, a stream for each call through the SDK; ``stream``, one stream for all calls, opened
-anew when it ends; ``forward``, one TCP connection through ``forward LISTEN NAME``, likewise.
+again when it ends; ``forward``, one TCP connection through ``forward LISTEN NAME``, likewise.
 
 ``python -m bench.services [RUNS]`` prints JSON; the targets are 1,000 ms for the worst and 300 ms for the median.
 """
@@ -81,7 +81,7 @@ class Instances:
         await node.ask("expose", name="db", target=f"tcp://127.0.0.1:{self.ports[number]}", allow=["any"])
 
     async def kill(self, number: int) -> int:
-        """kill -9 of one instance's node; its TCP server lives, but nobody can reach it."""
+        """kill -9 of one instance's node; its TCP server lives, but cannot be reached."""
         self.nodes[number].kill()
         return number
 
@@ -113,7 +113,7 @@ class Calls:
         self.answered = 0
         self.errors = 0
         self.longest_silence = 0.0
-        self.served_lately: dict[int, None] = {}
+        self.served_recently: dict[int, None] = {}
 
     async def __aenter__(self) -> Calls:
         from meshnode.services.tcp import Forward
@@ -137,7 +137,7 @@ class Calls:
                 await asyncio.sleep(0.05)
 
     async def run(self, seconds: float) -> None:
-        """Call for so long; afterwards ``longest_silence`` is of this time."""
+        """Call for that time; afterwards ``longest_silence`` is of this time."""
         self.longest_silence = 0.0
         end = time.perf_counter() + seconds
         last = due = time.perf_counter()
@@ -149,10 +149,10 @@ class Calls:
                 self.longest_silence = max(self.longest_silence, now - last)
                 last = now
                 self.answered += 1
-                self.served_lately.pop(self.last_served, None)
-                self.served_lately[self.last_served] = None
-                while len(self.served_lately) > 1 and seconds > 2 and end - now < seconds - 2:
-                    self.served_lately.pop(next(iter(self.served_lately)))
+                self.served_recently.pop(self.last_served, None)
+                self.served_recently[self.last_served] = None
+                while len(self.served_recently) > 1 and seconds > 2 and end - now < seconds - 2:
+                    self.served_recently.pop(next(iter(self.served_recently)))
             except (MeshError, OSError, TimeoutError, asyncio.IncompleteReadError):
                 self.errors += 1
                 self._drop()

@@ -17,9 +17,9 @@ LOSS = 0.01
 def run(seeds: int = 20) -> dict[str, Any]:
     """Gaps in milliseconds over ``seeds`` runs of each kind of move, and the bound; raises AssertionError on a loss."""
     found = {}
-    for who, bound in BOUNDS:
-        gaps = [_gap(seed, who, LOSS) * 1000 for seed in range(seeds)]
-        found[who] = {
+    for mover, bound in BOUNDS:
+        gaps = [_gap(seed, mover, LOSS) * 1000 for seed in range(seeds)]
+        found[mover] = {
             "runs": seeds,
             "rtt_ms": RTT * 1000,
             "p50_ms": round(percentile(gaps, 50), 1),

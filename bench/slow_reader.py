@@ -31,7 +31,7 @@ class Growth:
     """How much this process grew since its construction, in MB."""
 
     def __init__(self) -> None:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak (VmHWM) begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # the peak (VmHWM) is reset
         self._before = _memory_mb("VmRSS")
 
     def __float__(self) -> float:

@@ -64,7 +64,7 @@ async def _worker(root: Path, index: int, seed: str, engine: str) -> None:
         sent, took = 0, 0.0
         if index < PUBLISHERS:
             interval = PUBLISHERS / rate
-            for _ in range(int(SETTLE_S / 0.1)):  # the tree grows out of who was first
+            for _ in range(int(SETTLE_S / 0.1)):  # the tree grows out of the links that were first
                 await topics[0].publish(b"\0" * SIZE)
                 await asyncio.sleep(0.1)
             due = time.monotonic()
@@ -128,7 +128,7 @@ async def measure(seconds: float, rate: float, engine: str) -> dict[str, Any]:
                 assert worker.stdin is not None
                 worker.stdin.write(f"{seconds} {rate}\n".encode())
             began = time.monotonic()
-            for worker in workers[:PUBLISHERS]:  # who is paced takes longer
+            for worker in workers[:PUBLISHERS]:  # a paced one takes longer
                 assert worker.stdout is not None
                 await worker.stdout.readline()
             await asyncio.sleep(DRAIN_S)

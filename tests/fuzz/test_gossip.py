@@ -153,7 +153,7 @@ def test_an_entry_with_one_byte_changed_is_none(where: int, change: int) -> None
     assert isinstance(open_entry(bytes(data), WALL), EntryReject)
 
 
-def test_each_kind_of_bad_entry_is_dropped_under_its_name_and_costs_who_brings_it() -> None:
+def test_each_kind_of_bad_entry_is_dropped_under_its_name_and_costs_its_bringer() -> None:
     future = int((WALL + 400) * 1000)
     other = Identity(bytes(31) + b"\x03")
     bad = {
@@ -210,7 +210,7 @@ def test_an_honest_node_whose_link_was_held_up_for_ten_seconds_is_not_cut_off() 
     assert PEER.id in gossip.neighbours
 
 
-def test_an_old_goodbye_buries_nobody() -> None:
+def test_an_old_goodbye_buries_no_member() -> None:
     gossip, _ = _with_neighbour()
     base = int(WALL * 1000)
     bye = _entry(kind=1, name="", seq=base, value=encode([True, b""]), ttl=3600)

@@ -1,4 +1,4 @@
-"""A member whose key is proven and who then sends whatever QUIC frames it likes: only its own connection suffers."""
+"""A member whose key is proven and that then sends whatever QUIC frames it likes: only its own connection suffers."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def use(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("to_dialler", [False, True])
-def test_a_unidirectional_stream_ends_the_connection_of_who_opened_it(to_dialler: bool) -> None:
+def test_a_unidirectional_stream_ends_the_connection_of_its_opener(to_dialler: bool) -> None:
     pair = Pair()
     victim, hostile = (pair.dialler, pair.listener) if to_dialler else (pair.listener, pair.dialler)
     quic = hostile.engine._quic  # type: ignore[attr-defined]

@@ -217,8 +217,8 @@ def test_a_damaged_hint_is_nobodys(data: bytes) -> None:
 
 @given(st.binary(max_size=64))
 @fuzz
-def test_a_member_who_names_any_32_bytes_as_his_key_is_dropped(raw: bytes) -> None:
-    """Whoever has the mesh key opens the box; the mac under a key that he lacks is what stops him."""
+def test_a_member_that_names_any_32_bytes_as_its_key_is_dropped(raw: bytes) -> None:
+    """Any holder of the mesh key opens the box; the mac under a key that it lacks is what stops it."""
     from nacl.bindings import crypto_secretbox
 
     box = MeshKey.from_text("fuzz").derive(b"mesh-receiver", bytes(OTHER.id))
@@ -457,7 +457,7 @@ def protected(engine: AioquicEngine, payload: bytes, number: int) -> bytes:
     )
 )
 @fuzz
-def test_a_members_junk_frames_end_at_worst_his_own_connection(frames: list[bytes]) -> None:
+def test_a_members_junk_frames_end_at_worst_its_own_connection(frames: list[bytes]) -> None:
     _, listener = live = pair()
     for number, payload in enumerate(frames, 100):
         listener.receive(protected(live[0], payload, number), 1.0)

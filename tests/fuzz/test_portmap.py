@@ -1,4 +1,4 @@
-"""Whatever a router, or somebody who pretends to be it, sends to the mapping client: no exception, a bounded effort."""
+"""Whatever a router, or a host that pretends to be it, sends to the mapping client: no exception, a bounded effort."""
 
 from __future__ import annotations
 

@@ -40,8 +40,8 @@ def test_any_entries_are_taken_or_dropped(entries: list[tuple[Identity, int, str
     names = Names(ME.id, metrics, alive, WALL)
     topics = Topics(ME, random.Random(1), metrics, alive)
     topics.join("news", 0.0, WALL)
-    for number, (who, kind, name, value) in enumerate(entries):
-        entry = sign_entry(who, kind=kind, name=name, seq=number, issued_ms=int(WALL * 1000), ttl=60, value=value)
+    for number, (signer, kind, name, value) in enumerate(entries):
+        entry = sign_entry(signer, kind=kind, name=name, seq=number, issued_ms=int(WALL * 1000), ttl=60, value=value)
         for fits in (is_offer, is_claim, is_subscription):
             assert fits(entry) in (True, False)
         directory.on_entry(entry, WALL, 0.0)
@@ -61,11 +61,11 @@ HOPS = st.integers(0, 64)
 def _payload(draw: st.DrawFn) -> bytes:
     if draw(st.booleans()):
         return draw(st.binary(max_size=300))
-    who = draw(st.sampled_from(OTHERS))
+    signer = draw(st.sampled_from(OTHERS))
     kind, name = draw(st.sampled_from([(Kind.TOPIC, "news"), (Kind.TOPIC, "other"), (Kind.SERVICE, "news")]))
     seq, issued = draw(st.integers(0, 2**45)), draw(st.integers(0, int(WALL * 1000) + 10**6))
     value = draw(st.one_of(st.none(), st.binary(max_size=40), st.just(b"\x82\x01\x41x")))
-    return sign_entry(who, kind=kind, name=name, seq=seq, issued_ms=issued, ttl=60, value=value).encoded
+    return sign_entry(signer, kind=kind, name=name, seq=seq, issued_ms=issued, ttl=60, value=value).encoded
 
 
 SCOPE = st.sampled_from([scope_of("news"), scope_of("other"), b"x"])
@@ -83,10 +83,10 @@ def test_any_messages_of_members_leave_a_topic_whole(steps: list, replay: int) -
     topics = Topics(ME, random.Random(1), Metrics(), lambda peer: Status.ALIVE)
     inbox = topics.join("news", 0.0, WALL, replay)
     now = 0.0
-    for who, message, pause in steps:
+    for signer, message, pause in steps:
         now += pause
-        topics.on_link(who.id, True, now)
-        topics.on_scoped(Scoped(who.id, message), now, WALL + now)
+        topics.on_link(signer.id, True, now)
+        topics.on_scoped(Scoped(signer.id, message), now, WALL + now)
         topics.tick(now)
         deadline = topics.next_deadline()
         assert deadline is None or deadline > now

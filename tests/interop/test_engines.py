@@ -122,8 +122,8 @@ def test_a_listener_sends_as_much_back_intact(pair: Pair) -> None:
 
 
 @every_pair
-@pytest.mark.parametrize("who", ["dialler", "listener", "both"])
-def test_a_transfer_goes_on_when_an_end_moves(pair: Pair, who: str) -> None:
+@pytest.mark.parametrize("mover", ["dialler", "listener", "both"])
+def test_a_transfer_goes_on_when_an_end_moves(pair: Pair, mover: str) -> None:
     world, dialler, listener = _nodes(pair, Weather(delay=0.02, jitter=0.002, loss=0.002))
     inbox = _collect(listener)
     stream, _ = dialler.open(dialler.connect(listener.id))
@@ -131,9 +131,9 @@ def test_a_transfer_goes_on_when_an_end_moves(pair: Pair, who: str) -> None:
     _send(world, stream, payload)
     assert world.run(60.0, lambda: len(inbox.data) > 300_000)
     moved = world.now
-    if who in ("dialler", "both"):
+    if mover in ("dialler", "both"):
         dialler.move("10.0.1.1")
-    if who in ("listener", "both"):
+    if mover in ("listener", "both"):
         listener.move("10.0.2.1")
     assert world.run(60.0, lambda: len(inbox.data) >= len(payload)), len(inbox.data)
     assert bytes(inbox.data) == payload

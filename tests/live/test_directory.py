@@ -62,12 +62,12 @@ async def test_a_service_is_found_by_its_name_alone(make_node: MakeNode) -> None
 async def test_nobodys_service_is_not_announced_and_a_private_one_neither(make_node: MakeNode) -> None:
     seed = await make_node(seed_role=True)
     node = await make_node(seed=seed)
-    node.serve("nobody", echo)
+    node.serve("unannounced", echo)
     node.serve("private", echo, allow=["any"], announce=False)
     node.serve("some", echo, allow=[str(seed.id)])
     (instance,) = await seed.find("some")
     assert instance.offer.restricted
-    assert await seed.find("nobody") == await seed.find("private") == []
+    assert await seed.find("unannounced") == await seed.find("private") == []
     _, writer = await seed.open(node.id, "private")
     writer.close()
     with pytest.raises(NotFound):
@@ -76,7 +76,7 @@ async def test_nobodys_service_is_not_announced_and_a_private_one_neither(make_n
         node.serve("two words", echo, allow=["any"], announce=True)
 
 
-async def test_who_refuses_is_passed_over_and_when_all_refuse_it_is_said(make_node: MakeNode) -> None:
+async def test_an_instance_that_refuses_is_passed_over_and_when_all_refuse_it_is_said(make_node: MakeNode) -> None:
     seed = await make_node(seed_role=True)
     a, b = await make_node(seed=seed), await make_node(seed=seed)
     a.serve("db", says(b"a"), allow=[str(b.id)])
@@ -170,7 +170,7 @@ async def test_a_node_is_reached_by_its_name_and_the_name_stays_its(make_node: M
     assert (await seed.resolve("laptop")).record.id == rival.id
     task.cancel()
     with pytest.raises(NotFound):
-        await seed.ping("nobody-of-that-name")
+        await seed.ping("no-node-of-that-name")
     with pytest.raises(InvalidId):
         await seed.ping("not/a/name")
 
@@ -238,7 +238,7 @@ async def test_a_topic_carries_messages_between_nodes(make_node: MakeNode) -> No
         await anext(late)
 
 
-async def test_a_reader_that_does_not_read_loses_the_oldest_and_nobody_else_does(make_node: MakeNode) -> None:
+async def test_a_reader_that_does_not_read_loses_the_oldest_and_no_other_reader_does(make_node: MakeNode) -> None:
     seed = await make_node(seed_role=True)
     node = await make_node(seed=seed)
     slow, quick = await node.join("news", limit=5), await node.join("news")

@@ -112,7 +112,7 @@ async def test_doctor_tells_of_the_network_and_of_peers_that_are_there_gone_and_
     mesh.append(fresh)
     await fresh.start()
     dead = await ask(fresh.home, "doctor", b.id)
-    assert levels(dead, "peer") == ["ok", "problem"], "its record is known, and nobody is there"
+    assert levels(dead, "peer") == ["ok", "problem"], "its record is known, and no node is there"
     assert dead["peer"]["error"]["code"] == "no_path"
     tried = {attempt["endpoint"]: attempt["outcome"] for attempt in dead["peer"]["attempts"]}
     assert tried[b.endpoint].startswith("no answer to ")

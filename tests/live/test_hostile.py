@@ -1,4 +1,4 @@
-"""Members that lie: impostors, records that nobody should believe, and neighbours of another mesh."""
+"""Members that lie: impostors, records that no node should believe, and neighbours of another mesh."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def bare_socket(reply: Reply = lambda data, source: []) -> AsyncIterator[S
 async def until(holds: Callable[[], object], seconds: float = 3.0) -> None:
     """Wait until it holds; fail when it does not within ``seconds``."""
     async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 - counters tell nobody when they change
+        while not holds():  # noqa: ASYNC110 - counters announce no change
             await asyncio.sleep(0.005)
 
 
@@ -81,7 +81,7 @@ def counters(node: Node) -> dict[str, int]:
 
 
 def member(identity: Identity | None = None, mesh: str = "open") -> Sealer:
-    """Somebody with the mesh key and a key of his own."""
+    """A host with the mesh key and a key of its own."""
     clock = SystemClock()
     return Sealer(identity or Identity.generate(), MeshKey.from_text(mesh), clock, os.urandom, born=clock.wall() - 60)
 
@@ -249,9 +249,9 @@ async def test_bad_answers_of_the_dht_are_dropped_by_name_and_the_good_one_is_fo
     now = time.time()
     good, foreign = (
         sign_record(
-            who, seq=int(now * 1000), issued_ms=int(now * 1000), ttl=600, endpoints=(Endpoint(Addr("127.0.0.1", 9)),)
+            signer, seq=int(now * 1000), issued_ms=int(now * 1000), ttl=600, endpoints=(Endpoint(Addr("127.0.0.1", 9)),)
         )
-        for who in (target, other)
+        for signer in (target, other)
     )
     lies = {k: v for k, v in bad_records(target).items() if k != "oversized"} | {"wrong_id": foreign.encoded}
     for reason, lie in lies.items():

@@ -46,7 +46,7 @@ async def test_a_members_announcement_is_handed_in_once() -> None:
 
 async def test_what_is_not_of_this_mesh_is_counted_and_dropped() -> None:
     heard = Heard()
-    foreign = encode_text(member(mesh="theirs").encrypt_hint(b"a record"))
+    foreign = encode_text(member(mesh="another").encrypt_hint(b"a record"))
     texts = [foreign, b"", b"\x00", b"\x05abc", b"\xff" * 300, b"\x0bpath=/index", bytes(200), os.urandom(MAX_TEXT)]
     for text in texts:
         heard.hear(text)
@@ -109,7 +109,7 @@ async def test_a_host_without_multicast_counts_it_and_runs(
     monkeypatch.setattr(mdns, "_open", refuse)
     node = await make_node(mdns=True)
     async with asyncio.timeout(3):
-        while not counters(node).get("mdns_errors"):  # noqa: ASYNC110 - a counter tells nobody when it changes
+        while not counters(node).get("mdns_errors"):  # noqa: ASYNC110 - a counter announces no change
             await asyncio.sleep(0.005)
     friend = await make_node(seed=node)
     assert (await friend.ping(node.id)).rtt is not None
@@ -121,7 +121,7 @@ async def test_a_host_without_multicast_counts_it_and_runs(
 async def test_a_node_that_is_bound_to_loopback_says_nothing_on_other_networks(make_node: MakeNode) -> None:
     node = await make_node(mdns=True)
     async with asyncio.timeout(5):
-        while node._mdns is None or node._mdns._zeroconf is None:  # noqa: ASYNC110 - nobody tells
+        while node._mdns is None or node._mdns._zeroconf is None:  # noqa: ASYNC110 - it is not announced
             await asyncio.sleep(0.02)
     await node._mdns._zeroconf.zeroconf.async_wait_for_start()
     senders = node._mdns._zeroconf.zeroconf.engine.senders

@@ -1,4 +1,4 @@
-"""What a user sees of who comes, goes and dies: real processes, and the commands that watch them."""
+"""What a user sees of members that come, go and die: real processes, and the commands that watch them."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ async def _peers(node: Process) -> dict[str, Any]:
     return {peer["id"]: peer for peer in map(json.loads, out.splitlines())}
 
 
-async def test_who_is_killed_returns_and_leaves_is_seen_so_by_the_others(five: list[Process]) -> None:
+async def test_a_node_that_is_killed_returns_and_leaves_is_seen_so_by_the_others(five: list[Process]) -> None:
     _, a, b, c, _ = five
     watch = await Command.begin(a.home, "watch", "--json")
     await watch.until_alive({node.id for node in five})

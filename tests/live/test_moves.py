@@ -18,8 +18,8 @@ async def _place(node: Node) -> None:
     await node.rebind(f"127.0.3.{next(PLACES)}:0")
 
 
-@pytest.mark.parametrize("who", ["dialler", "listener", "both"])
-async def test_stream_survives_when_ends_move(make_node: MakeNode, who: str) -> None:
+@pytest.mark.parametrize("mover", ["dialler", "listener", "both"])
+async def test_stream_survives_when_ends_move(make_node: MakeNode, mover: str) -> None:
     seed = await make_node(seed_role=True)
     listener, dialler = await make_node(seed=seed), await make_node(seed=seed)
     listener.serve("echo", echo, allow=["any"])
@@ -46,7 +46,7 @@ async def test_stream_survives_when_ends_move(make_node: MakeNode, who: str) -> 
         group.create_task(read())
         for _ in range(3):
             await asyncio.sleep(0.6)
-            movers = [n for n, name in ((dialler, "dialler"), (listener, "listener")) if who in (name, "both")]
+            movers = [n for n, name in ((dialler, "dialler"), (listener, "listener")) if mover in (name, "both")]
             await asyncio.gather(*(_place(node) for node in movers))
     assert received == 300
     assert max(gaps) < 1.0, "loose on purpose: the figures are measured in bench/"

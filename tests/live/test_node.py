@@ -32,7 +32,7 @@ async def test_a_stream_carries_bytes_both_ways_and_ends_cleanly(make_node: Make
     assert reader.at_eof()
 
 
-async def test_a_service_that_allows_nobody_refuses_with_policy_denied(make_node: MakeNode) -> None:
+async def test_a_service_that_allows_no_peer_refuses_with_policy_denied(make_node: MakeNode) -> None:
     listener = await make_node()
     dialler = await make_node(seed=listener)
     listener.serve("private", echo)
@@ -95,7 +95,7 @@ async def test_a_restarted_peer_is_noticed_at_once(make_node: MakeNode, tmp_path
     reader, writer = await dialler.open(listener.id, "echo")
     writer.write(b"hello")
     assert await reader.readexactly(5) == b"hello"
-    listener._udp.close()  # type: ignore[union-attr]  # as kill -9: not a word to anybody
+    listener._udp.close()  # type: ignore[union-attr]  # as kill -9: not a word to any peer
     listener._unlock()
     again = await make_node(home=tmp_path / "again", listen=address)
     assert again.id == listener.id

@@ -75,7 +75,7 @@ async def test_what_is_exposed_is_listed_watched_and_reached_by_name(three: list
     watch.stdout.close()
 
 
-async def test_a_line_that_is_published_comes_to_those_who_joined(three: list[Process]) -> None:
+async def test_a_line_that_is_published_comes_to_those_that_joined(three: list[Process]) -> None:
     seed, a, b = three
     subs = [
         await asyncio.create_subprocess_exec(
@@ -111,11 +111,11 @@ async def test_calls_go_on_when_the_instance_in_use_is_killed(tmp_path: Path, ho
         killed = await mesh.kill(calls.last_served)
         await calls.run(3.0)
         assert calls.longest_silence < 2.5
-        assert killed not in calls.served_lately
+        assert killed not in calls.served_recently
         assert calls.answered > 100
 
 
-async def test_who_exposes_a_dead_target_is_passed_over_and_said_to_fail(three: list[Process]) -> None:
+async def test_a_node_that_exposes_a_dead_target_is_passed_over_and_said_to_fail(three: list[Process]) -> None:
     seed, broken, well = three
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

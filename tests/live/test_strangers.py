@@ -1,4 +1,4 @@
-"""Not one byte to a stranger, whatever he sends."""
+"""Not one byte to a stranger, whatever it sends."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def test_no_probe_of_a_stranger_is_answered(make_node: MakeNode, listen: s
 
 async def test_a_knock_with_another_mesh_key_is_not_answered(make_node: MakeNode) -> None:
     node = await make_node(mesh="mine")
-    stranger = _sealer("theirs")
+    stranger = _sealer("another")
     assert await _answers("127.0.0.1", node.record.endpoints[0].addr.port, [stranger.seal(node.id, bytes(40))]) == 0
     assert node.status()["counters"]["seal_box"] == 1
 

@@ -121,6 +121,6 @@ async def test_a_tunnel_that_is_not_needed_any_more_is_given_up(
     node._tunnels.send(by_tunnel, [b"\x00 a probe"])
     async with asyncio.timeout(5):
         for some in (1, 0):
-            while len(seed._tunnels._incoming) != some:  # noqa: ASYNC110 - nobody tells
+            while len(seed._tunnels._incoming) != some:  # noqa: ASYNC110 - it is not announced
                 await asyncio.sleep(0.01)
     assert (await node.ping(seed.id)).rtt is not None

@@ -72,7 +72,7 @@ class IgdRouter(Router):
         self._start()
 
     def _masquerade(self) -> None:
-        """What a router does: translate IPv4, drop what nobody asked for, let through what was mapped."""
+        """What a router does: translate IPv4, drop unsolicited packets, let through what was mapped."""
         unasked = f'iifname "{IFACE}" ct state new'
         no_pcp = "" if self._pcp else f'iifname "{BRIDGE}" udp dport 5351 @th,64,8 2 drop;'
         rules = [
@@ -159,7 +159,7 @@ class IgdRouter(Router):
             self._daemon = None
 
     def restart(self) -> None:
-        """Lose every mapping and begin anew, as when the power fails for a moment."""
+        """Lose every mapping and restart, as when the power fails for a moment."""
         self._kill()
         self._masquerade()
         self.exec("conntrack", "-F")

@@ -201,7 +201,7 @@ class Router(Host, Switch):
         self.exec("nft", "-f", "-", stdin="\n".join([*rules, "}"]) + "\n")
 
     def forward(self, port: int, to: str) -> None:
-        """Map an outside port to ``HOST:PORT`` inside, for whoever asks; in place of the mapping before."""
+        """Map an outside port to ``HOST:PORT`` inside, for any source; in place of the mapping before."""
         self._forward = (port, to)
         self._masquerade()
 
@@ -308,7 +308,7 @@ class EchoMesh:
         return host.start(sys.executable, str(ECHO_NODE), args[0], "--home", str(home), *args[1:])
 
     def fresh(self) -> str:
-        """An address that nobody has."""
+        """An address that no host has."""
         return f"{self.NET}.{next(self._numbers)}/24"
 
     def move(self, *hosts: Host) -> None:

@@ -89,7 +89,7 @@ class LabBench:
         return SERVER_ADDRS[server]
 
     def send(self, name: str, to: Addr) -> tuple[str, Addr] | None:
-        """Send one packet; return who received it and from whom."""
+        """Send one packet; return its receiver and its source."""
         with self._servers.lock:
             return self._send(name, to)
 

@@ -6,7 +6,7 @@
     {"do": "pull", "peer": ID, "bytes": N}   fetch so many bytes from the peer; ``MBps``
     {"do": "status"}               node.status(), the resident memory and the processor time
 
-The first line that it prints says who and where it is. The end of standard input ends it.
+The first line that it prints holds its id and its address. The end of standard input ends it.
 """
 
 from __future__ import annotations

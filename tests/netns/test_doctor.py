@@ -17,7 +17,7 @@ from tests.netns.natlab import NatLab, NatSite
 
 pytestmark = pytest.mark.netns
 Json = dict[str, Any]
-PATIENCE_S = 45.0
+FINDING_TIMEOUT_S = 45.0
 MAPPINGS = {
     "full_cone": "endpoint-independent",
     "address_restricted": "endpoint-independent",
@@ -72,7 +72,7 @@ class Place:
 
     def doctor(self, name: str, until: tuple[str, str], *args: str) -> Json:
         """Ask the doctor until a topic has a finding of this level, which takes a few seconds after a change."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + FINDING_TIMEOUT_S
         while True:
             found = self.ask(name, "doctor", *args)
             if until in {(finding["topic"], finding["level"]) for finding in found["findings"]}:
@@ -96,7 +96,7 @@ def said(found: Json, topic: str) -> str:
 @pytest.mark.parametrize("kind", MAPPINGS)
 def test_it_names_the_mapping_of_every_kind_of_nat(place: Place, kind: str) -> None:
     symmetric = MAPPINGS[kind] == "endpoint-dependent"
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + FINDING_TIMEOUT_S
     while (found := place.ask(kind, "doctor"))["nat"]["mapping"] == "unknown":
         assert time.monotonic() < deadline, found
         time.sleep(0.5)
@@ -139,7 +139,7 @@ def test_it_says_why_a_symmetric_nat_and_a_strict_one_need_a_relay(place: Place)
     assert "connected" in said(found, "history") or "dialled" in said(found, "history")  # either end may have begun
 
 
-def test_strangers_that_call_show_who_is_let_in_and_nobody_is_told_a_wrong_thing(place: Place) -> None:
+def test_strangers_that_call_show_what_is_let_in_and_no_finding_is_wrong(place: Place) -> None:
     for number in range(31, 35):
         name = f"stranger{number}"
         place.node(place.lab.host(f"s{number}", place.switch, f"198.51.100.{number}/24"), name)
@@ -162,7 +162,7 @@ def test_a_network_that_begins_to_drop_udp_is_told_from_a_dead_one(place: Place)
         site.block_udp(False)
 
 
-def test_ipv6_is_told_with_who_is_let_in() -> None:
+def test_ipv6_is_told_with_what_is_let_in() -> None:
     natlab.require()
     with NatLab() as lab:
         switch = lab.switch()
@@ -186,14 +186,14 @@ def test_ipv6_is_told_with_who_is_let_in() -> None:
         ready = [up(number, "seed") for number in (7, 8)]
         seeds = [part for one in ready for part in ("--seed", f"{one['id']}@{one['at']}")]
         here = up(9, "up", *seeds)
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + FINDING_TIMEOUT_S
         while (found := ask("six9", "doctor"))["nat"]["mapping_ipv6"] == "unknown":
             assert time.monotonic() < deadline, found
             time.sleep(0.5)
         assert found["nat"]["mapping_ipv6"] == "none"
         assert "IPv6 works" in said(found, "ipv6")
         assert "IPv6: there is no NAT" in said(found, "nat")
-        for number in range(10, 18):  # who calls within 5 s of a change of addresses proves nothing
+        for number in range(10, 18):  # a call within 5 s of a change of addresses proves nothing
             up(number, "up", *seeds)
             ask(f"six{number}", "ping", here["id"], "-c", "1")
             found = ask("six9", "doctor")

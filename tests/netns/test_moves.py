@@ -38,21 +38,21 @@ def check(found: dict[str, Any], bound_ms: float, at: Host) -> None:
     assert found["gap_ms"] < bound_ms, found
 
 
-@pytest.mark.parametrize("who", ["dialler", "listener", "both"])
-def test_a_stream_outlives_new_addresses(mesh: EchoMesh, who: str) -> None:
-    hosts = {"dialler": [mesh.dialler], "listener": [mesh.listener], "both": [mesh.dialler, mesh.listener]}[who]
+@pytest.mark.parametrize("mover", ["dialler", "listener", "both"])
+def test_a_stream_outlives_new_addresses(mesh: EchoMesh, mover: str) -> None:
+    hosts = {"dialler": [mesh.dialler], "listener": [mesh.listener], "both": [mesh.dialler, mesh.listener]}[mover]
     found = []
     for _ in range(RUNS):
         mesh.reset()
         mesh.move(*hosts)
         found.append(mesh.report())
-        check(found[-1], BOUNDS[who], mesh.listener)
-    print(who, [run["gap_ms"] for run in found])
+        check(found[-1], BOUNDS[mover], mesh.listener)
+    print(mover, [run["gap_ms"] for run in found])
 
 
-@pytest.mark.parametrize("who", ["dialler", "listener"])
-def test_a_stream_outlives_a_pulled_cable(mesh: EchoMesh, who: str) -> None:
-    host = mesh.dialler if who == "dialler" else mesh.listener
+@pytest.mark.parametrize("mover", ["dialler", "listener"])
+def test_a_stream_outlives_a_pulled_cable(mesh: EchoMesh, mover: str) -> None:
+    host = mesh.dialler if mover == "dialler" else mesh.listener
     mesh.reset()
     began = time.monotonic()
     host.link_down()
@@ -60,7 +60,7 @@ def test_a_stream_outlives_a_pulled_cable(mesh: EchoMesh, who: str) -> None:
     host.link_up(mesh.fresh())
     outage_ms = (time.monotonic() - began) * 1000
     found = mesh.report()
-    print(who, f"{found['gap_ms']} ms in an outage of {outage_ms:.0f} ms")
+    print(mover, f"{found['gap_ms']} ms in an outage of {outage_ms:.0f} ms")
     assert found["gap_ms"] > OUTAGE_S * 1000 - 50, "the cable was not pulled"
     check(found, outage_ms + AFTER_OUTAGE_MS, mesh.listener)
 

@@ -43,7 +43,7 @@ def _works(pair: Pair) -> None:
 
 
 def _narrow(pair: Pair, side: int, mtu: int) -> None:
-    """Both NATs' hosts see Ethernet; the link before this NAT carries less and says so to nobody."""
+    """Both NATs' hosts see Ethernet; the link before this NAT carries less and does not say so."""
     site = pair.sites[side]
     site.exec("nft", "add", "chain", "ip", "lab", "mute", "{ type filter hook output priority 0; }")
     site.exec("nft", "add", "rule", "ip", "lab", "mute", "meta", "l4proto", "icmp", "drop")

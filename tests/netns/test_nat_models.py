@@ -144,7 +144,7 @@ def test_two_homes_behind_one_carrier_agree_with_the_model() -> None:
                 ]
                 with closing(homes[0]), closing(homes[1]):
                     for script in ("a>s1 x>s1 a>x@s1 x>a@s1 a>x@s1", "a>s1 s1>a@s1 s2>a@s1 t>a@s1", "a>s1 a>s2 a>t"):
-                        # the model's homes hairpin or not together with their carrier: no script tries theirs
+                        # the model's homes hairpin or not together with their carrier: no script tries the carrier's
                         model = SimBench("port_restricted", "port_restricted", carrier=carrier, hairpin=hairpin)
                         with closing(LabBench(servers, homes[0], homes[1])) as bench:
                             assert play(script, bench) == play(script, model), (carrier, hairpin, script)

@@ -25,7 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "upnp": {"upnp": True, "igd": 2},
     "upnp version 1": {"upnp": True, "igd": 1},
 }
-# leases of seconds instead of minutes: everything else is as it is
+# leases of seconds instead of minutes: everything else is unchanged
 SHORT = "import meshnode.limits as l; l.UPNP_LEASE_S = 12; from meshnode.cli.main import main; main()"
 
 
@@ -164,7 +164,7 @@ def test_a_node_that_was_killed_gets_its_mapping_back_at_once() -> None:
         until(home.granted, 3.0, home.said)
         first.program.signal(signal.SIGKILL)
         time.sleep(0.2)
-        assert home.granted(), "nobody was there to take it back"
+        assert home.granted(), "no process was there to take it back"
         began = time.monotonic()
         node = Running(inside, *options)
         node.home = lab.scratch / "kept"
@@ -192,7 +192,7 @@ def _moved(home: IgdRouter, inside: Host, address: str) -> Callable[[], bool]:
     return lambda: any(host == address.partition("/")[0] for _, host, _ in home.granted())
 
 
-def test_an_ipv6_firewall_lets_in_whoever_dials_a_pinhole() -> None:
+def test_an_ipv6_firewall_lets_in_peers_that_dial_a_pinhole() -> None:
     igd.require()
     with Lab() as lab:
         home, inside, outside = site(lab, pcp=True, ipv6=True)

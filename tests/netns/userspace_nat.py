@@ -68,7 +68,7 @@ class UserNat:
         return self.outside, flow[1]
 
     def back(self, source: Peer, port: int, now: float) -> Peer | None:
-        """Whom a packet to an outside port is for, if anybody."""
+        """The receiver of a packet to an outside port, if there is one."""
         flow = self.ports.get(port)
         peer = scope(source, self.filter_by)
         if flow is None or peer not in flow[3] or now - flow[3][peer] > self.timeout:

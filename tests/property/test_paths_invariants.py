@@ -20,9 +20,9 @@ PEER = Identity(bytes(32)).id
 START = 1_000.0
 GOOD = [Addr(f"192.0.2.{n}", 4242) for n in range(1, 6)]
 JUNK = [Addr("224.0.0.1", 1), Addr("192.0.2.1", 0), Addr("0.0.0.0", 1), Addr("255.255.255.255", 9), Addr("::", 1)]
-FAR = [Addr(f"2001:db8::{n:x}", 4242) for n in range(1, 40)]
+REMOTE = [Addr(f"2001:db8::{n:x}", 4242) for n in range(1, 40)]
 
-addrs = st.sampled_from(GOOD) | st.sampled_from(FAR) | st.sampled_from(JUNK)
+addrs = st.sampled_from(GOOD) | st.sampled_from(REMOTE) | st.sampled_from(JUNK)
 few = st.lists(addrs, max_size=16)
 gaps = st.sampled_from([0.0, 0.001, 0.01, 0.05, 0.1, 0.31, 1.0, 2.5, 16.0])
 sizes = st.integers(1, 1500)
@@ -139,7 +139,7 @@ class Paths(RuleBasedStateMachine):
             self.paths.note_sent(budget, self.now)
             self.owed -= budget
 
-    # ---- a stranger who can spoof sources
+    # ---- a stranger that can spoof sources
 
     @rule(src=addrs, size=sizes)
     def spoofed_packet(self, src: Addr, size: int) -> None:
@@ -147,9 +147,9 @@ class Paths(RuleBasedStateMachine):
         if src == before:
             self.owed += 3 * size
         self.paths.on_received(src, size, False, self.now)
-        assert self.paths.active == before, "a spoofed source moves nobody's traffic"
-        assert self.paths.addresses() == known, "and teaches nobody an address"
-        assert not self.paths.take_effects(), "and has nobody send a byte"
+        assert self.paths.active == before, "a spoofed source moves no traffic"
+        assert self.paths.addresses() == known, "and teaches no address"
+        assert not self.paths.take_effects(), "and causes no byte to be sent"
 
     @rule(src=addrs, tx=st.binary(max_size=8))
     def unknown_pong(self, src: Addr, tx: bytes) -> None:

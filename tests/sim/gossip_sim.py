@@ -100,7 +100,7 @@ class GossipNet:
         self.nodes: list[GossipNode] = []
         self.by_id: dict[NodeId, GossipNode] = {}
         self.messages = 0
-        self.side: dict[NodeId, int] = {}  # while there is a partition: who is on which side
+        self.side: dict[NodeId, int] = {}  # while there is a partition: the side of each node
         self.arrivals: dict[bytes, dict[int, Hop]] = {}
         self.keep_statuses = True
         self.store_limit: int | None = None
@@ -116,7 +116,7 @@ class GossipNet:
     # ---- building
 
     def add(self, identity: Identity | None = None, *, skew: float = 0.0) -> GossipNode:
-        """A new node that knows nobody."""
+        """A new node that knows no other."""
         identity = identity or Identity(self.rng.randbytes(32))
         node = GossipNode(len(self.nodes), identity, *self._core(identity, skew), born=self.now, skew=skew)
         self.nodes.append(node)
@@ -158,7 +158,7 @@ class GossipNet:
         return entry
 
     def introduce(self) -> None:
-        """Everybody knows of everybody, as if all had announced themselves long ago."""
+        """All nodes know each other, as if each had announced itself long ago."""
         entries = [node.gossip.announce(b"", self.now) for node in self.nodes]
         for node in self.nodes:
             node.gossip.take_effects()
@@ -200,7 +200,7 @@ class GossipNet:
 
     @property
     def digest(self) -> str:
-        """Names the run so far: who sent what kind of message to whom when, and the bytes when ``strict``."""
+        """Names the run so far: sender, receiver, kind and time of each message, and the bytes when ``strict``."""
         return self._trace.copy().hexdigest()
 
     # ---- what happens to nodes
@@ -209,7 +209,7 @@ class GossipNet:
         """Vanish without a word."""
         node.alive = False
         node.links.clear()
-        for other in self.nodes:  # who lives with the same key is the one to be found from now on
+        for other in self.nodes:  # the one that lives with the same key is to be found from now on
             if other.alive and other.id == node.id:
                 self.by_id[node.id] = other
 

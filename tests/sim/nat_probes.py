@@ -1,4 +1,4 @@
-"""Probe scripts for NATs: who sends to whom in which order. Run on simulated NATs and on kernel ones alike.
+"""Probe scripts for NATs: senders and receivers in their order. Run on simulated NATs and on kernel ones alike.
 
 The world of a script: two sites, ``left`` with the clients a and b, ``right`` with x and y, both numbered from
 10.0.0.0/24 and all clients on one port; outside, one server with the sockets s1 and s2 and another with t. Steps:
@@ -31,7 +31,7 @@ class Bench(Protocol):
         """The address of a server socket."""
 
     def send(self, name: str, to: Addr) -> tuple[str, Addr] | None:
-        """Send one packet; return who received it and the source that he saw, or None when it was dropped."""
+        """Send one packet; return its receiver and the source that was seen, or None when it was dropped."""
 
     def do(self, what: str) -> None:
         """Any of the steps that are no packets."""
@@ -41,7 +41,7 @@ class Bench(Protocol):
 class Outcome:
     """What can be told from outside.
 
-    ``delivered``: per packet, to whom it was meant for. ``seen``: per sighting such as ``a@s1``, in order, a number;
+    ``delivered``: per packet, whether its receiver got it. ``seen``: per sighting such as ``a@s1``, in order, a number;
     the same number means the same outside address and port. ``kept``: at which sightings the port was the inside one.
     """
 
@@ -84,8 +84,8 @@ KINDS = ("full_cone", "address_restricted", "port_restricted", "symmetric")
 # script: what is delivered, per kind in the order of KINDS, by RFC 4787
 SCRIPTS: dict[str, tuple[str, tuple[str, str, str, str]]] = {
     "one port for all destinations or not": ("a>s1 a>s2 a>t", ("+++", "+++", "+++", "+++")),
-    "who may answer": ("a>s1 s1>a@s1 s2>a@s1 t>a@s1", ("++++", "+++-", "++--", "++--")),
-    "only the one who was sent to": ("a>t s1>a@t t>a@t", ("+++", "+-+", "+-+", "+-+")),
+    "allowed answers": ("a>s1 s1>a@s1 s2>a@s1 t>a@s1", ("++++", "+++-", "++--", "++--")),
+    "only the one that was sent to": ("a>t s1>a@t t>a@t", ("+++", "+-+", "+-+", "+-+")),
     "an early knock spoils nothing": ("a>s1 s2>a@s1 a>s2 s2>a@s2", ("++++", "++++", "+-++", "+-++")),
     "two hosts with one port": ("a>s1 b>s1 s1>a@s1 s1>b@s1", ("++++", "++++", "++++", "++++")),
     "forgotten mappings": ("a>s1 flush s1>a@s1 a>s1 s1>a@s1", ("+-++", "+-++", "+-++", "+-++")),

@@ -61,7 +61,7 @@ class SimBench:
         return SERVER_ADDRS[server]
 
     def send(self, name: str, to: Addr) -> tuple[str, Addr] | None:
-        """Send one packet; return who received it and from whom."""
+        """Send one packet; return its receiver and its source."""
         nat, source = self._where[name] if name in self._where else (None, SERVER_ADDRS[name])
         self.received = None
         self.world.deliver(source, to, name.encode(), nat)

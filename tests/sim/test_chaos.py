@@ -39,7 +39,7 @@ def _first_living(names: Names, label: str, wall: float) -> object:
         (EntryStore, "_make_room", _always(True), "entries of"),
         (AntiEntropy, "ask", _always(None), "which lives"),
         (Accusations, "refute_soon", _always(None), "which lives"),
-        (Reputation, "lower", _always(False), "blamed nobody"),
+        (Reputation, "lower", _always(False), "blamed no node"),
         (Names, "resolve", _first_living, "in silence"),
         (gossip, "WireError", KeyError, "WireError"),
     ],

@@ -15,7 +15,7 @@ KINDS = [kind for kind in PRESETS if PRESETS[kind].translates and not PRESETS[ki
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_strangers_who_call_show_a_full_cone_and_nothing_else(kind: str) -> None:
+def test_strangers_that_call_show_a_full_cone_and_nothing_else(kind: str) -> None:
     world = World(11, Weather(delay=0.02))
     engines = ModelEngines(world.entropy)
     nat = world.nat(PRESETS[kind], "198.51.100.1")
@@ -41,7 +41,7 @@ def test_strangers_who_call_show_a_full_cone_and_nothing_else(kind: str) -> None
     assert view.mapping(4, world.now) is (Mapping.DEPENDENT if kind == "symmetric" else Mapping.INDEPENDENT)
     here.move("10.0.0.2", nat=world.nat(PRESETS["symmetric"], "198.51.100.7"))
     world.run(30.0)
-    assert view.filters.filtering(4) is Filtering.UNKNOWN, "learnt anew behind the next NAT"
+    assert view.filters.filtering(4) is Filtering.UNKNOWN, "learnt again behind the next NAT"
     assert view.mapping(4, world.now) is Mapping.DEPENDENT
 
 

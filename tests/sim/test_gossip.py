@@ -32,7 +32,7 @@ def test_a_move_is_known_within_a_second(net: GossipNet) -> None:
     assert moves(net, 5, 2)["p99"] < 1.0
 
 
-def test_a_crash_is_known_within_five_seconds_and_nobody_else_is_buried(net: GossipNet) -> None:
+def test_a_crash_is_known_within_five_seconds_and_no_other_node_is_buried(net: GossipNet) -> None:
     found = crashes(net, 3, 3)
     assert found["p99"] < 5.0
     assert not found["wrong"]
@@ -69,7 +69,7 @@ def test_a_mesh_that_was_joined_at_once_through_three_is_as_fast() -> None:
     assert found["payloads"] <= 1.3
 
 
-def test_neighbours_are_not_those_who_joined_at_the_same_time() -> None:
+def test_neighbours_are_not_those_that_joined_at_the_same_time() -> None:
     net = build(200, 3, every=0.01, settle=60.0)
     apart = sorted(abs(node.number - net.by_id[peer].number) for node in net.nodes for peer in node.gossip.views.active)
     assert apart[len(apart) // 2] > 40  # two drawn by lot are 58 apart
@@ -99,7 +99,7 @@ def test_an_overloaded_node_does_not_accuse_the_healthy() -> None:
     assert all(node.gossip.status(slow.id) in (Status.ALIVE, Status.UNKNOWN) for node in net.nodes)
 
 
-def test_a_goodbye_is_heard_and_its_replay_buries_nobody() -> None:
+def test_a_goodbye_is_heard_and_its_replay_buries_no_member() -> None:
     net = build(20, 6, announce=True, every=0.05, settle=8.0)
     leaver = net.nodes[5]
     net.leave(leaver)
@@ -112,7 +112,7 @@ def test_a_goodbye_is_heard_and_its_replay_buries_nobody() -> None:
     net.announce(leaver)
     net.run(3.0)
     assert all(node.gossip.status(leaver.id) is Status.ALIVE for node in rest)
-    for node in rest:  # a liar says it again, to everybody
+    for node in rest:  # a liar says it again, to all
         assert node.gossip.intake.take(rest[1].id, goodbye.encoded, net.now) is None
     assert all(node.gossip.status(leaver.id) is Status.ALIVE for node in rest)
 
@@ -147,7 +147,7 @@ def test_a_seed_names_every_message_of_a_run_in_any_process() -> None:
     assert first.split()[0] != _digest(12, "1").split()[0]
 
 
-def test_a_thousand_nodes_under_churn_agree_on_who_lives() -> None:
+def test_a_thousand_nodes_under_churn_agree_on_the_living() -> None:
     gc.disable()  # a mesh is a million objects that live on: scanning them finds nothing
     try:
         net = build(1_000, 7, every=0.005, settle=5.0, statuses=False)
@@ -167,7 +167,7 @@ def test_a_thousand_nodes_under_churn_agree_on_who_lives() -> None:
 
 
 def _churn(net: GossipNet, rounds: int, rng: random.Random) -> list[GossipNode]:
-    """In each round of 2 s one node joins, two move, one starts anew, one leaves and one crashes; returns the gone."""
+    """In each round of 2 s one node joins, two move, one restarts, one leaves and one crashes; returns the gone."""
     gone: list[GossipNode] = []
     for _ in range(rounds):
         *moved, restarted, left, crashed, contact = rng.sample(net.living(), 6)

@@ -67,7 +67,7 @@ def test_nodes_that_know_a_seed_become_one_mesh_of_few_links(real: bool) -> None
                 assert _status(node, other) is Status.ALIVE
 
 
-def test_a_move_reaches_everybody_without_the_dht() -> None:
+def test_a_move_reaches_all_nodes_without_the_dht() -> None:
     world, nodes = _mesh(2, 20)
     nodes[7].move("10.0.7.7")
     moved = world.now
@@ -97,7 +97,7 @@ def no_gc() -> Iterator[None]:
         gc.enable()
 
 
-def test_a_hundred_nodes_with_real_quic_all_learn_who_crashed_moved_left_and_serves(no_gc: None) -> None:
+def test_a_hundred_nodes_with_real_quic_all_learn_of_crashes_moves_goodbyes_and_services(no_gc: None) -> None:
     world, nodes = _mesh(6, 100, real=True, every=0.01)
     assert all(_status(a, b) is Status.ALIVE for a in nodes for b in nodes if a is not b)
     assert all(2 <= len(_neighbours(node)) <= 8 for node in nodes)
@@ -126,7 +126,7 @@ def test_a_hundred_nodes_with_real_quic_all_learn_who_crashed_moved_left_and_ser
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_two_nodes_know_at_once_what_either_knew_whoever_asks_first(seed: int) -> None:
+def test_two_nodes_know_at_once_what_either_knew_whichever_asks_first(seed: int) -> None:
     world = World(seed, FAIR)
     one, other = (SimNode(world, f"10.0.0.{i}", ModelEngines(world.entropy), gossip=True) for i in (1, 2))
     cores = [node.mesh.gossip.core for node in (one, other) if node.mesh.gossip is not None]
@@ -136,7 +136,7 @@ def test_two_nodes_know_at_once_what_either_knew_whoever_asks_first(seed: int) -
     assert world.run(0.5, lambda: all(len(list(core.entries(Kind.SERVICE))) == 2 for core in cores))
 
 
-def test_who_joins_is_told_once_what_there_is(no_gc: None) -> None:
+def test_a_newcomer_is_told_once_what_there_is(no_gc: None) -> None:
     world, nodes = _mesh(7, 60, every=0.05)
     late = SimNode(world, "10.0.9.9", ModelEngines(world.entropy), sealer=PlainSealer, gossip=True)
     assert late.mesh.gossip is not None
@@ -159,7 +159,7 @@ def test_who_joins_is_told_once_what_there_is(no_gc: None) -> None:
     assert max(heard["NeighbourReply"], heard["Neighbour"]) <= 8, "each is asked once"
 
 
-def test_an_entry_reaches_subscribers_and_comes_late_to_who_comes_late() -> None:
+def test_an_entry_reaches_subscribers_and_comes_late_to_a_late_one() -> None:
     world, nodes = _mesh(4, 8)
     heard: list[str] = []
     for node in nodes:
@@ -190,7 +190,7 @@ def test_whose_links_died_with_another_of_the_same_key_is_soon_nobodys_false_nei
         )
         twin.join(nodes[0])
         world.run(20.0)
-        twin.kill()  # what is said to it is heard by nobody, while probes of its key are answered
+        twin.kill()  # what is said to it is not heard, while probes of its key are answered
         world.run(5.0)
 
         def is_neighbour(one: SimNode, other: SimNode) -> bool:
@@ -201,7 +201,7 @@ def test_whose_links_died_with_another_of_the_same_key_is_soon_nobodys_false_nei
                 assert is_neighbour(node, other) == is_neighbour(other, node), seed
 
 
-def test_links_that_nobody_needs_any_longer_are_closed() -> None:
+def test_links_that_neither_end_needs_are_closed() -> None:
     world, nodes = _mesh(5, 40)
     world.run(150.0)  # while a mesh is young its neighbours change every few seconds, and links linger for a while
     for node in nodes[1:]:

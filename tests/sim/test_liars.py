@@ -19,7 +19,7 @@ VICTIM = Addr("203.0.113.77", 53)
 
 
 def _to(world: object, host: str) -> list[Addr]:
-    """Everyone who sends to this host from now on."""
+    """All that send to this host from now on."""
     seen: list[Addr] = []
     deliver: Callable[..., None] = world.deliver  # type: ignore[attr-defined]
 
@@ -32,7 +32,7 @@ def _to(world: object, host: str) -> list[Addr]:
     return seen
 
 
-def test_a_punch_request_that_names_a_victim_who_never_asked_sends_it_nothing() -> None:
+def test_a_punch_request_that_names_a_victim_that_never_asked_sends_it_nothing() -> None:
     world, seeds, here, victim = _mesh(relays=1)
     relay = here.mesh.sessions[seeds[0].id].connection
     assert relay is not None
@@ -49,7 +49,7 @@ def test_a_punch_request_that_names_a_victim_who_never_asked_sends_it_nothing() 
     assert seeds[0].mesh.metrics.counters["port_searches_refused"] == 50
 
 
-def test_an_introduction_by_who_is_no_relay_of_ours_or_to_whom_we_do_not_talk_sends_nothing() -> None:
+def test_an_introduction_by_a_strange_relay_or_to_a_peer_without_session_sends_nothing() -> None:
     world, seeds, here, there = _mesh(relays=1)
     seen = _to(world, VICTIM.host)
     link = seeds[0].mesh.sessions[here.id].connection
@@ -61,7 +61,7 @@ def test_an_introduction_by_who_is_no_relay_of_ours_or_to_whom_we_do_not_talk_se
     assert here.mesh.metrics.counters["drop_relay_control"] >= 1
 
 
-def test_a_relay_that_introduces_without_end_makes_nobody_flood() -> None:
+def test_a_relay_that_introduces_without_end_makes_no_node_flood() -> None:
     world, seeds, here, there = _mesh(relays=1)
     here.connect(there.id)
     world.run(1.0)
@@ -79,7 +79,7 @@ def test_a_relay_that_introduces_without_end_makes_nobody_flood() -> None:
 def test_a_lying_relay_alone_cannot_aim_a_port_search() -> None:
     pair = Pair(PRESETS["port_restricted"], PRESETS["symmetric"])
     seen = _to(pair.world, VICTIM.host)
-    for seed in pair.seeds:  # both say that everybody is where the victim is
+    for seed in pair.seeds:  # both say that every node is where the victim is
 
         def lie(asker, fields, now, relaying=seed.mesh.relaying):  # type: ignore[no-untyped-def]
             for one, other in ((pair.here, pair.there), (pair.there, pair.here)):
@@ -117,7 +117,7 @@ def test_however_often_a_peer_asks_for_a_search_the_probes_are_bounded() -> None
     assert pair.there.mesh.metrics.counters["port_search_probes"] <= 4 * SEARCH_SIDES
 
 
-def test_a_forged_observed_address_moves_nothing_and_nobody() -> None:
+def test_a_forged_observed_address_moves_no_path_and_no_node() -> None:
     world, seeds, here, there = _mesh(relays=1)
     world.partition(here.addr.host, there.addr.host, cut=False)
     stream, inbox = here.open(here.connect(there.id))

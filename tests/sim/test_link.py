@@ -98,7 +98,7 @@ def test_a_dial_that_crossed_a_refused_one_still_gets_through() -> None:
         smaller, larger = sorted(nodes[1:], key=lambda node: node.id)
         larger.mesh._peers.ports = replace(
             larger.mesh._ports, admit=lambda peer: False
-        )  # it may dial; nobody may dial it
+        )  # it may dial; it may not be dialled
         got: list[object] = []
         world.at(world.now + 0.002 * seed, partial(_dial, larger, smaller, got))
         smaller.mesh.connect(larger.id, world.now, lambda _: None)
@@ -156,7 +156,7 @@ def test_streams_are_limited_and_the_limit_comes_back_as_they_end() -> None:
     assert world.run(2.0, lambda: bytes(inbox.data) == b"again")
 
 
-def test_whoever_proves_another_key_is_refused() -> None:
+def test_a_peer_that_proves_another_key_is_refused() -> None:
     world, nodes = _mesh(4, Weather(delay=0.01))
     real = ModelEngines.accept
 

@@ -69,7 +69,7 @@ def test_a_late_answer_about_the_old_connection_does_not_end_the_new_one() -> No
         assert _is_connected(a, again), seed
 
 
-def test_a_peer_that_begins_anew_in_the_middle_of_a_dial_is_dialled_again() -> None:
+def test_a_peer_that_restarts_in_the_middle_of_a_dial_is_dialled_again() -> None:
     for seed in range(20):
         world, (first, a, b), identities = _three(seed, 0.005)
         came: list[float] = []
@@ -169,7 +169,7 @@ def test_an_echo_on_a_connection_that_ends_is_lost_at_once() -> None:
     assert lost == [world.now]
 
 
-def test_a_lost_goodbye_keeps_nobody_from_connecting_again() -> None:
+def test_a_lost_goodbye_keeps_no_peer_from_connecting_again() -> None:
     world, (_, a, b), _ = _three(1, 0.002)
     smaller, larger = sorted((a, b), key=lambda node: node.id)
     smaller.connect(larger.id)

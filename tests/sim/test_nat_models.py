@@ -63,13 +63,13 @@ def test_a_hole_can_be_punched_unless_a_symmetric_nat_meets_one_that_looks_at_po
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_second_nat_in_front_changes_nothing_for_an_endpoint_independent_one(kind: str) -> None:
-    for script in ("who may answer", "two hosts with one port", "an early knock spoils nothing"):
+    for script in ("allowed answers", "two hosts with one port", "an early knock spoils nothing"):
         steps, expected = SCRIPTS[script]
         assert play(steps, SimBench(kind, carrier="full_cone")).text == expected[KINDS.index(kind)]
 
 
 def test_the_stricter_of_two_nats_decides() -> None:
-    steps, expected = SCRIPTS["who may answer"]
+    steps, expected = SCRIPTS["allowed answers"]
     outcome = play(steps, SimBench("full_cone", carrier="port_restricted"))
     assert outcome.text == expected[KINDS.index("port_restricted")]
 

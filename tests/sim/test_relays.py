@@ -51,7 +51,7 @@ def _path(here: SimNode, there: SimNode) -> str:
     return paths.path_kind(paths.active)
 
 
-def test_who_cannot_reach_a_peer_reaches_it_through_a_relay_at_once() -> None:
+def test_a_peer_that_cannot_be_reached_is_reached_through_a_relay_at_once() -> None:
     world, _, here, there = _mesh()
     began = world.now
     connection = here.connect(there.id)
@@ -157,7 +157,7 @@ def test_a_relay_that_delays_is_left_within_two_seconds() -> None:
     assert _complete(inbox, 600)
 
 
-def test_nobody_is_introduced_to_a_peer_that_has_not_talked_to_him() -> None:
+def test_no_node_is_introduced_to_a_peer_that_has_not_talked_to_it() -> None:
     world, seeds, here, there = _mesh(relays=1)
     relay = here.mesh.sessions[seeds[0].id].connection
     assert relay is not None

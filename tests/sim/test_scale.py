@@ -182,7 +182,7 @@ def test_a_seed_names_every_byte_of_a_run_in_any_process() -> None:
     assert first.split()[0] != _digest(12, "1").split()[0]
 
 
-def _gap(model: bool, who: str, seed: int) -> float:
+def _gap(model: bool, mover: str, seed: int) -> float:
     """The longest silence that a reader sees around a move, among four nodes."""
     world = World(seed, Weather(delay=RTT / 2, jitter=0.002))
     engines: EngineFactory = ModelEngines(world.entropy) if model else pick_engine("aioquic")
@@ -196,19 +196,19 @@ def _gap(model: bool, who: str, seed: int) -> float:
     traffic = Traffic(world, stream, inbox, 150)
     world.run(1.0)
     moved = world.now
-    if who in ("dialler", "both"):
+    if mover in ("dialler", "both"):
         dialler.move("10.0.1.1")
-    if who in ("listener", "both"):
+    if mover in ("listener", "both"):
         listener.move("10.0.2.1")
     assert world.run(8.0, traffic.done)
     return max(b - a for a, b in pairwise(inbox.times) if moved - 0.05 < b < moved + 0.6)
 
 
 @pytest.mark.parametrize(
-    ("who", "bound"), [("dialler", 2 * RTT + 0.03), ("listener", 2 * RTT + 0.03), ("both", 3 * RTT + 0.05)]
+    ("mover", "bound"), [("dialler", 2 * RTT + 0.03), ("listener", 2 * RTT + 0.03), ("both", 3 * RTT + 0.05)]
 )
-def test_a_move_costs_the_model_what_it_costs_real_quic(who: str, bound: float) -> None:
-    model = [_gap(True, who, seed) for seed in range(3)]
-    real = [_gap(False, who, seed) for seed in range(3)]
+def test_a_move_costs_the_model_what_it_costs_real_quic(mover: str, bound: float) -> None:
+    model = [_gap(True, mover, seed) for seed in range(3)]
+    real = [_gap(False, mover, seed) for seed in range(3)]
     assert max(model + real) <= bound, (model, real)
     assert abs(max(model) - max(real)) < RTT / 2, (model, real)

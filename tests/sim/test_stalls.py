@@ -1,4 +1,4 @@
-"""Processes that get no CPU for a while: a path is not broken because nobody was there to use it."""
+"""Processes that get no CPU for a while: a path is not broken because no process was there to use it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BEAT_S = 0.01
 
 
 def _nodes(seed: int, delay: float) -> tuple[World, list[SimNode], SimNode, SimNode]:
-    """Two relays, and two nodes with a direct path, who have reservations at both."""
+    """Two relays, and two nodes with a direct path, which have reservations at both."""
     world = World(seed, Weather(delay=delay, jitter=0.001))
     engines = pick_engine("aioquic")
     relays = [SimNode(world, f"10.0.0.{i + 1}", engines, seed_role=True) for i in range(2)]
@@ -61,7 +61,7 @@ class Talk:
 
 
 def _stall(world: World, nodes: list[SimNode], seconds: float, pause: float) -> None:
-    """For so long each node stalls again and again, 0.1 to 0.3 s, at times of its own."""
+    """For that time each node stalls again and again, 0.1 to 0.3 s, at times of its own."""
     rng = random.Random(world.rng.random())
     for node in nodes:
         at = world.now + rng.uniform(0.1, pause)
@@ -71,12 +71,12 @@ def _stall(world: World, nodes: list[SimNode], seconds: float, pause: float) -> 
             at += length + rng.uniform(pause / 3, pause)
 
 
-@pytest.mark.parametrize("who", ["dialler", "listener", "both", "relays too"])
-def test_nodes_that_stall_again_and_again_keep_their_direct_path(who: str) -> None:
+@pytest.mark.parametrize("stalling", ["dialler", "listener", "both", "relays too"])
+def test_nodes_that_stall_again_and_again_keep_their_direct_path(stalling: str) -> None:
     world, relays, here, there = _nodes(1, 0.002)
     talk = Talk(world, here, there, 1500)
-    who_stalls = {"dialler": [here], "listener": [there], "both": [here, there], "relays too": [here, there, *relays]}
-    _stall(world, who_stalls[who], 15.0, 0.7)
+    by_name = {"dialler": [here], "listener": [there], "both": [here, there], "relays too": [here, there, *relays]}
+    _stall(world, by_name[stalling], 15.0, 0.7)
     world.run(60.0, lambda: talk.sent == 1500)
     world.run(3.0)
     assert talk.complete()
@@ -84,12 +84,12 @@ def test_nodes_that_stall_again_and_again_keep_their_direct_path(who: str) -> No
     assert talk.switches <= 4
 
 
-@pytest.mark.parametrize("who", ["dialler", "listener"])
-def test_a_direct_path_that_lost_a_race_against_a_nearer_relay_is_retaken_at_once(who: str) -> None:
+@pytest.mark.parametrize("stalling", ["dialler", "listener"])
+def test_a_direct_path_that_lost_a_race_against_a_nearer_relay_is_retaken_at_once(stalling: str) -> None:
     world, _, here, there = _nodes(1, 0.002)
     world.distance(here.addr.host, there.addr.host, 0.02)
     talk = Talk(world, here, there, 2000)
-    _stall(world, [here if who == "dialler" else there], 20.0, 4.0)
+    _stall(world, [here if stalling == "dialler" else there], 20.0, 4.0)
     world.run(60.0, lambda: talk.sent == 2000)
     world.run(3.0)
     assert talk.complete()

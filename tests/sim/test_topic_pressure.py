@@ -1,4 +1,4 @@
-"""More than the links carry: publishers wait, nothing is lost on healthy links, and one slow member stops nobody."""
+"""More than the links carry: publishers wait, nothing is lost on healthy links, and one slow member stops no other."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_publishers_slow_down_to_what_links_carry_and_nothing_is_lost(publishers
     assert most < TOPIC_LINK_QUEUE // 2
 
 
-def test_a_member_that_stalls_loses_its_oldest_with_a_counted_gap_and_nobody_else_does() -> None:
+def test_a_member_that_stalls_loses_its_oldest_with_a_counted_gap_and_no_other_does() -> None:
     world = _joined(20)
     publisher = world.nodes[0]
     stuck = world.nodes[7]
@@ -86,7 +86,7 @@ def test_members_that_say_hold_without_need_slow_publishers_and_do_not_silence_t
     publisher = world.nodes[0]
     hold = Graft(scope_of("news"), (MARK + b"\0",))
     sent = world.publish_at(publisher, "news", 50.0, SIZE, 20.0)
-    for second in range(20):  # released in between, so that nobody is taken for slow
+    for second in range(20):  # released in between, so that no member is taken for slow
         for said in (hold, Graft(hold.scope, (MARK + bytes([RELEASED]),)), hold):
             for peer in publisher.topics.neighbours("news"):
                 publisher.topics.on_scoped(Scoped(peer, said), world.now, world.wall)

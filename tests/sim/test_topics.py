@@ -1,4 +1,4 @@
-"""Topics among hundreds of cores: everybody who joined gets everything, nobody else carries a byte."""
+"""Topics among hundreds of cores: every node that joined gets everything, no other carries a byte."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def test_every_member_gets_every_message_once_and_in_order(count: int, members: 
         expected = 200 - sum(1 for i in range(200) if publishers[i % len(publishers)] == node.id)
         assert len(got) == expected
         assert not any(box.lost for box in node.boxes)
-    assert all(not node.read() and not node.links for node in world.nodes[members:]), "who did not join carries nothing"
+    assert all(not node.read() and not node.links for node in world.nodes[members:]), (
+        "nodes that did not join carry nothing"
+    )
 
 
 def test_links_and_duplicates_stay_few_as_members_come() -> None:
@@ -60,7 +62,7 @@ def test_links_and_duplicates_stay_few_as_members_come() -> None:
     assert twice / (50 * 199) < 0.3
 
 
-def test_members_that_die_cost_nobody_else_a_message() -> None:
+def test_members_that_die_cost_no_other_a_message() -> None:
     world = _joined(60, 60)
     dead = world.nodes[10:25]
     for i in range(300):
@@ -94,7 +96,7 @@ def test_a_late_joiner_gets_the_latest_in_order_and_then_what_comes() -> None:
     assert late.boxes[0].lost == plain.boxes[0].lost == 0
 
 
-def test_who_leaves_is_asked_no_more_and_the_rest_stay_whole() -> None:
+def test_a_member_that_leaves_is_asked_no_more_and_the_rest_stay_whole() -> None:
     world = _joined(20, 20)
     for node in world.nodes[5:12]:
         node.topics.leave("news", world.now)

@@ -1,4 +1,4 @@
-"""Many topic cores in virtual time, over links as QUIC gives them; who joined is told to all after a moment."""
+"""Many topic cores in virtual time, over links as QUIC gives them; a join is told to all after a moment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GOSSIP_S = 0.3
 
 @dataclass(eq=False)
 class TopicNode:
-    """One node: its core, and who is dead or alive to it."""
+    """One node: its core, and the nodes that are dead or alive to it."""
 
     identity: Identity
     topics: Topics
@@ -79,7 +79,7 @@ class TopicWorld:
         return EPOCH + self.now
 
     def status(self, peer: NodeId) -> Status:
-        """What everybody believes."""
+        """What all nodes believe."""
         return self.statuses.get(peer, Status.ALIVE)
 
     def at(self, when: float, action: Callable[[], None]) -> None:
@@ -101,7 +101,7 @@ class TopicWorld:
         return seq
 
     def kill(self, node: TopicNode, gone_after: float) -> None:
-        """A node dies; its links break, and after a while everybody knows."""
+        """A node dies; its links break, and after a while all know."""
         node.alive = False
 
         def gone() -> None:

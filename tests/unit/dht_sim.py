@@ -78,7 +78,7 @@ class Net:
         return WALL + self.now
 
     def add(self, *, seed_role: bool = False, seed: bytes | None = None, addr: Addr | None = None) -> SimNode:
-        """A new node that knows nobody."""
+        """A new node that knows no other."""
         identity = Identity(seed or self.rng.randbytes(32))
         metrics = Metrics()
         own = random.Random(self.rng.getrandbits(64))
@@ -99,7 +99,7 @@ class Net:
         return node
 
     def fresh_addr(self) -> Addr:
-        """A public address that nobody has."""
+        """A public address that no node has."""
         while True:
             r = self.rng
             host = f"{r.randint(11, 99)}.{r.randint(0, 255)}.{r.randint(0, 255)}.{r.randint(1, 254)}"

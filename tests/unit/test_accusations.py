@@ -1,4 +1,4 @@
-"""What a node does about entries that speak of it, or were signed with its key by somebody else."""
+"""What a node does about entries that speak of it, or were signed with its key by another process."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def _node(first_seq: int = 0) -> Gossip:
     return gossip
 
 
-def _entry(who: Identity, kind: int, name: str, seq: int, value: bytes | None, ttl: int = 3600) -> Entry:
-    return sign_entry(who, kind=kind, name=name, seq=BASE + seq, issued_ms=BASE, ttl=ttl, value=value)
+def _entry(signer: Identity, kind: int, name: str, seq: int, value: bytes | None, ttl: int = 3600) -> Entry:
+    return sign_entry(signer, kind=kind, name=name, seq=BASE + seq, issued_ms=BASE, ttl=ttl, value=value)
 
 
-def _member(who: Identity, seq: int, left: bool = False, ttl: int = 7200) -> Entry:
-    return _entry(who, Kind.MEMBER, "", seq, Member(left, b"").encoded(), ttl)
+def _member(signer: Identity, seq: int, left: bool = False, ttl: int = 7200) -> Entry:
+    return _entry(signer, Kind.MEMBER, "", seq, Member(left, b"").encoded(), ttl)
 
 
 def _own(gossip: Gossip) -> list[Entry]:
@@ -105,7 +105,7 @@ def test_a_goodbye_said_with_our_key_is_refuted_even_when_we_count_higher_alread
     assert parse_member(own) == Member(False, b"")
 
 
-def test_of_those_who_said_goodbye_so_many_are_remembered() -> None:
+def test_of_those_that_said_goodbye_so_many_are_remembered() -> None:
     members = Members(ME.id, Timers(), Metrics(), lambda: 1.0)
     for number in range(GOSSIP_MAX_SUSPECTS + 20):
         members.on_member(NodeId(number.to_bytes(32, "big")), BASE, True, 0.0, news=True)

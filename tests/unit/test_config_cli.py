@@ -1,4 +1,4 @@
-"""Settings and the command line: who beats whom, and what every mistake is told."""
+"""Settings and the command line: what beats what, and what every mistake is told."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def config(home: Path, file: str = "", flags: dict[str, object] | None = None, *
     return Config.load(home, flags, {f"MESHNODE_{name.upper()}": value for name, value in env.items()})
 
 
-# ---- who beats whom
+# ---- what beats what
 
 
 def test_flags_beat_environment_beats_file_beats_default(tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_what_a_running_node_refuses_is_said_in_the_same_form(running: Running) 
     complains(home, "already_running", "up", "--listen", "127.0.0.1:0", "--no-mdns")
     complains(home, "invalid_id", "ping", "no/body")
     complains(home, "invalid_id", "resolve", "no_body")
-    complains(home, "not_found", "ping", "nobody")
+    complains(home, "not_found", "ping", "unknown")
     complains(home, "no_path", "ping", own)
     complains(home, "config_error", "rebind", "nowhere")
     complains(home, "config_error", "rebind", "192.0.2.77:0")

@@ -1,4 +1,4 @@
-"""Where the control socket is, and whom the commands believe."""
+"""Where the control socket is, and which one the commands believe."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_a_socket_where_others_may_write_is_not_believed(long_home: Path) -> Non
         list(call(long_home, "status"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder that belongs to somebody else")
-def test_a_socket_in_somebody_elses_folder_is_not_believed(long_home: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder that belongs to another user")
+def test_a_socket_in_the_folder_of_another_user_is_not_believed(long_home: Path) -> None:
     folder = socket_path(long_home).parent
     folder.mkdir(mode=0o700)
     os.chown(folder, 12345, 12345)

@@ -1,4 +1,4 @@
-"""What aioquic imports and we do not need is not loaded, and is there all the same for those who do."""
+"""What aioquic imports and we do not need is not loaded, and is there all the same for code that does."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def test_the_engine_does_not_load_what_checks_certificates_of_a_ca() -> None:
     assert _run(UNUSED) == "[]\n"
 
 
-def test_whoever_checks_such_certificates_with_aioquic_in_the_same_process_still_can() -> None:
+def test_code_that_checks_such_certificates_with_aioquic_in_the_same_process_still_can() -> None:
     assert _run(USED) == "True\nTrue\n"

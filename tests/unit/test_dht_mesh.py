@@ -130,7 +130,7 @@ def test_contacts_are_told_of_soon_and_not_often() -> None:
     assert sum(isinstance(effect, ContactsChanged) for _, effect in node.log) < 16
 
 
-def test_a_lookup_started_before_anybody_answered_still_finds() -> None:
+def test_a_lookup_started_before_any_answer_still_finds() -> None:
     net = build(10, 6)
     net.publish(net.nodes[5])
     net.run(1.0)
@@ -141,7 +141,7 @@ def test_a_lookup_started_before_anybody_answered_still_finds() -> None:
     assert seconds < 1.0
 
 
-def test_a_lookup_with_nobody_to_ask_ends_at_once() -> None:
+def test_a_lookup_with_no_node_to_ask_ends_at_once() -> None:
     net = Net(1)
     alone = net.add()
     stranger = net.add()
@@ -151,7 +151,7 @@ def test_a_lookup_with_nobody_to_ask_ends_at_once() -> None:
     assert [e.record for _, e in alone.log if isinstance(e, LookupDone) and e.lookup_id == number] == [None]
 
 
-def test_a_lookup_ends_when_everybody_is_dead() -> None:
+def test_a_lookup_ends_when_all_nodes_are_dead() -> None:
     net = build(20, 8)
     for node in net.nodes[1:]:
         net.kill(node)

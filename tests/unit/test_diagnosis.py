@@ -103,7 +103,7 @@ CASES: dict[str, tuple[Json, str, str, tuple[str, ...]]] = {
         ("this network", "200 ms"),
     ),
     "heard long ago": (snapshot(udp={"outside_s": 900, "lan_s": None}, peers=[], seeds=[]), "udp", "note", ("nobody",)),
-    "nobody to ask": (snapshot(udp=SILENT, peers=[], seeds=[]), "udp", "note", ("nobody to ask",)),
+    "no node to ask": (snapshot(udp=SILENT, peers=[], seeds=[]), "udp", "note", ("nobody to ask",)),
     "cone NAT": (snapshot(), "nat", "ok", ("IPv4", "198.51.100.1:4242", "endpoint-independent")),
     "symmetric NAT": (snapshot(nat(mapping="endpoint-dependent")), "nat", "note", ("symmetric", "relays")),
     "no NAT": (snapshot(nat(mapping="none", reflexive=[])), "nat", "ok", ("no NAT",)),
@@ -126,7 +126,7 @@ CASES: dict[str, tuple[Json, str, str, tuple[str, ...]]] = {
         "ok",
         ("198.51.100.1:99", "pcp"),
     ),
-    "a mapping in vain": (
+    "a mapping behind a NAT": (
         snapshot(nat(mappings=[{"protocol": "upnp", "external": "100.64.0.1:99", "private": True}])),
         "mappings",
         "note",
@@ -294,7 +294,7 @@ PEERS: dict[str, tuple[Json, str, str, tuple[str, ...]]] = {
         ("answered 2 of 9 probes in 5.0 ms", "last heard 4.0 s ago", "left 2 times"),
     ),
     "changes": (peer(), "history", "note", ("3.0 s ago: 192.0.2.5:1, dialled",)),
-    "nobody knows it": (
+    "unknown to all": (
         peer(connected=False, record=None, error={"code": "not_found", "message": "?", "hint": "does it run?"}),
         "peer",
         "problem",
@@ -327,8 +327,12 @@ def test_a_peer_is_told_in_plain_words(case: str) -> None:
 SYMMETRIC = {"endpoints": [], "capabilities": ["symmetric"]}
 WHY = {
     "both ends": (peer(**VIA, record=SYMMETRIC, candidates=[candidate()]), "endpoint-dependent", "both NATs"),
-    "ours": (peer(**VIA, candidates=[candidate()]), "endpoint-dependent", "this node's NAT"),
-    "theirs": (peer(**VIA, record=SYMMETRIC, candidates=[candidate()]), "endpoint-independent", "the peer's NAT"),
+    "this end": (peer(**VIA, candidates=[candidate()]), "endpoint-dependent", "this node's NAT"),
+    "the other end": (
+        peer(**VIA, record=SYMMETRIC, candidates=[candidate()]),
+        "endpoint-independent",
+        "the peer's NAT",
+    ),
     "nothing to try": (peer(**VIA, candidates=[]), "none", "no address of its own"),
     "not tried": (peer(**VIA, candidates=[candidate(probes=0)]), "none", "not been tried"),
     "private": (peer(**VIA, candidates=[candidate(endpoint="10.9.9.9:1")]), "none", "private ones"),

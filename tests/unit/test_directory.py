@@ -35,14 +35,14 @@ class Bench:
     def status(self, peer: NodeId) -> Status:
         return self.statuses.get(peer, Status.ALIVE)
 
-    def entry(self, who: Identity, name: str = "db", value: bytes | None = b"", **changes: Any) -> Entry:
+    def entry(self, signer: Identity, name: str = "db", value: bytes | None = b"", **changes: Any) -> Entry:
         self.seq += 1
         fields: dict[str, Any] = {"issued_ms": int(WALL * 1000), "ttl": 3600, "kind": Kind.SERVICE} | changes
         value = Offer().encoded() if value == b"" else value
-        return sign_entry(who, name=name, seq=self.seq, value=value, **fields)
+        return sign_entry(signer, name=name, seq=self.seq, value=value, **fields)
 
-    def offer(self, who: Identity, name: str = "db", offer: Offer | None = None, now: float = 0.0) -> None:
-        self.core.on_entry(self.entry(who, name, (offer or Offer()).encoded()), WALL + now, now)
+    def offer(self, signer: Identity, name: str = "db", offer: Offer | None = None, now: float = 0.0) -> None:
+        self.core.on_entry(self.entry(signer, name, (offer or Offer()).encoded()), WALL + now, now)
 
     def chosen(self, now: float = 0.0, rtts: dict[NodeId, float] | None = None, **options: Any) -> list[NodeId]:
         found = self.core.choose("db", now, WALL + now, (rtts or {}).get, **options)
@@ -60,7 +60,7 @@ def test_instances_come_and_go_with_their_entries_and_their_nodes() -> None:
     assert bench.told() == [("up", A.id), ("up", B.id)]
     bench.statuses[A.id] = Status.SUSPECT
     bench.core.on_member(A.id, 0.0)
-    assert bench.chosen() == [B.id, A.id], "who is under suspicion is tried last, not never"
+    assert bench.chosen() == [B.id, A.id], "an instance under suspicion is tried last, not never"
     bench.statuses[A.id] = Status.GONE
     bench.core.on_member(A.id, 0.0)
     assert bench.told() == [("changed", A.id), ("down", A.id)]
@@ -86,8 +86,8 @@ def test_what_has_expired_is_offered_no_longer() -> None:
 
 def test_near_idle_and_well_instances_come_first() -> None:
     bench = Bench()
-    for who in (A, B, C):
-        bench.offer(who)
+    for signer in (A, B, C):
+        bench.offer(signer)
     assert bench.chosen(rtts={A.id: 0.08, B.id: 0.01}) == [B.id, C.id, A.id], "an unknown one is taken for 50 ms away"
     bench.offer(B, offer=Offer(load=100))
     assert bench.chosen(rtts={A.id: 0.08, B.id: 0.01})[0] != B.id
@@ -105,8 +105,8 @@ def test_equally_near_instances_share_the_calls() -> None:
 
 def test_sticky_stays_with_the_last_that_worked_as_long_as_it_works() -> None:
     bench = Bench()
-    for who in (A, B, C):
-        bench.offer(who)
+    for signer in (A, B, C):
+        bench.offer(signer)
     bench.core.on_opened(C.id, "db")
     near = {A.id: 0.001, B.id: 0.001, C.id: 0.2}
     assert bench.chosen(rtts=near, sticky=True)[0] == C.id
@@ -130,7 +130,7 @@ def test_a_failure_counts_at_once_for_a_while_and_longer_when_it_repeats() -> No
     assert bench.chosen(6.9, rtts={A.id: 0.001}) == [A.id, B.id]
 
 
-def test_a_refusal_is_remembered_and_a_missing_service_until_it_is_announced_anew() -> None:
+def test_a_refusal_is_remembered_and_a_missing_service_until_it_is_announced_again() -> None:
     bench = Bench()
     bench.offer(A)
     bench.offer(B)
@@ -246,26 +246,26 @@ STEPS = st.lists(
 def test_whatever_happens_the_choice_is_of_living_instances_and_complete(steps: list[Any]) -> None:
     bench, now = Bench(), 0.0
     offered: dict[NodeId, None] = {}
-    for what, who, pause in steps:
+    for what, signer, pause in steps:
         now += pause
         if what == "offer":
-            seq = bench.entry(who, issued_ms=int((WALL + now) * 1000))
+            seq = bench.entry(signer, issued_ms=int((WALL + now) * 1000))
             bench.core.on_entry(seq, WALL + now, now)
-            offered[who.id] = None
+            offered[signer.id] = None
         elif what == "withdraw":
-            bench.core.on_entry(bench.entry(who, value=None), WALL + now, now)
-            offered.pop(who.id, None)
+            bench.core.on_entry(bench.entry(signer, value=None), WALL + now, now)
+            offered.pop(signer.id, None)
         elif what in ("gone", "alive"):
-            bench.statuses[who.id] = Status.GONE if what == "gone" else Status.ALIVE
-            bench.core.on_member(who.id, now)
+            bench.statuses[signer.id] = Status.GONE if what == "gone" else Status.ALIVE
+            bench.core.on_member(signer.id, now)
         elif what == "fail":
-            bench.core.on_failed(who.id, now)
+            bench.core.on_failed(signer.id, now)
         elif what == "open":
-            bench.core.on_opened(who.id, "db")
+            bench.core.on_opened(signer.id, "db")
         elif what == "refuse":
-            bench.core.on_refused(who.id, "db", now)
+            bench.core.on_refused(signer.id, "db", now)
         elif what == "silent":
-            bench.core.on_silent(who.id, now)
+            bench.core.on_silent(signer.id, now)
         else:
             bench.core.tick(now, WALL + now)
             deadline = bench.core.next_deadline()

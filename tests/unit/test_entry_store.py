@@ -15,18 +15,18 @@ WALL_MS = 1_800_000_000_000
 PEOPLE = [Identity(bytes([number]) * 32) for number in range(8)]
 
 
-def _entry(who: Identity, kind: int, name: str, seq: int, value: bytes | None = b"x") -> Entry:
-    return sign_entry(who, kind=kind, name=name, seq=WALL_MS + seq, issued_ms=WALL_MS, ttl=600, value=value)
+def _entry(signer: Identity, kind: int, name: str, seq: int, value: bytes | None = b"x") -> Entry:
+    return sign_entry(signer, kind=kind, name=name, seq=WALL_MS + seq, issued_ms=WALL_MS, ttl=600, value=value)
 
 
-def _accusation(who: Identity, seq: int) -> Entry:
+def _accusation(signer: Identity, seq: int) -> Entry:
     accused = PEOPLE[0].id
-    return _entry(who, Kind.ACCUSATION, str(accused), seq, Accusation(accused, WALL_MS).encoded())
+    return _entry(signer, Kind.ACCUSATION, str(accused), seq, Accusation(accused, WALL_MS).encoded())
 
 
 def test_of_the_accusations_of_one_node_the_same_stay_in_whatever_order_they_come() -> None:
-    said = [_accusation(who, seq) for seq, who in enumerate(PEOPLE[1:6])]
-    for again in range(5):  # whoever accuses anew replaces what he said, and nobody else
+    said = [_accusation(signer, seq) for seq, signer in enumerate(PEOPLE[1:6])]
+    for again in range(5):  # a node that accuses again replaces its own accusation, and no other
         kept = set()
         for order in permutations([*said, _accusation(PEOPLE[1 + again], 9)]):
             store = EntryStore(Metrics())
@@ -39,10 +39,10 @@ def test_of_the_accusations_of_one_node_the_same_stay_in_whatever_order_they_com
 
 def test_one_more_accusation_than_count_is_not_taken_and_leaves_no_trace() -> None:
     store = EntryStore(Metrics())
-    for seq, who in enumerate(PEOPLE[1:6]):
-        store.put(_accusation(who, seq))
+    for seq, signer in enumerate(PEOPLE[1:6]):
+        store.put(_accusation(signer, seq))
     prints, kept = list(store.prints), {entry.origin for entry in store.entries(Kind.ACCUSATION)}
-    more = _accusation(next(who for who in PEOPLE[1:6] if who.id not in kept), 9)
+    more = _accusation(next(signer for signer in PEOPLE[1:6] if signer.id not in kept), 9)
     assert store.put(more) is Put.FULL
     assert store.prints == prints
     for entry in list(store.entries(Kind.ACCUSATION)):
@@ -52,7 +52,7 @@ def test_one_more_accusation_than_count_is_not_taken_and_leaves_no_trace() -> No
 
 def test_a_full_kind_keeps_its_newest_also_after_others_went() -> None:
     store = EntryStore(Metrics(), limit=3)
-    entries = [_entry(who, 8, "s", seq) for seq, who in enumerate(PEOPLE[:7])]
+    entries = [_entry(signer, 8, "s", seq) for seq, signer in enumerate(PEOPLE[:7])]
     for entry in entries[:4]:
         store.put(entry)
     store.drop(entries[2])

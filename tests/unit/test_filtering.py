@@ -26,7 +26,7 @@ def _view(*, own: tuple[Addr, ...] = (OWN,), fresh: bool = True, seen: Addr | No
     return view
 
 
-def test_a_stranger_who_gets_in_unasked_proves_that_nobody_is_filtered() -> None:
+def test_a_stranger_that_gets_in_unasked_proves_that_no_source_is_filtered() -> None:
     view = _view()
     view.heard(STRANGER, 1.0)
     assert view.filtering(4) is Filtering.INDEPENDENT
@@ -98,7 +98,7 @@ def test_a_predecessors_peers_prove_nothing_however_long_they_go_on() -> None:
     assert view.filtering(4) is Filtering.INDEPENDENT
 
 
-def test_after_a_move_it_is_learnt_anew() -> None:
+def test_after_a_move_it_is_learnt_again() -> None:
     view = _view()
     view.heard(STRANGER, 1.0)
     view.moved(frozenset({OWN}), NETWORKS, 10.0, moved=True)
@@ -112,7 +112,7 @@ def test_after_a_move_it_is_learnt_anew() -> None:
     assert view.filtering(4) is Filtering.UNKNOWN
 
 
-def test_when_it_cannot_remember_whom_it_sent_to_it_says_nothing() -> None:
+def test_when_it_cannot_remember_its_receivers_it_says_nothing() -> None:
     view = _view()
     for number in range(MAX_SENT_ADDRESSES + 1):
         view.sent(Addr(f"192.0.{number % 256}.{number // 256}", 1))

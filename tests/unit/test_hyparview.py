@@ -41,7 +41,7 @@ def _full(*spare: NodeId) -> tuple[HyParView, Timers]:
     return views, timers
 
 
-def test_a_crowd_that_joins_through_us_replaces_one_another_and_not_those_who_were_here() -> None:
+def test_a_crowd_that_joins_through_us_replaces_one_another_and_not_those_that_were_here() -> None:
     views, _ = _full(_id(8))
     for number in range(100, 200):
         views.on_link(_id(number), 1.0)
@@ -152,7 +152,7 @@ def test_a_new_link_is_held_in_reserve_where_a_tree_has_grown() -> None:
     tree = _tree()
     tree.link(_id(1))
     tree.link(_id(2))
-    assert list(tree.eager) == [_id(1), _id(2)]  # nobody knows yet who is superfluous
+    assert list(tree.eager) == [_id(1), _id(2)]  # it is not known yet which one is superfluous
     tree.on_prune(_id(2), 1.0)
     tree.link(_id(3))
     assert list(tree.eager) == [_id(1)]

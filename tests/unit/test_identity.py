@@ -37,7 +37,7 @@ def test_other_text_is_an_invalid_id(text: str) -> None:
         assert str(node_id) == text.strip().lower().removesuffix(".mesh")
 
 
-def test_both_sides_compute_the_same_pairwise_key_and_nobody_else_does() -> None:
+def test_both_sides_compute_the_same_pairwise_key_and_no_third_node_does() -> None:
     a, b, c = (Identity.generate() for _ in range(3))
     assert a.shared_key(b.id) == b.shared_key(a.id) != c.shared_key(a.id)
 

@@ -60,7 +60,7 @@ def probed(paths: PeerPaths, seconds: float = 3.0) -> list[Addr]:
 
 
 @pytest.mark.parametrize("what", NOBODYS)
-def test_an_address_that_nobody_else_can_have_is_never_probed(what: str) -> None:
+def test_an_address_that_no_other_node_can_have_is_never_probed(what: str) -> None:
     liar = Addr(NOBODYS[what], 4242)
     for port, named in ((4242, liar), (0, Addr("198.51.100.7", 0))):
         paths = connected()

@@ -17,7 +17,7 @@ PEERS = [(Identity(bytes([n]) * 32).id, Addr(f"198.51.100.{n}", 1)) for n in (1,
     [
         ([], Mapping.UNKNOWN, False),
         ([OWN], Mapping.NONE, False),
-        ([Addr("203.0.113.1", 4242)], Mapping.UNKNOWN, False),  # it keeps the port: most likely for everybody
+        ([Addr("203.0.113.1", 4242)], Mapping.UNKNOWN, False),  # it keeps the port: most likely for all peers
         ([Addr("203.0.113.1", 999)], Mapping.UNKNOWN, True),  # it does not: suspected until a second one speaks
         ([Addr("203.0.113.1", 999)] * 2, Mapping.INDEPENDENT, False),
         ([Addr("203.0.113.1", 999), Addr("203.0.113.1", 1_000)], Mapping.DEPENDENT, True),

@@ -25,9 +25,9 @@ ME, A, B, C = (Identity(bytes([i]) * 32) for i in range(1, 5))
 SEQ = itertools.count(int(WALL * 1000))
 
 
-def _claim(who: Identity, first: float, name: str = "laptop", issued: float = WALL, value: Any = ...) -> Entry:
+def _claim(signer: Identity, first: float, name: str = "laptop", issued: float = WALL, value: Any = ...) -> Entry:
     return sign_entry(
-        who,
+        signer,
         kind=Kind.NAME,
         name=name,
         seq=next(SEQ),
@@ -49,22 +49,22 @@ def _told(names: Names) -> list[Any]:
 @given(st.permutations([(A, 300.0), (B, 200.0), (C, 200.0)]))
 def test_the_earliest_claim_counts_in_whatever_order_claims_come(order: list[tuple[Identity, float]]) -> None:
     names = _names()
-    for who, ago in order:
-        names.on_entry(_claim(who, WALL - ago), WALL)
+    for signer, ago in order:
+        names.on_entry(_claim(signer, WALL - ago), WALL)
     assert names.resolve("laptop", WALL) == A.id
 
 
 def test_equal_claims_go_to_the_smaller_id_and_the_conflict_is_told_once() -> None:
     names = _names()
-    for who in (A, B):
-        names.on_entry(_claim(who, WALL - 5), WALL)
+    for signer in (A, B):
+        names.on_entry(_claim(signer, WALL - 5), WALL)
     names.on_entry(_claim(A, WALL - 5), WALL)
     holder = min(A.id, B.id)
     assert names.resolve("laptop", WALL) == holder
     assert _told(names) == [NameConflict("laptop", holder, max(A.id, B.id))]
 
 
-def test_who_has_left_is_still_called_by_its_name_until_another_has_it() -> None:
+def test_a_node_that_has_left_is_still_called_by_its_name_until_another_has_it() -> None:
     statuses = {A.id: Status.LEFT}
     names = _names(statuses=statuses)
     claim = _claim(A, WALL - 10)
@@ -99,7 +99,7 @@ def test_pins_outlive_the_process_and_need_no_claim_at_hand() -> None:
         names.resolve("laptop", WALL)
 
 
-def test_an_old_date_in_a_new_claim_gains_an_hour_at_most_with_those_who_were_there() -> None:
+def test_an_old_date_in_a_new_claim_gains_an_hour_at_most_with_those_that_were_there() -> None:
     names = _names(WALL - 7200)
     names.on_entry(_claim(A, WALL - 7100, issued=WALL - 7100), WALL - 7100)
     names.on_entry(_claim(B, 0), WALL)
@@ -158,10 +158,10 @@ def test_a_crowd_of_claimants_costs_little_and_does_not_displace_the_first() -> 
     names = Names(ME.id, metrics, lambda peer: Status.ALIVE, WALL)
     names.on_entry(_claim(A, WALL - 100), WALL)
     crowd = [Identity(random.Random(i).randbytes(32)) for i in range(100)]
-    for who in crowd:
-        names.on_entry(_claim(who, WALL - 50), WALL)
+    for signer in crowd:
+        names.on_entry(_claim(signer, WALL - 50), WALL)
     assert names.resolve("laptop", WALL) == A.id
     assert metrics.counters["names_full"] >= 60
-    for i, who in enumerate(crowd * 25):
-        names.on_entry(_claim(who, WALL - 50, name=f"n{i}"), WALL)
+    for i, signer in enumerate(crowd * 25):
+        names.on_entry(_claim(signer, WALL - 50, name=f"n{i}"), WALL)
     assert names._count <= 2_048

@@ -38,7 +38,7 @@ def test_ping_says_when_the_path_changes_and_why_and_ends_with_a_summary() -> No
     assert view.summary() == "6 sent, 4 answered; round trip 8.00 / 35.05 / 40.50 ms (best, median, worst)"
 
 
-def test_a_ping_that_nobody_answers_has_a_summary_too() -> None:
+def test_a_ping_without_an_answer_has_a_summary_too() -> None:
     view = PingView()
     assert list(view.lines(echo(0, None, None, "none"))) == ["   0       lost"]
     assert view.summary() == "1 sent, 0 answered"

@@ -172,10 +172,10 @@ def test_a_claimed_source_moves_nothing_until_our_probe_came_back_from_it() -> N
     wire = connected(A)
     wire.paths.on_received(B, 1200, True, wire.now)
     wire.run(3.0)
-    assert wire.paths.active == A, "nobody answers at B"
+    assert wire.paths.active == A, "no peer answers at B"
     wire.up = [B]
     wire.paths.on_received(C, 1200, False, wire.now)
-    assert C not in wire.paths.addresses(), "a packet that anybody may have made teaches us nothing"
+    assert C not in wire.paths.addresses(), "a packet that any host may have made teaches nothing"
 
 
 def test_a_peer_whose_nat_mapping_changed_is_followed_after_one_round_trip() -> None:

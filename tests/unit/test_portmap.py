@@ -49,7 +49,7 @@ def test_the_first_protocol_that_the_router_speaks_gives_the_mapping(
     assert bench.changes == 1
 
 
-def test_requests_go_to_the_router_and_to_nobody_else() -> None:
+def test_requests_go_to_the_router_and_nowhere_else() -> None:
     bench = mapped(Router())
     assert {to for _, to, _ in bench.sent} == {AT_ROUTER, Addr("239.255.255.250", 1900)}
     assert not bench.fetched
@@ -133,7 +133,7 @@ def test_a_mapping_is_renewed_at_half_its_life_with_the_same_nonce_and_port(kind
         assert bench.sent[0][2][42:44] == PORT.to_bytes(2, "big")
     bench.advance(10 * PORTMAP_LIFETIME_S)
     assert bench.mapping is not None
-    assert bench.changes == 1, "nobody needs to hear of a renewal"
+    assert bench.changes == 1, "no part needs to hear of a renewal"
 
 
 def test_a_mute_router_loses_the_mapping_when_it_expires_and_not_before() -> None:
@@ -436,7 +436,7 @@ def test_replies_cut_short_and_requests_sent_back_are_dropped() -> None:
     assert bench.dropped == {"malformed": 61}
 
 
-def test_a_reply_that_nobody_waits_for_changes_nothing() -> None:
+def test_a_reply_that_is_not_waited_for_changes_nothing() -> None:
     bench, reply = waiting()
     bench.receive(reply, AT_ROUTER)
     changed = reply[:42] + b"\x00\x50" + reply[44:]

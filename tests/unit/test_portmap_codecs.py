@@ -150,7 +150,7 @@ def test_places_on_the_router_are_found_absolute_and_relative() -> None:
         "http://192.168.1.2:5000/",  # another host
         "http://10.0.0.1/",
         "http://127.0.0.1:5000/",
-        "http://router.lan/",  # a name could be anybody
+        "http://router.lan/",  # a name could be any host
         "http://192.168.1.1@10.0.0.1/",
         "http://user@192.168.1.1/",
         "http://192.168.1.1.evil.example/",

@@ -104,7 +104,7 @@ def test_a_lease_is_renewed_at_half_its_life_without_a_new_search() -> None:
     assert UPNP_LEASE_S / 2 <= bench.fetched[0][0] - 100 <= UPNP_LEASE_S * 5 / 8 + 5
 
 
-def test_a_restarted_router_is_searched_anew_and_mapped_again() -> None:
+def test_a_restarted_router_is_searched_and_mapped_again() -> None:
     router = Router(upnp=2)
     bench = mapped(router)
     bench.reachable = False

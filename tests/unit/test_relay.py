@@ -83,7 +83,7 @@ def test_a_relay_makes_one_frame_of_one_and_names_the_true_sender() -> None:
     assert proven(parsed, two.key, DOWN)
 
 
-def test_whoever_is_not_allowed_gets_no_reservation_and_frames_to_nobody_are_dropped() -> None:
+def test_a_client_that_is_not_allowed_gets_no_reservation_and_frames_without_receiver_are_dropped() -> None:
     server, metrics, (one, _) = _server()
     assert isinstance(server.reserve(THREE, 0.0), str)
     assert _up(server, one, label(THREE), b"x", 0.0) is None
@@ -132,14 +132,14 @@ def test_the_end_of_one_client_leaves_the_reservation_of_another_with_the_same_l
     assert _up(server, one, label(TWO), b"x", 0.0) is not None
 
 
-def test_only_those_are_introduced_who_lately_sent_each_other_something() -> None:
+def test_only_those_are_introduced_that_recently_sent_each_other_something() -> None:
     server, metrics, (one, two) = _server()
     assert not server.may_introduce(ONE, TWO, 0.0)
     _up(server, one, label(TWO), b"x", 0.0)
     assert not server.may_introduce(ONE, TWO, 0.0), "the other has not answered"
     _up(server, two, label(ONE), b"x", 0.0)
     assert server.may_introduce(ONE, TWO, 0.0)
-    assert not server.may_introduce(TWO, ONE, 0.5), "once a second, whoever asks"
+    assert not server.may_introduce(TWO, ONE, 0.5), "once a second, whichever asks"
     assert server.may_introduce(TWO, ONE, 1.1)
     assert not server.may_introduce(ONE, TWO, RELAY_CONSENT_S + 1)
     assert metrics.counters["relay_no_consent"] == 3

@@ -1,4 +1,4 @@
-"""Records by key: the newest valid one wins whoever brings it, questions are answered once, all within bounds."""
+"""Records by key: the newest valid one wins whatever its source, questions are answered once, all within bounds."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ WALL = 1_700_000_000.0
 ME = Identity(bytes(32))
 
 
-def record(seq: int, who: Identity = ME, issued: float = WALL, ttl: int = 600, port: int = 1) -> bytes:
+def record(seq: int, signer: Identity = ME, issued: float = WALL, ttl: int = 600, port: int = 1) -> bytes:
     """A signed record."""
     place = (Endpoint(Addr("192.0.2.1", port)),)
-    return sign_record(who, seq=seq, issued_ms=int(issued * 1000), ttl=ttl, endpoints=place).encoded
+    return sign_record(signer, seq=seq, issued_ms=int(issued * 1000), ttl=ttl, endpoints=place).encoded
 
 
 class Asked:
@@ -86,13 +86,13 @@ def test_old_and_invalid_records_are_counted_by_name_and_change_nothing() -> Non
     }
 
 
-def test_a_record_of_somebody_else_than_expected_is_counted() -> None:
+def test_a_record_of_another_node_than_expected_is_counted() -> None:
     asked = Asked()
     assert asked.resolver.offer(record(1), "ticket", 0.0, WALL, expected=Identity(bytes(range(32))).id) is None
     assert asked.metrics.counters == {"record_wrong_id": 1}
 
 
-def test_everyone_who_waits_is_answered_once_by_the_first_source() -> None:
+def test_all_that_wait_are_answered_once_by_the_first_source() -> None:
     asked = Asked()
     for _ in range(3):
         asked.ask(now=10.0)
@@ -103,7 +103,7 @@ def test_everyone_who_waits_is_answered_once_by_the_first_source() -> None:
     assert asked.resolver.next_deadline() is None
 
 
-def test_an_invalid_record_answers_nobody() -> None:
+def test_an_invalid_record_answers_no_question() -> None:
     asked = Asked()
     asked.ask()
     asked.offer(record(1, issued=WALL - 700))
@@ -111,7 +111,7 @@ def test_an_invalid_record_answers_nobody() -> None:
     assert asked.resolver.asked(ME.id)
 
 
-def test_a_question_nobody_can_answer_ends_in_not_found_in_time() -> None:
+def test_a_question_without_an_answer_ends_in_not_found_in_time() -> None:
     asked = Asked()
     asked.ask(now=1.0)
     asked.ask(now=2.0)
@@ -163,7 +163,7 @@ def test_too_many_questions_are_refused_at_once_and_room_comes_back() -> None:
     assert asked.ask()
 
 
-def test_one_who_asks_from_within_an_answer_waits_his_turn() -> None:
+def test_a_question_from_within_an_answer_waits_its_turn() -> None:
     asked = Asked()
     asked.resolver.ask(ME.id, 0.0, lambda result: asked.ask(now=0.0) and None)
     asked.resolver.give_up(ME.id)

@@ -60,7 +60,7 @@ def test_old_future_and_pre_start_stamps_are_dropped() -> None:
     assert restarted.unseal(_sealer(A).seal(B.id, b"x")) is None
 
 
-def test_nobody_seals_in_the_name_of_another() -> None:
+def test_no_node_seals_in_the_name_of_another() -> None:
     """C knows the mesh key and both ids, and still cannot speak as A: that takes A's or B's private key."""
     forger = _sealer(C)
     forger._identity.id = A.id

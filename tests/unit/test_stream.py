@@ -18,7 +18,7 @@ DIALLER, LISTENER = Identity(bytes(32)), Identity(bytes(range(32)))
 
 
 class Ends:
-    """What one end's driver would do: admit everybody, keep the streams."""
+    """What one end's driver would do: admit all peers, keep the streams."""
 
     def __init__(self) -> None:
         self.streams: list[Stream] = []
@@ -29,7 +29,7 @@ class Ends:
         """Nothing is routed here."""
 
     def on_hello(self, connection: Connection, hello: Hello) -> None:
-        """Everybody is welcome."""
+        """Admit every peer."""
         connection.admit()
 
     def on_ready(self, connection: Connection) -> None:
@@ -136,8 +136,8 @@ def test_giving_up_one_stream_that_is_still_sent_to_leaves_the_others_alone(how:
     assert their_other.read() == b"still here"
 
 
-@pytest.mark.parametrize("who", ["writer", "reader", "reader stops", "writer, unread"])
-def test_streams_given_up_in_mid_transfer_return_their_credit(who: str) -> None:
+@pytest.mark.parametrize("ending", ["writer", "reader", "reader stops", "writer, unread"])
+def test_streams_given_up_in_mid_transfer_return_their_credit(ending: str) -> None:
     pair = Pair()
     for _ in range(10):  # x 1 MB: more than twice what the connection's window holds
         mine, theirs = pair.open("bulk")
@@ -145,13 +145,13 @@ def test_streams_given_up_in_mid_transfer_return_their_credit(who: str) -> None:
         pair.lose_every = 5
         pair.run(0.05)
         pair.lose_every = 0
-        if who == "reader":
+        if ending == "reader":
             theirs.reset()
-        elif who == "reader stops":
+        elif ending == "reader stops":
             theirs.stop_reading()
             theirs.write(b"", fin=True)
         else:
-            theirs.read(-1 if who == "writer" else 1)
+            theirs.read(-1 if ending == "writer" else 1)
             mine.reset()
         pair.run(0.4)
         theirs.reset()

@@ -119,7 +119,7 @@ def test_the_silence_of_all_is_our_own_fault_for_eight_seconds() -> None:
     assert not mesh.seen(Accuse)
     assert mesh.detector.health > 1.0
     mesh.run(60.0)
-    assert mesh.seen(Accuse), "nobody is left to ask, and nobody to mislead"
+    assert mesh.seen(Accuse), "no member is left to ask, and none to mislead"
 
 
 def test_a_node_that_was_ill_is_well_again_after_some_rounds_of_answers() -> None:

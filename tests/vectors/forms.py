@@ -1,4 +1,4 @@
-"""Every wire form of ours as two functions: from fields to bytes and back, through the code that nodes run.
+"""Every wire form as two functions: from fields to bytes and back, through the code that nodes run.
 
 Files are named after numbers where there are any, so that a class can have a better name without a new vector.
 """

@@ -200,7 +200,7 @@ CASES: dict[str, list[Case]] = {
 
 
 def made(name: str) -> dict[str, Any]:
-    """Return what the file of a form has to say, made by the code as it is now."""
+    """Return what the file of a form has to say, made by the present code."""
     form = FORMS[name]
     number = {} if form.number is None else {"number": int(form.number)}
     cases = []

@@ -1,4 +1,4 @@
-"""Golden vectors: every wire form of ours, checked in both directions against bytes that are written down."""
+"""Golden vectors: every wire form, checked in both directions against bytes that are written down."""
 
 from __future__ import annotations
 
