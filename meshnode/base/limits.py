@@ -159,7 +159,7 @@ GOSSIP_ORIGIN_BURST = 100.0  # all of its stored entries at once, when a partiti
 GOSSIP_OWN_SHARE = 0.8  # of these rates that a node allows itself, so that no honest node is over them elsewhere
 GOSSIP_ORIGIN_BYTES = 65_536.0  # bytes a second of one origin that we pass on
 GOSSIP_ORIGIN_BYTES_BURST = 524_288.0
-GOSSIP_MAX_ORIGINS = 4_096  # rates kept; x about 150 B; the longest unheard goes first: its bucket is full again
+GOSSIP_MAX_ORIGINS = 4_096  # rates kept; x about 400 B; the longest unheard goes first: its bucket is full again
 
 # ---- gossip: membership
 GOSSIP_MAX_ACTIVE = 8  # links; we look for more below 6 and take them up to 8
@@ -218,7 +218,7 @@ TOPIC_BYTES = 1_048_576.0  # bytes a second of one origin
 TOPIC_BYTES_BURST = 2_097_152.0
 TOPIC_TOTAL_RATE = 2_000.0  # messages a second of one topic, all origins: many ids of one liar cost 9 % of a core
 TOPIC_TOTAL_BURST = 4_000.0
-TOPIC_MAX_ORIGINS = 512  # of one topic whose rate and seq are remembered; x about 300 B; the longest unheard go first
+TOPIC_MAX_ORIGINS = 512  # of one topic whose rate and seq are remembered; x about 650 B; the longest unheard go first
 TOPIC_PUBLISH_RATE = 300.0  # our own, below what others allow us: publish() waits
 TOPIC_PUBLISH_BURST = 100.0
 TOPIC_PUBLISH_BYTES = 786_432.0

@@ -1,4 +1,4 @@
-"""A token bucket: limits a rate and allows a burst."""
+"""Token buckets: limit a rate and allow a burst."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TokenBucket:
         """Take ``amount`` tokens; False, taking none, when there are too few."""
         if now > self._filled:  # datagrams that are read together share one reading of the clock
             self._fill(now)
-        if amount - self._tokens > self.rate * ROUNDING_S:
+        if (amount - self._tokens) / self.rate > ROUNDING_S:
             return False
         self._tokens -= amount
         return True
@@ -43,3 +43,28 @@ class TokenBucket:
         if now > self._filled:  # a clock that stands still or goes back neither gives tokens nor takes any
             self._tokens = min(self.burst, self._tokens + (now - self._filled) * self.rate)
             self._filled = now
+
+
+class RateLimit:
+    """Two buckets, of messages and of their bytes: both allow a message, or neither is charged."""
+
+    __slots__ = ("messages", "octets")
+
+    def __init__(self, messages: TokenBucket, octets: TokenBucket) -> None:
+        self.messages = messages
+        self.octets = octets
+
+    def wait(self, size: int, now: float) -> float:
+        """Return the seconds until a message of ``size`` bytes is allowed; 0.0 when it is now."""
+        return max(self.messages.wait(1, now), self.octets.wait(size, now))
+
+    def take(self, size: int, now: float) -> bool:
+        """Charge a message of ``size`` bytes; False, charging nothing, when it is not allowed."""
+        if self.octets.wait(size, now) > ROUNDING_S or not self.messages.take(1, now):
+            return False
+        self.octets.take(size, now)
+        return True
+
+    def is_full(self, now: float) -> bool:
+        """True when nothing taken is still missing."""
+        return self.messages.is_full(now) and self.octets.is_full(now)

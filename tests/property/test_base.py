@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.rtt import RttEstimator
-from meshnode.base.token_bucket import TokenBucket
+from meshnode.base.token_bucket import RateLimit, TokenBucket
 
 quick = settings(max_examples=200, deadline=None, derandomize=True)
 
@@ -147,6 +147,24 @@ def test_a_drained_bucket_holds_no_more_than_it_was_left(rate, seconds, share):
     left = min(1.0, share) * burst
     assert bucket.take(left, 0.0)
     assert not bucket.take(rate * 1e-6 + burst * 1e-6, 0.0)
+
+
+@quick
+@given(st.lists(st.tuples(st.floats(0, 2), st.integers(0, 900)), max_size=40))
+def test_a_message_that_is_refused_charges_neither_messages_nor_bytes(asks):
+    now = 0.0
+    limit = RateLimit(TokenBucket(3, 5, now), TokenBucket(700, 1_500, now))
+    messages, octets = TokenBucket(3, 5, now), TokenBucket(700, 1_500, now)
+    for step, size in asks:
+        now += step
+        wait = limit.wait(size, now)
+        assert wait == max(messages.wait(1, now), octets.wait(size, now))
+        taken = limit.take(size, now)
+        assert taken == (wait <= 1e-9)
+        if taken:
+            assert messages.take(1, now)
+            assert octets.take(size, now)
+        assert limit.is_full(now) == (messages.is_full(now) and octets.is_full(now))
 
 
 # ---- RttEstimator
