@@ -15,6 +15,7 @@ from enum import Enum, auto
 
 from meshnode.base.limits import GOSSIP_MAX_PROBES
 from meshnode.base.metrics import Metrics, describe
+from meshnode.base.rtt import RttEstimator
 from meshnode.base.timers import Timer, Timers
 from meshnode.gossip.effects import Accuse, Estranged, Probe, Send, Silent
 from meshnode.gossip.messages import MAX_TX, Contact, IndirectProbe, IndirectReply
@@ -58,8 +59,7 @@ class _Watch:
     deadline: float = 0.0
     helpers: dict[NodeId, None] = field(default_factory=dict)
     nays: int = 0
-    srtt: float = 0.0
-    var: float = 0.0
+    rtt: RttEstimator = field(default_factory=RttEstimator)
 
 
 @dataclass(slots=True)
@@ -189,12 +189,8 @@ class Swim:
 
     def _measure(self, watch: _Watch, now: float) -> None:
         """A round trip (RFC 6298); one that took a second datagram only makes us more patient."""
-        rtt, watch.asked = now - watch.asked, 0.0
-        if watch.srtt:
-            watch.var += (abs(rtt - watch.srtt) - watch.var) / 4
-            watch.srtt += (rtt - watch.srtt) / 8
-        else:
-            watch.srtt, watch.var = rtt, rtt / 2
+        watch.rtt.sample(now - watch.asked)
+        watch.asked = 0.0
         if self._ill and self._rng.random() < 0.25:  # a round has several answers: one of them makes us better
             self._ill -= 1
 
@@ -224,7 +220,7 @@ class Swim:
 
     def _ping(self, watch: _Watch, now: float) -> None:
         watch.phase, watch.asked = Phase.PROBED, now
-        watch.deadline = now + min(MAX_DIRECT_S, max(DIRECT_S, watch.srtt + 4 * watch.var)) * self.health
+        watch.deadline = now + watch.rtt.timeout(DIRECT_S, MAX_DIRECT_S, unknown=DIRECT_S) * self.health
         self._effects.append(Probe(watch.contact))
 
     def _arm_check(self) -> None:
