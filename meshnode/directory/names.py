@@ -12,10 +12,10 @@ until a person says ``forget``. A second living claim, and a pin that others dis
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import NAMES_MAX_CLAIMS, NAMES_MAX_PINS, NAMES_MAX_RIVALS
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timers
@@ -85,8 +85,8 @@ class Names:
         self._claims: dict[str, dict[NodeId, _Claim]] = {}
         self._of: dict[NodeId, dict[str, None]] = {}
         self._count = 0
-        self._pins: OrderedDict[str, NodeId] = OrderedDict(pins or {})
-        self._told: dict[str, tuple[NodeId, NodeId]] = {}
+        self._pins: BoundedDict[str, NodeId] = BoundedDict(NAMES_MAX_PINS, pins or {})
+        self._told: BoundedDict[str, tuple[NodeId, NodeId]] = BoundedDict(NAMES_MAX_CLAIMS)
         self._first_ms = 0
         self._timers = Timers()
         self._effects: list[Effect] = []
@@ -207,8 +207,6 @@ class Names:
         if holder is None or rival is None or self._told.get(label) == (holder, rival):
             return
         self._told[label] = holder, rival
-        if len(self._told) > NAMES_MAX_CLAIMS:
-            del self._told[next(iter(self._told))]
         self._metrics.count(CONFLICTS)
         self._effects.append(NameConflict(label, holder, rival))
 
@@ -232,8 +230,6 @@ class Names:
                 raise NotFound(f"no node is called {label}", hint="`meshnode up --name NAME` there gives it a name")
             pinned = living[0].node
             self._pins[label] = pinned
-            if len(self._pins) > NAMES_MAX_PINS:
-                self._pins.popitem(last=False)
             self._effects.append(PinsChanged())
         elif living and all(claim.node != pinned for claim in living):
             raise NameChanged(

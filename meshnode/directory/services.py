@@ -8,10 +8,10 @@ Our own services go out as ``Announce``: soon after a change, again before they 
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import DIRECTORY_MAX_OFFERS, DIRECTORY_MAX_SHUNNED, DIRECTORY_MAX_STICKY, SERVICE_MAX_OWN
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timer, Timers
@@ -87,12 +87,12 @@ class Services:
         self._status = status
         self._timers = Timers()
         self._own: dict[str, _Own] = {}
-        self._offers: OrderedDict[tuple[str, NodeId], tuple[Entry, Offer]] = OrderedDict()
+        self._offers: BoundedDict[tuple[str, NodeId], tuple[Entry, Offer]] = BoundedDict(DIRECTORY_MAX_OFFERS)
         self._by_name: dict[str, dict[NodeId, None]] = {}
         self._by_node: dict[NodeId, dict[str, None]] = {}
-        self._shunned: OrderedDict[tuple[NodeId, str], _Shun] = OrderedDict()
+        self._shunned: BoundedDict[tuple[NodeId, str], _Shun] = BoundedDict(DIRECTORY_MAX_SHUNNED)
         self._silent: dict[NodeId, None] = {}
-        self._last: OrderedDict[str, NodeId] = OrderedDict()
+        self._last: BoundedDict[str, NodeId] = BoundedDict(DIRECTORY_MAX_STICKY)
         self._seen_up: dict[tuple[str, NodeId], str] = {}
         self._effects: list[Effect] = []
         self._wall = 0.0
@@ -180,11 +180,10 @@ class Services:
                 self._metrics.count(MALFORMED)
             self._forget(key)
             return
-        if key not in self._offers and len(self._offers) >= DIRECTORY_MAX_OFFERS:
+        pushed_out = self._offers.put(key, (entry, offer))
+        if pushed_out is not None:
             self._metrics.count(FULL)
-            self._forget(next(iter(self._offers)))
-        self._offers[key] = entry, offer
-        self._offers.move_to_end(key)
+            self._unlist(*pushed_out)
         self._by_name.setdefault(entry.name, {})[entry.origin] = None
         self._by_node.setdefault(entry.origin, {})[entry.name] = None
         shun = self._shunned.get((entry.origin, entry.name))
@@ -199,8 +198,10 @@ class Services:
 
     def _forget(self, key: tuple[str, NodeId]) -> None:
         found = self._offers.pop(key, None)
-        if found is None:
-            return
+        if found is not None:
+            self._unlist(key, found)
+
+    def _unlist(self, key: tuple[str, NodeId], found: tuple[Entry, Offer]) -> None:
         name, node = key
         for index, first, second in ((self._by_name, name, node), (self._by_node, node, name)):
             inner = index[first]  # type: ignore[index]
@@ -244,10 +245,7 @@ class Services:
         self._shunned.pop((peer, name), None)
         self._shunned.pop((peer, ""), None)
         self._silent.pop(peer, None)
-        self._last[name] = peer
-        self._last.move_to_end(name)
-        if len(self._last) > DIRECTORY_MAX_STICKY:
-            self._last.popitem(last=False)
+        self._last.put(name, peer)
 
     def on_failed(self, peer: NodeId, now: float, name: str = "") -> None:
         """The node could not be reached, or (with a name) its service broke: it is tried last for a while."""
@@ -276,12 +274,10 @@ class Services:
 
     def _shun(self, peer: NodeId, name: str, state: str, wait: float, now: float, seq: int = 0) -> None:
         self._metrics.count(CHOSEN_AWAY)
-        before = self._shunned.pop((peer, name), None)
+        before = self._shunned.get((peer, name))
         if before is not None and now < before.until + FORGIVEN_S:
             wait = min(MAX_FAILED_S, max(wait, before.wait * 2))
-        self._shunned[peer, name] = _Shun(state, now + wait, wait, seq)
-        if len(self._shunned) > DIRECTORY_MAX_SHUNNED:
-            self._shunned.popitem(last=False)
+        self._shunned.put((peer, name), _Shun(state, now + wait, wait, seq))
 
     # ---- questions
 

@@ -6,10 +6,11 @@ for, without holding up the others, and counted as lost when it does not come.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import TOPIC_MAX_HOLES, TOPIC_MAX_ORIGINS, TOPIC_QUEUE
 from meshnode.identity.node_id import NodeId
 
@@ -31,7 +32,7 @@ class _Origin:
     epoch: int
     next: int
     early: dict[int, None]
-    holes: OrderedDict[int, float] = field(default_factory=OrderedDict)
+    holes: BoundedDict[int, float] = field(default_factory=lambda: BoundedDict(TOPIC_MAX_HOLES))
 
 
 def _nothing() -> None:
@@ -50,7 +51,7 @@ class Inbox:
         self.on_linked: Callable[[], None] = _nothing
         self._limit = limit
         self._queue: deque[TopicMessage] = deque()
-        self._origins: OrderedDict[NodeId, _Origin] = OrderedDict()
+        self._origins: BoundedDict[NodeId, _Origin] = BoundedDict(TOPIC_MAX_ORIGINS)
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -95,9 +96,10 @@ class Inbox:
         if origin is None or epoch > origin.epoch:
             if origin is not None:
                 self.lost += len(origin.holes)
-            self._origins[sender] = _Origin(epoch, seq + 1, dict.fromkeys(range(max(1, seq - EARLY), seq)))
-            if len(self._origins) > TOPIC_MAX_ORIGINS:
-                self.lost += len(self._origins.popitem(last=False)[1].holes)
+            fresh = _Origin(epoch, seq + 1, dict.fromkeys(range(max(1, seq - EARLY), seq)))
+            pushed_out = self._origins.put(sender, fresh)
+            if pushed_out is not None:
+                self.lost += len(pushed_out[1].holes)
             return True
         if epoch < origin.epoch:
             return False
@@ -105,11 +107,9 @@ class Inbox:
             return origin.holes.pop(seq, None) is not None or origin.early.pop(seq, self) is None
         missing = range(origin.next, seq)
         for number in missing[-TOPIC_MAX_HOLES:]:
-            origin.holes[number] = now + LATE_S
+            if origin.holes.put(number, now + LATE_S) is not None:
+                self.lost += 1
         self.lost += max(0, len(missing) - TOPIC_MAX_HOLES)
-        while len(origin.holes) > TOPIC_MAX_HOLES:
-            origin.holes.popitem(last=False)
-            self.lost += 1
         origin.next = seq + 1
         self._origins.move_to_end(sender)
         return True

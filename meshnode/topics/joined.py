@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from collections.abc import Container
 from dataclasses import dataclass, field
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import (
     TOPIC_BURST,
     TOPIC_BYTES,
@@ -22,8 +22,8 @@ from meshnode.base.limits import (
 )
 from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timer, Timers
+from meshnode.base.token_bucket import RateLimit, TokenBucket
 from meshnode.base.wire import WireError, decode
-from meshnode.gossip.dissemination.rates import Bucket
 from meshnode.gossip.entry import Entry, Kind
 from meshnode.identity.node_id import NodeId
 from meshnode.topics.back_pressure import BackPressure
@@ -69,9 +69,12 @@ class Joined:
         self.past: Past | None = None
         self.wanted: dict[NodeId, None] = {}
         self.greeted: dict[NodeId, float] = {}  # neighbours, and when they last said that they want the link
-        self.origins: OrderedDict[NodeId, Bucket] = OrderedDict()
-        self.total = Bucket.full(TOPIC_TOTAL_RATE, TOPIC_TOTAL_BURST, 1e12, 1e12, now)
-        self.own = Bucket.full(TOPIC_PUBLISH_RATE, TOPIC_PUBLISH_BURST, TOPIC_PUBLISH_BYTES, TOPIC_PUBLISH_BYTES, now)
+        self.origins: BoundedDict[NodeId, RateLimit] = BoundedDict(TOPIC_MAX_ORIGINS)
+        self.total = TokenBucket(TOPIC_TOTAL_RATE, TOPIC_TOTAL_BURST, now)
+        self.own = RateLimit(
+            TokenBucket(TOPIC_PUBLISH_RATE, TOPIC_PUBLISH_BURST, now),
+            TokenBucket(TOPIC_PUBLISH_BYTES, TOPIC_PUBLISH_BYTES, now),
+        )
         self.published = float("-inf")
         self.flushed = float("-inf")
         self.flushing: Timer | None = None
@@ -105,13 +108,12 @@ class Joined:
 
     def allows(self, origin: NodeId, size: int, now: float) -> bool:
         """Charge a verified message to its origin and to the topic."""
-        bucket = self.origins.pop(origin, None)
-        if bucket is None:
-            bucket = Bucket.full(TOPIC_RATE, TOPIC_BURST, TOPIC_BYTES, TOPIC_BYTES_BURST, now)
-        self.origins[origin] = bucket
-        if len(self.origins) > TOPIC_MAX_ORIGINS:
-            self.origins.popitem(last=False)
-        return bucket.take(size, now) and self.total.take(size, now)
+        limit = self.origins.get(origin)
+        if limit is None:
+            messages, room = TokenBucket(TOPIC_RATE, TOPIC_BURST, now), TokenBucket(TOPIC_BYTES, TOPIC_BYTES_BURST, now)
+            limit = RateLimit(messages, room)
+        self.origins.put(origin, limit)
+        return limit.take(size, now) and self.total.take(1, now)
 
 
 def is_subscription(entry: Entry) -> bool:

@@ -16,9 +16,9 @@ behind them, and when one is pruned, what waits for it becomes announcements.
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from collections.abc import Container
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import GOSSIP_MAX_HOPS, GOSSIP_MAX_IDS, TOPIC_LINK_QUEUE, TOPIC_MAX_SOURCES
 from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timers
@@ -60,8 +60,8 @@ class TopicPlumtree(Plumtree):
         self._pulls = now, now  # since when, and until when, a little was lacking
         self.dropped = 0
         self.held_until = now  # publishers are held back, as far as we know
-        self._sources: OrderedDict[bytes, NodeId] = OrderedDict()
-        self._pulled: OrderedDict[bytes, None] = OrderedDict()  # asked for without taking the link
+        self._sources: BoundedDict[bytes, NodeId] = BoundedDict(TOPIC_MAX_SOURCES)
+        self._pulled: BoundedDict[bytes, None] = BoundedDict(TOPIC_MAX_SOURCES)  # asked for without taking the link
         self._fed: dict[NodeId, float] = {}  # when a neighbour was last the first to bring a payload
         self._twice: dict[
             NodeId, tuple[float, float]
@@ -90,8 +90,6 @@ class TopicPlumtree(Plumtree):
             self.lazy[peer] = pruned
         self._fed[peer] = self._heard[peer] = now
         self._sources[item] = peer
-        if len(self._sources) > TOPIC_MAX_SOURCES:
-            self._sources.popitem(last=False)
 
     def on_duplicate(self, peer: NodeId, item: bytes, now: float) -> None:
         """A payload that we had: the link is superfluous, if the one that was faster is still to be relied on."""
@@ -213,5 +211,3 @@ class TopicPlumtree(Plumtree):
                 ids = effect.message.ids[: GOSSIP_MAX_IDS - 1]
                 self._effects[number] = Send(effect.peer, Graft(self._scope, (PULL, *ids)))
                 self._pulled.update(dict.fromkeys(ids))
-        while len(self._pulled) > TOPIC_MAX_SOURCES:
-            self._pulled.popitem(last=False)

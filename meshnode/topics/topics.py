@@ -15,9 +15,9 @@ replay.
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import (
     GOSSIP_FRAME,
     GOSSIP_MAX_FLEETING_TTL_S,
@@ -94,7 +94,7 @@ class Topics:
         self._subscribers = Subscribers()
         self._links: dict[NodeId, None] = {}
         self._busy: dict[NodeId, None] = {}
-        self._avoided: OrderedDict[NodeId, tuple[float, float]] = OrderedDict()
+        self._avoided: BoundedDict[NodeId, tuple[float, float]] = BoundedDict(TOPIC_MAX_SUBSCRIBERS)
         self._effects: list[Effect] = []
 
     def take_effects(self) -> list[Effect]:
@@ -152,7 +152,7 @@ class Topics:
             raise ValueError(f"a message has at most {TOPIC_MAX_DATA} bytes, not {size}")
         topic = self._topics[name]
         if now < topic.published + MOST_HELD_S and topic.pressure.pressing(now):
-            topic.own.drain()  # what we were kept from is no burst that may follow
+            topic.own.messages.drain(1)  # what we were kept from is no burst that may follow
             return HELD_S
         return topic.own.wait(size, now)
 
@@ -470,11 +470,9 @@ class Topics:
         topic.pressure.forget(peer)
 
     def _avoid(self, peer: NodeId, now: float) -> None:
-        before = self._avoided.pop(peer, None)
+        before = self._avoided.get(peer)
         wait = min(MAX_AVOID_S, before[1] * 2) if before is not None else AVOID_S
-        self._avoided[peer] = now + wait, wait
-        if len(self._avoided) > TOPIC_MAX_SUBSCRIBERS:
-            self._avoided.popitem(last=False)
+        self._avoided.put(peer, (now + wait, wait))
 
     def _flush(self, topic: Joined, now: float) -> None:
         """Hand out what the tree wants to send; payloads that follow each other closely share messages."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections import OrderedDict
 from collections.abc import Iterator
 from enum import Enum
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import (
     GOSSIP_MAX_ACCUSATIONS,
     GOSSIP_MAX_ACCUSERS,
@@ -62,7 +62,7 @@ class EntryStore:
         self._of_origin: dict[NodeId, list[Entry]] = {}
         self._oldest: dict[int, list[tuple[int, bytes]]] = {}  # of kinds that were full
         self._expiry: list[tuple[float, bytes]] = []
-        self._floors: OrderedDict[Key, int] = OrderedDict()
+        self._floors: BoundedDict[Key, int] = BoundedDict(GOSSIP_MAX_FLOORS)
 
     def __len__(self) -> int:
         return self._size
@@ -163,9 +163,7 @@ class EntryStore:
     # ---- inside
 
     def _raise_floor(self, entry: Entry, seq: int) -> None:
-        self._floors[entry.key] = max(seq, self._floors.pop(entry.key, 0))
-        if len(self._floors) > GOSSIP_MAX_FLOORS:
-            self._floors.popitem(last=False)
+        self._floors.put(entry.key, max(seq, self._floors.get(entry.key, 0)))
 
     def _make_room(self, entry: Entry) -> bool:
         """False when the entry is older than all that fill its origin's share or its kind."""

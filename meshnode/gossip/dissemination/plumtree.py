@@ -11,6 +11,7 @@ import math
 import random
 from collections import OrderedDict
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import (
     GOSSIP_FRAME,
     GOSSIP_MAX_ANNOUNCERS,
@@ -60,7 +61,7 @@ class Plumtree:
         self._seen_since = now
         self._recent: OrderedDict[bytes, tuple[bytes, int, float]] = OrderedDict()
         self._recent_size = 0
-        self._early: OrderedDict[bytes, None] = OrderedDict()
+        self._early: BoundedDict[bytes, None] = BoundedDict(GOSSIP_MAX_EARLY)
         self._missing: dict[bytes, list[tuple[NodeId, int]]] = {}
         self._due: OrderedDict[bytes, float] = OrderedDict()
         self._grafting: Timer | None = None
@@ -126,8 +127,6 @@ class Plumtree:
         """Offer a payload that came by reconciliation: most neighbours have it, so they hear its id only."""
         self._note(item, payload, GOSSIP_MAX_HOPS, now)
         self._early[item] = None
-        if len(self._early) > GOSSIP_MAX_EARLY:
-            self._early.popitem(last=False)
         for peer in (*self.eager, *self.lazy):
             if peer != source:
                 self._announcements.setdefault(peer, []).append((GOSSIP_MAX_HOPS, item))

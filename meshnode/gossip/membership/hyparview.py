@@ -11,10 +11,10 @@ neighbours change slowly by further walks, for those who joined together would k
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import (
     GOSSIP_MAX_ACTIVE,
     GOSSIP_MAX_CONTACTS,
@@ -27,6 +27,7 @@ from meshnode.base.limits import (
 )
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timer, Timers
+from meshnode.base.token_bucket import TokenBucket
 from meshnode.gossip.effects import Connect, NeedContacts, NeighbourDown, NeighbourUp, Probe, Release, Send
 from meshnode.gossip.messages import (
     MAX_TX,
@@ -88,7 +89,7 @@ class HyParView:
     ) -> None:
         self.active: dict[NodeId, Contact] = {}
         self.passive: dict[NodeId, Contact] = {}
-        self.lost: OrderedDict[NodeId, tuple[Contact, float]] = OrderedDict()
+        self.lost: BoundedDict[NodeId, tuple[Contact, float]] = BoundedDict(GOSSIP_MAX_LOST)
         self._own = own
         self._rng = rng
         self._timers = timers
@@ -97,9 +98,9 @@ class HyParView:
         self._spare = spare
         self._links: dict[NodeId, None] = {}
         self._pending: dict[NodeId, _Pending] = {}
-        self._walks: OrderedDict[int, NodeId] = OrderedDict()
+        self._walks: BoundedDict[int, NodeId] = BoundedDict(GOSSIP_MAX_WALKS)
         self._offered: dict[int, tuple[Contact, ...]] = {}
-        self._walked: dict[NodeId, tuple[float, float]] = {}
+        self._walked: dict[NodeId, TokenBucket] = {}
         self._effects: list[ViewEffect] = []
         self._fill: Timer | None = None
         self._failures = 0
@@ -165,8 +166,6 @@ class HyParView:
         contact = self.active.get(peer) or self.passive.pop(peer, None)
         if contact is not None:
             self.lost[peer] = contact, now
-            if len(self.lost) > GOSSIP_MAX_LOST:
-                self.lost.popitem(last=False)
         self._pending.pop(peer, None)
         self.drop(peer, now)
 
@@ -226,8 +225,6 @@ class HyParView:
         contact = self.passive.pop(peer, None)
         if contact is not None and contact.record:
             self.lost[peer] = contact, now
-            if len(self.lost) > GOSSIP_MAX_LOST:
-                self.lost.popitem(last=False)
         self._failed(now)
 
     # ---- what neighbours say
@@ -301,8 +298,6 @@ class HyParView:
         onward = [other for other in self.active if other != peer]
         if message.ttl > 0 and onward and message.tx not in self._walks:
             self._walks[message.tx] = peer
-            if len(self._walks) > GOSSIP_MAX_WALKS:
-                self._walks.popitem(last=False)
             self._effects.append(Send(self._rng.choice(onward), Shuffle(message.tx, message.ttl - 1, message.contacts)))
             return
         mine = self._sample(self.passive, len(message.contacts))
@@ -425,14 +420,13 @@ class HyParView:
 
     def _may_walk(self, peer: NodeId, now: float, cost: float = PASS_ON) -> bool:
         """A walk costs us a message or a dial: one neighbour may cause so many."""
-        tokens, at = self._walked.get(peer, (GOSSIP_WALK_BURST, now))
-        tokens = min(GOSSIP_WALK_BURST, tokens + (now - at) * GOSSIP_WALK_RATE)
-        if tokens < cost:
-            self._metrics.count(WALKS)
-            return False
+        bucket = self._walked.get(peer) or TokenBucket(GOSSIP_WALK_RATE, GOSSIP_WALK_BURST, now)
         if peer in self._links:
-            self._walked[peer] = tokens - cost, now
-        return True
+            self._walked[peer] = bucket
+        if bucket.take(cost, now):
+            return True
+        self._metrics.count(WALKS)
+        return False
 
     def _sample(self, view: dict[NodeId, Contact], count: int) -> tuple[Contact, ...]:
         found = list(view.values())

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import GOSSIP_MAX_ACCUSERS, GOSSIP_MAX_SUSPECTS
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timer, Timers
@@ -45,7 +46,7 @@ class Members:
         self._metrics = metrics
         self._health = health
         self._suspects: dict[NodeId, _Suspect] = {}
-        self._left: dict[NodeId, int] = {}
+        self._left: BoundedDict[NodeId, int] = BoundedDict(GOSSIP_MAX_SUSPECTS)
         self._effects: list[MemberChanged] = []
 
     def take_effects(self) -> list[MemberChanged]:
@@ -82,10 +83,7 @@ class Members:
                 suspect.gone, suspect.since = False, now
                 self._arm(peer, suspect, now)
         if left:
-            self._left.pop(peer, None)
-            self._left[peer] = seq
-            if len(self._left) > GOSSIP_MAX_SUSPECTS:
-                del self._left[next(iter(self._left))]
+            self._left.put(peer, seq)
         else:
             self._left.pop(peer, None)
         self._change(peer, before)

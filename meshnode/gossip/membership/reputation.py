@@ -6,9 +6,9 @@ and never of the origin that it names: rates are charged only after the signatur
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from enum import Enum
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import (
     GOSSIP_BAN_S,
     GOSSIP_MAX_ORIGINS,
@@ -19,13 +19,13 @@ from meshnode.base.limits import (
     GOSSIP_ORIGIN_RATE,
 )
 from meshnode.base.metrics import Metrics, describe
+from meshnode.base.token_bucket import RateLimit, TokenBucket
 from meshnode.identity.node_id import NodeId
 
 FLOOD = describe("gossip_drop_flood", "entries dropped: their origin is over its rate")
 BANS = describe("gossip_bans", "peers that were cut off for lying")
 MARKS = describe("gossip_black_marks", "times that a peer's standing was lowered")
 
-FULL_S = max(GOSSIP_ORIGIN_BURST / GOSSIP_ORIGIN_RATE, GOSSIP_ORIGIN_BYTES_BURST / GOSSIP_ORIGIN_BYTES)
 BAN_AT = 10.0
 FORGIVEN_PER_S = 1 / 30
 
@@ -55,25 +55,19 @@ class Reputation:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._rates: OrderedDict[NodeId, tuple[float, float, float]] = OrderedDict()
-        self._marks: OrderedDict[NodeId, tuple[float, float]] = OrderedDict()
-        self._banned: OrderedDict[NodeId, float] = OrderedDict()
+        self._rates: BoundedDict[NodeId, RateLimit] = BoundedDict(GOSSIP_MAX_ORIGINS)
+        self._marks: BoundedDict[NodeId, tuple[float, float]] = BoundedDict(GOSSIP_MAX_STANDINGS)
+        self._banned: BoundedDict[NodeId, float] = BoundedDict(GOSSIP_MAX_STANDINGS)
 
     def allows(self, origin: NodeId, size: int, now: float, *, share: float = 1.0) -> bool:
         """Charge one verified entry to its origin; False (counted) when it sends too much."""
-        most, largest = GOSSIP_ORIGIN_BURST * share, GOSSIP_ORIGIN_BYTES_BURST * share
-        entries, room, at = self._rates.pop(origin, (most, largest, now))
-        passed = max(0.0, now - at) * share
-        entries = min(most, entries + passed * GOSSIP_ORIGIN_RATE)
-        room = min(largest, room + passed * GOSSIP_ORIGIN_BYTES)
-        allowed = entries >= 1 and room >= size
-        if allowed:
-            entries, room = entries - 1, room - size
-        else:
+        limit = self._rates.get(origin) or _limit_of_origin(share, now)
+        self._rates.put(origin, limit)
+        allowed = limit.take(size, now)
+        if not allowed:
             self._metrics.count(FLOOD)
-        self._rates[origin] = entries, room, now
         oldest = next(iter(self._rates))
-        if len(self._rates) > GOSSIP_MAX_ORIGINS or now - self._rates[oldest][2] > FULL_S:
+        if self._rates[oldest].is_full(now):  # it says no more than that of an origin that was never heard
             del self._rates[oldest]
         return allowed
 
@@ -88,13 +82,9 @@ class Reputation:
             points += WEIGHTS[fault]
         if points < BAN_AT:
             self._marks[peer] = points, now
-            if len(self._marks) > GOSSIP_MAX_STANDINGS:
-                self._marks.popitem(last=False)
             return False
         self._banned[peer] = now + GOSSIP_BAN_S
         self._metrics.count(BANS)
-        if len(self._banned) > GOSSIP_MAX_STANDINGS:
-            self._banned.popitem(last=False)
         return True
 
     def points(self, peer: NodeId) -> float:
@@ -110,3 +100,10 @@ class Reputation:
             del self._banned[peer]
             return False
         return True
+
+
+def _limit_of_origin(share: float, now: float) -> RateLimit:
+    return RateLimit(
+        TokenBucket(GOSSIP_ORIGIN_RATE * share, GOSSIP_ORIGIN_BURST * share, now),
+        TokenBucket(GOSSIP_ORIGIN_BYTES * share, GOSSIP_ORIGIN_BYTES_BURST * share, now),
+    )
