@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,6 +14,11 @@ import pytest
 from meshnode import Config, Node
 
 MakeNode = Callable[..., Awaitable[Node]]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A script that starts the tests in the background has them ignore SIGINT, and what is ignored stays so in every
+    # program that they start (POSIX, exec); what is handled does not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -1,0 +1,25 @@
+"""What the tests themselves rely on, however they were started."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+WAITS = "import time; print('ready', flush=True); time.sleep(30)"
+
+
+def test_a_program_that_a_test_starts_can_be_interrupted() -> None:
+    program = subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    with program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"ready\n"
+        program.send_signal(signal.SIGINT)
+        assert program.wait(10) == -signal.SIGINT
+
+
+def test_it_can_be_also_when_a_script_has_started_the_tests_in_the_background() -> None:
+    inner = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "that_a_test_starts"]
+    script = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *inner]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
