@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from meshnode.base.address import Addr, is_dialable
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.clock import Entropy
 from meshnode.base.limits import BASE_MTU, INITIAL_WINDOW, KEEPALIVE_S, MAX_CANDIDATES, MAX_PATH_HISTORY, MAX_PROBES_OUT
 from meshnode.identity.node_id import NodeId
@@ -63,7 +64,7 @@ class PeerPaths:
         self._candidates: dict[Addr, Candidate] = {}
         self._current: Candidate | None = None
         self._previous: Candidate | None = None
-        self._probes: dict[bytes, tuple[Addr, float, int]] = {}
+        self._probes: BoundedDict[bytes, tuple[Addr, float, int]] = BoundedDict(MAX_PROBES_OUT)
         self._effects: list[Effect] = []
         self._here = LocalNetworks()
         self._credit = 0
@@ -615,8 +616,6 @@ class PeerPaths:
         tx = self._entropy(8)
         self._probes[tx] = (candidate.addr, now, pad_to)
         candidate.probes += 1
-        while len(self._probes) > MAX_PROBES_OUT:
-            del self._probes[next(iter(self._probes))]
         if candidate.state in (PathState.UNKNOWN, PathState.FAILED):
             candidate.state = PathState.PROBING
         self._effects.append(SendProbe(candidate.addr, tx, flags, pad_to))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from meshnode.base.address import Addr
+from meshnode.base.bounded import BoundedDict
 from meshnode.paths.candidate import Candidate
 from meshnode.paths.liveness import LATE_S
 
@@ -23,7 +24,7 @@ class Monitor:
 
     def __init__(self) -> None:
         self.at: float | None = None
-        self._out: dict[bytes, tuple[Addr, float]] = {}
+        self._out: BoundedDict[bytes, tuple[Addr, float]] = BoundedDict(MAX_OUT)
 
     def begin(self, now: float) -> None:
         """A relay is in use."""
@@ -38,8 +39,6 @@ class Monitor:
     def sent(self, tx: bytes, addr: Addr, now: float) -> None:
         """A probe went out."""
         self._out[tx] = (addr, now)
-        while len(self._out) > MAX_OUT:
-            del self._out[next(iter(self._out))]
 
     def answered(self, tx: bytes, candidate: Candidate) -> None:
         """A probe was answered."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import GOSSIP_MAX_OFFERS, GOSSIP_MAX_PINGS, GOSSIP_QUEUE, MAX_SESSIONS
 from meshnode.base.metrics import describe
 from meshnode.base.timers import Timers
@@ -85,9 +86,10 @@ class GossipLink:
         self._subscribers: dict[int, list[OnEntry]] = {}
         self._expiries: list[Callable[[Entry, float], None]] = []
         self._watchers: list[OnMember] = []
-        self._pings: dict[bytes, tuple[NodeId, bytes]] = {}  # whom, and about which connection's handle
+        # which peer, and about which connection's handle
+        self._pings: BoundedDict[bytes, tuple[NodeId, bytes]] = BoundedDict(GOSSIP_MAX_PINGS)
         self._asked: dict[NodeId, None] = {}  # who is being pinged, and has not answered
-        self._used: dict[NodeId, None] = {}  # peers whom the application asked for
+        self._used: BoundedDict[NodeId, None] = BoundedDict(MAX_SESSIONS)  # peers that the application asked for
         self._said: dict[NodeId, None] = {}  # whom we told that we do not need the connection
         self._heard: dict[NodeId, None] = {}  # who told us so
         self._behind: dict[NodeId, None] = {}
@@ -176,8 +178,6 @@ class GossipLink:
     def used(self, peer: NodeId) -> None:
         """The application wants a connection to ``peer``: it stays, whatever gossip thinks."""
         self._used[peer] = None
-        if len(self._used) > MAX_SESSIONS:
-            del self._used[next(iter(self._used))]
         connection = self._connection(peer)
         if connection is not None and self._said.pop(peer, 0) is None:
             connection.send_frame(Frame.GOSSIP_IDLE, False)
@@ -398,8 +398,6 @@ class GossipLink:
         for addr in list(dict.fromkeys(addrs))[:PING_ADDRESSES]:
             tx = self._ports.entropy(probe.TX_LENGTH)
             self._pings[tx] = peer, handle
-            if len(self._pings) > GOSSIP_MAX_PINGS:
-                del self._pings[next(iter(self._pings))]
             body = probe.encode_ping(probe.Ping(0, tx, handle))
             self._peers.outlet.send_sealed(peer, addr, body)
         if number < PINGS - 1:

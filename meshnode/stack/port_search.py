@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from meshnode.base.address import Addr
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import (
     INTRODUCED_AGAIN_S,
     MAX_SEARCH_BOOK,
@@ -68,25 +69,22 @@ class PortSearch:
     def __init__(self, peers: PeerTable) -> None:
         self._peers = peers
         self._ports = peers.ports
-        self._introduced: dict[NodeId, _Introduction] = {}
-        self._begin: dict[NodeId, float] = {}  # when we shall ask for a search
-        self._last: dict[NodeId | str, float] = {}  # of a peer or a host: its last search
+        self._introduced: BoundedDict[NodeId, _Introduction] = BoundedDict(MAX_SEARCH_BOOK)
+        self._begin: BoundedDict[NodeId, float] = BoundedDict(MAX_SEARCH_BOOK)  # when we shall ask for a search
+        # of a peer or a host: its last search
+        self._last: BoundedDict[NodeId | str, float] = BoundedDict(MAX_SEARCH_BOOK)
         self._tries: dict[NodeId, int] = {}
         self._spread: _Running | None = None
         self._spray: _Running | None = None
-        self._kept: dict[int, NodeId] = {}
+        self._kept: BoundedDict[int, NodeId] = BoundedDict(MAX_SIDES_KEPT)
         self._closing: list[int] = []  # at most two searches' worth
         self._close_at: float | None = None
 
     def introduced(self, session: Session, addr: Addr, at: float, now: float) -> None:
         """A relay has introduced us to that peer, whom it sees as ``addr``; the ordinary probes begin at ``at``."""
-        self._introduced.pop(session.peer, None)
-        self._introduced[session.peer] = _Introduction(addr, now)
+        self._introduced.put(session.peer, _Introduction(addr, now))
         if self._ours_to_ask(session, now):
             self._begin[session.peer] = at + SEARCH_AFTER_S
-        for book in (self._introduced, self._begin):
-            while len(book) > MAX_SEARCH_BOOK:
-                del book[next(iter(book))]
 
     def too_soon(self, peer: NodeId, now: float) -> bool:
         """True when we have been introduced to this peer just now: more often, a relay could have us flood others."""
@@ -117,10 +115,7 @@ class PortSearch:
     def _note(self, session: Session, target: Addr, now: float) -> None:
         self._tries[session.peer] = self._tries.get(session.peer, 0) + 1
         for key in (session.peer, target.host):
-            self._last.pop(key, None)
-            self._last[key] = now
-        while len(self._last) > MAX_SEARCH_BOOK:
-            del self._last[next(iter(self._last))]
+            self._last.put(key, now)
 
     # ---- the symmetric side
 
@@ -130,8 +125,7 @@ class PortSearch:
             return
         self._note(session, target, now)
         self._ports.metrics.count(SPREADS)
-        for side in [s for s, peer in self._kept.items() if peer == session.peer]:
-            self._close(side)
+        self._close_kept(session.peer)
         session.connection.send_frame(Control.SEARCH)
         sides: list[int] = []
         self._spread = _Running(session.peer, spread(target, self._open(sides), now), now + SEARCH_WAIT_S, sides)
@@ -171,10 +165,10 @@ class PortSearch:
                 self._tries.pop(session.peer, None)  # it works: after a move there may be another
                 if side is not None and side in running.sides:
                     running.sides.remove(side)
-                    self._kept[side] = session.peer
+                    pushed_out = self._kept.put(side, session.peer)
+                    if pushed_out is not None:
+                        self._close(*pushed_out)
                 self._end(running)
-        while len(self._kept) > MAX_SIDES_KEPT:
-            self._close(next(iter(self._kept)))
 
     def on_closed(self, peer: NodeId) -> None:
         """The connection to this peer is over."""
@@ -184,8 +178,7 @@ class PortSearch:
         for running in (self._spread, self._spray):
             if running is not None and running.peer == peer:
                 self._end(running)
-        for side in [s for s, owner in self._kept.items() if owner == peer]:
-            self._close(side)
+        self._close_kept(peer)
 
     def _end(self, running: _Running) -> None:
         if running is self._spread:
@@ -201,8 +194,13 @@ class PortSearch:
         self._closing += running.sides
         self._close_at = self._ports.clock.monotonic() + CLOSE_GAP_S
 
-    def _close(self, side: int) -> None:
-        session = self._peers.sessions.get(self._kept.pop(side))
+    def _close_kept(self, peer: NodeId) -> None:
+        for side in [side for side, owner in self._kept.items() if owner == peer]:
+            del self._kept[side]
+            self._close(side, peer)
+
+    def _close(self, side: int, peer: NodeId) -> None:
+        session = self._peers.sessions.get(peer)
         for addr in session.paths.addresses() if session is not None else ():
             if addr.side == side and session is not None:
                 session.paths.drop_candidate(addr)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meshnode.base.address import Addr, is_dialable, pack_addr, relay_of, relayed, tunnel, unpack_addr
-from meshnode.base.limits import HOME_RELAYS, MAX_RELAYS_HELD, RELAY_RETRY_S
+from meshnode.base.bounded import BoundedDict
+from meshnode.base.limits import HOME_RELAYS, MAX_RELAYS_HELD, MAX_RELAYS_LOST, RELAY_RETRY_S
 from meshnode.base.metrics import describe
 from meshnode.errors import InvalidId, MeshError
 from meshnode.identity.node_id import NodeId
@@ -78,7 +79,7 @@ class RelayClient:
         self._holdings: dict[NodeId, Holding] = {}
         self._by_text: dict[str, Holding] = {}
         self._by_reservation: dict[bytes, Holding] = {}
-        self._retry: dict[NodeId, float] = {}
+        self._retry: BoundedDict[NodeId, float] = BoundedDict(MAX_RELAYS_LOST)
         self._outbox: dict[Addr, list[bytes]] = {}
         self._keep_at: float | None = None
 
@@ -163,8 +164,6 @@ class RelayClient:
         self._by_text.pop(str(relay), None)
         self._by_reservation.pop(holding.reservation, None)
         self._retry[relay] = now + RELAY_RETRY_S
-        while len(self._retry) > 64:
-            del self._retry[next(iter(self._retry))]
         for session in self._peers.sessions.values():
             session.paths.drop_candidate(relayed(str(relay)))
         self.wake(now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from meshnode.base.address import Addr, is_dialable
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_SOUGHT, RETRY_LOOKUP_S, SEEK_S
 from meshnode.base.metrics import describe
 from meshnode.discovery.dht import ContactsChanged, Dht, Found, LookupDone, RecordPushed, SendSealed
@@ -46,7 +47,7 @@ class Resolution:
         self._on_newer = on_newer
         self._lookups: dict[int, NodeId] = {}
         self._retries: dict[NodeId, float] = {}
-        self._sought: dict[NodeId, float] = {}
+        self._sought: BoundedDict[NodeId, float] = BoundedDict(MAX_SOUGHT)
 
     # ---- what sources hand in
 
@@ -107,10 +108,7 @@ class Resolution:
         """Nothing that we know of ``peer`` answers: renew the watches, and look it up now and then."""
         self.dht.rewatch(peer, now)
         if now - self._sought.get(peer, float("-inf")) >= SEEK_S:
-            self._sought.pop(peer, None)
-            self._sought[peer] = now
-            while len(self._sought) > MAX_SOUGHT:
-                del self._sought[next(iter(self._sought))]
+            self._sought.put(peer, now)
             self.look_up(peer, now)
 
     # ---- pumping
