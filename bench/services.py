@@ -170,7 +170,7 @@ class Calls:
             if self._how == "forward":
                 self._streams = await asyncio.open_connection(*self._where)
             else:
-                self._streams = await self._node.open("db")
+                self._streams = await self._node.open_any("db")
         reader, writer = self._streams
         writer.write(b"?\n")
         await writer.drain()

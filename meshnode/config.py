@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -35,6 +35,20 @@ def parse_seed(text: str) -> Seed:
         return Seed(NodeId.parse(id_text), host.strip("[]"), int(port))
     except InvalidId as error:
         raise ConfigError(f"{text!r}: {error.message}", hint=hint) from error
+
+
+def parse_allow(allow: Iterable[str | NodeId]) -> frozenset[NodeId] | None:
+    """``any`` allows every member (None); otherwise the ids. Raises ConfigError, InvalidId."""
+    ids = set()
+    for item in allow:
+        if item == "any":
+            return None
+        if isinstance(item, str) and item.startswith("role:"):
+            raise ConfigError(
+                f"{item}: roles need a mesh authority, which this version does not have", hint="name ids instead"
+            )
+        ids.add(NodeId.parse(item))
+    return frozenset(ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from meshnode.identity.node_id import NodeId
 from meshnode.paths.candidate import PathState
 from meshnode.paths.describe import NEVER, describe_candidates, describe_endpoint, describe_history
 from meshnode.runtime.interfaces import local_networks
-from meshnode.sdk.node import Node
+from meshnode.sdk.node import Node, runtime_of
 
 NAME_TIMEOUT_S = 3.0
 SEED_TIMEOUT_S = 6.0  # a handshake has 5
@@ -71,7 +71,7 @@ def describe_peer(node: Node, peer: NodeId) -> Json:
     """What is known of the connection to one peer: whether there is one, its path, candidates and path changes."""
     found: Json = {"id": str(peer), "connected": False, "self": peer == node.id}
     live = next((entry for entry in node.peers() if entry["id"] == str(peer)), None)
-    session = node.mesh.sessions.get(peer)
+    session = runtime_of(node).stack.sessions.get(peer)
     if live is not None and session is not None:
         candidates = describe_candidates(session.paths, time.monotonic())
         found.update(live, connected=True, candidates=candidates)
@@ -80,7 +80,7 @@ def describe_peer(node: Node, peer: NodeId) -> Json:
 
 def last_change(node: Node, peer: NodeId) -> Json:
     """The newest path change of a peer: ``why`` and ``ago_s``; empty while there is none."""
-    session = node.mesh.sessions.get(peer)
+    session = runtime_of(node).stack.sessions.get(peer)
     history = describe_history(session.paths, time.monotonic()) if session is not None else []
     return {name: history[-1][name] for name in ("why", "ago_s")} if history else {}
 
@@ -105,7 +105,7 @@ async def _find(node: Node, peer: NodeId) -> Json:
 
 async def _echo(node: Node, peer: NodeId) -> Json:
     """``echo_ms``: what is connected need not be there any more; null when it did not answer."""
-    if node.mesh.sessions.get(peer) is None:
+    if runtime_of(node).stack.sessions.get(peer) is None:
         return {}
     try:
         outcome = await node.ping(peer, ECHO_TIMEOUT_S)
@@ -157,9 +157,9 @@ async def _addresses(seed: Seed) -> tuple[list[str], str]:
 
 def _udp(node: Node, now: float) -> Json:
     """When a member was last heard by UDP: sealed datagrams of anybody, and all packets on live peers' paths."""
-    filters = node.mesh.nat.filters
+    filters = runtime_of(node).stack.nat.filters
     heard = {name: filters.quiet_s(now, outside=name == "outside_s") for name in ("outside_s", "lan_s")}
-    for session in node.mesh.sessions.values():
+    for session in runtime_of(node).stack.sessions.values():
         for candidate in session.paths.candidates():
             if candidate.addr.is_udp and candidate.state is PathState.VALIDATED and candidate.last_heard != NEVER:
                 kind = describe_endpoint(session.paths, candidate.addr)["path"]

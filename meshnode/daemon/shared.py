@@ -10,7 +10,9 @@ from contextlib import aclosing
 from typing import Any
 
 from meshnode.errors import NotFound
-from meshnode.sdk.node import Node
+from meshnode.runtime.status import describe_members, describe_services, name_of
+from meshnode.sdk.events import EventKind
+from meshnode.sdk.node import Node, runtime_of
 from meshnode.topics.inbox import TopicMessage
 
 FLUSH_S = 0.05
@@ -34,26 +36,26 @@ class Commons:
         """The instances of all services, or of one (waited for a moment)."""
         if name is not None:
             await self._node.find(name)
-        for item in self._node.presence.services(name):
+        for item in describe_services(runtime_of(self._node), name):
             yield item
 
     async def do_watch(self) -> AsyncIterator[dict[str, Any]]:
         """What there is, then what changes, until the client goes away."""
-        presence = self._node.presence
+        runtime = runtime_of(self._node)
         async with aclosing(self._node.events()) as events:
             first = asyncio.ensure_future(anext(events))  # begin to listen, then look: nothing is missed
             await asyncio.sleep(0)
             try:
-                for member in presence.members():
+                for member in describe_members(runtime):
                     yield {"event": "member", **member}
-                for service in presence.services():
+                for service in describe_services(runtime):
                     yield {"event": "service", "change": "up", **service}
                 event = await first
             finally:
                 first.cancel()
             while True:
-                peer, name = str(event.peer), presence.name_of(event.peer)
-                if event.kind == "member":
+                peer, name = str(event.peer), name_of(runtime, event.peer)
+                if event.kind is EventKind.MEMBER:
                     yield {"event": "member", "id": peer, "status": event.detail, "name": name}
                 elif event.kind.startswith("service_"):
                     yield {
@@ -64,14 +66,16 @@ class Commons:
                         "state": event.detail,
                         "name": name,
                     }
-                elif event.kind == "name_conflict":
+                elif event.kind is EventKind.NAME_CONFLICT:
                     yield {"event": "name_conflict", "id": peer, "detail": event.detail}
                 event = await anext(events)
 
     async def do_forget(self, name: str) -> AsyncIterator[dict[str, Any]]:
         """Drop what a node's name meant here."""
-        if not self._node.presence.forget_name(name):
+        runtime = runtime_of(self._node)
+        if runtime.names is None or not runtime.names.forget(name):
             raise NotFound(f"the name {name!r} was not used here", hint="nothing needs to be forgotten")
+        runtime.drain_directory()
         yield {"name": name}
 
     async def do_pub(self, topic: str, messages: list[str], encoded: bool = False) -> AsyncIterator[dict[str, Any]]:

@@ -1,7 +1,10 @@
-"""State that outlives the process: the record's seq, and the DHT contacts that find the mesh again without a seed."""
+"""What a home holds of a node: the lock, the record's seq, and the DHT contacts that find the mesh without a seed."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 from pathlib import Path
 
 from meshnode.base.address import Addr, is_dialable, pack_addr, unpack_addr
@@ -9,9 +12,40 @@ from meshnode.base.clock import Clock
 from meshnode.base.files import write_atomic
 from meshnode.base.limits import MAX_SAVED_CONTACTS
 from meshnode.base.wire import decode, encode
+from meshnode.errors import AlreadyRunning, ConfigError
 from meshnode.identity.node_id import NodeId
 
 MAX_FILE = 64 * MAX_SAVED_CONTACTS + 64
+
+
+class HomeLock:
+    """Makes a home (0700) where there is none, and keeps other processes out of it until released.
+
+    Raises AlreadyRunning, ConfigError.
+    """
+
+    def __init__(self, home: Path) -> None:
+        try:
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot use {home}: {error.strerror}", hint="choose another --home") from error
+        fd = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise AlreadyRunning(
+                    f"a node runs in {home} already", hint="use another --home, or stop that one"
+                ) from error
+            raise
+        self._fd: int | None = fd
+
+    def release(self) -> None:
+        """Let others in; safe to call twice."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
 
 
 class SeqSource:

@@ -1,280 +1,278 @@
-"""The asyncio side of a node: its sockets, timers, tasks, addresses and sources of records. It knows no SDK.
+"""The asyncio side of a node: one ``Stack`` with the sockets, timers, tasks, files and record sources that it needs.
 
-It drives one ``Mesh``, which holds all protocol state and does no I/O; ``node.py`` composes the two.
+It exists from the node's start on. It knows no SDK: ``sdk/node.py`` gives it callbacks and shows programs what they
+may use, daemons reach it by ``sdk.node.runtime_of``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import fcntl
+import hashlib
 import logging
 import os
+import random
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from meshnode.base.address import Addr, canonical_host, parse_addr, tunnel
 from meshnode.base.clock import SystemClock
-from meshnode.base.limits import MAX_ENDPOINTS
 from meshnode.base.metrics import Metrics
-from meshnode.config import Config, Seed
-from meshnode.errors import AlreadyRunning, ConfigError
-from meshnode.identity.record import Endpoint, EndpointKind, EndpointRecord
-from meshnode.identity.sealing import Sealer
-from meshnode.runtime.extra_sockets import ExtraSockets
-from meshnode.runtime.files import save_contacts
-from meshnode.runtime.interfaces import InterfaceWatcher, local_networks
-from meshnode.runtime.udp import UdpSocket
-from meshnode.runtime.websocket import WebSockets
+from meshnode.config import Config, Seed, parse_allow, parse_seed
+from meshnode.errors import ConfigError, MeshError, NotFound
+from meshnode.identity.keyfile import load_or_create, parse_seed_text
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import Endpoint, EndpointRecord
+from meshnode.identity.sealing import MeshKey, Sealer
+from meshnode.quic.connection import Connection, State
+from meshnode.quic.engines import pick_engine
+from meshnode.quic.stream import Stream
+from meshnode.relay.server import RelayLimits
+from meshnode.runtime.addresses import OwnAddresses
+from meshnode.runtime.driver import Driver
+from meshnode.runtime.files import HomeLock, SeqSource, load_contacts, save_contacts
+from meshnode.runtime.name_store import NameStore
+from meshnode.runtime.sockets import Sockets
+from meshnode.runtime.tasks import Tasks
+from meshnode.stack.context import StackSettings
+from meshnode.stack.path_probes import Pinged
+from meshnode.stack.relay_client import TUNNEL
 from meshnode.stack.stack import Stack
 
 if TYPE_CHECKING:
+    from meshnode.discovery.resolver import Resolved
     from meshnode.runtime.mdns import MdnsSource
-    from meshnode.runtime.port_mapping import PortMapping
 
 log = logging.getLogger("meshnode.node")
 
 SEED_RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # between attempts while no contact answers
-MAPPING_SETTLE_S = 0.05  # a mapping that is lost and one that takes its place make one new record
+
 HTTPS_PORT = 443
+T = TypeVar("T")
+
+OnStream = Callable[[Connection, Stream], None]
+OnConnection = Callable[[Connection, bool], None]
+OnPath = Callable[[NodeId, Addr | None, Addr | None, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Events:
+    """The stack's events (``StackEvents``), each bound to the part that takes it: no call in between."""
+
+    on_stream: OnStream
+    on_connection: OnConnection
+    on_path: OnPath
+    on_record: Callable[[EndpointRecord], None]
+    on_contacts: Callable[[], None]
+    on_dirty: Callable[[], None]
 
 
 class Runtime:
-    """What a node has of its host; ``Node`` adds what programs ask of it."""
+    """A running node without its SDK; must be made while an asyncio loop runs.
 
-    mesh: Stack
-    _loop: asyncio.AbstractEventLoop
-    _sealer: Sealer
-    _mapping_secret: bytes
+    Raises ConfigError, KeyFileError, AlreadyRunning, AddressInUse.
+    """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self,
+        config: Config,
+        metrics: Metrics,
+        *,
+        on_stream: OnStream,
+        on_connection: OnConnection,
+        on_path: OnPath,
+    ) -> None:
         self.config = config
-        self.metrics = Metrics()
-        self._clock = SystemClock()
-        self._udp: UdpSocket | None = None
-        self._sides: ExtraSockets | None = None
-        self._tunnels: WebSockets | None = None
-        self._watcher: InterfaceWatcher | None = None
-        self._mdns: MdnsSource | None = None
-        self._port_maps: PortMapping | None = None
-        self._mapping_handle: asyncio.TimerHandle | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
-        self._flush_soon = False
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._lock_fd: int | None = None
-        self._closed = False
+        self.metrics = metrics
+        self.clock = SystemClock()
+        self.started = self.clock.monotonic()
+        self.is_closed = False
+        self.mdns: MdnsSource | None = None
+        loop, home = asyncio.get_running_loop(), config.home_path
+        self.tasks = Tasks(loop)
+        self.driver = Driver(loop, self.clock)
+        with ExitStack() as undo:
+            self._lock = HomeLock(home)
+            undo.callback(self._lock.release)
+            identity = _load_identity(config)
+            self.sealer = Sealer(
+                identity, MeshKey.from_text(config.mesh), self.clock, os.urandom, born=self.clock.wall()
+            )
+            driver = self.driver
+            self.sockets = Sockets(loop, config, self.sealer, driver.on_batch, driver.on_tunnelled, self.metrics)
+            undo.callback(self.sockets.abort)
+            events = _Events(on_stream, on_connection, on_path, self._on_record, self._save_contacts, driver.on_dirty)
+            self.stack = self._make_stack(identity, events)
+            driver.stack = self.stack
+            self.addresses = OwnAddresses(
+                loop,
+                self.clock,
+                config,
+                hashlib.blake2b(key=identity.seed, person=b"port mappings").digest(),
+                lambda: self.sockets.local,
+                self._on_addresses,
+                self.metrics,
+            )
+            undo.callback(self.addresses.stop)
+            self.names = self._open_names(home)
+            self._begin(home)
+            undo.pop_all()
 
-    # ---- one process a home, and its tasks
+    def _make_stack(self, identity: Identity, events: _Events) -> Stack:
+        config = self.config
+        admitted, relayed = parse_allow(config.allow), parse_allow(config.relay_allow)
+        capabilities = [name for name, on in (("seed", config.seed_role), ("relay", config.is_relay)) if on]
+        if self.sockets.listen_for_tunnels():
+            capabilities.append(TUNNEL)
+        return Stack(
+            identity,
+            self.sealer,
+            self.sockets,
+            events,
+            pick_engine(config.engine),
+            clock=self.clock,
+            rng=random.Random(os.urandom(16)),
+            entropy=os.urandom,
+            next_seq=SeqSource(config.home_path / "seq", self.clock).next,
+            admit=lambda peer: admitted is None or peer in admitted,
+            relay_allow=lambda peer: relayed is None or peer in relayed,
+            settings=StackSettings(
+                idle_timeout=config.idle_timeout,
+                seed_role=config.seed_role,
+                dht=config.dht,
+                gossip=config.gossip,
+                capabilities=tuple(capabilities),
+                relay=config.is_relay,
+                fresh_port=config.listen_addr.port == 0,
+                relay_limits=RelayLimits(
+                    client_bytes=config.relay_mb_per_s * 1e6,
+                    client_packets=config.relay_mb_per_s * 1e3,
+                    total_bytes=config.relay_total_mb_per_s * 1e6,
+                    total_packets=config.relay_total_mb_per_s * 1e3,
+                ),
+            ),
+            metrics=self.metrics,
+        )
 
-    def _lock(self, home: Path) -> None:
-        fd = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(fd)
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise AlreadyRunning(
-                    f"a node runs in {home} already", hint="use another --home, or stop that one"
-                ) from error
-            raise
-        self._lock_fd = fd
+    def _open_names(self, home: Path) -> NameStore | None:
+        registry = self.stack.registry
+        if registry is None:
+            return None
+        store = NameStore(registry.names, home)
+        registry.on_pins = store.on_pins
+        return store
 
-    def _unlock(self) -> None:
-        if self._lock_fd is not None:
-            os.close(self._lock_fd)
-            self._lock_fd = None
+    def _begin(self, home: Path) -> None:
+        self.addresses.start()
+        if self.names is not None and self.config.name:
+            self.names.claim(self.config.name, self.clock.wall(), self.clock.monotonic())
+            self.drain_directory()
+        now = self.clock.monotonic()
+        for peer, addr in load_contacts(home / "contacts"):
+            self.stack.add_contact(peer, addr, now)
+        if self.config.seeds:
+            self.tasks.spawn(self._follow_seeds([parse_seed(text) for text in self.config.seeds]))
+        if self.config.mdns:
+            self.tasks.spawn(self._start_mdns())
+        self.driver.pump()
 
-    def spawn(self, work: Any) -> None:
-        """Run a coroutine until it ends or the node is closed; what it raises is logged."""
-        if self._closed:
-            work.close()
-        else:
-            self._spawn(work)
+    def stop(self) -> None:
+        """Say goodbye on every connection and start nothing more; ``wait_closed`` does the rest."""
+        self.is_closed = True
+        self.tasks.refuse()
+        self.addresses.stop()
+        if self.names is not None:
+            self.names.close()
+        self.stack.close(self.clock.monotonic())
+        self.driver.close()
 
-    def wall(self) -> float:
-        """Unix seconds."""
-        return self._clock.wall()
+    async def wait_closed(self) -> None:
+        """End every task, give up what others hold for this node, and write what must last."""
+        await self.tasks.close()
+        await self.addresses.release_mappings()
+        if self.mdns is not None:
+            await self.mdns.stop()
+        self._save_contacts()
+        await self.sockets.close()
+        self._lock.release()
 
-    @property
-    def is_closed(self) -> bool:
-        """True once ``close`` was called."""
-        return self._closed
+    # ---- the stack's commands as coroutines
 
-    @property
-    def is_running(self) -> bool:
-        """True from ``start`` to ``close``."""
-        return self._lock_fd is not None and not self._closed
+    async def resolve(self, peer: NodeId) -> Resolved:
+        """Find the record of ``peer``. Raises NotFound."""
+        future: asyncio.Future[Resolved] = asyncio.get_running_loop().create_future()
 
-    def _spawn(self, work: Any) -> None:
-        task: asyncio.Task[None] = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
+        def answer(result: Resolved | NotFound) -> None:
+            _settle(future, result)
 
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a task failed", exc_info=error)
+        self.stack.resolve(peer, self.clock.monotonic(), answer)
+        self.driver.pump()
+        return await future
 
-    # ---- driving the mesh
+    async def connect(self, peer: NodeId) -> Connection:
+        """Return a ready connection to ``peer``, the live one if there is one.
 
-    def _on_batch(self, batch: list[tuple[bytes, Addr]]) -> None:
-        now = self._clock.monotonic()
-        for data, source in batch:
-            self.mesh.datagram(data, source, now)
-        self.on_dirty()  # flushed behind the readers that this wakes: an answer and its ACK share a packet
+        Raises NotFound, NoPathError, PeerIdentityError, PolicyDenied, HandshakeTimeout.
+        """
+        future: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
 
-    def _on_tunnelled(self, datagram: bytes, source: Addr) -> None:
-        if not self._closed:
-            self.mesh.datagram(datagram, source, self._clock.monotonic())
-            self.on_dirty()
+        def answer(result: Connection | MeshError) -> None:
+            _settle(future, result)
 
-    def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
-        """The way out (Link): UDP by the node's socket or an extra one, or a WebSocket."""
-        if not addr.is_udp:
-            return self.config.tunnel and self._tunnels is not None and self._tunnels.send(addr, datagrams)
-        if addr.side is not None:
-            return self._sides is not None and self._sides.send(addr, datagrams)
-        return self._udp is not None and self._udp.send(addr, datagrams)
+        self.stack.connect(peer, self.clock.monotonic(), answer)
+        self.driver.on_dirty()
+        return await future
 
-    def open_sides(self, count: int) -> list[int]:
-        """Open extra sockets (Link)."""
-        return self._sides.open(count, self._udp.local) if self._sides is not None and self._udp is not None else []
+    async def ping(self, peer: NodeId, timeout: float) -> Pinged:
+        """Send one echo, again on a new connection when the peer turns out to have restarted. Raises as ``connect``."""
+        for last in (False, False, True):  # the first new one may lose to the peer's own dial
+            connection = await self.connect(peer)
+            future: asyncio.Future[Pinged] = asyncio.get_running_loop().create_future()
+            self.stack.ping(connection, timeout, self.clock.monotonic(), future.set_result)
+            self.driver.arm()
+            outcome = await future
+            if outcome.rtt is not None or connection.state is State.READY or last:
+                break
+        return outcome
 
-    def close_side(self, side: int) -> None:
-        """Close one (Link)."""
-        if self._sides is not None:
-            self._sides.close_one(side)
-
-    def _pump(self) -> None:
-        self._flush_soon = False
-        if not self._closed:
-            self.mesh.flush(self._clock.monotonic())
-            self._arm()
-
-    def _tick(self) -> None:
-        self._timer = None
-        if not self._closed:
-            self.mesh.tick(self._clock.monotonic())
-            self._arm()
-
-    def _arm(self) -> None:
-        at = self.mesh.next_deadline()
-        timer = self._timer
-        if timer is not None:
-            if at is not None and self._timer_at <= at:
-                return  # fires early at worst, and arms itself again: cheaper than a cancel per packet
-            timer.cancel()
-            self._timer = None
-        if at is not None:
-            self._timer_at = at
-            delay = max(0.0, at - self._clock.monotonic())
-            self._timer = self._loop.call_later(delay, self._tick)
-
-    def on_dirty(self) -> None:
-        """The mesh has something to send (MeshEvents)."""
-        if not self._flush_soon and not self._closed:
-            self._flush_soon = True
-            self._loop.call_soon(self._pump)
+    def drain_directory(self) -> None:
+        """Carry out what a command to the directory, the names or the topics has caused."""
+        if self.stack.registry is not None:
+            self.stack.registry.drain(self.clock.monotonic())
+            self.driver.on_dirty()
 
     # ---- addresses
 
-    def _listen_tunnels(self) -> bool:
-        """A relay takes WebSockets too, on the TCP port with the UDP port's number."""
-        assert self._udp is not None
-        assert self._tunnels is not None
-        config = self.config
-        if not (config.is_relay and config.tunnel):
-            return False
-        return self._tunnels.listen(self._udp.local, config.home_path / "tunnel.pem")
-
-    @property
-    def _bound(self) -> tuple[str, int]:
-        assert self._udp is not None
-        return self._udp.local.host, self._udp.local.port
-
-    def _endpoints(self) -> tuple[tuple[Endpoint, ...], tuple[tuple[str, int], ...]]:
-        assert self._udp is not None
-        bound = self._udp.local
-        networks = local_networks(loopback=True)
-        found = [Endpoint(parse_addr(text), EndpointKind.MAPPED) for text in self.config.advertise]
-        if bound.host in ("::", "0.0.0.0"):
-            loopback = [n for n in networks if _is_loopback(n[0])]
-            real = [n for n in networks if not _is_loopback(n[0]) and (bound.host == "::" or ":" not in n[0])]
-            hosts = [host for host, _ in real if "%" not in host]
-            if not hosts and not real:
-                hosts = [host for host, _ in loopback if ":" not in host]
-            found += [Endpoint(Addr(host, bound.port)) for host in hosts]
-        else:
-            found.append(Endpoint(bound))
-        mapped = self._port_maps.mappings() if self._port_maps is not None else []
-        known = {endpoint.addr for endpoint in found}
-        more = [Endpoint(m.external, EndpointKind.MAPPED) for m in mapped if m.external not in known]
-        found[MAX_ENDPOINTS - len(more) :] = more  # a host with many interfaces must not crowd them out
-        return tuple(found), tuple(networks)
-
-    def _announce(self, *, moved: bool) -> None:
-        endpoints, networks = self._endpoints()
-        self.mesh.set_addresses(endpoints, networks, self._clock.monotonic(), moved=moved)
-        self._arm()
-
-    def _on_interfaces(self) -> None:
-        if not self._closed:
-            self.metrics.count("interface_changes")
-            self._announce(moved=True)
-            self._update_port_maps()
-            if self._mdns is not None:
-                self._mdns.interfaces_changed(*self._bound)
-
-    def _update_port_maps(self) -> None:
-        """Our addresses or our port may be others: map them, unless nobody beyond this host could come in anyway."""
-        if self._closed or self._udp is None or not self.config.port_mapping:
-            return
-        if self._port_maps is None:
-            if _is_loopback(self._udp.local.host):
-                return
-            from meshnode.runtime.port_mapping import PortMapping
-
-            self._port_maps = PortMapping(
-                self._loop,
-                self._clock,
-                self._mapping_secret,
-                os.urandom,
-                self._on_mappings,
-                self.metrics,
-                upnp=self.config.upnp,
-            )
-        self._port_maps.update(self._udp.local)
-
-    def _on_mappings(self) -> None:
-        if self._mapping_handle is None and not self._closed:
-            self._mapping_handle = self._loop.call_later(MAPPING_SETTLE_S, self._publish_mappings)
-
-    def _publish_mappings(self) -> None:
-        self._mapping_handle = None
-        if not self._closed:
-            self._announce(moved=False)
-
-    async def rebind(self, addr: str | Addr | None = None) -> Addr:
-        """Move the socket to another local address (by default: the same address, a new port); returns it.
+    def rebind(self, addr: str | Addr | None = None) -> Addr:
+        """Move the socket to another local address (by default the same address, a new port); returns it.
 
         Raises ConfigError, AddressInUse.
         """
-        assert self._udp is not None
         if addr is None:
-            target = Addr(self._udp.local.host, 0)
+            target = Addr(self.sockets.local.host, 0)
         else:
             try:
                 target = parse_addr(addr) if isinstance(addr, str) else addr
             except ValueError as error:
                 raise ConfigError(str(error), hint="as in 127.0.0.2:0") from error
-        self._udp.bind(target)
-        self._listen_tunnels()
-        self._announce(moved=True)
-        self._update_port_maps()
-        if self._mdns is not None:
-            self._mdns.interfaces_changed(*self._bound)
-        return self._udp.local
+        self.sockets.bind(target)
+        self.addresses.moved()
+        return self.sockets.local
+
+    def _on_addresses(
+        self, endpoints: tuple[Endpoint, ...], networks: tuple[tuple[str, int], ...], moved: bool
+    ) -> None:
+        self.stack.set_addresses(endpoints, networks, self.clock.monotonic(), moved=moved)
+        self.driver.arm()
+        if moved and self.mdns is not None:
+            self.mdns.interfaces_changed(*self._bound)
+
+    @property
+    def _bound(self) -> tuple[str, int]:
+        return self.sockets.local.host, self.sockets.local.port
 
     # ---- sources of records, and what outlives the process
 
@@ -282,7 +280,7 @@ class Runtime:
         """Resolve the seeds' names now, and again with growing pauses while nobody answers."""
         attempt = 0
         while True:
-            if self.mesh.dht.contacts():
+            if self.stack.dht.contacts():
                 attempt = len(SEED_RETRY_S) - 1
             else:
                 for seed in seeds:
@@ -292,15 +290,15 @@ class Runtime:
 
     async def _find_seed(self, seed: Seed) -> None:
         try:
-            found = await self._loop.getaddrinfo(seed.host, seed.port, type=2)
+            found = await asyncio.get_running_loop().getaddrinfo(seed.host, seed.port, type=2)
         except OSError as error:
             self.metrics.count("seed_name_errors")
             log.debug("seed %s: %s", seed.host, error)
             return
         addrs = list(dict.fromkeys(Addr(canonical_host(str(item[4][0])), seed.port) for item in found))
         tunnels = [tunnel(str(seed.id), seed.host, port) for port in dict.fromkeys((seed.port, HTTPS_PORT))]
-        self.mesh.add_seed(seed.id, [*addrs, *tunnels], self._clock.monotonic())
-        self._arm()
+        self.stack.add_seed(seed.id, [*addrs, *tunnels], self.clock.monotonic())
+        self.driver.arm()
 
     async def _start_mdns(self) -> None:
         try:
@@ -310,26 +308,21 @@ class Runtime:
             return
 
         def on_record(encoded: bytes) -> None:
-            if not self._closed:
-                self.mesh.offer_record(encoded, "mdns", self._clock.monotonic())
-                self._pump()
+            if not self.is_closed:
+                self.stack.offer_record(encoded, "mdns", self.clock.monotonic())
+                self.driver.pump()
 
-        source = MdnsSource(self._sealer, self.mesh.id, on_record, self.metrics)
-        self._mdns = source
-        await source.start(self.mesh.record, *self._bound)
+        source = MdnsSource(self.sealer, self.stack.id, on_record, self.metrics)
+        self.mdns = source
+        await source.start(self.stack.record, *self._bound)
 
-    def on_record(self, record: EndpointRecord) -> None:
-        """Our own record changed (MeshEvents)."""
-        if self._mdns is not None:
-            self._mdns.update(record)
+    def _on_record(self, record: EndpointRecord) -> None:
+        """Publish this node's new record on the LAN."""
+        if self.mdns is not None:
+            self.mdns.update(record)
 
-    def on_contacts(self) -> None:
-        """The DHT's contacts changed, and it says so seldom (MeshEvents)."""
-        if not self._closed:
-            self._save()
-
-    def _save(self) -> None:
-        contacts = self.mesh.dht.contacts()
+    def _save_contacts(self) -> None:
+        contacts = self.stack.dht.contacts()
         if contacts:
             try:
                 save_contacts(self.config.home_path / "contacts", contacts)
@@ -337,5 +330,20 @@ class Runtime:
                 log.warning("cannot save contacts: %s", error)
 
 
-def _is_loopback(host: str) -> bool:
-    return host == "::1" or host.startswith("127.")
+def _load_identity(config: Config) -> Identity:
+    if config.key is None:
+        return load_or_create(config.home_path / "key", config.passphrase)
+    try:
+        return parse_seed_text(config.key)
+    except ValueError as error:
+        raise ConfigError(str(error), hint="MESHNODE_KEY holds 64 hex digits") from error
+
+
+def _settle(future: asyncio.Future[T], result: T | MeshError) -> None:
+    """Give an answer to its caller, which may have gone meanwhile."""
+    if future.done():
+        return
+    if isinstance(result, MeshError):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

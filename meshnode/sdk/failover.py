@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
 
 from meshnode.base.metrics import describe
 from meshnode.directory.announcement import Instance
+from meshnode.directory.services import ServiceChanged
 from meshnode.errors import (
     ConnectionLost,
     InvalidId,
@@ -24,13 +24,12 @@ from meshnode.errors import (
     ServiceNotFound,
     ServiceUnavailable,
 )
+from meshnode.gossip.effects import MemberChanged, Status
 from meshnode.identity.node_id import MESH_SUFFIX, NodeId, label_of
 from meshnode.quic.stream import Stream
+from meshnode.runtime.runtime import Runtime
+from meshnode.sdk.connection import Connection
 from meshnode.sdk.streams import MeshReader, MeshWriter
-
-if TYPE_CHECKING:
-    from meshnode.sdk.node import Node
-    from meshnode.stack.directory_link import DirectoryLink
 
 log = logging.getLogger("meshnode.calls")
 
@@ -53,17 +52,17 @@ HEDGES = describe("service_hedges", "times that a second instance was tried beca
 class Failover:
     """One node's calls by name. The registry is None where gossip is off: then only ids are known."""
 
-    def __init__(self, node: Node, registry: DirectoryLink | None) -> None:
-        self._node = node
-        self._registry = registry
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._registry = runtime.stack.registry
         self._loop = asyncio.get_running_loop()
         self._born = self._loop.time()
         self._streams: dict[NodeId, dict[Stream, str]] = {}
         self._proven: dict[NodeId, float] = {}
         self._warming: dict[NodeId, None] = {}
         self._waiters: dict[asyncio.Future[None], None] = {}
-        if registry is not None:
-            registry.on_peer_silent = self._on_silent
+        if self._registry is not None:
+            self._registry.on_peer_silent = self._on_silent
 
     # ---- names
 
@@ -80,7 +79,7 @@ class Failover:
         registry, deadline = self._registry, self._deadline()
         while True:
             try:
-                return registry.names.resolve(label, self._node.wall())
+                return registry.names.resolve(label, self._runtime.clock.wall())
             except NotFound:
                 if not await self._news(deadline):
                     raise
@@ -102,8 +101,8 @@ class Failover:
         assert self._registry is not None
         return self._registry.choose(name, self._loop.time())
 
-    def tell(self) -> None:
-        """The directory or a name has changed: whoever waits for one looks again."""
+    def on_news(self) -> None:
+        """Wake every call that waits for a service or a name: the directory or a name has changed."""
         waiters, self._waiters = self._waiters, {}
         for waiter in waiters:
             if not waiter.done():
@@ -145,7 +144,7 @@ class Failover:
                     first = fresh[0]
                     tried[first.node] = None
                     if attempts:
-                        self._node.metrics.count(HEDGES)
+                        self._runtime.metrics.count(HEDGES)
                     attempts[self._loop.create_task(self.open_at(first.node, name))] = first.node
                 elif not attempts:
                     if error is not None:
@@ -180,10 +179,11 @@ class Failover:
 
     async def open_at(self, peer: NodeId | str, name: str) -> Opened:
         """Open a stream to the service of one node; once more when it turns out to have restarted meanwhile."""
+        id = await self.id_of(peer)
         try:
-            return await (await self._node.connect(peer)).open(name)
+            return await Connection(await self._runtime.connect(id)).open(name)
         except PeerRestarted:  # the caller has sent nothing yet, so nothing can happen twice
-            return await (await self._node.connect(peer)).open(name)
+            return await Connection(await self._runtime.connect(id)).open(name)
 
     def _outcome(self, task: asyncio.Task[Opened], peer: NodeId, name: str) -> Opened | MeshError:
         """What became of an attempt; the directory learns of it."""
@@ -226,7 +226,18 @@ class Failover:
             self._warm(name, peer)
         self._loop.call_later(CUT_S + CUT_RTTS * min(rtt, 0.5), self._decide, peer, began, AGAIN_S)
 
-    def on_gone(self, peer: NodeId) -> None:
+    def on_service(self, effect: ServiceChanged) -> None:
+        """An instance of a service came, changed or went."""
+        if effect.change == "down":
+            self._on_gone(effect.instance.node)
+        self.on_news()
+
+    def on_member(self, change: MemberChanged) -> None:
+        """The mesh believes something else of a member."""
+        if change.status in (Status.GONE, Status.LEFT):
+            self._on_gone(change.peer)
+
+    def _on_gone(self, peer: NodeId) -> None:
         """The mesh believes that ``peer`` is gone, or its service was withdrawn as failed."""
         for name in self._names_of(peer):
             self._warm(name, peer)
@@ -246,7 +257,7 @@ class Failover:
         """End the streams to a silent peer for whose service another instance answers; else look again later."""
         assert self._registry is not None
         names = self._names_of(peer)
-        if not names or self._node.is_closed or not self._registry.directory.is_silent(peer):
+        if not names or self._runtime.is_closed or not self._registry.directory.is_silent(peer):
             return
         waiting = False
         for name in names:
@@ -264,7 +275,7 @@ class Failover:
         self._registry.directory.on_failed(peer, self._loop.time())
         for stream, opened in list(self._streams.get(peer, {}).items()):
             if opened == name:
-                self._node.metrics.count(FAILOVERS)
+                self._runtime.metrics.count(FAILOVERS)
                 del self._streams[peer][stream]
                 stream.error = ConnectionLost(
                     f"{name} at {peer.short} fell silent, and another instance answers", hint="open it again"
@@ -279,12 +290,12 @@ class Failover:
             if rival == silent or instance.state not in ("up", "suspect") or rival in self._warming:
                 continue
             self._warming[rival] = None
-            self._node.spawn(self._prove(rival))
+            self._runtime.tasks.spawn(self._prove(rival))
             return
 
     async def _prove(self, rival: NodeId) -> None:
         try:
-            outcome = await self._node.ping(rival, timeout=PROOF_S)
+            outcome = await self._runtime.ping(rival, PROOF_S)
             if outcome.rtt is not None:
                 self._proven[rival] = self._loop.time()
         except MeshError as error:

@@ -1,71 +1,103 @@
-"""The public SDK object, and the composition root: the only place that knows everybody.
+"""The SDK's root: a node of a mesh, as a program holds it.
 
-``host.py`` has the sockets, timers and tasks, ``driver/mesh.py`` the protocol; here is what programs ask of a node.
+``Node`` has a ``Runtime`` (sockets, timers and the protocol) from its start on, and is none: it shows what programs
+need, and nothing else. Other rooms of this package reach the runtime by ``runtime_of``.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import logging
-import os
-import random
-import time
+import warnings
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, overload
 
 from meshnode.base.address import Addr
 from meshnode.base.limits import TOPIC_QUEUE
-from meshnode.config import Config, parse_seed
+from meshnode.base.metrics import Metrics
+from meshnode.config import Config
 from meshnode.directory.announcement import Instance
+from meshnode.directory.services import ServiceChanged
 from meshnode.discovery.resolver import Resolved
-from meshnode.errors import ConfigError, MeshError, NodeClosed, NotFound
-from meshnode.identity.keyfile import load_or_create, parse_seed_text
+from meshnode.errors import ConfigError, MeshError, NodeClosed, NotRunning
+from meshnode.gossip.effects import MemberChanged
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
-from meshnode.identity.sealing import MeshKey, Sealer
-from meshnode.paths.describe import describe_endpoint, describe_history
-from meshnode.quic.connection import Connection as Link
-from meshnode.quic.engines import pick_engine
-from meshnode.quic.stream import Stream, StreamStatus
-from meshnode.relay.server import RelayLimits
-from meshnode.runtime.extra_sockets import ExtraSockets
-from meshnode.runtime.files import SeqSource, load_contacts
-from meshnode.runtime.interfaces import InterfaceWatcher
 from meshnode.runtime.runtime import Runtime
-from meshnode.runtime.udp import UdpSocket
-from meshnode.runtime.websocket import WebSockets
-from meshnode.sdk.connection import Connection, Event, Handler, Service, parse_allow
+from meshnode.runtime.status import describe_node, describe_peers
+from meshnode.sdk.connection import Connection
+from meshnode.sdk.events import Event, EventStreams
 from meshnode.sdk.failover import Failover
-from meshnode.sdk.presence import Presence
-from meshnode.sdk.streams import MeshReader, MeshWriter, wrap
+from meshnode.sdk.service import Handler, Service, ServiceTable
+from meshnode.sdk.streams import MeshReader, MeshWriter
 from meshnode.sdk.topic import Topic, TopicBook
-from meshnode.stack.context import StackSettings
 from meshnode.stack.path_probes import Pinged
-from meshnode.stack.relay_client import TUNNEL
 from meshnode.stack.stack import Stack
 
-if TYPE_CHECKING:
-    pass
-
-log = logging.getLogger("meshnode.node")
-
-MAX_EVENTS = 256  # a slow reader of events() loses its oldest
-MAX_HANDLERS = 1024  # streams served at once; more are refused until some end
+START = "async with Node(config) as node, or await node.start()"
 
 
-class Node(Runtime):
-    """One node of a mesh: ``async with Node(config) as node``."""
+class _Running:
+    """What a node has between its start and its end."""
+
+    def __init__(self, config: Config, metrics: Metrics, services: ServiceTable, events: EventStreams) -> None:
+        self.runtime = Runtime(
+            config,
+            metrics,
+            on_stream=services.on_stream,
+            on_connection=events.on_connection,
+            on_path=events.on_path,
+        )
+        self.failover = Failover(self.runtime)
+        self.topics = TopicBook(self.runtime)
+        self._events = events
+        registry = self.runtime.stack.registry
+        if registry is not None:
+            registry.on_service = self._on_service
+            registry.on_member = self._on_member
+            registry.on_conflict = events.on_conflict
+            registry.on_name = self.failover.on_news
+
+    def _on_service(self, effect: ServiceChanged) -> None:
+        self._events.on_service(effect)
+        self.failover.on_service(effect)
+
+    def _on_member(self, change: MemberChanged) -> None:
+        self._events.on_member(change)
+        self.failover.on_member(change)
+
+
+class Node:
+    """One node of a mesh.
+
+    A node has a home (a directory with its key and state), one UDP port, and any number of services, streams and
+    topics. It belongs to one asyncio loop; nothing of it may be called from another thread. Wherever a method takes
+    a peer, that is a ``NodeId``, its text, ``ID.mesh``, or a node's name (``laptop`` or ``laptop.mesh``).
+
+    Args:
+        config: The settings. Nothing is opened before ``start``.
+
+    Example:
+
+        async with meshnode.Node(meshnode.Config(home="~/.meshnode")) as node:
+            reader, writer = await node.open("laptop", "echo")
+            writer.write(b"hello")
+            writer.write_eof()
+            print(await reader.read())
+    """
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.services: dict[str, Service] = {}
-        self.presence: Presence
-        self._caller: Failover
-        self._topics: TopicBook
-        self._subscribers: list[asyncio.Queue[Event | None]] = []  # None ends them
-        self._started = time.monotonic()
+        self._config = config
+        self._metrics = Metrics()
+        self._services = ServiceTable(self._metrics)
+        self._events = EventStreams(self._metrics)
+        self._started: _Running | None = None
+        self._closed = False
+
+    def _running(self) -> _Running:
+        if self._closed:
+            raise NodeClosed("the node was closed")
+        if self._started is None:
+            raise NotRunning("the node was not started", hint=START)
+        return self._started
 
     # ---- life
 
@@ -77,233 +109,207 @@ class Node(Runtime):
         await self.close()
 
     async def start(self) -> None:
-        """Bind, load the key and begin. Raises ConfigError, KeyFileError, AlreadyRunning, AddressInUse."""
-        config = self.config
-        self._loop = asyncio.get_running_loop()
-        home = config.home_path
+        """Bind the socket, load the key or make one, announce the services, and begin to find others.
+
+        Returns at once: peers are found in the background. ``async with`` calls it.
+
+        Raises:
+            ConfigError: A setting cannot be had on this host.
+            KeyFileError: The key file is damaged, readable by others, or needs a passphrase.
+            AlreadyRunning: A node runs in this home already.
+            AddressInUse: The listen address is taken.
+            NodeClosed: The node was closed; make a new one.
+        """
+        if self._closed:
+            raise NodeClosed("the node was closed")
+        running = _Running(self._config, self._metrics, self._services, self._events)
+        self._started = running
         try:
-            home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"cannot use {home}: {error.strerror}", hint="choose another --home") from error
-        self._lock(home)
-        try:
-            await self._begin(home)
+            self._services.begin(running.runtime)
         except BaseException:
-            self._unlock()
-            if self._udp is not None:
-                self._udp.close()
+            await self.close()
             raise
 
-    async def _begin(self, home: Path) -> None:
-        config = self.config
-        if config.key is not None:
-            try:
-                identity = parse_seed_text(config.key)
-            except ValueError as error:
-                raise ConfigError(str(error), hint="MESHNODE_KEY holds 64 hex digits") from error
-        else:
-            identity = load_or_create(home / "key", config.passphrase)
-        sealer = Sealer(identity, MeshKey.from_text(config.mesh), self._clock, os.urandom, born=self._clock.wall())
-        self._sealer = sealer
-        self._mapping_secret = hashlib.blake2b(key=identity.seed, person=b"port mappings").digest()
-        self._udp = UdpSocket(self._loop, self._on_batch, self.metrics)
-        self._udp.bind(config.listen_addr)
-        self._sides = ExtraSockets(self._loop, self._on_batch, self.metrics)
-        self._tunnels = WebSockets(self._loop, sealer.knock, sealer.check_knock, self._on_tunnelled, self.metrics)
-        admitted, relayed = parse_allow(config.allow), parse_allow(config.relay_allow)
-        capabilities = [name for name, on in (("seed", config.seed_role), ("relay", config.is_relay)) if on]
-        if self._listen_tunnels():
-            capabilities.append(TUNNEL)
-        self.mesh = Stack(
-            identity,
-            sealer,
-            self,
-            self,
-            pick_engine(config.engine),
-            clock=self._clock,
-            rng=random.Random(os.urandom(16)),
-            entropy=os.urandom,
-            next_seq=SeqSource(home / "seq", self._clock).next,
-            admit=lambda peer: admitted is None or peer in admitted,
-            relay_allow=lambda peer: relayed is None or peer in relayed,
-            settings=StackSettings(
-                idle_timeout=config.idle_timeout,
-                seed_role=config.seed_role,
-                dht=config.dht,
-                gossip=config.gossip,
-                capabilities=tuple(capabilities),
-                relay=config.is_relay,
-                fresh_port=config.listen_addr.port == 0,
-                relay_limits=RelayLimits(
-                    client_bytes=config.relay_mb_per_s * 1e6,
-                    client_packets=config.relay_mb_per_s * 1e3,
-                    total_bytes=config.relay_total_mb_per_s * 1e6,
-                    total_packets=config.relay_total_mb_per_s * 1e3,
-                ),
-            ),
-            metrics=self.metrics,
-        )
-        self._caller = Failover(self, self.mesh.registry)
-        self._topics = TopicBook(self, self.mesh.registry)
-        self._announce(moved=False)
-        self.presence = Presence(self, self.mesh.registry, self._caller, home)
-        self._watcher = InterfaceWatcher(self._loop, self._on_interfaces)
-        self._watcher.start()
-        now = self._clock.monotonic()
-        for peer, addr in load_contacts(home / "contacts"):
-            self.mesh.add_contact(peer, addr, now)
-        if config.seeds:
-            self._spawn(self._follow_seeds([parse_seed(text) for text in config.seeds]))
-        if config.mdns:
-            self._spawn(self._start_mdns())
-        self._loop.call_soon(self._update_port_maps)  # after the start, which it must not delay
-        self._pump()
-
     async def close(self) -> None:
-        """Say goodbye, stop every task, write what must last. Safe to call twice."""
-        if self._closed:
+        """Say goodbye to every peer, end all tasks and streams, and write what must last.
+
+        Waits at most 0.5 s for a router to take its port mapping back. Safe to call twice. ``async with`` calls it.
+        """
+        running = self._started
+        if self._closed or running is None:
+            self._closed = True
             return
         self._closed = True
-        if self._watcher is not None:
-            self._watcher.close()
-        self._topics.close()
-        self.presence.close()
-        self.mesh.close(self._clock.monotonic())
-        self._emit(None)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._port_maps is not None:
-            await self._port_maps.close()
-        if self._mdns is not None:
-            await self._mdns.stop()
-        for handle in (self._timer, self._mapping_handle):
-            if handle is not None:
-                handle.cancel()
-        self._save()
-        if self._tunnels is not None:
-            await self._tunnels.close()
-        if self._sides is not None:
-            self._sides.close()
-        if self._udp is not None:
-            self._udp.close()
-        self._unlock()
+        running.topics.close()
+        running.runtime.stop()
+        self._events.end()
+        await running.runtime.wait_closed()
+
+    @property
+    def is_closed(self) -> bool:
+        """True once ``close`` was called."""
+        return self._closed
 
     # ---- what it is
 
     @property
+    def config(self) -> Config:
+        """The settings that the node was made with."""
+        return self._config
+
+    @property
     def id(self) -> NodeId:
-        """The node's id: its public key."""
-        return self.mesh.id
+        """The node's id, which is its public key. Raises NotRunning before the start, when no key is loaded yet."""
+        return self._stack.id
 
     @property
     def address(self) -> str:
-        """The overlay IPv6 address."""
-        return str(self.mesh.id.overlay)
+        """The overlay IPv6 address that follows from the id, as text. Raises as ``id``."""
+        return str(self._stack.id.overlay)
 
     @property
     def record(self) -> EndpointRecord:
-        """Our own newest record. Raises MeshError while this host has no address at all."""
-        if self.mesh.record is None:
+        """The newest signed record of where this node is; ``record.endpoints`` print as ``HOST:PORT``.
+
+        Raises:
+            MeshError: This host has no address at all yet.
+            NotRunning: The node was not started.
+        """
+        record = self._stack.record
+        if record is None:
             raise MeshError("this host has no address to publish yet", hint="connect it to a network")
-        return self.mesh.record
+        return record
 
     # ---- discovery
 
-    async def identify(self, who: NodeId | str) -> NodeId:
-        """The id that is meant: an id, ``ID.mesh``, or a node's name. Raises InvalidId, NotFound, NameChanged."""
-        self._alive()
-        return await self._caller.id_of(who)
+    async def identify(self, peer: NodeId | str) -> NodeId:
+        """Return the id that is meant by an id, its text, ``ID.mesh``, or a node's name.
+
+        An unknown name is waited for: 0.6 s, and 4 s in a node that is younger than 15 s.
+
+        Raises:
+            InvalidId: The text is neither an id nor a possible name.
+            NotFound: No node of that name is known.
+            NameChanged: The name means another node now than when it was first used here.
+            NodeClosed, NotRunning: This node is over, or was not started.
+        """
+        return await self._running().failover.id_of(peer)
 
     async def resolve(self, peer: NodeId | str) -> Resolved:
-        """Return the verified record of ``peer`` (an id or a name), its source and how long it took.
+        """Find the newest record of a peer, in the cache or by asking all sources at once.
 
-        Raises NotFound, InvalidId, NameChanged.
+        Returns:
+            ``record`` (verified), ``source`` (the one that brought it first: ``dht``, ``mdns``, ``gossip``, ...) and
+            ``ms``, how long that took.
+
+        Raises:
+            NotFound: No source knows a record; also as ``identify``.
         """
-        id = await self.identify(peer)
-        future: asyncio.Future[Resolved] = self._loop.create_future()
+        running = self._running()
+        return await running.runtime.resolve(await running.failover.id_of(peer))
 
-        def answer(result: Resolved | NotFound) -> None:
-            if not future.done():
-                if isinstance(result, NotFound):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
+    async def find(self, service: str) -> list[Instance]:
+        """Return the instances of a service on other nodes, in the order in which ``open_any`` tries them.
 
-        self.mesh.resolve(id, self._clock.monotonic(), answer)
-        self._pump()
-        return await future
+        Waits a moment (as ``identify``) while there is none.
+
+        Returns:
+            Instances with ``node``, ``service``, ``state`` (``up``, or why it is tried late), ``rtt`` (seconds, None
+            without a connection), ``meta`` and ``offer`` (``load``, ``healthy``, ``restricted``). Empty when no other
+            node offers it, or where gossip is off.
+        """
+        return await self._running().failover.find(service)
 
     # ---- connecting
 
-    def _alive(self) -> None:
-        if self._closed:
-            raise NodeClosed("the node was closed")
-
     async def connect(self, peer: NodeId | str) -> Connection:
-        """Return a connection to ``peer`` (an id or a name), the live one if there is one.
+        """Return a connection to a peer: the live one if there is one, else a new one.
 
-        Raises NotFound, NoPathError, PeerIdentityError, PolicyDenied, HandshakeTimeout, InvalidId, NameChanged.
+        Connections are shared; closing one ends the streams of everything in this node that uses it.
+
+        Raises:
+            NotFound: No record of the peer is known.
+            NoPathError: No address of the peer answers; ``attempts`` lists each with its outcome.
+            PeerIdentityError: Another key than the peer's answered.
+            PolicyDenied: The peer does not admit this node.
+            HandshakeTimeout: The peer stopped answering during the handshake.
+            InvalidId, NameChanged, NodeClosed, NotRunning: As ``identify``.
         """
-        id = await self.identify(peer)
-        future: asyncio.Future[Link] = self._loop.create_future()
+        running = self._running()
+        return Connection(await running.runtime.connect(await running.failover.id_of(peer)))
 
-        def answer(result: Link | MeshError) -> None:
-            if not future.done():
-                if isinstance(result, MeshError):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
+    @overload
+    async def open(self, peer: NodeId | str, service: str) -> tuple[MeshReader, MeshWriter]: ...
 
-        self.mesh.connect(id, self._clock.monotonic(), answer)
-        self.on_dirty()
-        return Connection(self, await future)
+    @overload
+    async def open(self, peer: str, *, sticky: bool = False) -> tuple[MeshReader, MeshWriter]: ...
 
     async def open(
         self, peer: NodeId | str, service: str | None = None, *, sticky: bool = False
     ) -> tuple[MeshReader, MeshWriter]:
-        """Open a stream, connecting first when needed. Raises as connect and Connection.open do.
+        """Open a stream to a service of one node, connecting first when needed.
 
-        ``open(node, service)``: the service of that node, which an id, ``ID.mesh`` or a name means; the stream survives
-        every move of both. ``open(service)``: any instance that works, near and idle ones first; ``sticky`` prefers the
-        one of the last time. Such a stream ends with ConnectionLost when its instance falls silent while another one
-        answers: open anew.
+        The stream survives every move of both nodes. A peer that restarts meanwhile is tried once more.
+
+        Args:
+            peer: The node: an id, ``ID.mesh``, or a node's name.
+            service: The service's name there.
+            sticky: Only for ``open(service)``, which is deprecated: call ``open_any(service)``.
+
+        Returns:
+            A reader and a writer with asyncio's semantics.
+
+        Raises:
+            ServiceNotFound: The peer has no such service.
+            ServiceUnavailable: It has, but what is behind it does not answer.
+            PolicyDenied: This node may not use it.
+            StreamLimitError: The peer grants no more streams now.
+            ConnectionLost: The connection ended meanwhile.
+            ValueError: The service's name is empty or too long.
+            And as ``connect``.
         """
-        self._alive()
         if service is None:
             if isinstance(peer, NodeId):
-                raise ConfigError("a node alone is no service", hint="open(id, service), or open(service)")
-            return await self._caller.open(peer, sticky=sticky)
-        return await self._caller.open_at(peer, service)
+                raise ConfigError("a node alone is no service", hint="open(id, service), or open_any(service)")
+            warnings.warn("open(service) is deprecated: call open_any(service)", DeprecationWarning, stacklevel=2)
+            return await self._running().failover.open(peer, sticky=sticky)
+        return await self._running().failover.open_at(peer, service)
 
-    async def find(self, service: str) -> list[Instance]:
-        """The instances of a service on other nodes, with state, load, metadata, rtt; ``open``'s choice first."""
-        self._alive()
-        return await self._caller.find(service)
+    async def open_any(self, service: str, *, sticky: bool = False) -> tuple[MeshReader, MeshWriter]:
+        """Open a stream to any instance of a service that works, near and idle ones first.
 
-    async def join(self, topic: str, *, replay: int = 0, limit: int = TOPIC_QUEUE) -> Topic:
-        """Take part in a topic, with up to ``replay`` (64) of its latest messages first.
+        An instance that refuses or fails is followed by the next; one that hesitates gets company, and the first to
+        accept serves. The stream ends with ConnectionLost when its instance falls silent while another one answers:
+        call this again then.
 
-        ``limit`` messages wait for a slow reader; then the oldest go, counted in ``topic.lost``. Returns once another
-        member is linked, or after a moment (0.5 s; 3 s in a node that has just begun). Raises ConfigError, NodeClosed.
+        Args:
+            service: The service's name.
+            sticky: Prefer the instance of the last time while it works.
+
+        Raises:
+            NotFound: No other node offers the service, or gossip is off here.
+            ConnectionLost: No instance answers within 10 s.
+            And what the last instance answered, as ``open``.
         """
-        self._alive()
-        return await self._topics.join(topic, replay=replay, limit=limit)
+        return await self._running().failover.open(service, sticky=sticky)
 
     async def ping(self, peer: NodeId | str, timeout: float = 2.0) -> Pinged:
-        """Send one echo to ``peer`` (connecting first when needed) and wait at most ``timeout`` seconds for it.
+        """Send one echo to a peer, connecting first when needed.
 
         When the peer turns out to have restarted meanwhile, the echo is sent again on a new connection.
+
+        Args:
+            peer: The node.
+            timeout: Seconds to wait for the echo; connecting has its own time.
+
+        Returns:
+            ``rtt`` in seconds, or None when the echo was lost; ``path``: ``direct``, ``lan`` or ``relay``.
+
+        Raises:
+            As ``connect``.
         """
-        for last in (False, False, True):  # the first new one may lose to the peer's own dial
-            connection = await self.connect(peer)
-            future: asyncio.Future[Pinged] = self._loop.create_future()
-            self.mesh.ping(connection._link, timeout, self._clock.monotonic(), future.set_result)
-            self._arm()
-            outcome = await future
-            if outcome.rtt is not None or connection.is_open or last:
-                break
-        return outcome
+        running = self._running()
+        return await running.runtime.ping(await running.failover.id_of(peer), timeout)
 
     # ---- serving
 
@@ -313,138 +319,111 @@ class Node(Runtime):
         handler: Handler,
         allow: Iterable[str | NodeId] = (),
         *,
+        accept: bool = True,
         announce: bool | None = None,
         meta: Mapping[str, str] | None = None,
     ) -> Service:
-        """Serve ``name`` to those in ``allow`` (nobody unless named; ``any`` for every member).
+        """Serve a name: each stream that a peer opens to it runs ``handler(reader, writer, peer)``.
 
-        The mesh is told of it, with ``meta``, when somebody is allowed; ``announce`` True or False decides otherwise.
-        Raises ConfigError when the name is taken or cannot be announced, InvalidId.
+        The writer is closed when the handler returns, and reset when it raises. At most 1,024 handlers run at once;
+        more streams are refused. May be called before the start.
+
+        Args:
+            name: 1 to 64 visible characters without a slash, where it is announced.
+            handler: A coroutine function.
+            allow: The ids of those that may use it, or ``"any"`` for every member. Nobody, unless named.
+            accept: False leaves it to the handler to call ``writer.accept()``; when it returns without, the peer gets
+                ServiceUnavailable and ``open_any`` there goes on to another instance.
+            announce: Tell the mesh of it. By default, when somebody is allowed.
+            meta: Short texts that are announced with it, at most 8.
+
+        Raises:
+            ConfigError: The name is served already, or cannot be announced.
+            InvalidId: Something in ``allow`` is no id.
+            NodeClosed: The node was closed.
+
+        Example:
+
+            async def echo(reader, writer, peer):
+                while data := await reader.read(65536):
+                    writer.write(data)
+                    await writer.drain()
+
+            node.serve("echo", echo, allow=["any"])
         """
-        Presence.check(name, announce)
-        if name in self.services:
-            raise ConfigError(f"the service {name!r} exists already", hint="unexpose it first")
-        service = self.services[name] = Service(self, name, handler, parse_allow(allow), announce, meta)
-        if self.is_running:  # before the start there is no mesh to tell: it is told then
-            try:
-                self.presence.announce(service)
-            except ConfigError:
-                del self.services[name]
-                raise
-        return service
+        if self._closed:
+            raise NodeClosed("the node was closed")
+        return self._services.add(name, handler, allow, accept=accept, announce=announce, meta=meta)
 
-    def on_stream(self, link: Link, stream: Stream) -> None:
-        """A peer asks for a service (MeshEvents)."""
-        service = self.services.get(stream.service)
-        if service is None:
-            self.metrics.count("refused_no_service")
-            stream.refuse(StreamStatus.NO_SUCH_SERVICE)
-        elif not service.allows(link.peer) or len(self._tasks) >= MAX_HANDLERS:
-            self.metrics.count("refused_service_policy")
-            stream.refuse(StreamStatus.DENIED)
-        else:
-            if not service.decides:
-                stream.accept()
-            self._spawn(self._handle(service, stream, link.peer))
+    async def join(self, topic: str, *, replay: int = 0, limit: int = TOPIC_QUEUE) -> Topic:
+        """Take part in a topic.
 
-    async def _handle(self, service: Service, stream: Stream, peer: NodeId) -> None:
-        reader, writer = wrap(stream, peer)
-        try:
-            await service.handler(reader, writer, peer)
-            if stream.status is None:
-                stream.refuse(StreamStatus.UNAVAILABLE)
-            else:
-                writer.close()
-        except (MeshError, asyncio.IncompleteReadError, ConnectionError) as error:
-            log.debug("service %s: stream of %s ended: %s", service.name, peer.short, error)
-            writer.reset()
-        except BaseException:
-            writer.reset()
-            raise
+        Returns once another member is linked, or after a moment when there is none (0.5 s; 3 s in a node that is
+        younger than 10 s).
 
-    # ---- events and status
+        Args:
+            topic: The name, 1 to 64 characters.
+            replay: How many of the latest messages to receive first, 0 to 64.
+            limit: How many messages wait for a slow reader; then the oldest go, counted in ``topic.lost``.
 
-    def on_connection(self, link: Link, up: bool) -> None:
-        """A connection came or went (MeshEvents)."""
-        reason = "" if up or link.error is None else link.error.message
-        self._emit(Event("connected" if up else "disconnected", link.peer, reason))
+        Raises:
+            ConfigError: A bad argument, too many topics, or gossip is off here.
+            NodeClosed, NotRunning: This node is over, or was not started.
+        """
+        return await self._running().topics.join(topic, replay=replay, limit=limit)
 
-    def on_path(self, peer: NodeId, old: Addr | None, new: Addr | None, why: str) -> None:
-        """A peer's path changed (MeshEvents)."""
-        self._emit(Event("path", peer, f"{old} -> {new}: {why}"))
+    # ---- moves, events and status
 
-    def emit(self, kind: str, peer: NodeId, detail: str, service: str = "") -> None:
-        """Tell those who listen to ``events()``."""
-        self._emit(Event(kind, peer, detail, service))
+    async def rebind(self, addr: str | Addr | None = None) -> Addr:
+        """Move the node's socket to another local address, as a move to another network would.
 
-    def _emit(self, event: Event | None) -> None:
-        for queue in self._subscribers:
-            if queue.full():
-                queue.get_nowait()
-                self.metrics.count("events_lost")
-            queue.put_nowait(event)
+        Streams go on. Nodes notice changed interfaces by themselves; this is for those that know better, and tests.
 
-    async def events(self) -> AsyncGenerator[Event, None]:
-        """Yield what happens from now on, until the node is closed; a slow reader loses the oldest events."""
-        self._alive()
-        queue: asyncio.Queue[Event | None] = asyncio.Queue(MAX_EVENTS)
-        self._subscribers.append(queue)
-        try:
-            while (event := await queue.get()) is not None:
-                yield event
-        finally:
-            self._subscribers.remove(queue)
+        Args:
+            addr: ``HOST:PORT``; port 0 takes a free one. By default the same host, a new port.
+
+        Returns:
+            The address that is bound now; prints as ``HOST:PORT``.
+
+        Raises:
+            ConfigError: No such address is on this host.
+            AddressInUse: It is taken.
+        """
+        return self._running().runtime.rebind(addr)
+
+    def events(self) -> AsyncGenerator[Event, None]:
+        """Yield what happens from now on, until the node is closed.
+
+        256 events wait for a slow reader; then the oldest go.
+
+        Example:
+
+            async for event in node.events():
+                if event.kind is meshnode.EventKind.CONNECTED:
+                    print(event.peer)
+        """
+        if self._closed:
+            raise NodeClosed("the node was closed")
+        return self._events.listen()
 
     def status(self) -> dict[str, Any]:
-        """Return what a person wants to know of this node; values are plain JSON."""
-        record = self.mesh.record
-        live = [s for s in self.mesh.sessions.values() if s.connection is not None]
-        return {
-            "id": str(self.id),
-            "name": self.config.name,
-            "address": self.address,
-            "endpoints": [str(e) for e in record.endpoints] if record is not None else [],
-            "seq": record.seq if record is not None else 0,
-            "peers": len(live),
-            "contacts": len(self.mesh.dht.contacts()),
-            "nat": {
-                **self.mesh.nat.to_json(self._clock.monotonic()),
-                "mappings": [],
-                **(self._port_maps.to_json() if self._port_maps is not None else {}),
-            },
-            "relays": self.mesh.relaying.status(),
-            "clock": self._sealer.skew.to_json(),
-            "mdns": self._mdns.status() if self._mdns is not None else {"on": False},
-            "gossip": self.mesh.gossip.summary() if self.mesh.gossip is not None else None,
-            "uptime_s": round(time.monotonic() - self._started, 3),
-            "seed": self.config.seed_role,
-            "services": sorted(self.services),
-            "counters": {**self.metrics.counters, **self._sealer.drops},
-        }
+        """Return what ``meshnode status --json`` prints of this node: addresses, NAT, relays, sources, counters."""
+        return describe_node(runtime_of(self), self._services.names())
 
     def peers(self) -> list[dict[str, Any]]:
-        """Return the live peers: id, path, address, round trip and recent path changes."""
-        now = self._clock.monotonic()
-        found = []
-        for session in self.mesh.sessions.values():
-            link = session.connection
-            if link is None:
-                continue
-            paths = session.paths
-            rtt = link.engine.rtt()
-            found.append(
-                {
-                    "id": str(session.peer),
-                    "address": str(session.peer.overlay),
-                    **describe_endpoint(paths, paths.active),
-                    "state": paths.connectivity.value,
-                    "rtt_ms": round(rtt * 1000, 3) if rtt is not None else None,
-                    "streams": len(link.streams),
-                    "bytes_in": link.bytes_in,
-                    "bytes_out": link.bytes_out,
-                    "since_s": round(now - link.started, 1),
-                    "dialled": link.dialler,
-                    "history": describe_history(paths, now),
-                }
-            )
-        return found
+        """Return the live peers as ``meshnode peers --json`` prints them: path, round trip, recent path changes."""
+        return describe_peers(runtime_of(self))
+
+    @property
+    def _stack(self) -> Stack:
+        return runtime_of(self).stack
+
+
+def runtime_of(node: Node) -> Runtime:
+    """The runtime of a node that was started: how daemons, services and tests of this package reach what is inside.
+
+    No part of the SDK: it changes without notice. Raises NotRunning.
+    """
+    if node._started is None:
+        raise NotRunning("the node was not started", hint=START)
+    return node._started.runtime

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
 
 from meshnode.base.limits import TOPIC_MAX_NAME, TOPIC_MAX_REPLAY, TOPIC_QUEUE
 from meshnode.errors import ConfigError, NodeClosed, TopicClosed
+from meshnode.runtime.runtime import Runtime
+from meshnode.stack.directory_link import DirectoryLink
 from meshnode.topics.inbox import Inbox, TopicMessage
-
-if TYPE_CHECKING:
-    from meshnode.sdk.node import Node
-    from meshnode.stack.directory_link import DirectoryLink
 
 READY_S, YOUNG_READY_S, YOUNG_S = 0.5, 3.0, 10.0  # join waits so long for the first link
 LINGER_S = 20.0
@@ -107,24 +104,23 @@ class Topic:
 class _Hub:
     """One topic of one node, shared by its ``Topic`` objects."""
 
-    def __init__(self, node: Node, registry: DirectoryLink, name: str, replay: int) -> None:
+    def __init__(self, runtime: Runtime, registry: DirectoryLink, name: str, replay: int) -> None:
         self.name = name
         self.handles: dict[Topic, None] = {}
-        self._node = node
+        self._runtime = runtime
         self._registry = registry
         self._loop = asyncio.get_running_loop()
         self._recent: deque[TopicMessage] = deque(maxlen=TOPIC_MAX_REPLAY)
         self._leaving: asyncio.TimerHandle | None = None
         self.over = False
         now = self._loop.time()
-        self.inbox: Inbox = registry.topics.join(name, now, node.wall(), replay)
+        self.inbox: Inbox = registry.topics.join(name, now, runtime.clock.wall(), replay)
         self.inbox.on_ready = self._on_ready
         self.linked = asyncio.Event()
         self.inbox.on_linked = self.linked.set
         if self.links():
             self.linked.set()
-        registry.drain(now)
-        node.on_dirty()
+        runtime.drain_directory()
 
     def links(self) -> int:
         return 0 if self.over else len(self._registry.topics.neighbours(self.name))
@@ -156,8 +152,7 @@ class _Hub:
         if self._leaving is not None:
             self._leaving.cancel()
         self._registry.topics.leave(self.name, self._loop.time())
-        self._registry.drain(self._loop.time())
-        self._node.on_dirty()
+        self._runtime.drain_directory()
         for topic in list(self.handles):
             topic.closed = True
             topic.wake()
@@ -172,9 +167,8 @@ class _Hub:
             if wait <= 0:
                 break
             await asyncio.sleep(wait)
-        seq = topics.publish(self.name, data, now, self._node.wall())
-        self._registry.drain(now)
-        self._node.on_dirty()
+        seq = topics.publish(self.name, data, now, self._runtime.clock.wall())
+        self._runtime.drain_directory()
         return seq
 
     def _on_ready(self) -> None:
@@ -187,9 +181,9 @@ class _Hub:
 class TopicBook:
     """All topics of one node."""
 
-    def __init__(self, node: Node, registry: DirectoryLink | None) -> None:
-        self._node = node
-        self._registry = registry
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._registry = runtime.stack.registry
         self._hubs: dict[str, _Hub] = {}
         self._born = asyncio.get_running_loop().time()
 
@@ -208,7 +202,7 @@ class TopicBook:
         hub = self._hubs.get(name)
         if hub is None or hub.over:
             try:
-                hub = self._hubs[name] = _Hub(self._node, self._registry, name, replay)
+                hub = self._hubs[name] = _Hub(self._runtime, self._registry, name, replay)
             except ValueError as error:
                 raise ConfigError(str(error), hint="leave one first") from error
             replay = 0

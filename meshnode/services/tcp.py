@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from meshnode.errors import AddressInUse, ConfigError, MeshError
 from meshnode.identity.node_id import NodeId
-from meshnode.sdk.node import Node
+from meshnode.sdk.node import Node, runtime_of
 from meshnode.sdk.streams import MeshReader, MeshWriter
 
 log = logging.getLogger("meshnode.services")
@@ -75,8 +75,7 @@ class Expose:
         self.name, self.target, self.allow, self.announce, self.meta = name, target, allow, announce, dict(meta or {})
         self._where = parse_target(target)
         self._node = node
-        self._service = node.serve(name, self._handle, allow=allow, announce=announce, meta=meta)
-        self._service.decides = True
+        self._service = node.serve(name, self._handle, allow=allow, accept=False, announce=announce, meta=meta)
 
     async def _handle(self, reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
         """Accept once the target has: a caller by name is then sent on to another instance when it does not answer."""
@@ -86,14 +85,14 @@ class Expose:
             log.warning("service %s: %s does not answer: %s", self.name, self.target, error)
             if self._service.healthy:
                 self._service.update(healthy=False)
-                self._node.spawn(self._recover())
+                runtime_of(self._node).tasks.spawn(self._recover())
             return
         writer.accept()
         await splice(tcp, (reader, writer))
 
     async def _recover(self) -> None:
         """Announce the service as well again once its target answers."""
-        while not self._node.is_closed and self._node.services.get(self.name) is self._service:
+        while not self._node.is_closed and self._service.is_served:
             await asyncio.sleep(RECOVER_S)
             try:
                 _, tcp = await asyncio.wait_for(asyncio.open_connection(*self._where), CONNECT_TIMEOUT_S)
@@ -141,7 +140,7 @@ class Forward:
         self._tasks[task] = None
         try:
             if self.peer is None:
-                mesh = await self._node.open(self.service, sticky=self.sticky)
+                mesh = await self._node.open_any(self.service, sticky=self.sticky)
             else:
                 mesh = await self._node.open(self.peer, self.service)
             await splice((reader, writer), mesh)

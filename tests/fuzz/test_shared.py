@@ -16,6 +16,7 @@ from meshnode.gossip.effects import Scoped, Status
 from meshnode.gossip.entry import Kind, sign_entry
 from meshnode.gossip.messages import Eager, Graft, IHave, Prune
 from meshnode.identity.keys import Identity
+from meshnode.sdk.node import runtime_of
 from meshnode.topics.joined import is_subscription
 from meshnode.topics.overlay import scope_of
 from meshnode.topics.topics import HELLO, Topics
@@ -105,10 +106,10 @@ async def test_junk_on_a_topic_stream_ends_the_stream_and_nothing_else(make_node
     topic = await seed.join("news")
     connection = await node.connect(seed.id)
     for junk in (b"\xff" * 100, b"\x00\x03abc", b"\x00\x00", b"\x00\x05\x81\x01\x40\x00\x00", b"\x40\x01" + b"x" * 10):
-        before = seed.metrics.counters.get("topic_drop_malformed", 0)
+        before = runtime_of(seed).metrics.counters.get("topic_drop_malformed", 0)
         _, writer = await connection.open("\x00topics")
         writer.write(junk)
-        await until(lambda before=before: seed.metrics.counters.get("topic_drop_malformed", 0) > before)  # type: ignore[misc]
+        await until(lambda before=before: runtime_of(seed).metrics.counters.get("topic_drop_malformed", 0) > before)  # type: ignore[misc]
     assert connection.is_open
     reader, writer = await connection.open("echo")
     writer.write(b"still here")

@@ -14,6 +14,7 @@ import pytest
 from meshnode import Config, Node
 from meshnode.directory.announcement import Instance
 from meshnode.errors import ConfigError, ConnectionLost, InvalidId, NameChanged, NotFound, PolicyDenied
+from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode, echo
 
 
@@ -25,12 +26,12 @@ async def until(condition: Any, seconds: float = 10.0) -> None:
 
 
 async def _found(node: Node, name: str, count: int) -> list[Instance]:
-    await until(lambda: len(node._caller.instances(name)) == count)
+    await until(lambda: len(node._running().failover.instances(name)) == count)
     return await node.find(name)
 
 
 async def _call(node: Node, name: str, text: bytes = b"hello") -> bytes:
-    reader, writer = await node.open(name)
+    reader, writer = await node.open_any(name)
     writer.write(text)
     writer.write_eof()
     answer = await reader.read()
@@ -55,7 +56,7 @@ async def test_a_service_is_found_by_its_name_alone(make_node: MakeNode) -> None
     assert (instance.node, dict(instance.meta), instance.state) == (a.id, {"zone": "x"}, "up")
     b.serve("db", says(b"b"), allow=["any"])
     await _found(client, "db", 2)
-    client.mesh.registry.rtt = lambda peer: 0.001  # type: ignore[method-assign, union-attr]
+    runtime_of(client).stack.registry.rtt = lambda peer: 0.001  # type: ignore[method-assign, union-attr]
     assert {await _call(client, "db") for _ in range(30)} == {b"a", b"b"}, "equally near instances share the calls"
 
 
@@ -71,7 +72,7 @@ async def test_nobodys_service_is_not_announced_and_a_private_one_neither(make_n
     _, writer = await seed.open(node.id, "private")
     writer.close()
     with pytest.raises(NotFound):
-        await seed.open("private")
+        await seed.open_any("private")
     with pytest.raises(ConfigError):
         node.serve("two words", echo, allow=["any"], announce=True)
 
@@ -82,7 +83,7 @@ async def test_an_instance_that_refuses_is_passed_over_and_when_all_refuse_it_is
     a.serve("db", says(b"a"), allow=[str(b.id)])
     await _found(seed, "db", 1)
     with pytest.raises(PolicyDenied):
-        await seed.open("db")
+        await seed.open_any("db")
     b.serve("db", says(b"b"), allow=["any"])
     await _found(seed, "db", 2)
     assert [await _call(seed, "db") for _ in range(5)] == [b"b"] * 5
@@ -94,7 +95,7 @@ async def test_a_failing_instance_is_tried_last_and_a_withdrawn_one_never(make_n
     services = [node.serve("db", says(text), allow=["any"]) for node, text in ((a, b"a"), (b, b"b"))]
     await _found(seed, "db", 2)
     services[0].update(healthy=False)
-    await until(lambda: any(i.state == "failing" for i in seed._caller.instances("db")))
+    await until(lambda: any(i.state == "failing" for i in seed._running().failover.instances("db")))
     assert [await _call(seed, "db") for _ in range(5)] == [b"b"] * 5
     services[1].close()
     await _found(seed, "db", 1)
@@ -124,7 +125,10 @@ async def test_of_two_instances_that_accept_at_the_same_moment_one_serves_and_th
     accepted: list[Any] = []
     both = asyncio.Event()
 
-    async def open_at(peer: Any, name: str, open_one: Any = seed._caller.open_at) -> Any:
+    failover = seed._running().failover
+    open_one = failover.open_at
+
+    async def open_at(peer: Any, name: str) -> Any:
         opened = await open_one(peer, name)
         accepted.append(opened[1])
         if len(accepted) == 2:
@@ -132,8 +136,8 @@ async def test_of_two_instances_that_accept_at_the_same_moment_one_serves_and_th
         await both.wait()  # so both attempts are over in the same step of the event loop
         return opened
 
-    monkeypatch.setattr(seed._caller, "open_at", open_at)
-    _, writer = await seed.open("db")
+    monkeypatch.setattr(failover, "open_at", open_at)
+    _, writer = await seed.open_any("db")
     assert {each.peer for each in accepted} == {node.id for node in nodes}
     (other,) = (node.id for node in nodes if node.id != writer.peer)
     await until(lambda: serving.get(other) is False)
@@ -158,7 +162,7 @@ async def test_a_node_is_reached_by_its_name_and_the_name_stays_its(make_node: M
                 conflicts.append(event.peer)
 
     task = asyncio.create_task(listen())
-    with caplog.at_level(logging.WARNING, "meshnode.presence"):
+    with caplog.at_level(logging.WARNING, "meshnode.names"):
         rival = await make_node(seed=seed, name="laptop")
         await until(lambda: conflicts)
     assert conflicts == [rival.id]
@@ -166,7 +170,7 @@ async def test_a_node_is_reached_by_its_name_and_the_name_stays_its(make_node: M
     await first.close()
     with pytest.raises(NameChanged):
         await until_raises(seed, "laptop")
-    assert seed.presence.forget_name("laptop")
+    assert runtime_of(seed).names.forget("laptop")  # type: ignore[union-attr]
     assert (await seed.resolve("laptop")).record.id == rival.id
     task.cancel()
     with pytest.raises(NotFound):
@@ -271,11 +275,10 @@ async def test_a_stream_to_a_service_ends_when_its_instance_is_silent_and_anothe
     for node in (a, b):
         node.serve("db", echo, allow=["any"])
     await _found(client, "db", 2)
-    reader, writer = await client.open("db")
+    reader, writer = await client.open_any("db")
     served = {a.id: a, b.id: b}[writer.peer]
     pinned = await client.open(served.id, "db")
-    assert served._udp is not None
-    served._udp.close()  # as kill -9 looks from outside
+    runtime_of(served).sockets.udp.close()  # as kill -9 looks from outside
     counter = itertools.count()
 
     async def talk() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from meshnode.demo.play import Process
 from meshnode.identity.keys import Identity
+from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode
 
 Json = dict[str, Any]
@@ -200,8 +201,9 @@ async def test_ctrl_c_ends_a_ping_with_its_summary_and_no_traceback(mesh: list[P
 async def test_a_clock_that_is_wrong_is_seen_by_its_peers(make_node: MakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     seed = await make_node(seed_role=True)
     here = await make_node(seed=seed)
-    wall = seed._clock.wall
-    monkeypatch.setattr(type(seed._clock), "wall", lambda self: wall() + (12.0 if self is seed._clock else 0.0))
+    clock = runtime_of(seed).clock
+    wall = clock.wall
+    monkeypatch.setattr(type(clock), "wall", lambda self: wall() + (12.0 if self is clock else 0.0))
     await here.ping(seed.id)
     assert here.status()["clock"]["offset_s"] == pytest.approx(12.0, abs=1.0)
     assert seed.status()["clock"]["offset_s"] == pytest.approx(-12.0, abs=1.0)

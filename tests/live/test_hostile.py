@@ -22,6 +22,7 @@ from meshnode.identity.record import DOMAIN, Endpoint, sign_record
 from meshnode.identity.sealing import MeshKey, Sealer
 from meshnode.quic import packets
 from meshnode.quic.engines import aioquic as engines
+from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode, echo
 
 Reply = Callable[[bytes, Addr], list[bytes]]
@@ -135,18 +136,18 @@ async def test_an_impostor_at_the_dialled_address_is_a_peer_identity_error_and_f
         assert victim.id.short in caught.value.message
         assert caught.value.hint
         assert dialler.peers() == []
-        assert not dialler.mesh.sessions, "nothing of it is kept"
+        assert not runtime_of(dialler).stack.sessions, "nothing of it is kept"
 
 
 async def test_after_an_impostor_the_real_node_is_reached_where_it_is(make_node: MakeNode) -> None:
     real = await make_node()
-    impostor = Impostor(real.mesh._ports.identity, stolen_certificate=False)
+    impostor = Impostor(runtime_of(real).stack._ports.identity, stolen_certificate=False)
     async with bare_socket(impostor.reply) as socket:
         dialler = await make_node(seeds=(f"{real.id}@{socket.addr}",))
         with pytest.raises(PeerIdentityError):
             await asyncio.wait_for(dialler.connect(real.id), 8)
-        dialler.mesh.offer_record(real.record.encoded, "ticket", time.monotonic())
-        dialler.mesh._finder.hints.clear()
+        runtime_of(dialler).stack.offer_record(real.record.encoded, "ticket", time.monotonic())
+        runtime_of(dialler).stack._finder.hints.clear()
         outcome = await asyncio.wait_for(dialler.ping(real.id), 8)
         assert outcome.rtt is not None
 
@@ -186,13 +187,13 @@ async def test_bad_records_of_a_live_peer_are_dropped_by_name_and_the_connection
     liar = await make_node(seed=node)
     node.serve("echo", echo, allow=["any"])
     connection = await liar.connect(node.id)
-    before = node.mesh._finder.resolver.get(liar.id, time.time())
+    before = runtime_of(node).stack._finder.resolver.get(liar.id, time.time())
     assert before is not None
-    for reason, encoded in bad_records(liar.mesh._ports.identity).items():
+    for reason, encoded in bad_records(runtime_of(liar).stack._ports.identity).items():
         connection._link.push_record(encoded)
-        liar.on_dirty()
+        runtime_of(liar).driver.on_dirty()
         await until(lambda reason=reason: counters(node).get(f"record_{reason}") == 1)
-    assert node.mesh._finder.resolver.get(liar.id, time.time()) == before
+    assert runtime_of(node).stack._finder.resolver.get(liar.id, time.time()) == before
     reader, writer = await connection.open("echo")
     writer.write(b"still here")
     assert await reader.readexactly(10) == b"still here"
@@ -205,8 +206,8 @@ async def test_a_live_peer_that_breaks_the_control_stream_loses_its_connection_o
     for junk in (b"\xff\xff", b"\x00\x01\x80", b"\x00\x03\x82\x03\x00", b"\x00\x00"):
         connection = await liar.connect(node.id)
         connection._link.engine.send(0, junk)
-        liar.mesh._peers.touch(connection._link)
-        liar.on_dirty()
+        runtime_of(liar).stack._peers.touch(connection._link)
+        runtime_of(liar).driver.on_dirty()
         await until(lambda connection=connection: not connection.is_open)
     assert kept.is_open
     assert (await friend.ping(node.id)).rtt is not None
@@ -278,12 +279,12 @@ async def test_bad_answers_of_the_dht_are_dropped_by_name_and_the_good_one_is_fo
 
         async with bare_socket(reply) as socket:
             node = await make_node(seeds=(f"{sealer._identity.id}@{socket.addr}",))
-            await until(node.mesh.dht.contacts)
+            await until(runtime_of(node).stack.dht.contacts)
             asking = asyncio.ensure_future(node.resolve(target.id))
             await until(lambda node=node, reason=reason: counters(node).get(f"dht_record_{reason}", 0) >= 1)
             assert not asking.done(), "no lie answers the question"
             says[0] = good.encoded
-            node.mesh.add_seed(sealer._identity.id, [socket.addr], time.monotonic())
+            runtime_of(node).stack.add_seed(sealer._identity.id, [socket.addr], time.monotonic())
             try:
                 found = await asking
             except NotFound:
@@ -314,8 +315,8 @@ async def test_nodes_of_two_meshes_never_exchange_a_byte(make_node: MakeNode) ->
 
         to_one.reply = forward(to_one, one, "one")
         to_two.reply = forward(to_two, two, "two")
-        one.mesh.add_seed(two.id, [to_two.addr], time.monotonic())
-        two.mesh.add_seed(one.id, [to_one.addr], time.monotonic())
+        runtime_of(one).stack.add_seed(two.id, [to_two.addr], time.monotonic())
+        runtime_of(two).stack.add_seed(one.id, [to_one.addr], time.monotonic())
         dials = await asyncio.gather(
             *(asyncio.wait_for(a.connect(b.id), 8) for a, b in ((one, two), (two, one))), return_exceptions=True
         )
@@ -325,6 +326,6 @@ async def test_nodes_of_two_meshes_never_exchange_a_byte(make_node: MakeNode) ->
         assert said == {"one": 0, "two": 0}
         for node in (one, two):
             assert node.peers() == []
-            assert node.mesh.dht.contacts() == []
+            assert runtime_of(node).stack.dht.contacts() == []
             assert counters(node)["knock_box"] > 0
             assert counters(node)["seal_box"] > 0

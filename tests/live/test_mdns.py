@@ -16,6 +16,7 @@ from meshnode.base.metrics import Metrics
 from meshnode.identity.sealing import MeshKey, Sealer
 from meshnode.runtime import mdns
 from meshnode.runtime.mdns import MAX_TEXT, SERVICE_TYPE, MdnsSource, encode_text
+from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode
 from tests.live.test_hostile import bad_records, counters, member
 
@@ -83,10 +84,10 @@ async def test_bad_records_on_the_lan_are_dropped_by_name_and_the_node_goes_on(m
     node = await make_node()
     liar, sealer = Identity.generate(), member()
     source = MdnsSource(
-        node._sealer,
+        runtime_of(node).sealer,
         node.id,
-        lambda encoded: node.mesh.offer_record(encoded, "mdns", time.monotonic()) and None,
-        node.metrics,
+        lambda encoded: runtime_of(node).stack.offer_record(encoded, "mdns", time.monotonic()) and None,
+        runtime_of(node).metrics,
     )
     for encoded in bad_records(liar).values():
         source._take(encode_text(sealer.encrypt_hint(encoded)))
@@ -94,7 +95,7 @@ async def test_bad_records_on_the_lan_are_dropped_by_name_and_the_node_goes_on(m
     assert {name: n for name, n in found.items() if name.startswith("record_")} == {
         f"record_{reason}": 1 for reason in bad_records(liar)
     }
-    assert node.mesh._finder.resolver.get(liar.id, time.time()) is None
+    assert runtime_of(node).stack._finder.resolver.get(liar.id, time.time()) is None
     friend = await make_node(seed=node)
     assert (await friend.ping(node.id)).rtt is not None
 
@@ -121,8 +122,8 @@ async def test_a_host_without_multicast_counts_it_and_runs(
 async def test_a_node_that_is_bound_to_loopback_says_nothing_on_other_networks(make_node: MakeNode) -> None:
     node = await make_node(mdns=True)
     async with asyncio.timeout(5):
-        while node._mdns is None or node._mdns._zeroconf is None:  # noqa: ASYNC110 - it is not announced
+        while runtime_of(node).mdns is None or runtime_of(node).mdns._zeroconf is None:  # noqa: ASYNC110 - it is not announced
             await asyncio.sleep(0.02)
-    await node._mdns._zeroconf.zeroconf.async_wait_for_start()
-    senders = node._mdns._zeroconf.zeroconf.engine.senders
+    await runtime_of(node).mdns._zeroconf.zeroconf.async_wait_for_start()
+    senders = runtime_of(node).mdns._zeroconf.zeroconf.engine.senders
     assert {sender.transport.get_extra_info("sockname")[0] for sender in senders} == {"127.0.0.1"}

@@ -17,6 +17,7 @@ from meshnode.errors import (
     PolicyDenied,
     ServiceNotFound,
 )
+from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode, echo
 
 
@@ -95,8 +96,8 @@ async def test_a_restarted_peer_is_noticed_at_once(make_node: MakeNode, tmp_path
     reader, writer = await dialler.open(listener.id, "echo")
     writer.write(b"hello")
     assert await reader.readexactly(5) == b"hello"
-    listener._udp.close()  # type: ignore[union-attr]  # as kill -9: not a word to any peer
-    listener._unlock()
+    runtime_of(listener).sockets.udp.close()  # as kill -9: not a word to any peer
+    runtime_of(listener)._lock.release()
     again = await make_node(home=tmp_path / "again", listen=address)
     assert again.id == listener.id
     writer.write(b"are you there?")

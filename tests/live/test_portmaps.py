@@ -19,6 +19,7 @@ from meshnode.nat.portmap.vocabulary import Fetch, Route
 from meshnode.runtime import port_mapping as portmaps
 from meshnode.runtime import routes
 from meshnode.runtime.port_mapping import PortMapping
+from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode
 from tests.unit.portmap_bench import Router
 
@@ -95,10 +96,10 @@ def test_loopback_and_hosts_without_tables_have_no_routes(tmp_path: Path, monkey
 async def test_a_node_on_loopback_makes_no_mapping_client_at_all(make_node: MakeNode) -> None:
     node = await make_node()
     await asyncio.sleep(0.05)
-    assert node._port_maps is None
+    assert runtime_of(node).addresses.port_maps is None
     assert node.status()["nat"]["mappings"] == []
     await node.rebind("127.0.0.2:0")
-    assert node._port_maps is None
+    assert runtime_of(node).addresses.port_maps is None
 
 
 # ---- HTTP with the router

@@ -11,15 +11,15 @@ import pytest
 from meshnode import Node
 from meshnode.base.address import tunnel as tunnel_to
 from meshnode.runtime import websocket as tunnel
+from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode
 from tests.live.test_node import echo
 
 
 def _block_udp(node: Node) -> None:
     """Nothing leaves or reaches this node by UDP."""
-    assert node._udp is not None
-    node._udp.send = lambda addr, datagrams: True  # type: ignore[method-assign]
-    node._udp._on_batch = lambda batch: None
+    runtime_of(node).sockets.udp.send = lambda addr, datagrams: True  # type: ignore[method-assign]
+    runtime_of(node).sockets.udp._on_batch = lambda batch: None
 
 
 async def test_a_node_without_udp_is_reached_and_reaches_others(make_node: MakeNode) -> None:
@@ -33,13 +33,12 @@ async def test_a_node_without_udp_is_reached_and_reaches_others(make_node: MakeN
         reader, writer = await asyncio.wait_for(here.open(there.id, "echo"), 10)
         writer.write(b"x" * 100_000)
         assert await asyncio.wait_for(reader.readexactly(100_000), 10) == b"x" * 100_000
-    assert seed.metrics.counters["tunnels_accepted"] >= 1
+    assert runtime_of(seed).metrics.counters["tunnels_accepted"] >= 1
 
 
 async def test_strangers_get_no_byte_from_the_tunnel(make_node: MakeNode) -> None:
     seed = await make_node(seed_role=True)
-    assert seed._udp is not None
-    host, port = seed._udp.local
+    host, port = runtime_of(seed).sockets.udp.local
 
     def plain(data: bytes) -> bytes:
         with socket.create_connection((host, port), timeout=1) as sock:
@@ -65,8 +64,8 @@ async def test_strangers_get_no_byte_from_the_tunnel(make_node: MakeNode) -> Non
         assert await asyncio.to_thread(plain, data) == b""
     for name in ("example.com", "a" * 63 + ".mesh"):
         assert await asyncio.to_thread(tls, name) != "a handshake"
-    assert seed.metrics.counters["tunnel_drop_knock"] >= 5
-    assert "tunnels_accepted" not in seed.metrics.counters
+    assert runtime_of(seed).metrics.counters["tunnel_drop_knock"] >= 5
+    assert "tunnels_accepted" not in runtime_of(seed).metrics.counters
 
 
 @pytest.mark.parametrize("credentials", ["", "user:secret@"])
@@ -115,12 +114,10 @@ async def test_a_tunnel_that_is_not_needed_any_more_is_given_up(
     seed = await make_node(seed_role=True)
     node = await make_node(seed=seed)
     assert (await node.ping(seed.id)).path == "lan"
-    assert node._tunnels is not None
-    assert seed._tunnels is not None
     by_tunnel = tunnel_to(str(seed.id), "127.0.0.1", seed.record.endpoints[0].addr.port)
-    node._tunnels.send(by_tunnel, [b"\x00 a probe"])
+    runtime_of(node).sockets.tunnels.send(by_tunnel, [b"\x00 a probe"])
     async with asyncio.timeout(5):
         for some in (1, 0):
-            while len(seed._tunnels._incoming) != some:  # noqa: ASYNC110 - it is not announced
+            while len(runtime_of(seed).sockets.tunnels._incoming) != some:  # noqa: ASYNC110 - it is not announced
                 await asyncio.sleep(0.01)
     assert (await node.ping(seed.id)).rtt is not None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from meshnode import Config, Node
+from meshnode.sdk.node import runtime_of
 
 AT_ONCE = 20
 # a reservation and nothing else: what gossip costs with so many members is gossip's to show
@@ -20,7 +21,7 @@ IDLE: Any = {"mdns": False, "dht": False, "gossip": False, "port_mapping": False
 
 async def joined(node: Node) -> None:
     """Wait until its record names the relay."""
-    while not node.mesh.relaying.homes:  # noqa: ASYNC110 - no event tells of it
+    while not runtime_of(node).stack.relaying.homes:  # noqa: ASYNC110 - no event tells of it
         await asyncio.sleep(0.02)
 
 

@@ -1,0 +1,143 @@
+"""The addresses of this host: what the record says of them, kept true while interfaces and port mappings change."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from meshnode.base.address import Addr, parse_addr
+from meshnode.base.clock import Clock
+from meshnode.base.limits import MAX_ENDPOINTS
+from meshnode.base.metrics import Metrics
+from meshnode.config import Config
+from meshnode.identity.record import Endpoint, EndpointKind
+from meshnode.runtime.interfaces import InterfaceWatcher, local_networks
+
+if TYPE_CHECKING:
+    from meshnode.runtime.port_mapping import PortMapping
+
+MAPPING_SETTLE_S = 0.05  # a mapping that is lost and one that takes its place make one new record
+
+OnChange = Callable[[tuple[Endpoint, ...], tuple[tuple[str, int], ...], bool], None]
+
+
+class OwnAddresses:
+    """Watches interfaces, asks the router for ports, and tells ``on_change`` the endpoints, networks, and whether
+    the node has moved. ``local`` returns the address that the node's socket is bound to."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        config: Config,
+        mapping_secret: bytes,
+        local: Callable[[], Addr],
+        on_change: OnChange,
+        metrics: Metrics,
+    ) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._config = config
+        self._mapping_secret = mapping_secret
+        self._local = local
+        self._on_change = on_change
+        self._metrics = metrics
+        self._watcher = InterfaceWatcher(loop, self._on_interfaces)
+        self.port_maps: PortMapping | None = None
+        self._mapping_handle: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def start(self) -> None:
+        """Publish what there is, and watch for changes."""
+        self._publish(moved=False)
+        self._watcher.start()
+        self._loop.call_soon(self._update_port_maps)  # after the start, which it must not delay
+
+    def moved(self) -> None:
+        """Publish the addresses after a move of the socket or a change of interfaces."""
+        self._publish(moved=True)
+        self._update_port_maps()
+
+    def mapping_status(self) -> dict[str, Any]:
+        """Port mappings as plain JSON; empty where none is asked for."""
+        return self.port_maps.to_json() if self.port_maps is not None else {}
+
+    def stop(self) -> None:
+        """Watch and publish no more."""
+        self._closed = True
+        self._watcher.close()
+        if self._mapping_handle is not None:
+            self._mapping_handle.cancel()
+
+    async def release_mappings(self) -> None:
+        """Give the router its ports back; waits at most 0.5 s."""
+        if self.port_maps is not None:
+            await self.port_maps.close()
+
+    def _publish(self, *, moved: bool) -> None:
+        endpoints, networks = self._endpoints()
+        self._on_change(endpoints, networks, moved)
+
+    def _endpoints(self) -> tuple[tuple[Endpoint, ...], tuple[tuple[str, int], ...]]:
+        bound = self._local()
+        networks = local_networks(loopback=True)
+        found = [Endpoint(parse_addr(text), EndpointKind.MAPPED) for text in self._config.advertise]
+        if bound.host in ("::", "0.0.0.0"):
+            found += [Endpoint(Addr(host, bound.port)) for host in _hosts(bound.host, networks)]
+        else:
+            found.append(Endpoint(bound))
+        mapped = self.port_maps.mappings() if self.port_maps is not None else []
+        known = {endpoint.addr for endpoint in found}
+        more = [Endpoint(m.external, EndpointKind.MAPPED) for m in mapped if m.external not in known]
+        found[MAX_ENDPOINTS - len(more) :] = more  # a host with many interfaces must not crowd them out
+        return tuple(found), tuple(networks)
+
+    def _on_interfaces(self) -> None:
+        if not self._closed:
+            self._metrics.count("interface_changes")
+            self.moved()
+
+    def _update_port_maps(self) -> None:
+        """Refresh port mappings after an address or port change; skipped when bound to loopback."""
+        if self._closed or not self._config.port_mapping:
+            return
+        if self.port_maps is None:
+            if _is_loopback(self._local().host):
+                return
+            from meshnode.runtime.port_mapping import PortMapping
+
+            self.port_maps = PortMapping(
+                self._loop,
+                self._clock,
+                self._mapping_secret,
+                os.urandom,
+                self._on_mappings,
+                self._metrics,
+                upnp=self._config.upnp,
+            )
+        self.port_maps.update(self._local())
+
+    def _on_mappings(self) -> None:
+        if self._mapping_handle is None and not self._closed:
+            self._mapping_handle = self._loop.call_later(MAPPING_SETTLE_S, self._publish_mappings)
+
+    def _publish_mappings(self) -> None:
+        self._mapping_handle = None
+        if not self._closed:
+            self._publish(moved=False)
+
+
+def _hosts(wildcard: str, networks: list[tuple[str, int]]) -> list[str]:
+    """The addresses that a socket bound to a wildcard is reached at; loopback where there is no other."""
+    loopback = [host for host, _ in networks if _is_loopback(host)]
+    real = [host for host, _ in networks if not _is_loopback(host) and (wildcard == "::" or ":" not in host)]
+    hosts = [host for host in real if "%" not in host]
+    if not hosts and not real:
+        hosts = [host for host in loopback if ":" not in host]
+    return hosts
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "::1" or host.startswith("127.")

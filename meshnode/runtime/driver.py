@@ -1,0 +1,80 @@
+"""Drives a ``Stack`` from asyncio: what sockets receive goes in, one timer lets deadlines fire, writes are flushed.
+
+The stack is synchronous and is told the time. One turn of the loop takes all datagrams of a batch, then one flush sends
+what they and the readers that they woke have caused: an answer and its ACK share a packet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from meshnode.base.address import Addr
+from meshnode.base.clock import Clock
+from meshnode.stack.stack import Stack
+
+
+class Driver:
+    """The pump of one stack, which is set before the loop runs again."""
+
+    stack: Stack
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._flush_soon = False
+        self._closed = False
+
+    def on_batch(self, batch: list[tuple[bytes, Addr]]) -> None:
+        """Take received datagrams."""
+        now = self._clock.monotonic()
+        for data, source in batch:
+            self.stack.datagram(data, source, now)
+        self.on_dirty()  # flushed behind the readers that this wakes: an answer and its ACK share a packet
+
+    def on_tunnelled(self, datagram: bytes, source: Addr) -> None:
+        """Take a datagram that a WebSocket carried."""
+        if not self._closed:
+            self.stack.datagram(datagram, source, self._clock.monotonic())
+            self.on_dirty()
+
+    def on_dirty(self) -> None:
+        """Flush in this turn of the loop: the stack has something to send."""
+        if not self._flush_soon and not self._closed:
+            self._flush_soon = True
+            self._loop.call_soon(self.pump)
+
+    def pump(self) -> None:
+        """Flush now."""
+        self._flush_soon = False
+        if not self._closed:
+            self.stack.flush(self._clock.monotonic())
+            self.arm()
+
+    def _tick(self) -> None:
+        self._timer = None
+        if not self._closed:
+            self.stack.tick(self._clock.monotonic())
+            self.arm()
+
+    def arm(self) -> None:
+        """Set the timer to the stack's next deadline."""
+        at = self.stack.next_deadline()
+        timer = self._timer
+        if timer is not None:
+            if at is not None and self._timer_at <= at:
+                return  # fires early at worst, and arms itself again: cheaper than a cancel per packet
+            timer.cancel()
+            self._timer = None
+        if at is not None:
+            self._timer_at = at
+            delay = max(0.0, at - self._clock.monotonic())
+            self._timer = self._loop.call_later(delay, self._tick)
+
+    def close(self) -> None:
+        """Drive no more."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,79 @@
+"""All sockets of a node as one ``Transport``: its UDP socket, extra UDP sockets, WebSocket tunnels."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from meshnode.base.address import Addr
+from meshnode.base.metrics import Metrics
+from meshnode.config import Config
+from meshnode.identity.sealing import Sealer
+from meshnode.runtime.extra_sockets import ExtraSockets
+from meshnode.runtime.udp import OnBatch, UdpSocket
+from meshnode.runtime.websocket import WebSockets
+
+
+class Sockets:
+    """Binds, sends and closes. Raises AddressInUse or ConfigError when the listen address cannot be had."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        config: Config,
+        sealer: Sealer,
+        on_batch: OnBatch,
+        on_tunnelled: Callable[[bytes, Addr], None],
+        metrics: Metrics,
+    ) -> None:
+        self._config = config
+        self.udp = UdpSocket(loop, on_batch, metrics)
+        self.udp.bind(config.listen_addr)
+        self.extra = ExtraSockets(loop, on_batch, metrics)
+        self.tunnels = WebSockets(loop, sealer.knock, sealer.check_knock, on_tunnelled, metrics)
+
+    @property
+    def local(self) -> Addr:
+        """The address that the UDP socket is bound to."""
+        return self.udp.local
+
+    def bind(self, target: Addr) -> None:
+        """Move to another local address. Raises AddressInUse or ConfigError."""
+        self.udp.bind(target)
+        self.listen_for_tunnels()
+
+    def listen_for_tunnels(self) -> bool:
+        """On a relay, take WebSockets on the TCP port with the UDP port's number; False where that is off."""
+        if not (self._config.is_relay and self._config.tunnel):
+            return False
+        return self.tunnels.listen(self.udp.local, self._config.home_path / "tunnel.pem")
+
+    # ---- Transport
+
+    def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
+        """Send by the node's UDP socket, an extra one or a WebSocket; False when that was refused."""
+        if not addr.is_udp:
+            return self._config.tunnel and self.tunnels.send(addr, datagrams)
+        if addr.side is not None:
+            return self.extra.send(addr, datagrams)
+        return self.udp.send(addr, datagrams)
+
+    def open_sides(self, count: int) -> list[int]:
+        """Open extra sockets; returns the numbers of those that could be had."""
+        return self.extra.open(count, self.udp.local)
+
+    def close_side(self, side: int) -> None:
+        """Close an extra socket."""
+        self.extra.close_one(side)
+
+    # ---- end
+
+    def abort(self) -> None:
+        """Close the UDP sockets, at once."""
+        self.extra.close()
+        self.udp.close()
+
+    async def close(self) -> None:
+        """Close everything; tunnels say goodbye first."""
+        await self.tunnels.close()
+        self.abort()

@@ -1,0 +1,113 @@
+"""What happens to a node, as ``node.events()`` tells it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from meshnode.base.address import Addr
+from meshnode.base.metrics import Metrics
+from meshnode.directory.names import NameConflict
+from meshnode.directory.services import ServiceChanged
+from meshnode.gossip.effects import MemberChanged
+from meshnode.identity.node_id import NodeId
+from meshnode.quic.connection import Connection as Link
+
+log = logging.getLogger("meshnode.names")
+
+MAX_EVENTS = 256  # a slow reader of events() loses its oldest
+
+
+class EventKind(StrEnum):
+    """What happened. Each is also a ``str``, as it stands in JSON: ``EventKind.PATH == "path"``."""
+
+    CONNECTED = "connected"
+    """A connection to ``peer`` is ready."""
+    DISCONNECTED = "disconnected"
+    """The connection to ``peer`` is over; ``detail`` is the reason, empty when it was closed in the ordinary way."""
+    PATH = "path"
+    """The path to ``peer`` changed; ``detail`` is ``OLD -> NEW: REASON``."""
+    MEMBER = "member"
+    """The mesh's belief about ``peer`` changed; ``detail`` is ``alive``, ``suspect``, ``gone`` or ``left``."""
+    SERVICE_UP = "service_up"
+    """``peer`` offers ``service``; ``detail`` is the instance's state."""
+    SERVICE_CHANGED = "service_changed"
+    """An instance of ``service`` on ``peer`` has another state (``detail``), load or metadata."""
+    SERVICE_DOWN = "service_down"
+    """``peer`` offers ``service`` no more."""
+    NAME_CONFLICT = "name_conflict"
+    """``peer`` claims a name that means another node here; ``detail`` says which one keeps it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened.
+
+    Attributes:
+        kind: What happened; decides what ``detail`` says.
+        peer: The node that it happened to; for name conflicts the one that claims the name too.
+        detail: More, for people and logs; see ``EventKind``.
+        service: The service's name, for the three kinds about services; else empty.
+    """
+
+    kind: EventKind
+    peer: NodeId
+    detail: str = ""
+    service: str = ""
+
+
+class EventStreams:
+    """Hands each event to every running ``events()`` iteration, by a bounded queue each."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._queues: list[asyncio.Queue[Event | None]] = []  # None ends them
+
+    def on_connection(self, link: Link, up: bool) -> None:
+        """A connection came or went."""
+        reason = "" if up or link.error is None else link.error.message
+        self._emit(Event(EventKind.CONNECTED if up else EventKind.DISCONNECTED, link.peer, reason))
+
+    def on_path(self, peer: NodeId, old: Addr | None, new: Addr | None, why: str) -> None:
+        """A peer's path changed."""
+        self._emit(Event(EventKind.PATH, peer, f"{old} -> {new}: {why}"))
+
+    def on_service(self, effect: ServiceChanged) -> None:
+        """An instance of a service came, changed or went."""
+        instance = effect.instance
+        kind = EventKind(f"service_{effect.change}")
+        self._emit(Event(kind, instance.node, instance.state, instance.service))
+
+    def on_member(self, change: MemberChanged) -> None:
+        """The mesh believes something else of a member."""
+        self._emit(Event(EventKind.MEMBER, change.peer, change.status.value))
+
+    def on_conflict(self, effect: NameConflict) -> None:
+        """A name that is used here is claimed by another node."""
+        holder, rival = effect.holder.short, effect.rival.short
+        log.warning("the name %s is claimed by %s too; it stays with %s here", effect.name, rival, holder)
+        self._emit(Event(EventKind.NAME_CONFLICT, effect.rival, f"{effect.name} stays with {effect.holder}"))
+
+    def end(self) -> None:
+        """End every iteration, once it has read what is queued."""
+        self._emit(None)
+
+    def _emit(self, event: Event | None) -> None:
+        for queue in self._queues:
+            if queue.full():
+                queue.get_nowait()
+                self._metrics.count("events_lost")
+            queue.put_nowait(event)
+
+    async def listen(self) -> AsyncGenerator[Event, None]:
+        """Yield events from the first step of the iteration on; a slow reader loses the oldest."""
+        queue: asyncio.Queue[Event | None] = asyncio.Queue(MAX_EVENTS)
+        self._queues.append(queue)
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+        finally:
+            self._queues.remove(queue)
