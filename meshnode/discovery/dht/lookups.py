@@ -1,0 +1,241 @@
+"""The lookups that are running: each asks, hedges and ends, by itself or by its deadline.
+
+When it ends, contacts that it heard of are pinged for the table, and nodes near the key that answered without the
+newest record are given it (as Kademlia section 2.3 does for the nearest one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from meshnode.base.address import Addr
+from meshnode.base.bounded import BoundedDict
+from meshnode.base.limits import DHT_LOOKUP_DEADLINE_S, DHT_MAX_LOOKUPS
+from meshnode.base.metrics import describe
+from meshnode.base.timers import Timer
+from meshnode.discovery.dht.lookup import Candidate, Lookup
+from meshnode.discovery.dht.messages import ContactInfo, Find, Get, Nodes, Reply, Store, Value
+from meshnode.discovery.dht.shared import R, Shared
+from meshnode.discovery.dht.table import K
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import EndpointRecord
+
+FIRST_CONTACT_WAIT_S = 2.0  # a lookup that started before any contact answered waits this long for one
+MAX_INTRODUCED = K  # contacts that a lookup heard of and did not ask, to be pinged if the table wants them
+MAX_REPAIRS = 4  # stores to nodes that should have had the record
+RECENT_S, MAX_RECENT = 5.0, 16  # ended lookups whose answers still serve; x about 20 kB
+
+JUNK = describe("dht_junk", "lookup answers with an invalid record")
+LOOKUPS = describe("dht_lookups", "lookups started")
+LOOKUPS_FULL = describe("dht_lookups_full", "lookups refused: too many at once")
+LOOKUP_DEADLINE = describe("dht_lookup_deadline", "lookups ended by their deadline")
+
+OnDone = Callable[[Lookup, float], None]
+OnFound = Callable[[EndpointRecord, int, float], None]
+
+
+@dataclass(slots=True, eq=False)
+class Search:
+    """One running lookup and its listeners; ``is_waiting`` until a first contact answers."""
+
+    lookup: Lookup
+    on_done: OnDone
+    on_found: OnFound | None
+    followers: list[OnDone] = field(default_factory=list)
+    deadline: Timer | None = None
+    is_waiting: bool = False
+    is_over: bool = False
+
+
+class Lookups:
+    """All running lookups of a node.
+
+    ``meet(peer, addr, now)`` is told of contacts that were heard of but not asked, ``is_joining()`` says whether a
+    first contact may answer soon, ``on_record(record, now)`` gets every record that is the newest of its lookup.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        meet: Callable[[NodeId, Addr, float], None],
+        is_joining: Callable[[], bool],
+        on_record: Callable[[EndpointRecord, float], None],
+    ) -> None:
+        self._shared = shared
+        self._meet = meet
+        self._is_joining = is_joining
+        self._on_record = on_record
+        self._running: dict[Search, None] = {}
+        self._recent: BoundedDict[bytes, tuple[Lookup, float]] = BoundedDict(MAX_RECENT)
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def find(self, key: bytes, now: float, on_done: OnDone, *, width: int = R) -> None:
+        """Find the ``width`` nodes nearest to ``key``; ``on_done`` comes later, never within this call."""
+        self._start(key, width, False, now, on_done)
+
+    def get(self, key: bytes, now: float, on_done: OnDone) -> None:
+        """Find the record of ``key``, together with a lookup of it that runs or ended within ``RECENT_S``.
+
+        A node that connects to a peer also watches it: the two questions cost one lookup.
+        """
+        for search in self._running:
+            if search.lookup.key == key and search.lookup.want_record:
+                search.followers.append(on_done)
+                return
+        recent, ended = self._recent.get(key, (None, 0.0))
+        if recent is not None and now - ended < RECENT_S and recent.answers:
+            self._shared.timers.at(now, lambda t: on_done(recent, t))
+        else:
+            self._start(key, R, True, now, on_done)
+
+    def search(self, key: bytes, now: float, on_done: OnDone, on_found: OnFound) -> Search | None:
+        """Start a lookup of a record whose ``on_found`` is called for each newer one.
+
+        Returns None when ``DHT_MAX_LOOKUPS`` run already; ``on_done`` is called in that case too, with nothing found.
+        """
+        return self._start(key, R, True, now, on_done, on_found)
+
+    def cancel(self, search: Search) -> None:
+        """End a search without telling its listener, unless others follow it."""
+        if search.is_over or search.followers:
+            return
+        self._running.pop(search, None)
+        search.is_over = True
+        if search.deadline is not None:
+            search.deadline.cancel()
+
+    def on_contact(self, now: float) -> None:
+        """Begin the lookups that wait for a first contact."""
+        for search in [s for s in self._running if s.is_waiting]:
+            search.is_waiting = False
+            search.lookup.start(self._starters(search.lookup.key))
+            self._advance(search, now)
+
+    # ---- one search
+
+    def _starters(self, key: bytes) -> list[ContactInfo]:
+        shared = self._shared
+        contacts = shared.table.closest(key, K, good=True) or shared.table.closest(key, K)
+        known = [ContactInfo(c.node_id, c.addr) for c in contacts]
+        if len(known) < R:
+            known += [ContactInfo(s, a) for s, a in shared.seeds.items() if shared.table.get(s) is None]
+        return known
+
+    def _start(
+        self, key: bytes, width: int, want_record: bool, now: float, on_done: OnDone, on_found: OnFound | None = None
+    ) -> Search | None:
+        shared = self._shared
+        shared.metrics.count(LOOKUPS)
+        lookup = Lookup(shared.own, key, now, width=width, want_record=want_record)
+        if len(self._running) >= DHT_MAX_LOOKUPS:
+            shared.metrics.count(LOOKUPS_FULL)
+            shared.timers.at(now, lambda t: on_done(lookup, t))
+            return None
+        search = Search(lookup, on_done, on_found)
+        self._running[search] = None
+        starters = self._starters(key)
+        lookup.start(starters)
+        search.is_waiting = not starters and self._is_joining()
+        wait = FIRST_CONTACT_WAIT_S if search.is_waiting else DHT_LOOKUP_DEADLINE_S
+        search.deadline = shared.timers.at(now + wait, lambda t: self._on_deadline(search, t))
+        if starters:
+            self._advance(search, now)
+        elif not search.is_waiting:
+            shared.timers.at(now, lambda t: self._advance(search, t))  # never inside the caller's call
+        return search
+
+    def _on_deadline(self, search: Search, now: float) -> None:
+        until = search.lookup.started + DHT_LOOKUP_DEADLINE_S
+        if not search.is_waiting and now < until:  # it waited for a first contact, and got one
+            search.deadline = self._shared.timers.at(until, lambda t: self._on_deadline(search, t))
+            return
+        if not search.is_waiting:
+            self._shared.metrics.count(LOOKUP_DEADLINE)
+        self._finish(search, now)
+
+    def _advance(self, search: Search, now: float) -> None:
+        if search.is_over or search.is_waiting:
+            return
+        for candidate in search.lookup.take_queries():
+            self._ask(search, candidate, now)
+        if search.lookup.done:
+            self._finish(search, now)
+
+    def _ask(self, search: Search, candidate: Candidate, now: float) -> None:
+        lookup = search.lookup
+        request = Get if lookup.want_record else Find
+
+        def failed(now: float) -> None:
+            lookup.on_failed(candidate)
+            self._advance(search, now)
+
+        def slow(now: float) -> None:
+            lookup.on_slow(candidate)
+            self._advance(search, now)
+
+        known = self._shared.table.get(candidate.id)
+        self._shared.rpcs.call(
+            candidate.id,
+            candidate.addr if known is None else known.addr,
+            lambda tx: request(tx, lookup.key),
+            now,
+            lambda reply, t: self._on_reply(search, candidate, reply, t),
+            failed,
+            on_slow=slow,
+            pad=True,
+        )
+
+    def _on_reply(self, search: Search, candidate: Candidate, reply: Reply, now: float) -> None:
+        if search.is_over or not isinstance(reply, Nodes | Value):
+            return
+        lookup, record = search.lookup, None
+        if isinstance(reply, Value) and reply.record:
+            record = self._shared.open(reply.record, now, lookup.key)
+            if record is None:
+                self._shared.metrics.count(JUNK)
+                self._shared.table.failed(candidate.id, evict=True)
+                lookup.on_junk(candidate)
+                self._advance(search, now)
+                return
+        is_newest = lookup.on_answer(candidate, reply.contacts, reply.token, record, now)
+        if is_newest and record is not None:
+            self._on_record(record, now)
+            if search.on_found is not None:
+                search.on_found(record, lookup.hops, now)
+        self._advance(search, now)
+
+    def _finish(self, search: Search, now: float) -> None:
+        if search.is_over:
+            return
+        search.is_over = True
+        self._running.pop(search, None)
+        if search.deadline is not None:
+            search.deadline.cancel()
+        lookup = search.lookup
+        for candidate in lookup.unasked(MAX_INTRODUCED):
+            self._meet(candidate.id, candidate.addr, now)
+        self._repair(lookup, now)
+        if lookup.want_record:
+            self._recent[lookup.key] = lookup, now
+        for on_done in (search.on_done, *search.followers):
+            on_done(lookup, now)
+
+    def _repair(self, lookup: Lookup, now: float) -> None:
+        """Store the newest record at nodes near the key that answered without it."""
+        record = lookup.best
+        if record is None:
+            return
+        stale = [c for c in lookup.closest(R) if (c.seq is None or c.seq < record.seq) and c.id != record.id]
+        for candidate in stale[:MAX_REPAIRS]:
+            token = candidate.token
+            self._shared.rpcs.call(
+                candidate.id,
+                candidate.addr,
+                lambda tx, token=token: Store(tx, token, record.encoded),  # type: ignore[misc]
+                now,
+                lambda _, t: None,
+                lambda t: None,
+            )
