@@ -185,6 +185,15 @@ def _topics(short: bool) -> list[Row]:
     return rows
 
 
+def _calls(short: bool) -> Iterable[Row]:
+    from bench import calls
+
+    targets = {"write of 100 B, to sendto": (45, 14, 20), "datagram, to the reader, with its ACK": (70, 15, 30)}
+    for what, *counted in calls.run():
+        for name, count, target in zip(("calls", "files", "changes of folder"), counted, targets[what], strict=True):
+            yield f"{what}: {name}", count, target, False
+
+
 BENCHES: dict[str, Callable[[bool], Iterable[Row]]] = {
     "quic": _quic,
     "footprint": _footprint,
@@ -200,6 +209,7 @@ BENCHES: dict[str, Callable[[bool], Iterable[Row]]] = {
     "gossip": _gossip,
     "services": _services,
     "topics": _topics,
+    "calls": _calls,
 }
 
 

@@ -192,7 +192,7 @@ GOSSIP_FRAME = 14_000  # bytes of entries in one message; a control frame holds 
 GOSSIP_QUEUE = 65_536  # bytes unsent on a link above which gossip for it is dropped, and reconciled when it drains
 GOSSIP_MAX_SYNC = 49_152  # bytes sent in answer to one request
 GOSSIP_MAX_TELL_IDS = 1_500  # 12 kB
-GOSSIP_MAX_PINGS = 1_024  # unanswered PINGs of gossip remembered; x about 150 B
+MAX_UNANSWERED_PINGS = 1_024  # echoes, and the signs of life that gossip asks for; x about 400 B
 GOSSIP_MAX_OFFERS = 8  # contacts of the DHT tried at once when no neighbour is left
 
 # ---- directory and names

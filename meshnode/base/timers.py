@@ -1,4 +1,9 @@
-"""Deadlines of a core: a heap of actions. Equal deadlines fire in the order in which they were set."""
+"""One table of deadlines: a heap of actions, with a handle on each.
+
+Equal deadlines fire in the order in which they were set. A timer that moves to a later time costs no heap operation:
+its entry stays where it is and is put in its place when it surfaces. So a deadline that every packet moves (loss
+detection, idling) leaves one entry in the heap, not one a packet.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +11,48 @@ import heapq
 from collections.abc import Callable
 
 Action = Callable[[float], None]
+NEVER = float("inf")
 
 
 class Timer:
-    """One deadline; ``cancel()`` is cheap and may be repeated."""
+    """One deadline of a table: ``when`` it fires, NEVER while it is not set."""
 
-    __slots__ = ("_action", "when")
+    __slots__ = ("_action", "_queued", "_run", "_table", "when")
 
-    def __init__(self, when: float, action: Action) -> None:
-        self.when = when
+    def __init__(self, table: Timers, action: Action) -> None:
+        self.when = NEVER
+        self._table = table
         self._action: Action | None = action
+        self._queued = NEVER  # the time of its entry in the heap that counts
+        self._run = 0
+
+    def set(self, when: float | None) -> None:
+        """Move the deadline to ``when``; None takes it back. Nothing moves one that was cancelled."""
+        if when is None or self._action is None:
+            self.when = NEVER
+            return
+        self.when = when
+        if when < self._queued:
+            self._queued = when
+            table = self._table
+            table._count += 1
+            heapq.heappush(table._heap, (when, table._count, self))
 
     def cancel(self) -> None:
-        """The action will not run, and is forgotten."""
+        """Take the deadline back for good, and forget the action. May be repeated."""
+        self.when = NEVER
         self._action = None
 
     @property
     def live(self) -> bool:
-        """True until the action ran or was cancelled."""
-        return self._action is not None
+        """True while it is set: neither fired nor taken back."""
+        return self.when != NEVER
 
     def fire(self, now: float) -> None:
-        """Run the action once."""
-        action, self._action = self._action, None
-        if action is not None:
+        """Run the action now, if it is set, instead of later."""
+        action = self._action
+        if action is not None and self.when != NEVER:
+            self.when = NEVER
             action(now)
 
 
@@ -38,22 +61,48 @@ class Timers:
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
-        self._counter = 0
+        self._count = 0
+        self._runs = 0
+
+    def timer(self, action: Action) -> Timer:
+        """Return a timer for ``action(now)`` that is not set yet and may be set any number of times."""
+        return Timer(self, action)
 
     def at(self, when: float, action: Action) -> Timer:
         """Run ``action(now)`` in the first tick at or after ``when``."""
-        timer = Timer(when, action)
-        self._counter += 1
-        heapq.heappush(self._heap, (when, self._counter, timer))
+        timer = Timer(self, action)
+        timer.set(when)
         return timer
 
     def next_deadline(self) -> float | None:
-        """The earliest live deadline."""
-        while self._heap and not self._heap[0][2].live:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+        """Return the earliest deadline; O(1) while the first entry of the heap is the right one."""
+        heap = self._heap
+        while heap:
+            at, _, timer = heap[0]
+            if timer.when == at and timer._queued == at:
+                return at
+            heapq.heappop(heap)
+            if timer._queued == at:
+                timer._queued = NEVER
+                timer.set(timer.when)
+        return None
 
     def run(self, now: float) -> None:
-        """Fire everything due; afterwards ``next_deadline()`` is None or later than ``now``."""
-        while self._heap and self._heap[0][0] <= now:
-            heapq.heappop(self._heap)[2].fire(now)
+        """Fire everything due, also what an action sets meanwhile; but the same timer only once."""
+        heap = self._heap
+        self._runs += 1
+        again: list[Timer] = []
+        while heap and heap[0][0] <= now:
+            at, _, timer = heapq.heappop(heap)
+            if timer._queued != at:
+                continue
+            timer._queued = NEVER
+            if timer.when > now:
+                timer.set(timer.when)
+            elif timer._run == self._runs:
+                again.append(timer)
+            else:
+                timer._run = self._runs
+                timer.fire(now)
+        for timer in again:
+            timer.set(timer.when)

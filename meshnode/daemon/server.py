@@ -19,7 +19,7 @@ from meshnode.daemon.shared import Commons, is_endless
 from meshnode.errors import ConfigError, MeshError, NotFound
 from meshnode.sdk.node import Node
 from meshnode.services.registry import ServiceBook
-from meshnode.stack.path_probes import Pinged
+from meshnode.stack.probe import Pinged
 
 log = logging.getLogger("meshnode.daemon")
 

@@ -37,9 +37,8 @@ from meshnode.runtime.files import HomeLock, SeqSource, load_contacts, save_cont
 from meshnode.runtime.name_store import NameStore
 from meshnode.runtime.sockets import Sockets
 from meshnode.runtime.tasks import Tasks
-from meshnode.stack.context import StackSettings
-from meshnode.stack.path_probes import Pinged
-from meshnode.stack.relay_client import TUNNEL
+from meshnode.stack.context import TUNNEL, StackSettings
+from meshnode.stack.probe import Pinged
 from meshnode.stack.stack import Stack
 
 if TYPE_CHECKING:
@@ -240,8 +239,11 @@ class Runtime:
 
     def drain_directory(self) -> None:
         """Carry out what a command to the directory, the names or the topics has caused."""
-        if self.stack.registry is not None:
-            self.stack.registry.drain(self.clock.monotonic())
+        registry, topics = self.stack.registry, self.stack.topic_link
+        if registry is not None and topics is not None:
+            now = self.clock.monotonic()
+            registry.drain(now)
+            topics.drain(now)
             self.driver.on_dirty()
 
     # ---- addresses

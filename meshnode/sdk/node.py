@@ -29,7 +29,7 @@ from meshnode.sdk.failover import Failover
 from meshnode.sdk.service import Handler, Service, ServiceTable
 from meshnode.sdk.streams import MeshReader, MeshWriter
 from meshnode.sdk.topic import Topic, TopicBook
-from meshnode.stack.path_probes import Pinged
+from meshnode.stack.probe import Pinged
 from meshnode.stack.stack import Stack
 
 START = "async with Node(config) as node, or await node.start()"

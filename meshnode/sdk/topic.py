@@ -12,7 +12,7 @@ from collections import deque
 from meshnode.base.limits import TOPIC_MAX_NAME, TOPIC_MAX_REPLAY, TOPIC_QUEUE
 from meshnode.errors import ConfigError, NodeClosed, TopicClosed
 from meshnode.runtime.runtime import Runtime
-from meshnode.stack.directory_link import DirectoryLink
+from meshnode.stack.topic_link import TopicLink
 from meshnode.topics.inbox import Inbox, TopicMessage
 
 READY_S, YOUNG_READY_S, YOUNG_S = 0.5, 3.0, 10.0  # join waits so long for the first link
@@ -104,17 +104,17 @@ class Topic:
 class _Hub:
     """One topic of one node, shared by its ``Topic`` objects."""
 
-    def __init__(self, runtime: Runtime, registry: DirectoryLink, name: str, replay: int) -> None:
+    def __init__(self, runtime: Runtime, link: TopicLink, name: str, replay: int) -> None:
         self.name = name
         self.handles: dict[Topic, None] = {}
         self._runtime = runtime
-        self._registry = registry
+        self._link = link
         self._loop = asyncio.get_running_loop()
         self._recent: deque[TopicMessage] = deque(maxlen=TOPIC_MAX_REPLAY)
         self._leaving: asyncio.TimerHandle | None = None
         self.over = False
         now = self._loop.time()
-        self.inbox: Inbox = registry.topics.join(name, now, runtime.clock.wall(), replay)
+        self.inbox: Inbox = link.topics.join(name, now, runtime.clock.wall(), replay)
         self.inbox.on_ready = self._on_ready
         self.linked = asyncio.Event()
         self.inbox.on_linked = self.linked.set
@@ -123,10 +123,10 @@ class _Hub:
         runtime.drain_directory()
 
     def links(self) -> int:
-        return 0 if self.over else len(self._registry.topics.neighbours(self.name))
+        return 0 if self.over else len(self._link.topics.neighbours(self.name))
 
     def members(self) -> int:
-        return len(self._registry.topics.known(self.name))
+        return len(self._link.topics.known(self.name))
 
     def add(self, limit: int, replay: int) -> Topic:
         """Another part of the program joins."""
@@ -151,14 +151,14 @@ class _Hub:
         self.over = True
         if self._leaving is not None:
             self._leaving.cancel()
-        self._registry.topics.leave(self.name, self._loop.time())
+        self._link.topics.leave(self.name, self._loop.time())
         self._runtime.drain_directory()
         for topic in list(self.handles):
             topic.closed = True
             topic.wake()
 
     async def publish(self, data: bytes) -> int:
-        topics = self._registry.topics
+        topics = self._link.topics
         while True:
             if self.over:
                 raise TopicClosed(f"the topic {self.name!r} was left")
@@ -183,7 +183,7 @@ class TopicBook:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._registry = runtime.stack.registry
+        self._link = runtime.stack.topic_link
         self._hubs: dict[str, _Hub] = {}
         self._born = asyncio.get_running_loop().time()
 
@@ -192,7 +192,7 @@ class TopicBook:
 
         Raises ConfigError, NodeClosed.
         """
-        if self._registry is None:
+        if self._link is None:
             raise ConfigError("topics travel by gossip, which is off here", hint="set gossip = true")
         if not 0 < len(name) <= TOPIC_MAX_NAME or not 0 <= replay <= TOPIC_MAX_REPLAY or limit < 1:
             raise ConfigError(
@@ -202,7 +202,7 @@ class TopicBook:
         hub = self._hubs.get(name)
         if hub is None or hub.over:
             try:
-                hub = self._hubs[name] = _Hub(self._runtime, self._registry, name, replay)
+                hub = self._hubs[name] = _Hub(self._runtime, self._link, name, replay)
             except ValueError as error:
                 raise ConfigError(str(error), hint="leave one first") from error
             replay = 0

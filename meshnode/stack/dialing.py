@@ -5,9 +5,6 @@ When both ends dial at once, the dial of the smaller id lives; the other is kept
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 from meshnode.base.address import Addr
 from meshnode.base.limits import (
     DIAL_REFRESH_S,
@@ -27,6 +24,7 @@ from meshnode.errors import (
     NoPathError,
     NotFound,
     PeerRestarted,
+    PolicyDenied,
 )
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
@@ -34,12 +32,10 @@ from meshnode.quic import packets
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.hello import BOOT_LENGTH, CloseCode, Hello
 from meshnode.quic.seam import Engine
-from meshnode.stack.deadlines import earlier
-from meshnode.stack.path_probes import Pinged, connection_tag
+from meshnode.stack.component import Component
+from meshnode.stack.context import Context
+from meshnode.stack.probe import Pinged
 from meshnode.stack.session import HeldInitial, OnConnect, Session
-
-if TYPE_CHECKING:
-    from meshnode.stack.peer_table import PeerTable
 
 DIALS = describe("dials", "connections begun here")
 ACCEPTS = describe("accepts", "first flights with a valid knock")
@@ -53,28 +49,26 @@ ARRIVALS_FULL = describe("drop_arrivals_full", "first flights dropped: too many 
 MAX_REDIALS = 2
 
 
-class Dialing:
-    """Dials and half-open arrivals. ``own_record`` returns our encoded record, b"" while there is none."""
+class Dialing(Component):
+    """Dials and half-open arrivals."""
 
-    def __init__(self, peers: PeerTable, own_record: Callable[[], bytes]) -> None:
-        self._peers = peers
-        self._ports = peers.ports
-        self._id = peers.ports.identity.id
-        self._own_record = own_record
-        self._boot = peers.ports.entropy(BOOT_LENGTH)
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._id = context.identity.id
+        self._boot = context.entropy(BOOT_LENGTH)
         self._held: dict[bytes, Session] = {}
 
     # ---- dialling
 
     def connect(self, peer: NodeId, now: float, answer: OnConnect) -> None:
         """Give ``answer`` a READY connection to ``peer``, the live one if there is one, or the error."""
-        if self._peers.closed:
+        if self._context.links.closed:
             answer(NodeClosed("the node was closed"))
             return
         if peer == self._id:
             answer(NoPathError("a node does not connect to itself", hint="use another node's id"))
             return
-        session = self._peers.session(peer, now)
+        session = self._context.links.session(peer, now)
         if session is None:
             answer(NoPathError("too many peers at once", hint="close some connections first"))
             return
@@ -85,55 +79,59 @@ class Dialing:
         session.redials = 0
         if session.dial is not None or len(session.waiting) > 1:
             return
-        cached = self._peers.finder.cached(peer)
-        if cached is not None or peer in self._peers.finder.hints:
+        cached = self._context.records.cached(peer)
+        if cached is not None or peer in self._context.records.hints:
             self._dial(session, cached, now)
             return
 
         def resolved(result: Resolved | NotFound) -> None:
-            current = self._peers.sessions.get(peer)
+            current = self._context.peers.sessions.get(peer)
             if current is None or current.connection is not None or current.dial is not None:
                 return
             if isinstance(result, NotFound):
                 current.answer(result)
-                self._peers.forget_if_idle(current)
+                self._context.links.forget_if_idle(current)
             else:
-                self._dial(current, result.record, self._ports.clock.monotonic())
+                self._dial(current, result.record, self._context.clock.monotonic())
 
         session.check_at = now + DIAL_WATCH_S
-        self._peers.arm(session)
-        self._peers.finder.resolve(peer, now, resolved)
+        self._context.links.arm(session)
+        self._context.records.resolve(peer, now, resolved)
 
-    def hinted(self, peer: NodeId, now: float) -> None:
+    def on_seed(self, peer: NodeId, now: float) -> None:
         """There is a configured address of ``peer`` now: a dial that waited for any may begin."""
-        session = self._peers.sessions.get(peer)
+        session = self._context.peers.sessions.get(peer)
         if session is not None and session.waiting and session.dial is None:
             self._dial(session, None, now)
 
     def _dial(self, session: Session, record: EndpointRecord | None, now: float) -> None:
-        ports, peer = self._ports, session.peer
+        context, peer = self._context, session.peer
         try:
-            ports.identity.shared_key(peer)
+            context.identity.shared_key(peer)
         except InvalidId as error:
             session.answer(error)
-            self._peers.forget_if_idle(session)
+            self._context.links.forget_if_idle(session)
             return
-        engine = ports.engines.dial(
-            ports.identity, peer, lambda odcid: ports.sealer.knock(peer, odcid), ports.settings.idle_timeout, now
+        engine = context.engines.dial(
+            context.identity, peer, lambda odcid: context.sealer.knock(peer, odcid), context.settings.idle_timeout, now
         )
-        connection = self._new_connection(engine, peer, dialler=True, now=now)
+        connection = self._new_connection(session, engine, dialler=True, now=now)
         session.dial = connection
         session.begun = False
         session.check_at = now + DIAL_WATCH_S
         if record is not None:
             session.paths.peer_record(record, now)
-            self._peers.relaying.offer(session, now)
-        if peer in self._peers.finder.hints:
-            session.paths.add_candidates([(addr, "seed") for addr in self._peers.finder.hints[peer]], now)
-        ports.metrics.count(DIALS)
+            self._context.relays.offer(session, now)
+        if peer in self._context.records.hints:
+            session.paths.add_candidates([(addr, "seed") for addr in self._context.records.hints[peer]], now)
+        context.metrics.count(DIALS)
         if not self.begin(session, now):
-            self._peers.finder.look_up(peer, now)  # what we know of it names nowhere to go: an old record, perhaps
-            self._peers.arm(session)
+            self._context.records.look_up(peer, now)  # what we know of it names nowhere to go: an old record, perhaps
+            self._context.links.arm(session)
+
+    def on_newer_record(self, session: Session, record: EndpointRecord, now: float) -> None:
+        """Begin a dial that waited for an address."""
+        self.begin(session, now)
 
     def begin(self, session: Session, now: float) -> bool:
         """Send a dial's first flight, now that there may be somewhere to send it; False when there is not."""
@@ -145,30 +143,28 @@ class Dialing:
             return False
         session.begun = True
         session.paths.begin(best, now)
-        self._peers.touch(dial)
-        self._peers.probing.drain(session, now)
-        self._ports.events.on_dirty()
+        self._context.links.touch(dial)
+        self._context.probes.drain(session, now)
+        self._context.events.on_dirty()
         return True
 
-    def _new_connection(self, engine: Engine, peer: NodeId, *, dialler: bool, now: float) -> Connection:
+    def _new_connection(self, session: Session, engine: Engine, *, dialler: bool, now: float) -> Connection:
+        context = self._context
         connection = Connection(
             engine,
-            self._ports.identity,
-            peer,
-            self._peers,
+            context.identity,
+            session.peer,
+            context.links,
             dialler=dialler,
             boot=self._boot,
-            record=self._own_record(),
+            record=context.record.encoded if context.record is not None else b"",
             now=now,
         )
-        self._peers.on_cid(connection, engine.host_cid, True)
-        self._peers.handles[connection_tag(connection)] = connection  # before the Welcome, which may be lost
-        if not dialler:
-            self._peers.on_cid(connection, engine.odcid, True)
+        context.peers.add(session, connection)
         return connection
 
     def _handshake_timeout(self, session: Session, connection: Connection) -> None:
-        self._ports.metrics.count(TIMEOUTS)
+        self._context.metrics.count(TIMEOUTS)
         if connection is session.dial:
             attempts = [(str(c.addr), c.outcome) for c in session.paths.candidates()]
             heard = connection.bytes_in > 0
@@ -187,44 +183,44 @@ class Dialing:
     def on_initial(self, data: bytes, odcid: bytes | None, source: Addr, now: float) -> None:
         """A QUIC packet of no connection came: it may begin one."""
         if odcid is None:
-            self._ports.metrics.count(NO_CONNECTION)
+            self._context.metrics.count(NO_CONNECTION)
             return
         if odcid in self._held:
             return
         token = packets.initial_token(data) if packets.is_v1_initial(data) else None
         if token is None:
-            self._ports.metrics.count(NO_CONNECTION)
-            self._peers.nat.filters.stray(source, now)
+            self._context.metrics.count(NO_CONNECTION)
+            self._context.nat.filters.stray(source, now)
             return
-        peer = self._ports.sealer.check_knock(token, odcid)
+        peer = self._context.sealer.check_knock(token, odcid)
         if peer is None or peer == self._id:
-            self._ports.metrics.count(BAD_KNOCK)
-            self._peers.nat.filters.stray(source, now)
+            self._context.metrics.count(BAD_KNOCK)
+            self._context.nat.filters.stray(source, now)
             return
-        self._peers.nat.filters.heard(source, now)
-        session = self._peers.session(peer, now)
+        self._context.nat.filters.heard(source, now)
+        session = self._context.links.session(peer, now)
         if session is None:
             return
         if session.dial is not None and self._id < peer and session.held is None:
             # Both dial at once: the smaller id's dial lives. Keep theirs for a moment, in case ours gets nowhere.
             session.held = HeldInitial(data, odcid, source, now + HELD_INITIAL_S)
             self._held[odcid] = session
-            self._ports.metrics.count(HELD)
-            self._peers.arm(session)
+            self._context.metrics.count(HELD)
+            self._context.links.arm(session)
             return
         self._accept(session, data, odcid, source, now)
 
     def _accept(self, session: Session, data: bytes, odcid: bytes, source: Addr, now: float) -> None:
         if len(session.arrivals) >= MAX_ARRIVALS_PER_PEER:
-            self._ports.metrics.count(ARRIVALS_FULL)
+            self._context.metrics.count(ARRIVALS_FULL)
             return
-        engine = self._ports.engines.accept(self._ports.identity, odcid, self._ports.settings.idle_timeout, now)
-        connection = self._new_connection(engine, session.peer, dialler=False, now=now)
+        engine = self._context.engines.accept(self._context.identity, odcid, self._context.settings.idle_timeout, now)
+        connection = self._new_connection(session, engine, dialler=False, now=now)
         session.arrivals[connection] = source
-        self._ports.metrics.count(ACCEPTS)
+        self._context.metrics.count(ACCEPTS)
         connection.receive(data, now)
-        self._peers.touch(connection)
-        self._peers.arm(session)
+        self._context.links.touch(connection)
+        self._context.links.arm(session)
 
     def release_held(self, session: Session) -> None:
         if session.held is not None:
@@ -233,12 +229,12 @@ class Dialing:
 
     def on_hello(self, connection: Connection, hello: Hello) -> None:
         """The dialler has proven its key: is it welcome?"""
-        session = self._peers.sessions.get(connection.peer)
-        if session is None or self._peers.closed:
+        session = self._context.peers.sessions.get(connection.peer)
+        if session is None or self._context.links.closed:
             connection.abandon(NodeClosed("the node was closed"))
             return
-        if not self._ports.admit(connection.peer):
-            self._ports.metrics.count(REFUSED)
+        if not self._context.admit(connection.peer):
+            self._context.metrics.count(REFUSED)
             connection.close(CloseCode.POLICY_DENIED, "not allowed here")
             return
         dial = session.dial
@@ -268,7 +264,7 @@ class Dialing:
             if outcome.rtt is not None:
                 new.close(CloseCode.DUPLICATE, "another connection lives")
 
-        self._peers.probing.ping(old, HANDSHAKE_TIMEOUT_S, self._ports.clock.monotonic(), answered)
+        self._context.probes.ping(old, HANDSHAKE_TIMEOUT_S, self._context.clock.monotonic(), answered)
 
     def resume(self, session: Session) -> None:
         """What stood in the way of a deferred arrival is over."""
@@ -278,25 +274,38 @@ class Dialing:
 
     def _ask_of(self, connection: Connection) -> None:
         """Ask the peer whether it knows this connection. If it does not, it is over: that is all that we want."""
-        now = self._ports.clock.monotonic()
-        self._peers.probing.ping(connection, HANDSHAKE_TIMEOUT_S, now, lambda outcome: None)
+        now = self._context.clock.monotonic()
+        self._context.probes.ping(connection, HANDSHAKE_TIMEOUT_S, now, lambda outcome: None)
 
-    def redial(self, session: Session, now: float) -> bool:
-        """The peer began anew in the middle of our dial: dial again, for those who wait. False after a few times."""
+    def on_dial_over(self, session: Session, error: MeshError, now: float) -> None:
+        """This node's own dial has failed: the peer's dial, then, or another one; else those who wait get the error."""
+        self.resume(session)
+        if session.connection is None and not self._goes_on(session, error, now):
+            session.answer(error)
+
+    def _goes_on(self, session: Session, error: MeshError, now: float) -> bool:
+        if session.arrivals and isinstance(error, ConnectionLost) and not isinstance(error, PolicyDenied):
+            return True
+        return isinstance(error, PeerRestarted) and self._redial(session, now)
+
+    def _redial(self, session: Session, now: float) -> bool:
+        """Dial a peer again that restarted in the middle of a dial. False after a few times."""
         session.redials += 1
         if not session.waiting or session.redials > MAX_REDIALS:
             return False
-        self._dial(session, self._peers.finder.cached(session.peer), now)
+        self._dial(session, self._context.records.cached(session.peer), now)
         return True
 
     def _check(self, session: Session, now: float) -> None:
         """A dial takes long: has the peer moved, or begun anew? Who has takes no knock that is older than itself."""
         dial = session.dial
         session.check_at = now + DIAL_REFRESH_S
-        self._peers.watch(session.peer, now)  # one that moved, or begins, or waits for a relay, publishes only later
+        self._context.records.watch_if_used(
+            session.peer, now
+        )  # one that moved, or begins, or waits for a relay, publishes only later
         if dial is None or now < dial.started + DIAL_REFRESH_S:
             return
-        self._peers.finder.seek(session.peer, now)
+        self._context.records.seek(session.peer, now)
         if dial.bytes_in:
             self._ask_of(dial)
             return
@@ -310,13 +319,13 @@ class Dialing:
 
     def deadline(self, session: Session) -> float | None:
         """When the first handshake of this peer is over time, or the flight kept aside gets its turn."""
-        at = session.held.deadline if session.held is not None else None
+        waits = [session.held.deadline] if session.held is not None else []
         if session.dials:
-            at = earlier(at, session.check_at)
+            waits.append(session.check_at)
         for connection in session.connections():
             if connection.state is State.HANDSHAKE:
-                at = earlier(at, connection.started + HANDSHAKE_TIMEOUT_S)
-        return at
+                waits.append(connection.started + HANDSHAKE_TIMEOUT_S)
+        return min(waits, default=None)
 
     def tick(self, session: Session, now: float) -> None:
         """Give up what is over time."""

@@ -8,13 +8,12 @@ only gossip wanted is closed when both ends say that they need it no longer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
 
 from meshnode.base.bounded import BoundedDict
-from meshnode.base.limits import GOSSIP_MAX_OFFERS, GOSSIP_MAX_PINGS, GOSSIP_QUEUE, MAX_SESSIONS
+from meshnode.base.limits import GOSSIP_MAX_OFFERS, GOSSIP_QUEUE, MAX_SESSIONS
 from meshnode.base.metrics import describe
-from meshnode.base.timers import Timers
-from meshnode.errors import MeshError, RecordError
+from meshnode.errors import MeshError, RateLimited, RecordError
 from meshnode.gossip import (
     Banned,
     Changed,
@@ -42,15 +41,12 @@ from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord, open_record
 from meshnode.quic.connection import CONTROL_STREAM, Connection, State
 from meshnode.quic.hello import CloseCode, Frame
-from meshnode.stack import probe
-from meshnode.stack.deadlines import earlier
-from meshnode.stack.path_probes import connection_tag
-
-if TYPE_CHECKING:
-    from meshnode.stack.peer_table import PeerTable
+from meshnode.stack.component import Component
+from meshnode.stack.context import Context
 
 LINGER_S = 10.0  # before a connection is said to be of no more use: the next neighbour may be the same
 DRAIN_S = 0.5
+POSTPONE_S = 0.5
 PINGS, PING_AGAIN_S = 3, 0.15
 PING_ADDRESSES = 3
 SIGNS_OF_LIFE = (IndirectProbe, IndirectReply, Disconnect)
@@ -64,44 +60,63 @@ OnMember = Callable[[MemberChanged, float], None]
 OnScoped = Callable[[Scoped, float], None]
 
 
-class GossipLink:
+class GossipLink(Component):
     """Drives the gossip core. Layers above ``publish``, ``subscribe`` to kinds, and ``watch`` members."""
 
-    def __init__(self, peers: PeerTable, next_seq: Callable[[], int]) -> None:
-        ports = peers.ports
-        self._peers = peers
-        self._ports = ports
-        now = ports.clock.monotonic()
+    frames = (Frame.GOSSIP, Frame.GOSSIP_IDLE)
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._peers = context.peers
         self.core = Gossip(
-            ports.identity,
-            rng=ports.rng,
-            metrics=ports.metrics,
-            now=now,
-            wall=ports.clock.wall(),
-            first_seq=next_seq(),
+            context.identity,
+            rng=context.rng,
+            metrics=context.metrics,
+            now=context.clock.monotonic(),
+            wall=context.clock.wall(),
+            first_seq=context.next_seq(),
         )
         self.core.probeable = self._probeable
         self.on_scoped: OnScoped | None = None
-        self._timers = Timers()
+        self._timer = context.timers.timer(self._tick)
         self._subscribers: dict[int, list[OnEntry]] = {}
         self._expiries: list[Callable[[Entry, float], None]] = []
         self._watchers: list[OnMember] = []
-        # which peer, and about which connection's handle
-        self._pings: BoundedDict[bytes, tuple[NodeId, bytes]] = BoundedDict(GOSSIP_MAX_PINGS)
         self._asked: dict[NodeId, None] = {}  # who is being pinged, and has not answered
         self._used: BoundedDict[NodeId, None] = BoundedDict(MAX_SESSIONS)  # peers that the application asked for
         self._said: dict[NodeId, None] = {}  # whom we told that we do not need the connection
         self._heard: dict[NodeId, None] = {}  # who told us so
         self._behind: dict[NodeId, None] = {}
         self._carrying = False
+        self._postponed: dict[tuple[Kind, str], tuple[bytes | None, int]] = {}  # bounded: our own names are
+        self._arm()
 
     # ---- for layers above
+
+    def check(self, kind: int, fits: Callable[[Entry], bool]) -> None:
+        """Refuse entries of that kind that do not fit."""
+        self.core.check(kind, fits)
 
     def publish(self, kind: int, name: str, value: bytes | None, ttl: int, now: float) -> Entry:
         """Sign and spread an entry; None withdraws it. Raises ValueError (too large), RateLimited (too many)."""
         entry = self.core.publish(kind, name, value, ttl, now)
         self._carry_out(now)
         return entry
+
+    def publish_soon(self, kind: Kind, name: str, value: bytes | None, ttl: int, now: float) -> None:
+        """Publish; what is over the rate that others take waits, and only the newest of each name."""
+        self._postponed.pop((kind, name), None)
+        try:
+            self.publish(kind, name, value, ttl, now)
+        except RateLimited:
+            if not self._postponed:
+                self._context.timers.at(now + POSTPONE_S, self._publish_postponed)
+            self._postponed[kind, name] = value, ttl
+
+    def _publish_postponed(self, now: float) -> None:
+        postponed, self._postponed = self._postponed, {}
+        for (kind, name), (value, ttl) in postponed.items():
+            self.publish_soon(kind, name, value, ttl, now)
 
     def send(self, peer: NodeId, message: Message, now: float) -> None:
         """Say something to a linked peer: for layers that run broadcast trees of their own (``on_scoped``)."""
@@ -147,13 +162,13 @@ class GossipLink:
 
     # ---- what the driver tells
 
-    def announce(self, record: EndpointRecord, now: float) -> None:
-        """Our record is new: every member hears of it."""
+    def on_own_record(self, record: EndpointRecord, now: float) -> None:
+        """Tell every member this node's new record."""
         self.core.announce(record.encoded, now)
         self._carry_out(now)
 
-    def add_seed(self, peer: NodeId, now: float) -> None:
-        """A configured node to begin with."""
+    def on_seed(self, peer: NodeId, now: float) -> None:
+        """Begin with a configured node."""
         self.core.add_seed(self._contact(peer), now)
         self._carry_out(now)
 
@@ -162,8 +177,9 @@ class GossipLink:
         self.core.add_contact(Contact(record.id, record.encoded), now)
         self._carry_out(now)
 
-    def on_link(self, peer: NodeId, up: bool, now: float) -> None:
-        """A connection became ready, or is over."""
+    def on_link(self, connection: Connection, up: bool, now: float) -> None:
+        """A neighbour is reached, or no longer."""
+        peer = connection.peer
         for marks in (self._said, self._heard, self._behind):
             marks.pop(peer, None)
         if not up:
@@ -173,7 +189,7 @@ class GossipLink:
 
     def is_used(self, peer: NodeId) -> bool:
         """True when somebody besides gossip itself has use for a connection to ``peer``."""
-        return peer in self._used or peer in self._peers.finder.hints or self._peers.relaying.uses(peer)
+        return peer in self._used or peer in self._context.records.hints or self._context.relays.uses(peer)
 
     def used(self, peer: NodeId) -> None:
         """The application wants a connection to ``peer``: it stays, whatever gossip thinks."""
@@ -182,51 +198,36 @@ class GossipLink:
         if connection is not None and self._said.pop(peer, 0) is None:
             connection.send_frame(Frame.GOSSIP_IDLE, False)
 
-    def on_frame(self, connection: Connection, fields: list[object], now: float) -> bool:
-        """A control frame came; False when it is not gossip's."""
+    def on_control(self, connection: Connection, fields: list[object], now: float) -> None:
+        """Handle a message, or a neighbour's word that it needs the connection no longer."""
         if fields[0] == Frame.GOSSIP:
             data = fields[1] if len(fields) == 2 else None
             self.core.receive(connection.peer, data if isinstance(data, bytes) else b"", now)
-        elif fields[0] == Frame.GOSSIP_IDLE:
-            if len(fields) == 2 and fields[1] is True:
-                self._heard[connection.peer] = None
-                self._close_if_idle(connection.peer, now)
-            else:
-                self._heard.pop(connection.peer, None)
+        elif len(fields) == 2 and fields[1] is True:
+            self._heard[connection.peer] = None
+            self._close_if_idle(connection.peer, now)
         else:
-            return False
+            self._heard.pop(connection.peer, None)
         self._carry_out(now)
-        return True
 
-    def on_pong(self, sender: NodeId, tx: bytes, unknown: bool, now: float) -> bool:
-        """Somebody answered a PING, perhaps as one who does not know our connection; True when it was gossip's."""
-        peer, handle = self._pings.get(tx, (None, probe.NO_HANDLE))
-        if peer != sender:
-            return False
-        del self._pings[tx]
-        self._asked.pop(sender, None)
-        self.core.on_alive(sender, now)
-        connection = self._peers.handles.get(handle) if unknown else None
-        if connection is not None:  # a neighbour that is none: it has restarted, or its goodbye was lost
-            self._peers.probing.forgotten(connection, now)
+    def _on_alive(self, peer: NodeId) -> None:
+        """A member has answered a PING of gossip."""
+        now = self._context.clock.monotonic()
+        self._asked.pop(peer, None)
+        self.core.on_alive(peer, now)
         self._carry_out(now)
-        return True
 
-    def on_ping(self, sender: NodeId, now: float) -> None:
-        """A member probes us, for whatever reason."""
+    def on_probed(self, sender: NodeId, now: float) -> None:
+        """A member probes this node, for whatever reason."""
         self.core.on_probed(sender, now)
+        self._arm()
 
-    def next_deadline(self) -> float | None:
-        """When ``tick`` has something to do."""
-        return earlier(self.core.next_deadline(), self._timers.next_deadline())
+    def _arm(self) -> None:
+        self._timer.set(self.core.next_deadline())
 
-    def tick(self, now: float) -> None:
-        """Let due timers fire."""
-        self._timers.run(now)
-        at = self.core.next_deadline()
-        if at is not None and at <= now:
-            self.core.tick(now, self._ports.clock.wall())
-            self._carry_out(now)
+    def _tick(self, now: float) -> None:
+        self.core.tick(now, self._context.clock.wall())
+        self._carry_out(now)
 
     def close(self, now: float) -> None:
         """Say goodbye to the mesh; the goodbyes still have to be flushed."""
@@ -245,6 +246,7 @@ class GossipLink:
                     self._carry(effect, now)
         finally:
             self._carrying = False
+        self._arm()
 
     def _carry(self, effect: Effect, now: float) -> None:
         if isinstance(effect, Send):
@@ -259,7 +261,7 @@ class GossipLink:
         elif isinstance(effect, Probe):
             self._probe(effect.contact, now)
         elif isinstance(effect, Release):
-            self._timers.at(now + LINGER_S, lambda now: self._close_if_idle(effect.peer, now))
+            self._context.timers.at(now + LINGER_S, lambda now: self._close_if_idle(effect.peer, now))
         elif isinstance(effect, NeedContacts):
             self._offer_contacts(now)
         elif isinstance(effect, Expired):
@@ -275,13 +277,13 @@ class GossipLink:
     def _send(self, effect: Send, now: float) -> None:
         connection = self._connection(effect.peer)
         if connection is None:
-            self._ports.metrics.count(NO_LINK)
+            self._context.metrics.count(NO_LINK)
             return
         queued = connection.stream_queued(CONTROL_STREAM)
         if queued > GOSSIP_QUEUE and (queued > 2 * GOSSIP_QUEUE or not isinstance(effect.message, SIGNS_OF_LIFE)):
-            self._ports.metrics.count(QUEUE_FULL)
+            self._context.metrics.count(QUEUE_FULL)
             if not self._behind:
-                self._timers.at(now + DRAIN_S, self._look_at_queues)
+                self._context.timers.at(now + DRAIN_S, self._look_at_queues)
             self._behind[effect.peer] = None
             return
         connection.send_frame(Frame.GOSSIP, encode_message(effect.message))
@@ -294,7 +296,7 @@ class GossipLink:
                 if connection is not None:
                     self.core.on_drained(peer, now)
         if self._behind:
-            self._timers.at(now + DRAIN_S, self._look_at_queues)
+            self._context.timers.at(now + DRAIN_S, self._look_at_queues)
         self._carry_out(now)
 
     def _changed(self, effect: Changed, now: float) -> None:
@@ -302,7 +304,7 @@ class GossipLink:
         if entry.kind == Kind.MEMBER and effect.via is not None:
             member = parse_member(entry)
             if member is not None and member.record:
-                self._peers.finder.offer(member.record, "gossip", now)
+                self._context.records.offer(member.record, "gossip", now)
         for callback in self._subscribers.get(entry.kind, ()):
             callback(effect, now)
 
@@ -316,17 +318,17 @@ class GossipLink:
     def _connect(self, contact: Contact, now: float) -> None:
         peer = contact.id
         if contact.record:
-            self._peers.finder.offer(contact.record, "gossip", now)
+            self._context.records.offer(contact.record, "gossip", now)
 
         def answer(result: Connection | MeshError) -> None:
-            now = self._ports.clock.monotonic()
+            now = self._context.clock.monotonic()
             if isinstance(result, MeshError):
                 self.core.on_connect_failed(peer, now)
             else:
                 self.core.on_link(peer, True, now)
             self._carry_out(now)
 
-        self._peers.connect(peer, now, answer)
+        self._context.dials.connect(peer, now, answer)
 
     def _close_if_idle(self, peer: NodeId, now: float) -> None:
         """Nobody here needs this connection: say so, and close it when the other end said so too."""
@@ -334,35 +336,35 @@ class GossipLink:
         views = self.core.views
         if connection is None or connection.streams or peer in self._used or views.wants(peer):
             return
-        if self._peers.relaying.uses(peer):
+        if self._context.relays.uses(peer):
             return
         if peer not in self._said:
             self._said[peer] = None
             connection.send_frame(Frame.GOSSIP_IDLE, True)
         if peer in self._heard and connection.dialler:
-            self._ports.metrics.count(RELEASED)
+            self._context.metrics.count(RELEASED)
             connection.close(CloseCode.NORMAL, "no longer neighbours")
 
     def _contact(self, peer: NodeId) -> Contact:
-        record = self._peers.finder.cached(peer)
+        record = self._context.records.cached(peer)
         return Contact(peer, record.encoded if record is not None else b"")
 
     def _offer_contacts(self, now: float) -> None:
         """Everybody of whom other sources know: seeds, live peers, the DHT's contacts."""
-        finder = self._peers.finder
+        records = self._context.records
         live = [peer for peer, session in self._peers.sessions.items() if session.connection is not None]
-        known = [peer for peer, _ in finder.dht.contacts()[:GOSSIP_MAX_OFFERS]] if self._ports.settings.dht else []
-        for peer in dict.fromkeys([*finder.hints, *live, *known]):
+        known = records.contacts()[:GOSSIP_MAX_OFFERS]
+        for peer in dict.fromkeys([*records.hints, *live, *known]):
             self.core.add_contact(self._contact(peer), now)
 
     # ---- signs of life by datagram
 
     def _record(self, contact: Contact) -> EndpointRecord | None:
         """The newest record that we have of a contact."""
-        found = self._peers.finder.cached(contact.id)
+        found = self._context.records.cached(contact.id)
         if contact.record:
             try:
-                said = open_record(contact.record, self._ports.clock.wall(), expected=contact.id)
+                said = open_record(contact.record, self._context.clock.wall(), expected=contact.id)
             except RecordError:
                 return found
             if found is None or said.seq > found.seq:
@@ -391,16 +393,12 @@ class GossipLink:
         session = self._peers.sessions.get(peer)
         connection = session.connection if session is not None else None
         active = session.paths.active if session is not None and connection is not None else None
-        handle = connection_tag(connection) if connection is not None else probe.NO_HANDLE
         addrs = [active] if active is not None else []
         if record is not None and (active is None or number):
             addrs += [endpoint.addr for endpoint in record.endpoints]
-        for addr in list(dict.fromkeys(addrs))[:PING_ADDRESSES]:
-            tx = self._ports.entropy(probe.TX_LENGTH)
-            self._pings[tx] = peer, handle
-            body = probe.encode_ping(probe.Ping(0, tx, handle))
-            self._peers.outlet.send_sealed(peer, addr, body)
+        where = list(dict.fromkeys(addrs))[:PING_ADDRESSES]
+        self._context.probes.ask(peer, connection, where, now, partial(self._on_alive, peer))
         if number < PINGS - 1:
-            self._timers.at(now + PING_AGAIN_S, lambda now: self._ping(contact, record, number + 1, now))
+            self._context.timers.at(now + PING_AGAIN_S, lambda now: self._ping(contact, record, number + 1, now))
         else:
             self._asked.pop(peer, None)

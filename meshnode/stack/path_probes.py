@@ -1,19 +1,24 @@
-"""Sealed probes: what a peer's path core wants done, and the PINGs and PONGs that come in."""
+"""Sealed probes: carries out the effects of path cores, keeps the one table of unanswered PINGs, answers PINGs.
+
+Here are the PINGs of this node that are about a peer: echoes, which the application and dials await, and gossip's
+signs of life. Those about one path of a peer are that peer's path core's, which chose the path and the moment.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from meshnode.base.address import Addr
+from meshnode.base.limits import MAX_UNANSWERED_PINGS
 from meshnode.base.metrics import describe
+from meshnode.base.timers import Timer
 from meshnode.errors import PeerRestarted
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.sealing import SEAL_OVERHEAD
 from meshnode.paths.effects import (
     Answered,
+    Effect,
     FellSilent,
     MtuChanged,
     NeedIntroduction,
@@ -26,11 +31,10 @@ from meshnode.paths.effects import (
 )
 from meshnode.quic.connection import Connection, State
 from meshnode.stack import probe
-from meshnode.stack.deadlines import earlier
+from meshnode.stack.component import Component
+from meshnode.stack.context import Context
+from meshnode.stack.probe import Pinged
 from meshnode.stack.session import Session
-
-if TYPE_CHECKING:
-    from meshnode.stack.peer_table import PeerTable
 
 SWITCHES = describe("path_switches", "times that a peer's packets were sent another way")
 SUSPENDED = describe("suspended", "connections left without any working path")
@@ -38,181 +42,216 @@ RESTARTED = describe("peer_restarted", "connections given up because the peer sa
 BAD_PING = describe("drop_ping", "malformed PINGs of members")
 BAD_PONG = describe("drop_pong", "malformed PONGs of members")
 
-
-@dataclass(frozen=True, slots=True)
-class Pinged:
-    """The outcome of one echo: round trip in seconds (None: lost), the kind of path it took, and where to."""
-
-    rtt: float | None
-    path: str
-    endpoint: Addr | None = None
+ASK_S = 10.0  # a later answer to one of gossip's PINGs is no sign of life
 
 
 @dataclass(slots=True)
-class _Echo:
-    sent: float
-    deadline: float
-    path: str
-    addr: Addr
-    connection: Connection
-    answer: Callable[[Pinged], None]
+class _Unanswered:
+    """A PING; ``done`` is called once: with True when the peer does not know the connection, None when it is lost."""
+
+    peer: NodeId
+    tag: bytes
+    is_echo: bool
+    done: Callable[[bool | None, float], None]
+    timer: Timer
 
 
-class PathProbes:
+class PathProbes(Component):
     """Carries out path effects; answers PINGs; matches PONGs."""
 
-    def __init__(self, peers: PeerTable) -> None:
-        self._peers = peers
-        self._ports = peers.ports
-        self._echoes: dict[bytes, _Echo] = {}
+    kinds = (probe.PING, probe.PONG)
 
-    # ---- out
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._peers = context.peers
+        self._unanswered: dict[bytes, _Unanswered] = {}
+
+    # ---- effects of path cores
+
+    def settle(self, session: Session, now: float) -> None:
+        """Carry out what the session's paths want, and set its timer: after each touch of its paths."""
+        self.drain(session, now)
+        self._context.links.arm(session)
 
     def drain(self, session: Session, now: float) -> None:
         """Carry out what the session's paths want done."""
-        connection = session.connection or session.dial
-        events, metrics = self._ports.events, self._ports.metrics
+        effects = session.paths.take_effects()
+        if not effects:
+            return
         nudge = False
-        for effect in session.paths.take_effects():
+        for effect in effects:
             if isinstance(effect, SendProbe):
-                handle = connection_tag(connection) if connection is session.connection else probe.NO_HANDLE
-                ping = probe.Ping(effect.flags, effect.tx, handle)
-                body = probe.encode_ping(ping, max(probe.MIN_PING, effect.pad_to - SEAL_OVERHEAD))
-                self._peers.outlet.send_sealed(session.peer, effect.addr, body)
+                self._send_probe(session, effect)
             elif isinstance(effect, Switched):
-                metrics.count(SWITCHES)
-                self._peers.searching.on_switched(session, effect.new)
-                events.on_path(session.peer, effect.old, effect.new, effect.why)
+                self._switched(session, effect, now)
                 nudge = nudge or effect.nudge
-                if effect.nudge and effect.new != effect.old:
-                    self._peers.relaying.suspect(effect.old, now)
             elif isinstance(effect, Resumed):
-                events.on_path(session.peer, None, session.paths.active, "resumed")
+                self._context.events.on_path(session.peer, None, session.paths.active, "resumed")
                 nudge = True
-            elif isinstance(effect, Suspended):
-                metrics.count(SUSPENDED)
-                events.on_path(session.peer, session.paths.active, None, "suspended")
-            elif isinstance(effect, Validated):
-                if connection is not None:
-                    self._peers.touch(connection)
-            elif isinstance(effect, MtuChanged):
-                if connection is not None:
-                    connection.engine.set_datagram_size(effect.size)
-            elif isinstance(effect, FellSilent | Answered):
-                self._peers.on_silence(session.peer, isinstance(effect, FellSilent), now)
-            elif isinstance(effect, NeedRecord):
-                self._peers.finder.seek(session.peer, now)
-            elif isinstance(effect, NeedIntroduction):
-                self._peers.relaying.ask_introduction(session)
+            else:
+                self._carry(session, effect, now)
+        connection = session.connection or session.dial
         if nudge and connection is not None:
             connection.engine.nudge(now)
-            self._peers.touch(connection)
+            self._context.links.touch(connection)
 
-    def ping_once(self, session: Session, addr: Addr) -> None:
-        """Send one probe whose answer says nothing new: whoever gets it probes us in turn."""
-        ping = probe.Ping(0, self._ports.entropy(probe.TX_LENGTH), connection_tag(session.connection))
-        self._peers.outlet.send_sealed(session.peer, addr, probe.encode_ping(ping))
+    def _carry(self, session: Session, effect: Effect, now: float) -> None:
+        context = self._context
+        connection = session.connection or session.dial
+        if isinstance(effect, Suspended):
+            context.metrics.count(SUSPENDED)
+            context.events.on_path(session.peer, session.paths.active, None, "suspended")
+        elif isinstance(effect, Validated):
+            if connection is not None:
+                context.links.touch(connection)
+        elif isinstance(effect, MtuChanged):
+            if connection is not None:
+                connection.engine.set_datagram_size(effect.size)
+        elif isinstance(effect, FellSilent | Answered):
+            for hook in context.hooks.silence:
+                hook(session.peer, isinstance(effect, FellSilent), now)
+        elif isinstance(effect, NeedRecord):
+            context.records.seek(session.peer, now)
+        elif isinstance(effect, NeedIntroduction):
+            context.relays.ask_introduction(session)
+
+    def _send_probe(self, session: Session, effect: SendProbe) -> None:
+        ping = probe.Ping(effect.flags, effect.tx, probe.connection_tag(session.connection))
+        body = probe.encode_ping(ping, max(probe.MIN_PING, effect.pad_to - SEAL_OVERHEAD))
+        self._context.sender.send_sealed(session.peer, effect.addr, body)
+
+    def _switched(self, session: Session, switched: Switched, now: float) -> None:
+        self._context.metrics.count(SWITCHES)
+        for hook in self._context.hooks.switched:
+            hook(session, switched, now)
+        self._context.events.on_path(session.peer, switched.old, switched.new, switched.why)
+
+    # ---- PINGs of this node
 
     def ping(self, connection: Connection, timeout: float, now: float, answer: Callable[[Pinged], None]) -> None:
         """Send one echo over the peer's active path."""
-        session = self._peers.sessions.get(connection.peer)
+        peer = connection.peer
+        session = self._peers.sessions.get(peer)
         active = session.paths.active if session is not None else None
         if session is None or active is None:
             answer(Pinged(None, "none"))
             return
-        tx = self._ports.entropy(probe.TX_LENGTH)
-        self._echoes[tx] = _Echo(now, now + timeout, session.paths.path_kind(active), active, connection, answer)
-        session.paths.expect_answer(now)
-        self._peers.arm(session)
-        body = probe.encode_ping(probe.Ping(probe.ECHO, tx, connection_tag(connection)))
-        self._peers.outlet.send_sealed(connection.peer, active, body)
-        self._ports.events.on_dirty()
+        kind, tag = session.paths.path_kind(active), probe.connection_tag(connection)
 
-    # ---- in
+        def done(unknown: bool | None, then: float) -> None:
+            if unknown is not None and (heard := self._peers.sessions.get(peer)) is not None:
+                heard.paths.on_answer(then)
+            answer(Pinged(then - now if unknown is False else None, kind, active))
+            if unknown:
+                self._forgotten(tag)
+
+        tx = self._expect(peer, tag, now + timeout, done, is_echo=True)
+        session.paths.expect_answer(now)
+        self._context.links.arm(session)
+        body = probe.encode_ping(probe.Ping(probe.ECHO, tx, tag))
+        self._context.sender.send_sealed(peer, active, body)
+        self._context.events.on_dirty()
+
+    def ask(
+        self, peer: NodeId, connection: Connection | None, addrs: Sequence[Addr], now: float, alive: Callable[[], None]
+    ) -> None:
+        """Send a PING to each address; ``alive`` is called for each one that the peer answers."""
+        tag = probe.connection_tag(connection)
+
+        def done(unknown: bool | None, then: float) -> None:
+            if unknown is not None:
+                alive()
+            if unknown:  # a neighbour that is none: it has restarted, or its goodbye was lost
+                self._forgotten(tag)
+
+        for addr in addrs:
+            tx = self._expect(peer, tag, now + ASK_S, done, is_echo=False)
+            self._context.sender.send_sealed(peer, addr, probe.encode_ping(probe.Ping(0, tx, tag)))
+
+    def ping_once(self, session: Session, addr: Addr) -> None:
+        """Send one probe whose answer says nothing new: a peer that gets it probes us in turn."""
+        tag = probe.connection_tag(session.connection)
+        ping = probe.Ping(0, self._context.entropy(probe.TX_LENGTH), tag)
+        self._context.sender.send_sealed(session.peer, addr, probe.encode_ping(ping))
+
+    def _expect(
+        self, peer: NodeId, tag: bytes, deadline: float, done: Callable[[bool | None, float], None], *, is_echo: bool
+    ) -> bytes:
+        tx = self._context.entropy(probe.TX_LENGTH)
+        timer = self._context.timers.at(deadline, lambda now: self._end(tx, None, now))
+        self._unanswered[tx] = _Unanswered(peer, tag, is_echo, done, timer)
+        if len(self._unanswered) > MAX_UNANSWERED_PINGS:
+            self._end(next(iter(self._unanswered)), None, self._context.clock.monotonic())
+        return tx
+
+    def _end(self, tx: bytes, unknown: bool | None, now: float) -> None:
+        ping = self._unanswered.pop(tx, None)
+        if ping is not None:
+            ping.timer.cancel()
+            ping.done(unknown, now)
+
+    def on_closed(self, connection: Connection, now: float) -> None:
+        """No echo comes back about a connection that is over: give them up."""
+        tag = probe.connection_tag(connection)
+        for tx in [tx for tx, ping in self._unanswered.items() if ping.is_echo and ping.tag == tag]:
+            self._end(tx, None, now)
+
+    # ---- PINGs and PONGs of others
+
+    def on_sealed(self, sender: NodeId, body: bytes, source: Addr, size: int, now: float) -> None:
+        """Handle a PING or a PONG."""
+        if body[0] == probe.PING:
+            self.on_ping(sender, body, source, now)
+        else:
+            self.on_pong(sender, body, source, size, now)
 
     def on_ping(self, sender: NodeId, body: bytes, source: Addr, now: float) -> None:
-        """A member probes us."""
+        """Answer the PING of a member."""
+        context = self._context
         ping = probe.decode_ping(body)
         if ping is None:
-            self._ports.metrics.count(BAD_PING)
+            context.metrics.count(BAD_PING)
             return
-        connection = self._peers.handles.get(ping.handle)
+        connection = self._peers.by_tag.get(ping.handle)
         known = connection is not None and connection.peer == sender
         flags = 0 if known or ping.handle == probe.NO_HANDLE else probe.NO_CONN
-        pong = probe.encode_pong(probe.Pong(flags, ping.tx, source))
-        self._peers.outlet.send_sealed(sender, source, pong)
-        if self._peers.gossip is not None:
-            self._peers.gossip.on_ping(sender, now)
+        context.sender.send_sealed(sender, source, probe.encode_pong(probe.Pong(flags, ping.tx, source)))
+        for hook in context.hooks.probed:
+            hook(sender, now)
         session = self._peers.sessions.get(sender)
         if session is not None and known:
             session.paths.on_ping(source, ping.flags, now)
-            self.drain(session, now)
-            self._peers.arm(session)
+            self.settle(session, now)
 
     def on_pong(self, sender: NodeId, body: bytes, source: Addr, size: int, now: float) -> None:
-        """A member answers a probe, perhaps ours."""
+        """Match a member's answer with the PING of this node that it answers."""
         pong = probe.decode_pong(body)
         if pong is None:
-            self._ports.metrics.count(BAD_PONG)
+            self._context.metrics.count(BAD_PONG)
+            return
+        if pong.observed is not None:
+            self._context.own.seen_as(sender, source, pong.observed, now)
+        unknown = bool(pong.flags & probe.NO_CONN)
+        ping = self._unanswered.get(pong.tx)
+        if ping is not None and ping.peer == sender:
+            self._end(pong.tx, unknown, now)
             return
         session = self._peers.sessions.get(sender)
-        if pong.observed is not None:
-            self._peers.seen_as(sender, source, pong.observed, now)
-        unknown = bool(pong.flags & probe.NO_CONN)
-        echo = self._echoes.pop(pong.tx, None)
-        if echo is not None:
-            if session is not None:
-                session.paths.on_answer(now)
-            echo.answer(Pinged(None if unknown else now - echo.sent, echo.path, echo.addr))
-            if unknown:
-                self.forgotten(echo.connection, now)
-            return
-        if self._peers.gossip is not None and self._peers.gossip.on_pong(sender, pong.tx, unknown, now):
-            return
         if session is None:
             return
         sent = session.paths.on_pong(pong.tx, source, now, size)
         connection = session.connection
         if sent is not None and unknown and connection is not None and sent >= session.ready_at:
-            self.forgotten(connection, now)  # not for an answer that comes late, about the one before
-        self.drain(session, now)
-        self._peers.arm(session)
+            self._forgotten(probe.connection_tag(connection))  # not for a late answer about the one before
+        self.settle(session, now)
 
-    def forgotten(self, connection: Connection, now: float) -> None:
-        """The peer does not know a connection of ours: it has restarted, or its goodbye was lost."""
-        if connection.state is State.CLOSED:
+    def _forgotten(self, tag: bytes) -> None:
+        """Give up a connection that the peer does not know: it has restarted, or its goodbye was lost."""
+        connection = self._peers.by_tag.get(tag)
+        if connection is None or connection.state is State.CLOSED:
             return
-        self._ports.metrics.count(RESTARTED)
+        self._context.metrics.count(RESTARTED)
         connection.abandon(PeerRestarted(f"{connection.peer.short} has restarted and knows nothing of us"))
         session = self._peers.sessions.get(connection.peer)
         if session is not None:
-            self._peers.meeting.resume(session)
-
-    def on_closed(self, connection: Connection) -> None:
-        """No echo comes back about a connection that is over: whoever waits may try the next one."""
-        for tx, echo in [(tx, echo) for tx, echo in self._echoes.items() if echo.connection is connection]:
-            if self._echoes.pop(tx, None) is not None:
-                echo.answer(Pinged(None, echo.path, echo.addr))
-
-    # ---- time
-
-    def next_deadline(self) -> float | None:
-        """When the first echo is lost."""
-        at: float | None = None
-        for echo in self._echoes.values():
-            at = earlier(at, echo.deadline)
-        return at
-
-    def tick(self, now: float) -> None:
-        """Give up echoes that were not answered in time."""
-        for tx, echo in list(self._echoes.items()):
-            if echo.deadline <= now:
-                del self._echoes[tx]
-                echo.answer(Pinged(None, echo.path, echo.addr))
-
-
-def connection_tag(connection: Connection | None) -> bytes:
-    """The 8 bytes by which both ends name one connection in probes."""
-    if connection is None:
-        return probe.NO_HANDLE
-    return hashlib.blake2b(connection.engine.odcid, digest_size=probe.HANDLE_LENGTH, person=b"mesh-handle").digest()
+            self._context.dials.resume(session)

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import (
-    INTRODUCED_AGAIN_S,
     MAX_SEARCH_BOOK,
     MAX_SIDES_KEPT,
     SEARCH_AFTER_S,
@@ -30,15 +28,12 @@ from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointKind
 from meshnode.nat.local_networks import is_loopback
 from meshnode.nat.port_search import SPREAD_STEP, Search, spray, spread
+from meshnode.paths.effects import Switched
 from meshnode.quic.connection import Connection
 from meshnode.quic.hello import Frame as Control
-from meshnode.stack.deadlines import earlier
+from meshnode.stack.component import Component
+from meshnode.stack.context import SYMMETRIC, Context
 from meshnode.stack.session import Session
-
-if TYPE_CHECKING:
-    from meshnode.stack.peer_table import PeerTable
-
-SYMMETRIC = "symmetric"  # capability: our NAT gives us another port for every destination
 
 CLOSE_GAP_S = 0.02  # between the handfuls in which the sockets that did not win are closed
 
@@ -57,19 +52,14 @@ class _Running:
     sides: list[int] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Introduction:
-    addr: Addr
-    at: float
-
-
-class PortSearch:
+class PortSearch(Component):
     """Both parts of port searches."""
 
-    def __init__(self, peers: PeerTable) -> None:
-        self._peers = peers
-        self._ports = peers.ports
-        self._introduced: BoundedDict[NodeId, _Introduction] = BoundedDict(MAX_SEARCH_BOOK)
+    frames = (Control.SEARCH,)
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._timer = context.timers.timer(self._tick)
         self._begin: BoundedDict[NodeId, float] = BoundedDict(MAX_SEARCH_BOOK)  # when we shall ask for a search
         # of a peer or a host: its last search
         self._last: BoundedDict[NodeId | str, float] = BoundedDict(MAX_SEARCH_BOOK)
@@ -80,25 +70,20 @@ class PortSearch:
         self._closing: list[int] = []  # at most two searches' worth
         self._close_at: float | None = None
 
-    def introduced(self, session: Session, addr: Addr, at: float, now: float) -> None:
-        """A relay has introduced us to that peer, whom it sees as ``addr``; the ordinary probes begin at ``at``."""
-        self._introduced.put(session.peer, _Introduction(addr, now))
+    def on_introduced(self, session: Session, begin: float, now: float) -> None:
+        """Plan to ask for a search, for when the ordinary probes have had their time."""
         if self._ours_to_ask(session, now):
-            self._begin[session.peer] = at + SEARCH_AFTER_S
-
-    def too_soon(self, peer: NodeId, now: float) -> bool:
-        """True when we have been introduced to this peer just now: more often, a relay could have us flood others."""
-        known = self._introduced.get(peer)
-        return known is not None and now - known.at < INTRODUCED_AGAIN_S
+            self._begin[session.peer] = begin + SEARCH_AFTER_S
+            self._arm()
 
     def _ours_to_ask(self, session: Session, now: float) -> bool:
-        record = self._peers.finder.cached(session.peer)
-        return record is not None and SYMMETRIC not in record.capabilities and self._peers.nat.symmetric(now)
+        record = self._context.records.cached(session.peer)
+        return record is not None and SYMMETRIC not in record.capabilities and self._context.nat.symmetric(now)
 
     def _target(self, session: Session, now: float) -> Addr | None:
         """Where a search for this peer may go, when one may begin now."""
-        known = self._introduced.get(session.peer)
-        record = self._peers.finder.cached(session.peer)
+        known = session.introduction
+        record = self._context.records.cached(session.peer)
         active = session.paths.active
         if known is None or now - known.at > SEARCH_FRESH_S or record is None or session.connection is None:
             return None
@@ -124,7 +109,7 @@ class PortSearch:
         if target is None or self._spread is not None or session.connection is None:
             return
         self._note(session, target, now)
-        self._ports.metrics.count(SPREADS)
+        self._context.metrics.count(SPREADS)
         self._close_kept(session.peer)
         session.connection.send_frame(Control.SEARCH)
         sides: list[int] = []
@@ -133,7 +118,7 @@ class PortSearch:
     def _open(self, sides: list[int]) -> Iterator[int]:
         """Open the sockets as the search comes to them: all at once would hold up a stream for 20 ms."""
         while len(sides) < SEARCH_SIDES:
-            opened = self._ports.link.open_sides(min(SPREAD_STEP, SEARCH_SIDES - len(sides)))
+            opened = self._context.link.open_sides(min(SPREAD_STEP, SEARCH_SIDES - len(sides)))
             if not opened:
                 return
             sides += opened
@@ -141,27 +126,29 @@ class PortSearch:
 
     # ---- the other side
 
-    def on_control(self, connection: Connection, now: float) -> None:
+    def on_control(self, connection: Connection, fields: list[object], now: float) -> None:
         """The peer asks us to try its ports."""
-        session = self._peers.sessions.get(connection.peer)
+        session = self._context.peers.sessions.get(connection.peer)
         target = self._target(session, now) if session is not None else None
-        if session is None or target is None or self._spray is not None or self._peers.nat.symmetric(now):
-            self._ports.metrics.count(REFUSED)
+        if session is None or target is None or self._spray is not None or self._context.nat.symmetric(now):
+            self._context.metrics.count(REFUSED)
             return
         self._note(session, target, now)
-        self._ports.metrics.count(SPRAYS)
-        self._spray = _Running(session.peer, spray(target, self._ports.rng, now), now + SEARCH_WAIT_S)
+        self._context.metrics.count(SPRAYS)
+        self._spray = _Running(session.peer, spray(target, self._context.rng, now), now + SEARCH_WAIT_S)
+        self._arm()
 
     # ---- what happens
 
-    def on_switched(self, session: Session, new: Addr) -> None:
-        """The peer's packets go another way now; a direct one ends the search."""
+    def on_switched(self, session: Session, switched: Switched, now: float) -> None:
+        """A direct path ends the search."""
+        new = switched.new
         if not new.is_udp:
             return
         side = new.side
         for running in (self._spread, self._spray):
             if running is not None and running.peer == session.peer:
-                self._ports.metrics.count(FOUND)
+                self._context.metrics.count(FOUND)
                 self._tries.pop(session.peer, None)  # it works: after a move there may be another
                 if side is not None and side in running.sides:
                     running.sides.remove(side)
@@ -170,9 +157,11 @@ class PortSearch:
                         self._close(*pushed_out)
                 self._end(running)
 
-    def on_closed(self, peer: NodeId) -> None:
-        """The connection to this peer is over."""
-        self._introduced.pop(peer, None)
+    def on_link(self, connection: Connection, up: bool, now: float) -> None:
+        """End what concerns a peer whose connection is over."""
+        if up:
+            return
+        peer = connection.peer
         self._begin.pop(peer, None)
         self._tries.pop(peer, None)
         for running in (self._spread, self._spray):
@@ -185,14 +174,15 @@ class PortSearch:
             self._spread = None
         else:
             self._spray = None
-        session = self._peers.sessions.get(running.peer)
+        session = self._context.peers.sessions.get(running.peer)
         if session is not None and running.sides:
             gone = dict.fromkeys(running.sides)
             for addr in session.paths.addresses():
                 if addr.side in gone:
                     session.paths.drop_candidate(addr)
         self._closing += running.sides
-        self._close_at = self._ports.clock.monotonic() + CLOSE_GAP_S
+        self._close_at = self._context.clock.monotonic() + CLOSE_GAP_S
+        self._arm()
 
     def _close_kept(self, peer: NodeId) -> None:
         for side in [side for side, owner in self._kept.items() if owner == peer]:
@@ -200,35 +190,32 @@ class PortSearch:
             self._close(side, peer)
 
     def _close(self, side: int, peer: NodeId) -> None:
-        session = self._peers.sessions.get(peer)
+        session = self._context.peers.sessions.get(peer)
         for addr in session.paths.addresses() if session is not None else ():
             if addr.side == side and session is not None:
                 session.paths.drop_candidate(addr)
-        self._ports.link.close_side(side)
+        self._context.link.close_side(side)
 
     # ---- time
 
-    def next_deadline(self) -> float | None:
-        """When ``tick`` has something to do."""
-        at: float | None = None
+    def _arm(self) -> None:
+        waits: list[float | None] = [self._close_at, *self._begin.values()]
         for running in (self._spread, self._spray):
             if running is not None:
-                at = earlier(earlier(at, running.search.at), running.until)
-        for begin in self._begin.values():
-            at = earlier(at, begin)
-        return earlier(at, self._close_at)
+                waits += running.search.at, running.until
+        self._timer.set(min((at for at in waits if at is not None), default=None))
 
-    def tick(self, now: float) -> None:
+    def _tick(self, now: float) -> None:
         """Send what is due, begin and end what is due."""
         if self._close_at is not None and self._close_at <= now:
             for side in self._closing[:SPREAD_STEP]:
-                self._ports.link.close_side(side)
+                self._context.link.close_side(side)
             del self._closing[:SPREAD_STEP]
             self._close_at = now + CLOSE_GAP_S if self._closing else None
         for peer, begin in list(self._begin.items()):
             if begin <= now:
                 del self._begin[peer]
-                session = self._peers.sessions.get(peer)
+                session = self._context.peers.sessions.get(peer)
                 if session is not None and self._ours_to_ask(session, now):
                     self._ask(session, now)
         for running in (self._spread, self._spray):
@@ -238,10 +225,11 @@ class PortSearch:
                 self._end(running)
             elif running.search.at is not None and running.search.at <= now:
                 self._probe(running, now)
+        self._arm()
 
     def _probe(self, running: _Running, now: float) -> None:
-        session = self._peers.sessions.get(running.peer)
+        session = self._context.peers.sessions.get(running.peer)
         for addr in running.search.step(now):
-            self._ports.metrics.count(PROBES)
+            self._context.metrics.count(PROBES)
             if session is not None:
-                self._peers.probing.ping_once(session, addr)
+                self._context.probes.ping_once(session, addr)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from meshnode.base.address import Addr, pack_addr, unpack_addr
 from meshnode.paths.peer import MOVED, SEEKING
+from meshnode.quic.connection import Connection
 
 PING = 0x01
 PONG = 0x02
@@ -66,3 +68,19 @@ def decode_pong(body: bytes) -> Pong | None:
     except ValueError:
         return None
     return Pong(body[1], body[2:10], observed)
+
+
+@dataclass(frozen=True, slots=True)
+class Pinged:
+    """The outcome of one echo: round trip in seconds (None: lost), the kind of path it took, and where to."""
+
+    rtt: float | None
+    path: str
+    endpoint: Addr | None = None
+
+
+def connection_tag(connection: Connection | None) -> bytes:
+    """Return the 8 bytes by which both ends name one connection in probes."""
+    if connection is None:
+        return NO_HANDLE
+    return hashlib.blake2b(connection.engine.odcid, digest_size=HANDLE_LENGTH, person=b"mesh-handle").digest()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from meshnode.base.address import Addr
-from meshnode.base.metrics import describe
+from meshnode.base.address import RELAY_MARK, Addr
+from meshnode.base.metrics import Metrics, describe
 from meshnode.errors import InvalidId
 from meshnode.identity.node_id import NodeId
-from meshnode.stack.context import Context
+from meshnode.identity.sealing import Sealer
 
 SEND_ERRORS = describe("send_errors", "datagrams that the system refused to send (no route, say)")
 WEAK_ID = describe("drop_weak_id", "sealed datagrams not sent: the id is no point of the curve")
-
 
 Wrap = Callable[[NodeId, Addr, list[bytes]], "tuple[Addr, list[bytes]] | None"]
 
@@ -23,27 +22,36 @@ class Sender:
     ``note`` is told every address that something goes to.
     """
 
-    def __init__(self, ports: Context, wrap: Wrap, note: Callable[[Addr], None]) -> None:
-        self._ports = ports
+    def __init__(
+        self,
+        send: Callable[[Addr, list[bytes]], bool],
+        sealer: Sealer,
+        metrics: Metrics,
+        wrap: Wrap,
+        note: Callable[[Addr], None],
+    ) -> None:
+        self._send = send
+        self._sealer = sealer
+        self._metrics = metrics
         self._wrap = wrap
         self._note = note
 
     def send(self, peer: NodeId, addr: Addr, datagrams: list[bytes]) -> None:
         """Send datagrams, in relay frames when the address is a relayed one."""
-        if addr.is_relayed:
+        if addr.host.startswith(RELAY_MARK):
             wrapped = self._wrap(peer, addr, datagrams)
             if wrapped is None:
                 return
             addr, datagrams = wrapped
         self._note(addr)
-        if not self._ports.link.send(addr, datagrams):
-            self._ports.metrics.count(SEND_ERRORS)
+        if not self._send(addr, datagrams):
+            self._metrics.count(SEND_ERRORS)
 
     def send_sealed(self, peer: NodeId, addr: Addr, body: bytes) -> None:
         """Seal ``body`` to ``peer`` and send it."""
         try:
-            datagram = self._ports.sealer.seal(peer, body)
+            datagram = self._sealer.seal(peer, body)
         except InvalidId:  # a lying contact: 32 bytes that are no point of the curve
-            self._ports.metrics.count(WEAK_ID)
+            self._metrics.count(WEAK_ID)
             return
         self.send(peer, addr, [datagram])

@@ -1,12 +1,15 @@
-"""Everything that a node keeps for one peer: its paths, its connection, dials and half-open arrivals."""
+"""Everything that a node keeps for one peer: its paths, its connection, dials, half-open arrivals, one timer."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 from meshnode.base.address import Addr
 from meshnode.base.limits import MAX_HELD_DATAGRAMS
+from meshnode.base.timers import Timers
 from meshnode.errors import MeshError
 from meshnode.identity.node_id import NodeId
 from meshnode.paths.peer import PeerPaths
@@ -27,17 +30,20 @@ class Session:
         "deferred",
         "dial",
         "held",
+        "introduction",
         "outbox",
         "paths",
         "peer",
         "ready_at",
         "redials",
+        "timer",
         "waiting",
     )
 
-    def __init__(self, peer: NodeId, paths: PeerPaths) -> None:
+    def __init__(self, peer: NodeId, paths: PeerPaths, timers: Timers, tick: Callable[[Session, float], None]) -> None:
         self.peer = peer
         self.paths = paths
+        self.timer = timers.timer(partial(tick, self))
         self.connection: Connection | None = None
         self.ready_at = float("-inf")  # since when it is the connection
         self.dial: Connection | None = None
@@ -49,6 +55,7 @@ class Session:
         self.deferred: tuple[Connection, Hello] | None = None  # an arrival's Hello, while ours may live
         self.outbox: deque[bytes] = deque(maxlen=MAX_HELD_DATAGRAMS)  # what the 3x rule holds back
         self.waiting: list[OnConnect] = []
+        self.introduction: Introduction | None = None  # the last one, of the ready connection
 
     @property
     def idle(self) -> bool:
@@ -78,6 +85,14 @@ class Session:
         waiting, self.waiting = self.waiting, []
         for callback in waiting:
             callback(result)
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """A relay has said that the peer is seen at ``addr``."""
+
+    addr: Addr
+    at: float
 
 
 class HeldInitial:

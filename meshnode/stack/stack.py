@@ -1,9 +1,7 @@
 """The whole node without I/O: datagrams, timers and commands in; datagrams and events out.
 
-The asyncio node (``node.py``) and the simulator drive this same class. It demultiplexes, keeps our own
-record, and wires the parts to each other: ``peers`` (sessions and connections), ``meeting`` (how connections
-begin), ``probing`` (sealed probes), ``finding`` (resolver and DHT), ``outlet`` (the way out).
-See docs/explanation/architecture.md.
+The asyncio runtime and the simulator run this same class. It is the composition root of ``meshnode.stack``: it makes
+the components, in one list, and gives them one ``Context``. See docs/explanation/architecture.md.
 """
 
 from __future__ import annotations
@@ -11,35 +9,40 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
-from meshnode.base.address import NOWHERE, Addr
+from meshnode.base.address import Addr
 from meshnode.base.clock import Clock, Entropy
 from meshnode.base.limits import MAX_DATAGRAM
 from meshnode.base.metrics import Metrics, describe
-from meshnode.discovery.dht import FIRST_KIND, LAST_KIND, Dht
+from meshnode.discovery.dht import Dht
 from meshnode.discovery.resolver import Resolved
 from meshnode.errors import NotFound
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
-from meshnode.identity.record import Endpoint, EndpointKind, EndpointRecord, sign_record
+from meshnode.identity.record import Endpoint, EndpointRecord
 from meshnode.identity.sealing import SEALED, Sealer
 from meshnode.nat.local_networks import is_loopback
 from meshnode.nat.mapping import NatView
 from meshnode.quic.connection import Connection
 from meshnode.quic.seam import EngineFactory
 from meshnode.relay.frames import RELAYED
-from meshnode.stack import probe
+from meshnode.stack.component import Component, Hooks
+from meshnode.stack.connections import Connections
 from meshnode.stack.context import Context, StackEvents, StackSettings, Transport
-from meshnode.stack.deadlines import earlier, is_due
-from meshnode.stack.path_probes import Pinged
-from meshnode.stack.peer_table import PeerTable
-from meshnode.stack.port_search import SYMMETRIC
+from meshnode.stack.dialing import Dialing
+from meshnode.stack.directory_link import DirectoryLink
+from meshnode.stack.gossip_link import GossipLink
+from meshnode.stack.own_record import OwnRecord
+from meshnode.stack.path_probes import PathProbes
+from meshnode.stack.port_search import PortSearch
+from meshnode.stack.probe import Pinged
 from meshnode.stack.relay_client import RelayClient
 from meshnode.stack.resolution import Resolution
 from meshnode.stack.sender import Sender
 from meshnode.stack.session import OnConnect, Session
+from meshnode.stack.topic_link import TopicLink
 
-RENEW_DELAY_S = 0.05
 QUIC_BIT = 0x40  # RFC 9443: set in every QUIC packet, clear in everything of ours
+FLUSH_ROUNDS = 8  # what one component sends may give another something to send; more rounds than this are a loop
 
 BAD_SIZE = describe("drop_size", "datagrams that are empty or too long")
 BAD_SEAL = describe("drop_sealed", "sealed datagrams that do not open")
@@ -69,9 +72,7 @@ class Stack:
     ) -> None:
         self.id = identity.id
         self.metrics = metrics or Metrics()
-        self.record: EndpointRecord | None = None
-        self._next_seq = next_seq
-        self._ports = Context(
+        self.context = context = Context(
             identity,
             sealer,
             link,
@@ -80,56 +81,78 @@ class Stack:
             clock,
             rng,
             entropy,
+            next_seq,
             admit,
             relay_allow or admit,
             settings or StackSettings(),
             self.metrics,
         )
-        self._outlet = Sender(
-            self._ports, lambda *out: self._peers.relaying.wrap(*out), lambda addr: self.nat.filters.sent(addr)
+        self.own_record = context.own = OwnRecord(context)
+        self.resolution = context.records = Resolution(context)
+        self.probing = context.probes = PathProbes(context)
+        self.relaying = context.relays = RelayClient(context)
+        self.port_search = PortSearch(context)
+        self.connections = context.links = Connections(context)
+        self.gossip = context.gossip = GossipLink(context) if context.settings.gossip else None
+        self.registry = DirectoryLink(context, self.gossip) if self.gossip is not None else None
+        self.topic_link = TopicLink(context, self.gossip) if self.gossip is not None else None
+        self.dialing = context.dials = Dialing(context)
+        # The order in which components hear of what happens to all of them:
+        # - a newer record, or a seed: relays that it names become candidates, before a dial begins at the best one;
+        # - a path that was left: a search ends before the relay is asked whether it lives;
+        # - our own new record: live peers, which wait for it, then gossip, then the DHT, which takes seconds;
+        # - a connection: relays and searches, which it carries, then gossip, then what stands on gossip's members;
+        # - a stream: topics take theirs before the application is asked;
+        # - the end: in reverse, so that what stands on connections says goodbye before they close.
+        parts: list[Component | None] = [
+            self.own_record,
+            self.port_search,
+            self.relaying,
+            self.dialing,
+            self.probing,
+            self.connections,
+            self.gossip,
+            self.resolution,
+            self.registry,
+            self.topic_link,
+        ]
+        context.hooks = Hooks([part for part in parts if part is not None])
+        context.deliver = self.datagram
+        context.sender = Sender(
+            lambda addr, datagrams: link.send(addr, datagrams),
+            sealer,
+            self.metrics,
+            self.relaying.wrap,
+            context.nat.filters.sent,
         )
-        self._finder = Resolution(
-            self._ports, self._send_dht, lambda record, now: self._peers.on_newer_record(record, now)
-        )
-        self._peers = PeerTable(
-            self._ports,
-            self._outlet,
-            self._finder,
-            lambda: self.record.encoded if self.record is not None else b"",
-            self._self_changed,
-            self.datagram,
-            next_seq,
-        )
-        self.gossip = self._peers.gossip
-        self.registry = self._peers.registry
-        self._endpoints: tuple[Endpoint, ...] = ()
-        self._probing = self._peers.probing
-        self.nat.filters.begin(clock.monotonic(), fresh_port=self._ports.settings.fresh_port)
-        self._republish_at: float | None = None
+        self._hooks = context.hooks
+        self._dirty = context.dirty
+        self.next_deadline = context.timers.next_deadline
+        context.nat.filters.begin(clock.monotonic(), fresh_port=context.settings.fresh_port)
 
-    # ---- what the host may look at
+    # ---- what the runtime may look at
+
+    @property
+    def record(self) -> EndpointRecord | None:
+        """This node's own record; None until it has an address."""
+        return self.context.record
 
     @property
     def sessions(self) -> dict[NodeId, Session]:
-        """What we keep for each peer."""
-        return self._peers.sessions
+        """What is kept for each peer."""
+        return self.context.peers.sessions
 
     @property
     def nat(self) -> NatView:
         """What others see of our address."""
-        return self._peers.nat
-
-    @property
-    def relaying(self) -> RelayClient:
-        """The relays that we use, and those that use us."""
-        return self._peers.relaying
+        return self.context.nat
 
     @property
     def dht(self) -> Dht:
         """The DHT core."""
-        return self._finder.dht
+        return self.resolution.dht
 
-    # ---- what the host calls
+    # ---- what the runtime calls
 
     def receive(self, batch: Iterable[tuple[bytes, Addr]], now: float) -> None:
         """Take received datagrams; then send what they caused."""
@@ -142,174 +165,81 @@ class Stack:
         if not data or len(data) > MAX_DATAGRAM:
             self.metrics.count(BAD_SIZE)
         elif data[0] & QUIC_BIT:
-            self._peers.on_quic(data, source, now)
+            self.connections.on_quic(data, source, now)
         elif data[0] == SEALED:
-            opened = self._ports.sealer.unseal(data)
-            if opened is not None and opened[1]:
-                self.nat.filters.heard(source, now)
-                self._on_sealed(opened[0], opened[1], source, len(data), now)
-            else:
-                self.nat.filters.stray(source, now)
-                self.metrics.count(BAD_SEAL)
-                repeated = self._peers.sessions.get(self._ports.sealer.repeated or self.id)
-                if repeated is not None:
-                    repeated.paths.on_duplicate(source)
+            self._on_sealed(data, source, now)
         elif data[0] == RELAYED:
-            self.relaying.on_frame(data, now)
+            self.relaying.on_relayed(data, now)
         else:
             self.metrics.count(UNKNOWN)
 
-    def _on_sealed(self, sender: NodeId, body: bytes, source: Addr, size: int, now: float) -> None:
+    def _on_sealed(self, data: bytes, source: Addr, now: float) -> None:
+        context = self.context
+        opened = context.sealer.unseal(data)
+        if opened is None or not opened[1]:
+            context.nat.filters.stray(source, now)
+            self.metrics.count(BAD_SEAL)
+            repeated = context.peers.sessions.get(context.sealer.repeated or self.id)
+            if repeated is not None:
+                repeated.paths.on_duplicate(source)
+            return
+        sender, body = opened
+        context.nat.filters.heard(source, now)
         if is_loopback(source):
-            self._peers.heard_on_loopback()
-        kind = body[0]
-        if kind == probe.PING:
-            self._probing.on_ping(sender, body, source, now)
-        elif kind == probe.PONG:
-            self._probing.on_pong(sender, body, source, size, now)
-        elif FIRST_KIND <= kind <= LAST_KIND and self._ports.settings.dht:
-            where = source if source.is_udp and source.side is None else NOWHERE
-            self._finder.dht.handle(sender, body, where, size, now, self._ports.clock.wall())
+            self.own_record.hear_loopback()
+        hook = self._hooks.sealed.get(body[0])
+        if hook is not None:
+            hook(sender, body, source, len(data), now)
         else:
             self.metrics.count(UNKNOWN_KIND)
 
-    def _send_dht(self, peer: NodeId, addr: Addr, body: bytes) -> None:
-        """A DHT message takes the detour by which we talk to that peer, if we do."""
-        session = self._peers.sessions.get(peer)
-        active = session.paths.active if session is not None and session.connection is not None else None
-        if active is not None and (not active.is_udp or active.side is not None):
-            addr = active
-        if addr != NOWHERE:
-            self._outlet.send_sealed(peer, addr, body)
-
-    def next_deadline(self) -> float | None:
-        """The next time at which ``tick`` has something to do."""
-        at = earlier(self._peers.next_deadline(), self._finder.next_deadline())
-        if self.gossip is not None:
-            at = earlier(at, self.gossip.next_deadline())
-        if self.registry is not None:
-            at = earlier(at, self.registry.next_deadline())
-        return earlier(earlier(at, self._republish_at), self.relaying.next_deadline())
-
     def tick(self, now: float) -> None:
         """Let every due timer fire; then send what they caused."""
-        self._peers.tick(now)
-        self._finder.tick(now)
-        if self.gossip is not None:
-            self.gossip.tick(now)
-        if self.registry is not None:
-            self.registry.tick(now)
-        if self.relaying.tick(now):
-            self._self_changed(now)
-        if is_due(self._republish_at, now):
-            self._renew(now)
+        self.context.timers.run(now)
         self.flush(now)
 
     def flush(self, now: float) -> None:
-        """Send everything that is due: DHT effects, path effects, connections' datagrams."""
-        for _ in range(8):  # an effect may cause another; more rounds than this would be a loop
-            self._finder.drain(now)
-            if not self._peers.flush(now):
-                break
-        self._finder.drain(now)
-        self.relaying.flush()
+        """Let the components send that have something to send."""
+        dirty = self._dirty
+        for _ in range(FLUSH_ROUNDS):
+            if not dirty:
+                return
+            for component in tuple(dirty):
+                del dirty[component]
+                component.flush(now)
 
     def close(self, now: float) -> None:
-        """Say goodbye on every connection."""
-        if self.gossip is not None:
-            self.gossip.close(now)
+        """Say goodbye to the mesh, then on every connection."""
+        for hook in self._hooks.close:
+            hook(now)
             self.flush(now)
-        self._peers.close(now)
 
-    # ---- addresses and our own record
+    # ---- addresses and discovery
 
     def set_addresses(
-        self,
-        endpoints: tuple[Endpoint, ...],
-        networks: tuple[tuple[str, int], ...],
-        now: float,
-        *,
-        moved: bool,
+        self, endpoints: tuple[Endpoint, ...], networks: tuple[tuple[str, int], ...], now: float, *, moved: bool
     ) -> None:
-        """Our local endpoints are these. When ``moved``, every live peer is probed first, then told."""
-        self._peers.settle_here(networks, frozenset(endpoint.addr for endpoint in endpoints))
-        if moved:
-            self._peers.moved(now)
-            self._peers.flush(now)  # what was in flight goes again before a signature, and a file that is synced
-        changed = bool(endpoints) and endpoints != self._endpoints
-        self._endpoints = endpoints
-        # a mapping is the NAT's doing: it neither makes us seen as ourselves, nor spoils what others saw
-        self.nat.moved(frozenset(endpoint.addr for endpoint in endpoints if endpoint.kind is EndpointKind.HOST))
-        if changed:
-            self._sign(now)
-        if moved:
-            self.dht.rewatch_all(now)
-        if changed:
-            self._publish(now)
-        if moved:
-            self.dht.local_moved(now)
-        self.nat.filters.moved(frozenset(endpoint.addr for endpoint in endpoints), networks, now, moved=moved)
+        """Take these as the local endpoints. When ``moved``, every live peer is probed first, then told."""
+        self.own_record.set_addresses(endpoints, networks, now, moved=moved)
         self.flush(now)
-
-    def _self_changed(self, now: float) -> None:
-        """What our record says of us is outdated: renew it in a moment, together with what else changes now."""
-        self._republish_at = earlier(self._republish_at, now + RENEW_DELAY_S)
-        self._ports.events.on_dirty()
-
-    def _renew(self, now: float) -> None:
-        """Something that our record says has changed, or it grows old: a new one, for everybody."""
-        self._republish_at = None
-        if self._endpoints:
-            self._sign(now)
-            self._publish(now)
-
-    def _sign(self, now: float) -> None:
-        settings = self._ports.settings
-        known = {endpoint.addr for endpoint in self._endpoints}
-        seen = tuple(Endpoint(addr, EndpointKind.REFLEXIVE) for addr in self.nat.reflexive(now) if addr not in known)
-        capabilities = (*settings.capabilities, SYMMETRIC) if self.nat.symmetric(now) else settings.capabilities
-        self.record = sign_record(
-            self._ports.identity,
-            seq=self._next_seq(),
-            issued_ms=int(self._ports.clock.wall() * 1000),
-            ttl=settings.record_ttl,
-            endpoints=self._endpoints + seen,
-            relays=self.relaying.homes,
-            capabilities=capabilities,
-        )
-        self._peers.settle_here(self._peers.here.networks, frozenset(e.addr for e in self.record.endpoints))
-        self._republish_at = now + settings.record_ttl * self._ports.rng.uniform(0.3, 0.5)
-        self._ports.events.on_record(self.record)
-
-    def _publish(self, now: float) -> None:
-        if self.record is not None:
-            self._peers.push_record(self.record.encoded)
-            if self.gossip is not None:
-                self.gossip.announce(self.record, now)
-            if self._ports.settings.dht:
-                self.dht.publish(self.record, now)
-
-    # ---- discovery
 
     def add_seed(self, peer: NodeId, addrs: Iterable[Addr], now: float) -> None:
         """A seed or a static contact is said to be at these addresses."""
         addrs = list(addrs)
         if any(is_loopback(addr) for addr in addrs):
-            self._peers.heard_on_loopback()
-        if self._finder.add_seed(peer, addrs, now):
-            self._peers.meeting.hinted(peer, now)
-            self.relaying.wake(now)
-            if self.gossip is not None:
-                self.gossip.add_seed(peer, now)
+            self.own_record.hear_loopback()
+        if self.resolution.add_seed(peer, addrs, now):
+            for hook in self._hooks.seed:
+                hook(peer, now)
         self.flush(now)
 
     def add_contact(self, peer: NodeId, addr: Addr, now: float) -> None:
-        """A contact from an earlier run."""
-        self._finder.add_contact(peer, addr, now)
+        """Add a contact from an earlier run."""
+        self.resolution.add_contact(peer, addr, now)
 
     def offer_record(self, encoded: bytes, source: str, now: float) -> EndpointRecord | None:
-        """A source hands in a record; everything that is concerned learns of it when it is valid and newer."""
-        record = self._finder.offer(encoded, source, now)
+        """Take a record from a source; when it is valid and newer, the components concerned learn of it."""
+        record = self.resolution.offer(encoded, source, now)
         if record is not None and self.gossip is not None:
             self.gossip.add_record(record, now)
         return record
@@ -319,16 +249,16 @@ class Stack:
         if peer == self.id and self.record is not None:
             answer(Resolved(self.record, "self", 0.0))
         else:
-            self._finder.resolve(peer, now, answer)
+            self.resolution.resolve(peer, now, answer)
 
     # ---- peers
 
     def connect(self, peer: NodeId, now: float, answer: OnConnect) -> None:
         """Give ``answer`` a READY connection to ``peer``, the live one if there is one, or the error."""
-        self._peers.connect(peer, now, answer)
+        self.dialing.connect(peer, now, answer)
         if self.gossip is not None:
             self.gossip.used(peer)
 
     def ping(self, connection: Connection, timeout: float, now: float, answer: Callable[[Pinged], None]) -> None:
         """Send one echo over the peer's active path."""
-        self._probing.ping(connection, timeout, now, answer)
+        self.probing.ping(connection, timeout, now, answer)

@@ -1,190 +1,111 @@
-"""The streams on which members of topics talk: one in each direction, apart from the control stream.
-
-Apart, so that a busy topic never delays signs of life. Each message is two bytes of length and its canonical CBOR.
-Rules when a link is slow: above ``TOPIC_LINK_WINDOW`` unacknowledged bytes it is busy, and the core keeps payloads
-back; above ``TOPIC_LINK_QUEUE`` everything for it is dropped (counted), and when it has drained, its other end hears
-which ids are at hand.
-"""
+"""Topics in a node: their core, the streams on which it talks, the connections that its links need."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-from meshnode.base.limits import TOPIC_LINK_QUEUE, TOPIC_LINK_WINDOW, TOPIC_MAX_FRAME
-from meshnode.base.metrics import describe
-from meshnode.base.timers import Timers
-from meshnode.base.wire import WireError
+from meshnode.directory.services import Announce
 from meshnode.errors import MeshError
-from meshnode.gossip.messages import Eager, Graft, IHave, Prune, decode_message, encode_message
-from meshnode.gossip.messages import Message as AnyMessage
+from meshnode.gossip import Changed, Entry, Kind, MemberChanged
+from meshnode.gossip.effects import Scoped, Send
+from meshnode.gossip.membership.reputation import Fault
 from meshnode.identity.node_id import NodeId
-from meshnode.quic.connection import Connection, State
+from meshnode.quic.connection import Connection
 from meshnode.quic.stream import Stream
+from meshnode.stack.component import Component, Spread
+from meshnode.stack.context import Context
+from meshnode.stack.topic_streams import Message, TopicStreams
+from meshnode.topics.effects import Dial, Misbehaved
+from meshnode.topics.joined import is_subscription
+from meshnode.topics.topics import Topics
 
-if TYPE_CHECKING:
-    from meshnode.stack.peer_table import PeerTable
-
-SERVICE = "\x00topics"  # no application's service begins with a zero
-LOOK_S = 0.02
-HEADER = 2
-
-QUEUE_FULL = describe("topic_queue_full", "topic messages dropped: the link is slow")
-NO_LINK = describe("topic_no_link", "topic messages dropped: no connection to that member")
-MALFORMED = describe("topic_drop_malformed", "topic streams ended: what came is no message")
-
-Message = Eager | IHave | Graft | Prune
+RELEASE_S = 20.0  # how often links that no topic needs any more are given up
 
 
-class TopicLink:
-    """All such streams of one node. ``deliver`` takes what comes, ``on_busy`` hears when a link has enough to carry,
-    and when it has no longer, ``drained`` of links that lack what was dropped and may be used again."""
+class TopicLink(Component):
+    """Drives the core of topics; subscriptions are gossip's entries."""
 
-    def __init__(
-        self,
-        peers: PeerTable,
-        deliver: Callable[[NodeId, Message, float], None],
-        on_busy: Callable[[NodeId, bool, float], None],
-        drained: Callable[[NodeId, float], None],
-    ) -> None:
-        self._peers = peers
-        self._deliver = deliver
-        self._on_busy = on_busy
-        self._drained = drained
-        self._out: dict[NodeId, Stream] = {}
-        self._in: dict[NodeId, Stream] = {}
-        self._busy: dict[NodeId, None] = {}
-        self._behind: dict[NodeId, None] = {}  # of these: who lacks messages that were dropped
-        self._timers = Timers()
+    def __init__(self, context: Context, gossip: Spread) -> None:
+        self._context = context
+        self._gossip = gossip
+        self.topics = Topics(context.identity, context.rng, context.metrics, gossip.status)
+        self._streams = TopicStreams(context, self._on_message, self.topics.on_busy, self.topics.on_drained)
+        self._timer = context.timers.timer(self._tick)
+        self._release_timer = context.timers.at(context.clock.monotonic() + RELEASE_S, self._release)
+        self._draining = False
+        gossip.check(Kind.SUBSCRIPTION, is_subscription)
+        gossip.subscribe(Kind.SUBSCRIPTION, self._on_entry)
+        gossip.on_expiry(self._on_expired)
+        gossip.watch(self._on_member)
 
-    # ---- verbs
-
-    def send(self, peer: NodeId, message: AnyMessage, now: float) -> None:
-        """Say something to a member that we are connected to."""
-        stream = self._stream(peer)
-        if stream is None:
-            self._peers.ports.metrics.count(NO_LINK)
+    def drain(self, now: float) -> None:
+        """Carry out what the core wants; to be called after each command to it."""
+        if self._draining:
             return
-        if stream.queued > TOPIC_LINK_QUEUE:
-            self._peers.ports.metrics.count(QUEUE_FULL)
-            self._behind[peer] = None
-            return
-        data = encode_message(message)
+        self._draining = True
         try:
-            stream.write(len(data).to_bytes(HEADER, "big") + data)
-        except MeshError:
-            self._peers.ports.metrics.count(NO_LINK)
-            return
-        if peer not in self._busy and stream.queued > TOPIC_LINK_WINDOW:
-            if not self._busy:
-                self._timers.at(now + LOOK_S, self._look)
-            self._busy[peer] = None
-            self._on_busy(peer, True, now)
+            while effects := self.topics.take_effects():
+                for effect in effects:
+                    self._carry(effect, now)
+        finally:
+            self._draining = False
+        self._timer.set(self.topics.next_deadline())
 
-    def release(self, peer: NodeId) -> None:
-        """No topic needs this link any more."""
-        stream = self._out.pop(peer, None)
-        if stream is not None:
-            stream.stop_reading()
-            if stream.error is None and not stream.fin_sent:
-                stream.write(b"", fin=True)
+    def _carry(self, effect: Announce | Send | Dial | Misbehaved, now: float) -> None:
+        if isinstance(effect, Send):
+            self._streams.send(effect.peer, effect.message, now)
+        elif isinstance(effect, Announce):
+            self._gossip.publish_soon(effect.kind, effect.name, effect.value, effect.ttl, now)
+        elif isinstance(effect, Dial):
+            self._dial(effect.peer, now)
+        else:
+            self._gossip.blame(effect.peer, Fault.MALFORMED, now)
 
-    def held(self) -> list[NodeId]:
-        """Those to whom we have a stream."""
-        return list(self._out)
+    def _dial(self, peer: NodeId, now: float) -> None:
+        def answer(result: Connection | MeshError) -> None:
+            if isinstance(result, MeshError):
+                now = self._context.clock.monotonic()
+                self.topics.on_connect_failed(peer, now)
+                self.drain(now)
 
-    def on_link(self, peer: NodeId, up: bool) -> None:
-        """A connection came or went, and its streams with it."""
-        if not up:
-            for streams in (self._out, self._in):
-                streams.pop(peer, None)
-            self._busy.pop(peer, None)
-            self._behind.pop(peer, None)
+        self._context.dials.connect(peer, now, answer)
 
-    def on_stream(self, connection: Connection, stream: Stream) -> bool:
-        """A peer opened a stream; True when it is one of these. A newer one takes the place of an older."""
-        if stream.service != SERVICE:
-            return False
-        old = self._in.pop(connection.peer, None)
-        if old is not None:
-            old.reset()
-        self._in[connection.peer] = stream
-        stream.background = True
-        stream.accept()
-        buffer = bytearray()
-        peer, clock = connection.peer, self._peers.ports.clock
+    def _tick(self, now: float) -> None:
+        self.topics.tick(now)
+        self.drain(now)
 
-        def changed() -> None:
-            if stream.buffered:
-                buffer.extend(stream.read())
-                self._take(peer, stream, buffer, clock.monotonic())
-            if stream.error is not None or stream.at_eof:
-                if self._in.get(peer) is stream:
-                    del self._in[peer]
-                if stream.error is None and not stream.fin_sent:
-                    stream.write(b"", fin=True)
+    def _release(self, now: float) -> None:
+        self._release_timer.set(now + RELEASE_S)
+        for peer in self._streams.held():
+            if not self.topics.uses(peer):
+                self._streams.release(peer)
 
-        stream.on_change = changed
-        changed()
-        return True
+    # ---- what happens
 
-    def next_deadline(self) -> float | None:
-        """When ``tick`` has something to do."""
-        return self._timers.next_deadline()
+    def on_link(self, connection: Connection, up: bool, now: float) -> None:
+        """A link of topics may begin, or is over."""
+        self._streams.on_link(connection.peer, up)
+        self.topics.on_link(connection.peer, up, now)
+        self.drain(now)
 
-    def tick(self, now: float) -> None:
-        """Look at the links that were slow."""
-        self._timers.run(now)
+    def takes_stream(self, connection: Connection, stream: Stream) -> bool:
+        """Take the streams of topics."""
+        taken = self._streams.on_stream(connection, stream)
+        if taken:
+            self.drain(self._context.clock.monotonic())
+        return taken
 
-    # ---- inside
+    def _on_message(self, peer: NodeId, message: Message, now: float) -> None:
+        self.topics.on_scoped(Scoped(peer, message), now, self._context.clock.wall())
+        self.drain(now)
 
-    def _stream(self, peer: NodeId) -> Stream | None:
-        stream = self._out.get(peer)
-        if stream is not None:  # who has ended it gets no other on the same connection
-            return stream if stream.error is None and not stream.fin_sent else None
-        session = self._peers.sessions.get(peer)
-        connection = session.connection if session is not None else None
-        if connection is None or connection.state is not State.READY:
-            return None
-        try:
-            stream = self._out[peer] = connection.open(SERVICE)
-            stream.background = True
-        except MeshError:
-            return None
-        return stream
+    def _on_entry(self, change: Changed, now: float) -> None:
+        self.topics.on_entry(change.entry, now)
+        self.drain(now)
 
-    def _take(self, peer: NodeId, stream: Stream, buffer: bytearray, now: float) -> None:
-        while len(buffer) >= HEADER:
-            size = int.from_bytes(buffer[:HEADER], "big")
-            if size > TOPIC_MAX_FRAME:
-                self._end(stream)
-                return
-            if len(buffer) < HEADER + size:
-                return
-            data = bytes(buffer[HEADER : HEADER + size])
-            del buffer[: HEADER + size]
-            try:
-                message = decode_message(data)
-            except WireError:
-                self._end(stream)
-                return
-            if not isinstance(message, Eager | IHave | Graft | Prune) or not message.scope:
-                self._end(stream)
-                return
-            self._deliver(peer, message, now)
+    def _on_expired(self, entry: Entry, now: float) -> None:
+        if entry.kind == Kind.SUBSCRIPTION:
+            self.topics.on_expired(entry, now)
+            self.drain(now)
 
-    def _end(self, stream: Stream) -> None:
-        self._peers.ports.metrics.count(MALFORMED)
-        stream.reset()
-
-    def _look(self, now: float) -> None:
-        for peer in list(self._busy):
-            stream = self._out.get(peer)
-            if stream is None or stream.error is not None or stream.queued <= TOPIC_LINK_WINDOW // 2:
-                del self._busy[peer]
-                self._on_busy(peer, False, now)
-                if peer in self._behind:
-                    del self._behind[peer]
-                    self._drained(peer, now)
-        if self._busy:
-            self._timers.at(now + LOOK_S, self._look)
+    def _on_member(self, change: MemberChanged, now: float) -> None:
+        self.topics.on_member(change.peer, now)
+        self.drain(now)

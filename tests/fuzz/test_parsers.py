@@ -355,7 +355,7 @@ class Ear:
 
     def counted(self) -> int:
         """All counters that say that something was dropped."""
-        return sum(self.mesh.metrics.counters.values()) + sum(self.mesh._ports.sealer.drops.values())
+        return sum(self.mesh.metrics.counters.values()) + sum(self.mesh.context.sealer.drops.values())
 
     def say(self, data: bytes) -> tuple[int, int]:
         """Hand in a datagram: how many were sent back at once, and how far the counters rose."""

@@ -141,13 +141,13 @@ async def test_an_impostor_at_the_dialled_address_is_a_peer_identity_error_and_f
 
 async def test_after_an_impostor_the_real_node_is_reached_where_it_is(make_node: MakeNode) -> None:
     real = await make_node()
-    impostor = Impostor(runtime_of(real).stack._ports.identity, stolen_certificate=False)
+    impostor = Impostor(runtime_of(real).stack.context.identity, stolen_certificate=False)
     async with bare_socket(impostor.reply) as socket:
         dialler = await make_node(seeds=(f"{real.id}@{socket.addr}",))
         with pytest.raises(PeerIdentityError):
             await asyncio.wait_for(dialler.connect(real.id), 8)
         runtime_of(dialler).stack.offer_record(real.record.encoded, "ticket", time.monotonic())
-        runtime_of(dialler).stack._finder.hints.clear()
+        runtime_of(dialler).stack.resolution.hints.clear()
         outcome = await asyncio.wait_for(dialler.ping(real.id), 8)
         assert outcome.rtt is not None
 
@@ -187,13 +187,13 @@ async def test_bad_records_of_a_live_peer_are_dropped_by_name_and_the_connection
     liar = await make_node(seed=node)
     node.serve("echo", echo, allow=["any"])
     connection = await liar.connect(node.id)
-    before = runtime_of(node).stack._finder.resolver.get(liar.id, time.time())
+    before = runtime_of(node).stack.resolution.resolver.get(liar.id, time.time())
     assert before is not None
-    for reason, encoded in bad_records(runtime_of(liar).stack._ports.identity).items():
+    for reason, encoded in bad_records(runtime_of(liar).stack.context.identity).items():
         connection._link.push_record(encoded)
         runtime_of(liar).driver.on_dirty()
         await until(lambda reason=reason: counters(node).get(f"record_{reason}") == 1)
-    assert runtime_of(node).stack._finder.resolver.get(liar.id, time.time()) == before
+    assert runtime_of(node).stack.resolution.resolver.get(liar.id, time.time()) == before
     reader, writer = await connection.open("echo")
     writer.write(b"still here")
     assert await reader.readexactly(10) == b"still here"
@@ -206,7 +206,7 @@ async def test_a_live_peer_that_breaks_the_control_stream_loses_its_connection_o
     for junk in (b"\xff\xff", b"\x00\x01\x80", b"\x00\x03\x82\x03\x00", b"\x00\x00"):
         connection = await liar.connect(node.id)
         connection._link.engine.send(0, junk)
-        runtime_of(liar).stack._peers.touch(connection._link)
+        runtime_of(liar).stack.connections.touch(connection._link)
         runtime_of(liar).driver.on_dirty()
         await until(lambda connection=connection: not connection.is_open)
     assert kept.is_open

@@ -95,7 +95,7 @@ async def test_bad_records_on_the_lan_are_dropped_by_name_and_the_node_goes_on(m
     assert {name: n for name, n in found.items() if name.startswith("record_")} == {
         f"record_{reason}": 1 for reason in bad_records(liar)
     }
-    assert runtime_of(node).stack._finder.resolver.get(liar.id, time.time()) is None
+    assert runtime_of(node).stack.resolution.resolver.get(liar.id, time.time()) is None
     friend = await make_node(seed=node)
     assert (await friend.ping(node.id)).rtt is not None
 

@@ -43,7 +43,7 @@ def _neighbours(node: SimNode) -> list[SimNode]:
 
 
 def _knows_address(node: SimNode, other: SimNode) -> bool:
-    record = node.mesh._finder.resolver.get(other.id, node.world.wall())
+    record = node.mesh.resolution.resolver.get(other.id, node.world.wall())
     return record is not None and record.endpoints[0].addr.host == other.addr.host
 
 
@@ -186,7 +186,7 @@ def test_whose_links_died_with_another_of_the_same_key_is_soon_nobodys_false_nei
             ModelEngines(world.entropy),
             sealer=PlainSealer,
             gossip=True,
-            identity=node.mesh._ports.identity,
+            identity=node.mesh.context.identity,
         )
         twin.join(nodes[0])
         world.run(20.0)

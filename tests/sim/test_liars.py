@@ -83,7 +83,7 @@ def test_a_lying_relay_alone_cannot_aim_a_port_search() -> None:
 
         def lie(asker, fields, now, relaying=seed.mesh.relaying):  # type: ignore[no-untyped-def]
             for one, other in ((pair.here, pair.there), (pair.there, pair.here)):
-                session = relaying._peers.sessions.get(one.id)
+                session = relaying._context.peers.sessions.get(one.id)
                 if session is not None and session.connection is not None:
                     session.connection.send_frame(Frame.INTRODUCED, bytes(other.id), pack_addr(VICTIM), 0)
 
@@ -100,7 +100,7 @@ def test_however_often_a_peer_asks_for_a_search_the_probes_are_bounded() -> None
     pair.there.send = lambda addr, datagrams: (  # type: ignore[method-assign]
         True if addr.side is not None else SimNode.send(pair.there, addr, datagrams)
     )  # its own sockets never send, so no search is ever won
-    pair.there.mesh._ports.link.send = pair.there.send  # type: ignore[method-assign]
+    pair.there.mesh.context.link.send = pair.there.send  # type: ignore[method-assign]
     pair.open()
     seen = _to(pair.world, "198.51.100.11")
     began = pair.world.now
@@ -129,9 +129,9 @@ def test_a_forged_observed_address_moves_no_path_and_no_node() -> None:
         ping = probe.decode_ping(body)
         assert ping is not None
         pong = probe.encode_pong(probe.Pong(0, ping.tx, VICTIM))
-        seeds[0].mesh._peers.outlet.send_sealed(sender, source, pong)
+        seeds[0].mesh.context.sender.send_sealed(sender, source, pong)
 
-    seeds[0].mesh._probing.on_ping = forge  # type: ignore[method-assign]
+    seeds[0].mesh.probing.on_ping = forge  # type: ignore[method-assign]
     seen = _to(world, VICTIM.host)
     for node in (here, there):  # an echo to the seed, as a moved node would send
         link = node.mesh.sessions[seeds[0].id].connection
@@ -166,7 +166,7 @@ def test_a_bad_relay_is_left_within_two_seconds(sin: str) -> None:
                 outbox(addr, [datagram])
         return True
 
-    bad.mesh._ports.link.send = sinful  # type: ignore[method-assign]
+    bad.mesh.context.link.send = sinful  # type: ignore[method-assign]
     assert world.run(2.0, lambda: str(here.mesh.sessions[there.id].paths.active) != active)
     world.run(12.0)
     assert _complete(inbox, 600)

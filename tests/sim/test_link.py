@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -96,9 +95,7 @@ def test_a_dial_that_crossed_a_refused_one_still_gets_through() -> None:
     for seed in range(40):
         world, nodes = _mesh(seed, Weather(delay=0.01, jitter=0.04))
         smaller, larger = sorted(nodes[1:], key=lambda node: node.id)
-        larger.mesh._peers.ports = replace(
-            larger.mesh._ports, admit=lambda peer: False
-        )  # it may dial; it may not be dialled
+        larger.mesh.context.admit = lambda peer: False  # it may dial, and is not dialled
         got: list[object] = []
         world.at(world.now + 0.002 * seed, partial(_dial, larger, smaller, got))
         smaller.mesh.connect(larger.id, world.now, lambda _: None)
@@ -162,9 +159,9 @@ def test_a_peer_that_proves_another_key_is_refused() -> None:
 
     class Liars(ModelEngines):
         def accept(self, identity, odcid, idle_timeout, now):  # type: ignore[no-untyped-def]
-            return real(self, nodes[0].mesh._ports.identity, odcid, idle_timeout, now)
+            return real(self, nodes[0].mesh.context.identity, odcid, idle_timeout, now)
 
-    nodes[2].mesh._peers.meeting._ports = replace(nodes[2].mesh._ports, engines=Liars(world.entropy))
+    nodes[2].mesh.context.engines = Liars(world.entropy)
     with pytest.raises(PeerIdentityError):
         nodes[1].connect(nodes[2].id)
 

@@ -14,8 +14,7 @@ from meshnode.quic.connection import Connection, State
 from meshnode.quic.engines import pick_engine
 from meshnode.quic.hello import CloseCode
 from meshnode.sim.world import SimNode, Weather, World
-from meshnode.stack.path_probes import connection_tag
-from meshnode.stack.probe import NO_HANDLE
+from meshnode.stack.probe import NO_HANDLE, connection_tag
 
 
 def _three(seed: int, jitter: float) -> tuple[World, list[SimNode], list[Identity]]:
@@ -200,9 +199,9 @@ def test_of_two_dials_one_connection_stays() -> None:
 
 def _first_flight(sender: SimNode, to: SimNode) -> bytes:
     """The first datagram of a dial with a valid knock, as a peer sends it that never answers what comes back."""
-    sealer = sender.mesh._ports.sealer
+    sealer = sender.mesh.context.sealer
     engine = pick_engine("aioquic").dial(
-        sender.mesh._ports.identity, to.id, lambda odcid: sealer.knock(to.id, odcid), 30.0, sender.world.now
+        sender.mesh.context.identity, to.id, lambda odcid: sealer.knock(to.id, odcid), 30.0, sender.world.now
     )
     return engine.transmit(sender.world.now)[0]
 

@@ -131,7 +131,7 @@ def test_a_relay_that_drops_half_is_left_within_two_seconds() -> None:
     def lossy(addr, datagrams):  # type: ignore[no-untyped-def]
         return outbox(addr, [d for d in datagrams if d[0] != 0x02 or world.rng.random() < 0.5])
 
-    liar.mesh._ports.link.send = lossy  # type: ignore[method-assign]
+    liar.mesh.context.link.send = lossy  # type: ignore[method-assign]
     assert world.run(2.0, lambda: str(here.mesh.sessions[there.id].paths.active) != active)
     world.run(10.0)
     assert _complete(inbox, 600)
@@ -151,7 +151,7 @@ def test_a_relay_that_delays_is_left_within_two_seconds() -> None:
             world.at(world.now + (0.15 if datagram[0] == 0x02 else 0), lambda d=datagram: outbox(addr, [d]))  # type: ignore[misc]
         return True
 
-    liar.mesh._ports.link.send = late  # type: ignore[method-assign]
+    liar.mesh.context.link.send = late  # type: ignore[method-assign]
     assert world.run(2.0, lambda: str(here.mesh.sessions[there.id].paths.active) != active)
     world.run(10.0)
     assert _complete(inbox, 600)

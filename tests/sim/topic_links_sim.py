@@ -1,4 +1,4 @@
-"""Topic cores over links that carry so many bytes a second, through the real queues of ``driver/topiclinks.py``."""
+"""Topic cores over links that carry so many bytes a second, through the real queues of ``stack/topic_streams.py``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from meshnode.base.timers import Timers
 from meshnode.gossip.effects import Send
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import State
-from meshnode.stack.topic_link import HEADER, TopicLink
+from meshnode.stack.topic_streams import HEADER, TopicStreams
 from tests.sim.topic_sim import DELAY_S, TopicNode, TopicWorld
 
 BANDWIDTH = 1_000_000.0
@@ -50,30 +51,31 @@ class RatedWorld(TopicWorld):
 
     def __post_init__(self) -> None:
         super().__init__(self.seed, self.count)
+        self.timers = {node.id: Timers() for node in self.nodes}
         self.queues = {node.id: self._links_of(node) for node in self.nodes}
 
-    def _links_of(self, node: TopicNode) -> TopicLink:
-        def session(peer: NodeId) -> Any:
+    def _links_of(self, node: TopicNode) -> TopicStreams:
+        def connection(peer: NodeId) -> Any:
             if peer not in node.links:
                 return None
-            connection = SimpleNamespace(state=State.READY, open=lambda service: _Stream(self, node, peer))
-            return SimpleNamespace(connection=connection)
+            return SimpleNamespace(state=State.READY, open=lambda service: _Stream(self, node, peer))
 
-        peers: Any = SimpleNamespace(sessions=SimpleNamespace(get=session), ports=SimpleNamespace(metrics=node.metrics))
-        return TopicLink(peers, lambda *_: None, node.topics.on_busy, node.topics.on_drained)
+        peers = SimpleNamespace(connection=connection)
+        context: Any = SimpleNamespace(peers=peers, metrics=node.metrics, timers=self.timers[node.id])
+        return TopicStreams(context, lambda *_: None, node.topics.on_busy, node.topics.on_drained)
 
     def _send(self, node: TopicNode, effect: Send) -> None:
-        queues = self.queues[node.id]
-        before = queues.next_deadline()
-        queues.send(effect.peer, effect.message, self.now)
-        if before is None and queues.next_deadline() is not None:
+        timers = self.timers[node.id]
+        before = timers.next_deadline()
+        self.queues[node.id].send(effect.peer, effect.message, self.now)
+        if before is None and timers.next_deadline() is not None:
             self._look(node)
 
     def _look(self, node: TopicNode) -> None:
-        queues = self.queues[node.id]
-        queues.tick(self.now)
+        timers = self.timers[node.id]
+        timers.run(self.now)
         self._drain(node)
-        at = queues.next_deadline()
+        at = timers.next_deadline()
         if at is not None:
             self.at(at, lambda: self._look(node))
 

@@ -24,7 +24,7 @@ from meshnode.relay.frames import DOWN, UP, make_frame, parse_frame, proven
 from meshnode.runtime.mdns import decode_text, encode_text, instance_name
 from meshnode.runtime.websocket import PURPOSE, knock_name, knock_of
 from meshnode.stack import probe
-from meshnode.stack.path_probes import connection_tag
+from meshnode.stack.probe import connection_tag
 from meshnode.topics.back_pressure import MARK, RELEASED
 from meshnode.topics.overlay import scope_of
 from meshnode.topics.topic_plumtree import PULL

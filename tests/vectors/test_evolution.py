@@ -39,7 +39,7 @@ from meshnode.sim.link import ModelEngines
 from meshnode.sim.nat import Nat
 from meshnode.sim.world import SimNode, World
 from meshnode.stack import probe
-from meshnode.stack.path_probes import Pinged
+from meshnode.stack.probe import Pinged
 from tests.conftest import MakeNode
 from tests.interop.test_engines import LISTENER, Side, _by_hand
 from tests.sim.test_relays import _mesh

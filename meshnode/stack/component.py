@@ -1,0 +1,189 @@
+"""The parts of a stack: what each may handle, and what each offers to the others.
+
+A component imports no other component. What happens to all of them are the methods of ``Component``: it overrides
+those that concern it, and ``Hooks`` calls them in the order of the list in ``stack.py``. What one asks of another goes
+through the protocols below, which the ``Context`` holds. Deadlines are set in the one table, ``Context.timers``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from meshnode.base.address import Addr
+from meshnode.discovery.resolver import Resolved
+from meshnode.errors import MeshError, NotFound
+from meshnode.gossip import Changed, Entry, Kind, MemberChanged, Status
+from meshnode.gossip.membership.reputation import Fault
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import EndpointRecord
+from meshnode.paths.effects import Switched
+from meshnode.quic.connection import Connection, ConnectionEvents
+from meshnode.quic.hello import Frame, Hello
+from meshnode.quic.stream import Stream
+from meshnode.stack.probe import Pinged
+from meshnode.stack.session import OnConnect, Session
+
+OnControl = Callable[[Connection, list[object], float], None]
+
+
+class Component:
+    """One part of a stack. ``frames`` and ``kinds`` are the control frames and sealed messages that it owns."""
+
+    frames: Sequence[Frame] = ()
+    kinds: Sequence[int] = ()
+
+    def on_control(self, connection: Connection, fields: list[object], now: float) -> None:
+        """Handle one of its control frames."""
+
+    def on_sealed(self, sender: NodeId, body: bytes, source: Addr, size: int, now: float) -> None:
+        """Handle one of its sealed messages; ``size`` is that of the whole datagram."""
+
+    def on_link(self, connection: Connection, up: bool, now: float) -> None:
+        """A peer's connection is ready, or over."""
+
+    def takes_stream(self, connection: Connection, stream: Stream) -> bool:
+        """Return True to take a stream that a peer has opened; the application gets what no component takes."""
+        return False
+
+    def on_session_gone(self, session: Session, now: float) -> None:
+        """Nothing is kept for this peer any more."""
+
+    def on_newer_record(self, session: Session, record: EndpointRecord, now: float) -> None:
+        """A newer record of a peer that has a session."""
+
+    def on_switched(self, session: Session, switched: Switched, now: float) -> None:
+        """A peer's packets are sent another way."""
+
+    def on_silence(self, peer: NodeId, silent: bool, now: float) -> None:
+        """Something that was expected of a peer did not come, or the peer answers again."""
+
+    def on_probed(self, sender: NodeId, now: float) -> None:
+        """A member has sent a PING."""
+
+    def on_introduced(self, session: Session, begin: float, now: float) -> None:
+        """A relay has introduced the peer; the ordinary probes begin at ``begin``."""
+
+    def on_seed(self, peer: NodeId, now: float) -> None:
+        """There is a configured address of this peer."""
+
+    def on_own_record(self, record: EndpointRecord, now: float) -> None:
+        """This node's record is new: tell it to the nodes that should have it."""
+
+    def flush(self, now: float) -> None:
+        """Send what is due; called after the component has entered itself in ``Context.dirty``."""
+
+    def close(self, now: float) -> None:
+        """Say goodbye; the last of the list is the first to do so."""
+
+
+class Hooks:
+    """For each method of ``Component`` the components that override it, in the order of the list."""
+
+    def __init__(self, parts: Sequence[Component]) -> None:
+        def hearing(method: str) -> list[Component]:
+            return [part for part in parts if getattr(type(part), method) is not getattr(Component, method)]
+
+        self.control: dict[int, OnControl] = {frame: part.on_control for part in parts for frame in part.frames}
+        self.sealed = {kind: part.on_sealed for part in parts for kind in part.kinds}
+        self.link = [part.on_link for part in hearing("on_link")]
+        self.stream = [part.takes_stream for part in hearing("takes_stream")]
+        self.session_gone = [part.on_session_gone for part in hearing("on_session_gone")]
+        self.newer_record = [part.on_newer_record for part in hearing("on_newer_record")]
+        self.switched = [part.on_switched for part in hearing("on_switched")]
+        self.silence = [part.on_silence for part in hearing("on_silence")]
+        self.probed = [part.on_probed for part in hearing("on_probed")]
+        self.introduced = [part.on_introduced for part in hearing("on_introduced")]
+        self.seed = [part.on_seed for part in hearing("on_seed")]
+        self.own_record = [part.on_own_record for part in hearing("on_own_record")]
+        self.close = [part.close for part in reversed(hearing("close"))]
+
+
+class Links(ConnectionEvents, Protocol):
+    """``connections.py``: sessions begin and end there, packets go in and out."""
+
+    closed: bool
+
+    def session(self, peer: NodeId, now: float) -> Session | None: ...
+    def forget_if_idle(self, session: Session) -> None: ...
+    def touch(self, connection: Connection) -> None: ...
+    def arm(self, session: Session) -> None: ...
+    def flush(self, now: float) -> None: ...
+
+
+class Dials(Protocol):
+    """``dialing.py``: how connections begin."""
+
+    def connect(self, peer: NodeId, now: float, answer: OnConnect) -> None: ...
+    def begin(self, session: Session, now: float) -> bool: ...
+    def on_initial(self, data: bytes, odcid: bytes | None, source: Addr, now: float) -> None: ...
+    def on_hello(self, connection: Connection, hello: Hello) -> None: ...
+    def on_dial_over(self, session: Session, error: MeshError, now: float) -> None: ...
+    def release_held(self, session: Session) -> None: ...
+    def resume(self, session: Session) -> None: ...
+    def deadline(self, session: Session) -> float | None: ...
+    def tick(self, session: Session, now: float) -> None: ...
+
+
+class Probes(Protocol):
+    """``path_probes.py``: the effects of path cores, and all PINGs."""
+
+    def settle(self, session: Session, now: float) -> None: ...
+    def drain(self, session: Session, now: float) -> None: ...
+    def ping(self, connection: Connection, timeout: float, now: float, answer: Callable[[Pinged], None]) -> None: ...
+    def ping_once(self, session: Session, addr: Addr) -> None: ...
+    def ask(
+        self, peer: NodeId, connection: Connection | None, addrs: Sequence[Addr], now: float, alive: Callable[[], None]
+    ) -> None: ...
+    def on_closed(self, connection: Connection, now: float) -> None: ...
+
+
+class Records(Protocol):
+    """``resolution.py``: what is known of where peers are."""
+
+    @property
+    def hints(self) -> Mapping[NodeId, tuple[Addr, ...]]: ...
+
+    def cached(self, peer: NodeId) -> EndpointRecord | None: ...
+    def offer(self, encoded: bytes, source: str, now: float) -> EndpointRecord | None: ...
+    def resolve(self, peer: NodeId, now: float, answer: Callable[[Resolved | NotFound], None]) -> None: ...
+    def look_up(self, peer: NodeId, now: float) -> None: ...
+    def watch(self, peer: NodeId, now: float) -> None: ...
+    def watch_if_used(self, peer: NodeId, now: float) -> None: ...
+    def seek(self, peer: NodeId, now: float) -> None: ...
+    def contacts(self) -> list[NodeId]: ...
+    def moving(self, now: float) -> None: ...
+    def moved(self, now: float) -> None: ...
+
+
+class Relays(Protocol):
+    """``relay_client.py``: the relays that this node uses, and those that use it."""
+
+    @property
+    def homes(self) -> tuple[NodeId, ...]: ...
+
+    def uses(self, peer: NodeId) -> bool: ...
+    def offer(self, session: Session, now: float) -> None: ...
+    def wrap(self, peer: NodeId, addr: Addr, datagrams: list[bytes]) -> tuple[Addr, list[bytes]] | None: ...
+    def ask_introduction(self, session: Session) -> None: ...
+
+
+class Own(Protocol):
+    """``own_record.py``: this node's addresses and record."""
+
+    def changed(self, now: float) -> None: ...
+    def seen_as(self, peer: NodeId, source: Addr, seen: Addr, now: float) -> None: ...
+
+
+class Spread(Protocol):
+    """``gossip_link.py``: entries that every member gets, and what is believed of members."""
+
+    def check(self, kind: int, fits: Callable[[Entry], bool]) -> None: ...
+    def subscribe(self, kind: int, callback: Callable[[Changed, float], None]) -> None: ...
+    def on_expiry(self, callback: Callable[[Entry, float], None]) -> None: ...
+    def watch(self, callback: Callable[[MemberChanged, float], None]) -> None: ...
+    def publish(self, kind: int, name: str, value: bytes | None, ttl: int, now: float) -> Entry: ...
+    def publish_soon(self, kind: Kind, name: str, value: bytes | None, ttl: int, now: float) -> None: ...
+    def blame(self, peer: NodeId, fault: Fault, now: float) -> None: ...
+    def status(self, peer: NodeId) -> Status: ...
+    def is_used(self, peer: NodeId) -> bool: ...

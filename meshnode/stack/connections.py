@@ -1,0 +1,294 @@
+"""QUIC in and out: routes packets to connections by connection id, sends what connections have for their paths.
+
+Connections report here (``ConnectionEvents``). Each session has one timer, at the earliest of everything that it
+waits for. How connections begin is in ``dialing.py``.
+"""
+
+from __future__ import annotations
+
+from meshnode.base.address import Addr
+from meshnode.base.limits import MAX_HELD_DATAGRAMS, MAX_SESSIONS
+from meshnode.base.metrics import describe
+from meshnode.errors import ConnectionLost, MeshError, NodeClosed
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import EndpointRecord
+from meshnode.paths.peer import PeerPaths
+from meshnode.quic import packets
+from meshnode.quic.connection import Connection, State
+from meshnode.quic.hello import CloseCode, Hello
+from meshnode.quic.stream import Stream
+from meshnode.stack.component import Component
+from meshnode.stack.context import Context
+from meshnode.stack.session import Session
+
+CONNECTIONS = describe("connections", "connections whose two keys were proven")
+BAD_KIND = describe("drop_quic_kind", "QUIC packets of other versions, Version Negotiation, Retry")
+SESSIONS_FULL = describe("drop_sessions_full", "peers turned away: too many at once")
+HELD_BACK = describe("held_by_amplification", "datagrams held until their address was validated")
+HELD_LOST = describe("held_lost", "held datagrams dropped: too many")
+
+
+class Connections(Component):
+    """All sessions' packets and timers."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._peers = context.peers
+        self._monotonic = context.clock.monotonic
+        self._dirty: dict[Connection, None] = {}
+        self.closed = False
+
+    # ---- sessions
+
+    def session(self, peer: NodeId, now: float) -> Session | None:
+        """Return the peer's session, a new one when there is none; None when there are too many."""
+        sessions = self._peers.sessions
+        found = sessions.get(peer)
+        if found is None:
+            context = self._context
+            if len(sessions) >= MAX_SESSIONS:
+                context.metrics.count(SESSIONS_FULL)
+                return None
+            ceiling = context.settings.path_mtu
+            paths = PeerPaths(peer, rng=context.rng, entropy=context.entropy, now=now, mtu_ceiling=ceiling)
+            paths.set_here(self._peers.here)
+            found = sessions[peer] = Session(peer, paths, context.timers, self._tick)
+        return found
+
+    def forget_if_idle(self, session: Session) -> None:
+        """Drop a session of which nothing is worth keeping."""
+        if session.idle and self._peers.sessions.get(session.peer) is session:
+            del self._peers.sessions[session.peer]
+            session.timer.cancel()
+            now = self._monotonic()
+            for hook in self._context.hooks.session_gone:
+                hook(session, now)
+
+    def close(self, now: float) -> None:
+        """Say goodbye on every connection."""
+        self.closed = True
+        for session in list(self._peers.sessions.values()):
+            for connection in session.connections():
+                if connection.state is State.READY:
+                    connection.close(CloseCode.SHUTDOWN, "the node is shutting down")
+                    self._send(session, connection, connection.engine.transmit(now), now)
+                else:
+                    connection.abandon(NodeClosed("the node was closed"))
+            session.answer(NodeClosed("the node was closed"))
+
+    # ---- QUIC in
+
+    def on_quic(self, data: bytes, source: Addr, now: float) -> None:
+        """Route a QUIC datagram to its connection by connection id, whatever its source."""
+        cid = packets.dcid_of(data)
+        connection = self._peers.by_cid.get(cid) if cid is not None else None
+        if connection is None:
+            self._context.dials.on_initial(data, cid, source, now)
+            return
+        if not packets.acceptable(data):
+            self._context.metrics.count(BAD_KIND)
+            return
+        newest = connection.receive(data, now)
+        session = self._peers.session_of.get(connection)
+        if session is not None:
+            if connection in session.arrivals:
+                session.arrivals[connection] = source
+            else:
+                session.paths.on_received(source, len(data), newest, now)
+        self._dirty[connection] = None
+        self._context.dirty[self] = None
+
+    # ---- QUIC out
+
+    def touch(self, connection: Connection) -> None:
+        """Have the connection send what it may have at the next flush."""
+        self._dirty[connection] = None
+        self._context.dirty[self] = None
+
+    def flush(self, now: float) -> None:
+        """Send what is due."""
+        dirty, self._dirty = self._dirty, {}
+        for connection in dirty:
+            session = self._peers.session_of.get(connection)
+            if session is not None:
+                self._transmit(session, connection, now)
+
+    def _transmit(self, session: Session, connection: Connection, now: float) -> None:
+        datagrams = connection.transmit(now)
+        paths = session.paths
+        if connection is session.connection:
+            paths.set_in_flight(connection.engine.in_flight(), now)
+        if datagrams or session.outbox:
+            self._send(session, connection, datagrams, now)
+        if session.connection is connection or session.dial is connection:
+            self._context.probes.drain(session, now)
+        self.arm(session)
+
+    def _send(self, session: Session, connection: Connection, datagrams: list[bytes], now: float) -> None:
+        sender = self._context.sender
+        if session.arrivals and (source := session.arrivals.get(connection)) is not None:
+            if datagrams:  # the engine itself holds the 3x limit until the handshake
+                sender.send(session.peer, source, datagrams)
+            return
+        paths = session.paths
+        active = paths.active
+        if active is None:
+            return
+        if session.outbox:
+            datagrams = [*session.outbox, *datagrams]
+            session.outbox.clear()
+        size = sum(map(len, datagrams))
+        budget = paths.budget(now)
+        if budget is not None and size > budget:
+            datagrams, size = self._hold_back(session, datagrams, budget)
+        if datagrams:
+            paths.note_sent(size, now)
+            sender.send(session.peer, active, datagrams)
+
+    def _hold_back(self, session: Session, datagrams: list[bytes], budget: int) -> tuple[list[bytes], int]:
+        """Return what the budget allows; the rest waits until the address is validated (RFC 9000 section 8)."""
+        size = count = 0
+        while size + len(datagrams[count]) <= budget:
+            size += len(datagrams[count])
+            count += 1
+        rest = datagrams[count:]
+        metrics = self._context.metrics
+        metrics.count(HELD_BACK, len(rest))
+        if len(rest) > MAX_HELD_DATAGRAMS:
+            metrics.count(HELD_LOST, len(rest) - MAX_HELD_DATAGRAMS)
+        session.outbox.extend(rest)
+        return datagrams[:count], size
+
+    # ---- time
+
+    def arm(self, session: Session) -> None:
+        """Set the session's timer to the earliest of everything that it waits for."""
+        at = session.paths.next_deadline()
+        if session.connection is None or session.arrivals or session.held is not None:
+            waits = self._context.dials.deadline(session)
+            if waits is not None and (at is None or waits < at):
+                at = waits
+        for connection in (session.connection, session.dial, *session.arrivals):
+            if connection is not None:
+                timer = connection.engine.next_timer()
+                if timer is not None and (at is None or timer < at):
+                    at = timer
+        session.timer.set(at)
+
+    def _tick(self, session: Session, now: float) -> None:
+        for connection in session.connections():
+            at = connection.engine.next_timer()
+            if at is not None and at <= now:
+                connection.on_timer(now)
+                self.touch(connection)
+        self._context.dials.tick(session, now)
+        at = session.paths.next_deadline()
+        if at is not None and at <= now:
+            session.paths.tick(now)
+        self._context.probes.drain(session, now)
+        self.forget_if_idle(session)
+        self.arm(session)
+
+    # ---- what connections tell (ConnectionEvents)
+
+    def on_cid(self, connection: Connection, cid: bytes, issued: bool) -> None:
+        """Route a new connection id of ours, or a retired one no more."""
+        if issued:
+            self._peers.by_cid[cid] = connection
+        else:
+            self._peers.retire_cid(connection, cid)
+
+    def on_hello(self, connection: Connection, hello: Hello) -> None:
+        """The dialler has proven its key."""
+        self._context.dials.on_hello(connection, hello)
+
+    def on_ready(self, connection: Connection) -> None:
+        """Both keys are proven and policy agrees: this is the peer's connection now."""
+        context, peer = self._context, connection.peer
+        now = self._monotonic()
+        session = self._peers.session_of.get(connection)
+        if session is None:
+            return
+        source = session.arrivals.pop(connection, None)
+        session.deferred = None
+        session.connection, session.ready_at = connection, now
+        if not connection.dialler:
+            self._peers.retire_cid(connection, connection.engine.odcid)
+            if source is not None:
+                session.paths.accept(source, now)
+        elif session.paths.active is not None:
+            session.paths.accept(session.paths.active, now)
+        dial, session.dial = session.dial, None
+        if dial is not None and dial is not connection:
+            dial.abandon(ConnectionLost("the peer's own dial was faster"))
+        context.dials.release_held(session)
+        if connection.peer_record:
+            context.records.offer(connection.peer_record, "connection", now)
+        if connection.dialler:  # one of the two is enough to find the other, and a relay need not watch all its clients
+            context.records.watch_if_used(peer, now)
+        context.metrics.count(CONNECTIONS)
+        self.touch(connection)
+        session.answer(connection)
+        context.events.on_connection(connection, True)
+        for hook in context.hooks.link:
+            hook(connection, True, now)
+
+    def on_record(self, connection: Connection, encoded: bytes) -> None:
+        """A live peer pushed its newest record."""
+        self._context.records.offer(encoded, "connection", self._monotonic())
+
+    def on_frame(self, connection: Connection, fields: list[object]) -> None:
+        """Give a control frame to the component that owns it; unknown ones are ignored: later versions may add some."""
+        kind = fields[0]
+        hook = self._context.hooks.control.get(kind) if isinstance(kind, int) else None
+        if hook is not None:
+            hook(connection, fields, self._monotonic())
+
+    def on_stream(self, connection: Connection, stream: Stream) -> None:
+        """The peer opened a stream and named its service."""
+        for hook in self._context.hooks.stream:
+            if hook(connection, stream):
+                return
+        self._context.events.on_stream(connection, stream)
+
+    def on_stream_data(self, connection: Connection) -> None:
+        """Application bytes arrived: more are to be expected."""
+        session = self._peers.session_of.get(connection)
+        if session is not None:
+            session.paths.note_stream_data(self._monotonic())
+
+    def on_closed(self, connection: Connection, error: MeshError) -> None:
+        """A connection is over, for whatever reason."""
+        session = self._peers.remove(connection)
+        if session is None:
+            return
+        context, now = self._context, self._monotonic()
+        context.probes.on_closed(connection, now)
+        self._send(session, connection, connection.engine.transmit(now), now)
+        session.arrivals.pop(connection, None)
+        if session.deferred is not None and session.deferred[0] is connection:
+            session.deferred = None
+        if session.dial is connection:
+            session.dial = None
+            context.dials.on_dial_over(session, error, now)
+        if session.connection is connection:
+            session.connection = session.introduction = None
+            session.outbox.clear()
+            context.events.on_connection(connection, False)
+            for hook in context.hooks.link:
+                hook(connection, False, now)
+        self.forget_if_idle(session)
+
+    def on_dirty(self, connection: Connection) -> None:
+        """A connection has something to send."""
+        self._dirty[connection] = None
+        self._context.dirty[self] = None
+        self._context.events.on_dirty()
+
+    # ---- hooks
+
+    def on_own_record(self, record: EndpointRecord, now: float) -> None:
+        """Tell every live peer this node's newest record."""
+        for session in self._peers.sessions.values():
+            if session.connection is not None:
+                session.connection.push_record(record.encoded)

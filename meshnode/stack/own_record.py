@@ -1,0 +1,107 @@
+"""This node's own record: which addresses it has and is seen as, signed and published whenever that changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from meshnode.base.address import Addr
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import Endpoint, EndpointKind, sign_record
+from meshnode.nat.local_networks import LocalNetworks, is_loopback, on_networks
+from meshnode.stack.component import Component
+from meshnode.stack.context import SYMMETRIC, Context
+
+RENEW_DELAY_S = 0.05
+
+
+class OwnRecord(Component):
+    """Own addresses, what others see of them, and the record that says so."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._peers = context.peers
+        self._endpoints: tuple[Endpoint, ...] = ()
+        self._timer = context.timers.timer(self._renew)
+
+    def set_addresses(
+        self, endpoints: tuple[Endpoint, ...], networks: tuple[tuple[str, int], ...], now: float, *, moved: bool
+    ) -> None:
+        """Take these as the local endpoints. When ``moved``, probe every live peer first, then tell them."""
+        context = self._context
+        own = frozenset(endpoint.addr for endpoint in endpoints)
+        self._settle_here(networks, own)
+        if moved:
+            for session in self._peers.sessions.values():
+                session.paths.local_change(now)
+                context.probes.drain(session, now)
+            context.links.flush(now)  # what was in flight goes again before a signature, and a file that is synced
+        changed = bool(endpoints) and endpoints != self._endpoints
+        self._endpoints = endpoints
+        # a mapping is the NAT's doing: it neither makes us seen as ourselves, nor spoils what others saw
+        context.nat.moved(frozenset(endpoint.addr for endpoint in endpoints if endpoint.kind is EndpointKind.HOST))
+        if changed:
+            self._sign(now)
+        if moved:
+            context.records.moving(now)
+        if changed:
+            self._publish(now)
+        if moved:
+            context.records.moved(now)
+        context.nat.filters.moved(own, networks, now, moved=moved)
+
+    def changed(self, now: float) -> None:
+        """Renew the record in a moment, together with what else changes now."""
+        self._timer.set(min(self._timer.when, now + RENEW_DELAY_S))
+        self._context.events.on_dirty()
+
+    def seen_as(self, peer: NodeId, source: Addr, seen: Addr, now: float) -> None:
+        """A member at ``source`` saw this node as ``seen``. Only those that we chose to talk to have a say."""
+        chosen = peer in self._context.records.hints or self._peers.connection(peer) is not None
+        if not chosen or not source.is_udp or source.side is not None:
+            return
+        if on_networks(source, self._peers.here.networks):
+            return
+        if self._context.nat.observed(peer, source, seen, now):
+            self.changed(now)
+
+    def hear_loopback(self) -> None:
+        """A member of our mesh is on this host: its peers' loopback addresses mean something."""
+        if not self._peers.here.loopback:
+            self._peers.set_here(replace(self._peers.here, loopback=True))
+
+    def _settle_here(self, networks: tuple[tuple[str, int], ...], own: frozenset[Addr]) -> None:
+        hints = self._context.records.hints.values()
+        hinted = any(is_loopback(addr) for addrs in hints for addr in addrs)
+        near = self._peers.here.loopback or hinted or any(is_loopback(addr) for addr in own)
+        self._peers.set_here(LocalNetworks(networks, own, near))
+
+    def _renew(self, now: float) -> None:
+        """Replace a record that grows old, or says what is true no longer."""
+        if self._endpoints:
+            self._sign(now)
+            self._publish(now)
+
+    def _sign(self, now: float) -> None:
+        context = self._context
+        settings, nat = context.settings, context.nat
+        known = {endpoint.addr for endpoint in self._endpoints}
+        seen = tuple(Endpoint(addr, EndpointKind.REFLEXIVE) for addr in nat.reflexive(now) if addr not in known)
+        capabilities = (*settings.capabilities, SYMMETRIC) if nat.symmetric(now) else settings.capabilities
+        record = context.record = sign_record(
+            context.identity,
+            seq=context.next_seq(),
+            issued_ms=int(context.clock.wall() * 1000),
+            ttl=settings.record_ttl,
+            endpoints=self._endpoints + seen,
+            relays=context.relays.homes,
+            capabilities=capabilities,
+        )
+        self._settle_here(self._peers.here.networks, frozenset(e.addr for e in record.endpoints))
+        self._timer.set(now + settings.record_ttl * context.rng.uniform(0.3, 0.5))
+        context.events.on_record(record)
+
+    def _publish(self, now: float) -> None:
+        record = self._context.record
+        if record is not None:
+            for hook in self._context.hooks.own_record:
+                hook(record, now)
