@@ -1,7 +1,7 @@
 """The seam between us and a QUIC implementation: sans-IO, addressless, keyed by connection id.
 
 An engine knows packets, streams and loss recovery. It does not know addresses (``paths/``), who may
-connect (``driver/``) or what a Hello is (``hello.py``). Engines interoperate: they speak QUIC version 1.
+connect (``stack/``) or what a Hello is (``hello.py``). Engines interoperate: they speak QUIC version 1.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Relays: nodes that carry others' packets unopened. Sans-IO; ``driver/relaying.py`` wires them."""
+"""Relays: nodes that carry others' packets unopened. Sans-IO; ``stack/relay_client.py`` wires them."""
