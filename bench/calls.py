@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 import meshnode
+from meshnode.sdk.node import runtime_of
 
 ROOT = f"{Path(meshnode.__file__).parent}/"
 ROUNDS = 5
@@ -85,7 +86,7 @@ async def _flows() -> dict[str, Flow]:
                     await asyncio.sleep(0.3)
                     arrived.clear()
                     writer.write(b"y" * 100)
-                    client._running().runtime.stack.flush(asyncio.get_running_loop().time())
+                    runtime_of(client).stack.flush(asyncio.get_running_loop().time())
                     with Flow() as flow:
                         await arrived.wait()
                     keep("datagram, to the reader, with its ACK", flow)

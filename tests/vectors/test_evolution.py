@@ -35,6 +35,7 @@ from meshnode.quic.hello import FIELDS, HEADER, Frame, FrameReader, open_hello, 
 from meshnode.quic.seam import ALPN
 from meshnode.quic.stream import StreamStatus
 from meshnode.relay.server import Reservation
+from meshnode.sdk.node import runtime_of
 from meshnode.sim.link import ModelEngines
 from meshnode.sim.nat import Nat
 from meshnode.sim.world import SimNode, World
@@ -342,13 +343,13 @@ async def test_services(make_node: MakeNode) -> None:
     there = await make_node()
     here = await make_node(seed=there)
     connection = await here.connect(there.id)
-    underneath = here.mesh.sessions[there.id].connection
+    underneath = runtime_of(here).stack.sessions[there.id].connection
     for service in ("of a later version", "\0of a later version"):
         with pytest.raises(ServiceNotFound):
             await connection.open(service)
     assert StreamStatus.NO_SUCH_SERVICE == 1
     assert (await here.ping(there.id)).rtt is not None
-    assert here.mesh.sessions[there.id].connection is underneath
+    assert runtime_of(here).stack.sessions[there.id].connection is underneath
 
 
 @pytest.mark.parametrize("offered", [["meshnode/2", ALPN], [ALPN, "meshnode/2"], ["meshnode/2"], ["h3"]])
