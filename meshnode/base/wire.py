@@ -19,6 +19,10 @@ class WireError(ValueError):
     """Bytes that are not what the protocol says."""
 
 
+class NotCanonical(WireError):
+    """CBOR, but not the one encoding of its value."""
+
+
 def encode(value: Any) -> bytes:
     """Return the one canonical encoding of ``value``."""
     return cbor2.dumps(value, canonical=True)
@@ -34,7 +38,7 @@ def decode(data: bytes, max_size: int) -> Any:
         value = cbor2.loads(data)
         _check(value, 0)
         if encode(value) != data:
-            raise WireError("not the canonical encoding")
+            raise NotCanonical("not the canonical encoding")
     except WireError:
         raise
     except Exception as error:  # the parser's own exceptions are many, and all mean the same here

@@ -1,6 +1,6 @@
 """Entries: what gossip carries. Each is signed by its origin, numbered by it, and dies by itself.
 
-Layout: 64-byte Ed25519 signature over ``DOMAIN + body``, then ``body``, the canonical CBOR array
+An envelope (``identity/envelope.py``) of ``DOMAIN`` around the array
 ``[version, origin, kind, name, seq, issued ms, ttl s, value]``; ``value`` is bytes, or null for a tombstone. At
 most 4,096 bytes in all. Of entries with the same (origin, kind, name) the one with the highest seq counts; an
 origin numbers all of its entries with one counter, never below the wall clock's milliseconds. Stored kinds are limited
@@ -24,13 +24,12 @@ from meshnode.base.limits import (
     GOSSIP_MAX_TTL_S,
 )
 from meshnode.base.metrics import describe
-from meshnode.base.wire import WireError, decode, encode
-from meshnode.identity.keys import Identity, verify
+from meshnode.identity.envelope import EnvelopeError, open_envelope, sign_envelope, verify_envelope
+from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import KEY_LENGTH, NodeId, known_id
 
 DOMAIN = b"meshnode gossip entry v1\x00"
 VERSION = 1
-SIGNATURE_LENGTH = 64
 ID_LENGTH = 8
 MAX_KIND = 0xFFFF
 
@@ -126,13 +125,14 @@ def sign_entry(
     """Return a signed entry. Raises ValueError for what no receiver would take."""
     if not 0 <= kind <= MAX_KIND or len(name) > GOSSIP_MAX_NAME or not 0 < ttl <= GOSSIP_MAX_TTL_S:
         raise ValueError("kind, name or ttl out of range")
-    body = encode([VERSION, bytes(identity.id), kind, name, seq, issued_ms, ttl, value])
-    most = GOSSIP_MAX_ENTRY if kind >= FIRST_FLEETING else GOSSIP_MAX_STORED_ENTRY
-    if SIGNATURE_LENGTH + len(body) > most:
-        raise ValueError(f"an entry of this kind has at most {most} bytes, not {SIGNATURE_LENGTH + len(body)}")
     if kind >= FIRST_FLEETING and ttl > GOSSIP_MAX_FLEETING_TTL_S:
         raise ValueError(f"a fleeting entry lives at most {GOSSIP_MAX_FLEETING_TTL_S} s")
-    encoded = identity.sign(DOMAIN + body) + body
+    most = GOSSIP_MAX_ENTRY if kind >= FIRST_FLEETING else GOSSIP_MAX_STORED_ENTRY
+    fields = [VERSION, bytes(identity.id), kind, name, seq, issued_ms, ttl, value]
+    try:
+        encoded = sign_envelope(identity, DOMAIN, fields, most)
+    except EnvelopeError as error:
+        raise ValueError(f"an entry of this kind has {error}") from error
     size = None if value is None else len(value)
     return Entry(identity.id, kind, name, seq, issued_ms, ttl, size, encoded, id_of(encoded))
 
@@ -140,7 +140,7 @@ def sign_entry(
 def open_entry(encoded: bytes, wall: float) -> Entry | EntryReject:
     """Verify an entry that somebody handed us, cheapest checks first; never raises."""
     if len(encoded) > GOSSIP_MAX_ENTRY:
-        return EntryReject.OVERSIZED
+        return EntryReject.OVERSIZED  # and is not kept in the cache
     entry = _parsed(encoded)
     if isinstance(entry, EntryReject):
         return entry
@@ -160,19 +160,17 @@ def open_entry(encoded: bytes, wall: float) -> Entry | EntryReject:
 # An entry that is refused may come again over other links; what is stored is known by its id, and not opened again.
 @lru_cache(maxsize=GOSSIP_MAX_OPENED)
 def _parsed(encoded: bytes) -> Entry | EntryReject:
-    if len(encoded) <= SIGNATURE_LENGTH:
-        return EntryReject.MALFORMED
     try:
-        return _parse(decode(encoded[SIGNATURE_LENGTH:], GOSSIP_MAX_ENTRY), encoded)
-    except WireError as error:
-        return EntryReject.NOT_CANONICAL if "canonical" in str(error) else EntryReject.MALFORMED
+        return _parse(open_envelope(encoded, GOSSIP_MAX_ENTRY), encoded)
+    except EnvelopeError as error:
+        return EntryReject(error.reason.value)
     except (ValueError, TypeError):
         return EntryReject.MALFORMED
 
 
 @lru_cache(maxsize=GOSSIP_MAX_OPENED)
 def _signed(encoded: bytes, origin: NodeId) -> bool:
-    return verify(origin, DOMAIN + encoded[SIGNATURE_LENGTH:], encoded[:SIGNATURE_LENGTH])
+    return verify_envelope(origin, DOMAIN, encoded)
 
 
 def _parse(fields: object, encoded: bytes) -> Entry:

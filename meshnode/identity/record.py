@@ -1,6 +1,6 @@
 """Endpoint records: where a node can be reached, signed by its key.
 
-Layout: 64-byte Ed25519 signature over ``DOMAIN + body``, then ``body``, the canonical CBOR array
+An envelope (``envelope.py``) of ``DOMAIN`` around the array
 ``[version, id, seq, issued ms, ttl s, [[kind, address], ...], [relay id, ...], [capability, ...]]``. At most
 1,000 bytes in all, so that a record also fits a BEP 44 item. The newest valid seq wins everywhere.
 """
@@ -22,14 +22,13 @@ from meshnode.base.limits import (
     MAX_RECORD_TTL_S,
     MAX_RELAYS,
 )
-from meshnode.base.wire import WireError, decode, encode
 from meshnode.errors import RecordError, RecordExpired, RecordReject
-from meshnode.identity.keys import Identity, verify
+from meshnode.identity.envelope import EnvelopeError, open_envelope, sign_envelope, verify_envelope
+from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId, known_id
 
 DOMAIN = b"meshnode endpoint record v1\x00"
 VERSION = 1
-SIGNATURE_LENGTH = 64
 
 
 class EndpointKind(IntEnum):
@@ -98,24 +97,23 @@ def sign_record(
     """Return a signed record; endpoints past ``MAX_ENDPOINTS`` or past 1,000 bytes are left out, last first."""
     kept = list(dict.fromkeys(endpoints))[:MAX_ENDPOINTS]
     while True:
-        body = encode(
-            [
-                VERSION,
-                bytes(identity.id),
-                seq,
-                issued_ms,
-                ttl,
-                [[int(e.kind), pack_addr(e.addr)] for e in kept],
-                [bytes(r) for r in relays],
-                list(capabilities),
-            ]
-        )
-        if SIGNATURE_LENGTH + len(body) <= MAX_RECORD:
+        fields = [
+            VERSION,
+            bytes(identity.id),
+            seq,
+            issued_ms,
+            ttl,
+            [[int(e.kind), pack_addr(e.addr)] for e in kept],
+            [bytes(r) for r in relays],
+            list(capabilities),
+        ]
+        try:
+            encoded = sign_envelope(identity, DOMAIN, fields, MAX_RECORD)
             break
-        if not kept:
-            raise RecordError(RecordReject.OVERSIZED)
-        kept.pop()
-    encoded = identity.sign(DOMAIN + body) + body
+        except EnvelopeError as error:
+            if not kept:
+                raise RecordError(RecordReject.OVERSIZED) from error
+            kept.pop()
     return EndpointRecord(identity.id, seq, issued_ms, ttl, tuple(kept), relays, capabilities, encoded)
 
 
@@ -124,15 +122,10 @@ def open_record(encoded: bytes, wall: float, *, expected: NodeId | None = None) 
 
     Raises RecordError with its ``reason`` (RecordExpired when it was valid once).
     """
-    if len(encoded) > MAX_RECORD:
-        raise RecordError(RecordReject.OVERSIZED)
-    if len(encoded) <= SIGNATURE_LENGTH:
-        raise RecordError(RecordReject.MALFORMED)
     try:
         record = _parsed(encoded)
-    except WireError as error:
-        canonical = "canonical" in str(error)
-        raise RecordError(RecordReject.NOT_CANONICAL if canonical else RecordReject.MALFORMED) from error
+    except EnvelopeError as error:
+        raise RecordError(RecordReject(error.reason.value)) from error
     except (ValueError, TypeError) as error:
         raise RecordError(RecordReject.MALFORMED) from error
     if expected is not None and record.id != expected:
@@ -149,12 +142,12 @@ def open_record(encoded: bytes, wall: float, *, expected: NodeId | None = None) 
 # One record comes by many ways (connection, watch, several holders): it is parsed and verified once.
 @lru_cache(maxsize=MAX_OPENED_RECORDS)
 def _parsed(encoded: bytes) -> EndpointRecord:
-    return _parse(decode(encoded[SIGNATURE_LENGTH:], MAX_RECORD), encoded)
+    return _parse(open_envelope(encoded, MAX_RECORD), encoded)
 
 
 @lru_cache(maxsize=MAX_OPENED_RECORDS)
 def _signed(signer: NodeId, encoded: bytes) -> bool:
-    return verify(signer, DOMAIN + encoded[SIGNATURE_LENGTH:], encoded[:SIGNATURE_LENGTH])
+    return verify_envelope(signer, DOMAIN, encoded)
 
 
 def _parse(fields: object, encoded: bytes) -> EndpointRecord:

@@ -1,0 +1,58 @@
+"""Envelopes: the one signed form of what nodes keep and pass on for others, records and gossip entries.
+
+Layout: 64-byte Ed25519 signature over ``domain + body``, then ``body``, one canonical CBOR item. The domain names the
+kind and its version, so that no signature counts for another kind. Opening and verifying are two steps, because the
+body names the signer and reading it is far cheaper than checking a signature.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from meshnode.base.wire import NotCanonical, WireError, decode, encode
+from meshnode.identity.keys import Identity, verify
+from meshnode.identity.node_id import NodeId
+
+SIGNATURE_LENGTH = 64
+
+
+class EnvelopeReject(Enum):
+    """Why bytes are no envelope."""
+
+    OVERSIZED = "oversized"
+    MALFORMED = "malformed"
+    NOT_CANONICAL = "not_canonical"
+
+
+class EnvelopeError(ValueError):
+    """Bytes that are no envelope; ``reason`` says why."""
+
+    def __init__(self, reason: EnvelopeReject, message: str = "") -> None:
+        super().__init__(message or reason.value)
+        self.reason = reason
+
+
+def sign_envelope(identity: Identity, domain: bytes, item: object, most: int) -> bytes:
+    """Return the envelope of a CBOR item; raises EnvelopeError when it is longer than ``most`` bytes."""
+    body = encode(item)
+    size = SIGNATURE_LENGTH + len(body)
+    if size > most:
+        raise EnvelopeError(EnvelopeReject.OVERSIZED, f"at most {most} bytes, not {size}")
+    return identity.sign(domain + body) + body
+
+
+def open_envelope(encoded: bytes, most: int) -> object:
+    """Return the item inside, without checking the signature; raises EnvelopeError."""
+    if len(encoded) > most:
+        raise EnvelopeError(EnvelopeReject.OVERSIZED)
+    try:
+        return decode(encoded[SIGNATURE_LENGTH:], most)
+    except NotCanonical as error:
+        raise EnvelopeError(EnvelopeReject.NOT_CANONICAL) from error
+    except WireError as error:
+        raise EnvelopeError(EnvelopeReject.MALFORMED) from error
+
+
+def verify_envelope(signer: NodeId, domain: bytes, encoded: bytes) -> bool:
+    """True when ``signer`` signed this envelope for this domain."""
+    return verify(signer, domain + encoded[SIGNATURE_LENGTH:], encoded[:SIGNATURE_LENGTH])
