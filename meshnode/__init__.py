@@ -10,31 +10,126 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from meshnode.config import Config as Config
-    from meshnode.errors import MeshError as MeshError
-    from meshnode.identity.keys import Identity as Identity
-    from meshnode.identity.node_id import NodeId as NodeId
-    from meshnode.identity.record import EndpointRecord as EndpointRecord
-    from meshnode.sdk.node import Node as Node
+    from meshnode.base.address import Addr
+    from meshnode.config import Config
+    from meshnode.directory.announcement import Instance, Offer
+    from meshnode.discovery.resolver import Resolved
+    from meshnode.errors import (
+        AddressInUse,
+        AlreadyRunning,
+        ConfigError,
+        ConnectionLost,
+        HandshakeTimeout,
+        InvalidId,
+        KeyFileError,
+        MeshError,
+        NameChanged,
+        NodeClosed,
+        NoPathError,
+        NotFound,
+        NotRunning,
+        PeerIdentityError,
+        PeerRestarted,
+        PolicyDenied,
+        RateLimited,
+        RecordError,
+        RecordExpired,
+        RecordReject,
+        ServiceNotFound,
+        ServiceUnavailable,
+        StreamLimitError,
+        TopicClosed,
+    )
+    from meshnode.identity.keys import Identity
+    from meshnode.identity.node_id import NodeId
+    from meshnode.identity.record import Endpoint, EndpointKind, EndpointRecord
+    from meshnode.sdk.connection import Connection
+    from meshnode.sdk.events import Event, EventKind
+    from meshnode.sdk.node import Node
+    from meshnode.sdk.service import Handler, Service
+    from meshnode.sdk.streams import MeshReader, MeshWriter
+    from meshnode.sdk.topic import Topic
+    from meshnode.stack.probe import Pinged
+    from meshnode.topics.inbox import TopicMessage
 
 __version__ = "0.1.0"
 
-_WHERE = {
-    "Config": "meshnode.config",
-    "Connection": "meshnode.sdk.connection",
-    "EndpointRecord": "meshnode.identity.record",
-    "Identity": "meshnode.identity.keys",
-    "MeshError": "meshnode.errors",
-    "Node": "meshnode.sdk.node",
-    "NodeId": "meshnode.identity.node_id",
-}
-__all__ = [*_WHERE, "__version__"]
+__all__ = [
+    "Addr",
+    "AddressInUse",
+    "AlreadyRunning",
+    "Config",
+    "ConfigError",
+    "Connection",
+    "ConnectionLost",
+    "Endpoint",
+    "EndpointKind",
+    "EndpointRecord",
+    "Event",
+    "EventKind",
+    "Handler",
+    "HandshakeTimeout",
+    "Identity",
+    "Instance",
+    "InvalidId",
+    "KeyFileError",
+    "MeshError",
+    "MeshReader",
+    "MeshWriter",
+    "NameChanged",
+    "NoPathError",
+    "Node",
+    "NodeClosed",
+    "NodeId",
+    "NotFound",
+    "NotRunning",
+    "Offer",
+    "PeerIdentityError",
+    "PeerRestarted",
+    "Pinged",
+    "PolicyDenied",
+    "RateLimited",
+    "RecordError",
+    "RecordExpired",
+    "RecordReject",
+    "Resolved",
+    "Service",
+    "ServiceNotFound",
+    "ServiceUnavailable",
+    "StreamLimitError",
+    "Topic",
+    "TopicClosed",
+    "TopicMessage",
+    "__version__",
+]
 
+if not TYPE_CHECKING:  # checkers see the imports above, so that a misspelt name is an error to them
+    _MODULES = {
+        "meshnode.base.address": ("Addr",),
+        "meshnode.config": ("Config",),
+        "meshnode.directory.announcement": ("Instance", "Offer"),
+        "meshnode.discovery.resolver": ("Resolved",),
+        "meshnode.identity.keys": ("Identity",),
+        "meshnode.identity.node_id": ("NodeId",),
+        "meshnode.identity.record": ("Endpoint", "EndpointKind", "EndpointRecord"),
+        "meshnode.sdk.connection": ("Connection",),
+        "meshnode.sdk.events": ("Event", "EventKind"),
+        "meshnode.sdk.node": ("Node",),
+        "meshnode.sdk.service": ("Handler", "Service"),
+        "meshnode.sdk.streams": ("MeshReader", "MeshWriter"),
+        "meshnode.sdk.topic": ("Topic",),
+        "meshnode.stack.probe": ("Pinged",),
+        "meshnode.topics.inbox": ("TopicMessage",),
+    }
+    _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 
-def __getattr__(name: str) -> Any:
-    """Import on first use (PEP 562), so that ``import meshnode`` stays cheap."""
-    if name not in _WHERE:
-        raise AttributeError(f"module 'meshnode' has no attribute {name!r}")
-    value = getattr(import_module(_WHERE[name]), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        """Import on first use (PEP 562), so that ``import meshnode`` stays cheap."""
+        if name not in __all__:
+            raise AttributeError(f"module 'meshnode' has no attribute {name!r}")
+        value = getattr(import_module(_WHERE.get(name, "meshnode.errors")), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return __all__

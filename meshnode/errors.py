@@ -1,28 +1,30 @@
-"""All errors that a caller can meet.
+"""All errors that a caller can meet. Each is a ``MeshError`` and of one of Python's families (in brackets).
 
 MeshError
-  ConfigError          a setting is wrong
-  KeyFileError         a key file cannot be read, or is not private
-  InvalidId            text that is no node id (also a ValueError)
-  RecordError          an endpoint record was rejected; ``reason`` says why
+  ConfigError          a setting or an argument is wrong [ValueError]
+  KeyFileError         a key file cannot be used [OSError]
+  InvalidId            text that is no node id [ValueError]
+  RecordError          an endpoint record was rejected; ``reason`` says why [ValueError]
     RecordExpired      it was valid once
-  NotFound             no source knows a record of that id
-  NoPathError          a record is known, but no address in it answers; ``attempts``
-  PeerIdentityError    somebody else's key answered
-  NameChanged          a node's name that was used here is another node's now
-  PolicyDenied         the peer refuses us
-  ServiceNotFound      the peer has no such service
-  ServiceUnavailable   the peer's service does not work now
-  ConnectionLost       the connection is over
-    PeerRestarted      because the peer's process began anew
-  HandshakeTimeout     the peer stopped answering during the handshake; ``attempts``
-  StreamLimitError     the peer grants no more streams now
-  TopicClosed          the topic was left
-  RateLimited          more gossip entries than other nodes would pass on
-  NodeClosed           this node was closed
-  AlreadyRunning       another process runs this home
-  NotRunning           no process runs this home
-  AddressInUse         the listen address is taken
+  NotFound             no node or service of that id or name is known [LookupError]
+  NameChanged          a node's name that was used here is another node's now [LookupError]
+  NoPathError          a record is known, but no address in it answers; ``attempts`` [ConnectionError]
+  PeerIdentityError    another key than the peer's answered [ConnectionError]
+  HandshakeTimeout     the peer stopped answering during the handshake; ``attempts`` [TimeoutError]
+  PolicyDenied         the peer refuses this node [PermissionError]
+  ServiceNotFound      the peer has no such service [ConnectionError]
+  ServiceUnavailable   the peer's service does not work now [ConnectionError]
+  StreamLimitError     the peer grants no more streams now [ConnectionError]
+  ConnectionLost       the connection or the stream is over [ConnectionError]
+    PeerRestarted      because the peer's process has restarted
+  TopicClosed          the topic was left [ConnectionError]
+  NodeClosed           this node was closed [ConnectionError]
+  RateLimited          more gossip entries than other nodes would pass on [BlockingIOError]
+  AlreadyRunning       another process runs this home [OSError]
+  NotRunning           no process runs this home, or this node was not started [ConnectionError]
+  AddressInUse         the listen address is taken [OSError]
+
+ConnectionError, PermissionError, TimeoutError and BlockingIOError are OSErrors; ``errno`` and ``strerror`` are None.
 """
 
 from __future__ import annotations
@@ -31,7 +33,13 @@ from enum import Enum
 
 
 class MeshError(Exception):
-    """Root of the tree: a stable ``code``, a message for people, and a hint what to do next."""
+    """Root of all errors of this package.
+
+    Attributes:
+        code: A stable word for programs, as ``not_found``; the same in ``--json`` output.
+        message: What happened, for people.
+        hint: What to do next; empty when there is nothing to say.
+    """
 
     code = "mesh_error"
 
@@ -41,18 +49,18 @@ class MeshError(Exception):
         self.hint = hint
 
     def to_json(self) -> dict[str, dict[str, str]]:
-        """Return ``{"error": {"code", "message", "hint"}}``."""
+        """Return ``{"error": {"code", "message", "hint"}}``, as the command line prints it."""
         return {"error": {"code": self.code, "message": self.message, "hint": self.hint}}
 
 
-class ConfigError(MeshError):
-    """A setting is wrong."""
+class ConfigError(MeshError, ValueError):
+    """A setting or an argument is wrong, or cannot be had on this host."""
 
     code = "config_error"
 
 
-class KeyFileError(MeshError):
-    """A key file cannot be used."""
+class KeyFileError(MeshError, OSError):
+    """A key file is unreadable, readable by others, damaged, or needs its passphrase."""
 
     code = "key_file_error"
 
@@ -75,8 +83,12 @@ class RecordReject(Enum):
     WRONG_ID = "wrong_id"
 
 
-class RecordError(MeshError):
-    """An endpoint record was rejected."""
+class RecordError(MeshError, ValueError):
+    """An endpoint record was rejected.
+
+    Attributes:
+        reason: Why, as a ``RecordReject``.
+    """
 
     code = "record_error"
 
@@ -91,14 +103,24 @@ class RecordExpired(RecordError):
     code = "record_expired"
 
 
-class NotFound(MeshError):
-    """No source knows a record of that id."""
+class NotFound(MeshError, LookupError):
+    """No source knows a record of that id, or no node a service or node of that name."""
 
     code = "not_found"
 
 
-class NoPathError(MeshError):
-    """No address of the peer answers."""
+class NameChanged(MeshError, LookupError):
+    """A name that was used here is claimed by another node now; it keeps its meaning until a person agrees."""
+
+    code = "name_changed"
+
+
+class NoPathError(MeshError, ConnectionError):
+    """No address of the peer answers.
+
+    Attributes:
+        attempts: Each address that was tried, with its outcome.
+    """
 
     code = "no_path"
 
@@ -107,44 +129,18 @@ class NoPathError(MeshError):
         self.attempts: list[tuple[str, str]] = attempts or []
 
 
-class PeerIdentityError(MeshError):
-    """Somebody else's key answered at the dialled address."""
+class PeerIdentityError(MeshError, ConnectionError):
+    """Another key than the peer's answered at the dialled address."""
 
     code = "peer_identity"
 
 
-class PolicyDenied(MeshError):
-    """The peer refuses us."""
+class HandshakeTimeout(MeshError, TimeoutError):
+    """The peer stopped answering during the handshake.
 
-    code = "policy_denied"
-
-
-class ServiceNotFound(MeshError):
-    """The peer has no such service."""
-
-    code = "service_not_found"
-
-
-class ServiceUnavailable(MeshError):
-    """The peer has the service, but what is behind it does not answer."""
-
-    code = "service_unavailable"
-
-
-class ConnectionLost(MeshError, ConnectionError):
-    """The connection or the stream is over."""
-
-    code = "connection_lost"
-
-
-class PeerRestarted(ConnectionLost):
-    """The peer's process began anew; its old connections are gone."""
-
-    code = "peer_restarted"
-
-
-class HandshakeTimeout(MeshError):
-    """The peer stopped answering during the handshake."""
+    Attributes:
+        attempts: Each address that was tried, with its outcome.
+    """
 
     code = "handshake_timeout"
 
@@ -153,49 +149,73 @@ class HandshakeTimeout(MeshError):
         self.attempts: list[tuple[str, str]] = attempts or []
 
 
-class StreamLimitError(MeshError):
-    """The peer grants no more streams now."""
+class PolicyDenied(MeshError, PermissionError):
+    """The peer does not admit this node, or does not let it use the service."""
+
+    code = "policy_denied"
+
+
+class ServiceNotFound(MeshError, ConnectionError):
+    """The peer has no such service."""
+
+    code = "service_not_found"
+
+
+class ServiceUnavailable(MeshError, ConnectionError):
+    """The peer has the service, but what is behind it does not answer."""
+
+    code = "service_unavailable"
+
+
+class StreamLimitError(MeshError, ConnectionError):
+    """The peer grants no more streams now; close some, or try later."""
 
     code = "stream_limit"
 
 
-class NameChanged(MeshError):
-    """A name that was used here is claimed by another node now; it keeps its meaning until a person agrees."""
+class ConnectionLost(MeshError, ConnectionError):
+    """The connection or the stream is over, other than by a clean end."""
 
-    code = "name_changed"
+    code = "connection_lost"
 
 
-class TopicClosed(MeshError):
+class PeerRestarted(ConnectionLost):
+    """The peer's process has restarted; its old connections are gone."""
+
+    code = "peer_restarted"
+
+
+class TopicClosed(MeshError, ConnectionError):
     """The topic was left, or its node was closed."""
 
     code = "topic_closed"
 
 
-class RateLimited(MeshError):
-    """More than other nodes take of one origin; nothing was sent."""
-
-    code = "rate_limited"
-
-
-class NodeClosed(MeshError):
+class NodeClosed(MeshError, ConnectionError):
     """This node was closed."""
 
     code = "node_closed"
 
 
-class AlreadyRunning(MeshError):
+class RateLimited(MeshError, BlockingIOError):
+    """More than other nodes take of one origin; nothing was sent."""
+
+    code = "rate_limited"
+
+
+class AlreadyRunning(MeshError, OSError):
     """Another process runs this home."""
 
     code = "already_running"
 
 
-class NotRunning(MeshError):
-    """No process runs this home."""
+class NotRunning(MeshError, ConnectionError):
+    """No process runs this home, or this node was not started yet."""
 
     code = "not_running"
 
 
-class AddressInUse(MeshError):
+class AddressInUse(MeshError, OSError):
     """The listen address is taken."""
 
     code = "address_in_use"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
+import meshnode
 from meshnode import Identity
 from meshnode.errors import (
     AlreadyRunning,
@@ -155,3 +157,38 @@ async def test_events_end_when_the_node_is_closed(make_node: MakeNode) -> None:
     await node.close()
     await asyncio.wait_for(task, 2)
     assert "connected" in seen
+
+
+async def test_the_old_call_for_any_instance_works_and_warns(make_node: MakeNode) -> None:
+    seed = await make_node(seed_role=True)
+    other = await make_node(seed=seed)
+    seed.serve("echo", echo, allow=["any"])
+    with pytest.warns(DeprecationWarning, match="open_any"):
+        reader, writer = await other.open("echo")
+    writer.write(b"hello")
+    assert await reader.readexactly(5) == b"hello"
+
+
+async def test_a_node_that_is_not_started_or_is_closed_says_so(tmp_path: Path) -> None:
+    node = meshnode.Node(meshnode.Config(home=tmp_path / "a", mdns=False, port_mapping=False, listen="127.0.0.1:0"))
+    with pytest.raises(meshnode.NotRunning):
+        _ = node.id
+    with pytest.raises(meshnode.NotRunning):
+        await node.open("laptop", "echo")
+    async with node:
+        assert not node.is_closed
+    assert node.is_closed
+    with pytest.raises(meshnode.NodeClosed):
+        await node.open("laptop", "echo")
+    with pytest.raises(meshnode.NodeClosed):
+        await node.start()
+
+
+async def test_a_service_that_cannot_be_announced_leaves_no_node_behind(tmp_path: Path) -> None:
+    config = meshnode.Config(home=tmp_path / "a", mdns=False, port_mapping=False, listen="127.0.0.1:0")
+    broken = meshnode.Node(config)
+    broken.serve("echo", echo, allow=["any"], meta={"": "a name is missing"})
+    with pytest.raises(meshnode.ConfigError):
+        await broken.start()
+    async with meshnode.Node(config) as node:  # the home and its lock are free again
+        assert node.record.endpoints
