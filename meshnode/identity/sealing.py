@@ -18,11 +18,13 @@ import struct
 from nacl.bindings import crypto_secretbox, crypto_secretbox_open
 from nacl.exceptions import CryptoError
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.clock import Clock, Entropy
 from meshnode.base.clock_offset import ClockOffset
 from meshnode.base.limits import (
     MAX_REPLAY_ENTRIES,
     MAX_REPLAY_PER_SENDER,
+    MAX_SHARED_KEYS,
     NEW_SENDERS_BURST,
     NEW_SENDERS_PER_S,
     SEAL_WINDOW_S,
@@ -111,7 +113,7 @@ class Sealer:
         self._entropy = entropy
         self._born = born
         self._inbox = mesh.derive(b"mesh-receiver", bytes(identity.id))
-        self._outboxes: dict[NodeId, bytes] = {}
+        self._outboxes: BoundedDict[NodeId, bytes] = BoundedDict(MAX_SHARED_KEYS)
         self._guard = ReplayGuard(born)
         self._new_senders = TokenBucket(NEW_SENDERS_PER_S, NEW_SENDERS_BURST, clock.monotonic())
         self.skew = ClockOffset()
@@ -171,8 +173,6 @@ class Sealer:
         mac = _mac(self._identity.shared_key(peer), nonce, me, peer, stamp, context, body)
         box = self._outboxes.get(peer)
         if box is None:
-            if len(self._outboxes) >= 4096:
-                self._outboxes.clear()
             box = self._outboxes[peer] = self._mesh.derive(b"mesh-receiver", bytes(peer))
         return nonce + crypto_secretbox(me.raw + stamp + mac + body, nonce, box)
 
