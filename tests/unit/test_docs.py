@@ -32,5 +32,26 @@ def test_every_page_is_in_the_index() -> None:
     assert set(ROOT.glob("docs/**/*.md")) - {index} <= linked
 
 
+def _rooms() -> set[str]:
+    """Return the modules and folders that the architecture page names, as paths below the root."""
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    tree = page.split("```")[1]
+    found, folders = set(), []
+    for line in tree.strip().splitlines():
+        name = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 2
+        folders[depth:] = [name]
+        found.add("".join(folders) if name.endswith("/") else "".join(folders) + ".py")
+    return found
+
+
+def test_the_architecture_page_names_every_room_and_no_other() -> None:
+    package = ROOT / "meshnode"
+    modules = {str(path.relative_to(ROOT)) for path in package.glob("**/*.py")}
+    folders = {f"{Path(name).parent}/" for name in modules}
+    inner = {name for name in modules if name.endswith("/__init__.py") and name != "meshnode/__init__.py"}
+    assert _rooms() == (modules - inner) | folders
+
+
 def test_the_readme_fits_a_screen() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 64
