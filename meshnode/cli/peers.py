@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
+from meshnode.base.path_reason import in_words
 from meshnode.diagnosis.finding import ms, seconds, short
-from meshnode.diagnosis.peer import reason
 
 Json = dict[str, Any]
 
@@ -32,7 +32,7 @@ def table(peers: list[Json], *, history: bool) -> Iterator[str]:
     for peer, (path, at, rtt) in zip(peers, rows, strict=True):
         state = "" if peer["state"] == "connected" else f"  {peer['state']}"
         last = peer["history"][-1] if peer["history"] and not history else None
-        change = f"  {reason(last['why'])} {seconds(last['ago_s'])} ago" if last else ""
+        change = f"  {in_words(last['why'])} {seconds(last['ago_s'])} ago" if last else ""
         line = f"{peer['id']}  {path:{widths[0]}}  {at:{widths[1]}}  {rtt:>{widths[2]}}{state}{change}"
         yield line.rstrip()
         if history:
@@ -48,7 +48,7 @@ def _details(peer: Json) -> Iterator[str]:
         tries = f"{candidate['answers']} of {candidate['probes']} probes answered{rtt}"
         yield f"    or   {_where(candidate):{wide}}  {way(candidate):9}  {candidate['state']}: {tries}"
     for change in peer["history"]:
-        yield f"    {seconds(change['ago_s']):>7} ago  {_change(change):{far}}  {reason(change['why'])}"
+        yield f"    {seconds(change['ago_s']):>7} ago  {_change(change):{far}}  {in_words(change['why'])}"
 
 
 def _change(change: Json) -> str:
@@ -74,7 +74,7 @@ class PingView:
         now = (way(echo), _where(echo))
         if self._last is not None and now != self._last and echo.get("endpoint"):
             why = echo.get("change", {}).get("why")
-            because = f" ({reason(why)})" if why else ""
+            because = f" ({in_words(why)})" if why else ""
             yield f"      path: {' '.join(self._last)} -> {' '.join(now)}{because}"
         if echo.get("endpoint"):
             self._last = now

@@ -23,8 +23,8 @@ from meshnode.base.limits import MAX_DOCTOR_SEEDS
 from meshnode.config import Seed, parse_seed
 from meshnode.errors import MeshError
 from meshnode.identity.node_id import NodeId
-from meshnode.paths.candidate import PathState
-from meshnode.paths.describe import NEVER, describe_candidates, describe_endpoint, describe_history
+from meshnode.paths.candidate import NEVER
+from meshnode.paths.describe import describe_candidates, describe_endpoint, describe_history
 from meshnode.runtime.interfaces import local_networks
 from meshnode.sdk.node import Node, runtime_of
 
@@ -160,8 +160,8 @@ def _udp(node: Node, now: float) -> Json:
     filters = runtime_of(node).stack.nat.filters
     heard = {name: filters.quiet_s(now, outside=name == "outside_s") for name in ("outside_s", "lan_s")}
     for session in runtime_of(node).stack.sessions.values():
-        for candidate in session.paths.candidates():
-            if candidate.addr.is_udp and candidate.state is PathState.VALIDATED and candidate.last_heard != NEVER:
+        for candidate in session.paths.book:
+            if candidate.addr.is_udp and candidate.is_valid and candidate.last_heard != NEVER:
                 kind = describe_endpoint(session.paths, candidate.addr)["path"]
                 name, quiet = "lan_s" if kind == "lan" else "outside_s", now - candidate.last_heard
                 heard[name] = quiet if heard[name] is None else min(heard[name] or 0.0, quiet)

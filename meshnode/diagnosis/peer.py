@@ -5,30 +5,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
+from meshnode.base.path_reason import in_words
 from meshnode.diagnosis.finding import Finding, Snapshot, ms, note, ok, opened_by_us, plural, problem, seconds, short
 
 MAX_LISTED = 6
-REASONS = {
-    "dial": "dialled",
-    "accepted": "connected",
-    "peer moved": "the peer moved",
-    "moved": "this node moved",
-    "answered": "it answered first after a silence",
-    "validated": "it was proven to be the peer's",
-    "better kind": "a better kind of path was found",
-    "faster": "it is faster",
-    "silent": "the path fell silent",
-    "suspended": "nothing answered any more",
-    "resumed": "something answered again",
-    "unconfirmed": "the address that the peer moved to never answered",
-    "fewer losses": "it loses less",
-}
 SYMMETRIC = "symmetric"  # the capability by which a record says so
-
-
-def reason(why: object) -> str:
-    """A path change's reason in words."""
-    return REASONS.get(str(why), str(why))
 
 
 def diagnose_peer(peer: Snapshot, nat: Snapshot) -> list[Finding]:
@@ -153,4 +134,4 @@ def _tried(peer: Snapshot) -> Iterator[Finding]:
 def _changes(peer: Snapshot) -> Iterator[Finding]:
     for change in (peer.get("history") or ())[-MAX_LISTED:]:
         where = f": {short(change['endpoint'])}" if change.get("endpoint") else ""
-        yield note("history", f"{seconds(float(change.get('ago_s', 0)))} ago{where}, {reason(change.get('why'))}")
+        yield note("history", f"{seconds(float(change.get('ago_s', 0)))} ago{where}, {in_words(change.get('why'))}")

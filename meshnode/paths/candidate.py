@@ -1,22 +1,30 @@
-"""One address of a peer, and what we know of it."""
+"""The candidate addresses of one peer, and what is known of each (RFC 8445 terms).
+
+Each address is a ``Candidate``; a ``CandidateBook`` holds a peer's, bounded, and knows which one is in use.
+"""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from meshnode.base.address import Addr
+from meshnode.base.address import Addr, is_dialable
+from meshnode.base.limits import MAX_CANDIDATES
+from meshnode.identity.record import EndpointKind, EndpointRecord
+from meshnode.nat.local_networks import LocalNetworks, on_networks
 from meshnode.paths.mtu import MtuSearch
 
-WINDOW = 8  # probes whose fate is remembered
-DISTRUST_S, DISTRUST_MAX_S = 0.1, 32.0
-CALM_S = 10.0  # distrust halves in this time: a path that falls silent six times a minute keeps as much as it has
-PATIENCE_S = 2.0
+LOSS_WINDOW = 8  # probes whose outcome is remembered
+DISTRUST_MIN_S, DISTRUST_MAX_S = 0.1, 32.0
+DISTRUST_HALF_LIFE_S = 10.0  # a path that falls silent six times a minute keeps as much distrust as it has
+RACE_DISTRUST_MAX_S = 2.0  # up to this distrust, an answer to a probe from before the path was left restores it
+NEVER = float("-inf")
 
 
 class PathState(Enum):
-    """How far we trust an address to be the peer's."""
+    """How far an address is known to be the peer's."""
 
     UNKNOWN = "unknown"
     PROBING = "probing"
@@ -24,21 +32,14 @@ class PathState(Enum):
     FAILED = "failed"
 
 
-class Connectivity(Enum):
-    """How the peer is, as far as paths can tell."""
-
-    CONNECTED = "connected"
-    SEEKING = "seeking"
-    SUSPENDED = "suspended"
-
-
 @dataclass(slots=True)
 class Candidate:
-    """``rtt`` and the times are seconds; ``claimed`` is when the peer last gave a reason to move here.
+    """One address of a peer. ``rtt`` is smoothed, in seconds; times are monotonic seconds.
 
-    ``answered`` is when the latest of our probes that came back was sent.
-
-    ``probes`` were sent and ``samples`` came back; ``failures``: how often it was in use and had to be left.
+    - ``claimed``: when the peer last gave a reason to move here;
+    - ``answered``: when the latest of our probes that came back was sent;
+    - ``probes`` were sent and ``samples`` of them came back; ``failures``: how often it was in use and had to be left;
+    - ``outcomes``: of the last probes of the relay monitor, True for each that came back.
     """
 
     addr: Addr
@@ -49,13 +50,18 @@ class Candidate:
     samples: int = 0
     probes: int = 0
     failures: int = 0
-    last_heard: float = float("-inf")
-    claimed: float = float("-inf")
-    answered: float = float("-inf")
-    trusted_at: float = float("-inf")
+    last_heard: float = NEVER
+    claimed: float = NEVER
+    answered: float = NEVER
+    trusted_at: float = NEVER
     distrust: float = 0.0
-    left_at: float = float("-inf")
-    fates: deque[bool] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    left_at: float = NEVER
+    outcomes: deque[bool] = field(default_factory=lambda: deque(maxlen=LOSS_WINDOW))
+
+    @property
+    def is_valid(self) -> bool:
+        """True when a probe of ours, or a handshake, went round trip on it."""
+        return self.state is PathState.VALIDATED
 
     @property
     def rank(self) -> int:
@@ -68,7 +74,7 @@ class Candidate:
 
     @property
     def outcome(self) -> str:
-        """What came of probing it, for people."""
+        """The result of probing it, for people."""
         if self.samples and self.rtt is not None:
             return f"answered {self.samples} of {self.probes} probes, in {self.rtt * 1000:.1f} ms"
         return f"no answer to {self.probes} probes" if self.probes else "not probed"
@@ -76,10 +82,10 @@ class Candidate:
     @property
     def losses(self) -> int:
         """How many of the last probes were lost."""
-        return self.fates.count(False)
+        return self.outcomes.count(False)
 
     def measured(self, sent: float, now: float) -> None:
-        """A probe went round trip."""
+        """Take the answer to a probe that was sent at ``sent``: the address is validated."""
         rtt = now - sent
         self.answered = max(self.answered, sent)
         self.rtt = rtt if self.rtt is None else 0.75 * self.rtt + 0.25 * rtt
@@ -88,13 +94,117 @@ class Candidate:
         self.state = PathState.VALIDATED
 
     def fell_silent(self, now: float) -> None:
-        """It was in use and stopped answering: do not hurry back (0.1 s, doubling with each time, halving in 10 s)."""
+        """It was in use and stopped answering: distrust it for 0.1 s, doubling each time, halving in 10 s."""
         self.failures += 1
-        calm = 0.5 ** ((now - self.left_at) / CALM_S)
-        self.distrust = min(DISTRUST_MAX_S, max(DISTRUST_S, 2 * self.distrust * calm))
+        remaining = 0.5 ** ((now - self.left_at) / DISTRUST_HALF_LIFE_S)
+        self.distrust = min(DISTRUST_MAX_S, max(DISTRUST_MIN_S, 2 * self.distrust * remaining))
         self.left_at = now
         self.trusted_at = now + self.distrust
 
     def trusted(self, sent: float, now: float) -> bool:
-        """A probe sent at ``sent`` was answered: may we go back? Sent before we left, it says that it lived on."""
-        return now >= self.trusted_at or (sent <= self.left_at and self.distrust <= PATIENCE_S)
+        """Return whether to go back to it now that a probe sent at ``sent`` was answered.
+
+        A probe sent before the path was left shows that it had not failed, only answered late.
+        """
+        return now >= self.trusted_at or (sent <= self.left_at and self.distrust <= RACE_DISTRUST_MAX_S)
+
+
+class CandidateBook:
+    """At most ``MAX_CANDIDATES`` addresses of one peer. Iterates over a copy, the oldest first.
+
+    ``current`` is in use; ``previous`` was validated and in use before it. Neither is evicted: answers that come from
+    them must find their candidate. ``here`` is what this node knows of its own networks.
+    """
+
+    __slots__ = ("_candidates", "_mtu_ceiling", "behind_nat", "current", "here", "previous")
+
+    def __init__(self, mtu_ceiling: int) -> None:
+        self.current: Candidate | None = None
+        self.previous: Candidate | None = None
+        self.behind_nat = False  # the peer, as its record says
+        self.here = LocalNetworks()
+        self._mtu_ceiling = mtu_ceiling
+        self._candidates: dict[Addr, Candidate] = {}
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return iter(list(self._candidates.values()))
+
+    def __contains__(self, addr: Addr) -> bool:
+        return addr in self._candidates
+
+    def get(self, addr: Addr) -> Candidate | None:
+        """Return the candidate with this address, if it is known."""
+        return self._candidates.get(addr)
+
+    def learn(self, addr: Addr, source: str) -> Candidate | None:
+        """Return the candidate with this address, a new one if need be; None when it can be no peer's.
+
+        The oldest makes room for a new one, so that a lying source can only push out what it brought itself.
+        """
+        found = self._candidates.get(addr)
+        if found is not None or (addr.is_udp and not is_dialable(addr)):
+            return found
+        if len(self._candidates) >= MAX_CANDIDATES:
+            oldest = next((old for old in self if old is not self.current and old is not self.previous), None)
+            if oldest is None:
+                return None
+            del self._candidates[oldest.addr]
+        found = self._candidates[addr] = Candidate(addr, source, MtuSearch(self._mtu_ceiling if addr.is_udp else 0))
+        return found
+
+    def drop(self, addr: Addr) -> None:
+        """Forget an address that is of no more use (a relay that was left), unless it is in use."""
+        if self.current is not None and addr == self.current.addr:
+            return
+        dropped = self._candidates.pop(addr, None)
+        if dropped is self.previous:
+            self.previous = None
+
+    def take_record(self, record: EndpointRecord) -> list[Addr]:
+        """Drop what an older record named and this one does not; return the credible addresses that it names."""
+        listed = dict.fromkeys(e.addr for e in record.endpoints if self.here.believes(e.addr))
+        self.behind_nat = any(endpoint.kind is EndpointKind.REFLEXIVE for endpoint in record.endpoints)
+        for candidate in self:
+            in_use = candidate is self.current or candidate is self.previous
+            if candidate.source == "record" and candidate.addr not in listed and not in_use:
+                del self._candidates[candidate.addr]
+        return list(listed)
+
+    def on_duplicate(self, addr: Addr) -> None:
+        """Count a sealed datagram that came twice by this path as a loss: a relay that repeats is as bad."""
+        found = self._candidates.get(addr)
+        if found is not None and found.addr.is_relayed:
+            found.outcomes.append(False)
+
+    def relays(self) -> list[Candidate]:
+        """Return the relayed candidates that are not in use."""
+        return [c for c in self if c.addr.is_relayed and c is not self.current]
+
+    def addresses(self) -> list[Addr]:
+        """Return all candidate addresses."""
+        return list(self._candidates)
+
+    def best_guess(self) -> Addr | None:
+        """Return the address to dial first.
+
+        A validated one; else one on our own networks; else a relay when the peer is behind a NAT, a direct one when
+        it is not; in the record's order.
+        """
+
+        def rank(candidate: Candidate) -> tuple[bool, bool, bool, int]:
+            first = candidate.addr.is_relayed if self.behind_nat else candidate.rank == 0
+            return not candidate.is_valid, self.kind(candidate.addr) != "lan", not first, candidate.rank
+
+        best = min(self._candidates.values(), key=rank, default=None)
+        return best.addr if best is not None else None
+
+    def kind(self, addr: Addr) -> str:
+        """Return ``relay``; ``lan`` for an address on one of our networks or loopback; else ``direct``."""
+        return path_kind(addr, self.here.networks)
+
+
+def path_kind(addr: Addr, networks: Iterable[tuple[str, int]]) -> str:
+    """Return ``relay``; ``lan`` for an address in one of ``networks`` (address, prefix length); else ``direct``."""
+    if not addr.is_udp:
+        return "relay" if addr.is_relayed else "direct"
+    return "lan" if on_networks(addr, networks) else "direct"

@@ -1,35 +1,40 @@
-"""What is known of a peer's paths, as plain JSON for people and scripts. Changes nothing."""
+"""A peer's paths as plain JSON for people and scripts. Changes nothing."""
 
 from __future__ import annotations
 
 from meshnode.base.address import Addr
-from meshnode.paths.candidate import PathState
+from meshnode.paths.candidate import NEVER, PathState
 from meshnode.paths.peer import PeerPaths
 
-NEVER = float("-inf")
 Json = dict[str, object]
 
 
 def describe_endpoint(paths: PeerPaths, addr: Addr | None) -> Json:
-    """The ``path``, ``endpoint`` and whether that is a ``tunnel`` (WebSocket)."""
+    """Return the ``path`` (its kind), the ``endpoint``, and whether that is a ``tunnel`` (WebSocket)."""
     return {
-        "path": paths.path_kind(addr) if addr is not None else "none",
+        "path": paths.book.kind(addr) if addr is not None else "none",
         "endpoint": str(addr) if addr is not None else None,
         "tunnel": addr is not None and addr.is_tunnel,
     }
 
 
 def describe_history(paths: PeerPaths, now: float) -> list[Json]:
-    """The path changes, the oldest first: how long ago (s), why, and where packets went from then on."""
+    """Return the path changes, the oldest first.
+
+    ``ago_s`` is seconds, ``why`` a ``PathReason``, ``endpoint`` where packets went from then on (null: nowhere).
+    """
     return [
-        {"ago_s": round(now - at, 3), "why": why, "endpoint": str(addr) if addr else None}
-        for at, why, addr in paths.history
+        {"ago_s": round(now - at, 3), "why": reason.value, "endpoint": str(addr) if addr else None}
+        for at, reason, addr in paths.history
     ]
 
 
 def describe_candidates(paths: PeerPaths, now: float) -> list[Json]:
-    """Every address that the peer may be at, and what came of it; the one in use first, then by kind."""
-    found = sorted(paths.candidates(), key=lambda c: (c.addr != paths.active, c.rank, c.state is PathState.FAILED))
+    """Return all candidate addresses with their probes and answers; the one in use first, then by kind.
+
+    ``rtt_ms`` is milliseconds; ``heard_s`` (since the last packet) and ``distrusted_s`` (from now on) are seconds.
+    """
+    found = sorted(paths.book, key=lambda c: (c.addr != paths.active, c.rank, c.state is PathState.FAILED))
     return [
         {
             **describe_endpoint(paths, c.addr),

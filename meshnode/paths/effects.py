@@ -1,10 +1,15 @@
-"""What the path core asks its driver to do."""
+"""What the path core asks the stack to do, and its record of path changes."""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 from meshnode.base.address import Addr
+from meshnode.base.limits import MAX_PATH_HISTORY
+from meshnode.base.path_reason import PathReason
+
+MOVED, SEEKING = 1, 2  # flags of a PING: its sender's own address has changed; its sender hears nothing from the peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +24,23 @@ class SendProbe:
 
 @dataclass(frozen=True, slots=True)
 class Switched:
-    """Packets go to ``new`` from now on; ``nudge``: what is in flight is likely lost."""
+    """Packets go to ``new`` from now on (the same as ``old`` when a new connection begins on the path in use).
+
+    ``failed`` is true when the old path no longer carries packets: what is in flight is likely lost.
+    """
 
     old: Addr | None
     new: Addr
-    why: str
-    nudge: bool
+    reason: PathReason
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Nudge:
+    """The path stays, but what is in flight on it is likely lost: QUIC should not wait for its own timers."""
+
+    addr: Addr
+    reason: PathReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +59,7 @@ class MtuChanged:
 
 @dataclass(frozen=True, slots=True)
 class FellSilent:
-    """Something was expected and did not come: other addresses are being tried."""
+    """An expected packet is overdue: other addresses are being probed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +69,28 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Suspended:
-    """Nothing answers: streams stay open, writers wait."""
+    """No path works: streams stay open, writers wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """Something answers again."""
+    """A path works again."""
 
 
 @dataclass(frozen=True, slots=True)
 class NeedRecord:
-    """Nothing we know answers: ask the watches and the resolver where the peer is now."""
+    """No known address answers: ask the watches and the resolver for a newer record of the peer."""
 
 
 @dataclass(frozen=True, slots=True)
 class NeedIntroduction:
-    """The active path is a relay: have it tell both ends as which addresses it sees them, and when to probe."""
+    """The active path is a relay: have it tell both ends each other's observed addresses, and when to probe."""
 
 
 Effect = (
     SendProbe
     | Switched
+    | Nudge
     | Validated
     | MtuChanged
     | FellSilent
@@ -83,3 +100,26 @@ Effect = (
     | NeedRecord
     | NeedIntroduction
 )
+
+
+class Journal:
+    """The effects that wait to be carried out, and the last path changes: monotonic time, reason, address in use."""
+
+    __slots__ = ("_effects", "history")
+
+    def __init__(self) -> None:
+        self.history: deque[tuple[float, PathReason, Addr | None]] = deque(maxlen=MAX_PATH_HISTORY)
+        self._effects: list[Effect] = []
+
+    def emit(self, effect: Effect) -> None:
+        """Ask the stack to do something."""
+        self._effects.append(effect)
+
+    def note(self, now: float, reason: PathReason, active: Addr | None) -> None:
+        """Record a path change for people."""
+        self.history.append((now, reason, active))
+
+    def take(self) -> list[Effect]:
+        """Return the waiting effects in order, and forget them."""
+        effects, self._effects = self._effects, []
+        return effects

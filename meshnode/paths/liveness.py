@@ -1,82 +1,107 @@
-"""What is expected of the peer, and since when it has not come: the watchdog of the active path.
+"""Liveness of the active path: when an expected packet is overdue, and when a keepalive is due.
 
-Only time in which this process itself ran counts. A watchdog that fires late says that we got no CPU: what has come
-meanwhile may be unread still, so it is set once more, from now on (Lifeguard's local health, Dadgar et al. 2018).
+Only time in which this process itself ran counts. A watchdog that fires late shows that this process got no CPU, and
+packets that came meanwhile may be unread still: it is set once more, from now on (Lifeguard's local health, Dadgar et
+al. 2018).
 """
 
 from __future__ import annotations
 
+import random
+
+from meshnode.base.limits import KEEPALIVE_S
+
 SILENCE_MIN_S = 0.08
 SILENCE_RTTS = 1.25
 SILENCE_MAX_S = 2.0
-UNMEASURED_S = 0.1
-LATE_S = 0.03  # later than this is no timer's granularity
-BUSY_S = 1.0
+UNMEASURED_RTT_S = 0.1
+TIMER_SLACK_S = 0.03  # a timer that fires later than this was held up: its granularity is finer
+DATA_EXPECTED_S = 1.0  # a stream that delivered within this is busy
 
 NEVER = float("-inf")
 
 
 def threshold(rtt: float | None) -> float:
-    """Seconds without an answer that are suspicious on a path with this round trip."""
-    return min(SILENCE_MAX_S, SILENCE_MIN_S + SILENCE_RTTS * (UNMEASURED_S if rtt is None else rtt))
+    """Return after how many seconds a missing answer is suspicious on a path with this round trip (None: unknown)."""
+    return min(SILENCE_MAX_S, SILENCE_MIN_S + SILENCE_RTTS * (UNMEASURED_RTT_S if rtt is None else rtt))
 
 
-class Silence:
-    """Times are monotonic seconds; ``in_flight`` is bytes sent and unacknowledged."""
+class Watchdog:
+    """Liveness watchdog of the active path: the time since which an expected packet is overdue.
 
-    __slots__ = ("_asked", "_awake", "_flight_began", "_last_data", "_watched", "in_flight")
+    Times are monotonic seconds; ``in_flight`` is bytes sent and unacknowledged.
+    """
+
+    __slots__ = ("_awake_since", "_data_at", "_expecting_since", "_fired_at", "_flight_began", "in_flight")
 
     def __init__(self, now: float) -> None:
         self.in_flight = 0
         self._flight_began = now
-        self._last_data = NEVER
-        self._asked: float | None = None
-        self._watched = NEVER
-        self._awake = NEVER
+        self._data_at = NEVER
+        self._expecting_since: float | None = None
+        self._fired_at = NEVER
+        self._awake_since = NEVER
 
-    def flight(self, count: int, now: float) -> None:
-        """So many bytes are in flight."""
+    def set_in_flight(self, count: int, now: float) -> None:
+        """Set how many bytes are sent and unacknowledged."""
         if count and not self.in_flight:
             self._flight_began = now
         self.in_flight = count
 
-    def data(self, now: float) -> None:
-        """The application's data arrived; more is to be expected."""
-        self._last_data = now
+    def on_data(self, now: float) -> None:
+        """Take note of application data: more is to be expected."""
+        self._data_at = now
 
-    def ask(self, now: float) -> None:
-        """Something that the peer will answer was sent."""
-        if self._asked is None:
-            self._asked = now
+    def expect(self, now: float) -> None:
+        """Take note that something which the peer answers was sent."""
+        if self._expecting_since is None:
+            self._expecting_since = now
 
     def answered(self) -> None:
-        """It was answered."""
-        self._asked = None
+        """Take note of the answer to what was expected."""
+        self._expecting_since = None
 
-    def settled(self, now: float) -> None:
-        """The path works: begin anew."""
-        self._asked = None
+    def restart(self, now: float) -> None:
+        """Count from now on: the path works."""
+        self._expecting_since = None
         self._flight_began = now
 
-    def busy(self, now: float) -> bool:
-        """True while data is under way."""
-        return self.in_flight > 0 or now - self._last_data < BUSY_S
+    def is_busy(self, now: float) -> bool:
+        """Return whether data is under way."""
+        return self.in_flight > 0 or now - self._data_at < DATA_EXPECTED_S
 
     def suspicious_at(self, heard: float, rtt: float | None) -> float | None:
-        """When silence becomes suspicious on a path heard of at ``heard``; None while nothing is expected."""
+        """Return when silence is suspicious on a path last heard of at ``heard``; None while nothing is expected."""
         since = None
-        if self._asked is not None:
-            since = self._asked
+        if self._expecting_since is not None:
+            since = self._expecting_since
         if self.in_flight and (since is None or self._flight_began < since):
             since = self._flight_began
-        if self._watched < self._last_data and (since is None or self._last_data < since):
-            since = self._last_data  # a stream that just delivered is expected to go on; asked once
-        return None if since is None else max(since, heard, self._awake) + threshold(rtt)
+        if self._fired_at < self._data_at and (since is None or self._data_at < since):
+            since = self._data_at  # a stream that just delivered is expected to go on; asked once
+        return None if since is None else max(since, heard, self._awake_since) + threshold(rtt)
 
     def is_real(self, due: float, heard: float, now: float) -> bool:
-        """The watchdog that was due at ``due`` has fired: False when we were away, once in a silence."""
-        if now - due > LATE_S and self._awake <= heard:
-            self._awake = now
+        """Take note that the watchdog due at ``due`` fired; False (once a silence) when it fired late."""
+        if now - due > TIMER_SLACK_S and self._awake_since <= heard:
+            self._awake_since = now
             return False
-        self._watched = now
+        self._fired_at = now
         return True
+
+
+class Keepalive:
+    """The schedule of keepalives on an idle path: every 15 s, give or take a tenth. ``at`` is None until a connection.
+
+    NATs hold a UDP mapping open for 30 s and more (RFC 4787 REQ-5 asks for two minutes).
+    """
+
+    __slots__ = ("_rng", "at")
+
+    def __init__(self, rng: random.Random) -> None:
+        self.at: float | None = None
+        self._rng = rng
+
+    def renew(self, now: float) -> None:
+        """Put the next keepalive off: a packet has just shown that the path works, or one was sent."""
+        self.at = now + KEEPALIVE_S * self._rng.uniform(0.9, 1.1)

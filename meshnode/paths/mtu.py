@@ -1,7 +1,7 @@
-"""Path MTU discovery with padded probes (RFC 8899, datagram packetization layer).
+"""The search for a path's MTU with padded probes (RFC 8899, datagram packetization layer).
 
 A probe of the next size goes out; answered, the size is the path's; lost three times, it is too big. The search
-halves what is left until steps are too small to matter, and is repeated from time to time. While much is sent, a
+halves what is left until steps are too small to matter, and is repeated every ten minutes. While much is sent, a
 probe of the size in use confirms it once a second (RFC 8899 section 5.1.1): when large packets vanish (a black hole)
 while small ones pass, nothing else would tell. The size then falls back to the base that every path carries.
 """
@@ -10,16 +10,21 @@ from __future__ import annotations
 
 from meshnode.base.limits import BASE_MTU
 
-START_S = 0.02  # after validation: behind the first data
-TRIES = 3
-ENOUGH = 24  # bytes: smaller gains are not worth a probe
-AGAIN_S = 600.0  # RFC 8899 section 5.1.1: raise timer
+START_DELAY_S = 0.02  # after validation: behind the first data
+MAX_PROBES = 3  # RFC 8899 section 5.1.2: of one size, before it counts as too big
+RESOLUTION = 24  # bytes: smaller gains are not worth a probe
+RAISE_TIMER_S = 600.0  # RFC 8899 section 5.1.1
 CONFIRM_S = 1.0
-BLACK_HOLE_S = 2.0  # before the next search
+BLACK_HOLE_PAUSE_S = 2.0  # before the next search
+PROBE_TIMER_MIN_S, PROBE_TIMER_RTTS = 0.3, 3  # RFC 8899 section 5.1.1: until a probe counts as lost
 
 
 class MtuSearch:
-    """The search on one path. Sizes are bytes of UDP payload; ``size`` is what is known to fit."""
+    """The search on one path. Sizes are bytes of UDP payload; ``size`` is what is known to fit.
+
+    ``at`` is when the next probe is due, ``confirm_at`` when the size in use is to be confirmed (monotonic seconds).
+    With a ``ceiling`` of 0 there is no search.
+    """
 
     __slots__ = ("_ceiling", "_high", "_probing", "_tries", "_unconfirmed", "at", "confirm_at", "size")
 
@@ -34,47 +39,47 @@ class MtuSearch:
         self._tries = 0
 
     def start(self, now: float) -> None:
-        """The path is validated: search soon, unless it was searched already."""
+        """Search soon, unless that was done already: the path is validated."""
         if self.at is None and self._ceiling > self.size:
-            self.at = now + START_S
+            self.at = now + START_DELAY_S
 
     def stop(self) -> None:
-        """Another path is in use: no more probes on this one."""
+        """Send no more probes: another path is in use."""
         self.at = self.confirm_at = None
         self._unconfirmed = 0
 
-    def busy(self, now: float) -> None:
-        """Data is under way: confirm the size in a while."""
+    def on_sent(self, now: float) -> None:
+        """Have the size confirmed in a second: data is under way."""
         if self.confirm_at is None and self.size > BASE_MTU:
             self.confirm_at = now + CONFIRM_S
 
     def confirm(self, rtt: float, now: float) -> bool:
-        """The size in use is to be confirmed: True when a probe of it should be sent, False when it has failed."""
-        if self._unconfirmed >= TRIES:
+        """Return True when a probe of the size in use should be sent to confirm it, False when the size has failed."""
+        if self._unconfirmed >= MAX_PROBES:
             return False
         self._unconfirmed += 1
-        self.confirm_at = now + max(0.3, 3 * rtt)
+        self.confirm_at = now + max(PROBE_TIMER_MIN_S, PROBE_TIMER_RTTS * rtt)
         return True
 
-    def probe(self, rtt: float, now: float) -> int | None:
-        """Return the size to probe now, None when the search is over for a while."""
-        if self._probing and self._tries >= TRIES:
+    def next_size(self, rtt: float, now: float) -> int | None:
+        """Return the size to probe now, None when the search is over until the raise timer fires."""
+        if self._probing and self._tries >= MAX_PROBES:
             self._high = self._probing - 1
             self._probing = 0
         if not self._probing:
-            if self._high - self.size < ENOUGH:
+            if self._high - self.size < RESOLUTION:
                 self._high = self._ceiling
-                self.at = now + AGAIN_S
+                self.at = now + RAISE_TIMER_S
                 return None
             # the ceiling first: most paths carry it
             self._probing = self._high if self._high == self._ceiling else (self.size + self._high + 1) // 2
             self._tries = 0
         self._tries += 1
-        self.at = now + max(0.3, 3 * rtt)
+        self.at = now + max(PROBE_TIMER_MIN_S, PROBE_TIMER_RTTS * rtt)
         return self._probing
 
     def answered(self, size: int, now: float) -> bool:
-        """A probe of ``size`` went round trip; True when that is news."""
+        """Take the answer to a probe of ``size``; True when a larger size than before fits."""
         if size >= self.size:
             self._unconfirmed = 0
             self.confirm_at = None
@@ -86,11 +91,11 @@ class MtuSearch:
             self.at = now
         return True
 
-    def black_hole(self, now: float) -> None:
-        """Large packets vanish: back to the base size, and search again later."""
+    def on_black_hole(self, now: float) -> None:
+        """Fall back to the base size, and search again later: large packets vanish."""
         self.size = BASE_MTU
         self.confirm_at = None
         self._unconfirmed = 0
         self._high = self._ceiling
         self._probing = 0
-        self.at = now + BLACK_HOLE_S
+        self.at = now + BLACK_HOLE_PAUSE_S

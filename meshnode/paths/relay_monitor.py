@@ -1,67 +1,67 @@
-"""Is another relay better than the one in use? Probes on each, five times a second while data flows."""
+"""Loss measurement of the relay in use beside others: probes on each, five times a second while data flows.
+
+A relay that drops, delays or repeats datagrams can so be told from one that does not; ``selection`` decides.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
-from meshnode.paths.candidate import Candidate
-from meshnode.paths.liveness import LATE_S
+from meshnode.paths.candidate import Candidate, CandidateBook
+from meshnode.paths.liveness import TIMER_SLACK_S
+from meshnode.paths.validation import Validation
 
 PERIOD_S = 0.2
 IDLE_PERIOD_S = 1.0
 LOST_AFTER_S = 0.25
 LOST_RTTS = 3.0
-TOO_MANY = 3  # of the last 8 probes: at 200 ms, a relay that drops half is left after about 1.3 s
-MAX_OUT = 64
+MAX_PROBES = 64
+COMPARED_RELAYS = 2
 
 
-class Monitor:
-    """Counts the fate of each probe; ``at`` is the deadline of the next step, None while not on a relay."""
+class RelayMonitor:
+    """Records the outcome of each probe; ``at`` is the deadline of the next step, None while no relay is in use."""
 
-    __slots__ = ("_out", "at")
+    __slots__ = ("_book", "_probes", "_validation", "at")
 
-    def __init__(self) -> None:
+    def __init__(self, book: CandidateBook, validation: Validation) -> None:
         self.at: float | None = None
-        self._out: BoundedDict[bytes, tuple[Addr, float]] = BoundedDict(MAX_OUT)
+        self._book = book
+        self._validation = validation
+        self._probes: BoundedDict[bytes, tuple[Addr, float]] = BoundedDict(MAX_PROBES)
 
     def begin(self, now: float) -> None:
-        """A relay is in use."""
+        """Start measuring: a relay is in use."""
         if self.at is None:
             self.at = now + PERIOD_S
 
     def end(self) -> None:
-        """No relay is in use."""
+        """Stop measuring: no relay is in use."""
         self.at = None
-        self._out.clear()
+        self._probes.clear()
 
-    def sent(self, tx: bytes, addr: Addr, now: float) -> None:
-        """A probe went out."""
-        self._out[tx] = (addr, now)
+    def probe(self, current: Candidate, others: list[Candidate], now: float) -> None:
+        """Probe the relay in use and the first two others."""
+        for candidate in (current, *others[:COMPARED_RELAYS]):
+            self._probes[self._validation.probe(candidate, 0, now)] = (candidate.addr, now)
 
     def answered(self, tx: bytes, candidate: Candidate) -> None:
-        """A probe was answered."""
-        if self._out.pop(tx, None) is not None:
-            candidate.fates.append(True)
+        """Record the answer to a probe, if it was one of these."""
+        if self._probes.pop(tx, None) is not None:
+            candidate.outcomes.append(True)
 
-    def step(self, relayed: bool, busy: bool, now: float, candidates: Mapping[Addr, Candidate]) -> None:
-        """The deadline has come: note what was lost."""
-        if not relayed:
+    def tick(self, current: Candidate, busy: bool, now: float) -> None:
+        """Record which probes are lost, and set the next deadline."""
+        if not current.addr.is_relayed:
             self.end()
             return
-        if self.at is not None and now - self.at > LATE_S:
-            self._out.clear()  # we got no CPU: the answers may be unread still
+        if self.at is not None and now - self.at > TIMER_SLACK_S:
+            self._probes.clear()  # this process got no CPU: the answers may be unread still
         self.at = now + (PERIOD_S if busy else IDLE_PERIOD_S)
-        for tx, (addr, sent) in list(self._out.items()):
-            candidate = candidates.get(addr)
+        for tx, (addr, sent) in list(self._probes.items()):
+            candidate = self._book.get(addr)
             if candidate is None:
-                del self._out[tx]
+                del self._probes[tx]
             elif now - sent > max(LOST_AFTER_S, LOST_RTTS * (candidate.rtt or 0.1)):
-                del self._out[tx]
-                candidate.fates.append(False)
-
-    @staticmethod
-    def prefers(other: Candidate, current: Candidate) -> bool:
-        """True when the current relay loses or repeats too much and the other does not."""
-        return current.losses >= TOO_MANY and other.losses == 0 and len(other.fates) >= 2
+                del self._probes[tx]
+                candidate.outcomes.append(False)

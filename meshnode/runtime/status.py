@@ -51,7 +51,7 @@ def describe_peers(runtime: Runtime) -> list[Json]:
                 "id": str(session.peer),
                 "address": str(session.peer.overlay),
                 **describe_endpoint(paths, paths.active),
-                "state": paths.connectivity.value,
+                "state": paths.seeking.connectivity.value,
                 "rtt_ms": round(rtt * 1000, 3) if rtt is not None else None,
                 "streams": len(link.streams),
                 "bytes_in": link.bytes_in,

@@ -51,7 +51,7 @@ class Connections(Component):
                 return None
             ceiling = context.settings.path_mtu
             paths = PeerPaths(peer, rng=context.rng, entropy=context.entropy, now=now, mtu_ceiling=ceiling)
-            paths.set_here(self._peers.here)
+            paths.book.here = self._peers.here
             found = sessions[peer] = Session(peer, paths, context.timers, self._tick)
         return found
 
@@ -138,11 +138,11 @@ class Connections(Component):
             datagrams = [*session.outbox, *datagrams]
             session.outbox.clear()
         size = sum(map(len, datagrams))
-        budget = paths.budget(now)
+        budget = paths.budget()
         if budget is not None and size > budget:
             datagrams, size = self._hold_back(session, datagrams, budget)
         if datagrams:
-            paths.note_sent(size, now)
+            paths.note_sent(size)
             sender.send(session.peer, active, datagrams)
 
     def _hold_back(self, session: Session, datagrams: list[bytes], budget: int) -> tuple[list[bytes], int]:
@@ -255,7 +255,7 @@ class Connections(Component):
         """Application bytes arrived: more are to be expected."""
         session = self._peers.session_of.get(connection)
         if session is not None:
-            session.paths.note_stream_data(self._monotonic())
+            session.paths.watchdog.on_data(self._monotonic())
 
     def on_closed(self, connection: Connection, error: MeshError) -> None:
         """A connection is over, for whatever reason."""

@@ -138,7 +138,7 @@ class Dialing(Component):
         dial = session.dial
         if dial is None or session.begun:
             return session.begun
-        best = session.paths.best_guess()
+        best = session.paths.book.best_guess()
         if best is None:
             return False
         session.begun = True
@@ -166,7 +166,7 @@ class Dialing(Component):
     def _handshake_timeout(self, session: Session, connection: Connection) -> None:
         self._context.metrics.count(TIMEOUTS)
         if connection is session.dial:
-            attempts = [(str(c.addr), c.outcome) for c in session.paths.candidates()]
+            attempts = [(str(c.addr), c.outcome) for c in session.paths.book]
             heard = connection.bytes_in > 0
             text = "stopped answering during the handshake" if heard else "did not answer"
             at = f"{text} at {', '.join(a for a, _ in attempts)}" if attempts else "has published no usable address"
@@ -309,7 +309,7 @@ class Dialing(Component):
         if dial.bytes_in:
             self._ask_of(dial)
             return
-        for path in session.paths.candidates():
+        for path in session.paths.book:
             waited = now - dial.started >= max(2 * DIAL_REFRESH_S, 3 * (path.rtt or 0.0))
             if path.answered >= dial.started and waited and session.redials < MAX_REDIALS:
                 dial.abandon(PeerRestarted(f"{session.peer.short} answers, but not our first flight"))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from meshnode.base.address import Addr
 from meshnode.base.limits import MAX_UNANSWERED_PINGS
 from meshnode.base.metrics import describe
+from meshnode.base.path_reason import PathReason
 from meshnode.base.timers import Timer
 from meshnode.errors import PeerRestarted
 from meshnode.identity.node_id import NodeId
@@ -23,6 +24,7 @@ from meshnode.paths.effects import (
     MtuChanged,
     NeedIntroduction,
     NeedRecord,
+    Nudge,
     Resumed,
     SendProbe,
     Suspended,
@@ -84,9 +86,12 @@ class PathProbes(Component):
                 self._send_probe(session, effect)
             elif isinstance(effect, Switched):
                 self._switched(session, effect, now)
-                nudge = nudge or effect.nudge
+                nudge = nudge or effect.failed
+            elif isinstance(effect, Nudge):
+                self._context.events.on_path(session.peer, effect.addr, effect.addr, effect.reason)
+                nudge = True
             elif isinstance(effect, Resumed):
-                self._context.events.on_path(session.peer, None, session.paths.active, "resumed")
+                self._context.events.on_path(session.peer, None, session.paths.active, PathReason.RESUMED)
                 nudge = True
             else:
                 self._carry(session, effect, now)
@@ -100,7 +105,7 @@ class PathProbes(Component):
         connection = session.connection or session.dial
         if isinstance(effect, Suspended):
             context.metrics.count(SUSPENDED)
-            context.events.on_path(session.peer, session.paths.active, None, "suspended")
+            context.events.on_path(session.peer, session.paths.active, None, PathReason.SUSPENDED)
         elif isinstance(effect, Validated):
             if connection is not None:
                 context.links.touch(connection)
@@ -121,10 +126,11 @@ class PathProbes(Component):
         self._context.sender.send_sealed(session.peer, effect.addr, body)
 
     def _switched(self, session: Session, switched: Switched, now: float) -> None:
-        self._context.metrics.count(SWITCHES)
+        if switched.old not in (None, switched.new):
+            self._context.metrics.count(SWITCHES)
         for hook in self._context.hooks.switched:
             hook(session, switched, now)
-        self._context.events.on_path(session.peer, switched.old, switched.new, switched.why)
+        self._context.events.on_path(session.peer, switched.old, switched.new, switched.reason)
 
     # ---- PINGs of this node
 
@@ -136,7 +142,7 @@ class PathProbes(Component):
         if session is None or active is None:
             answer(Pinged(None, "none"))
             return
-        kind, tag = session.paths.path_kind(active), probe.connection_tag(connection)
+        kind, tag = session.paths.book.kind(active), probe.connection_tag(connection)
 
         def done(unknown: bool | None, then: float) -> None:
             if unknown is not None and (heard := self._peers.sessions.get(peer)) is not None:
@@ -146,7 +152,7 @@ class PathProbes(Component):
                 self._forgotten(tag)
 
         tx = self._expect(peer, tag, now + timeout, done, is_echo=True)
-        session.paths.expect_answer(now)
+        session.paths.watchdog.expect(now)
         self._context.links.arm(session)
         body = probe.encode_ping(probe.Ping(probe.ECHO, tx, tag))
         self._context.sender.send_sealed(peer, active, body)
@@ -239,7 +245,7 @@ class PathProbes(Component):
         session = self._peers.sessions.get(sender)
         if session is None:
             return
-        sent = session.paths.on_pong(pong.tx, source, now, size)
+        sent = session.paths.on_pong(pong.tx, now)
         connection = session.connection
         if sent is not None and unknown and connection is not None and sent >= session.ready_at:
             self._forgotten(probe.connection_tag(connection))  # not for a late answer about the one before

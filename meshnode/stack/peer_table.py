@@ -50,4 +50,4 @@ class PeerTable:
         """Tell every peer's paths which networks this host is on."""
         self.here = here
         for session in self.sessions.values():
-            session.paths.set_here(here)
+            session.paths.book.here = here

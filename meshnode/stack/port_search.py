@@ -177,9 +177,9 @@ class PortSearch(Component):
         session = self._context.peers.sessions.get(running.peer)
         if session is not None and running.sides:
             gone = dict.fromkeys(running.sides)
-            for addr in session.paths.addresses():
+            for addr in session.paths.book.addresses():
                 if addr.side in gone:
-                    session.paths.drop_candidate(addr)
+                    session.paths.book.drop(addr)
         self._closing += running.sides
         self._close_at = self._context.clock.monotonic() + CLOSE_GAP_S
         self._arm()
@@ -191,9 +191,9 @@ class PortSearch(Component):
 
     def _close(self, side: int, peer: NodeId) -> None:
         session = self._context.peers.sessions.get(peer)
-        for addr in session.paths.addresses() if session is not None else ():
+        for addr in session.paths.book.addresses() if session is not None else ():
             if addr.side == side and session is not None:
-                session.paths.drop_candidate(addr)
+                session.paths.book.drop(addr)
         self._context.link.close_side(side)
 
     # ---- time

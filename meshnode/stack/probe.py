@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from meshnode.base.address import Addr, pack_addr, unpack_addr
-from meshnode.paths.peer import MOVED, SEEKING
+from meshnode.paths.effects import MOVED, SEEKING
 from meshnode.quic.connection import Connection
 
 PING = 0x01

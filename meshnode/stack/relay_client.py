@@ -15,8 +15,8 @@ from meshnode.base.metrics import describe
 from meshnode.errors import InvalidId, MeshError
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointKind, EndpointRecord
-from meshnode.paths.candidate import Connectivity
 from meshnode.paths.effects import Switched
+from meshnode.paths.seeking import Connectivity
 from meshnode.quic.connection import Connection
 from meshnode.quic.hello import Frame as Control
 from meshnode.relay.frames import (
@@ -125,7 +125,7 @@ class RelayClient(Component):
 
     def _works(self, relay: NodeId) -> bool:
         session = self._context.peers.sessions.get(relay)
-        if session is None or session.paths.connectivity is Connectivity.SUSPENDED:
+        if session is None or session.paths.seeking.connectivity is Connectivity.SUSPENDED:
             return False
         return session.paths.active is not None and not session.paths.active.is_relayed  # no relay through a relay
 
@@ -158,7 +158,7 @@ class RelayClient(Component):
         self._by_reservation.pop(holding.reservation, None)
         self._retry[relay] = now + RELAY_RETRY_S
         for session in self._context.peers.sessions.values():
-            session.paths.drop_candidate(relayed(str(relay)))
+            session.paths.book.drop(relayed(str(relay)))
         self._wake(now)
 
     def offer(self, session: Session, now: float) -> None:
@@ -343,7 +343,7 @@ class RelayClient(Component):
     def on_switched(self, session: Session, switched: Switched, now: float) -> None:
         """See whether a relay lives whose path was left because it was silent."""
         addr = switched.old
-        if not switched.nudge or switched.new == addr:
+        if not switched.failed:
             return
         holding = self._by_text.get(relay_of(addr)) if addr is not None and addr.is_relayed else None
         relay = self._context.peers.connection(holding.relay) if holding is not None else None

@@ -181,7 +181,7 @@ class Stack:
             self.metrics.count(BAD_SEAL)
             repeated = context.peers.sessions.get(context.sealer.repeated or self.id)
             if repeated is not None:
-                repeated.paths.on_duplicate(source)
+                repeated.paths.book.on_duplicate(source)
             return
         sender, body = opened
         context.nat.filters.heard(source, now)

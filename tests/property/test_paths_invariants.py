@@ -12,9 +12,10 @@ from meshnode.base.address import Addr
 from meshnode.base.limits import INITIAL_WINDOW, KEEPALIVE_S, MAX_CANDIDATES, MAX_PATH_HISTORY, MAX_PROBES_OUT
 from meshnode.identity.keys import Identity
 from meshnode.identity.record import Endpoint, EndpointRecord
-from meshnode.paths.candidate import Connectivity, PathState
-from meshnode.paths.effects import Resumed, SendProbe, Suspended
-from meshnode.paths.peer import MOVED, SEEKING, PeerPaths
+from meshnode.paths.candidate import PathState
+from meshnode.paths.effects import MOVED, SEEKING, Resumed, SendProbe, Suspended
+from meshnode.paths.peer import PeerPaths
+from meshnode.paths.seeking import Connectivity
 
 PEER = Identity(bytes(32)).id
 START = 1_000.0
@@ -81,7 +82,7 @@ class Paths(RuleBasedStateMachine):
     def answer(self, which: int) -> None:
         if self.out:
             probe = self.out.pop(which % len(self.out))
-            assert self.paths.on_pong(probe.tx, probe.addr, self.now, 100)
+            assert self.paths.on_pong(probe.tx, self.now)
             self.collect()
 
     @rule(src=addrs, flags=st.sampled_from([0, MOVED, SEEKING, MOVED | SEEKING]))
@@ -121,11 +122,11 @@ class Paths(RuleBasedStateMachine):
 
     @rule()
     def data(self) -> None:
-        self.paths.note_stream_data(self.now)
+        self.paths.watchdog.on_data(self.now)
 
     @rule()
     def echo_sent(self) -> None:
-        self.paths.expect_answer(self.now)
+        self.paths.watchdog.expect(self.now)
 
     @rule()
     def echo_answered(self) -> None:
@@ -133,47 +134,47 @@ class Paths(RuleBasedStateMachine):
 
     @rule()
     def send_all_that_is_allowed(self) -> None:
-        budget = self.paths.budget(self.now)
+        budget = self.paths.budget()
         if budget:
             assert budget <= self.owed, "never more than three times what came, or one window after a fresh MOVED"
-            self.paths.note_sent(budget, self.now)
+            self.paths.note_sent(budget)
             self.owed -= budget
 
     # ---- a stranger that can spoof sources
 
     @rule(src=addrs, size=sizes)
     def spoofed_packet(self, src: Addr, size: int) -> None:
-        before, known = self.paths.active, self.paths.addresses()
+        before, known = self.paths.active, self.paths.book.addresses()
         if src == before:
             self.owed += 3 * size
         self.paths.on_received(src, size, False, self.now)
         assert self.paths.active == before, "a spoofed source moves no traffic"
-        assert self.paths.addresses() == known, "and teaches no address"
+        assert self.paths.book.addresses() == known, "and teaches no address"
         assert not self.paths.take_effects(), "and causes no byte to be sent"
 
     @rule(src=addrs, tx=st.binary(max_size=8))
     def unknown_pong(self, src: Addr, tx: bytes) -> None:
         before = self.paths.active
         if tx not in {probe.tx for probe in self.out}:
-            assert not self.paths.on_pong(tx, src, self.now, 100)
+            assert not self.paths.on_pong(tx, self.now)
         assert self.paths.active == before
 
     # ---- what always holds
 
     @invariant()
     def bounds_hold(self) -> None:
-        assert len(self.paths.addresses()) <= MAX_CANDIDATES
-        assert len(self.paths._probes) <= MAX_PROBES_OUT
+        assert len(self.paths.book.addresses()) <= MAX_CANDIDATES
+        assert len(self.paths._validation._probes) <= MAX_PROBES_OUT
         assert len(self.paths.history) <= MAX_PATH_HISTORY
-        assert self.paths.active is None or self.paths.active in self.paths.addresses()
-        assert not set(JUNK) & set(self.paths.addresses())
+        assert self.paths.active is None or self.paths.active in self.paths.book.addresses()
+        assert not set(JUNK) & set(self.paths.book.addresses())
 
     @invariant()
     def an_unproven_address_has_a_budget(self) -> None:
-        found = {c.addr: c for c in self.paths.candidates()}
+        found = {c.addr: c for c in self.paths.book}
         active = found.get(self.paths.active) if self.paths.active is not None else None
         if active is not None:
-            unlimited = self.paths.budget(self.now) is None
+            unlimited = self.paths.budget() is None
             assert unlimited == (active.state is PathState.VALIDATED)
 
     def teardown(self) -> None:
@@ -193,16 +194,16 @@ class Paths(RuleBasedStateMachine):
             self.now = max(self.now, at)
             if waiting and waiting[0][0] <= self.now:
                 _, probe = waiting.pop(0)
-                paths.on_pong(probe.tx, probe.addr, self.now, 100)
+                paths.on_pong(probe.tx, self.now)
             else:
                 paths.tick(self.now)
         self.now = end
-        assert paths.connectivity is Connectivity.CONNECTED
+        assert paths.seeking.connectivity is Connectivity.CONNECTED
         due = paths.next_deadline()
         assert due is None or due > self.now + 0.5 or due <= self.now + KEEPALIVE_S * 1.1
-        assert paths._next_probe is None
-        assert paths._confirm_by is None
-        assert paths._watchdog() is None, "no fast timer is left"
+        assert paths.seeking.next_probe is None
+        assert paths._validation.confirm_by is None
+        assert paths._suspicious_at() is None, "no fast timer is left"
 
 
 TestPaths = Paths.TestCase
@@ -237,7 +238,7 @@ def test_two_good_paths_of_similar_length_do_not_flap(seed: int, base: float, ji
         if turn % 20 == 0:
             paths.set_in_flight(1, now)
         for probe in [e for e in paths.take_effects() if isinstance(e, SendProbe)]:
-            paths.on_pong(probe.tx, probe.addr, now + base * (1 + jitter * rng.random()), 100)
+            paths.on_pong(probe.tx, now + base * (1 + jitter * rng.random()))
         due = paths.next_deadline()
         if due is not None and due <= now:
             paths.tick(now)

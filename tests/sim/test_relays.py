@@ -48,7 +48,7 @@ def _gap(inbox: Inbox, since: float) -> float:
 def _path(here: SimNode, there: SimNode) -> str:
     paths = here.mesh.sessions[there.id].paths
     assert paths.active is not None
-    return paths.path_kind(paths.active)
+    return paths.book.kind(paths.active)
 
 
 def test_a_peer_that_cannot_be_reached_is_reached_through_a_relay_at_once() -> None:

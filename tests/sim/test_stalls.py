@@ -42,7 +42,7 @@ class Talk:
         self._beat()
 
     def _kinds(self) -> list[str]:
-        return [p.path_kind(p.active) if p.active is not None else "none" for p in self._paths]
+        return [p.book.kind(p.active) if p.active is not None else "none" for p in self._paths]
 
     def _beat(self) -> None:
         kinds, before = self._kinds(), self._before

@@ -46,7 +46,7 @@ class Pair:
         other = self.there if node is self.here else self.here
         paths = node.mesh.sessions[other.id].paths
         assert paths.active is not None
-        return paths.path_kind(paths.active)
+        return paths.book.kind(paths.active)
 
     @property
     def direct(self) -> bool:

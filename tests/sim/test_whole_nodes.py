@@ -61,6 +61,24 @@ def test_a_move_costs_a_bounded_silence(mover: str, bound: float) -> None:
     assert gaps[18] <= bound, gaps  # the 95th percentile
 
 
+def test_a_node_that_moves_counts_no_switch_and_its_peer_counts_one() -> None:
+    world, nodes = _mesh(1, Weather(delay=0.02), 3)
+    mover, peer = nodes[1], nodes[2]
+    stream, inbox = mover.open(mover.connect(peer.id))
+    world.run(1.0)  # a relay may have answered the dial first
+    before = [dict(node.mesh.metrics.counters) for node in (mover, peer)]
+    mover.move("10.0.1.1")
+    stream.write(b"after the move")
+    assert world.run(2.0, lambda: bytes(inbox.data) == b"after the move")
+    counted = [
+        node.mesh.metrics.counters.get("path_switches", 0) - was.get("path_switches", 0)
+        for node, was in zip((mover, peer), before, strict=True)
+    ]
+    assert counted == [0, 1], "the mover sends to the same address as before"
+    reasons = [reason for _, reason, _ in mover.mesh.sessions[peer.id].paths.history]
+    assert reasons[-1] == "moved"
+
+
 def test_twenty_nodes_that_know_a_seed_find_one_another_after_it_died() -> None:
     world, nodes = _mesh(3, Weather(delay=0.02, jitter=0.01), 20)
     nodes[0].kill()

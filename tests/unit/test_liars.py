@@ -34,7 +34,7 @@ NOBODYS = {
 def connected(here: LocalNetworks = HERE) -> PeerPaths:
     rng = random.Random(1)
     paths = PeerPaths(PEER, rng=rng, entropy=rng.randbytes, now=0.0)
-    paths.set_here(here)
+    paths.book.here = here
     paths.accept(RELAY, 0.0)
     paths.take_effects()
     return paths
@@ -67,7 +67,7 @@ def test_an_address_that_no_other_node_can_have_is_never_probed(what: str) -> No
         paths.peer_record(record(Addr(liar.host, port), named, Addr("198.51.100.8", 1)), 0.0)
         paths.introduced(named, 0.0, 0.0)
         assert set(probed(paths)) == {RELAY, Addr("198.51.100.8", 1)}
-        assert paths.best_guess() != named
+        assert paths.book.best_guess() != named
 
 
 def test_a_loopback_address_counts_where_the_mesh_is_on_loopback_too() -> None:

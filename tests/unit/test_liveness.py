@@ -7,49 +7,49 @@ from itertools import pairwise
 import pytest
 
 from meshnode.base.address import Addr
-from meshnode.paths.candidate import CALM_S, DISTRUST_MAX_S, Candidate
-from meshnode.paths.liveness import LATE_S, SILENCE_MIN_S, Silence, threshold
+from meshnode.paths.candidate import DISTRUST_HALF_LIFE_S, DISTRUST_MAX_S, Candidate
+from meshnode.paths.liveness import SILENCE_MIN_S, TIMER_SLACK_S, Watchdog, threshold
 from meshnode.paths.mtu import MtuSearch
 
 RTT = 0.02
 HEARD = 100.0
 
 
-def _due(silence: Silence) -> float:
-    due = silence.suspicious_at(HEARD, RTT)
+def _due(watchdog: Watchdog) -> float:
+    due = watchdog.suspicious_at(HEARD, RTT)
     assert due is not None
     return due
 
 
 def test_nothing_expected_is_no_silence() -> None:
-    silence = Silence(HEARD)
-    assert silence.suspicious_at(HEARD, RTT) is None
-    silence.flight(1200, HEARD)
-    assert _due(silence) == HEARD + threshold(RTT) > HEARD + SILENCE_MIN_S
-    silence.flight(0, HEARD)
-    assert silence.suspicious_at(HEARD, RTT) is None
+    watchdog = Watchdog(HEARD)
+    assert watchdog.suspicious_at(HEARD, RTT) is None
+    watchdog.set_in_flight(1200, HEARD)
+    assert _due(watchdog) == HEARD + threshold(RTT) > HEARD + SILENCE_MIN_S
+    watchdog.set_in_flight(0, HEARD)
+    assert watchdog.suspicious_at(HEARD, RTT) is None
 
 
 def test_a_stream_that_just_delivered_is_waited_for_once() -> None:
-    silence = Silence(HEARD)
-    silence.data(HEARD)
-    assert silence.is_real(_due(silence), HEARD, _due(silence))
-    assert silence.suspicious_at(HEARD, RTT) is None
+    watchdog = Watchdog(HEARD)
+    watchdog.on_data(HEARD)
+    assert watchdog.is_real(_due(watchdog), HEARD, _due(watchdog))
+    assert watchdog.suspicious_at(HEARD, RTT) is None
 
 
 def test_a_watchdog_that_fires_late_says_nothing_of_the_peer_and_is_set_once_more() -> None:
-    silence = Silence(HEARD)
-    silence.ask(HEARD)
-    woke = _due(silence) + 0.3
-    assert not silence.is_real(_due(silence), HEARD, woke)
-    assert _due(silence) == woke + threshold(RTT)
-    assert silence.is_real(_due(silence), HEARD, _due(silence) + 0.3)  # we ran in between, and nothing had come
+    watchdog = Watchdog(HEARD)
+    watchdog.expect(HEARD)
+    woke = _due(watchdog) + 0.3
+    assert not watchdog.is_real(_due(watchdog), HEARD, woke)
+    assert _due(watchdog) == woke + threshold(RTT)
+    assert watchdog.is_real(_due(watchdog), HEARD, _due(watchdog) + 0.3)  # we ran in between, and nothing had come
 
 
 def test_a_timers_granularity_is_not_lateness() -> None:
-    silence = Silence(HEARD)
-    silence.ask(HEARD)
-    assert silence.is_real(_due(silence), HEARD, _due(silence) + 0.9 * LATE_S)
+    watchdog = Watchdog(HEARD)
+    watchdog.expect(HEARD)
+    assert watchdog.is_real(_due(watchdog), HEARD, _due(watchdog) + 0.9 * TIMER_SLACK_S)
 
 
 def test_a_path_is_trusted_soon_after_its_first_silence_and_later_after_each_more() -> None:
@@ -61,7 +61,7 @@ def test_a_path_is_trusted_soon_after_its_first_silence_and_later_after_each_mor
     assert waits[0] == pytest.approx(0.1)
     assert all(later > 1.9 * earlier for earlier, later in pairwise(waits[:9]))
     assert waits[-1] == pytest.approx(DISTRUST_MAX_S)
-    path.fell_silent(HEARD + 8 * CALM_S)
+    path.fell_silent(HEARD + 8 * DISTRUST_HALF_LIFE_S)
     assert path.trusted_at - path.left_at < 0.5
 
 

@@ -8,22 +8,27 @@ import pytest
 
 from meshnode.base.address import Addr, relayed
 from meshnode.base.limits import BASE_MTU, INITIAL_WINDOW, MAX_CANDIDATES
+from meshnode.base.path_reason import PathReason
 from meshnode.identity.keys import Identity
 from meshnode.identity.record import Endpoint, EndpointRecord
 from meshnode.nat.local_networks import LocalNetworks
-from meshnode.paths.candidate import Connectivity
 from meshnode.paths.effects import (
+    MOVED,
+    SEEKING,
     Effect,
     MtuChanged,
     NeedIntroduction,
     NeedRecord,
+    Nudge,
     Resumed,
     SendProbe,
     Suspended,
     Switched,
     Validated,
 )
-from meshnode.paths.peer import CONFIRM_S, MOVED, SEEKING, SUSPEND_AFTER_S, PeerPaths
+from meshnode.paths.peer import PeerPaths
+from meshnode.paths.seeking import SUSPEND_AFTER_S, Connectivity
+from meshnode.paths.validation import CONFIRM_S
 
 PEER = Identity(bytes(32)).id
 A, B, C = (Addr(f"192.0.2.{n}", 4242) for n in (1, 2, 3))
@@ -73,7 +78,7 @@ class Wire:
             self.now = max(self.now, at)
             if pong is not None and pong[0] <= self.now:
                 self._pongs.remove(pong)
-                self.paths.on_pong(pong[1].tx, pong[1].addr, self.now, 100)
+                self.paths.on_pong(pong[1].tx, self.now)
             else:
                 self.paths.tick(self.now)
                 due = self.paths.next_deadline()
@@ -110,11 +115,19 @@ def test_a_dialler_that_moves_says_so_at_once_and_is_connected_after_one_round_t
     first = wire.seen(SendProbe)[0]
     assert isinstance(first, SendProbe)
     assert (first.addr, first.flags & MOVED) == (A, MOVED)
-    assert wire.paths.connectivity is Connectivity.SEEKING
+    assert wire.paths.seeking.connectivity is Connectivity.SEEKING
     wire.run(RTT * 1.5)
-    assert wire.paths.connectivity is Connectivity.CONNECTED
-    nudges = [e for e in wire.seen(Switched) if isinstance(e, Switched) and e.nudge]
-    assert nudges[-1].new == A, "what was in flight is sent again as soon as the peer has answered"
+    assert wire.paths.seeking.connectivity is Connectivity.CONNECTED
+    nudges = [e for e in wire.seen(Nudge) if isinstance(e, Nudge)]
+    assert nudges[-1].addr == A, "what was in flight is sent again as soon as the peer has answered"
+
+
+def test_a_move_of_this_node_nudges_quic_and_switches_nothing() -> None:
+    wire = connected(A)
+    wire.paths.local_change(wire.now)
+    wire.run(RTT * 1.5)
+    assert wire.seen(Nudge) == [Nudge(A, PathReason.MOVED), Nudge(A, PathReason.ANSWERED)]
+    assert not wire.seen(Switched)
 
 
 def test_a_peer_that_moved_is_followed_within_one_window_and_probed() -> None:
@@ -122,21 +135,21 @@ def test_a_peer_that_moved_is_followed_within_one_window_and_probed() -> None:
     wire.paths.on_ping(B, MOVED, wire.now)
     wire.collect()
     assert wire.paths.active == B
-    assert wire.paths.budget(wire.now) == INITIAL_WINDOW
+    assert wire.paths.budget() == INITIAL_WINDOW
     assert [e.addr for e in wire.effects if isinstance(e, SendProbe)] == [B]
     wire.run(RTT * 1.5)
-    assert wire.paths.budget(wire.now) is None, "our own probe went round trip: no limit any more"
+    assert wire.paths.budget() is None, "our own probe went round trip: no limit any more"
     assert wire.seen(Validated) == [Validated(B)]
 
 
 def test_an_unproven_address_gets_three_times_what_came_from_it_and_no_more() -> None:
     wire = connected(A)
     wire.paths.on_ping(B, MOVED, wire.now)
-    wire.paths.note_sent(INITIAL_WINDOW, wire.now)
-    assert wire.paths.budget(wire.now) == 0
+    wire.paths.note_sent(INITIAL_WINDOW)
+    assert wire.paths.budget() == 0
     wire.paths.on_received(B, 100, True, wire.now)
     wire.paths.on_received(A, 5_000, True, wire.now)
-    assert wire.paths.budget(wire.now) == 300, "RFC 9000 section 8.1"
+    assert wire.paths.budget() == 300, "RFC 9000 section 8.1"
 
 
 def test_a_move_that_is_not_confirmed_is_undone_within_a_second() -> None:
@@ -147,7 +160,7 @@ def test_a_move_that_is_not_confirmed_is_undone_within_a_second() -> None:
     wire.run(0.1)
     assert wire.paths.active == A
     wire.run(0.2)
-    assert wire.paths.connectivity is Connectivity.CONNECTED
+    assert wire.paths.seeking.connectivity is Connectivity.CONNECTED
 
 
 def test_a_move_that_is_not_confirmed_is_undone_also_when_the_old_address_left_the_record() -> None:
@@ -158,7 +171,9 @@ def test_a_move_that_is_not_confirmed_is_undone_also_when_the_old_address_left_t
     wire.paths.on_ping(B, MOVED, wire.now)
     wire.paths.peer_record(record(C), wire.now)
     wire.run(CONFIRM_S + 3.0)
-    assert (wire.paths.active, wire.paths.connectivity) == (A, Connectivity.CONNECTED), "answers from it must count"
+    assert (wire.paths.active, wire.paths.seeking.connectivity) == (A, Connectivity.CONNECTED), (
+        "answers from it must count"
+    )
 
 
 def test_of_one_burst_of_moved_probes_the_first_address_wins() -> None:
@@ -175,7 +190,7 @@ def test_a_claimed_source_moves_nothing_until_our_probe_came_back_from_it() -> N
     assert wire.paths.active == A, "no peer answers at B"
     wire.up = [B]
     wire.paths.on_received(C, 1200, False, wire.now)
-    assert C not in wire.paths.addresses(), "a packet that any host may have made teaches nothing"
+    assert C not in wire.paths.book.addresses(), "a packet that any host may have made teaches nothing"
 
 
 def test_a_peer_whose_nat_mapping_changed_is_followed_after_one_round_trip() -> None:
@@ -185,7 +200,7 @@ def test_a_peer_whose_nat_mapping_changed_is_followed_after_one_round_trip() -> 
     wire.paths.on_received(B, 1200, True, wire.now)
     wire.run(RTT * 1.5)
     assert wire.paths.active == B
-    assert wire.paths.budget(wire.now) is None
+    assert wire.paths.budget() is None
 
 
 # ---- silence
@@ -198,14 +213,14 @@ def test_silence_while_an_answer_is_due_is_noticed_and_probed_everywhere() -> No
     wire.paths.set_in_flight(1000, wire.now)
     wire.run(0.3)
     assert wire.paths.active == B
-    assert wire.paths.connectivity is Connectivity.CONNECTED
+    assert wire.paths.seeking.connectivity is Connectivity.CONNECTED
 
 
 def test_an_idle_connection_is_not_suspected() -> None:
     wire = connected(A)
     wire.up = []
     wire.run(5.0)
-    assert wire.paths.connectivity is Connectivity.CONNECTED
+    assert wire.paths.seeking.connectivity is Connectivity.CONNECTED
     assert not wire.seen(SendProbe)
 
 
@@ -213,10 +228,10 @@ def test_an_idle_connection_is_kept_alive_and_a_dead_one_found_out_within_a_keep
     wire = connected(A)
     wire.run(17.0)
     assert wire.seen(SendProbe), "a keepalive holds the NAT's mapping"
-    assert wire.paths.connectivity is Connectivity.CONNECTED
+    assert wire.paths.seeking.connectivity is Connectivity.CONNECTED
     wire.up = []
     wire.run(20.0)
-    assert wire.paths.connectivity is Connectivity.SUSPENDED
+    assert wire.paths.seeking.connectivity is Connectivity.SUSPENDED
 
 
 def test_a_peer_that_is_gone_is_suspended_and_resumed_when_it_answers() -> None:
@@ -224,13 +239,13 @@ def test_a_peer_that_is_gone_is_suspended_and_resumed_when_it_answers() -> None:
     wire.up = []
     wire.paths.set_in_flight(1000, wire.now)
     wire.run(SUSPEND_AFTER_S + 2.0)
-    assert wire.paths.connectivity is Connectivity.SUSPENDED
+    assert wire.paths.seeking.connectivity is Connectivity.SUSPENDED
     assert len(wire.seen(Suspended)) == 1
     assert len(wire.seen(NeedRecord)) >= 2, "the watches and the resolver are asked where it is"
     wire.up = [A]
     wire.paths.set_in_flight(0, wire.now)
     wire.run(6.0)
-    assert wire.paths.connectivity is Connectivity.CONNECTED
+    assert wire.paths.seeking.connectivity is Connectivity.CONNECTED
     assert len(wire.seen(Resumed)) == 1
 
 
@@ -243,7 +258,7 @@ def test_a_move_of_ours_while_suspended_tells_of_one_suspension_and_one_resumpti
     wire.up = [A]
     wire.paths.local_change(wire.now)
     wire.run(1.0)
-    assert wire.paths.connectivity is Connectivity.CONNECTED
+    assert wire.paths.seeking.connectivity is Connectivity.CONNECTED
     assert (len(wire.seen(Suspended)), len(wire.seen(Resumed))) == (1, 1)
 
 
@@ -262,10 +277,10 @@ def test_a_newer_record_is_tried_at_once_while_seeking() -> None:
     wire.up = [C]
     wire.paths.set_in_flight(1000, wire.now)
     wire.run(20.0)
-    assert wire.paths.connectivity is Connectivity.SUSPENDED
+    assert wire.paths.seeking.connectivity is Connectivity.SUSPENDED
     wire.paths.peer_record(record(C), wire.now)
     wire.run(RTT * 2)
-    assert (wire.paths.active, wire.paths.connectivity) == (C, Connectivity.CONNECTED)
+    assert (wire.paths.active, wire.paths.seeking.connectivity) == (C, Connectivity.CONNECTED)
 
 
 def test_a_record_without_the_active_address_moves_us_once_the_new_one_answers() -> None:
@@ -281,7 +296,7 @@ def test_a_record_without_the_active_address_changes_nothing_when_the_new_one_is
     wire = connected(A)
     wire.paths.peer_record(record(B), wire.now)
     wire.run(5.0)
-    assert (wire.paths.active, wire.paths.connectivity) == (A, Connectivity.CONNECTED)
+    assert (wire.paths.active, wire.paths.seeking.connectivity) == (A, Connectivity.CONNECTED)
 
 
 def test_seeking_pings_of_the_peer_are_answered_by_probes_of_ours() -> None:
@@ -333,7 +348,7 @@ def test_an_address_is_preferred_that_is_faster_by_a_fifth_and_by_five_milliseco
     assert wire.paths.active == A, "one measurement is none"
     hesitate(wire)
     assert wire.paths.active == (B if moves else A)
-    reasons = [effect.why for effect in wire.seen(Switched) if isinstance(effect, Switched) and effect.new == B]
+    reasons = [effect.reason for effect in wire.seen(Switched) if isinstance(effect, Switched) and effect.new == B]
     assert reasons == (["faster"] if moves else [])
 
 
@@ -392,7 +407,7 @@ def test_a_black_hole_for_large_packets_shrinks_them_again() -> None:
     wire.paths.set_in_flight(1452, wire.now)
     wire.run(0.5)
     assert wire.seen(MtuChanged)[0] == MtuChanged(BASE_MTU)
-    assert wire.paths.connectivity is Connectivity.CONNECTED, "small probes still get through"
+    assert wire.paths.seeking.connectivity is Connectivity.CONNECTED, "small probes still get through"
 
 
 def test_a_move_to_an_unproven_path_starts_from_the_size_that_always_fits() -> None:
@@ -440,8 +455,8 @@ def test_a_peer_on_loopback_is_reached_there() -> None:
     here = Addr("127.0.0.1", 4242)
     wire = Wire(here)
     wire.paths.add_candidates([(here, "seed")], wire.now)
-    assert wire.paths.best_guess() == here
-    assert wire.paths.path_kind(here) == "lan"
+    assert wire.paths.book.best_guess() == here
+    assert wire.paths.book.kind(here) == "lan"
 
 
 def test_thousands_of_addresses_stay_within_the_bound_and_never_push_out_the_active_one() -> None:
@@ -449,8 +464,8 @@ def test_thousands_of_addresses_stay_within_the_bound_and_never_push_out_the_act
     for n in range(3000):
         wire.paths.add_candidates([(Addr(f"10.0.{n >> 8}.{n & 255}", 4242), "record")], wire.now)
         wire.paths.on_received(Addr(f"10.1.{n >> 8}.{n & 255}", 4242), 100, True, wire.now)
-    assert len(wire.paths.addresses()) <= MAX_CANDIDATES
-    assert A in wire.paths.addresses()
+    assert len(wire.paths.book.addresses()) <= MAX_CANDIDATES
+    assert A in wire.paths.book.addresses()
     wire.effects.clear()
     wire.paths.take_effects()
     wire.paths.local_change(wire.now)
@@ -464,23 +479,36 @@ def test_a_flood_of_addresses_does_not_push_out_the_one_that_an_unconfirmed_move
     assert wire.paths.active == B
     for n in range(100):
         wire.paths.add_candidates([(Addr(f"10.0.0.{n + 1}", 4242), "record")], wire.now)
-    assert len(wire.paths.addresses()) == MAX_CANDIDATES
+    assert len(wire.paths.book.addresses()) == MAX_CANDIDATES
     wire.run(CONFIRM_S + 3.0)
-    assert (wire.paths.active, wire.paths.connectivity) == (A, Connectivity.CONNECTED), "answers from it must count"
+    assert (wire.paths.active, wire.paths.seeking.connectivity) == (A, Connectivity.CONNECTED), (
+        "answers from it must count"
+    )
+
+
+def test_a_path_that_was_dropped_is_not_gone_back_to() -> None:
+    wire = connected(A, B)
+    wire.paths.on_ping(B, MOVED, wire.now)
+    wire.paths.book.drop(B)
+    assert B in wire.paths.book, "it is in use"
+    wire.paths.book.drop(A)
+    wire.up = []
+    wire.run(CONFIRM_S + 0.5)
+    assert wire.paths.active == B, "the answers of A would find no candidate"
 
 
 def test_an_address_on_our_own_network_is_tried_first() -> None:
     wire = Wire()
-    wire.paths.set_here(LocalNetworks((("10.9.0.1", 24),)))
+    wire.paths.book.here = LocalNetworks((("10.9.0.1", 24),))
     wire.paths.add_candidates([(Addr("198.51.100.1", 1), "record"), (Addr("10.9.0.7", 1), "record")], wire.now)
-    assert wire.paths.best_guess() == Addr("10.9.0.7", 1)
+    assert wire.paths.book.best_guess() == Addr("10.9.0.7", 1)
 
 
 @pytest.mark.parametrize("near_first", [True, False])
 def test_a_neighbour_is_reached_on_our_own_network_and_not_through_a_nat_that_hairpins(near_first: bool) -> None:
     near, outside = Addr("10.9.0.7", 1), Addr("198.51.100.1", 1)
     wire = Wire(near, outside)
-    wire.paths.set_here(LocalNetworks((("10.9.0.1", 24),)))
+    wire.paths.book.here = LocalNetworks((("10.9.0.1", 24),))
     wire.paths.add_candidates([(outside, "record"), (near, "record")], wire.now)
     wire.paths.begin(outside, wire.now)
     wire.collect()
@@ -498,7 +526,7 @@ def test_a_neighbour_is_reached_on_our_own_network_and_not_through_a_nat_that_ha
 
 def test_a_black_hole_is_noticed_while_small_packets_still_pass() -> None:
     wire = connected(A)
-    assert wire.paths.candidates()[0].mtu.size > BASE_MTU
+    assert next(iter(wire.paths.book)).mtu.size > BASE_MTU
     wire.mtu = 1300
     began = wire.now
     while not wire.seen(MtuChanged) and wire.now < began + 10:

@@ -1,0 +1,69 @@
+"""The size of datagrams on the path in use: the outcome of its MTU search, and the fall back from a black hole."""
+
+from __future__ import annotations
+
+from meshnode.base.limits import BASE_MTU
+from meshnode.base.path_reason import PathReason
+from meshnode.paths.candidate import Candidate
+from meshnode.paths.effects import Journal, MtuChanged, Nudge
+from meshnode.paths.liveness import Watchdog
+from meshnode.paths.validation import Validation
+
+UNMEASURED_RTT_S = 0.1
+
+
+class PathMtu:
+    """``size`` is bytes of UDP payload; the stack is told of each change."""
+
+    __slots__ = ("_journal", "_validation", "_watchdog", "size")
+
+    def __init__(self, validation: Validation, watchdog: Watchdog, journal: Journal) -> None:
+        self.size = BASE_MTU
+        self._validation = validation
+        self._watchdog = watchdog
+        self._journal = journal
+
+    def reset(self) -> None:
+        """Start from the base size, as a new connection's engine does."""
+        self.size = BASE_MTU
+
+    def use(self, current: Candidate, now: float) -> None:
+        """Take the size of a path that is in use from now on: the base size until it is validated."""
+        self._set(current.mtu.size if current.is_valid else BASE_MTU)
+        if current.is_valid:
+            current.mtu.start(now)
+
+    def answered(self, found: Candidate, size: int, now: float, *, is_current: bool) -> None:
+        """Take the answer to a padded probe of ``size``."""
+        if found.mtu.answered(size, now) and is_current:
+            self._set(found.mtu.size)
+
+    def fall_back(self, current: Candidate, now: float) -> None:
+        """Use the base size: large packets may be what is lost."""
+        current.mtu.on_black_hole(now)
+        self._set(BASE_MTU)
+
+    def tick(self, current: Candidate, now: float) -> None:
+        """Send the probes that are due on the path in use."""
+        mtu = current.mtu
+        if mtu.at is not None and mtu.at <= now:
+            size = mtu.next_size(current.rtt or UNMEASURED_RTT_S, now)
+            if size is not None:
+                self._validation.probe(current, 0, now, pad_to=size)
+        if mtu.confirm_at is not None and mtu.confirm_at <= now:
+            self._confirm(current, now)
+
+    def _confirm(self, current: Candidate, now: float) -> None:
+        if not self._watchdog.in_flight:
+            current.mtu.confirm_at = None
+        elif current.mtu.confirm(current.rtt or UNMEASURED_RTT_S, now):
+            self._validation.probe(current, 0, now, pad_to=current.mtu.size)
+        else:
+            self.fall_back(current, now)
+            self._journal.emit(Nudge(current.addr, PathReason.BLACK_HOLE))
+            self._journal.note(now, PathReason.BLACK_HOLE, current.addr)
+
+    def _set(self, size: int) -> None:
+        if size != self.size:
+            self.size = size
+            self._journal.emit(MtuChanged(size))

@@ -1,0 +1,191 @@
+"""Probing of all candidates while the peer does not answer: a dial, a silence, a move of this node.
+
+The gaps between rounds grow from 10 ms to 5 s. After 2 s of silence the connection is suspended: its streams stay open.
+"""
+
+from __future__ import annotations
+
+import random
+from enum import Enum
+
+from meshnode.base.path_reason import PathReason
+from meshnode.paths.candidate import CandidateBook
+from meshnode.paths.effects import (
+    MOVED,
+    SEEKING,
+    Answered,
+    FellSilent,
+    Journal,
+    NeedRecord,
+    Nudge,
+    Resumed,
+    Suspended,
+)
+from meshnode.paths.liveness import TIMER_SLACK_S, threshold
+from meshnode.paths.validation import Validation
+
+PROBE_GAPS_S = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5, 1.0, 2.0, 5.0)  # the last repeats
+DIAL_GAPS_S = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0)  # between probes of all candidates while a dial is not answered
+SUSPEND_AFTER_S = 2.0
+ASK_MIN_S, ASK_MAX_S = 0.15, 60.0  # between queries for the peer's record, in doubling pauses: it may be gone for good
+TUNNEL_AFTER_S = 0.25  # a WebSocket costs a TCP and a TLS handshake: only when nothing else has answered
+
+
+class Connectivity(Enum):
+    """Whether the peer can be reached, as far as its paths show."""
+
+    CONNECTED = "connected"
+    SEEKING = "seeking"
+    SUSPENDED = "suspended"
+
+
+class Seeking:
+    """The rounds of probes to all candidates, and their deadlines (monotonic seconds, None while there is none).
+
+    ``silent_since`` is when the silence began; ``moved`` is true until the peer answers after a move of this node.
+    """
+
+    __slots__ = (
+        "_ask_after",
+        "_book",
+        "_dial_step",
+        "_dialled_at",
+        "_journal",
+        "_rng",
+        "_step",
+        "_validation",
+        "connectivity",
+        "dial_at",
+        "moved",
+        "next_probe",
+        "silent_since",
+    )
+
+    def __init__(self, book: CandidateBook, validation: Validation, journal: Journal, rng: random.Random) -> None:
+        self.connectivity = Connectivity.CONNECTED
+        self.silent_since: float | None = None
+        self.moved = False
+        self.next_probe: float | None = None
+        self.dial_at: float | None = None
+        self._book = book
+        self._validation = validation
+        self._journal = journal
+        self._rng = rng
+        self._step = 0
+        self._ask_after = 0.0  # seconds of silence
+        self._dialled_at: float | None = None
+        self._dial_step = 0
+
+    def is_active(self) -> bool:
+        """Return whether new addresses should be probed at once."""
+        return self.dial_at is not None or self.silent_since is not None
+
+    def flags(self) -> int:
+        """Return the flags for a probe that is sent now."""
+        if self.silent_since is None:
+            return 0
+        return MOVED | SEEKING if self.moved else SEEKING
+
+    # ---- a dial
+
+    def dial(self, now: float) -> None:
+        """Probe all other candidates beside the dial that begins on the path in use."""
+        self._dialled_at, self._dial_step, self.dial_at = now, 0, now + DIAL_GAPS_S[0]
+        self._probe_all(0, now, include_current=False)
+
+    def dial_round(self, now: float) -> None:
+        """Probe all candidates once more, the first one too: the dial is not answered yet."""
+        self._probe_all(0, now, include_current=True)
+        self._dial_step += 1
+        is_last = self._dial_step >= len(DIAL_GAPS_S)
+        self.dial_at = None if is_last else now + DIAL_GAPS_S[self._dial_step]
+
+    def end_dial(self) -> None:
+        """Stop the dial's probes: the handshake is done."""
+        self._dialled_at = self.dial_at = None
+
+    # ---- a silence
+
+    def begin(self, now: float) -> None:
+        """Start the rounds, or start over with the shortest gap: an expected packet is overdue."""
+        current = self._book.current
+        if self.silent_since is None:
+            self.silent_since = now
+            self.connectivity = Connectivity.SEEKING
+            self._ask_after = 0.0
+            self._journal.emit(FellSilent())
+            self._note(now, PathReason.SILENT)
+        self._step = 0
+        self._probe_all(self.flags(), now, include_current=True)
+        self.next_probe = now + max(PROBE_GAPS_S[1], threshold(current.rtt if current is not None else None) / 2)
+
+    def round(self, now: float) -> None:
+        """Probe all candidates once more; ask for a newer record; suspend the connection after 2 s."""
+        assert self.silent_since is not None
+        assert self.next_probe is not None
+        if now - self.next_probe > TIMER_SLACK_S:  # time in which this process did not run is no silence of the peer
+            self.silent_since += now - self.next_probe
+        silent = now - self.silent_since
+        self._step = min(self._step + 1, len(PROBE_GAPS_S) - 1)
+        self._probe_all(self.flags(), now, include_current=True)
+        if silent >= self._ask_after:
+            self._ask_after = silent + min(max(silent, ASK_MIN_S), ASK_MAX_S)
+            self._journal.emit(NeedRecord())
+        if silent > SUSPEND_AFTER_S and self.connectivity is Connectivity.SEEKING:
+            self.connectivity = Connectivity.SUSPENDED
+            self._journal.emit(Suspended())
+            self._note(now, PathReason.SUSPENDED)
+        gap = PROBE_GAPS_S[self._step]
+        self.next_probe = now + gap * (self._rng.uniform(0.9, 1.1) if gap >= 1 else 1)
+
+    def hurry(self, now: float) -> None:
+        """Start over with the shortest gap if rounds are under way: there are new addresses."""
+        if self.next_probe is not None:
+            self._step = 0
+            self.next_probe = now + PROBE_GAPS_S[0]
+
+    def move(self, now: float) -> None:
+        """Tell the peer of a move of this node from wherever it is now, until the peer answers."""
+        current = self._book.current
+        if current is None:
+            return
+        self.moved = True
+        if self.silent_since is None:
+            self.silent_since = now
+        if self.connectivity is Connectivity.CONNECTED:  # a suspended peer stays so until it answers, and is resumed
+            self.connectivity = Connectivity.SEEKING
+        self._step = 0
+        self._ask_after = 0.0
+        self._validation.probe(current, MOVED, now)
+        self.next_probe = now + PROBE_GAPS_S[0]
+        self._journal.emit(Nudge(current.addr, PathReason.MOVED))
+        self._note(now, PathReason.MOVED)
+
+    def end(self, now: float) -> None:
+        """Stop the rounds: a path works."""
+        if self.connectivity is Connectivity.SUSPENDED:
+            self._journal.emit(Resumed())
+            self._note(now, PathReason.RESUMED)
+        self.connectivity = Connectivity.CONNECTED
+        if self.silent_since is not None:
+            self._journal.emit(Answered())
+        self.silent_since = None
+        self.next_probe = None
+        self.moved = False
+        self._step = 0
+
+    # ---- helpers
+
+    def _note(self, now: float, reason: PathReason) -> None:
+        current = self._book.current
+        self._journal.note(now, reason, current.addr if current is not None else None)
+
+    def _probe_all(self, flags: int, now: float, *, include_current: bool) -> None:
+        since = self.silent_since if self.silent_since is not None else self._dialled_at
+        without_tunnels = since is None or now - since < TUNNEL_AFTER_S
+        current = self._book.current
+        for candidate in self._book:
+            if candidate.addr.is_tunnel and without_tunnels and candidate is not current:
+                continue
+            if include_current or candidate is not current:
+                self._validation.probe(candidate, flags, now)

@@ -1,0 +1,155 @@
+"""The rule by which the sending path of a peer is chosen (docs/explanation/path-selection.md).
+
+``choose`` is pure: the candidates and an event give a decision. Each side decides only its own sending path: following
+the other side's choice makes both flap. For an answered probe the first rule of ``RULES`` that applies decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from meshnode.base.path_reason import PathReason
+from meshnode.paths.candidate import NEVER, Candidate, path_kind
+
+SAME_MOVE_S = 0.3  # MOVED probes of one burst arrive from several addresses: the first one wins
+HYSTERESIS_RATIO, HYSTERESIS_S = 0.8, 0.005
+MIN_RTT_SAMPLES = 2  # before two paths' round trips are compared
+LOSSES_TO_LEAVE = 3  # of the last 8 probes: at 200 ms, a relay that drops half is left after about 1.3 s
+MIN_OUTCOMES = 2  # of another relay, before it is preferred
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a decision depends on beside the event. Times are monotonic seconds.
+
+    ``previous`` was validated and in use before ``current``; ``silent`` is true while an expected packet is overdue;
+    ``moved_at`` is when the peer's last MOVED came; ``networks`` are those of this host (address, prefix length).
+    """
+
+    now: float
+    current: Candidate | None = None
+    previous: Candidate | None = None
+    silent: bool = False
+    moved_at: float = NEVER
+    networks: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswered:
+    """Our probe to ``found``, sent at ``sent``, went round trip."""
+
+    found: Candidate
+    sent: float
+
+
+@dataclass(frozen=True, slots=True)
+class PeerMoved:
+    """A fresh sealed MOVED of the peer came from ``found``."""
+
+    found: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class MoveUnconfirmed:
+    """The address in use, which a MOVED brought, did not answer in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelaysCompared:
+    """Probes on the relay in use and on ``others`` have shown what each loses."""
+
+    others: tuple[Candidate, ...]
+
+
+Event = ProbeAnswered | PeerMoved | MoveUnconfirmed | RelaysCompared
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Use ``to`` from now on, for that reason; ``to`` is None when the path in use stays.
+
+    ``failed``: the path in use no longer carries packets, so what is in flight on it is likely lost.
+    """
+
+    to: Candidate | None = None
+    reason: PathReason | None = None
+    failed: bool = False
+
+
+STAY = Decision()
+
+
+# ---- the rules for an answered probe: found, current, when it was sent, the situation
+
+Test = Callable[[Candidate, Candidate, float, Situation], bool]
+
+
+def _answers_first(found: Candidate, current: Candidate, sent: float, at: Situation) -> bool:
+    return at.silent and current.last_heard < sent
+
+
+def _claimed(found: Candidate, current: Candidate, sent: float, at: Situation) -> bool:
+    """The peer wants us there (see ``Validation.claim``), and it is really there."""
+    if found.rank > current.rank:  # our own path was probed when the claim came: it has had its time to answer
+        had_time = at.now - found.claimed >= (current.rtt or 0.0)
+        return found.claimed > current.answered and sent >= found.claimed and had_time
+    return found.claimed > current.last_heard
+
+
+def _first_contact(found: Candidate, current: Candidate, sent: float, at: Situation) -> bool:
+    return not current.is_valid and current.last_heard == NEVER
+
+
+def _better_kind(found: Candidate, current: Candidate, sent: float, at: Situation) -> bool:
+    return current.is_valid and found.rank < current.rank and found.trusted(sent, at.now)
+
+
+def _nearer(found: Candidate, current: Candidate, sent: float, at: Situation) -> bool:
+    """On our own network, where the other path leads out and, by a NAT that hairpins, in again."""
+    if not current.is_valid or found.rank != current.rank:
+        return False
+    near = path_kind(found.addr, at.networks) == "lan" and path_kind(current.addr, at.networks) != "lan"
+    return near and (current.rtt is None or found.rtt is None or found.rtt < current.rtt + HYSTERESIS_S)
+
+
+def _faster(found: Candidate, current: Candidate, sent: float, at: Situation) -> bool:
+    if not current.is_valid or found.rank != current.rank or found.rtt is None or current.rtt is None:
+        return False
+    if found.samples < MIN_RTT_SAMPLES or current.samples < MIN_RTT_SAMPLES:
+        return False
+    return found.rtt < current.rtt * HYSTERESIS_RATIO and found.rtt < current.rtt - HYSTERESIS_S
+
+
+RULES: tuple[tuple[PathReason, Test, bool], ...] = (  # reason, when it applies, whether the path in use has failed
+    (PathReason.ANSWERED, _answers_first, True),
+    (PathReason.VALIDATED, _claimed, True),
+    (PathReason.VALIDATED, _first_contact, True),
+    (PathReason.BETTER_KIND, _better_kind, False),
+    (PathReason.NEARER, _nearer, False),
+    (PathReason.FASTER, _faster, False),
+)
+
+
+# ---- the choice
+
+
+def choose(event: Event, at: Situation) -> Decision:
+    """Return what the event means for the sending path. Nothing is changed: the caller carries it out."""
+    current = at.current
+    if current is None:
+        return STAY
+    match event:
+        case ProbeAnswered(found, sent) if found is not current:
+            for reason, applies, failed in RULES:
+                if applies(found, current, sent, at):
+                    return Decision(found, reason, failed)
+        case PeerMoved(found) if found is not current and at.now - at.moved_at > SAME_MOVE_S:
+            return Decision(found, PathReason.PEER_MOVED, failed=True)
+        case MoveUnconfirmed() if not current.is_valid and at.previous is not None and at.previous.is_valid:
+            return Decision(at.previous, PathReason.UNCONFIRMED, failed=True)
+        case RelaysCompared(others) if current.losses >= LOSSES_TO_LEAVE:
+            for other in others:
+                if other.is_valid and other.losses == 0 and len(other.outcomes) >= MIN_OUTCOMES:
+                    return Decision(other, PathReason.FEWER_LOSSES)
+    return STAY

@@ -1,0 +1,89 @@
+"""Path validation by sealed probes, and the limit on what an unvalidated address is sent (RFC 9000 section 8).
+
+An address is used without a byte budget only after our own probe went round trip on it, so that a spoofed source moves
+no traffic. A fresh sealed MOVED from the peer earns one initial window (RFC 9002 section 7.2) in advance, which halves
+the gap of a move.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from meshnode.base.address import Addr
+from meshnode.base.bounded import BoundedDict
+from meshnode.base.clock import Entropy
+from meshnode.base.limits import INITIAL_WINDOW, MAX_PROBES_OUT
+from meshnode.paths.candidate import Candidate, PathState
+from meshnode.paths.effects import Journal, SendProbe
+
+CONFIRM_S = 1.0  # an address that a MOVED brought must answer our probe within this
+AMPLIFICATION = 3  # RFC 9000 section 8.1: bytes sent for each byte received, until the address is validated
+
+
+class Probe(NamedTuple):
+    """A probe on its way. ``sent`` is monotonic seconds; ``pad_to`` is bytes of datagram, 0 for the smallest."""
+
+    addr: Addr
+    sent: float
+    pad_to: int
+
+
+class Validation:
+    """The probes without an answer yet, and the byte credit of the path in use while that is not validated.
+
+    ``confirm_by`` is when a path that the peer's MOVED brought counts as failed.
+    """
+
+    __slots__ = ("_credit", "_entropy", "_journal", "_probes", "confirm_by")
+
+    def __init__(self, journal: Journal, entropy: Entropy) -> None:
+        self.confirm_by: float | None = None
+        self._journal = journal
+        self._entropy = entropy
+        self._probes: BoundedDict[bytes, Probe] = BoundedDict(MAX_PROBES_OUT)
+        self._credit = 0
+
+    def probe(self, candidate: Candidate, flags: int, now: float, pad_to: int = 0) -> bytes:
+        """Send a probe; return its transaction id."""
+        tx = self._entropy(8)
+        self._probes[tx] = Probe(candidate.addr, now, pad_to)
+        candidate.probes += 1
+        if candidate.state in (PathState.UNKNOWN, PathState.FAILED):
+            candidate.state = PathState.PROBING
+        self._journal.emit(SendProbe(candidate.addr, tx, flags, pad_to))
+        return tx
+
+    def take(self, tx: bytes) -> Probe | None:
+        """Return the probe that an answer with this transaction id belongs to; None when there is none."""
+        return self._probes.pop(tx, None)
+
+    def claim(self, found: Candidate, current: Candidate | None, is_silent: bool, now: float) -> None:
+        """Take note that the peer gives a reason to use ``found``: it moves this node only once a probe came back.
+
+        For a detour it counts only if the path in use does not answer, so that is probed here.
+        """
+        if current is None or found.rank <= current.rank:
+            found.claimed = now
+            return
+        if found.claimed <= current.answered:
+            found.claimed = now
+        if not is_silent:
+            self.probe(current, 0, now)
+
+    def grant_window(self) -> None:
+        """Allow one initial window: the peer itself, or the configuration, named the address."""
+        self._credit = INITIAL_WINDOW
+
+    def received(self, size: int) -> None:
+        """Take note of bytes that came from the unvalidated address in use."""
+        self._credit += AMPLIFICATION * size
+
+    def sent(self, size: int) -> None:
+        """Take note of bytes that went to the unvalidated address in use."""
+        self._credit -= size
+
+    def budget(self, current: Candidate | None) -> int | None:
+        """Return how many bytes may go to the path in use now; None for a validated one."""
+        if current is None:
+            return 0
+        return None if current.state is PathState.VALIDATED else max(0, self._credit)

@@ -1,0 +1,195 @@
+"""The rule by which a path is chosen: each term by itself, and its table in the docs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from meshnode.base.address import Addr, relayed, tunnel
+from meshnode.base.path_reason import PathReason, in_words
+from meshnode.paths.candidate import Candidate, PathState
+from meshnode.paths.mtu import MtuSearch
+from meshnode.paths.selection import (
+    HYSTERESIS_RATIO,
+    HYSTERESIS_S,
+    LOSSES_TO_LEAVE,
+    MIN_OUTCOMES,
+    MIN_RTT_SAMPLES,
+    SAME_MOVE_S,
+    STAY,
+    Decision,
+    MoveUnconfirmed,
+    PeerMoved,
+    ProbeAnswered,
+    RelaysCompared,
+    Situation,
+    choose,
+)
+
+DOCS = Path(__file__).parents[2] / "docs" / "explanation" / "path-selection.md"
+NOW = 100.0
+SENT = NOW - 0.05
+A, B, LAN = Addr("192.0.2.1", 4242), Addr("192.0.2.2", 4242), Addr("10.9.0.7", 4242)
+RELAY, OTHER_RELAY, TUNNEL = relayed("one"), relayed("other"), tunnel("peer", "192.0.2.3", 443)
+NETWORKS = (("10.9.0.1", 24),)
+
+
+def path(
+    addr: Addr, rtt: float | None = 0.05, *, samples: int = 5, valid: bool = True, heard: float = NOW
+) -> Candidate:
+    """A candidate that was probed ``samples`` times and last heard of at ``heard``."""
+    state = PathState.VALIDATED if valid else PathState.PROBING
+    return Candidate(addr, "record", MtuSearch(0), state, rtt, samples, samples, last_heard=heard, answered=heard)
+
+
+def answered(found: Candidate, current: Candidate, *, sent: float = SENT, **more: object) -> Decision:
+    """The decision on a probe to ``found`` that came back while ``current`` is in use."""
+    return choose(ProbeAnswered(found, sent), replace(Situation(NOW, current), **more))  # type: ignore[arg-type]
+
+
+# ---- silence and moves
+
+
+def test_the_first_answer_after_a_silence_decides_unless_the_path_in_use_was_heard_since() -> None:
+    found = path(relayed("far"), 0.5)
+    current = path(A, heard=SENT - 0.01)
+    assert answered(found, current, silent=True) == Decision(found, PathReason.ANSWERED, failed=True)
+    assert answered(found, current, silent=False) == STAY
+    current.last_heard = SENT
+    assert answered(found, current, silent=True) == STAY
+
+
+def test_what_the_peer_claims_is_followed_when_nothing_newer_came_by_the_path_in_use() -> None:
+    found, current = path(B), path(A, heard=SENT)
+    assert answered(found, current) == STAY
+    found.claimed = SENT + 0.01
+    assert answered(found, current) == Decision(found, PathReason.VALIDATED, failed=True)
+    current.last_heard = NOW
+    assert answered(found, current) == STAY
+
+
+def test_a_claimed_detour_waits_a_round_trip_for_the_path_in_use() -> None:
+    found, current = path(RELAY), path(A, 0.05, heard=SENT - 1)
+    found.claimed = NOW - 0.04
+    assert answered(found, current, sent=NOW - 0.04) == STAY, "its own probe may be answered yet"
+    found.claimed = NOW - 0.06
+    assert answered(found, current, sent=NOW - 0.06).to is found
+    assert answered(found, current, sent=NOW - 0.07) == STAY, "that probe was sent before the claim"
+    current.answered = NOW - 0.06
+    assert answered(found, current, sent=NOW - 0.06) == STAY, "the path in use has answered since"
+
+
+def test_a_dial_goes_on_where_the_first_answer_came_from() -> None:
+    found = path(B)
+    current = path(A, None, valid=False, heard=float("-inf"))
+    assert answered(found, current) == Decision(found, PathReason.VALIDATED, failed=True)
+    assert answered(found, path(A, None, valid=False, heard=NOW)) == STAY, "the peer was heard there"
+
+
+def test_a_peer_that_moved_is_followed_once_in_a_burst() -> None:
+    found, situation = path(B, valid=False), Situation(NOW, path(A))
+    assert choose(PeerMoved(found), situation) == Decision(found, PathReason.PEER_MOVED, failed=True)
+    assert choose(PeerMoved(found), replace(situation, moved_at=NOW - SAME_MOVE_S + 0.01)) == STAY
+    assert choose(PeerMoved(found), replace(situation, current=found)) == STAY
+
+
+def test_an_unconfirmed_move_goes_back_to_a_path_that_was_validated_or_stays() -> None:
+    failed, before = path(B, None, valid=False), path(A)
+    failed.state = PathState.FAILED
+    situation = Situation(NOW, failed, before)
+    assert choose(MoveUnconfirmed(), situation) == Decision(before, PathReason.UNCONFIRMED, failed=True)
+    assert choose(MoveUnconfirmed(), replace(situation, previous=None)) == STAY
+    assert choose(MoveUnconfirmed(), replace(situation, current=path(B))) == STAY
+    before.state = PathState.FAILED
+    assert choose(MoveUnconfirmed(), situation) == STAY
+
+
+# ---- better paths
+
+
+@pytest.mark.parametrize(("better", "worse"), [(A, TUNNEL), (TUNNEL, RELAY), (A, RELAY)])
+def test_a_better_kind_is_taken_however_slow_it_is_and_a_worse_one_however_fast(better: Addr, worse: Addr) -> None:
+    slow, fast = path(better, 0.5), path(worse, 0.01)
+    assert answered(slow, fast) == Decision(slow, PathReason.BETTER_KIND)
+    assert answered(fast, slow) == STAY
+
+
+def test_a_better_kind_that_fell_silent_is_not_taken_while_it_is_distrusted() -> None:
+    found, current = path(A), path(RELAY)
+    found.trusted_at, found.left_at, found.distrust = NOW + 1, SENT - 1, 4.0
+    assert answered(found, current) == STAY
+    found.trusted_at = NOW
+    assert answered(found, current).reason is PathReason.BETTER_KIND
+
+
+def test_a_path_on_our_own_network_is_nearer_unless_it_is_5_ms_slower() -> None:
+    near, outside = path(LAN, 0.05 + HYSTERESIS_S - 0.001), path(A, 0.05)
+    assert answered(near, outside, networks=NETWORKS) == Decision(near, PathReason.NEARER)
+    assert answered(near, outside) == STAY, "it is not on our network"
+    assert answered(path(LAN, 0.05 + HYSTERESIS_S + 0.001), outside, networks=NETWORKS) == STAY
+    assert answered(path(Addr("10.9.0.8", 1), 0.05), near, networks=NETWORKS) == STAY, "both are near"
+
+
+def test_faster_takes_a_fifth() -> None:
+    assert HYSTERESIS_RATIO == 0.8
+    found = path(B, 0.159)
+    assert answered(found, path(A, 0.2)) == Decision(found, PathReason.FASTER)
+    assert answered(path(B, 0.161), path(A, 0.2)) == STAY
+
+
+def test_faster_takes_5_ms() -> None:
+    assert HYSTERESIS_S == 0.005
+    assert answered(path(B, 0.0049), path(A, 0.01)).reason is PathReason.FASTER
+    assert answered(path(B, 0.0051), path(A, 0.01)) == STAY
+
+
+@pytest.mark.parametrize(("found", "current"), [(1, 5), (5, 1)])
+def test_faster_takes_two_samples_of_each(found: int, current: int) -> None:
+    assert MIN_RTT_SAMPLES == 2
+    assert answered(path(B, 0.01, samples=found), path(A, 0.2, samples=current)) == STAY
+    assert answered(path(B, 0.01, samples=2), path(A, 0.2, samples=2)).reason is PathReason.FASTER
+
+
+def test_a_path_in_use_that_is_not_validated_yet_is_left_for_none_that_is_only_better() -> None:
+    current = path(RELAY, 0.2, valid=False)
+    assert answered(path(A, 0.01), current) == STAY
+    assert answered(path(OTHER_RELAY, 0.01), current) == STAY
+
+
+def test_a_relay_that_loses_three_of_eight_is_left_for_one_that_loses_none() -> None:
+    current, other = path(RELAY), path(OTHER_RELAY)
+    current.outcomes.extend([False] * LOSSES_TO_LEAVE + [True] * 5)
+    other.outcomes.extend([True] * MIN_OUTCOMES)
+    compared, situation = RelaysCompared((other,)), Situation(NOW, current)
+    assert choose(compared, situation) == Decision(other, PathReason.FEWER_LOSSES)
+    other.outcomes.append(False)
+    assert choose(compared, situation) == STAY, "it loses too"
+    other.outcomes.clear()
+    other.outcomes.append(True)
+    assert choose(compared, situation) == STAY, "too few probes to tell"
+    other.outcomes.append(True)
+    other.state = PathState.FAILED
+    assert choose(compared, situation) == STAY
+    other.state = PathState.VALIDATED
+    current.outcomes.append(True)
+    assert choose(compared, situation) == STAY, "two lost of eight are not enough"
+
+
+def test_before_there_is_a_path_nothing_is_chosen() -> None:
+    assert choose(ProbeAnswered(path(A), SENT), Situation(NOW)) == STAY
+
+
+# ---- the reasons
+
+
+def test_the_docs_list_every_reason_with_its_words() -> None:
+    rows = dict(re.findall(r"^\| `([a-z ]+)` \| ([^|]+?) \|", DOCS.read_text(), re.MULTILINE))
+    assert rows == {reason.value: reason.words for reason in PathReason}
+
+
+def test_a_reason_of_another_version_is_shown_unchanged() -> None:
+    assert in_words("nearer") == PathReason.NEARER.words != "nearer"
+    assert in_words("a reason of tomorrow") == "a reason of tomorrow"
