@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from typing import NamedTuple
 
+DETOUR_MARK = "!"
 RELAY_MARK = "relay!"
 SIDE_MARK = "%side"
 TUNNEL_MARK = "wss!"
@@ -25,7 +26,7 @@ class Addr(NamedTuple):
     @property
     def is_udp(self) -> bool:
         """True for a plain UDP address, False for a detour."""
-        return "!" not in self.host
+        return DETOUR_MARK not in self.host
 
     @property
     def is_relayed(self) -> bool:

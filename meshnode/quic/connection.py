@@ -7,7 +7,7 @@ here: that is ``paths/``. Who is allowed is not known here either: the driver de
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 from typing import Protocol
 
@@ -33,6 +33,7 @@ from meshnode.quic.seam import (
     CidIssued,
     CidRetired,
     Engine,
+    EngineEvent,
     HandshakeDone,
     StopSending,
     StreamData,
@@ -109,25 +110,28 @@ class Connection:
         """Feed one datagram; True when it carried the newest authenticated packet so far."""
         self.bytes_in += len(data)
         newest = self.engine.receive(data, now)
-        self.pump()
+        if events := self.engine.events():
+            self._take(events)
         return newest
 
     def on_timer(self, now: float) -> None:
         """Let the engine's loss, pacing and idle timers fire."""
         self.engine.on_timer(now)
-        self.pump()
+        if events := self.engine.events():
+            self._take(events)
 
     def transmit(self, now: float) -> list[bytes]:
         """Return the datagrams to send now."""
         datagrams = self.engine.transmit(now)
-        self.pump()
+        if events := self.engine.events():
+            self._take(events)
         if self._draining:
             self._wake_writers()
         return datagrams
 
-    def pump(self) -> None:
+    def _take(self, events: Sequence[EngineEvent]) -> None:
         """Handle what the engine has to say."""
-        for event in self.engine.events():
+        for event in events:
             if type(event) is StreamData:
                 self._on_data(event)
             elif type(event) is CidIssued:

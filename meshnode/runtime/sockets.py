@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from meshnode.base.address import Addr
+from meshnode.base.address import DETOUR_MARK, SIDE_MARK, Addr
 from meshnode.base.metrics import Metrics
 from meshnode.config import Config
 from meshnode.identity.sealing import Sealer
@@ -52,9 +52,9 @@ class Sockets:
 
     def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
         """Send by the node's UDP socket, an extra one or a WebSocket; False when that was refused."""
-        if not addr.is_udp:
+        if DETOUR_MARK in addr.host:
             return self._config.tunnel and self.tunnels.send(addr, datagrams)
-        if addr.side is not None:
+        if SIDE_MARK in addr.host:
             return self.extra.send(addr, datagrams)
         return self.udp.send(addr, datagrams)
 

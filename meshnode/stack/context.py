@@ -1,6 +1,6 @@
 """What all components of a stack share: identity, clock, randomness, settings, the peer table, the timers, the way out.
 
-The stack's composition root fills it; ``StackEvents`` and ``Transport`` are the seams to what runs the stack.
+The stack's composition root fills it; ``StackEvents`` is the seam to what runs the stack.
 """
 
 from __future__ import annotations
@@ -25,19 +25,7 @@ from meshnode.quic.stream import Stream
 from meshnode.relay.server import RelayLimits
 from meshnode.stack.component import Component, Dials, Hooks, Links, Own, Probes, Records, Relays, Spread
 from meshnode.stack.peer_table import PeerTable
-from meshnode.stack.sender import Sender
-
-
-class Transport(Protocol):
-    """Where datagrams go; ``send`` returns False when the system refused (no route, say).
-
-    A *side* is an extra UDP socket, named by a number: what goes to ``addr.through(side)`` leaves by it, and what
-    comes in by it has such a source. ``open_sides`` returns those that could be had.
-    """
-
-    def send(self, addr: Addr, datagrams: list[bytes]) -> bool: ...
-    def open_sides(self, count: int) -> list[int]: ...
-    def close_side(self, side: int) -> None: ...
+from meshnode.stack.sender import Sender, Transport
 
 
 class StackEvents(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from meshnode.base.address import RELAY_MARK, Addr
 from meshnode.base.metrics import Metrics, describe
@@ -12,6 +13,19 @@ from meshnode.identity.sealing import Sealer
 
 SEND_ERRORS = describe("send_errors", "datagrams that the system refused to send (no route, say)")
 WEAK_ID = describe("drop_weak_id", "sealed datagrams not sent: the id is no point of the curve")
+
+
+class Transport(Protocol):
+    """Where datagrams go; ``send`` returns False when the system refused (no route, say).
+
+    A *side* is an extra UDP socket, named by a number: what goes to ``addr.through(side)`` leaves by it, and what
+    comes in by it has such a source. ``open_sides`` returns those that could be had.
+    """
+
+    def send(self, addr: Addr, datagrams: list[bytes]) -> bool: ...
+    def open_sides(self, count: int) -> list[int]: ...
+    def close_side(self, side: int) -> None: ...
+
 
 Wrap = Callable[[NodeId, Addr, list[bytes]], "tuple[Addr, list[bytes]] | None"]
 
@@ -24,13 +38,13 @@ class Sender:
 
     def __init__(
         self,
-        send: Callable[[Addr, list[bytes]], bool],
+        link: Transport,
         sealer: Sealer,
         metrics: Metrics,
         wrap: Wrap,
         note: Callable[[Addr], None],
     ) -> None:
-        self._send = send
+        self._link = link
         self._sealer = sealer
         self._metrics = metrics
         self._wrap = wrap
@@ -44,7 +58,7 @@ class Sender:
                 return
             addr, datagrams = wrapped
         self._note(addr)
-        if not self._send(addr, datagrams):
+        if not self._link.send(addr, datagrams):
             self._metrics.count(SEND_ERRORS)
 
     def send_sealed(self, peer: NodeId, addr: Addr, body: bytes) -> None:

@@ -27,7 +27,7 @@ from meshnode.quic.seam import EngineFactory
 from meshnode.relay.frames import RELAYED
 from meshnode.stack.component import Component, Hooks
 from meshnode.stack.connections import Connections
-from meshnode.stack.context import Context, StackEvents, StackSettings, Transport
+from meshnode.stack.context import Context, StackEvents, StackSettings
 from meshnode.stack.dialing import Dialing
 from meshnode.stack.directory_link import DirectoryLink
 from meshnode.stack.gossip_link import GossipLink
@@ -37,7 +37,7 @@ from meshnode.stack.port_search import PortSearch
 from meshnode.stack.probe import Pinged
 from meshnode.stack.relay_client import RelayClient
 from meshnode.stack.resolution import Resolution
-from meshnode.stack.sender import Sender
+from meshnode.stack.sender import Sender, Transport
 from meshnode.stack.session import OnConnect, Session
 from meshnode.stack.topic_link import TopicLink
 
@@ -119,7 +119,7 @@ class Stack:
         context.hooks = Hooks([part for part in parts if part is not None])
         context.deliver = self.datagram
         context.sender = Sender(
-            lambda addr, datagrams: link.send(addr, datagrams),
+            link,
             sealer,
             self.metrics,
             self.relaying.wrap,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.rtt import RttEstimator
+from meshnode.base.timers import Timers
 from meshnode.base.token_bucket import RateLimit, TokenBucket
 
 quick = settings(max_examples=200, deadline=None, derandomize=True)
@@ -205,3 +207,51 @@ def test_a_timeout_comes_down_to_a_steady_rtt(first, steady):
     for _ in range(200):
         estimator.sample(steady)
     assert estimator.timeout(0, 1e9, unknown=1) == pytest.approx(steady, rel=0.01)
+
+
+# ---- the timer table
+
+MOVES = st.lists(st.tuples(st.integers(0, 4), st.none() | st.integers(-1, 9), st.integers(0, 3)), max_size=60)
+
+
+@quick
+@given(MOVES, st.lists(st.none() | st.integers(-1, 2), min_size=5, max_size=5))
+def test_timers_fire_once_when_due_and_the_earliest_is_right_at_any_time(
+    moves: list[tuple[int, int | None, int]], again: list[int | None]
+) -> None:
+    timers, deadlines, fired, now = Timers(), dict[int, float](), list[int](), 0.0
+
+    def put(number: int, at: float | None) -> None:
+        handles[number].set(at)
+        deadlines.pop(number, None)
+        if at is not None:
+            deadlines[number] = at
+
+    def fire(number: int, when: float) -> None:
+        fired.append(number)
+        assert deadlines.pop(number) <= when
+        put(number, None if again[number] is None else when + again[number])
+
+    handles = [timers.timer(partial(fire, number)) for number in range(5)]
+    for number, delay, step in moves:
+        put(number, None if delay is None else now + delay)
+        assert timers.next_deadline() == min(deadlines.values(), default=None)
+        now += step
+        due = {one for one, at in deadlines.items() if at <= now}
+        fired.clear()
+        timers.run(now)
+        assert due <= set(fired)
+        assert len(fired) == len(set(fired))
+        assert timers.next_deadline() == min(deadlines.values(), default=None)
+
+
+def test_a_deadline_that_moves_with_every_packet_leaves_one_entry() -> None:
+    timers = Timers()
+    timer = timers.timer(lambda now: None)
+    for packet in range(10_000):
+        timer.set(packet + 600.0)
+    assert len(timers._heap) == 1
+    assert timers.next_deadline() == 10_599.0
+    timer.cancel()
+    timer.set(1.0)
+    assert timers.next_deadline() is None

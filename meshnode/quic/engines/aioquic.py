@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 from meshnode.quic.engines.deferred import deferred
@@ -56,6 +57,7 @@ EPOCH = tls.Epoch.ONE_RTT
 SILENT = logging.getLogger("meshnode.quic.aioquic")
 SILENT.propagate = False
 SILENT.addHandler(logging.NullHandler())
+FIRST = itemgetter(0)
 NO_EVENTS: tuple[EngineEvent, ...] = ()
 
 
@@ -177,7 +179,7 @@ class AioquicEngine:
             space = quic._spaces.get(EPOCH)
             if space is not None and space.ack_at is not None and space.ack_at > now:
                 space.ack_at = now
-        return [data for data, _ in quic.datagrams_to_send(now)]
+        return [*map(FIRST, quic.datagrams_to_send(now))]
 
     def next_timer(self) -> float | None:
         """aioquic's one timer; a microsecond late, because firing exactly on it can spin."""
