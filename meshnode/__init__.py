@@ -1,7 +1,24 @@
 """meshnode: a userspace mesh in which a program's address is its public key.
 
-async with meshnode.Node(meshnode.Config(home="~/.meshnode")) as node:
-    reader, writer = await node.open(peer_id, "echo")
+Example:
+
+    import meshnode
+
+
+    async def echo(reader, writer, peer):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+
+
+    async with meshnode.Node(meshnode.Config(home="~/.meshnode")) as node:
+        node.serve("echo", echo, allow=["any"])  # no node may use it unless named
+        reader, writer = await node.open(peer_id, "echo")
+        reader, writer = await node.open_any("db")  # any instance of a service, wherever it is
+        topic = await node.join("news")
+        await topic.publish(b"hello")
+        async for message in topic:
+            print(message.sender, message.seq, message.data, topic.lost)
 """
 
 from __future__ import annotations

@@ -53,7 +53,43 @@ def parse_allow(allow: Iterable[str | NodeId]) -> frozenset[NodeId] | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Everything one node is told. Validated at construction; raises ConfigError."""
+    """The settings of one node: frozen, all by keyword, checked when it is made.
+
+    ``Config.load`` merges ``HOME/meshnode.toml``, the environment (``MESHNODE_LISTEN`` and so on) and arguments.
+
+    Attributes:
+        home: The directory of the node's key, state and control socket; one node a home.
+        listen: Where the UDP socket is bound, ``HOST:PORT``. ``[::]`` takes IPv6 and IPv4; port 0 is any free one.
+        mesh: The mesh to be in: a public name, or a secret key that begins with ``mk-``.
+        name: What other nodes may call this one, 1 to 40 of a-z, 0-9 and inner hyphens.
+        seeds: Nodes to begin with, each ``ID@HOST:PORT``.
+        mdns: Find nodes on the LAN, and be found there.
+        port_mapping: Ask the router for a port (PCP, NAT-PMP, UPnP) in the background, and give it back at the end.
+            What is granted is in ``node.record`` and ``node.status()["nat"]["mappings"]``. Off on a loopback address.
+        upnp: Use UPnP for it too.
+        dht: Store and look up records in the mesh's DHT.
+        gossip: Take part in membership, services, names and topics.
+        engine: The QUIC implementation: ``auto`` (which is aioquic), ``aioquic`` or ``qh3`` (``pip install
+            'meshnode[fast]'``), a fork with a Rust core: it moves two to three times as much and echoes in half the
+            time. It sends datagrams of 1,200 bytes whatever the path carries, and small messages sent faster than ten a
+            round trip wait for its pacer until its window has grown; aioquic does neither. Nodes with different engines
+            understand one another.
+        passphrase: Opens the key file, and encrypts a new one.
+        key: The secret key itself, 64 hex digits, instead of the key file.
+        advertise: More addresses to publish, each ``HOST:PORT``: a forwarded port, say.
+        allow: The ids of the nodes that may connect at all, or ``any`` for every member.
+        idle_timeout: Seconds until a connection without an answer is given up, at least 1; ``inf`` never.
+        seed_role: Be a node that others begin with: keep many more records, relay unless ``relay`` says otherwise.
+        tunnel: Use WebSockets where UDP is blocked and, on a relay, offer them.
+        relay: Carry packets of other nodes: ``auto`` (on for seeds), ``on`` or ``off``.
+        relay_allow: The ids of the nodes to relay for, or ``any`` for every member.
+        relay_mb_per_s: The most that is relayed for one node, in megabytes a second.
+        relay_total_mb_per_s: The most that is relayed for all together.
+
+    Raises:
+        ConfigError: A setting is wrong; the hint says how to write it.
+        InvalidId: Something in ``allow`` or ``relay_allow`` is no id.
+    """
 
     home: Path | str
     listen: str = "[::]:0"
@@ -106,17 +142,17 @@ class Config:
 
     @property
     def home_path(self) -> Path:
-        """The home as an absolute path."""
+        """``home`` as an absolute path."""
         return Path(self.home)
 
     @property
     def is_relay(self) -> bool:
-        """True when this node carries others' packets."""
+        """True when this node relays for others."""
         return self.relay == "on" or (self.relay == "auto" and self.seed_role)
 
     @property
     def listen_addr(self) -> Addr:
-        """Where to bind."""
+        """``listen``, parsed."""
         return parse_addr(self.listen)
 
     @classmethod
@@ -126,7 +162,16 @@ class Config:
         flags: Mapping[str, object] | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Config:
-        """Merge file, environment (``MESHNODE_LISTEN`` and so on) and flags. Raises ConfigError."""
+        """Make the settings of a home: arguments beat the environment, which beats ``HOME/meshnode.toml``.
+
+        Args:
+            home: The directory.
+            flags: Settings by name; those that are None are left out.
+            env: The environment; ``os.environ`` by default.
+
+        Raises:
+            ConfigError: A setting is wrong or unknown, or a file cannot be read.
+        """
         env = os.environ if env is None else env
         path = Path(home).expanduser() / FILE_NAME
         values: dict[str, object] = {}

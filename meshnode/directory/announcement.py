@@ -28,7 +28,14 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One instance of a service, in its own words. ``load`` is 0 to 100; ``restricted``: not every member may."""
+    """What a node announces of its instance of a service.
+
+    Attributes:
+        restricted: True when not every member may use it.
+        healthy: False while it says that it does not work.
+        load: 0 (idle) to 100.
+        meta: Texts of its own.
+    """
 
     restricted: bool = False
     healthy: bool = True
@@ -53,10 +60,16 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A service as one node offers it. ``rtt`` is seconds, while there is a connection.
+    """A service as one node offers it.
 
-    ``state`` is ``up``, or why it is tried late: ``failing`` (it says so itself), ``suspect`` (the mesh does), or what
-    we have lived through with it: ``silent``, ``failed``, ``missing``, ``refused``.
+    Attributes:
+        node: The node.
+        service: The service's name.
+        offer: What the node announces of it.
+        expires: Unix seconds after which the announcement is void, unless it is renewed.
+        state: ``up``, or why it is tried late: ``failing`` (it says so itself), ``suspect`` (the mesh does), or what
+            happened between it and this node: ``silent``, ``failed``, ``missing``, ``refused``.
+        rtt: Seconds to the node and back; None without a connection.
     """
 
     node: NodeId
@@ -68,7 +81,7 @@ class Instance:
 
     @property
     def meta(self) -> Mapping[str, str]:
-        """What its node tells of it."""
+        """The texts that its node announces with it."""
         return self.offer.meta
 
     def to_json(self) -> dict[str, object]:

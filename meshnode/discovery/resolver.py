@@ -20,7 +20,13 @@ from meshnode.identity.record import EndpointRecord, newer, open_record
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A verified record, the source that brought it first, and how long that took (ms)."""
+    """The outcome of ``node.resolve``.
+
+    Attributes:
+        record: The newest record of the node, verified.
+        source: The source that brought it first, as ``dht``, ``mdns``, ``connection``, or ``self``.
+        ms: How long this search took, in milliseconds; 0 when the record was known.
+    """
 
     record: EndpointRecord
     source: str

@@ -22,7 +22,17 @@ from meshnode.identity.node_id import KEY_LENGTH, NodeId, known_id
 
 
 class Identity:
-    """A node's key pair, made from a 32-byte seed."""
+    """A node's key pair.
+
+    A node makes and keeps its own in ``HOME/key``; programs need this class only to make keys elsewhere.
+
+    Args:
+        seed: 32 secret bytes, from which both keys follow.
+
+    Attributes:
+        id: The public key.
+        seed: The secret.
+    """
 
     def __init__(self, seed: bytes) -> None:
         if len(seed) != KEY_LENGTH:
@@ -35,7 +45,11 @@ class Identity:
 
     @classmethod
     def generate(cls, entropy: Entropy = os.urandom) -> Identity:
-        """Return a new identity."""
+        """Make a new key pair.
+
+        Args:
+            entropy: Returns so many random bytes; ``os.urandom`` by default.
+        """
         return cls(entropy(KEY_LENGTH))
 
     def __repr__(self) -> str:

@@ -21,7 +21,13 @@ TEXT_LENGTH = 52
 
 
 class NodeId:
-    """An Ed25519 public key, as an address. Immutable, hashable, ordered by its bytes."""
+    """The id of a node: its Ed25519 public key.
+
+    Immutable, hashable, ordered by its bytes. ``str()`` gives 52 characters a-z and 2-7, ``bytes()`` the 32 bytes.
+
+    Attributes:
+        raw: The 32 bytes of the key.
+    """
 
     __slots__ = ("__dict__", "_hash", "raw")
     raw: bytes
@@ -37,7 +43,14 @@ class NodeId:
 
     @classmethod
     def parse(cls, value: str | bytes | NodeId) -> NodeId:
-        """Accept a NodeId, 32 bytes, or text (also ``<id>.mesh``); raises InvalidId."""
+        """Return the id that 32 bytes or text mean; an id is returned as it stands.
+
+        Args:
+            value: A NodeId, 32 bytes, or 52 characters, with or without ``.mesh``.
+
+        Raises:
+            InvalidId: It is none of these.
+        """
         if isinstance(value, NodeId):
             return value
         if isinstance(value, bytes):

@@ -32,17 +32,26 @@ VERSION = 1
 
 
 class EndpointKind(IntEnum):
-    """How an endpoint came to be known."""
+    """How an address came to be known."""
 
     HOST = 0
+    """An address of the host itself."""
     REFLEXIVE = 1
+    """What other nodes see behind a NAT."""
     MAPPED = 2
+    """A port that the router granted, or an address from ``Config.advertise``."""
     RELAY = 3
+    """Reserved; relays are in ``EndpointRecord.relays``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One address of a node; prints as ``HOST:PORT``."""
+    """One address of a node; prints as ``HOST:PORT``.
+
+    Attributes:
+        addr: The address, with ``host`` and ``port``.
+        kind: How it came to be known.
+    """
 
     addr: Addr
     kind: EndpointKind = EndpointKind.HOST
@@ -53,7 +62,18 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class EndpointRecord:
-    """A verified (or just signed) record. ``issued`` is Unix milliseconds, ``ttl`` seconds."""
+    """Where a node is, signed by its key: verified, or just signed.
+
+    Attributes:
+        id: The node.
+        seq: Of two records the one with the higher number is newer.
+        issued: When it was signed, in Unix milliseconds.
+        ttl: For how many seconds it holds.
+        endpoints: The node's addresses, best first; each prints as ``HOST:PORT``.
+        relays: The nodes that relay for it.
+        capabilities: ``seed``, ``relay``, ``tunnel``, ``symmetric``.
+        encoded: The signed bytes, as other nodes get them.
+    """
 
     id: NodeId
     seq: int
@@ -66,11 +86,11 @@ class EndpointRecord:
 
     @property
     def expires_ms(self) -> int:
-        """Unix milliseconds after which nobody may use the record."""
+        """Unix milliseconds after which the record must not be used."""
         return self.issued + self.ttl * 1000
 
     def to_json(self) -> dict[str, object]:
-        """Return the record for people and scripts."""
+        """Return the record as ``meshnode resolve --json`` prints it."""
         return {
             "id": str(self.id),
             "address": str(self.id.overlay),

@@ -13,7 +13,10 @@ from meshnode.sdk.streams import MeshReader, MeshWriter, accepted, wrap
 
 
 class Connection:
-    """A live, authenticated connection to one peer."""
+    """A live, authenticated connection to one peer, as ``node.connect`` returns it.
+
+    It survives every move of both nodes. Two nodes share one connection, however many objects like this there are.
+    """
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -34,7 +37,18 @@ class Connection:
         return self._link.error
 
     async def open(self, service: str) -> tuple[MeshReader, MeshWriter]:
-        """Open a stream. Raises ServiceNotFound, PolicyDenied, ConnectionLost, StreamLimitError, ValueError."""
+        """Open a stream to a service of the peer, and wait until the peer accepts it.
+
+        Unlike ``node.open``, it does not connect again when the peer has restarted.
+
+        Raises:
+            ServiceNotFound: The peer has no such service.
+            ServiceUnavailable: It has, but what is behind it does not answer.
+            PolicyDenied: This node may not use it.
+            StreamLimitError: The peer grants no more streams now.
+            ConnectionLost, PeerRestarted: The connection is over.
+            ValueError: The service's name is empty or longer than 255 bytes.
+        """
         stream = self._link.open(service)
         reader, writer = wrap(stream, self._link.peer)
         try:
@@ -45,5 +59,5 @@ class Connection:
         return reader, writer
 
     def close(self) -> None:
-        """Close the connection, and with it every stream."""
+        """Close the connection, and with it every stream that this node has to the peer."""
         self._link.close(CloseCode.NORMAL, "closed by the application")

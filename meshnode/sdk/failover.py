@@ -1,9 +1,9 @@
-"""Opening streams by name: which instance, what when it does not answer, and what when it dies later.
+"""Opening streams by service name: choice of the instance, hedging, and failover when an instance falls silent.
 
-``Caller.open`` tries the instances that the directory chooses, one after another as soon as one refuses or fails, and
-the next one in parallel when one hesitates: whoever accepts first serves. A stream that was opened by a service's name
-alone ends with ConnectionLost when its instance falls silent while another one answers, so that its user can open anew
-at once; a stream to a node (by id or name) is never ended so, for that node may be moving.
+``Failover.open`` tries the instances that the directory chooses, one after another as soon as one refuses or fails, and
+the next one in parallel when one hesitates: the first to accept serves. A stream that was opened by a service's name
+alone ends with ConnectionLost when its instance falls silent while another one answers, so that its user can open
+another at once; a stream to a node (by id or name) is never ended so, for that node may be moving.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger("meshnode.calls")
 
 Opened = tuple[MeshReader, MeshWriter]
 
-FIND_YOUNG_S, FIND_S = 4.0, 0.6  # an unknown name is waited for: a young node has much to hear yet
+FIND_YOUNG_S, FIND_S = 4.0, 0.6  # how long to wait for an unknown name: a young node has much to hear yet
 YOUNG_S = 15.0
 OPEN_S = 10.0
 HEDGE_S, MAX_HEDGE_S = 0.1, 0.4  # an instance that hesitates for 3 round trips (within these) gets company
@@ -43,14 +43,14 @@ DIAL_HEDGE_S = 0.3  # the same where there is no connection yet
 CUT_S = 0.12  # a silence is noticed after 80 ms and 1.25 round trips; so much later its streams are given up
 CUT_RTTS = 1.5
 AGAIN_S, MAX_AGAIN_S = 0.05, 1.0  # between looks whether another instance answers by now
-PROOF_S = 1.0  # an instance that answered so lately is alive
+PROOF_S = 1.0  # an instance that answered within this time is alive
 
 FAILOVERS = describe("service_failovers", "streams ended because their instance fell silent and another one answered")
 HEDGES = describe("service_hedges", "times that a second instance was tried because the first one hesitated")
 
 
 class Failover:
-    """One node's calls by name. The registry is None where gossip is off: then only ids are known."""
+    """Opens by name for one node. The registry is None where gossip is off: then only ids are known."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -66,14 +66,14 @@ class Failover:
 
     # ---- names
 
-    async def id_of(self, who: NodeId | str) -> NodeId:
-        """The node that is meant: an id, ``ID.mesh``, or a node's name. Raises InvalidId, NotFound, NameChanged."""
-        if isinstance(who, NodeId):
-            return who
+    async def id_of(self, peer: NodeId | str) -> NodeId:
+        """Return the id of an id, ``ID.mesh``, or a node's name. Raises InvalidId, NotFound, NameChanged."""
+        if isinstance(peer, NodeId):
+            return peer
         try:
-            return NodeId.parse(who.lower().removesuffix(MESH_SUFFIX))
+            return NodeId.parse(peer.lower().removesuffix(MESH_SUFFIX))
         except InvalidId:
-            label = label_of(who)
+            label = label_of(peer)
             if label is None or self._registry is None:
                 raise
         registry, deadline = self._registry, self._deadline()
@@ -87,13 +87,13 @@ class Failover:
                 registry.drain(self._loop.time())
 
     def instances(self, name: str) -> list[Instance]:
-        """All instances of a service that are known now, ours not among them."""
+        """All instances of a service on other nodes that are known now."""
         if self._registry is None:
             return []
         return self._registry.instances(name, self._loop.time())
 
     async def find(self, name: str) -> list[Instance]:
-        """The same in the order in which ``open`` tries them, after a moment's patience while there are none."""
+        """The same in the order in which ``open`` tries them; waits a moment while there are none."""
         deadline = self._deadline()
         while not self.instances(name):
             if self._registry is None or not await self._news(deadline):
@@ -154,7 +154,7 @@ class Failover:
                     raise NotFound(
                         f"no other node offers {name!r}", hint="`meshnode services` lists what is; is it exposed?"
                     )
-                wait = self._patience(first) if len(fresh) > 1 else give_up - self._loop.time()
+                wait = self._hedge_after(first) if len(fresh) > 1 else give_up - self._loop.time()
                 done, _ = await asyncio.wait(attempts, timeout=max(0.0, wait), return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     peer = attempts.pop(task)
@@ -172,7 +172,7 @@ class Failover:
             for task in attempts:
                 task.cancel()
 
-    def _patience(self, instance: Instance) -> float:
+    def _hedge_after(self, instance: Instance) -> float:
         if instance.rtt is None:
             return DIAL_HEDGE_S
         return min(MAX_HEDGE_S, max(HEDGE_S, 3 * instance.rtt))
@@ -186,7 +186,7 @@ class Failover:
             return await Connection(await self._runtime.connect(id)).open(name)
 
     def _outcome(self, task: asyncio.Task[Opened], peer: NodeId, name: str) -> Opened | MeshError:
-        """What became of an attempt; the directory learns of it."""
+        """Return the outcome of an attempt, and tell it to the directory."""
         assert self._registry is not None
         directory, now = self._registry.directory, self._loop.time()
         try:
@@ -213,10 +213,10 @@ class Failover:
         streams = self._streams.setdefault(peer, {})
         for old in [s for s in streams if s.over]:
             del streams[old]
-        streams[writer.stream] = name
+        streams[writer._stream] = name
 
     def _on_silent(self, peer: NodeId) -> None:
-        """Something that ``peer`` owes us does not come: see whether others answer, and decide soon."""
+        """Handle a silence: something expected of ``peer`` does not come. Prove other instances, then decide."""
         names = self._names_of(peer)
         if not names or self._registry is None:
             return

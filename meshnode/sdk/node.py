@@ -159,12 +159,20 @@ class Node:
 
     @property
     def id(self) -> NodeId:
-        """The node's id, which is its public key. Raises NotRunning before the start, when no key is loaded yet."""
+        """The node's id, which is its public key.
+
+        Raises:
+            NotRunning: The node was not started, so no key is loaded yet.
+        """
         return self._stack.id
 
     @property
     def address(self) -> str:
-        """The overlay IPv6 address that follows from the id, as text. Raises as ``id``."""
+        """The overlay IPv6 address that follows from the id, as text.
+
+        Raises:
+            NotRunning: As ``id``.
+        """
         return str(self._stack.id.overlay)
 
     @property
@@ -199,8 +207,7 @@ class Node:
         """Find the newest record of a peer, in the cache or by asking all sources at once.
 
         Returns:
-            ``record`` (verified), ``source`` (the one that brought it first: ``dht``, ``mdns``, ``gossip``, ...) and
-            ``ms``, how long that took.
+            The verified record, the source that brought it first, and how long that took.
 
         Raises:
             NotFound: No source knows a record; also as ``identify``.
@@ -214,9 +221,8 @@ class Node:
         Waits a moment (as ``identify``) while there is none.
 
         Returns:
-            Instances with ``node``, ``service``, ``state`` (``up``, or why it is tried late), ``rtt`` (seconds, None
-            without a connection), ``meta`` and ``offer`` (``load``, ``healthy``, ``restricted``). Empty when no other
-            node offers it, or where gossip is off.
+            The instances, with their state, round trip, load and metadata; none when no other node offers it, or where
+            gossip is off.
         """
         return await self._running().failover.find(service)
 
@@ -265,7 +271,7 @@ class Node:
             PolicyDenied: This node may not use it.
             StreamLimitError: The peer grants no more streams now.
             ConnectionLost: The connection ended meanwhile.
-            ValueError: The service's name is empty or too long.
+            ValueError: The service's name is empty or longer than 255 bytes.
             And as ``connect``.
         """
         if service is None:
@@ -303,7 +309,7 @@ class Node:
             timeout: Seconds to wait for the echo; connecting has its own time.
 
         Returns:
-            ``rtt`` in seconds, or None when the echo was lost; ``path``: ``direct``, ``lan`` or ``relay``.
+            The round trip, None when the echo was lost, and the kind of path that it took.
 
         Raises:
             As ``connect``.
@@ -331,11 +337,11 @@ class Node:
         Args:
             name: 1 to 64 visible characters without a slash, where it is announced.
             handler: A coroutine function.
-            allow: The ids of those that may use it, or ``"any"`` for every member. Nobody, unless named.
+            allow: The ids of the nodes that may use it, or ``"any"`` for every member. No node may unless named.
             accept: False leaves it to the handler to call ``writer.accept()``; when it returns without, the peer gets
                 ServiceUnavailable and ``open_any`` there goes on to another instance.
-            announce: Tell the mesh of it. By default, when somebody is allowed.
-            meta: Short texts that are announced with it, at most 8.
+            announce: Tell the mesh of it. By default, when any node is allowed.
+            meta: Texts that are announced with it: at most 16, of at most 128 characters each.
 
         Raises:
             ConfigError: The name is served already, or cannot be announced.
@@ -348,6 +354,7 @@ class Node:
                 while data := await reader.read(65536):
                     writer.write(data)
                     await writer.drain()
+
 
             node.serve("echo", echo, allow=["any"])
         """
@@ -377,7 +384,7 @@ class Node:
     async def rebind(self, addr: str | Addr | None = None) -> Addr:
         """Move the node's socket to another local address, as a move to another network would.
 
-        Streams go on. Nodes notice changed interfaces by themselves; this is for those that know better, and tests.
+        Streams go on. A node notices changed interfaces by itself; this is for moves that it cannot see, and for tests.
 
         Args:
             addr: ``HOST:PORT``; port 0 takes a free one. By default the same host, a new port.

@@ -1,7 +1,7 @@
-"""Services that a node serves: who may use them, what the mesh is told of them, and the streams that ask for them.
+"""Services that a node serves: their access, their announcements, and the streams that ask for them.
 
-A service is announced when somebody is allowed to use it: who may use it must be able to find it, and what nobody may
-use is nobody's business. An announcement says whether everybody may, never who. ``announce=False`` keeps it private.
+A service is announced when any node is allowed to use it: it must be found by those nodes, and by no others. An
+announcement says whether every member may use it, never which nodes. ``announce=False`` keeps a service private.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ Handler = Callable[[MeshReader, MeshWriter, NodeId], Awaitable[None]]
 
 
 class Service:
-    """A served name, as ``node.serve`` returns it."""
+    """A served name, as ``node.serve`` returns it.
+
+    The mesh is told of ``healthy``, ``load`` and ``meta`` where the service is announced; change them by ``update``.
+    """
 
     def __init__(
         self,
@@ -56,17 +59,17 @@ class Service:
 
     @property
     def healthy(self) -> bool:
-        """What the mesh is told of its health."""
+        """True while the service is announced as working; True at first."""
         return self._offer.healthy
 
     @property
     def load(self) -> int:
-        """What the mesh is told of its load, 0 to 100."""
+        """The load that is announced, 0 to 100; 0 at first."""
         return self._offer.load
 
     @property
     def meta(self) -> Mapping[str, str]:
-        """What the mesh is told besides."""
+        """The texts that are announced with it."""
         return self._offer.meta
 
     @property
@@ -77,7 +80,18 @@ class Service:
     def update(
         self, *, healthy: bool | None = None, load: int | None = None, meta: Mapping[str, str] | None = None
     ) -> None:
-        """Tell the mesh how the service is: failing ones are tried last, busy ones later."""
+        """Tell the mesh how the service is: failing ones are tried last, busy ones later.
+
+        Changes are announced at most once a second, and a load that moves by less than 10 not at all.
+
+        Args:
+            healthy: False when the service does not work now.
+            load: 0 (idle) to 100 (as busy as it can be).
+            meta: Texts that replace those of before: at most 16, of at most 128 characters each.
+
+        Raises:
+            ConfigError: A value is out of range, or all together do not fit 1,024 bytes; nothing has changed then.
+        """
         old = self._offer
         self._offer = Offer(
             old.restricted,

@@ -32,7 +32,11 @@ class _Signal:
 
 
 class MeshReader:
-    """The receiving half. Reading gives credit back to the sender, so an unread stream holds it back."""
+    """The receiving half of a stream, with the semantics of ``asyncio.StreamReader``.
+
+    Reading gives credit back to the sender, so an unread stream holds it back. Iterating yields lines, as
+    ``readline`` does. ``node.open``, ``node.open_any`` and ``connection.open`` return one; handlers are given one.
+    """
 
     def __init__(self, stream: Stream, signal: _Signal) -> None:
         self._stream = stream
@@ -40,13 +44,20 @@ class MeshReader:
         self._rest = b""
 
     def at_eof(self) -> bool:
-        """True when the peer has ended its direction and everything was read."""
+        """Return True when the peer has ended its direction and everything was read."""
         return self._stream.at_eof and not self._rest
 
     async def read(self, n: int = -1) -> bytes:
-        """Return up to ``n`` bytes, at least one unless the stream has ended; all until the end when negative.
+        """Read up to ``n`` bytes, waiting for at least one.
 
-        Raises ConnectionLost (or what else ended the stream) once what arrived before is read.
+        Args:
+            n: The most to return; negative for everything until the end of the stream.
+
+        Returns:
+            The bytes; empty when the stream has ended.
+
+        Raises:
+            ConnectionLost: The stream was reset or its connection is over; first, what had arrived is returned.
         """
         if n == 0:
             return b""
@@ -68,7 +79,12 @@ class MeshReader:
         return stream.read(n)
 
     async def readexactly(self, n: int) -> bytes:
-        """Return exactly ``n`` bytes; raises asyncio.IncompleteReadError when the stream ends before."""
+        """Read exactly ``n`` bytes.
+
+        Raises:
+            asyncio.IncompleteReadError: The stream ended before; its ``partial`` has what came.
+            ConnectionLost: As ``read``.
+        """
         parts: list[bytes] = []
         missing = n
         while missing > 0:
@@ -80,7 +96,17 @@ class MeshReader:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def readuntil(self, separator: bytes = b"\n", limit: int = 1 << 16) -> bytes:
-        """Return up to and including ``separator``; raises IncompleteReadError or LimitOverrunError."""
+        """Read up to and including a separator.
+
+        Args:
+            separator: The bytes to look for.
+            limit: How many bytes to look through.
+
+        Raises:
+            asyncio.IncompleteReadError: The stream ended before; its ``partial`` has what came.
+            asyncio.LimitOverrunError: No separator within the limit; what was read stays readable.
+            ConnectionLost: As ``read``.
+        """
         data = b""
         while True:
             at = data.find(separator)
@@ -97,7 +123,11 @@ class MeshReader:
             data += part
 
     async def readline(self) -> bytes:
-        """Return one line, or what was left of it at the end of the stream."""
+        """Read one line of at most 64 KiB with its ``\\n``; at the end of the stream what is left, then ``b""``.
+
+        Raises:
+            asyncio.LimitOverrunError, ConnectionLost: As ``readuntil``.
+        """
         try:
             return await self.readuntil()
         except asyncio.IncompleteReadError as error:
@@ -114,58 +144,75 @@ class MeshReader:
 
 
 class MeshWriter:
-    """The sending half. ``drain`` waits while more than 1 MiB is written and not yet acknowledged."""
+    """The sending half of a stream, with the semantics of ``asyncio.StreamWriter``.
+
+    ``write`` queues without bound: await ``drain`` after it, which waits while more than 1 MiB is written and not yet
+    acknowledged by the peer.
+    """
 
     def __init__(self, stream: Stream, signal: _Signal, peer: NodeId) -> None:
         self._stream = stream
         self._signal = signal
-        self.peer = peer
+        self._peer = peer
         self._closing = False
 
     @property
-    def stream(self) -> Stream:
-        """The stream underneath."""
-        return self._stream
+    def peer(self) -> NodeId:
+        """The node at the other end."""
+        return self._peer
 
     def accept(self) -> None:
-        """Let the opener know that it is served; for handlers of a service that ``decides``."""
+        """Tell the opener that it is served: for handlers of services with ``accept=False``."""
         self._stream.accept()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """``peer`` is the NodeId of the other side, ``service`` the stream's service name."""
-        return {"peer": self.peer, "service": self._stream.service}.get(name, default)
+        """Return ``peer`` (the NodeId of the other end) or ``service`` (the stream's service name) by name.
+
+        Args:
+            name: ``"peer"`` or ``"service"``.
+            default: Returned for other names.
+        """
+        return {"peer": self._peer, "service": self._stream.service}.get(name, default)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Queue bytes; raises ConnectionLost when the stream is over."""
+        """Queue bytes for sending.
+
+        Raises:
+            ConnectionLost: The stream is over.
+        """
         if data:
             self._stream.write(bytes(data))
 
     def writelines(self, lines: Any) -> None:
-        """Queue several pieces."""
+        """Queue several pieces of bytes, as ``write`` does."""
         self.write(b"".join(lines))
 
     async def drain(self) -> None:
-        """Wait until the peer has caught up; raises ConnectionLost when the stream is over."""
+        """Wait while more than 1 MiB is unacknowledged.
+
+        Raises:
+            ConnectionLost: The stream is over.
+        """
         while not self._stream.drained():
             await self._signal.wait()
         if self._stream.error is not None:
             raise self._stream.error
 
     def can_write_eof(self) -> bool:
-        """Always True: the two directions end separately."""
+        """Return True, always: the two directions end separately."""
         return True
 
     def write_eof(self) -> None:
-        """End our direction; the other one stays open."""
+        """End this direction, after what is queued; the other one stays open. Safe to call twice."""
         if not self._stream.fin_sent and self._stream.error is None:
             self._stream.write(b"", fin=True)
 
     def is_closing(self) -> bool:
-        """True once closed, by either side."""
+        """Return True once the stream was closed, by either end."""
         return self._closing or self._stream.error is not None
 
     def close(self) -> None:
-        """End our direction and read no more; what is written is still delivered."""
+        """End this direction and read no more; what is written is still delivered. Safe to call twice."""
         if self._closing:
             return
         self._closing = True
@@ -173,12 +220,12 @@ class MeshWriter:
         self._stream.stop_reading()
 
     def reset(self) -> None:
-        """Drop the stream at once, undelivered bytes included."""
+        """Drop the stream at once, undelivered bytes included; the peer's reads and writes raise ConnectionLost."""
         self._closing = True
         self._stream.reset()
 
     async def wait_closed(self) -> None:
-        """Wait until everything written is acknowledged, or the stream is over."""
+        """Wait until the peer has acknowledged everything that was written, or the stream is over. Never raises."""
         stream = self._stream
         while stream.error is None and stream.queued:
             stream.await_low()

@@ -15,12 +15,23 @@ from meshnode.runtime.runtime import Runtime
 from meshnode.stack.topic_link import TopicLink
 from meshnode.topics.inbox import Inbox, TopicMessage
 
-READY_S, YOUNG_READY_S, YOUNG_S = 0.5, 3.0, 10.0  # join waits so long for the first link
+READY_S, YOUNG_READY_S, YOUNG_S = 0.5, 3.0, 10.0  # how long join waits for the first link
 LINGER_S = 20.0
 
 
 class Topic:
-    """One part of a program in one topic. Iterating yields ``TopicMessage(sender, data, seq)``."""
+    """A topic that this node has joined, as ``node.join`` returns it.
+
+    Iterating yields ``TopicMessage`` objects until the topic is left. ``async with`` leaves it at the end. Several
+    parts of a program may join the same topic; each has its own queue, and the node takes part once.
+
+    Example:
+
+        async with await node.join("news") as topic:
+            await topic.publish(b"hello")
+            async for message in topic:
+                print(message.sender, message.seq, message.data, topic.lost)
+    """
 
     def __init__(self, hub: _Hub, limit: int) -> None:
         self._hub = hub
@@ -29,7 +40,7 @@ class Topic:
         self._waiter: asyncio.Future[None] | None = None
         self._dropped = 0
         self._lost_before = hub.inbox.lost
-        self.closed = False
+        self._closed = False
 
     @property
     def name(self) -> str:
@@ -38,38 +49,53 @@ class Topic:
 
     @property
     def lost(self) -> int:
-        """Messages that never came, and those that were dropped, oldest first, because they were not read."""
+        """How many messages this reader has not got: those that never came, and the oldest of a full queue."""
         return self._dropped + self._hub.inbox.lost - self._lost_before
 
     @property
     def links(self) -> int:
-        """How many members we exchange messages with."""
+        """How many members this node exchanges messages with directly."""
         return self._hub.links()
 
     @property
     def members(self) -> int:
-        """How many other living nodes are said to have joined."""
+        """How many other nodes have joined, as far as this node knows."""
         return self._hub.members()
 
     async def publish(self, data: bytes) -> int:
-        """Send to all who have joined; waits while we are over our rate (300 a second, 768 kB). Returns the seq.
+        """Send a message to every member.
 
-        At most once: nobody confirms. Raises ValueError above 3,072 bytes, TopicClosed.
+        Delivery is at most once, without confirmation. Waits above 300 messages or 768 kB a second, and, for a second
+        at most, while a link of the topic is full.
+
+        Args:
+            data: At most 3,072 bytes.
+
+        Returns:
+            The message's number among those of this node in this topic, from 1.
+
+        Raises:
+            ValueError: ``data`` is too long.
+            TopicClosed: The topic was left, or the node was closed.
         """
-        if self.closed:
+        if self._closed:
             raise TopicClosed(f"the topic {self.name!r} was left")
         return await self._hub.publish(bytes(data))
 
-    def push(self, message: TopicMessage) -> None:
-        """Queue a message (the hub calls this); the oldest goes when nobody reads."""
+    def _push(self, message: TopicMessage) -> None:
+        """Queue a message; the oldest goes when the queue is full."""
         self._queue.append(message)
         if len(self._queue) > self._limit:
             self._queue.popleft()
             self._dropped += 1
-        self.wake()
+        self._wake()
 
-    def wake(self) -> None:
-        """Let the reader look again."""
+    def _end(self) -> None:
+        """Let the reader end once it has read what is queued."""
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -78,7 +104,7 @@ class Topic:
 
     async def __anext__(self) -> TopicMessage:
         while not self._queue:
-            if self.closed:
+            if self._closed:
                 raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
             try:
@@ -88,11 +114,13 @@ class Topic:
         return self._queue.popleft()
 
     async def leave(self) -> None:
-        """Take part no longer; what is queued may still be read. Safe to call twice."""
-        if not self.closed:
-            self.closed = True
+        """Take part no longer; what is queued may still be read. Safe to call twice.
+
+        The node stays linked for 20 s, so that joining again costs the mesh nothing.
+        """
+        if not self._closed:
+            self._end()
             self._hub.drop(self)
-            self.wake()
 
     async def __aenter__(self) -> Topic:
         return self
@@ -129,13 +157,13 @@ class _Hub:
         return len(self._link.topics.known(self.name))
 
     def add(self, limit: int, replay: int) -> Topic:
-        """Another part of the program joins."""
+        """Add a reader, with the latest messages first."""
         if self._leaving is not None:
             self._leaving.cancel()
             self._leaving = None
         topic = Topic(self, limit)
         for message in list(self._recent)[len(self._recent) - replay :] if replay else ():
-            topic.push(message)
+            topic._push(message)
         self.handles[topic] = None
         return topic
 
@@ -154,8 +182,7 @@ class _Hub:
         self._link.topics.leave(self.name, self._loop.time())
         self._runtime.drain_directory()
         for topic in list(self.handles):
-            topic.closed = True
-            topic.wake()
+            topic._end()
 
     async def publish(self, data: bytes) -> int:
         topics = self._link.topics
@@ -175,7 +202,7 @@ class _Hub:
         while (message := self.inbox.pop()) is not None:
             self._recent.append(message)
             for topic in self.handles:
-                topic.push(message)
+                topic._push(message)
 
 
 class TopicBook:
@@ -212,7 +239,7 @@ class TopicBook:
             async with asyncio.timeout(YOUNG_READY_S if now - self._born < YOUNG_S else READY_S):
                 await hub.linked.wait()
         except TimeoutError:
-            pass  # nobody else is here yet
+            pass  # there is no other member yet
         except asyncio.CancelledError:
             await topic.leave()
             raise

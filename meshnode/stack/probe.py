@@ -72,7 +72,13 @@ def decode_pong(body: bytes) -> Pong | None:
 
 @dataclass(frozen=True, slots=True)
 class Pinged:
-    """The outcome of one echo: round trip in seconds (None: lost), the kind of path it took, and where to."""
+    """The outcome of one echo.
+
+    Attributes:
+        rtt: The round trip in seconds; None when the echo was lost.
+        path: The kind of path that it took: ``direct``, ``lan`` or ``relay``.
+        endpoint: The address that it was sent to.
+    """
 
     rtt: float | None
     path: str

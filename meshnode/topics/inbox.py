@@ -20,7 +20,13 @@ EARLY = 64  # messages that may come after a later one, although that was the fi
 
 @dataclass(frozen=True, slots=True)
 class TopicMessage:
-    """``sender`` published ``data``; ``seq`` counts its messages on this topic from 1, anew after it joined anew."""
+    """One message of a topic.
+
+    Attributes:
+        sender: The node that published it, which its signature proves.
+        data: What was published, at most 3,072 bytes.
+        seq: Counts the sender's messages in this topic from 1; begins at 1 again after the sender has left and joined.
+    """
 
     sender: NodeId
     data: bytes
