@@ -1,11 +1,12 @@
-"""Whom this network lets in unasked (RFC 4787 section 5), from what arrives by itself. Sans-IO, and nothing is sent.
+"""Passive detection of NAT filtering behaviour (RFC 4787 section 5) from unsolicited datagrams. Sans-IO.
 
-An authentic datagram from a host that we never sent anything to came through a filter that looks at no address. One
-from another port of a host that we did send to shows at most that ports do not matter. That nothing comes in proves
-nothing, so the answer is often "unknown"; it is never a guess. Whatever could have opened the filter, or does not
-cross it, is no evidence: senders on our own networks or in private ranges, our own outside address (hairpinning),
-hosts that an earlier process may have talked to from this port, and hosts with several addresses of their own, for it
-is not known on which of them a datagram came in. Where a port is forwarded, this tells what the forwarding lets in.
+Nothing is sent for it. An authentic datagram from a host that we never sent to came through a filter that ignores
+addresses. One from another port of a host that we did send to shows at most that ports do not matter. That nothing
+comes in proves nothing, so the answer is often "unknown"; it is never a guess. Whatever could have opened the filter,
+or does not cross it, is no evidence: senders on our own networks or in private ranges, our own outside address
+(hairpinning), hosts that an earlier process may have talked to from this port, and hosts with several addresses of
+their own, for it is not known on which of them a datagram came in. Where a port is forwarded, this tells what the
+forwarding lets in.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from meshnode.base.limits import FILTER_MOVE_S, FILTER_SETTLE_S, MAX_RECENT_SEND
 from meshnode.nat.local_networks import on_networks
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-SITE_BITS = {4: 16, 6: 48}  # whoever shares this much of our address may be behind the same firewall as we are
+SITE_BITS = {4: 16, 6: 48}  # hosts that share this much of our address may be behind the same firewall
 PRIVATE: tuple[Network, ...] = tuple(
     ipaddress.ip_network(text)
     for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "fec0::/10")
@@ -28,7 +29,7 @@ PRIVATE: tuple[Network, ...] = tuple(
 
 
 class Filtering(Enum):
-    """Who gets through unasked. The strictest behaviour cannot be told from silence, so it has no value here."""
+    """Filtering behaviour. The strictest one cannot be told from silence, so it has no value here."""
 
     UNKNOWN = "unknown"
     AT_MOST_ADDRESS = "at-most-address-dependent"  # another port of a host that we sent to got in
@@ -41,10 +42,10 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 
 class FilterView:
-    """What got in, by family (4 and 6); ``now`` is monotonic seconds."""
+    """The filtering behaviour seen so far, by family (4 and 6); ``now`` is monotonic seconds."""
 
     def __init__(self) -> None:
-        self._sent: dict[Addr, None] = {}  # never forgotten while we run: a filter may stay open as long as it is used
+        self._sent: dict[Addr, None] = {}  # never forgotten while we run: use keeps a filter open
         self._hosts: dict[str, int] = {}  # how many addresses of it are in _sent
         self._full = False
         self._settled = float("inf")
@@ -55,11 +56,11 @@ class FilterView:
         self._recent: BoundedDict[Addr, float] = BoundedDict(MAX_RECENT_SENDERS)
 
     def begin(self, now: float, *, fresh_port: bool) -> None:
-        """Start; unless the port is ``fresh``, a predecessor may have opened the filter for hosts we do not know."""
+        """Start; unless the port is fresh, an earlier process may have opened the filter for hosts unknown here."""
         self._settled = now + (0.0 if fresh_port else FILTER_SETTLE_S)
 
     def moved(self, own: frozenset[Addr], networks: tuple[tuple[str, int], ...], now: float, *, moved: bool) -> None:
-        """Our addresses and networks are these; when something ``moved`` we may be behind another filter."""
+        """Set this node's addresses and networks; ``moved`` or a change of them may mean another filter: start over."""
         hosts = frozenset(addr.host for addr in own)
         if not self._own and not moved:  # the beginning: nothing can be under way to an older place
             self._own, self._networks = hosts, networks
@@ -67,38 +68,38 @@ class FilterView:
             self._own, self._networks = hosts, networks
             self._recent.clear()
             for family in (4, 6):
-                self.changed(family, now)
+                self.on_other_host(family, now)
 
-    def changed(self, family: int, now: float) -> None:
-        """Our outside address is another one: the old evidence is of another place, and so is what still arrives."""
+    def on_other_host(self, family: int, now: float) -> None:
+        """Drop the evidence: the outside host is another one, and for 5 s datagrams may arrive that are for the old."""
         self._found[family] = Filtering.UNKNOWN
         self._outside[family].clear()
         self._settled = max(self._settled, now + FILTER_MOVE_S)
 
     def seen(self, addr: Addr) -> None:
-        """Somebody whom we believe saw us as ``addr``."""
+        """Take an outside address of this node, from a trusted observer."""
         self._outside[_ip(addr.host).version][addr.host] = None
 
     def sent(self, addr: Addr) -> None:
-        """A datagram goes to ``addr``: from now on it, and perhaps its host, may answer."""
+        """Take note of a datagram to ``addr``: from now on it, and perhaps other ports of its host, may answer."""
         if addr in self._sent or not addr.is_udp or "%" in addr.host:
             return
         ports = self._hosts.get(addr.host, 0)
         if ports >= MAX_SENT_PORTS:
             return  # any of its ports counts as one that we sent to
         if len(self._sent) >= MAX_SENT_ADDRESSES:
-            self._full = True  # we cannot say any more to whom we never sent
+            self._full = True  # from now on any host may be one that we sent to
             return
         self._sent[addr] = None
         self._hosts[addr.host] = ports + 1
 
     def stray(self, source: Addr, now: float) -> None:
-        """Something that proves nothing arrived: early on, it may be from a predecessor's peer."""
+        """Take a datagram that proves nothing: early on, it may be for an earlier process at this port."""
         if now < self._settled:
             self.sent(source)
 
     def heard(self, source: Addr, now: float) -> None:
-        """A datagram that a member sealed to us arrived from ``source``, and is not answered yet."""
+        """Take the source of a datagram that a member sealed to this node, before it is answered."""
         if not source.is_udp:
             return
         self._recent.put(source, now)
@@ -117,7 +118,7 @@ class FilterView:
             self._found[family] = Filtering.AT_MOST_ADDRESS
 
     def _crosses(self, source: Addr, family: int) -> bool:
-        """True when a datagram from there certainly came through the filter that is asked about."""
+        """Return whether a datagram from there certainly passed the filter in question."""
         ip = _ip(source.host)
         outside = self._outside[family]
         own = [_ip(host) for host in sorted(self._own) if _ip(host).version == family]
@@ -130,11 +131,11 @@ class FilterView:
         return all(ip not in _prefix(str(one), SITE_BITS[family]) for one in own)
 
     def filtering(self, family: int) -> Filtering:
-        """What is known for IPv4 (4) or IPv6 (6)."""
+        """Return the behaviour for IPv4 (4) or IPv6 (6)."""
         return self._found[family]
 
     def quiet_s(self, now: float, *, outside: bool) -> float | None:
-        """Seconds since a member's datagram last came by UDP from our networks, or from ``outside``; None: never."""
+        """Return the seconds since a member was heard by UDP from our networks (or from ``outside``); None: never."""
         at = [
             at
             for addr, at in self._recent.items()

@@ -1,4 +1,4 @@
-"""Which addresses are on our own networks."""
+"""The networks and addresses of this host, and which addresses of others they rule out."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def _network(host: str, prefix: int) -> ipaddress.IPv4Network | ipaddress.IPv6Ne
 
 
 def is_loopback(addr: Addr) -> bool:
-    """True for an address that never leaves this host."""
+    """Return True for an address that never leaves this host."""
     return addr.host.startswith("127.") or addr.host.partition("%")[0] == "::1"
 
 
 @dataclass(frozen=True, slots=True)
 class LocalNetworks:
-    """What a node knows of itself when a peer names addresses.
+    """The addresses and networks of this node, against which the addresses that peers name are checked.
 
     ``networks`` are (address, prefix length); ``own`` what its record says; ``loopback`` is true when members of its
     mesh are on this very host, because it is bound there, was told of one, or has heard one there.
@@ -33,9 +33,9 @@ class LocalNetworks:
     loopback: bool = False
 
     def believes(self, addr: Addr) -> bool:
-        """False for an address that no other node can have, whoever names it.
+        """Return False for an address that no other node can have, whatever its source.
 
-        Not our own addresses, no loopback of ours when the peer is elsewhere, and no broadcast on our networks.
+        These are our own addresses, loopback unless members are on this host, and broadcast on our networks.
         """
         if addr in self.own or (is_loopback(addr) and not self.loopback):
             return False
@@ -51,6 +51,6 @@ def _is_broadcast(addr: Addr, networks: Iterable[tuple[str, int]]) -> bool:
 
 
 def on_networks(addr: Addr, networks: Iterable[tuple[str, int]]) -> bool:
-    """True for loopback, link-local, and what is in one of these networks (address, prefix length)."""
+    """Return True for loopback, link-local, and addresses in one of these networks (address, prefix length)."""
     ip = ipaddress.ip_address(addr.host.partition("%")[0])
     return ip.is_loopback or ip.is_link_local or any(ip in _network(host, prefix) for host, prefix in networks)

@@ -1,76 +1,77 @@
-"""What this node's NAT does, as far as others' view of us tells (RFC 4787 terms, RFC 5780 method). Sans-IO.
+"""NAT mapping behaviour (RFC 4787 section 4), from the addresses as which peers see this node. Sans-IO.
 
-Every PONG says as which address our probe was seen. One peer may lie or be mistaken, so only observers that we chose
-(configured seeds, live connections) count, and what they say moves nothing: it is a hint to others where to probe.
+Every PONG says as which address its probe was seen; several observers are compared, as RFC 5780 section 4.3 does with
+servers. One peer may lie or be mistaken, so only observers that this node chose (configured seeds, live connections)
+count, and what they say moves nothing: it is a hint to others where to probe.
 """
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from meshnode.base.address import Addr, is_dialable
+from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_OBSERVERS, OBSERVATION_S
 from meshnode.identity.node_id import NodeId
-from meshnode.nat.filtering import FilterView
 
 
 class Mapping(Enum):
-    """How outside ports are given out."""
+    """How a NAT assigns outside ports."""
 
     UNKNOWN = "unknown"
-    NONE = "none"  # no NAT: we are seen as one of our own addresses
+    NONE = "none"  # no NAT: this node is seen as one of its own addresses
     INDEPENDENT = "endpoint-independent"
     DEPENDENT = "endpoint-dependent"  # "symmetric": another port for every destination
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Somebody at ``observer`` saw us as ``seen``."""
+    """The peer at ``observer`` saw this node as ``seen``, at a monotonic time in seconds."""
 
     observer: Addr
     seen: Addr
     at: float
 
 
-class NatView:
-    """Observations by family (4 and 6) and peer."""
+class MappingView:
+    """Observations by family (4 and 6) and peer, and what follows from them.
 
-    def __init__(self) -> None:
+    ``on_other_host`` is called with the family and the time when the NAT itself shows another outside host.
+    """
+
+    def __init__(self, on_other_host: Callable[[int, float], None]) -> None:
+        self._on_other_host = on_other_host
         self._own: frozenset[Addr] = frozenset()
         self._seen: dict[int, BoundedDict[NodeId, Observation]] = {f: BoundedDict(MAX_OBSERVERS) for f in (4, 6)}
-        self.filters = FilterView()
 
     def moved(self, own: frozenset[Addr]) -> None:
-        """Our own addresses are these now: what was seen before says nothing any more."""
+        """Set this node's own addresses; when they change, the observations so far are void."""
         if own != self._own:
             self._own = own
             for seen in self._seen.values():
                 seen.clear()
 
     def observed(self, peer: NodeId, observer: Addr, seen: Addr, now: float) -> bool:
-        """A peer at ``observer``, not on our own network, saw us as ``seen``; True when that changes the picture."""
-        if not observer.is_udp or not is_dialable(seen):
-            return False
+        """Take an observation; True when it changes the reflexive addresses or the behaviour."""
         family = ipaddress.ip_address(seen.host.partition("%")[0]).version
         book = self._seen[family]
-        before = (self.reflexive(now), self.mapping(family, now))
+        before = (self.reflexive(now), self.behaviour(family, now))
         last = book.get(peer)
         if last is not None and last.observer == observer and last.seen != seen:
             book.clear()  # the mapping itself has changed: what others saw earlier is history
             if last.seen.host != seen.host:
-                self.filters.changed(family, now)
-        self.filters.seen(seen)
+                self._on_other_host(family, now)
         book.put(peer, Observation(observer, seen, now))
-        return before != (self.reflexive(now), self.mapping(family, now))
+        return before != (self.reflexive(now), self.behaviour(family, now))
 
     def _fresh(self, family: int, now: float) -> list[Observation]:
         return [o for o in self._seen[family].values() if now - o.at < OBSERVATION_S]
 
-    def mapping(self, family: int, now: float) -> Mapping:
-        """How our NAT maps, for IPv4 (4) or IPv6 (6)."""
+    def behaviour(self, family: int, now: float) -> Mapping:
+        """Return the mapping behaviour for IPv4 (4) or IPv6 (6)."""
         fresh = self._fresh(family, now)
         if not fresh:
             return Mapping.UNKNOWN
@@ -81,24 +82,27 @@ class NatView:
         return Mapping.INDEPENDENT if len({o.observer for o in fresh}) > 1 else Mapping.UNKNOWN
 
     def reflexive(self, now: float) -> tuple[Addr, ...]:
-        """The newest outside address of each family, when it is not one of our own."""
+        """Return the newest outside address of each family, where it is not one of this node's own.
+
+        Behind an endpoint-dependent NAT any of them serves to say "behind a NAT"; it is a steady one.
+        """
         found = []
         for family in (4, 6):
             fresh = self._fresh(family, now)
             newest = max(fresh, key=lambda o: o.at, default=None)
             if newest is not None and newest.seen not in self._own:
-                if self.mapping(family, now) is Mapping.DEPENDENT:  # any will do to say "behind a NAT": a steady one
+                if self.behaviour(family, now) is Mapping.DEPENDENT:
                     newest = min(fresh, key=lambda o: o.observer)
                 found.append(newest.seen)
         return tuple(found)
 
     def symmetric(self, now: float) -> bool:
-        """True when a peer cannot know our port in advance, as far as we know.
+        """Return whether a peer cannot know this node's outside port in advance.
 
-        Of a NAT that a single observer has seen, one that keeps the inside port is taken for endpoint-independent.
+        With a single observer, a NAT that keeps the inside port is taken for endpoint-independent, any other is not.
         """
         for family in (4, 6):
-            mapping = self.mapping(family, now)
+            mapping = self.behaviour(family, now)
             if mapping is Mapping.DEPENDENT:
                 return True
             ports = {addr.port for addr in self._own}
@@ -106,13 +110,6 @@ class NatView:
                 return True
         return False
 
-    def to_json(self, now: float) -> dict[str, object]:
-        """Return the picture for people and scripts."""
-        return {
-            "mapping": self.mapping(4, now).value,
-            "mapping_ipv6": self.mapping(6, now).value,
-            "filtering": self.filters.filtering(4).value,
-            "filtering_ipv6": self.filters.filtering(6).value,
-            "reflexive": [str(addr) for addr in self.reflexive(now)],
-            "observed": {str(peer): str(o.seen) for book in self._seen.values() for peer, o in list(book.items())[:8]},
-        }
+    def observations(self) -> dict[str, str]:
+        """Return up to 8 observations of each family as plain JSON: the observer's id, and the address it saw."""
+        return {str(peer): str(o.seen) for book in self._seen.values() for peer, o in list(book.items())[:8]}

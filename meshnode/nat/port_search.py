@@ -1,7 +1,7 @@
-"""Finding the port of a symmetric NAT by the birthday paradox, with bounds. Sans-IO.
+"""Search for a port of a symmetric NAT by the birthday paradox, with bounds (RFC 5128 section 3.5). Sans-IO.
 
-A symmetric NAT maps each flow to a port of its own, so the peer's filter cannot be opened for a port that nobody
-knows. Its side therefore opens many sockets and sends once from each to the peer (``spread``): that many ports now
+A symmetric NAT maps each flow to a port of its own, so the peer's filter cannot be opened for a port that is not
+known. Its side therefore opens many sockets and sends once from each to the peer (``spread``): that many ports now
 lead in. The peer, behind a NAT that keeps one port for it, tries ports (``spray``): first those that follow the one
 last seen, as NATs that count give out, then random ones. With 256 ports open of 64,512 and 1,024 tries it misses all
 of them in exp(-256 * 1024 / 64512) = 1.7 % of searches. One socket would not do: it has one port towards one peer.
@@ -32,7 +32,7 @@ def guesses(seen: int, rng: random.Random) -> list[int]:
 
 
 class Search:
-    """A list of addresses that are probed once each, at a pace. ``at`` is the deadline of the next step, or None."""
+    """A paced list of addresses, each probed once. ``at`` is the deadline of the next step, None when it is over."""
 
     __slots__ = ("_gap", "_step", "_targets", "at")
 
@@ -43,17 +43,17 @@ class Search:
         self._gap = gap
 
     def step(self, now: float) -> list[Addr]:
-        """The deadline has come: return whom to probe now."""
+        """Return the addresses to probe now, and set the next deadline."""
         found = list(islice(self._targets, self._step))
         self.at = now + self._gap if len(found) == self._step else None
         return found
 
 
 def spread(to: Addr, sides: Iterable[int], at: float) -> Search:
-    """The symmetric side: once from each of these sockets, which may be opened as they are asked for."""
+    """Return the search of the symmetric side: one probe to ``to`` from each of these sockets."""
     return Search((to.through(side) for side in sides), SPREAD_STEP, SPREAD_GAP_S, at)
 
 
 def spray(seen: Addr, rng: random.Random, at: float) -> Search:
-    """The other side: once to each guessed port of that host."""
+    """Return the search of the other side: one probe to each guessed port of that host, the likeliest first."""
     return Search([Addr(seen.host, port) for port in guesses(seen.port, rng)], SPRAY_STEP, SPRAY_GAP_S, at)

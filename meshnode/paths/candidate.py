@@ -37,7 +37,7 @@ class Candidate:
     """One address of a peer. ``rtt`` is smoothed, in seconds; times are monotonic seconds.
 
     - ``claimed``: when the peer last gave a reason to move here;
-    - ``answered``: when the latest of our probes that came back was sent;
+    - ``answered``: when the latest answered probe was sent;
     - ``probes`` were sent and ``samples`` of them came back; ``failures``: how often it was in use and had to be left;
     - ``outcomes``: of the last probes of the relay monitor, True for each that came back.
     """
@@ -60,7 +60,7 @@ class Candidate:
 
     @property
     def is_valid(self) -> bool:
-        """True when a probe of ours, or a handshake, went round trip on it."""
+        """Return whether one of our probes, or a handshake, went round trip on it."""
         return self.state is PathState.VALIDATED
 
     @property

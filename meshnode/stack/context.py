@@ -18,7 +18,7 @@ from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
 from meshnode.identity.sealing import Sealer
-from meshnode.nat.mapping import NatView
+from meshnode.nat.view import NatView
 from meshnode.quic.connection import Connection
 from meshnode.quic.seam import EngineFactory
 from meshnode.quic.stream import Stream

@@ -38,7 +38,9 @@ class OwnRecord(Component):
         changed = bool(endpoints) and endpoints != self._endpoints
         self._endpoints = endpoints
         # a mapping is the NAT's doing: it neither makes us seen as ourselves, nor spoils what others saw
-        context.nat.moved(frozenset(endpoint.addr for endpoint in endpoints if endpoint.kind is EndpointKind.HOST))
+        context.nat.mappings.moved(
+            frozenset(endpoint.addr for endpoint in endpoints if endpoint.kind is EndpointKind.HOST)
+        )
         if changed:
             self._sign(now)
         if moved:
@@ -83,10 +85,10 @@ class OwnRecord(Component):
 
     def _sign(self, now: float) -> None:
         context = self._context
-        settings, nat = context.settings, context.nat
+        settings, mappings = context.settings, context.nat.mappings
         known = {endpoint.addr for endpoint in self._endpoints}
-        seen = tuple(Endpoint(addr, EndpointKind.REFLEXIVE) for addr in nat.reflexive(now) if addr not in known)
-        capabilities = (*settings.capabilities, SYMMETRIC) if nat.symmetric(now) else settings.capabilities
+        seen = tuple(Endpoint(addr, EndpointKind.REFLEXIVE) for addr in mappings.reflexive(now) if addr not in known)
+        capabilities = (*settings.capabilities, SYMMETRIC) if mappings.symmetric(now) else settings.capabilities
         record = context.record = sign_record(
             context.identity,
             seq=context.next_seq(),

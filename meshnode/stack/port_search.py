@@ -78,7 +78,7 @@ class PortSearch(Component):
 
     def _ours_to_ask(self, session: Session, now: float) -> bool:
         record = self._context.records.cached(session.peer)
-        return record is not None and SYMMETRIC not in record.capabilities and self._context.nat.symmetric(now)
+        return record is not None and SYMMETRIC not in record.capabilities and self._context.nat.mappings.symmetric(now)
 
     def _target(self, session: Session, now: float) -> Addr | None:
         """Where a search for this peer may go, when one may begin now."""
@@ -130,7 +130,7 @@ class PortSearch(Component):
         """The peer asks us to try its ports."""
         session = self._context.peers.sessions.get(connection.peer)
         target = self._target(session, now) if session is not None else None
-        if session is None or target is None or self._spray is not None or self._context.nat.symmetric(now):
+        if session is None or target is None or self._spray is not None or self._context.nat.mappings.symmetric(now):
             self._context.metrics.count(REFUSED)
             return
         self._note(session, target, now)

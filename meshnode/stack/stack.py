@@ -21,7 +21,7 @@ from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import Endpoint, EndpointRecord
 from meshnode.identity.sealing import SEALED, Sealer
 from meshnode.nat.local_networks import is_loopback
-from meshnode.nat.mapping import NatView
+from meshnode.nat.view import NatView
 from meshnode.quic.connection import Connection
 from meshnode.quic.seam import EngineFactory
 from meshnode.relay.frames import RELAYED

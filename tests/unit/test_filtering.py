@@ -108,7 +108,7 @@ def test_after_a_move_it_is_learnt_again() -> None:
     assert view.filtering(4) is Filtering.UNKNOWN, "it may have been under way to the old place"
     view.heard(Addr("203.0.113.2", 1), 10.0 + FILTER_MOVE_S)
     assert view.filtering(4) is Filtering.INDEPENDENT
-    view.changed(4, 20.0)
+    view.on_other_host(4, 20.0)
     assert view.filtering(4) is Filtering.UNKNOWN
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from meshnode.base.address import Addr
 from meshnode.identity.keys import Identity
-from meshnode.nat.mapping import Mapping, NatView
+from meshnode.nat.mapping import Mapping
+from meshnode.nat.view import NatView
 
 OWN = Addr("10.0.0.2", 4242)
 PEERS = [(Identity(bytes([n]) * 32).id, Addr(f"198.51.100.{n}", 1)) for n in (1, 2, 3)]
@@ -25,8 +26,8 @@ PEERS = [(Identity(bytes([n]) * 32).id, Addr(f"198.51.100.{n}", 1)) for n in (1,
 )
 def test_a_nat_is_taken_for_what_its_observers_show(seen: list[Addr], mapping: Mapping, symmetric: bool) -> None:
     view = NatView()
-    view.moved(frozenset([OWN]))
+    view.mappings.moved(frozenset([OWN]))
     for (peer, at), addr in zip(PEERS, seen, strict=False):
         view.observed(peer, at, addr, 0.0)
-    assert view.mapping(4, 1.0) is mapping
-    assert view.symmetric(1.0) is symmetric
+    assert view.mappings.behaviour(4, 1.0) is mapping
+    assert view.mappings.symmetric(1.0) is symmetric

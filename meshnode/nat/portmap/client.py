@@ -1,4 +1,4 @@
-"""All mappings of a node: one lease for each default route and local port, and who may speak to which of them.
+"""All mappings of a node: one lease for each default route and local port, and the protocols each may use.
 
 Nothing here does I/O. The host feeds datagrams, announcements and HTTP answers, calls ``tick`` when
 ``next_deadline`` has come, and carries out ``take_effects``. Hostile input is counted and dropped.
@@ -187,7 +187,7 @@ class PortMapper:
             return None
 
     def _clock(self, message: Message, router: str, now: float, answered: Lease | None, delay: float) -> None:
-        """The router's clock came with an answer: if it began anew, all else is to be asked for again.
+        """Take the router's clock from an answer: when it restarted, all other mappings are requested again.
 
         Also what hangs on another address: that is mostly the same box, and not every router says so for IPv6 too.
         """

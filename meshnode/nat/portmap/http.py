@@ -50,7 +50,7 @@ def parse(raw: bytes) -> tuple[int, bytes]:
     encoding = headers.get(b"transfer-encoding")
     if encoding is not None:
         if encoding.lower() != b"chunked":
-            raise ValueError("an encoding that nobody asked for")
+            raise ValueError("an encoding that was not asked for")
         return status, _chunks(raw, at)
     length = headers.get(b"content-length")
     if length is None:

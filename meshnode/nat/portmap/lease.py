@@ -1,6 +1,6 @@
 """One mapping and its life: asked for in each protocol in turn, held, renewed at half its time, given back.
 
-ASKING --granted--> HELD --renewed--> HELD --refused, or expired--> ASKING --nobody grants--> RESTING --> ASKING
+ASKING --granted--> HELD --renewed--> HELD --refused, or expired--> ASKING --none grants--> RESTING --> ASKING
 any --withdraw--> LEAVING --answered, or not--> GONE
 """
 

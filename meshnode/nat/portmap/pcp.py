@@ -11,7 +11,7 @@ from meshnode.base.limits import MAX_PCP
 
 VERSION = 2
 PORT = 5351  # the router's
-ANNOUNCE_PORT = 5350  # ours, for what the router sends to all hosts of a link (section 14.1)
+ANNOUNCE_PORT = 5350  # of the client, for what the router sends to all hosts of a link (section 14.1)
 ANNOUNCE, MAP = 0, 1
 RESPONSE = 0x80
 UDP = 17

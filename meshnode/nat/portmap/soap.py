@@ -77,7 +77,7 @@ def services(document: bytes, location: Url) -> list[Service]:
 
 
 def _action(service: Service, name: str, arguments: list[tuple[str, str]]) -> bytes:
-    # numbers, words of ours and an IPv4 address: nothing that XML would want escaped
+    # numbers, fixed words and an IPv4 address: nothing that XML would want escaped
     inside = "".join(f"<{key}>{value}</{key}>" for key, value in arguments)
     body = (
         f'<?xml version="1.0"?>\r\n<s:Envelope xmlns:s="{ENVELOPE}" s:encodingStyle="{ENCODING}"><s:Body>'

@@ -1,7 +1,7 @@
 """Where the router's UPnP description is: SSDP's search and its answer (UPnP Device Architecture 1.1, section 1.3).
 
 Only the router itself is believed, and only about itself: the LOCATION must be plain HTTP on the very address that
-was asked, or whoever answers first could have us post to any host and port that he likes.
+was asked, or the first to answer could have this node post to any host and port.
 """
 
 from __future__ import annotations

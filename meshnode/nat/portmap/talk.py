@@ -57,7 +57,7 @@ class Talk(ABC):
 class DatagramTalk(Talk):
     """A talk in single datagrams to the router's port 5351, repeated after 0.25, 0.5 and 1 s (RFC 6886 section 3.1).
 
-    RFC 6887 begins with 3 s, since its server may be far away; ours is on the link, and other protocols wait.
+    RFC 6887 begins with 3 s, since its server may be far away; here it is on the link, and other protocols wait.
     """
 
     def __init__(self, route: Route, internal: Addr, out: Out) -> None:
@@ -88,7 +88,7 @@ class PcpTalk(DatagramTalk):
     """PCP's MAP (RFC 6887 section 11).
 
     The nonce proves whose a mapping is. It is made of the node's secret, so that after a crash the mapping that
-    is still there is ours again: with another nonce the router would refuse us until it expires.
+    is still there is held again: with another nonce the router would refuse us until it expires.
     """
 
     protocol = Protocol.PCP

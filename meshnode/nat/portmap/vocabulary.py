@@ -107,7 +107,7 @@ Effect = Send | Fetch | Changed
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """``external`` is ours for ``lifetime`` seconds (inf: until withdrawn)."""
+    """``external`` is mapped to this node for ``lifetime`` seconds (inf: until withdrawn)."""
 
     external: Addr
     lifetime: float
