@@ -105,15 +105,15 @@ Effect = (
 class Journal:
     """The effects that wait to be carried out, and the last path changes: monotonic time, reason, address in use."""
 
-    __slots__ = ("_effects", "history")
+    __slots__ = ("effects", "history")
 
     def __init__(self) -> None:
         self.history: deque[tuple[float, PathReason, Addr | None]] = deque(maxlen=MAX_PATH_HISTORY)
-        self._effects: list[Effect] = []
+        self.effects: list[Effect] = []
 
     def emit(self, effect: Effect) -> None:
         """Ask the stack to do something."""
-        self._effects.append(effect)
+        self.effects.append(effect)
 
     def note(self, now: float, reason: PathReason, active: Addr | None) -> None:
         """Record a path change for people."""
@@ -121,5 +121,5 @@ class Journal:
 
     def take(self) -> list[Effect]:
         """Return the waiting effects in order, and forget them."""
-        effects, self._effects = self._effects, []
+        effects, self.effects = self.effects, []
         return effects

@@ -217,8 +217,9 @@ class PeerPaths:
     def set_in_flight(self, count: int, now: float) -> None:
         """Set how many bytes are sent and unacknowledged."""
         self.watchdog.set_in_flight(count, now)
-        if count and self.book.current is not None:
-            self.book.current.mtu.on_sent(now)
+        current = self.book.current
+        if count and current is not None and current.mtu.confirm_at is None:
+            current.mtu.on_sent(now)
 
     def note_sent(self, size: int) -> None:
         """Take note of bytes that went to the active address."""
@@ -234,7 +235,10 @@ class PeerPaths:
 
     def budget(self) -> int | None:
         """Return how many bytes may go to the active address now; None when it is validated."""
-        return self._validation.budget(self.book.current)
+        current = self.book.current
+        if current is None:
+            return 0
+        return None if current.state is PathState.VALIDATED else self._validation.budget()
 
     # ---- time
 
@@ -351,7 +355,7 @@ class PeerPaths:
 
     def take_effects(self) -> list[Effect]:
         """Return what the stack is to do, in order."""
-        return self._journal.take()
+        return self._journal.take() if self._journal.effects else []
 
 
 def _is_due(at: float | None, now: float) -> bool:

@@ -82,8 +82,6 @@ class Validation:
         """Take note of bytes that went to the unvalidated address in use."""
         self._credit -= size
 
-    def budget(self, current: Candidate | None) -> int | None:
-        """Return how many bytes may go to the path in use now; None for a validated one."""
-        if current is None:
-            return 0
-        return None if current.state is PathState.VALIDATED else max(0, self._credit)
+    def budget(self) -> int:
+        """Return how many bytes may go to the unvalidated address in use now."""
+        return max(0, self._credit)

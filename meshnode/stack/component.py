@@ -17,7 +17,7 @@ from meshnode.gossip import Changed, Entry, Kind, MemberChanged, Status
 from meshnode.gossip.membership.reputation import Fault
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
-from meshnode.paths.effects import Switched
+from meshnode.paths.effects import Effect, Switched
 from meshnode.quic.connection import Connection, ConnectionEvents
 from meshnode.quic.hello import Frame, Hello
 from meshnode.quic.stream import Stream
@@ -130,6 +130,7 @@ class Probes(Protocol):
 
     def settle(self, session: Session, now: float) -> None: ...
     def drain(self, session: Session, now: float) -> None: ...
+    def carry_out(self, session: Session, effects: Sequence[Effect], now: float) -> None: ...
     def ping(self, connection: Connection, timeout: float, now: float, answer: Callable[[Pinged], None]) -> None: ...
     def ping_once(self, session: Session, addr: Addr) -> None: ...
     def ask(

@@ -121,7 +121,9 @@ class Connections(Component):
         if datagrams or session.outbox:
             self._send(session, connection, datagrams, now)
         if session.connection is connection or session.dial is connection:
-            self._context.probes.drain(session, now)
+            effects = paths.take_effects()
+            if effects:
+                self._context.probes.carry_out(session, effects, now)
         self.arm(session)
 
     def _send(self, session: Session, connection: Connection, datagrams: list[bytes], now: float) -> None:
@@ -168,11 +170,10 @@ class Connections(Component):
             waits = self._context.dials.deadline(session)
             if waits is not None and (at is None or waits < at):
                 at = waits
-        for connection in (session.connection, session.dial, *session.arrivals):
-            if connection is not None:
-                timer = connection.engine.next_timer()
-                if timer is not None and (at is None or timer < at):
-                    at = timer
+        for connection in filter(None, (session.connection, session.dial, *session.arrivals)):
+            timer = connection.engine.next_timer()
+            if timer is not None and (at is None or timer < at):
+                at = timer
         session.timer.set(at)
 
     def _tick(self, session: Session, now: float) -> None:

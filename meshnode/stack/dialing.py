@@ -77,8 +77,12 @@ class Dialing(Component):
             return
         session.waiting.append(answer)
         session.redials = 0
-        if session.dial is not None or len(session.waiting) > 1:
-            return
+        if session.dial is None and len(session.waiting) == 1:
+            self._find(session, now)
+
+    def _find(self, session: Session, now: float) -> None:
+        """Dial the peer once there is an address of it."""
+        peer = session.peer
         cached = self._context.records.cached(peer)
         if cached is not None or peer in self._context.records.hints:
             self._dial(session, cached, now)
@@ -181,20 +185,14 @@ class Dialing(Component):
         connection.abandon(error)
 
     def on_initial(self, data: bytes, odcid: bytes | None, source: Addr, now: float) -> None:
-        """A QUIC packet of no connection came: it may begin one."""
+        """Take a QUIC packet of no connection: it may begin one."""
         if odcid is None:
             self._context.metrics.count(NO_CONNECTION)
             return
         if odcid in self._held:
             return
-        token = packets.initial_token(data) if packets.is_v1_initial(data) else None
-        if token is None:
-            self._context.metrics.count(NO_CONNECTION)
-            self._context.nat.filters.stray(source, now)
-            return
-        peer = self._context.sealer.check_knock(token, odcid)
-        if peer is None or peer == self._id:
-            self._context.metrics.count(BAD_KNOCK)
+        peer = self._check_knock(data, odcid)
+        if peer is None:
             self._context.nat.filters.stray(source, now)
             return
         self._context.nat.filters.heard(source, now)
@@ -210,6 +208,17 @@ class Dialing(Component):
             return
         self._accept(session, data, odcid, source, now)
 
+    def _check_knock(self, data: bytes, odcid: bytes) -> NodeId | None:
+        token = packets.initial_token(data) if packets.is_v1_initial(data) else None
+        if token is None:
+            self._context.metrics.count(NO_CONNECTION)
+            return None
+        peer = self._context.sealer.check_knock(token, odcid)
+        if peer is None or peer == self._id:
+            self._context.metrics.count(BAD_KNOCK)
+            return None
+        return peer
+
     def _accept(self, session: Session, data: bytes, odcid: bytes, source: Addr, now: float) -> None:
         if len(session.arrivals) >= MAX_ARRIVALS_PER_PEER:
             self._context.metrics.count(ARRIVALS_FULL)
@@ -223,12 +232,13 @@ class Dialing(Component):
         self._context.links.arm(session)
 
     def release_held(self, session: Session) -> None:
+        """Forget the flight kept aside."""
         if session.held is not None:
             self._held.pop(session.held.odcid, None)
             session.held = None
 
     def on_hello(self, connection: Connection, hello: Hello) -> None:
-        """The dialler has proven its key: is it welcome?"""
+        """Decide about an arrival whose dialler has proven its key: admit, refuse, or wait for our own dial."""
         session = self._context.peers.sessions.get(connection.peer)
         if session is None or self._context.links.closed:
             connection.abandon(NodeClosed("the node was closed"))
@@ -240,21 +250,28 @@ class Dialing(Component):
         dial = session.dial
         if dial is not None and self._id < connection.peer and dial.engine.peer_certificate_key is not None:
             session.deferred = connection, hello  # our own Hello is out and the peer may take it: only one may live
-            self._ask_of(dial)  # or it has begun anew since, and knows nothing of our dial
+            self._ask_of(dial)  # or it has restarted since, and knows nothing of our dial
             return
-        old = session.connection
-        if old is not None:
-            if old.peer_boot == hello.boot and old.dialler and self._id < connection.peer:
-                self._choose(session, old, connection, hello)
-                return
-            restarted = old.peer_boot != hello.boot
-            kind = PeerRestarted if restarted else ConnectionLost
-            old.abandon(kind(f"{connection.peer.short} {'has restarted' if restarted else 'connected anew'}"))
-        connection.admit()
+        if session.connection is None:
+            connection.admit()
+        else:
+            self._replace(session, session.connection, connection, hello)
+
+    def _replace(self, session: Session, old: Connection, new: Connection, hello: Hello) -> None:
+        """Put an arrival in the place of the live connection, unless that has precedence."""
+        if old.peer_boot == hello.boot and old.dialler and self._id < new.peer:
+            self._choose(session, old, new, hello)
+            return
+        restarted = old.peer_boot != hello.boot
+        kind = PeerRestarted if restarted else ConnectionLost
+        old.abandon(kind(f"{new.peer.short} {'has restarted' if restarted else 'has connected again'}"))
+        new.admit()
 
     def _choose(self, session: Session, old: Connection, new: Connection, hello: Hello) -> None:
-        """Our own dial lives, and the peer's comes all the same: late, or because the peer has closed ours and its
-        goodbye was lost. The peer is asked which."""
+        """Ask the peer which connection it has: our own dial lives, and the peer's arrives all the same.
+
+        It may be late, or the peer has closed ours and its goodbye was lost.
+        """
         if session.deferred is not None:
             new.close(CloseCode.DUPLICATE, "another connection lives")
             return
@@ -267,18 +284,18 @@ class Dialing(Component):
         self._context.probes.ping(old, HANDSHAKE_TIMEOUT_S, self._context.clock.monotonic(), answered)
 
     def resume(self, session: Session) -> None:
-        """What stood in the way of a deferred arrival is over."""
+        """Decide again about the arrival that was deferred while our own dial, or an older connection, might live."""
         deferred, session.deferred = session.deferred, None
         if deferred is not None and session.connection is None:
             self.on_hello(*deferred)
 
     def _ask_of(self, connection: Connection) -> None:
-        """Ask the peer whether it knows this connection. If it does not, it is over: that is all that we want."""
+        """Ask the peer whether it knows this connection; when it does not, the connection is given up."""
         now = self._context.clock.monotonic()
         self._context.probes.ping(connection, HANDSHAKE_TIMEOUT_S, now, lambda outcome: None)
 
     def on_dial_over(self, session: Session, error: MeshError, now: float) -> None:
-        """This node's own dial has failed: the peer's dial, then, or another one; else those who wait get the error."""
+        """Go on after this node's own dial failed: with the peer's dial or a second one, else with the error."""
         self.resume(session)
         if session.connection is None and not self._goes_on(session, error, now):
             session.answer(error)
@@ -297,12 +314,14 @@ class Dialing(Component):
         return True
 
     def _check(self, session: Session, now: float) -> None:
-        """A dial takes long: has the peer moved, or begun anew? Who has takes no knock that is older than itself."""
+        """Refresh a slow dial: watch for a newer record; abandon it when the peer has restarted.
+
+        A peer that has restarted rejects knocks that are older than its start.
+        """
         dial = session.dial
         session.check_at = now + DIAL_REFRESH_S
-        self._context.records.watch_if_used(
-            session.peer, now
-        )  # one that moved, or begins, or waits for a relay, publishes only later
+        # a peer that moved, or starts, or waits for a relay, publishes only later
+        self._context.records.watch_if_used(session.peer, now)
         if dial is None or now < dial.started + DIAL_REFRESH_S:
             return
         self._context.records.seek(session.peer, now)
@@ -318,7 +337,7 @@ class Dialing(Component):
     # ---- time
 
     def deadline(self, session: Session) -> float | None:
-        """When the first handshake of this peer is over time, or the flight kept aside gets its turn."""
+        """Return when the first handshake of this peer is over time, or the flight kept aside gets its turn."""
         waits = [session.held.deadline] if session.held is not None else []
         if session.dials:
             waits.append(session.check_at)
@@ -334,9 +353,12 @@ class Dialing(Component):
                 self._handshake_timeout(session, connection)
         if session.dials and now >= session.check_at:
             self._check(session, now)
-        held = session.held
-        if held is not None and held.deadline <= now:
-            self.release_held(session)
-            dial = session.dial
-            if session.connection is None and (dial is None or dial.bytes_in == 0):
-                self._accept(session, held.datagram, held.odcid, held.source, now)
+        if session.held is not None and session.held.deadline <= now:
+            self._accept_held(session, session.held, now)
+
+    def _accept_held(self, session: Session, held: HeldInitial, now: float) -> None:
+        """Accept the flight kept aside when our own dial got nowhere."""
+        self.release_held(session)
+        dial = session.dial
+        if session.connection is None and (dial is None or dial.bytes_in == 0):
+            self._accept(session, held.datagram, held.odcid, held.source, now)

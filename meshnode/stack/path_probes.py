@@ -78,8 +78,11 @@ class PathProbes(Component):
     def drain(self, session: Session, now: float) -> None:
         """Carry out what the session's paths want done."""
         effects = session.paths.take_effects()
-        if not effects:
-            return
+        if effects:
+            self.carry_out(session, effects, now)
+
+    def carry_out(self, session: Session, effects: Sequence[Effect], now: float) -> None:
+        """Carry out effects of the session's paths."""
         nudge = False
         for effect in effects:
             if isinstance(effect, SendProbe):

@@ -48,8 +48,8 @@ class Session:
         self.ready_at = float("-inf")  # since when it is the connection
         self.dial: Connection | None = None
         self.begun = False  # the dial's first flight is out
-        self.check_at = float("inf")  # when to ask what has become of the dial
-        self.redials = 0  # how often for those who wait
+        self.check_at = float("inf")  # when to refresh a slow dial
+        self.redials = 0  # how often for those that wait
         self.arrivals: dict[Connection, Addr] = {}
         self.held: HeldInitial | None = None
         self.deferred: tuple[Connection, Hello] | None = None  # an arrival's Hello, while ours may live
@@ -81,7 +81,7 @@ class Session:
         return found + list(self.arrivals)
 
     def answer(self, result: Connection | MeshError) -> None:
-        """Tell everyone who waits for a connection."""
+        """Tell all callers that wait for a connection."""
         waiting, self.waiting = self.waiting, []
         for callback in waiting:
             callback(result)
