@@ -119,6 +119,18 @@ class Config:
         for item in fields(self):
             if item.name != "home":
                 object.__setattr__(self, item.name, _checked(item.name, str(item.type), getattr(self, item.name)))
+        self._check_addresses()
+        self._check_relay()
+        if self.name and label_of(self.name) is None:
+            raise ConfigError(f"{self.name!r} is no name for a node", hint="1 to 40 of a-z, 0-9 and inner hyphens")
+        object.__setattr__(self, "name", label_of(self.name) or "")
+        for node in self.allow + self.relay_allow:
+            if node != "any":
+                NodeId.parse(node)
+        if not self.idle_timeout >= 1:
+            raise ConfigError("idle_timeout is at least 1 second", hint="the default is 600; inf never ends one")
+
+    def _check_addresses(self) -> None:
         try:
             parse_addr(self.listen)
             for text in self.advertise:
@@ -127,18 +139,12 @@ class Config:
             raise ConfigError(str(error), hint="as in 0.0.0.0:4242 or [::]:0") from error
         for text in self.seeds:
             parse_seed(text)
-        if self.name and label_of(self.name) is None:
-            raise ConfigError(f"{self.name!r} is no name for a node", hint="1 to 40 of a-z, 0-9 and inner hyphens")
-        object.__setattr__(self, "name", label_of(self.name) or "")
+
+    def _check_relay(self) -> None:
         if self.relay not in ("auto", "on", "off"):
             raise ConfigError(f"relay = {self.relay!r}", hint="auto (on for seeds), on, or off")
         if self.relay_mb_per_s <= 0 or self.relay_total_mb_per_s <= 0:
             raise ConfigError("a relay's limits are above 0", hint='relay = "off" turns it off')
-        for who in self.allow + self.relay_allow:
-            if who != "any":
-                NodeId.parse(who)
-        if not self.idle_timeout >= 1:
-            raise ConfigError("idle_timeout is at least 1 second", hint="the default is 600; inf never ends one")
 
     @property
     def home_path(self) -> Path:
@@ -176,7 +182,7 @@ class Config:
         path = Path(home).expanduser() / FILE_NAME
         values: dict[str, object] = {}
         if path.exists():
-            import tomllib  # 0.6 MB: only for those who have such a file
+            import tomllib  # 0.6 MB: only where there is such a file
 
             try:
                 values.update(tomllib.loads(path.read_text()))

@@ -196,7 +196,7 @@ class MdnsSource(RecordUpdateListener):
         try:
             peer = open_record(encoded, time.time()).id
         except RecordError:
-            return  # whom it is handed to counts why
+            return  # the resolver counts the reason
         if peer != self._own:
             self._neighbours[peer] = None
 

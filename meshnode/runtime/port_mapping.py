@@ -70,7 +70,7 @@ class PortMapping:
         """Give the mappings back; the router gets half a second to say that it heard."""
         if self._closed:
             return
-        self._closed = True  # from here on nobody is told of changes
+        self._closed = True  # changes are not reported from here on
         self._core.withdraw(self._clock.monotonic())
         self._pump()
         if not self._core.is_idle:
@@ -86,11 +86,11 @@ class PortMapping:
         self._listen(set())
 
     def mappings(self) -> list[Mapping]:
-        """Return what we hold."""
+        """Return the mappings that are granted now."""
         return self._core.mappings()
 
     def to_json(self) -> dict[str, object]:
-        """Return mappings and what was asked of whom, for people and scripts."""
+        """Return the mappings and the routers that were asked, as ``meshnode status --json`` prints them."""
         now = self._clock.monotonic()
         return {
             "mappings": [mapping.to_json(now) for mapping in self._core.mappings()],

@@ -1,6 +1,6 @@
-"""Which routers this host's default routes lead through. Linux only: elsewhere there are none, and nothing is asked.
+"""The routers of this host's default routes. Linux only: elsewhere none is known, and none is asked for a mapping.
 
-The kernel's own tables are read (``/proc/net``), so that a mapping is asked of nobody but the default gateway.
+The kernel's own tables are read (``/proc/net``), so that a mapping is asked of the default gateway alone.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ PROC = Path("/proc/net")
 UP, GATEWAY = 0x1, 0x2  # linux/route.h
 TENTATIVE, DEPRECATED = 0x40, 0x20  # linux/if_addr.h
 GLOBAL_SCOPE = 0
-# documentation's addresses (RFC 5737, RFC 3849): nobody has them, so the way there is the way to anywhere
-SOMEWHERE4, SOMEWHERE6 = "192.0.2.1", "2001:db8:ffff:ffff::1"
+# documentation's addresses (RFC 5737, RFC 3849): no host has them, so their route is the default route
+DOCUMENTATION4, DOCUMENTATION6 = "192.0.2.1", "2001:db8:ffff:ffff::1"
 
 
 def _lines(name: str) -> list[list[str]]:
@@ -94,7 +94,7 @@ def default_routes(bound: Addr) -> list[Route]:
 
 
 def _routes4(bound: str | None) -> list[Route]:
-    way_out = _source(SOMEWHERE4)
+    way_out = _source(DOCUMENTATION4)
     for router, interface in gateways4():
         internal = bound or _source(router)
         if internal is None or (bound is not None and bound not in _addresses4(interface)):
@@ -106,7 +106,7 @@ def _routes4(bound: str | None) -> list[Route]:
 
 
 def _routes6(bound: str | None) -> list[Route]:
-    way_out = _source(SOMEWHERE6)
+    way_out = _source(DOCUMENTATION6)
     for router, interface in gateways6()[:1]:
         own = _addresses6(interface)
         if way_out is None or way_out in own:

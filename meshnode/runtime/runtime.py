@@ -279,7 +279,7 @@ class Runtime:
     # ---- sources of records, and what outlives the process
 
     async def _follow_seeds(self, seeds: list[Seed]) -> None:
-        """Resolve the seeds' names now, and again with growing pauses while nobody answers."""
+        """Resolve the seeds' names now, and again with growing pauses while no contact answers."""
         attempt = 0
         while True:
             if self.stack.dht.contacts():

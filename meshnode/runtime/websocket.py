@@ -1,7 +1,7 @@
 """Where UDP is blocked: datagrams as binary messages of a WebSocket over TLS, through ``HTTPS_PROXY`` when set.
 
-Each message is one datagram as it would travel by UDP, so whoever is at the other end proves his key inside, and the
-TLS certificate proves nothing and may be self-signed. Strangers get no byte: the first flight's server name is a
+Each message is one datagram as it would travel by UDP, so the other end proves its key inside, and the TLS certificate
+proves nothing and may be self-signed. Strangers get no byte: the first flight's server name is a
 knock (``sealing``), read before TLS begins; without a valid one the connection is closed unanswered.
 """
 
@@ -90,7 +90,7 @@ class WebSockets:
         self._count = 0
 
     def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
-        """Send datagrams over the WebSocket to ``addr``, opening it when it is one of ours to open."""
+        """Send datagrams over the WebSocket to ``addr``, opening it when this node is the one that dials."""
         incoming = self._incoming.get(addr)
         if incoming is not None:
             incoming.send(datagrams)

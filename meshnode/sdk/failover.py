@@ -34,6 +34,7 @@ from meshnode.sdk.streams import MeshReader, MeshWriter
 log = logging.getLogger("meshnode.calls")
 
 Opened = tuple[MeshReader, MeshWriter]
+Attempts = dict[asyncio.Task[Opened], NodeId]
 
 FIND_YOUNG_S, FIND_S = 4.0, 0.6  # how long to wait for an unknown name: a young node has much to hear yet
 YOUNG_S = 15.0
@@ -132,7 +133,7 @@ class Failover:
         registry = self._registry
         if registry is None:
             raise NotFound("services are found by gossip, which is off here", hint="name the node too: open(id, name)")
-        attempts: dict[asyncio.Task[Opened], NodeId] = {}
+        attempts: Attempts = {}
         tried: dict[NodeId, None] = {}
         find_by, give_up = self._deadline(), self._loop.time() + OPEN_S
         error: MeshError | None = None
@@ -141,36 +142,48 @@ class Failover:
                 chosen = registry.choose(name, self._loop.time(), sticky=sticky)
                 fresh = [instance for instance in chosen if instance.node not in tried]
                 if fresh:
-                    first = fresh[0]
-                    tried[first.node] = None
+                    tried[fresh[0].node] = None
                     if attempts:
                         self._runtime.metrics.count(HEDGES)
-                    attempts[self._loop.create_task(self.open_at(first.node, name))] = first.node
+                    attempts[self._loop.create_task(self.open_at(fresh[0].node, name))] = fresh[0].node
                 elif not attempts:
-                    if error is not None:
-                        raise error
-                    if await self._news(find_by):
-                        continue
-                    raise NotFound(
-                        f"no other node offers {name!r}", hint="`meshnode services` lists what is; is it exposed?"
-                    )
-                wait = self._hedge_after(first) if len(fresh) > 1 else give_up - self._loop.time()
+                    await self._wait_for_another(name, find_by, error)
+                    continue
+                wait = self._hedge_after(fresh[0]) if len(fresh) > 1 else give_up - self._loop.time()
                 done, _ = await asyncio.wait(attempts, timeout=max(0.0, wait), return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    peer = attempts.pop(task)
-                    found = self._outcome(task, peer, name)
-                    if not isinstance(found, MeshError):
-                        self._note(peer, name, found[1])
-                        for late in done:  # it accepted too, and is not needed
-                            if late in attempts and late.exception() is None:
-                                late.result()[1].reset()
-                        return found
-                    error = found
+                outcome = self._first_opened(done, attempts, name)
+                if isinstance(outcome, tuple):
+                    return outcome
+                error = outcome or error
                 if not done and self._loop.time() >= give_up:
                     raise ConnectionLost(f"no instance of {name!r} answers", hint="`meshnode services` shows them")
         finally:
             for task in attempts:
                 task.cancel()
+
+    async def _wait_for_another(self, name: str, find_by: float, error: MeshError | None) -> None:
+        """Every known instance has failed, or there is none: wait for news, else raise what the last one answered."""
+        if error is not None:
+            raise error
+        if not await self._news(find_by):
+            raise NotFound(f"no other node offers {name!r}", hint="`meshnode services` lists what is; is it exposed?")
+
+    def _first_opened(
+        self, done: set[asyncio.Task[Opened]], attempts: Attempts, name: str
+    ) -> Opened | MeshError | None:
+        """Take the first of these attempts that was accepted; of others the error. A second acceptance is reset."""
+        error: MeshError | None = None
+        for task in done:
+            peer = attempts.pop(task)
+            found = self._outcome(task, peer, name)
+            if not isinstance(found, MeshError):
+                self._note(peer, name, found[1])
+                for late in done:  # it accepted too, and is not needed
+                    if late in attempts and late.exception() is None:
+                        late.result()[1].reset()
+                return found
+            error = found
+        return error
 
     def _hedge_after(self, instance: Instance) -> float:
         if instance.rtt is None:

@@ -65,7 +65,7 @@ def test_the_default_routes_are_those_with_a_gateway_that_are_up_the_preferred_f
 
 
 def test_each_usable_ipv6_address_of_the_way_out_gets_a_route(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sources = {"10.0.0.1": "10.0.0.7", "192.168.1.1": "192.168.1.7", routes.SOMEWHERE4: "10.0.0.7"}
+    sources = {"10.0.0.1": "10.0.0.7", "192.168.1.1": "192.168.1.7", routes.DOCUMENTATION4: "10.0.0.7"}
     monkeypatch.setattr(routes, "_source", sources.get)
     assert routes.default_routes(Addr("::", 1)) == [
         Route("10.0.0.1", "10.0.0.7"),
@@ -75,9 +75,9 @@ def test_each_usable_ipv6_address_of_the_way_out_gets_a_route(tables: Path, monk
     assert routes.default_routes(Addr("2001:db8::17", 1)) == [Route("2001:db8::1", "2001:db8::17")]
     assert routes.default_routes(Addr("2001:db8::99", 1)) == []
     monkeypatch.setattr(routes, "_addresses4", {"wlan0": ["192.168.1.7"], "eth0": ["10.0.0.7"]}.get)
-    del sources[routes.SOMEWHERE4]  # bound to one address, another way out says nothing
+    del sources[routes.DOCUMENTATION4]  # bound to one address, another way out says nothing
     assert routes.default_routes(Addr("192.168.1.7", 1)) == [Route("192.168.1.1", "192.168.1.7")]
-    sources |= {routes.SOMEWHERE4: "10.99.0.1", routes.SOMEWHERE6: "fd00::9"}  # a VPN
+    sources |= {routes.DOCUMENTATION4: "10.99.0.1", routes.DOCUMENTATION6: "fd00::9"}  # a VPN
     assert routes.default_routes(Addr("::", 1)) == []
     assert routes.default_routes(Addr("172.16.0.1", 1)) == []
 
