@@ -38,11 +38,11 @@ def test_strangers_that_call_show_a_full_cone_and_nothing_else(kind: str) -> Non
     assert told[-1] is (Filtering.INDEPENDENT if full else Filtering.UNKNOWN), told
     assert view.filters.filtering(6) is Filtering.UNKNOWN
     # Linux gives a lone host one port: only two hosts with one port would be told apart (nat.py)
-    assert view.mapping(4, world.now) is (Mapping.DEPENDENT if kind == "symmetric" else Mapping.INDEPENDENT)
+    assert view.mappings.behaviour(4, world.now) is (Mapping.DEPENDENT if kind == "symmetric" else Mapping.INDEPENDENT)
     here.move("10.0.0.2", nat=world.nat(PRESETS["symmetric"], "198.51.100.7"))
     world.run(30.0)
     assert view.filters.filtering(4) is Filtering.UNKNOWN, "learnt again behind the next NAT"
-    assert view.mapping(4, world.now) is Mapping.DEPENDENT
+    assert view.mappings.behaviour(4, world.now) is Mapping.DEPENDENT
 
 
 @pytest.mark.parametrize("kind", ["open", "firewall"])
@@ -63,5 +63,5 @@ def test_a_node_on_a_public_address_learns_whether_a_firewall_keeps_strangers_ou
         stranger.connect(here.id)
         world.run(10.0)
     view = here.mesh.nat
-    assert view.mapping(4, world.now) is Mapping.NONE
+    assert view.mappings.behaviour(4, world.now) is Mapping.NONE
     assert view.filters.filtering(4) is (Filtering.INDEPENDENT if kind == "open" else Filtering.UNKNOWN)

@@ -19,7 +19,7 @@ def test_a_mapping_is_published_as_such_and_spoils_nothing_that_others_saw() -> 
     node = SimNode(world, "10.0.0.2", engines, nat=nat)
     node.join(seed)
     world.run(3.0)
-    seen = node.mesh.nat.reflexive(world.now)
+    seen = node.mesh.nat.mappings.reflexive(world.now)
     assert seen
     assert node.mesh.record is not None
     before = node.mesh.record
@@ -30,4 +30,4 @@ def test_a_mapping_is_published_as_such_and_spoils_nothing_that_others_saw() -> 
         assert record.seq > before.seq
         assert [e.addr for e in record.endpoints if e.kind is EndpointKind.MAPPED] == [mapped]
         assert len({e.addr for e in record.endpoints}) == len(record.endpoints), "no address twice"
-        assert node.mesh.nat.reflexive(world.now) == seen
+        assert node.mesh.nat.mappings.reflexive(world.now) == seen
