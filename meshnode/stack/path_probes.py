@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from meshnode.base.address import Addr
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_UNANSWERED_PINGS
 from meshnode.base.metrics import describe
 from meshnode.base.path_reason import PathReason
@@ -57,6 +58,11 @@ class _Unanswered:
     done: Callable[[bool | None, float], None]
     timer: Timer
 
+    def end(self, unknown: bool | None, now: float) -> None:
+        """Tell what came of it; None: no answer."""
+        self.timer.cancel()
+        self.done(unknown, now)
+
 
 class PathProbes(Component):
     """Carries out path effects; answers PINGs; matches PONGs."""
@@ -66,7 +72,7 @@ class PathProbes(Component):
     def __init__(self, context: Context) -> None:
         self._context = context
         self._peers = context.peers
-        self._unanswered: dict[bytes, _Unanswered] = {}
+        self._unanswered: BoundedDict[bytes, _Unanswered] = BoundedDict(MAX_UNANSWERED_PINGS)
 
     # ---- effects of path cores
 
@@ -188,16 +194,15 @@ class PathProbes(Component):
     ) -> bytes:
         tx = self._context.entropy(probe.TX_LENGTH)
         timer = self._context.timers.at(deadline, lambda now: self._end(tx, None, now))
-        self._unanswered[tx] = _Unanswered(peer, tag, is_echo, done, timer)
-        if len(self._unanswered) > MAX_UNANSWERED_PINGS:
-            self._end(next(iter(self._unanswered)), None, self._context.clock.monotonic())
+        pushed_out = self._unanswered.put(tx, _Unanswered(peer, tag, is_echo, done, timer))
+        if pushed_out is not None:
+            pushed_out[1].end(None, self._context.clock.monotonic())
         return tx
 
     def _end(self, tx: bytes, unknown: bool | None, now: float) -> None:
         ping = self._unanswered.pop(tx, None)
         if ping is not None:
-            ping.timer.cancel()
-            ping.done(unknown, now)
+            ping.end(unknown, now)
 
     def on_closed(self, connection: Connection, now: float) -> None:
         """No echo comes back about a connection that is over: give them up."""
