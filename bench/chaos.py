@@ -124,7 +124,7 @@ class Chaos:
         if life not in self.names:
             metrics, wall = node.metrics, self.net.wall(node)
             self.names[life] = Names(node.id, metrics, node.gossip.status, wall)
-            node.gossip.check(Kind.NAME, is_claim)
+            node.gossip.ingest.checks[Kind.NAME] = is_claim
         return self.names[life]
 
     def _watch(self) -> None:
@@ -248,7 +248,7 @@ class Chaos:
     def _restart(self) -> None:
         node = self.rng.choice(self.net.nodes)
         others = [n for n in self.net.living() if n is not node]
-        if node in self.liars or not others or (node.alive and node.gossip._left):
+        if node in self.liars or not others or (node.alive and node.gossip.own_entries.left):
             return
         self._restart_with(node, self.rng.choice(SKEWS), self.rng.choice(others))
 
@@ -266,13 +266,13 @@ class Chaos:
             self.amiss[node.id] = None
         node.skew = skew
         self._say(f"node {node.number} restarts, clock {skew:+.0f} s, {'with' if memory else 'without'} memory")
-        self.net.restart(node, via, seq=node.gossip._seq + 1 if memory else 0)
+        self.net.restart(node, via, seq=node.gossip.own_entries.seq + 1 if memory else 0)
         self._settle_in(node)
 
     def _is_far(self, node: GossipNode) -> bool:
         """Its clock is too wrong for others, or was, and its seqs are still of that time."""
         latest = EPOCH + self.net.now + GOSSIP_MAX_FUTURE_S + min(SKEWS)
-        return node.skew in FAR_SKEWS or node.gossip._seq > latest * 1000
+        return node.skew in FAR_SKEWS or node.gossip.own_entries.seq > latest * 1000
 
     def _partition(self) -> None:
         living = self.net.living()
@@ -300,7 +300,7 @@ class Chaos:
         """A second node runs with a key that is in use: two values under one seq, told to different nodes."""
         node, kind, name = self._some(), Kind.SERVICE, f"s{self.rng.randrange(6)}"
         self.amiss[node.id] = None
-        known = node.gossip.get((node.id, kind, name))
+        known = node.gossip.store.get((node.id, kind, name))
         seq = known.seq if known is not None else int(self.net.wall(node) * 1000)
         self._say(f"a twin of node {node.number} speaks")
         for _ in range(2):
@@ -329,7 +329,7 @@ class Chaos:
 
     def _hand(self, node: GossipNode, payload: bytes) -> None:
         """As if one of the node's neighbours passed it on."""
-        peers = node.gossip.neighbours
+        peers = list(node.gossip.hyparview.active)
         if peers:
             node.gossip.on_message(self.rng.choice(peers), Eager(b"", ((3, payload),)), self.net.now)
             self.net.pump(node)
@@ -416,7 +416,7 @@ class Chaos:
         for node in net.nodes:
             node.stalled_until = min(node.stalled_until, net.now)
         for node in net.living():
-            if node.gossip._left:
+            if node.gossip.own_entries.left:
                 net.crash(node)
         seed = next((node for node in net.living() if not self._is_far(node)), net.living()[0])
         for node in net.living():  # all have a seed that is there: a node that knew only dead ones would stay apart

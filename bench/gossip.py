@@ -131,7 +131,7 @@ def partition(nodes: int, seconds: float = 60.0, changes: int = 40, seed: int = 
             net.publish(rng.choice(side), f"p{number}", b"changed")
             net.unfollow()
         net.run(seconds / changes)
-    accused = max(sum(1 for _ in node.gossip.entries(Kind.ACCUSATION)) for node in net.nodes)
+    accused = max(sum(1 for _ in node.gossip.store.entries(Kind.ACCUSATION)) for node in net.nodes)
     before, healed = _payloads(net), net.now
     net.heal()
     done = net.run(60.0, lambda: same_state(net))

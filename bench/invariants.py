@@ -1,6 +1,6 @@
 """What must hold in a mesh of gossip cores whatever happens to it (``chaos.py``): bounds always, one state at the end.
 
-A container without a bound here is an error by itself: a new one states here how large it may become. Bounds that a
+A container without a bound here is an error by itself: whoever adds one says how large it may become. Bounds that a
 small mesh would never reach are made small first (``narrow``), so that the code has to hold them.
 """
 
@@ -56,30 +56,35 @@ HEAP = 64 + 2 * STORED + 1  # a heap keeps what was replaced until it surfaces
 BOUNDS = {
     "Gossip._effects": 0,
     "Ingest.checks": KINDS,
-    "Gossip._seeds": GOSSIP_MAX_SEEDS,
+    "Ingest._effects": 0,
+    "Seeds._contacts": GOSSIP_MAX_SEEDS,
     "Timers._heap": TIMERS,
+    "Views.active": GOSSIP_MAX_ACTIVE,
+    "Views.passive": NARROW["GOSSIP_MAX_PASSIVE"],
+    "Views.lost": NARROW["GOSSIP_MAX_LOST"],
     "HyParView.active": GOSSIP_MAX_ACTIVE,
     "HyParView.passive": NARROW["GOSSIP_MAX_PASSIVE"],
-    "HyParView.lost": NARROW["GOSSIP_MAX_LOST"],
     "HyParView._links": NODES,
     "HyParView._pending": NARROW["GOSSIP_MAX_PENDING"],
-    "HyParView._walks": NARROW["GOSSIP_MAX_WALKS"],
-    "HyParView._offered": 1,
-    "HyParView._walked": NODES,
     "HyParView._effects": 0,
+    "Shuffles._walks": NARROW["GOSSIP_MAX_WALKS"],
+    "Shuffles._offered": 1,
+    "Shuffles._effects": 0,
     "Plumtree.eager": GOSSIP_MAX_ACTIVE,
     "Plumtree.lazy": GOSSIP_MAX_ACTIVE,
-    "Plumtree._seen": NARROW["GOSSIP_MAX_SEEN"],
-    "Plumtree._seen_before": NARROW["GOSSIP_MAX_SEEN"],
-    "Plumtree._recent": NARROW["GOSSIP_MAX_RECENT"] // 100,
     "Plumtree._early": NARROW["GOSSIP_MAX_EARLY"],
-    "Plumtree._missing": NARROW["GOSSIP_MAX_MISSING"],
-    "Plumtree._missing[]": GOSSIP_MAX_ANNOUNCERS,
-    "Plumtree._due": NARROW["GOSSIP_MAX_MISSING"],
     "Plumtree._pushes": 0,
-    "Plumtree._announcements": GOSSIP_MAX_ACTIVE,
-    "Plumtree._announcements[]": 4 * GOSSIP_MAX_IDS,
-    "Plumtree._effects": 0,
+    "Plumtree.effects": 0,
+    "Seen._young": NARROW["GOSSIP_MAX_SEEN"],
+    "Seen._old": NARROW["GOSSIP_MAX_SEEN"],
+    "RecentPayloads._items": NARROW["GOSSIP_MAX_RECENT"] // 100,
+    "Awaited._waits": 2,
+    "Awaited._announcers": NARROW["GOSSIP_MAX_MISSING"],
+    "Awaited._announcers[]": GOSSIP_MAX_ANNOUNCERS,
+    "Awaited._due": NARROW["GOSSIP_MAX_MISSING"],
+    "Announcements._waiting": GOSSIP_MAX_ACTIVE,
+    "Announcements._waiting[]": 4 * GOSSIP_MAX_IDS,
+    "Announcements._effects": 0,
     "EntryStore.prints": 256,
     "EntryStore._named": KINDS * STORED,
     "EntryStore._named[]": STORED,
@@ -93,14 +98,16 @@ BOUNDS = {
     "EntryStore._expiry": KINDS * HEAP,
     "EntryStore._floors": GOSSIP_MAX_FLOORS,
     "Swim._watches": GOSSIP_MAX_ACTIVE,
-    "Swim._probing": NARROW["GOSSIP_MAX_PROBES"],
     "Swim._effects": 0,
+    "Probes._running": NARROW["GOSSIP_MAX_PROBES"],
     "Members._suspects": NARROW["GOSSIP_MAX_SUSPECTS"],
     "Members._left": NARROW["GOSSIP_MAX_SUSPECTS"],
     "Members._effects": 0,
+    "Accusations._effects": 0,
     "Reputation._rates": NARROW["GOSSIP_MAX_ORIGINS"],
     "Reputation._marks": NARROW["GOSSIP_MAX_STANDINGS"],
     "Reputation._banned": NARROW["GOSSIP_MAX_STANDINGS"],
+    "Reputation._effects": 0,
     "AntiEntropy._neighbours": GOSSIP_MAX_ACTIVE,
     "AntiEntropy._exchanges": GOSSIP_MAX_ACTIVE,
     "AntiEntropy._effects": 0,
@@ -125,7 +132,7 @@ def narrow() -> Iterator[None]:
     """Small bounds in all modules of gossip, as long as this lasts."""
     before = []
     for name, module in list(sys.modules.items()):
-        if name.startswith(("meshnode.gossip", "meshnode.directory", "meshnode.topics")):
+        if name.startswith("meshnode.gossip"):
             for limit, small in NARROW.items():
                 if hasattr(module, limit):
                     before.append((module, limit, getattr(module, limit)))
@@ -140,12 +147,13 @@ def narrow() -> Iterator[None]:
 def check_bounds(node: GossipNode, names: Names | None = None) -> None:
     """Raise Broken when anything that a node keeps is larger than it may be."""
     gossip = node.gossip
-    views, tree, store, members = gossip.views, gossip.broadcast, gossip.store, gossip.members
-    others = (gossip.intake, gossip.detector, gossip.standing, gossip.reconciler, gossip._timers)
-    parts = (gossip, views, tree, store, members, *others)
+    views, tree, store, members = gossip.hyparview, gossip.plumtree, gossip.store, gossip.members
+    inner = (views.views, views.shuffles, tree.seen, tree.recent, tree.awaited, tree.announcements, gossip.swim._probes)
+    others = (gossip.ingest, gossip.swim, gossip.accusations, gossip.reputation, gossip.anti_entropy, gossip.seeds)
+    parts = (gossip, views, tree, store, members, *inner, *others, gossip._timers)
     for part in (*parts, *([names] if names else [])):
         _check_part(node, part)
-    _most(node, "bytes of recent payloads", tree._recent_size, NARROW["GOSSIP_MAX_RECENT"])
+    _most(node, "bytes of recent payloads", tree.recent.size, NARROW["GOSSIP_MAX_RECENT"])
     _most(node, "entries of a kind", max(store._of_kind.values(), default=0), STORED)
     for (kind, name), named in store._named.items():
         if kind == Kind.ACCUSATION:
@@ -155,7 +163,7 @@ def check_bounds(node: GossipNode, names: Names | None = None) -> None:
         _most(node, "entries of an origin and kind", max(of_kind.values()), NARROW["GOSSIP_MAX_PER_ORIGIN"])
     for suspect in members._suspects.values():
         _most(node, "accusers", len(suspect.accusers), GOSSIP_MAX_ACCUSERS)
-    for exchange in gossip.reconciler._exchanges.values():
+    for exchange in gossip.anti_entropy._exchanges.values():
         _most(node, "entries asked for", len(exchange.missing), GOSSIP_MAX_TELL_IDS)
     if {*tree.eager, *tree.lazy} != set(views.active):
         raise Broken(f"node {node.number}: the tree's links are not the active view")
@@ -181,16 +189,16 @@ def _most(node: GossipNode, what: str, size: int, most: int) -> None:
 
 def check_standing(node: GossipNode, dubious: dict[NodeId, None]) -> None:
     """Raise Broken when bad input cost no node anything, or an honest node was cut off for it."""
-    for peer in node.gossip.standing._banned:
+    for peer in node.gossip.reputation._banned:
         if peer not in dubious:
             raise Broken(f"node {node.number} has cut off an honest node")
     counters = node.metrics.counters
     if sum(counters.get(name, 0) for name in FAULTS) > counters.get("gossip_black_marks", 0):
-        raise Broken(f"node {node.number} dropped bad input and blamed no node")
+        raise Broken(f"node {node.number} dropped bad input and blamed nobody")
 
 
 def check_resolution(node: GossipNode, names: Names, label: str, before: NodeId | None, wall: float) -> NodeId | None:
-    """Resolve a name; raise Broken when it means another node than ``before`` and no warning is given."""
+    """Resolve a name; raise Broken when it means another node than ``before`` and nobody is told."""
     try:
         found = names.resolve(label, wall)
     except (NameChanged, NotFound):
@@ -203,17 +211,17 @@ def check_resolution(node: GossipNode, names: Names, label: str, before: NodeId 
 def check_agreement(net: GossipNet, nodes: list[GossipNode], amiss: dict[NodeId, None]) -> None:
     """Raise Broken unless these have connected views, one state, and take one another for what they are.
 
-    ``amiss``: keys whose seqs were used twice (twins, a clock behind the past without memory). What such a key
-    says may be held back by a node that remembers its past, and no other node is at fault.
+    ``amiss``: keys whose seqs were used anew (twins, a clock behind the past without memory). What such a key
+    says may be held back by who remembers its past, and by nobody else's fault.
     """
     if not net.is_connected(nodes):
         raise Broken("the views of those that live are not connected")
     for node in nodes:
-        if len(node.gossip.views.active) < min(MIN_NEIGHBOURS, len(nodes) - 1):
+        if len(node.gossip.hyparview.active) < min(MIN_NEIGHBOURS, len(nodes) - 1):
             raise Broken(f"node {node.number} has too few neighbours")
-        own = node.gossip.get((node.id, Kind.MEMBER, ""))
+        own = node.gossip.store.get((node.id, Kind.MEMBER, ""))
         member = parse_member(own) if own is not None else None
-        if member is None or member.left or member.record != node.gossip.record:
+        if member is None or member.left or member.record != node.gossip.own_entries.record:
             raise Broken(f"node {node.number} is not what its own entry says")
         for other in nodes:
             status = node.gossip.status(other.id)
@@ -236,12 +244,12 @@ def _lacking(node: GossipNode, union: Iterable[Entry]) -> Iterator[Entry]:
 def _excused(
     net: GossipNet, nodes: list[GossipNode], node: GossipNode, entry: Entry, amiss: dict[NodeId, None]
 ) -> bool:
-    """A node need not have what is over by the clock of some node, or older than all that fills its bounds."""
+    """A node need not have what is over by somebody's clock, or older than all that fills its bounds."""
     store = node.gossip.store
     if any(entry.expires < net.wall(other) for other in nodes):
-        return True  # a node that takes it for over does not pass it on
+        return True  # who takes it for over passes it on to nobody
     if entry.origin in amiss and any(_remembers_newer(other, entry) for other in nodes):
-        return True  # a node that does holds it back, also from nodes that do not
+        return True  # who does holds it back, also from those who do not
     if entry.kind == Kind.ACCUSATION:  # such a key has a place among the accusers here, and is held back there
         accusers = [origin for other in nodes for origin in other.gossip.store._named.get(entry.key[1:], ())]
         if any(origin in amiss for origin in accusers):

@@ -1,4 +1,4 @@
-"""Who is there and what they say: membership, failures, broadcast, reconciliation. See docs/explanation/gossip.md."""
+"""Membership, failure detection, broadcast and anti-entropy: docs/explanation/gossip.md says how and why."""
 
 from meshnode.gossip.effects import (
     Banned,
@@ -6,6 +6,7 @@ from meshnode.gossip.effects import (
     Connect,
     Effect,
     Expired,
+    Fault,
     MemberChanged,
     NeedContacts,
     Probe,
@@ -27,6 +28,7 @@ __all__ = [
     "Effect",
     "Entry",
     "Expired",
+    "Fault",
     "Gossip",
     "Kind",
     "Member",

@@ -11,7 +11,7 @@ from meshnode.identity.node_id import NodeId
 
 
 class Status(Enum):
-    """What we believe of a member. GONE: it stopped answering; LEFT: it said goodbye."""
+    """State of a member as this node believes it. GONE: it stopped answering; LEFT: it said goodbye."""
 
     UNKNOWN = "unknown"
     ALIVE = "alive"
@@ -20,12 +20,21 @@ class Status(Enum):
     LEFT = "left"
 
 
-# ---- of the cores, and on to the driver
+class Fault(Enum):
+    """What a peer did that no honest, working node does; ``reputation`` weighs it."""
+
+    MALFORMED = "a message or an entry that no program of ours makes"
+    FORGED = "an entry that its origin did not sign"
+    TOO_MUCH = "one entry of its own over its rate"
+    UNTIMELY = "an entry that expired or comes from the future: a wrong clock, as a rule"
+
+
+# ---- of the cores, and on to the stack
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Say this to a linked peer."""
+    """Send a message to a linked peer."""
 
     peer: NodeId
     message: Message
@@ -40,21 +49,28 @@ class Connect:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The link is of no more use to gossip."""
+    """Gossip no longer needs the link."""
 
     peer: NodeId
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Ask a node, linked or not, for a sign of life by a few datagrams; ``on_alive`` tells of the answer."""
+    """Probe a node, linked or not, by a few datagrams; ``on_alive`` reports its answer."""
 
     contact: Contact
 
 
 @dataclass(frozen=True, slots=True)
 class NeedContacts:
-    """Nobody is left to ask: ``add_contact`` whoever else is known."""
+    """No known node is left to ask: pass other sources' nodes to ``add_contact``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Banned:
+    """``peer`` is cut off for its faults: close the link."""
+
+    peer: NodeId
 
 
 # ---- of the cores, for the router only
@@ -62,7 +78,7 @@ class NeedContacts:
 
 @dataclass(frozen=True, slots=True)
 class NeighbourUp:
-    """``peer`` is in the active view now; reconcile in so many seconds."""
+    """``peer`` entered the active view; reconcile with it in so many seconds."""
 
     peer: NodeId
     reconcile_in: float
@@ -70,30 +86,42 @@ class NeighbourUp:
 
 @dataclass(frozen=True, slots=True)
 class NeighbourDown:
-    """``peer`` is no longer in the active view."""
+    """``peer`` left the active view."""
 
     peer: NodeId
 
 
 @dataclass(frozen=True, slots=True)
 class Accuse:
-    """We have asked ``peer`` in every way: it does not answer."""
+    """``peer`` answers neither direct nor indirect probes."""
 
     peer: NodeId
 
 
 @dataclass(frozen=True, slots=True)
 class Estranged:
-    """Others hear ``peer`` and we do not: our link to it is broken, not the peer."""
+    """Other nodes hear ``peer`` and this one does not: the link is broken, not the peer."""
 
     peer: NodeId
 
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """A sampled member that is no neighbour did not answer."""
+    """A member that is no neighbour did not answer a probe."""
 
     peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Publish an entry of this node, whatever its rate: ``wide`` at once to all neighbours, its seq above ``above``."""
+
+    kind: int
+    name: str
+    value: bytes | None
+    ttl: int
+    wide: bool = False
+    above: int = 0
 
 
 # ---- for the layers above
@@ -101,8 +129,8 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A new entry counts, in place of ``before``. It came from ``via`` (None: ourselves) over ``hops`` links (0: by
-    reconciliation)."""
+    """A new entry counts, in place of ``before``. It came from ``via`` (None: this node) over ``hops`` links (0: by
+    anti-entropy)."""
 
     entry: Entry
     before: Entry | None
@@ -112,25 +140,18 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """An entry that was not renewed counts no longer."""
+    """An entry was not renewed and counts no longer."""
 
     entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
 class MemberChanged:
-    """We believe something else of a member than before."""
+    """The believed state of a member changed."""
 
     peer: NodeId
     status: Status
     before: Status
-
-
-@dataclass(frozen=True, slots=True)
-class Banned:
-    """``peer`` has lied too often: cut the link."""
-
-    peer: NodeId
 
 
 @dataclass(frozen=True, slots=True)

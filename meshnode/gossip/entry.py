@@ -51,8 +51,17 @@ class Kind(IntEnum):
 FIRST_FLEETING = 16
 
 
+class Put(Enum):
+    """What became of an entry that was offered to a store."""
+
+    NEW = "new"
+    KNOWN = "known"
+    STALE = "stale"  # a newer one of its key is known
+    FULL = "full"  # newer ones fill its kind, or its origin's share
+
+
 class EntryReject(Enum):
-    """Why an entry that somebody handed us does not count; each is a counter, ``gossip_drop_<value>``."""
+    """Why an entry that a peer handed over does not count; each is a counter, ``gossip_drop_<value>``."""
 
     OVERSIZED = "oversized"
     MALFORMED = "malformed"

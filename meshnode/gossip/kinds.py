@@ -12,6 +12,7 @@ from meshnode.gossip.entry import Entry
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import open_record
 
+NEEDED = 2  # accusers that it takes until a node believes that a member is gone
 UNTIMELY = (RecordReject.EXPIRED, RecordReject.FUTURE)
 
 

@@ -1,108 +1,85 @@
 """The gossip of one node, sans I/O: messages, links and time in, effects out.
 
-The cores do not know each other; this class owns them, and is the only place where they meet: ``views`` (who is
-linked), ``detector`` (who answers), ``members`` (who is believed to live), ``broadcast`` (the tree), ``store`` (what
-counts), ``reconcile`` (what we lack), ``standing`` (who behaves). For layers above: ``publish``, ``entries``,
-``status``, and the effects ``Changed`` and ``MemberChanged``. docs/explanation/gossip.md says why it is as it is.
+The cores do not know each other; this class owns them, and is the only place where they meet. Each is named after its
+module. A message goes to the handler that its row in messages.py names; what a core wants done comes back as effects,
+which either go to another core here, or out. docs/explanation/gossip.md says why it is as it is.
 """
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
-from meshnode.base.limits import GOSSIP_MAX_SEEDS, GOSSIP_MAX_TTL_S, GOSSIP_OWN_SHARE
+from meshnode.base.limits import GOSSIP_MAX_STORED, GOSSIP_OWN_SHARE
 from meshnode.base.metrics import Metrics, describe
-from meshnode.base.timers import Timer, Timers
+from meshnode.base.timers import Timers
 from meshnode.base.wire import WireError
 from meshnode.errors import RateLimited
 from meshnode.gossip.dissemination.anti_entropy import AntiEntropy
 from meshnode.gossip.dissemination.entry_store import EntryStore
-from meshnode.gossip.dissemination.ingest import Ingest
+from meshnode.gossip.dissemination.ingest import Blame, Ingest, Taken
+from meshnode.gossip.dissemination.own_entries import OwnEntries
 from meshnode.gossip.dissemination.plumtree import Plumtree
 from meshnode.gossip.effects import (
     Accuse,
     Banned,
     Changed,
-    Connect,
     Effect,
     Estranged,
     Expired,
+    Fault,
     MemberChanged,
-    NeedContacts,
     NeighbourDown,
     NeighbourUp,
-    Probe,
-    Release,
+    Publish,
     Scoped,
     Send,
     Silent,
     Status,
 )
-from meshnode.gossip.entry import Entry, Key, Kind, sign_entry
-from meshnode.gossip.kinds import Member
-from meshnode.gossip.membership.accusations import Accusations
+from meshnode.gossip.entry import Entry, Kind, id_of
+from meshnode.gossip.kinds import Member, parse_accusation, parse_member
+from meshnode.gossip.membership.accusations import MEMBER_TTL_S, Accusations, Unreachable
 from meshnode.gossip.membership.hyparview import HyParView
 from meshnode.gossip.membership.members import Members
-from meshnode.gossip.membership.reputation import Fault, Reputation
+from meshnode.gossip.membership.reputation import Reputation
+from meshnode.gossip.membership.seeds import Seeds
 from meshnode.gossip.membership.swim import Swim
+from meshnode.gossip.message_table import UnknownMessage
 from meshnode.gossip.messages import (
+    MESSAGES,
+    TABLE,
     Contact,
     Disconnect,
     Eager,
     Entries,
-    ForwardJoin,
     Graft,
     IHave,
-    IndirectProbe,
-    IndirectReply,
-    Join,
     Message,
-    Neighbour,
-    NeighbourReply,
     Prune,
-    Shuffle,
-    ShuffleReply,
-    SyncRequest,
-    SyncResponse,
-    UnknownMessage,
-    Want,
     decode_message,
 )
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 
-MEMBER_TTL_S = 7200
 LEAVE_TTL_S = 86_400  # no replayed member entry, which lives two hours, outlives the goodbye
-SEED_S = 20.0
 EXPIRY_SLACK_S = 1.0  # many entries expire in one go
+ROUNDS = 8  # of effects that cause effects; more would be a loop
 
 MALFORMED = describe("gossip_drop_message", "messages dropped: not a message")
 UNKNOWN = describe("gossip_drop_type", "messages ignored: of a type that this version does not know")
 STRANGER = describe("gossip_drop_stranger", "messages dropped: from a peer that is no neighbour")
 BANNED = describe("gossip_drop_banned", "messages dropped: from a peer that is cut off for lying")
 
-CoreEffect = (
-    Send
-    | Connect
-    | Release
-    | Probe
-    | NeedContacts
-    | NeighbourUp
-    | NeighbourDown
-    | Accuse
-    | Estranged
-    | Silent
-    | MemberChanged
-)
+NEIGHBOURS_ONLY = {row.kind: row.neighbours_only for row in MESSAGES.values()}
 
 
 class Gossip:
-    """One node's gossip. Peer input never raises; after each call, ``take_effects()``.
+    """Gossip of one node. Peer input never raises; after each call, ``take_effects()``.
 
-    ``first_seq`` is above every seq that this identity has used before (wall milliseconds, as a rule).
+    ``first_seq`` is above every seq that this identity has used before (wall milliseconds, as a rule); ``probeable``
+    tells whether datagrams reach a node.
     """
 
     def __init__(
@@ -114,38 +91,30 @@ class Gossip:
         now: float,
         wall: float,
         first_seq: int = 0,
-        store_limit: int | None = None,
+        store_limit: int = GOSSIP_MAX_STORED,
+        probeable: Callable[[Contact], bool] = lambda contact: True,
     ) -> None:
-        self.id = identity.id
+        own = self.own_entries = OwnEntries(identity, wall - now, first_seq)
+        timers = self._timers = Timers()
         self.metrics = metrics
-        self.record = b""
-        self._identity = identity
-        self._rng = rng
-        self._offset = wall - now
-        self._seq = first_seq
-        self._timers = Timers()
         self._effects: list[Effect] = []
-        self._expiring: Timer | None = None
-        self._left = False
-        self.probeable: Callable[[Contact], bool] = lambda contact: True
-        self._seeds: dict[NodeId, Contact] = {}
-        timers = self._timers
-        timers.at(now + SEED_S * rng.uniform(0.5, 1.5), self._look_for_seeds)
-        self.store = EntryStore(metrics) if store_limit is None else EntryStore(metrics, limit=store_limit)
-        self.views = HyParView(self.id, rng, timers, metrics, lambda: self.record, lambda: self.broadcast.spare(), now)
-        self.detector = Swim(rng, timers, metrics, self._sample, now)
-        self.members = Members(self.id, timers, metrics, lambda: self.detector.health)
-        self.broadcast = Plumtree(rng, timers, metrics, now)
-        self.reconciler = AntiEntropy(rng, timers, metrics, self.store, self.payload, now)
-        self.standing = Reputation(metrics)
-        self.belief = Accusations(self)
-        self.intake = Ingest(self)
+        facts = self.facts = Facts(self, probeable)
+        self.store = EntryStore(metrics, limit=store_limit)
+        self.seeds = Seeds(rng, timers, self.status, lambda contact, now: self.hyparview.join(contact, now), now)
+        self.hyparview = HyParView(own.id, rng, timers, metrics, lambda: own.record, lambda: self.plumtree.spare(), now)
+        self.swim = Swim(rng, timers, metrics, facts.strangers, now)
+        self.members = Members(own.id, timers, metrics, lambda: self.swim.health)
+        self.plumtree = Plumtree(rng, timers, metrics, now, find=self.store.payload)
+        self.anti_entropy = AntiEntropy(rng, timers, metrics, self.store, now)
+        self.reputation = Reputation(metrics)
+        self.accusations = Accusations(rng, timers, metrics, facts, self.swim.probe, lambda: own.record)
+        self.ingest = Ingest(own.id, metrics, self.store, own.wall, self.reputation.allows, self._on_own_entry)
 
     # ---- pumping
 
     def receive(self, peer: NodeId, data: bytes, now: float) -> None:
         """Take the bytes of a message from a linked peer."""
-        if self.standing.is_banned(peer, now):
+        if self.reputation.is_banned(peer, now):
             self.metrics.count(BANNED)
             return
         try:
@@ -155,359 +124,356 @@ class Gossip:
             return
         except WireError:
             self.metrics.count(MALFORMED)
-            self.mark(peer, Fault.MALFORMED, now)
+            self.blame(peer, Fault.MALFORMED, now)
             return
         self.on_message(peer, message, now)
 
     def on_message(self, peer: NodeId, message: Message, now: float) -> None:
         """Take a message from a linked peer."""
-        if self._left or self.standing.is_banned(peer, now):
+        if self.own_entries.left or self.reputation.is_banned(peer, now):
             self.metrics.count(BANNED)
             return
-        self.detector.on_heard(peer, now)
-        kind = type(message)
-        if kind in _SCOPED and message.scope:  # type: ignore[union-attr]
-            self._effects.append(Scoped(peer, message))  # type: ignore[arg-type]
-        elif kind in _NEIGHBOURLY and peer not in self.views.active:
+        self.swim.on_heard(peer, now)
+        if isinstance(message, Eager | IHave | Graft | Prune) and message.scope:
+            self._effects.append(Scoped(peer, message))
+        elif NEIGHBOURS_ONLY[type(message)] and peer not in self.hyparview.active:
             self.metrics.count(STRANGER)
-            self.views.on_stranger(peer)
+            if not self.hyparview.wants(peer):  # it takes this node for its neighbour: tell it that it is none
+                self._effects.append(Send(peer, Disconnect(False)))
         else:
-            _HANDLERS[kind](self, peer, message, now)
+            TABLE.handler(self, message)(peer, message, now)
         self._route(now)
 
     def tick(self, now: float, wall: float) -> None:
         """Do what is due; afterwards ``next_deadline()`` is None or later than ``now``."""
-        self._offset = wall - now
-        while not self._left:  # what one core does may be due for another at once
+        self.own_entries.offset = wall - now
+        while not self.own_entries.left:  # what one core does may be due for another at once
             self._timers.run(now)
+            at = self.next_deadline()
+            if at is not None and at <= now:  # timers have run: it is entries that expire
+                self._effects += [Expired(entry) for entry in self.store.expire(wall)]
             self._route(now)
-            at = self._timers.next_deadline()
+            at = self.next_deadline()
             if at is None or at > now:
                 return
 
     def next_deadline(self) -> float | None:
-        """When ``tick`` is wanted next."""
-        return None if self._left else self._timers.next_deadline()
+        """Return when ``tick`` is wanted next."""
+        if self.own_entries.left:
+            return None
+        at, expiry = self._timers.next_deadline(), self.store.next_expiry()
+        if expiry is None:
+            return at
+        expiry += EXPIRY_SLACK_S - self.own_entries.offset
+        return expiry if at is None else min(at, expiry)
 
     def take_effects(self) -> list[Effect]:
-        """Everything to do since the last call, in order."""
+        """Return everything to do since the last call, in order."""
         effects, self._effects = self._effects, []
         return effects
 
     # ---- verbs
 
     def join(self, contact: Contact, now: float) -> None:
-        """Enter the mesh through a node that we know of."""
-        if contact.id != self.id and not self.standing.is_banned(contact.id, now):
-            self.views.join(contact, now)
+        """Enter the mesh through a known node."""
+        if contact.id != self.own_entries.id and not self.reputation.is_banned(contact.id, now):
+            self.hyparview.join(contact, now)
             self._route(now)
 
     def add_seed(self, contact: Contact, now: float) -> None:
-        """A configured node to begin with. It is joined through now, unless it was before and we have neighbours; and
-        again whenever we do not know it as a member: then it and we are in meshes that do not know each other."""
-        known = contact.id in self._seeds
-        if known or len(self._seeds) < GOSSIP_MAX_SEEDS:
-            self._seeds[contact.id] = contact
-        if not known or not self.views.active:
+        """Add a configured node and join through it, at once unless it was known and there are neighbours."""
+        if self.seeds.add(contact) or not self.hyparview.active:
             self.join(contact, now)
 
-    def _look_for_seeds(self, now: float) -> None:
-        self._timers.at(now + SEED_S * self._rng.uniform(0.8, 1.2), self._look_for_seeds)
-        for peer, contact in self._seeds.items():
-            if self.status(peer) in (Status.UNKNOWN, Status.GONE) and not self._left:
-                self.views.join(contact, now)
-
     def add_contact(self, contact: Contact, now: float) -> None:
-        """Some other source knows of a node: a neighbour, when we need one."""
-        if not self.standing.is_banned(contact.id, now):
-            self.views.add_contact(contact, now)
+        """Add a node that another source knows: a neighbour when one is needed."""
+        if not self.reputation.is_banned(contact.id, now):
+            self.hyparview.add_contact(contact, now)
             self._route(now)
 
     def announce(self, record: bytes, now: float) -> Entry:
-        """Our endpoint record is new: we live, and here. Also after every move."""
-        self.record = record
-        return self._publish(Kind.MEMBER, "", Member(False, record).encoded(), MEMBER_TTL_S, now)
+        """Publish this node's endpoint record: after its start, and after each move."""
+        self.own_entries.record = record
+        entry = self._put_out(Publish(Kind.MEMBER, "", Member(False, record).encoded(), MEMBER_TTL_S), now)
+        self._route(now)
+        return entry
 
-    def send(self, peer: NodeId, message: Message) -> None:
-        """Say something to a linked peer: for layers above that run trees of their own (``Scoped``)."""
-        self._effects.append(Send(peer, message))
+    def publish(self, kind: int, name: str, value: bytes | None, ttl: int, now: float) -> Entry:
+        """Sign an entry and spread it; None as ``value`` withdraws an earlier one. ``ttl`` is in seconds.
 
-    def check(self, kind: int, fits: Callable[[Entry], bool]) -> None:
-        """A layer above says what its kind demands: what does not fit is dropped, and blamed on who handed it over."""
-        self.intake.checks[kind] = fits
+        Raises ValueError when it is too large, RateLimited when others would drop it (nothing has changed then). It
+        replaces what this node published before under the same kind and name, and lives at least as long.
+        """
+        entry = self._put_out(Publish(kind, name, value, ttl), now, must=False)
+        self._route(now)
+        return entry
 
     def blame(self, peer: NodeId, fault: Fault, now: float) -> None:
-        """A layer above was handed by ``peer`` what no honest node passes on."""
-        self.mark(peer, fault, now)
+        """Lower the reputation of a peer that handed over what no honest node passes on."""
+        self.reputation.lower(peer, fault, now)
         self._route(now)
 
     def leave(self, now: float) -> None:
         """Say goodbye to the mesh; gossip is over afterwards."""
-        if not self._left:
-            self._publish(Kind.MEMBER, "", Member(True, b"").encoded(), LEAVE_TTL_S, now, wide=True)
-            self.views.leave(now)
+        if not self.own_entries.left:
+            self._put_out(Publish(Kind.MEMBER, "", Member(True, b"").encoded(), LEAVE_TTL_S, wide=True), now)
             self._route(now)
-            self._left = True
-
-    def publish(self, kind: int, name: str, value: bytes | None, ttl: int, now: float) -> Entry:
-        """Sign an entry and spread it; None as ``value`` withdraws an earlier one.
-
-        Raises ValueError when it is too large, RateLimited when others would drop it (nothing has changed then). It
-        replaces what we published before under the same kind and name, and lives at least as long.
-        """
-        return self._publish(kind, name, value, ttl, now, must=False)
-
-    def _publish(
-        self,
-        kind: int,
-        name: str,
-        value: bytes | None,
-        ttl: int,
-        now: float,
-        *,
-        wide: bool = False,
-        must: bool = True,
-    ) -> Entry:
-        """``wide``: at once to all neighbours; ``must``: whatever our rate is."""
-        wall = self.wall(now)
-        wall_ms = int(wall * 1000)
-        before = self.store.get((self.id, kind, name))
-        if before is not None and wall + ttl < before.expires:  # what replaces an entry has to live as long as it
-            ttl = min(GOSSIP_MAX_TTL_S, math.ceil(before.expires - wall))
-        entry = sign_entry(
-            self._identity,
-            kind=kind,
-            name=name,
-            seq=max(self._seq + 1, wall_ms),
-            issued_ms=wall_ms,
-            ttl=ttl,
-            value=value,
-        )
-        allowed = self.standing.allows(self.id, len(entry.encoded), now, share=GOSSIP_OWN_SHARE)
-        if not allowed and not must:
-            raise RateLimited(
-                "this node publishes more than others would pass on", hint="publish fewer, larger or later entries"
-            )
-        self._seq = entry.seq
-        if not entry.fleeting:
-            self.store.put(entry)
-            self.arm_expiry(now)
-            if kind == Kind.MEMBER:
-                self.belief.void_accusations(self.id, entry.seq)
-        self.broadcast.publish(entry.id, entry.encoded, now, wide=wide)
-        self._effects.append(Changed(entry, before, None, 0))
-        self._route(now)
-        return entry
-
-    # ---- questions
-
-    def get(self, key: Key) -> Entry | None:
-        """The newest entry of (origin, kind, name)."""
-        return self.store.get(key)
-
-    def entries(self, kind: int) -> Iterator[Entry]:
-        """All stored entries of a kind, withdrawn ones (value None) included."""
-        return self.store.entries(kind)
+            self.hyparview.leave(now)
+            self._route(now)
+            self.own_entries.left = True
 
     def status(self, peer: NodeId) -> Status:
-        """What we believe of a member."""
+        """Return the believed state of a member; UNKNOWN when no entry says that it is one."""
         status = self.members.status(peer)
-        known = status is not Status.ALIVE or peer == self.id or self.belief.member(peer) is not None
-        return status if known or peer in self.views.active else Status.UNKNOWN
-
-    @property
-    def neighbours(self) -> list[NodeId]:
-        """The active view."""
-        return list(self.views.active)
+        known = status is not Status.ALIVE or peer == self.own_entries.id or self.store.incarnation(peer) is not None
+        return status if known or peer in self.hyparview.active else Status.UNKNOWN
 
     # ---- links and signs of life
 
     def on_link(self, peer: NodeId, up: bool, now: float) -> None:
-        """A connection to ``peer`` came or went, whoever wanted it."""
-        if self._left:
+        """Take up, or give up, a connection to ``peer``, whichever end or layer opened it."""
+        if self.own_entries.left:
             return
         if not up:
-            contact = self.views.active.get(peer)
-            self.views.on_unlink(peer, now)
-            if contact is not None:
-                self.belief.look_after(contact, now)  # nobody watches it now: did it close the link, or die?
-        elif not self.standing.is_banned(peer, now):
-            self.views.on_link(peer, now)
+            contact = self.hyparview.active.get(peer)
+            self.hyparview.on_unlink(peer, now)
+            if contact is not None:  # no neighbour may watch it now: did it close the link, or die?
+                self.accusations.on_unwatched(contact, now)
+        elif not self.reputation.is_banned(peer, now):
+            self.hyparview.on_link(peer, now)
         self._route(now)
 
     def on_connect_failed(self, peer: NodeId, now: float) -> None:
-        """The answer to ``Connect`` when there is no link to be had."""
-        self.views.on_connect_failed(peer, now)
+        """Give up a peer that ``Connect`` asked for: no link could be opened."""
+        self.hyparview.on_connect_failed(peer, now)
         self._route(now)
 
     def on_alive(self, peer: NodeId, now: float) -> None:
-        """``peer`` has answered a ``Probe``."""
-        self.detector.on_alive(peer, now)
-        if not self.standing.is_banned(peer, now):
-            self.views.on_alive(peer, now)
+        """Take the answer of ``peer`` to a ``Probe``."""
+        self.swim.on_alive(peer, now)
+        if not self.reputation.is_banned(peer, now):
+            self.hyparview.on_alive(peer, now)
         self._route(now)
-
-    def on_probed(self, peer: NodeId, now: float) -> None:
-        """``peer`` has sent us a probe: it lives, and need not be probed in turn."""
-        self.detector.on_heard(peer, now)
 
     def on_drained(self, peer: NodeId, now: float) -> None:
-        """The link had been too full for gossip, and is so no longer: see what was lost."""
-        self.reconciler.ask(peer, now)
+        """Reconcile over a link that had been too full for gossip: messages were dropped."""
+        self.anti_entropy.ask(peer, now)
         self._route(now)
 
-    # ---- what the parts share
+    # ---- handlers that join several cores
 
-    def payload(self, item: bytes) -> bytes | None:
-        """The bytes of a stored entry."""
-        entry = self.store.by_id(item)
-        return entry.encoded if entry is not None else None
+    def on_eager(self, peer: NodeId, message: Eager, now: float) -> None:
+        """Take payloads of the tree: each is verified and stored before it goes on."""
+        for hops, payload in message.items:
+            item = id_of(payload)
+            if item in self.plumtree.seen:
+                if not self.plumtree.on_overtaken(peer, item, hops, now):
+                    self.plumtree.on_duplicate(peer, item, now)
+                continue
+            taken = self.ingest.take(peer, payload, now)
+            if taken is None:
+                self.plumtree.on_rejected(item, now)
+            else:
+                wide = self.facts.breaks_the_tree(taken.entry)
+                self.plumtree.on_payload(peer, item, payload, hops, now, wide=wide)
+                self._apply(taken, peer, hops + 1, now)
 
-    def emit(self, effect: Effect) -> None:
-        """Something for whoever drives us."""
-        self._effects.append(effect)
+    def on_entries(self, peer: NodeId, message: Entries, now: float) -> None:
+        """Take the entries that anti-entropy brings."""
+        ids = [id_of(payload) for payload in message.payloads]
+        self.anti_entropy.on_entries(peer, message, ids, now)
+        for item, payload in zip(ids, message.payloads, strict=True):
+            taken = self.ingest.take(peer, payload, now) if self.store.by_id(item) is None else None
+            if taken is not None:
+                self.plumtree.announce(item, payload, peer, now)
+                self._apply(taken, peer, 0, now)
 
-    def tell_of_members(self, now: float) -> None:
-        """What we believe of members has changed, and whoever drives us learns of it before anything that follows."""
-        for effect in self.members.take_effects():
+    # ---- inside
+
+    def _put_out(self, wanted: Publish, now: float, *, must: bool = True) -> Entry:
+        """Publish an entry of this node. Raises RateLimited when it ``must`` not go out whatever the rate is."""
+        own = self.own_entries
+        before = self.store.get((own.id, wanted.kind, wanted.name))
+        entry = own.sign(wanted, before, now)
+        allowed = self.reputation.allows(own.id, len(entry.encoded), now, share=GOSSIP_OWN_SHARE)
+        if not allowed and not must:
+            raise RateLimited(
+                "this node publishes more than others would pass on", hint="publish fewer, larger or later entries"
+            )
+        own.rise_above(entry.seq)
+        if not entry.fleeting:
+            self.store.put(entry)
+        if entry.kind == Kind.MEMBER:
+            self.store.void_accusations(own.id, entry.seq)
+        self.plumtree.publish(entry.id, entry.encoded, now, wide=wanted.wide)
+        self._effects.append(Changed(entry, before, None, 0))
+        accusation = parse_accusation(entry) if entry.kind == Kind.ACCUSATION else None
+        if accusation is not None:
+            self.members.on_accused(accusation.accused, own.id, accusation.incarnation, now)
+        return entry
+
+    def _apply(self, taken: Taken, via: NodeId, hops: int, now: float) -> None:
+        """Tell the cores and the layers above of a new entry of another node."""
+        if taken.entry.kind == Kind.MEMBER:
+            _on_member(self, taken, now)
+        elif taken.entry.kind == Kind.ACCUSATION:
+            _on_accusation(self, taken.entry, now)
+        for effect in self.members.take_effects():  # first, for a node is back before its services are
             self._carry(effect, now)
+        self._effects.append(Changed(taken.entry, taken.before, via, hops))
 
-    def mark(self, peer: NodeId, fault: Fault, now: float) -> None:
-        """Lower a peer's standing, and cut it off when it is too low."""
-        if self.standing.lower(peer, fault, now):
-            self.views.forget(peer, now)
-            self._effects.append(Banned(peer))
-
-    def put_out(
-        self,
-        kind: int,
-        name: str,
-        value: bytes | None,
-        ttl: int,
-        now: float,
-        *,
-        wide: bool = False,
-    ) -> Entry:
-        """Publish whatever our rate is; ``wide``: at once to all neighbours."""
-        return self._publish(kind, name, value, ttl, now, wide=wide)
-
-    def rise_above(self, seq: int) -> None:
-        """Our next entry has a higher seq than this."""
-        self._seq = max(self._seq, seq)
-
-    def at(self, when: float, action: Callable[[float], None]) -> Timer:
-        """Do something later."""
-        return self._timers.at(when, action)
-
-    def later(self, within: float, action: Callable[[float], None], now: float) -> None:
-        """Do something at a random time, at most ``within`` seconds from now."""
-        self._timers.at(now + self._rng.uniform(0.0, within), action)
-
-    def _sample(self) -> Contact | None:
-        found = [contact for contact in self.views.passive.values() if self.probeable(contact)]
-        return self._rng.choice(found) if found else None
-
-    # ---- the rest
-
-    def wall(self, now: float) -> float:
-        """Our Unix seconds."""
-        return now + self._offset
-
-    def arm_expiry(self, now: float) -> None:
-        """Look at the store again when its next entry expires."""
-        at = self.store.next_expiry()
-        if at is None:
+    def _on_own_entry(self, entry: Entry, stale: bool, now: float) -> None:
+        """Answer an entry of this node that it does not remember: its state was lost, or its key is used elsewhere."""
+        if stale:
+            wanted = self.own_entries.outlive(entry, self.store.get(entry.key), now)
+            if wanted is not None:
+                self._put_out(wanted, now)
             return
-        when = max(now, at - self._offset + EXPIRY_SLACK_S)
-        if self._expiring is None or not self._expiring.live or when < self._expiring.when:
-            if self._expiring is not None:
-                self._expiring.cancel()
-            self._expiring = self._timers.at(when, self._expire)
-
-    def _expire(self, now: float) -> None:
-        for entry in self.store.expire(self.wall(now)):
-            self._effects.append(Expired(entry))
-        self._expiring = None
-        self.arm_expiry(now)
+        self.own_entries.rise_above(entry.seq)
+        if entry.kind == Kind.MEMBER:  # also when seqs are higher already: others take it for the newest
+            self.accusations.refute(now)
+            for effect in self.accusations.take_effects():
+                self._carry(effect, now)
 
     def _route(self, now: float) -> None:
         """Carry what the cores want to each other, and out."""
-        for _ in range(8):  # one's effect may cause another's; more rounds would be a loop
-            effects = [
-                *self.views.take_effects(),
-                *self.detector.take_effects(),
-                *self.members.take_effects(),
-                *self.broadcast.take_effects(),
-                *self.reconciler.take_effects(),
-            ]
+        cores = (
+            self.hyparview,
+            self.swim,
+            self.members,
+            self.plumtree,
+            self.anti_entropy,
+            self.accusations,
+            self.ingest,
+            self.reputation,
+        )
+        for _ in range(ROUNDS):
+            effects = [effect for core in cores for effect in core.take_effects()]
             if not effects:
                 return
             for effect in effects:
                 self._carry(effect, now)
 
-    def _carry(self, effect: CoreEffect, now: float) -> None:
-        if isinstance(effect, NeighbourUp):
-            peer = effect.peer
-            self.broadcast.link(peer)
-            self.detector.watch(self.views.active[peer], now)
-            self.reconciler.add(peer)
-            self._timers.at(now + effect.reconcile_in, lambda now: self.reconciler.ask(peer, now))
-        elif isinstance(effect, NeighbourDown):
-            self.broadcast.unlink(effect.peer)
-            self.detector.unwatch(effect.peer)
-            self.reconciler.remove(effect.peer)
-        elif isinstance(effect, Accuse):
-            self.belief.accuse(effect.peer, now)
-        elif isinstance(effect, Estranged):
-            self.views.lose(effect.peer, now)
-        elif isinstance(effect, Silent):
-            contact = self.views.passive.get(effect.peer)
-            if contact is not None:
-                self.belief.look_after(contact, now)  # once more: three lost datagrams are no death
+    def _carry(self, effect: object, now: float) -> None:
+        wire = _WIRING.get(type(effect))
+        if wire is None:
+            self._effects.append(cast(Effect, effect))
         else:
-            if isinstance(effect, MemberChanged) and effect.status is Status.GONE:
-                self.views.lose(effect.peer, now)
-            self._effects.append(effect)
+            wire(self, effect, now)
 
 
-_Handler = Callable[[Gossip, NodeId, Any, float], None]
+class Facts:
+    """What cores may ask of each other, through the router."""
+
+    def __init__(self, gossip: Gossip, probeable: Callable[[Contact], bool]) -> None:
+        self._gossip = gossip
+        self._probeable = probeable
+
+    def incarnation(self, peer: NodeId) -> int:
+        """Return the seq of the newest member entry of ``peer``, 0 when there is none."""
+        return self._gossip.store.incarnation(peer) or 0
+
+    def accusers(self, peer: NodeId) -> int:
+        """Return how many nodes accuse ``peer``."""
+        return self._gossip.members.accusers(peer)
+
+    def status(self, peer: NodeId) -> Status:
+        """Return the believed state of ``peer``."""
+        return self._gossip.status(peer)
+
+    def is_neighbour(self, peer: NodeId) -> bool:
+        """Return whether ``peer`` is in the active view."""
+        return peer in self._gossip.hyparview.active
+
+    def may_be_probed(self, contact: Contact) -> bool:
+        """Return whether datagrams reach a node, and nothing speaks against it."""
+        return self._probeable(contact) and self._gossip.members.status(contact.id) is Status.ALIVE
+
+    def strangers(self) -> list[Contact]:
+        """Return known nodes that are no neighbours and that datagrams reach."""
+        return [contact for contact in self._gossip.hyparview.passive.values() if self._probeable(contact)]
+
+    def breaks_the_tree(self, entry: Entry) -> bool:
+        """True for the first accusation of a neighbour that is silent here too: the tree led through it."""
+        accusation = parse_accusation(entry) if entry.kind == Kind.ACCUSATION else None
+        if accusation is None or not self.is_neighbour(accusation.accused):
+            return False
+        return self.accusers(accusation.accused) == 0 and not self._gossip.swim.hears(accusation.accused)
 
 
-def _on_graft(gossip: Gossip, peer: NodeId, message: Graft, now: float) -> None:
-    found = {item: payload for item in message.ids if (payload := gossip.payload(item)) is not None}
-    gossip.broadcast.on_graft(peer, message, found, now)
+# ---- wiring: what an entry or an effect of one core means to the others
 
 
-_SCOPED = (Eager, IHave, Graft, Prune)
-_NEIGHBOURLY = (
-    ForwardJoin,
-    Shuffle,
-    IndirectProbe,
-    Eager,
-    IHave,
-    Graft,
-    Prune,
-    SyncRequest,
-    SyncResponse,
-    Want,
-    Entries,
-)
-_HANDLERS: dict[type, _Handler] = {
-    Join: lambda g, peer, m, now: g.views.on_join(peer, m, now),
-    ForwardJoin: lambda g, peer, m, now: g.views.on_forward_join(peer, m, now),
-    Neighbour: lambda g, peer, m, now: g.views.on_neighbour(peer, m, now),
-    NeighbourReply: lambda g, peer, m, now: g.views.on_neighbour_reply(peer, m, now),
-    Disconnect: lambda g, peer, m, now: g.views.on_disconnect(peer, m, now),
-    Shuffle: lambda g, peer, m, now: g.views.on_shuffle(peer, m, now),
-    ShuffleReply: lambda g, peer, m, now: g.views.on_shuffle_reply(peer, m, now),
-    IndirectProbe: lambda g, peer, m, now: g.detector.on_probe_ask(peer, m, now),
-    IndirectReply: lambda g, peer, m, now: g.detector.on_probe_tell(peer, m, now),
-    Eager: lambda g, peer, m, now: g.intake.on_eager(peer, m, now),
-    IHave: lambda g, peer, m, now: g.broadcast.on_ihave(peer, m, now),
-    Graft: _on_graft,
-    Prune: lambda g, peer, m, now: g.broadcast.on_prune(peer, now),
-    SyncRequest: lambda g, peer, m, now: g.reconciler.on_ask(peer, m, now),
-    SyncResponse: lambda g, peer, m, now: g.reconciler.on_tell(peer, m, now),
-    Want: lambda g, peer, m, now: g.reconciler.on_want(peer, m, now),
-    Entries: lambda g, peer, m, now: g.intake.on_entries(peer, m, now),
+def _on_member(gossip: Gossip, taken: Taken, now: float) -> None:
+    """Take news of a member: it lives, has moved, refutes an accusation, or leaves."""
+    peer, seq, member = taken.entry.origin, taken.entry.seq, parse_member(taken.entry)
+    if peer == gossip.own_entries.id or member is None:
+        return
+    gossip.members.on_member(peer, seq, member.left, now, news=taken.before is None)
+    gossip.store.void_accusations(peer, seq)
+    if member.left:
+        gossip.hyparview.forget(peer, now)
+    else:
+        gossip.hyparview.views.note_record(Contact(peer, member.record))
+
+
+def _on_accusation(gossip: Gossip, entry: Entry, now: float) -> None:
+    """Handle an accusation: refute it when it names this node, else suspect and perhaps probe the accused."""
+    accusation = parse_accusation(entry)
+    if accusation is None:
+        return
+    accused = accusation.accused
+    if accused == gossip.own_entries.id:
+        gossip.own_entries.rise_above(accusation.incarnation)
+        gossip.swim.blame_itself()
+        gossip.accusations.refute(now)
+        return
+    gossip.members.on_accused(accused, entry.origin, accusation.incarnation, now)
+    gossip.swim.suspect(accused, now)
+    contact = gossip.hyparview.passive.get(accused)
+    if contact is not None:
+        gossip.accusations.on_accused(contact, now)
+
+
+def _neighbour_up(gossip: Gossip, effect: NeighbourUp, now: float) -> None:
+    peer = effect.peer
+    gossip.plumtree.link(peer)
+    gossip.swim.watch(gossip.hyparview.active[peer], now)
+    gossip.anti_entropy.add(peer, now + effect.reconcile_in)
+
+
+def _neighbour_down(gossip: Gossip, effect: NeighbourDown, now: float) -> None:
+    gossip.plumtree.unlink(effect.peer)
+    gossip.swim.unwatch(effect.peer)
+    gossip.anti_entropy.remove(effect.peer)
+
+
+def _silent(gossip: Gossip, effect: Silent, now: float) -> None:
+    contact = gossip.hyparview.passive.get(effect.peer)
+    if contact is not None:
+        gossip.accusations.on_unwatched(contact, now)  # once more: three lost datagrams are no death
+
+
+def _banned(gossip: Gossip, effect: Banned, now: float) -> None:
+    gossip.hyparview.forget(effect.peer, now)
+    gossip._effects.append(effect)
+
+
+def _member_changed(gossip: Gossip, effect: MemberChanged, now: float) -> None:
+    if effect.status is Status.GONE:
+        gossip.hyparview.lose(effect.peer, now)
+    gossip._effects.append(effect)
+
+
+_WIRING: dict[type, Callable[[Gossip, Any, float], object]] = {
+    NeighbourUp: _neighbour_up,
+    NeighbourDown: _neighbour_down,
+    Accuse: lambda gossip, effect, now: gossip.accusations.accuse(effect.peer, now),
+    Estranged: lambda gossip, effect, now: gossip.hyparview.lose(effect.peer, now),
+    Silent: _silent,
+    Unreachable: lambda gossip, effect, now: gossip.hyparview.passive.pop(effect.peer, None),
+    Publish: lambda gossip, effect, now: gossip._put_out(effect, now),
+    Blame: lambda gossip, effect, now: gossip.reputation.lower(effect.peer, effect.fault, now),
+    Banned: _banned,
+    MemberChanged: _member_changed,
 }

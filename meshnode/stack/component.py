@@ -14,7 +14,7 @@ from meshnode.base.address import Addr
 from meshnode.discovery.resolver import Resolved
 from meshnode.errors import MeshError, NotFound
 from meshnode.gossip import Changed, Entry, Kind, MemberChanged, Status
-from meshnode.gossip.membership.reputation import Fault
+from meshnode.gossip.effects import Fault
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
 from meshnode.paths.effects import Effect, Switched

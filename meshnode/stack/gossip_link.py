@@ -22,6 +22,7 @@ from meshnode.gossip import (
     Effect,
     Entry,
     Expired,
+    Fault,
     Gossip,
     Kind,
     MemberChanged,
@@ -35,7 +36,6 @@ from meshnode.gossip import (
     encode_message,
     parse_member,
 )
-from meshnode.gossip.membership.reputation import Fault
 from meshnode.gossip.messages import Disconnect, IndirectProbe, IndirectReply
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord, open_record
@@ -75,8 +75,8 @@ class GossipLink(Component):
             now=context.clock.monotonic(),
             wall=context.clock.wall(),
             first_seq=context.next_seq(),
+            probeable=self._probeable,
         )
-        self.core.probeable = self._probeable
         self.on_scoped: OnScoped | None = None
         self._timer = context.timers.timer(self._tick)
         self._subscribers: dict[int, list[OnEntry]] = {}
@@ -95,7 +95,7 @@ class GossipLink(Component):
 
     def check(self, kind: int, fits: Callable[[Entry], bool]) -> None:
         """Refuse entries of that kind that do not fit."""
-        self.core.check(kind, fits)
+        self.core.ingest.checks[kind] = fits
 
     def publish(self, kind: int, name: str, value: bytes | None, ttl: int, now: float) -> Entry:
         """Sign and spread an entry; None withdraws it. Raises ValueError (too large), RateLimited (too many)."""
@@ -120,8 +120,7 @@ class GossipLink(Component):
 
     def send(self, peer: NodeId, message: Message, now: float) -> None:
         """Say something to a linked peer: for layers that run broadcast trees of their own (``on_scoped``)."""
-        self.core.send(peer, message)
-        self._carry_out(now)
+        self._send(Send(peer, message), now)
 
     def subscribe(self, kind: int, callback: OnEntry) -> None:
         """``callback`` hears of every new entry of that kind, our own included."""
@@ -146,17 +145,17 @@ class GossipLink(Component):
 
     def members(self) -> list[NodeId]:
         """Everybody of whom a member entry is stored, and who has not left."""
-        return [e.origin for e in self.core.entries(Kind.MEMBER) if self.core.status(e.origin) is not Status.LEFT]
+        return [e.origin for e in self.core.store.entries(Kind.MEMBER) if self.core.status(e.origin) is not Status.LEFT]
 
     def summary(self) -> dict[str, object]:
         """For status pages; plain JSON."""
         core = self.core
         return {
-            "neighbours": [str(peer) for peer in core.neighbours],
-            "known": len(core.views.passive),
-            "lost": len(core.views.lost),
+            "neighbours": [str(peer) for peer in core.hyparview.active],
+            "known": len(core.hyparview.passive),
+            "lost": len(core.hyparview.views.lost),
             "entries": len(core.store),
-            "health": core.detector.health,
+            "health": core.swim.health,
             "suspects": {str(peer): core.status(peer).value for peer in core.members.suspects()},
         }
 
@@ -219,7 +218,7 @@ class GossipLink(Component):
 
     def on_probed(self, sender: NodeId, now: float) -> None:
         """A member probes this node, for whatever reason."""
-        self.core.on_probed(sender, now)
+        self.core.swim.on_heard(sender, now)
         self._arm()
 
     def _arm(self) -> None:
@@ -333,7 +332,7 @@ class GossipLink(Component):
     def _close_if_idle(self, peer: NodeId, now: float) -> None:
         """Nobody here needs this connection: say so, and close it when the other end said so too."""
         connection = self._connection(peer)
-        views = self.core.views
+        views = self.core.hyparview
         if connection is None or connection.streams or peer in self._used or views.wants(peer):
             return
         if self._context.relays.uses(peer):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from meshnode.directory.services import Announce
 from meshnode.errors import MeshError
 from meshnode.gossip import Changed, Entry, Kind, MemberChanged
-from meshnode.gossip.effects import Scoped, Send
-from meshnode.gossip.membership.reputation import Fault
+from meshnode.gossip.effects import Fault, Scoped, Send
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import Connection
 from meshnode.quic.stream import Stream

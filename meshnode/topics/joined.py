@@ -20,7 +20,6 @@ from meshnode.base.limits import (
     TOPIC_TOTAL_BURST,
     TOPIC_TOTAL_RATE,
 )
-from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timer, Timers
 from meshnode.base.token_bucket import RateLimit, TokenBucket
 from meshnode.base.wire import WireError, decode
@@ -59,9 +58,9 @@ class Joined:
         self.name = name
         self.scope = scope_of(name)
         self.ring = Overlay(own, self.scope)
-        self.tree = TopicPlumtree(rng, timers, Metrics(), now, self.scope, busy)
-        self.pressure = BackPressure(self.tree.eager)
         self.latest = Latest()
+        self.tree = TopicPlumtree(rng, timers, now, self.scope, busy=busy, find=self.latest.get)
+        self.pressure = BackPressure(self.tree.plumtree.eager)
         self.inbox = Inbox()
         self.joined = now
         self.epoch = int(wall * 1000)

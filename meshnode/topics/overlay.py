@@ -78,6 +78,6 @@ class Latest:
         while len(self._items) > TOPIC_MAX_REPLAY or self._size > TOPIC_MAX_REPLAY_BYTES:
             self._size -= len(self._items.popitem(last=False)[1])
 
-    def find(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
-        """The payloads of these, as far as they are here."""
-        return {item: self._items[item] for item in ids if item in self._items}
+    def get(self, item: bytes) -> bytes | None:
+        """Return the payload of an id, if it is here."""
+        return self._items.get(item)

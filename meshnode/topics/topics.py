@@ -186,7 +186,7 @@ class Topics:
 
     def waiting(self, name: str) -> dict[NodeId, int]:
         """How many bytes wait for the links to neighbours."""
-        return dict(self._topics[name].tree.waiting)
+        return dict(self._topics[name].tree.queues.waiting)
 
     def known(self, name: str) -> list[NodeId]:
         """Other living nodes that are said to have joined a topic."""
@@ -270,7 +270,7 @@ class Topics:
         self._busy.pop(peer, None)
         for topic in self._topics.values():
             topic.pressure.on_progress(peer, now)
-            if peer in topic.tree.waiting:
+            if peer in topic.tree.queues.waiting:
                 topic.flushed = float("-inf")
                 self._flush(topic, now)
 
@@ -301,14 +301,14 @@ class Topics:
         elif isinstance(message, IHave):
             self._on_ihave(topic, peer, message, now)
         elif isinstance(message, Graft) and PULL in message.ids:
-            topic.tree.on_pull(peer, message.ids, topic.latest.find(message.ids))
+            topic.tree.on_pull(peer, message.ids[1:])
         elif isinstance(message, Graft) and message.ids and message.ids[0].startswith(MARK):
             topic.pressure.on_told(peer, message.ids[0], now)
             self._pass_pressure(topic, now)
         elif isinstance(message, Graft):
-            topic.tree.on_graft(peer, message, topic.latest.find(message.ids), now)
+            topic.tree.on_graft(peer, message, now)
         else:
-            topic.tree.on_prune(peer, now)
+            topic.tree.on_prune(peer, message, now)
         self._flush(topic, now)
 
     def _on_greeting(self, topic: Joined, peer: NodeId, message: Graft, now: float) -> None:
@@ -319,7 +319,7 @@ class Topics:
             self._effects.append(Send(peer, IHave(topic.scope, ())))
         else:
             topic.greeted[peer] = now
-            topic.tree.add(peer)
+            topic.tree.plumtree.add(peer)
             if peer in topic.wanted:
                 self._effects.append(Send(peer, Graft(topic.scope, (HELLO,))))
             self._tell(topic, peer, topic.latest.ids())
@@ -327,7 +327,7 @@ class Topics:
 
     def _on_payload(self, topic: Joined, peer: NodeId, payload: bytes, hops: int, now: float, wall: float) -> None:
         item = id_of(payload)
-        if topic.tree.knows(item) or item in topic.latest:
+        if item in topic.tree.plumtree.seen or item in topic.latest:
             self._metrics.count(TWICE)
             topic.tree.on_duplicate(peer, item, now)
             return
@@ -340,23 +340,23 @@ class Topics:
             self._metrics.count(REJECTED)
             if entry not in (EntryReject.EXPIRED, EntryReject.FUTURE):
                 self._effects.append(Misbehaved(peer))
-            topic.tree.on_rejected(item, now)
+            topic.tree.plumtree.on_rejected(item, now)
             return
         parsed = parse_message(entry, topic.name)
         if parsed is None:
             self._metrics.count(UNFIT)
             self._effects.append(Misbehaved(peer))
-            topic.tree.on_rejected(item, now)
+            topic.tree.plumtree.on_rejected(item, now)
             return
         if entry.origin == self._own or not topic.allows(entry.origin, len(payload), now):
             if entry.origin != self._own:
                 self._metrics.count(FLOOD)
-            topic.tree.on_rejected(item, now)
+            topic.tree.plumtree.on_rejected(item, now)
             return
         self._metrics.count(RECEIVED)
         topic.latest.add(item, payload)
         if old:
-            topic.tree.on_rejected(item, now)  # others have it: it is not passed on
+            topic.tree.plumtree.on_rejected(item, now)  # others have it: it is not passed on
         else:
             topic.tree.on_payload(peer, item, payload, hops, now)
         past = topic.past
@@ -378,8 +378,8 @@ class Topics:
             if item not in topic.latest:
                 (old if hops == GOSSIP_MAX_HOPS else fresh).append((hops, item))
         if fresh:
-            topic.tree.on_ihave(peer, IHave(topic.scope, tuple(fresh)), now)
-        unknown = [item for _, item in old if not topic.tree.knows(item)]
+            topic.tree.plumtree.on_ihave(peer, IHave(topic.scope, tuple(fresh)), now)
+        unknown = [item for _, item in old if item not in topic.tree.plumtree.seen]
         if not unknown:
             return
         if topic.past is not None:
@@ -387,12 +387,14 @@ class Topics:
             topic.past.wanted.update(dict.fromkeys(unknown[-asked:]))
             self._effects.append(Send(peer, Graft(topic.scope, tuple(unknown[-asked:]))))
             for item in unknown[:-asked]:
-                topic.tree.on_rejected(item, now)
+                topic.tree.plumtree.on_rejected(item, now)
         elif now - topic.joined < HISTORY_S:
             for item in unknown:
-                topic.tree.on_rejected(item, now)  # of before our time
+                topic.tree.plumtree.on_rejected(item, now)  # of before our time
         else:
-            topic.tree.on_ihave(peer, IHave(topic.scope, tuple((GOSSIP_MAX_HOPS, item) for item in unknown)), now)
+            topic.tree.plumtree.on_ihave(
+                peer, IHave(topic.scope, tuple((GOSSIP_MAX_HOPS, item) for item in unknown)), now
+            )
 
     # ---- inside
 
@@ -432,7 +434,7 @@ class Topics:
         self._effects.append(Send(peer, Graft(topic.scope, (HELLO,))))
         if peer not in topic.greeted:
             topic.greeted[peer] = now
-            topic.tree.add(peer)
+            topic.tree.plumtree.add(peer)
             self._tell(topic, peer, topic.latest.ids())
             self._first_link(topic, now)
 
@@ -477,20 +479,20 @@ class Topics:
     def _flush(self, topic: Joined, now: float) -> None:
         """Hand out what the tree wants to send; payloads that follow each other closely share messages."""
         tree = topic.tree
-        late = now < topic.flushed + COALESCE_S and max(tree.waiting.values(), default=0) < GOSSIP_FRAME
+        late = now < topic.flushed + COALESCE_S and max(tree.queues.waiting.values(), default=0) < GOSSIP_FRAME
         if not late:
             effects = tree.take_effects()
             if effects:
                 topic.flushed = now
                 self._effects += effects
-            for peer in tree.take_behind():
+            for peer in tree.queues.take_behind():
                 self._tell(topic, peer, tree.recent())
-        rest = late or any(peer not in self._busy for peer in tree.waiting)
+        rest = late or any(peer not in self._busy for peer in tree.queues.waiting)
         if rest and (topic.flushing is None or not topic.flushing.live):
             at = topic.flushed + COALESCE_S if late else now + COALESCE_S
             topic.flushing = self._timers.at(at, lambda now: self._flush(topic, now))
-        if topic.pressure.weigh(tree.waiting, now):
+        if topic.pressure.weigh(tree.queues.waiting, now):
             self._pass_pressure(topic, now)
-        if tree.dropped:
-            self._metrics.count(SLOW, tree.dropped)
-            tree.dropped = 0
+        if tree.queues.dropped:
+            self._metrics.count(SLOW, tree.queues.dropped)
+            tree.queues.dropped = 0

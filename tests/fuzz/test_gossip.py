@@ -75,7 +75,7 @@ def _with_neighbour() -> tuple[Gossip, Metrics]:
     gossip, metrics = _gossip()
     gossip.on_link(PEER.id, True, 0.0)
     gossip.on_message(PEER.id, m.Neighbour(True, b""), 0.0)
-    assert PEER.id in gossip.neighbours
+    assert PEER.id in gossip.hyparview.active
     gossip.take_effects()
     return gossip, metrics
 
@@ -120,11 +120,11 @@ def test_a_neighbour_may_say_anything_in_any_order(said: list[object], rng: rand
         gossip.tick(now, WALL + now)
         at = gossip.next_deadline()
         assert at is None or at > now
-    views = gossip.views
+    views = gossip.hyparview
     assert len(views.passive) <= GOSSIP_MAX_PASSIVE
     assert len(views._pending) <= GOSSIP_MAX_PENDING
-    assert len(views._walks) <= GOSSIP_MAX_WALKS
-    assert len(gossip.broadcast._missing) <= GOSSIP_MAX_MISSING
+    assert len(views.shuffles._walks) <= GOSSIP_MAX_WALKS
+    assert len(gossip.plumtree.awaited) <= GOSSIP_MAX_MISSING
 
 
 def _entry(**changes: object) -> Entry:
@@ -171,7 +171,7 @@ def test_each_kind_of_bad_entry_is_dropped_under_its_name_and_costs_its_bringer(
         assert not [e for e in gossip.take_effects() if type(e).__name__ == "Changed"]
         counted = {k for k in metrics.counters if k.startswith("gossip_drop_")}
         assert f"gossip_drop_{name}" in counted
-        assert gossip.standing.points(PEER.id) > 0, name
+        assert gossip.reputation.points(PEER.id) > 0, name
 
 
 def test_a_member_that_forwards_garbage_is_cut_off() -> None:
@@ -180,13 +180,13 @@ def test_a_member_that_forwards_garbage_is_cut_off() -> None:
         gossip.on_message(PEER.id, m.Eager(b"", ((0, bytes([number]) * 100),)), 0.0)
     effects = [type(e).__name__ for e in gossip.take_effects()]
     assert "Banned" in effects
-    assert PEER.id not in gossip.neighbours
+    assert PEER.id not in gossip.hyparview.active
     gossip.on_message(PEER.id, m.Join(b""), 1.0)
-    assert PEER.id not in gossip.neighbours
+    assert PEER.id not in gossip.hyparview.active
     assert metrics.counters["gossip_drop_banned"] >= 1
     gossip.tick(700.0, WALL + 700)
     gossip.on_message(PEER.id, m.Join(b""), 700.0)
-    assert PEER.id in gossip.neighbours, "after ten minutes it may try again"
+    assert PEER.id in gossip.hyparview.active, "after ten minutes it may try again"
 
 
 def test_a_flood_from_one_origin_is_cut_to_its_rate_and_its_share() -> None:
@@ -197,7 +197,7 @@ def test_a_flood_from_one_origin_is_cut_to_its_rate_and_its_share() -> None:
         gossip.on_message(PEER.id, m.Eager(b"", ((0, entry.encoded),)), 0.0)
     assert len(gossip.store) <= 64
     assert metrics.counters["gossip_drop_flood"] > 0
-    assert PEER.id not in gossip.neighbours, "it was its own flood: no honest node sends more than others pass on"
+    assert PEER.id not in gossip.hyparview.active, "it was its own flood: no honest node sends more than others pass on"
 
 
 def test_an_honest_node_whose_link_was_held_up_for_ten_seconds_is_not_cut_off() -> None:
@@ -207,7 +207,7 @@ def test_an_honest_node_whose_link_was_held_up_for_ten_seconds_is_not_cut_off() 
         entry = _entry(name=f"f{number}", seq=base + number)
         gossip.on_message(PEER.id, m.Eager(b"", ((0, entry.encoded),)), 0.0)
     assert metrics.counters["gossip_drop_flood"] > 0
-    assert PEER.id in gossip.neighbours
+    assert PEER.id in gossip.hyparview.active
 
 
 def test_an_old_goodbye_buries_no_member() -> None:
@@ -220,7 +220,7 @@ def test_an_old_goodbye_buries_no_member() -> None:
         gossip.on_message(PEER.id, m.Eager(b"", ((0, entry.encoded),)), 0.0)
         gossip.on_message(PEER.id, m.Entries(True, (entry.encoded,)), 0.0)
     assert gossip.status(PEER.id).value == "alive"
-    assert PEER.id in gossip.neighbours
+    assert PEER.id in gossip.hyparview.active
     gossip.tick(7300.0, WALL + 7300)  # the newer one has expired, the older one is brought again
     gossip.on_message(PEER.id, m.Entries(True, (bye.encoded,)), 7300.0)
     assert gossip.status(PEER.id).value != "left"

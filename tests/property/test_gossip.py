@@ -12,7 +12,7 @@ from meshnode.base.timers import Timers
 from meshnode.gossip.dissemination.entry_store import EntryStore, Put
 from meshnode.gossip.dissemination.plumtree import Plumtree
 from meshnode.gossip.entry import Entry, sign_entry
-from meshnode.gossip.messages import Eager, Graft, IHave
+from meshnode.gossip.messages import Eager, Graft, IHave, Prune
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 from tests.sim.gossip_sim import build
@@ -108,7 +108,7 @@ def _xor(parts: list[int]) -> int:
 
 
 class Trees:
-    """A few ``Broadcast`` cores on a random connected graph, over links that lose whole messages."""
+    """A few ``Plumtree`` cores on a random connected graph, over links that lose whole messages."""
 
     def __init__(self, count: int, rng: random.Random, loss: float) -> None:
         self.rng = rng
@@ -150,7 +150,7 @@ class Trees:
         tree, peer = self.trees[to], self.ids[source]
         if isinstance(message, Eager):
             for hops, payload in message.items:
-                if tree.knows(payload):
+                if payload in tree.seen:
                     tree.on_duplicate(peer, payload, self.now)
                 else:
                     self.got[to][payload] = self.got[to].get(payload, 0) + 1
@@ -158,9 +158,9 @@ class Trees:
         elif isinstance(message, IHave):
             tree.on_ihave(peer, message, self.now)
         elif isinstance(message, Graft):
-            tree.on_graft(peer, message, {}, self.now)
+            tree.on_graft(peer, message, self.now)
         else:
-            tree.on_prune(peer, self.now)
+            tree.on_prune(peer, Prune(b""), self.now)
 
 
 @given(st.integers(2, 12), st.randoms(use_true_random=False))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from meshnode.base.limits import GOSSIP_MAX_STORED
 from meshnode.base.metrics import Metrics
 from meshnode.gossip import (
     Banned,
@@ -37,7 +38,7 @@ from meshnode.gossip import (
 )
 from meshnode.gossip import entry as entry_module
 from meshnode.gossip.entry import id_of
-from meshnode.gossip.messages import TYPES, Eager, Entries
+from meshnode.gossip.messages import TABLE, Eager, Entries
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 
@@ -103,7 +104,7 @@ class GossipNet:
         self.side: dict[NodeId, int] = {}  # while there is a partition: the side of each node
         self.arrivals: dict[bytes, dict[int, Hop]] = {}
         self.keep_statuses = True
-        self.store_limit: int | None = None
+        self.store_limit = GOSSIP_MAX_STORED
         self.on_changed: Callable[[GossipNode, Changed], None] | None = None
         self._followed: dict[bytes, bytes] = {}
         self._trace = hashlib.blake2b(digest_size=16)
@@ -327,7 +328,7 @@ class GossipNet:
         arrives = self._free[lane] = max(self._free.get(lane, 0.0), self.now + late)
         raw = isinstance(message, bytes)
         data = message if raw else encode_message(message) if self.strict else b""
-        self._trace.update(b"%.9f %d %d %d" % (arrives, *lane, 0 if raw else TYPES[type(message)]) + data)
+        self._trace.update(b"%.9f %d %d %d" % (arrives, *lane, 0 if raw else TABLE.numbers[type(message)]) + data)
         if self._followed and isinstance(message, Eager | Entries):
             self._note(node, other, message, arrives, losses)
         self.at(arrives, self._deliver, node, other, node.born, other.born, data or message)
@@ -400,9 +401,9 @@ class GossipNet:
     def _release(self, node: GossipNode, peer: NodeId) -> None:
         """Close a link that neither end's gossip needs."""
         other = self.by_id[peer]
-        if not node.alive or peer in node.gossip.views.active or peer in node.gossip.views._pending:
+        if not node.alive or peer in node.gossip.hyparview.active or peer in node.gossip.hyparview._pending:
             return
-        wanted = other.gossip.views.active, other.gossip.views._pending
+        wanted = other.gossip.hyparview.active, other.gossip.hyparview._pending
         if other.alive and not self._cut(node, other) and (node.id in wanted[0] or node.id in wanted[1]):
             return
         self._unlink(node, other)
@@ -423,7 +424,7 @@ class GossipNet:
 
     def _probed(self, node: GossipNode, other: GossipNode, born: float) -> None:
         if other.alive and other.born == born and other.stalled_until <= self.now:
-            other.gossip.on_probed(node.id, self.now)
+            other.gossip.swim.on_heard(node.id, self.now)
 
     def _answered(self, node: GossipNode, other: GossipNode, born: float) -> None:
         if other.stalled_until > self.now or not other.alive:
@@ -449,7 +450,7 @@ class GossipNet:
         frontier = [living[0]]
         while frontier:
             node = frontier.pop()
-            for peer in node.gossip.views.active:
+            for peer in node.gossip.hyparview.active:
                 if peer in ids and peer not in seen:
                     seen[peer] = None
                     frontier.append(self.by_id[peer])

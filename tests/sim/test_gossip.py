@@ -41,8 +41,8 @@ def test_a_crash_is_known_within_five_seconds_and_no_other_node_is_buried(net: G
 def test_links_and_views_are_few_and_connected(net: GossipNet) -> None:
     assert net.is_connected()
     for node in net.living():
-        assert 3 <= len(node.gossip.views.active) <= 8
-        assert len(node.gossip.views.passive) <= 30
+        assert 3 <= len(node.gossip.hyparview.active) <= 8
+        assert len(node.gossip.hyparview.passive) <= 30
 
 
 def test_a_late_message_says_why_it_was_late(net: GossipNet) -> None:
@@ -71,7 +71,8 @@ def test_a_mesh_that_was_joined_at_once_through_three_is_as_fast() -> None:
 
 def test_neighbours_are_not_those_that_joined_at_the_same_time() -> None:
     net = build(200, 3, every=0.01, settle=60.0)
-    apart = sorted(abs(node.number - net.by_id[peer].number) for node in net.nodes for peer in node.gossip.views.active)
+    linked = [(node, net.by_id[peer]) for node in net.nodes for peer in node.gossip.hyparview.active]
+    apart = sorted(abs(node.number - other.number) for node, other in linked)
     assert apart[len(apart) // 2] > 40  # two drawn by lot are 58 apart
 
 
@@ -106,14 +107,14 @@ def test_a_goodbye_is_heard_and_its_replay_buries_no_member() -> None:
     net.run(2.0)
     rest = net.living()
     assert all(node.gossip.status(leaver.id) is Status.LEFT for node in rest)
-    goodbye = rest[0].gossip.get((leaver.id, Kind.MEMBER, ""))
+    goodbye = rest[0].gossip.store.get((leaver.id, Kind.MEMBER, ""))
     assert goodbye is not None
     net.restart(leaver, rest[0])
     net.announce(leaver)
     net.run(3.0)
     assert all(node.gossip.status(leaver.id) is Status.ALIVE for node in rest)
     for node in rest:  # a liar says it again, to all
-        assert node.gossip.intake.take(rest[1].id, goodbye.encoded, net.now) is None
+        assert node.gossip.ingest.take(rest[1].id, goodbye.encoded, net.now) is None
     assert all(node.gossip.status(leaver.id) is Status.ALIVE for node in rest)
 
 

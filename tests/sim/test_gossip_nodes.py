@@ -39,7 +39,7 @@ def _mesh(
 
 def _neighbours(node: SimNode) -> list[SimNode]:
     assert node.mesh.gossip is not None
-    return node.mesh.gossip.core.neighbours  # type: ignore[return-value]
+    return list(node.mesh.gossip.core.hyparview.active)  # type: ignore[return-value]
 
 
 def _knows_address(node: SimNode, other: SimNode) -> bool:
@@ -131,9 +131,9 @@ def test_two_nodes_know_at_once_what_either_knew_whichever_asks_first(seed: int)
     one, other = (SimNode(world, f"10.0.0.{i}", ModelEngines(world.entropy), gossip=True) for i in (1, 2))
     cores = [node.mesh.gossip.core for node in (one, other) if node.mesh.gossip is not None]
     for core in cores:
-        core.publish(Kind.SERVICE, core.id.short, b"here", 600, world.now)
+        core.publish(Kind.SERVICE, core.own_entries.id.short, b"here", 600, world.now)
     other.join(one)
-    assert world.run(0.5, lambda: all(len(list(core.entries(Kind.SERVICE))) == 2 for core in cores))
+    assert world.run(0.5, lambda: all(len(list(core.store.entries(Kind.SERVICE))) == 2 for core in cores))
 
 
 def test_a_newcomer_is_told_once_what_there_is(no_gc: None) -> None:
@@ -153,7 +153,7 @@ def test_a_newcomer_is_told_once_what_there_is(no_gc: None) -> None:
     late.join(nodes[0])
     assert world.run(2.0, lambda: len(core.store) > len(nodes))
     world.run(3.0)
-    state = sum(len(entry.encoded) for entry in core.entries(Kind.MEMBER))
+    state = sum(len(entry.encoded) for entry in core.store.entries(Kind.MEMBER))
     assert heard["bytes"] < 2 * state, heard
     assert late.mesh.metrics.counters["connections"] <= 16, "the seed, eight walks of it, and a few more"
     assert max(heard["NeighbourReply"], heard["Neighbour"]) <= 8, "each is asked once"
@@ -173,7 +173,7 @@ def test_an_entry_reaches_subscribers_and_comes_late_to_a_late_one() -> None:
     late.join(nodes[0])
     assert late.mesh.gossip is not None
     core = late.mesh.gossip.core
-    assert world.run(3.0, lambda: core.get((nodes[3].id, Kind.SERVICE, "db")) is not None)
+    assert world.run(3.0, lambda: core.store.get((nodes[3].id, Kind.SERVICE, "db")) is not None)
 
 
 def test_whose_links_died_with_another_of_the_same_key_is_soon_nobodys_false_neighbour() -> None:
@@ -194,7 +194,7 @@ def test_whose_links_died_with_another_of_the_same_key_is_soon_nobodys_false_nei
         world.run(5.0)
 
         def is_neighbour(one: SimNode, other: SimNode) -> bool:
-            return one.mesh.gossip is not None and other.id in one.mesh.gossip.core.views.active
+            return one.mesh.gossip is not None and other.id in one.mesh.gossip.core.hyparview.active
 
         for other in nodes:
             if other is not node:

@@ -50,7 +50,7 @@ def test_an_accusation_that_was_refuted_leaves_its_seq_behind() -> None:
     later = _entry(PEER, Kind.ACCUSATION, str(OTHER.id), 40, Accusation(OTHER.id, BASE + 40).encoded())
     for entry in (first, refutation):
         gossip.on_message(PEER.id, Eager(b"", ((0, entry.encoded),)), 0.0)
-    assert gossip.get(first.key) is None
+    assert gossip.store.get(first.key) is None
     assert gossip.store.judge(later) is Put.STALE
     assert gossip.status(OTHER.id) is Status.ALIVE
 
@@ -75,7 +75,8 @@ def test_a_dropped_entry_does_not_come_back_nor_an_older_one() -> None:
 def test_an_accusation_of_ours_that_was_refuted_and_comes_back_is_not_answered() -> None:
     gossip = _node()
     gossip.on_message(PEER.id, Eager(b"", ((0, _member(OTHER, 0).encoded),)), 0.0)
-    gossip.belief.accuse(OTHER.id, 0.0)
+    gossip.accusations.accuse(OTHER.id, 0.0)
+    gossip.tick(0.0, WALL)
     (accusation,) = _own(gossip)
     gossip.on_message(PEER.id, Eager(b"", ((0, _member(OTHER, 60).encoded),)), 0.1)
     gossip.on_message(PEER.id, Entries(True, (accusation.encoded,)), 0.2)
@@ -95,11 +96,11 @@ def test_whatever_we_publish_as_an_answer_is_what_its_kind_demands() -> None:
 def test_a_goodbye_said_with_our_key_is_refuted_even_when_we_count_higher_already() -> None:
     gossip = _node()
     gossip.announce(b"", 0.0)
-    gossip.rise_above(BASE + 500)  # we have published other things since
+    gossip.own_entries.rise_above(BASE + 500)  # we have published other things since
     gossip.take_effects()
     bye = _member(ME, 100, left=True, ttl=86_400)
     gossip.on_message(PEER.id, Eager(b"", ((0, bye.encoded),)), 1.0)
-    own = gossip.get((ME.id, Kind.MEMBER, ""))
+    own = gossip.store.get((ME.id, Kind.MEMBER, ""))
     assert own is not None
     assert own.seq > bye.seq
     assert parse_member(own) == Member(False, b"")
@@ -191,4 +192,4 @@ def test_an_accusation_is_void_only_when_a_newer_member_entry_is_here(seq: int, 
     accusation = _entry(PEER, Kind.ACCUSATION, str(OTHER.id), 10, Accusation(OTHER.id, BASE + seq).encoded())
     gossip.on_message(PEER.id, Eager(b"", ((0, accusation.encoded),)), 0.1)
     assert gossip.status(OTHER.id) is (Status.ALIVE if void else Status.SUSPECT)
-    assert (gossip.get(accusation.key) is None) is void
+    assert (gossip.store.get(accusation.key) is None) is void

@@ -1,4 +1,4 @@
-"""Whose link gives way, and what a neighbour may cause: ``meshnode.gossip.views`` and ``broadcast`` alone."""
+"""Whose link gives way, and what a neighbour may cause: HyParView and Plumtree alone."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_contacts_that_a_shuffle_brings_replace_those_that_were_sent_for_them() 
     given = {contact.id for contact in shuffle.contacts} & before
     assert len(given) == 4
     fresh = _contacts(500, 4)
-    views.on_shuffle_reply(peer, ShuffleReply(shuffle.tx, fresh), 11.0)
+    views.shuffles.on_shuffle_reply(peer, ShuffleReply(shuffle.tx, fresh), 11.0)
     assert set(views.passive) == before - given | {contact.id for contact in fresh}
 
 
@@ -127,7 +127,7 @@ def test_contacts_of_a_shuffle_that_ends_here_replace_those_that_answer_it() -> 
     before = set(views.passive)
     views.take_effects()
     fresh = _contacts(500, 5)
-    views.on_shuffle(_id(1), Shuffle(7, 0, fresh), 1.0)
+    views.shuffles.on_shuffle(_id(1), Shuffle(7, 0, fresh), 1.0)
     (answer,) = views.take_effects()
     assert isinstance(answer, Send)
     assert isinstance(answer.message, ShuffleReply)
@@ -139,7 +139,7 @@ def test_contacts_of_a_shuffle_that_ends_here_replace_those_that_answer_it() -> 
 
 def test_a_shuffle_reply_that_was_not_asked_for_teaches_nothing() -> None:
     views, _ = _full()
-    views.on_shuffle_reply(_id(1), ShuffleReply(7, _contacts(500, 4)), 1.0)
+    views.shuffles.on_shuffle_reply(_id(1), ShuffleReply(7, _contacts(500, 4)), 1.0)
     assert not views.passive
     assert not views.take_effects()
 
@@ -153,7 +153,7 @@ def test_a_new_link_is_held_in_reserve_where_a_tree_has_grown() -> None:
     tree.link(_id(1))
     tree.link(_id(2))
     assert list(tree.eager) == [_id(1), _id(2)]  # it is not known yet which one is superfluous
-    tree.on_prune(_id(2), 1.0)
+    tree.on_prune(_id(2), Prune(b""), 1.0)
     tree.link(_id(3))
     assert list(tree.eager) == [_id(1)]
     assert _id(3) in tree.lazy
@@ -163,7 +163,7 @@ def test_the_place_of_the_last_eager_link_is_taken_at_once() -> None:
     tree = _tree()
     tree.link(_id(1))
     tree.link(_id(2))
-    tree.on_prune(_id(2), 1.0)
+    tree.on_prune(_id(2), Prune(b""), 1.0)
     tree.take_effects()
     tree.unlink(_id(1))
     assert list(tree.eager) == [_id(2)]
@@ -210,7 +210,7 @@ def test_a_shorter_way_that_was_announced_replaces_the_longer_one(announced: int
     near, far = _id(1), _id(2)
     tree.link(near)
     tree.link(far)
-    tree.on_prune(near, 1.0)
+    tree.on_prune(near, Prune(b""), 1.0)
     tree.take_effects()
     tree.on_ihave(near, IHave(b"", ((announced, b"item"),)), 1.1)
     tree.on_payload(far, b"item", b"payload", came, 1.2)
@@ -224,7 +224,7 @@ def test_links_are_not_swapped_for_one_that_has_gone_meanwhile() -> None:
     tree = _tree()
     for number in (1, 2):
         tree.link(_id(number))
-    tree.on_prune(_id(1), 1.0)
+    tree.on_prune(_id(1), Prune(b""), 1.0)
     tree.on_ihave(_id(1), IHave(b"", ((0, b"item"),)), 1.1)
     tree.unlink(_id(1))
     tree.take_effects()

@@ -27,7 +27,7 @@ class Neighbours:
     def __init__(self, count: int, sampled: Contact | None = None) -> None:
         self.metrics = Metrics()
         self.timers = Timers()
-        self.detector = Swim(random.Random(1), self.timers, self.metrics, lambda: sampled, 0.0)
+        self.detector = Swim(random.Random(1), self.timers, self.metrics, lambda: [sampled] if sampled else [], 0.0)
         self.up = {_id(number) for number in range(1, count + 1)}
         self.helpful = set(self.up)
         self.heard_by_others: set[NodeId] = set()
@@ -49,7 +49,7 @@ class Neighbours:
 
     def _tell_soon(self, helper: NodeId, asked: IndirectProbe) -> None:
         answer = IndirectReply(asked.tx, asked.contact.id in self.heard_by_others)
-        self.timers.at(self.now + 0.1, lambda now: self.detector.on_probe_tell(helper, answer, now))
+        self.timers.at(self.now + 0.1, lambda now: self.detector.on_indirect_reply(helper, answer, now))
 
     def run(self, seconds: float) -> None:
         """Let time pass."""
@@ -125,7 +125,7 @@ def test_the_silence_of_all_is_our_own_fault_for_eight_seconds() -> None:
 def test_a_node_that_was_ill_is_well_again_after_some_rounds_of_answers() -> None:
     mesh = Neighbours(4)
     for _ in range(20):
-        mesh.detector.blame_ourselves()
+        mesh.detector.blame_itself()
     assert mesh.detector.health == 8.0
     mesh.run(60.0)
     assert mesh.detector.health == 1.0
@@ -136,7 +136,7 @@ def test_an_ill_node_waits_longer_before_it_accuses_and_a_recovered_one_does_not
     for ill, rest in ((0, 0.0), (3, 0.0), (3, 60.0)):
         mesh = Neighbours(6)
         for _ in range(ill):
-            mesh.detector.blame_ourselves()
+            mesh.detector.blame_itself()
         mesh.run(rest)
         began = mesh.now
         mesh.up.discard(_id(3))
@@ -167,9 +167,10 @@ def test_a_helper_answers_what_it_knows_and_probes_what_it_does_not() -> None:
     mesh.run(5.0)
     mesh.detector.on_heard(_id(2), mesh.now)
     mesh.log.clear()
-    mesh.detector.on_probe_ask(_id(1), IndirectProbe(5, Contact(_id(2), b"record")), mesh.now + 0.1)
-    mesh.detector.on_probe_ask(_id(1), IndirectProbe(6, Contact(_id(50), b"record")), mesh.now + 0.1)
-    mesh.detector.on_probe_ask(_id(9), IndirectProbe(7, Contact(_id(51), b"record")), mesh.now + 0.1)  # no neighbour
+    mesh.detector.on_indirect_probe(_id(1), IndirectProbe(5, Contact(_id(2), b"record")), mesh.now + 0.1)
+    mesh.detector.on_indirect_probe(_id(1), IndirectProbe(6, Contact(_id(50), b"record")), mesh.now + 0.1)
+    no_neighbour = _id(9)
+    mesh.detector.on_indirect_probe(no_neighbour, IndirectProbe(7, Contact(_id(51), b"record")), mesh.now + 0.1)
     mesh._act()
     assert [effect for _, effect in mesh.log] == [
         Send(_id(1), IndirectReply(5, True)),

@@ -186,8 +186,8 @@ def test_gossip_types() -> None:
         core.receive(PEER.id, encode([number, b"of a later version"]), 1.0)
     assert core.metrics.counters["gossip_drop_type"] == len(unknown)
     assert "gossip_drop_message" not in core.metrics.counters
-    assert core.standing.points(PEER.id) == 0
-    assert PEER.id in core.neighbours
+    assert core.reputation.points(PEER.id) == 0
+    assert PEER.id in core.hyparview.active
 
 
 @pytest.mark.parametrize("kind", [3, 15, 17, 0xFFFF])
@@ -201,7 +201,7 @@ def test_entry_kinds(kind: int) -> None:
     core.tick(0.1, WALL)
     passed = [e.message for e in core.take_effects() if isinstance(e, Send) and e.peer == OTHER.id]
     assert [m.items[0][1] for m in passed if isinstance(m, gossip.Eager)] == [entry.encoded]
-    assert [e.encoded for e in core.entries(kind)] == ([entry.encoded] if kind < 16 else [])
+    assert [e.encoded for e in core.store.entries(kind)] == ([entry.encoded] if kind < 16 else [])
     assert open_entry(forged, WALL) is EntryReject.FORGED
 
 

@@ -1,15 +1,14 @@
-"""Anti-entropy: two neighbours find in one round trip what either lacks, and give it to each other. Sans I/O.
+"""Anti-entropy: two neighbours find in one round trip which entries either lacks, and send them. Sans I/O.
 
 In the spirit of scuttlebutt (van Renesse, Dumitriu, Gough, Thomas, LADIS 2008), but by fingerprints of ranges of ids
-instead of one number an origin: an origin's entries may come in any order, and an idle mesh says 8 bytes. ASK carries
-the fingerprints of 1 to 256 buckets; TELL the ids in those that differ: now the asker knows both sides. It sends what
-the other lacks, at most 48 kB, and asks for what it lacks itself, at most so much at once.
+instead of one number an origin: an origin's entries may come in any order, and an idle mesh sends 8 bytes. SyncRequest
+carries the fingerprints of 1 to 256 buckets, SyncResponse the ids in those that differ: now the requester knows both
+sides. It sends what the other lacks, at most 48 kB, and asks for what it lacks itself, at most as much at once.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import Protocol
 
 from meshnode.base.limits import GOSSIP_FRAME, GOSSIP_MAX_SYNC, GOSSIP_MAX_TELL_IDS
@@ -21,8 +20,8 @@ from meshnode.identity.node_id import NodeId
 
 EVERY_S = 10.0
 AGAIN_S = 1.0  # when there was more than fitted
-PATIENCE_S = 5.0  # an exchange that hears nothing for so long is over
-COMING_S = 1.0  # what an exchange has asked for is not asked of others while it was heard so lately
+EXCHANGE_S = 5.0  # an exchange without a message for so long is over
+COMING_S = 1.0  # entries that an exchange asked for are not asked of others for so long after its last message
 WANT_IDS = 192
 PER_BUCKET = 8
 
@@ -32,9 +31,10 @@ UNASKED = describe("gossip_sync_unasked", "reconciliation messages dropped: not 
 
 
 class Items(Protocol):
-    """What is reconciled: ids in buckets (store.py)."""
+    """What is reconciled: entries, with their ids in buckets (entry_store.py)."""
 
     def __len__(self) -> int: ...
+    def payload(self, item: bytes) -> bytes | None: ...
     def bucket(self, index: int, count: int) -> list[bytes]: ...
     def folded(self, count: int) -> tuple[int, ...]: ...
 
@@ -49,7 +49,7 @@ class _Exchange:
 
 
 class AntiEntropy:
-    """Exchanges with neighbours: one at a time with each. ``payload`` returns the bytes of an id, if stored."""
+    """Exchanges with neighbours: one at a time with each."""
 
     def __init__(
         self,
@@ -57,39 +57,38 @@ class AntiEntropy:
         timers: Timers,
         metrics: Metrics,
         items: Items,
-        payload: Callable[[bytes], bytes | None],
         now: float,
     ) -> None:
         self._rng = rng
         self._timers = timers
         self._metrics = metrics
         self._items = items
-        self._payload = payload
         self._neighbours: dict[NodeId, None] = {}
         self._exchanges: dict[NodeId, _Exchange] = {}
         self._effects: list[Send] = []
         timers.at(now + EVERY_S * rng.uniform(0.5, 1.5), self._round)
 
     def take_effects(self) -> list[Send]:
-        """Everything to send since the last call."""
+        """Return everything to send since the last call."""
         effects, self._effects = self._effects, []
         return effects
 
     # ---- verbs
 
-    def add(self, peer: NodeId) -> None:
-        """A new neighbour."""
+    def add(self, peer: NodeId, at: float) -> None:
+        """Add a neighbour; the first exchange with it begins at ``at``."""
         self._neighbours[peer] = None
+        self._timers.at(at, lambda now: self.ask(peer, now))
 
     def remove(self, peer: NodeId) -> None:
-        """A neighbour no more."""
+        """Remove a neighbour."""
         self._neighbours.pop(peer, None)
         self._exchanges.pop(peer, None)
 
     def ask(self, peer: NodeId, now: float) -> None:
         """Begin an exchange with a neighbour, unless one runs."""
         running = self._exchanges.get(peer)
-        if peer not in self._neighbours or (running is not None and now - running.heard < PATIENCE_S):
+        if peer not in self._neighbours or (running is not None and now - running.heard < EXCHANGE_S):
             return
         self._exchanges[peer] = _Exchange(now)
         self._metrics.count(ROUNDS)
@@ -100,8 +99,8 @@ class AntiEntropy:
 
     # ---- what neighbours say
 
-    def on_ask(self, peer: NodeId, message: SyncRequest, now: float) -> None:
-        """Answer with our ids in the buckets that differ."""
+    def on_request(self, peer: NodeId, message: SyncRequest, now: float) -> None:
+        """Answer with the ids in the buckets that differ, at most ``GOSSIP_MAX_TELL_IDS``."""
         count, room, full = len(message.prints), GOSSIP_MAX_TELL_IDS, False
         found: list[tuple[int, tuple[bytes, ...]]] = []
         mine = self._items.folded(count)
@@ -118,8 +117,8 @@ class AntiEntropy:
             found.append((index, tuple(ids)))
         self._effects.append(Send(peer, SyncResponse(count, full, tuple(sorted(found)))))
 
-    def on_tell(self, peer: NodeId, message: SyncResponse, now: float) -> None:
-        """Now we know both sides: give, and ask."""
+    def on_response(self, peer: NodeId, message: SyncResponse, now: float) -> None:
+        """Send what the neighbour lacks, and ask for what this node lacks."""
         exchange = self._exchanges.get(peer)
         if exchange is None or exchange.missing:
             self._metrics.count(UNASKED)
@@ -140,26 +139,25 @@ class AntiEntropy:
         self._go_on(peer, exchange, now)
 
     def on_want(self, peer: NodeId, message: Want, now: float) -> None:
-        """A neighbour asks for entries: as many of them, in its order, as may be sent at once."""
+        """Send entries: as many of them, in the neighbour's order, as may be sent at once."""
         if peer in self._neighbours:
             self._give(peer, list(message.ids), answer=True)
 
-    def on_entries(self, peer: NodeId, message: Entries, ids: list[bytes], now: float) -> bool:
-        """Entries came; True when we had asked for (or may be given) them."""
+    def on_entries(self, peer: NodeId, message: Entries, ids: list[bytes], now: float) -> None:
+        """Note entries that came, and ask for the next."""
         exchange = self._exchanges.get(peer)
         if exchange is None:
-            return peer in self._neighbours
+            return
         exchange.heard = now
         got = dict.fromkeys(ids)
         if exchange.missing and message.last:
             before = len(exchange.missing)
             exchange.missing = [item for item in exchange.missing if item not in got]
-            if len(exchange.missing) == before:  # what they told us of is no longer there
+            if len(exchange.missing) == before:  # none of what it offered is there any more
                 del exchange.missing[:WANT_IDS]
             self._go_on(peer, exchange, now)
         elif exchange.missing:
             exchange.missing = [item for item in exchange.missing if item not in got]
-        return True
 
     # ---- inside
 
@@ -177,7 +175,7 @@ class AntiEntropy:
         size = total = 0
         more = False
         for item in ids:
-            payload = self._payload(item)
+            payload = self._items.payload(item)
             if payload is None:
                 continue
             if total + len(payload) > GOSSIP_MAX_SYNC:

@@ -1,8 +1,8 @@
-"""What counts: the newest entry of each (origin, kind, name), as a set that any two nodes can merge. Sans I/O.
+"""Entries that count: the newest of each (origin, kind, name), as a set that any two nodes can merge. Sans I/O.
 
 The set is a deterministic function of the entries that came, in whatever order: the newest of each key; of one
-origin and kind the 64 newest; of one kind the 2,048 newest; of the accusations of one node those of 3 origins drawn by
-lot, for more say nothing more. So neighbours that exchange what they lack end with the same set, also when there is
+origin and kind the 64 newest; of one kind the 2,048 newest; of the accusations of one node those of 3 origins chosen by
+hash, for more say nothing more. So neighbours that exchange what they lack end with the same set, also when there is
 more than fits. An entry that has expired leaves its seq behind, so that no older one comes back to life.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterator
-from enum import Enum
 
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import (
@@ -22,7 +21,8 @@ from meshnode.base.limits import (
     GOSSIP_MAX_STORED,
 )
 from meshnode.base.metrics import Metrics, describe
-from meshnode.gossip.entry import Entry, Key, Kind
+from meshnode.gossip.entry import Entry, Key, Kind, Put
+from meshnode.gossip.kinds import parse_accusation
 from meshnode.gossip.messages import BUCKETS
 from meshnode.identity.node_id import NodeId
 
@@ -33,19 +33,10 @@ EVICTED = describe("gossip_evicted", "stored entries that gave way to newer ones
 _NOTHING: dict[NodeId, Entry] = {}
 
 
-def _lot(entry: Entry) -> bytes:
-    """Whose accusations of a node count: drawn by lot, but the same everywhere. An order of age would be none, for who
-    accuses anew replaces what he said before."""
+def _rank(entry: Entry) -> bytes:
+    """Return the order in which accusations of a node count: random, but the same everywhere. Age would give no order,
+    for an origin that accuses again replaces its former accusation."""
     return hashlib.blake2b(bytes(entry.origin) + entry.name.encode(), digest_size=8, person=b"mesh-accuser").digest()
-
-
-class Put(Enum):
-    """What became of an entry."""
-
-    NEW = "new"
-    KNOWN = "known"
-    STALE = "stale"
-    FULL = "full"
 
 
 class EntryStore:
@@ -68,28 +59,38 @@ class EntryStore:
         return self._size
 
     def get(self, key: Key) -> Entry | None:
-        """The newest entry of a key."""
+        """Return the newest entry of a key."""
         return self._named.get(key[1:], _NOTHING).get(key[0])
 
     def by_id(self, item: bytes) -> Entry | None:
-        """The stored entry of this id."""
+        """Return the stored entry of this id."""
         return self._buckets[item[0]].get(item)
 
+    def payload(self, item: bytes) -> bytes | None:
+        """Return the bytes of the stored entry of this id."""
+        entry = self.by_id(item)
+        return entry.encoded if entry is not None else None
+
+    def incarnation(self, peer: NodeId) -> int | None:
+        """Return the seq of the newest member entry of ``peer``; None when there is none."""
+        entry = self.get((peer, Kind.MEMBER, ""))
+        return entry.seq if entry is not None else None
+
     def entries(self, kind: int) -> Iterator[Entry]:
-        """All stored entries of a kind."""
+        """Iterate over the stored entries of a kind, withdrawn ones (value None) included."""
         return iter([entry for key, named in self._named.items() if key[0] == kind for entry in named.values()])
 
     def named(self, kind: int, name: str) -> Iterator[Entry]:
-        """All stored entries of a kind and a name, of whatever origin."""
+        """Iterate over the stored entries of a kind and a name, of all origins."""
         return iter(list(self._named.get((kind, name), _NOTHING).values()))
 
     def bucket(self, index: int, count: int) -> list[bytes]:
-        """The ids in one of ``count`` buckets (a power of two)."""
+        """Return the ids in one of ``count`` buckets (a power of two)."""
         step = BUCKETS // count
         return [item for part in self._buckets[index * step : (index + 1) * step] for item in part]
 
     def folded(self, count: int) -> tuple[int, ...]:
-        """Fingerprints of ``count`` buckets (a power of two)."""
+        """Return the fingerprints of ``count`` buckets (a power of two)."""
         if count == BUCKETS:
             return tuple(self.prints)
         step, found = BUCKETS // count, []
@@ -101,7 +102,7 @@ class EntryStore:
         return tuple(found)
 
     def judge(self, entry: Entry) -> Put:
-        """What ``put`` would answer, as far as the key tells."""
+        """Return what ``put`` would, as far as the key tells: whether there is room is not looked at."""
         known = self.get(entry.key)
         if known is not None:
             if known.id == entry.id:
@@ -113,7 +114,10 @@ class EntryStore:
         return Put.NEW
 
     def put(self, entry: Entry) -> Put:
-        """Take a verified entry, unless a newer one of its key is known or newer ones fill its kind or origin."""
+        """Store a verified entry, unless a newer one of its key is known or newer ones fill its kind or origin.
+
+        Returns NEW when it counts; else KNOWN, STALE (counted) or FULL, and nothing has changed.
+        """
         judged = self.judge(entry)
         if judged is not Put.NEW:
             if judged is Put.STALE:
@@ -138,10 +142,22 @@ class EntryStore:
         return Put.NEW
 
     def drop(self, entry: Entry) -> None:
-        """Forget an entry that another one has made void; its seq stays."""
+        """Remove an entry that another one has made void; its seq stays, so that no older one comes back."""
         if self.by_id(entry.id) is entry:
             self._remove(entry)
             self._raise_floor(entry, entry.seq)
+
+    def is_void(self, entry: Entry) -> bool:
+        """True for an accusation that a stored member entry refutes."""
+        accusation = parse_accusation(entry)
+        return accusation is not None and accusation.incarnation < (self.incarnation(accusation.accused) or 0)
+
+    def void_accusations(self, accused: NodeId, seq: int) -> None:
+        """Drop the accusations that a member entry of this seq refutes."""
+        for entry in self.named(Kind.ACCUSATION, str(accused)):
+            accusation = parse_accusation(entry)
+            if accusation is None or accusation.incarnation < seq:
+                self.drop(entry)
 
     def expire(self, wall: float) -> list[Entry]:
         """Remove and return what has expired; the seqs stay."""
@@ -155,7 +171,7 @@ class EntryStore:
         return gone
 
     def next_expiry(self) -> float | None:
-        """The wall time at which the next entry expires."""
+        """Return the Unix seconds at which the next entry expires."""
         while self._expiry and self.by_id(self._expiry[0][1]) is None:
             heapq.heappop(self._expiry)
         return self._expiry[0][0] if self._expiry else None
@@ -166,14 +182,14 @@ class EntryStore:
         self._floors.put(entry.key, max(seq, self._floors.get(entry.key, 0)))
 
     def _make_room(self, entry: Entry) -> bool:
-        """False when the entry is older than all that fill its origin's share or its kind."""
+        """Evict what has to go; False when the entry is older than all that fill its origin's share or its kind."""
         rank = entry.seq, entry.id
         victim: Entry | None = None
         if entry.kind == Kind.ACCUSATION:
             others = self._named.get((entry.kind, entry.name), _NOTHING)
             if len(others) >= GOSSIP_MAX_ACCUSERS:
-                victim = max(others.values(), key=_lot)
-                if _lot(entry) > _lot(victim):
+                victim = max(others.values(), key=_rank)
+                if _rank(entry) > _rank(victim):
                     return False
                 self._evict(victim)
                 return True
@@ -198,7 +214,7 @@ class EntryStore:
         return GOSSIP_MAX_ACCUSATIONS if kind == Kind.ACCUSATION else self._limit
 
     def _oldest_of(self, kind: int) -> Entry:
-        """Of a kind that is full: most kinds never are, and need no heap."""
+        """Return the oldest entry of a kind that is full: most kinds never are, and need no heap."""
         heap = self._oldest.get(kind)
         if heap is None:
             heap = self._oldest[kind] = [(entry.seq, entry.id) for entry in self.entries(kind)]
@@ -222,7 +238,7 @@ class EntryStore:
             self._of_origin[entry.origin] = rest
 
     def _tidy(self, kind: int) -> None:
-        """Heaps keep what was replaced until it surfaces: build them anew before that is most of them."""
+        """Rebuild heaps before most of them are replaced entries, which stay until they surface."""
         heap = self._oldest.get(kind)
         if heap is not None and len(heap) > 64 + 2 * self._of_kind[kind]:
             heap[:] = [item for item in heap if self.by_id(item[1]) is not None]

@@ -1,21 +1,16 @@
-"""What neighbours hand us: verified, judged, stored, passed on, and told to whom it concerns. A part of ``Gossip``."""
+"""Entries that neighbours hand over: verified, judged by their kind and their origin's rate, stored. Sans I/O."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
-from meshnode.base.metrics import describe
-from meshnode.gossip.dissemination.entry_store import Put
-from meshnode.gossip.effects import Changed
-from meshnode.gossip.entry import REJECTED, Entry, EntryReject, Kind, id_of, open_entry
+from meshnode.base.metrics import Metrics, describe
+from meshnode.gossip.effects import Fault
+from meshnode.gossip.entry import REJECTED, Entry, EntryReject, Key, Kind, Put, open_entry
 from meshnode.gossip.kinds import parse_accusation, parse_member
-from meshnode.gossip.membership.reputation import Fault
-from meshnode.gossip.messages import Eager, Entries
 from meshnode.identity.node_id import NodeId
-
-if TYPE_CHECKING:
-    from meshnode.gossip.router import Gossip
 
 VOID = describe("gossip_drop_void", "accusations dropped: refuted before they came")
 
@@ -30,96 +25,100 @@ FAULTS = {
 }
 
 
-class Ingest:
-    """``checks``: what an entry of a kind must be; kinds that have none are stored and passed on unseen."""
+class Store(Protocol):
+    """The set of entries that count (entry_store.py), as far as it is needed here."""
 
-    def __init__(self, gossip: Gossip) -> None:
-        self._gossip = gossip
+    def judge(self, entry: Entry) -> Put: ...
+    def put(self, entry: Entry) -> Put: ...
+    def get(self, key: Key) -> Entry | None: ...
+    def is_void(self, entry: Entry) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """``peer`` handed over what no honest node passes on."""
+
+    peer: NodeId
+    fault: Fault
+
+
+class Taken(NamedTuple):
+    """A new entry that counts, and the one that it replaces."""
+
+    entry: Entry
+    before: Entry | None
+
+
+class Ingest:
+    """Takes entries. ``checks`` holds what each kind demands; kinds without one are stored and passed on unseen.
+
+    ``allows`` charges an entry to its origin's rate; ``on_own`` hears of entries of this node that it does not
+    remember: of older ones (``stale``), and of newer ones before they are stored.
+    """
+
+    def __init__(
+        self,
+        own: NodeId,
+        metrics: Metrics,
+        store: Store,
+        wall: Callable[[float], float],
+        allows: Callable[[NodeId, int, float], bool],
+        on_own: Callable[[Entry, bool, float], None],
+    ) -> None:
         self.checks: dict[int, Callable[[Entry], bool]] = {
             Kind.MEMBER: lambda entry: parse_member(entry) is not None,
             Kind.ACCUSATION: lambda entry: parse_accusation(entry) is not None,
         }
+        self._own = own
+        self._metrics = metrics
+        self._store = store
+        self._wall = wall
+        self._allows = allows
+        self._on_own = on_own
+        self._effects: list[Blame] = []
 
-    def on_eager(self, peer: NodeId, message: Eager, now: float) -> None:
-        """Payloads of the tree."""
-        gossip = self._gossip
-        for hops, payload in message.items:
-            item = id_of(payload)
-            if gossip.broadcast.knows(item):
-                if not gossip.broadcast.on_overtaken(peer, item, hops, now):
-                    gossip.broadcast.on_duplicate(peer, item, now)
-                continue
-            taken = self.take(peer, payload, now)
-            if taken is None:
-                gossip.broadcast.on_rejected(item, now)
-            else:
-                gossip.broadcast.on_payload(
-                    peer, item, payload, hops, now, wide=gossip.belief.breaks_the_tree(taken[0])
-                )
-                self._apply(*taken, peer, hops + 1, now)
+    def take_effects(self) -> list[Blame]:
+        """Return the faults since the last call, in order."""
+        effects, self._effects = self._effects, []
+        return effects
 
-    def on_entries(self, peer: NodeId, message: Entries, now: float) -> None:
-        """What a reconciliation brings."""
-        gossip = self._gossip
-        ids = [id_of(payload) for payload in message.payloads]
-        gossip.reconciler.on_entries(peer, message, ids, now)
-        for item, payload in zip(ids, message.payloads, strict=True):
-            if gossip.store.by_id(item) is None:
-                taken = self.take(peer, payload, now)
-                if taken is not None:
-                    gossip.broadcast.announce(item, payload, peer, now)
-                    self._apply(*taken, peer, 0, now)
-
-    def take(self, peer: NodeId, payload: bytes, now: float) -> tuple[Entry, Entry | None] | None:
-        """Verify what a neighbour hands us and store it; with the entry that it replaces.
-
-        None (counted) when it does not count.
-        """
-        gossip = self._gossip
-        entry = open_entry(payload, gossip.wall(now))
+    def take(self, peer: NodeId, payload: bytes, now: float) -> Taken | None:
+        """Verify an entry that ``peer`` hands over and store it; None (counted) when it does not count."""
+        entry = open_entry(payload, self._wall(now))
         if isinstance(entry, EntryReject):
-            gossip.metrics.count(REJECTED[entry])
-            gossip.mark(peer, FAULTS[entry], now)
+            self._reject(peer, entry)
             return None
-        if not entry.fleeting and gossip.store.judge(entry) is not Put.NEW:
-            if gossip.store.put(entry) is Put.STALE and entry.origin == gossip.id:
-                gossip.belief.outlive(entry, now)
+        own = entry.origin == self._own
+        if not entry.fleeting and self._store.judge(entry) is not Put.NEW:
+            if self._store.put(entry) is Put.STALE and own:
+                self._on_own(entry, True, now)
             return None
-        if not self._fits(peer, entry, now):
+        if not self._fits(peer, entry) or not (own or self._is_in_rate(peer, entry, now)):
             return None
-        if entry.origin != gossip.id and not gossip.standing.allows(entry.origin, len(payload), now):
-            if entry.origin == peer:
-                gossip.mark(peer, Fault.TOO_MUCH, now)
-            return None
-        if entry.origin == gossip.id:
-            gossip.belief.on_own_past(entry, now)
+        if own:
+            self._on_own(entry, False, now)
         if entry.fleeting:
-            return entry, None
-        before = gossip.store.get(entry.key)
-        if gossip.store.put(entry) is not Put.NEW:
-            return None
-        gossip.arm_expiry(now)
-        return entry, before
+            return Taken(entry, None)
+        before = self._store.get(entry.key)
+        return Taken(entry, before) if self._store.put(entry) is Put.NEW else None
 
-    def _fits(self, peer: NodeId, entry: Entry, now: float) -> bool:
-        """What its kind demands of an entry; a void accusation is nobody's fault."""
-        gossip = self._gossip
+    def _reject(self, peer: NodeId, reject: EntryReject) -> None:
+        self._metrics.count(REJECTED[reject])
+        self._effects.append(Blame(peer, FAULTS[reject]))
+
+    def _is_in_rate(self, peer: NodeId, entry: Entry, now: float) -> bool:
+        allowed = self._allows(entry.origin, len(entry.encoded), now)
+        if not allowed and entry.origin == peer:  # other peers cannot know how much of it came here
+            self._effects.append(Blame(peer, Fault.TOO_MUCH))
+        return allowed
+
+    def _fits(self, peer: NodeId, entry: Entry) -> bool:
+        """Return whether an entry is what its kind demands; passing on a void accusation is no fault."""
         check = self.checks.get(entry.kind)
-        fits = check is None or check(entry)
-        if entry.kind == Kind.ACCUSATION and fits and gossip.belief.is_void(entry):
-            gossip.metrics.count(VOID)
+        if check is not None and not check(entry):
+            self._reject(peer, EntryReject.UNFIT)
             return False
-        if not fits:
-            gossip.metrics.count(REJECTED[EntryReject.UNFIT])
-            gossip.mark(peer, Fault.MALFORMED, now)
-        return fits
-
-    def _apply(self, entry: Entry, before: Entry | None, via: NodeId, hops: int, now: float) -> None:
-        """A new entry counts: whoever is concerned learns of it."""
-        gossip = self._gossip
-        if entry.kind == Kind.MEMBER:
-            gossip.belief.on_member(entry, before, now)
-        elif entry.kind == Kind.ACCUSATION:
-            gossip.belief.on_accusation(entry, now)
-        gossip.tell_of_members(now)  # in the order in which it happened: a node is back before its services are
-        gossip.emit(Changed(entry, before, via, hops))
+        if entry.kind == Kind.ACCUSATION and self._store.is_void(entry):
+            self._metrics.count(VOID)
+            return False
+        return True

@@ -1,299 +1,306 @@
-"""Broadcast over the neighbours: a tree that grows out of who was first, and announcements that mend it. Sans I/O.
+"""Broadcast over the neighbours: a tree that grows out of the fastest links, and announcements that mend it. Sans I/O.
 
 Plumtree (Leitao, Pereira, Rodrigues, SRDS 2007). A payload goes at once over eager links, its id a moment later over
-lazy ones. Who gets a payload twice makes the later link lazy (PRUNE); who hears an id and not the payload asks for it,
-and makes that link eager (GRAFT). What a payload is, and whether it counts, is not known here.
+lazy ones. A payload that comes a second time makes its link lazy (PRUNE); an id that comes without its payload makes
+the link eager that the payload is then asked of (GRAFT). What a payload is, and whether it counts, is not known here.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from meshnode.base.bounded import BoundedDict
-from meshnode.base.limits import (
-    GOSSIP_FRAME,
-    GOSSIP_MAX_ANNOUNCERS,
-    GOSSIP_MAX_EARLY,
-    GOSSIP_MAX_HOPS,
-    GOSSIP_MAX_IDS,
-    GOSSIP_MAX_MISSING,
-    GOSSIP_MAX_RECENT,
-    GOSSIP_MAX_SEEN,
-    GOSSIP_SEEN_S,
-)
+from meshnode.base.limits import GOSSIP_FRAME, GOSSIP_MAX_EARLY, GOSSIP_MAX_HOPS, GOSSIP_MAX_IDS
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timer, Timers
+from meshnode.gossip.dissemination.awaited import Awaited, Wanted
+from meshnode.gossip.dissemination.payloads import Payload, RecentPayloads, Seen
 from meshnode.gossip.effects import Send
 from meshnode.gossip.messages import Eager, Graft, IHave, Prune
 from meshnode.identity.node_id import NodeId
 
-ANNOUNCE_S = 0.01  # ids wait so long for others, to share a frame
-ANNOUNCE_AGAIN_S = 0.1  # since the last ids were sent: a busy mesh sends ten frames of them a second on a link
-GRAFT_S = 0.3  # an announced payload is asked for after so long: one loss (0.2 s) and a hop more are no reason
-PRUNE_AGAIN_S = 0.5  # a neighbour that pushes although it was told not to is told again
-AGAIN_S = 0.3  # and of the next announcer after so much more
-RECENT_S = 30.0  # whoever missed an announced payload asks within two seconds
-CLOSER = 1  # an announcement that is so many hops nearer than the payload was swaps the links
+PRUNE_AGAIN_S = 0.5  # a neighbour that still pushes so long after a PRUNE is sent another
+SWAP_HOPS = 1  # an announcement that is so many hops nearer than the payload was swaps the links (section 3.8)
 
 PAYLOADS = describe("gossip_payloads", "payloads received over links")
-TWICE = describe("gossip_payloads_twice", "payloads received that we had")
+TWICE = describe("gossip_payloads_twice", "payloads received a second time")
 GRAFTS = describe("gossip_grafts", "payloads asked for: announced and not received")
-MISSED = describe("gossip_missed", "payloads that no announcer had any more")
-MISSING_FULL = describe("gossip_missing_full", "announcements dropped: too many payloads are awaited")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Waits in seconds, and which optional part of the paper is used."""
+
+    announce_s: float = 0.01  # ids wait for others, to share a frame
+    announce_again_s: float = 0.1  # since the last ids: a busy mesh sends ten frames of them a second on a link
+    graft_s: float = 0.3  # until an announced payload is asked for: one loss (0.2 s) and a hop more are no reason
+    graft_again_s: float = 0.3  # until it is asked of the next announcer
+    swaps: bool = True  # optimize the tree for hops (section 3.8)
+
+
+def _finds_nothing(item: bytes) -> bytes | None:
+    return None
 
 
 class Plumtree:
-    """One tree. Ids are 8 bytes; whoever calls has verified what it hands in."""
+    """One tree. Ids are 8 bytes; payloads that are handed in have been verified.
 
-    announce_s, announce_again_s, graft_s, again_s = ANNOUNCE_S, ANNOUNCE_AGAIN_S, GRAFT_S, AGAIN_S
+    ``find`` returns older payloads for neighbours that ask; ``ask`` replaces ``graft`` as what is done about awaited
+    payloads; ``slack`` postpones that.
+    """
 
-    def __init__(self, rng: random.Random, timers: Timers, metrics: Metrics, now: float, scope: bytes = b"") -> None:
+    def __init__(
+        self,
+        rng: random.Random,
+        timers: Timers,
+        metrics: Metrics,
+        now: float,
+        *,
+        scope: bytes = b"",
+        settings: Settings | None = None,
+        find: Callable[[bytes], bytes | None] = _finds_nothing,
+        ask: Callable[[Wanted, float], None] | None = None,
+        slack: Callable[[float], float] | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
         self.eager: dict[NodeId, None] = {}
-        self.lazy: dict[NodeId, float] = {}  # and when we told it so
+        self.lazy: dict[NodeId, float] = {}  # and when it was pruned
+        self.recent = RecentPayloads()
+        self.seen = Seen(now)
+        waits = self.settings.graft_s, self.settings.graft_again_s
+        self.awaited = Awaited(timers, metrics, waits, ask or self.graft, self.is_linked, slack)
         self._rng = rng
-        self._timers = timers
         self._metrics = metrics
         self._scope = scope
-        self._seen: dict[bytes, None] = {}
-        self._seen_before: dict[bytes, None] = {}
-        self._seen_since = now
-        self._recent: OrderedDict[bytes, tuple[bytes, int, float]] = OrderedDict()
-        self._recent_size = 0
+        self._find = find
         self._early: BoundedDict[bytes, None] = BoundedDict(GOSSIP_MAX_EARLY)
-        self._missing: dict[bytes, list[tuple[NodeId, int]]] = {}
-        self._due: OrderedDict[bytes, float] = OrderedDict()
-        self._grafting: Timer | None = None
-        self._announcing: Timer | None = None
-        self._announced = float("-inf")
         self._pushes: dict[NodeId, list[tuple[int, bytes]]] = {}
-        self._announcements: dict[NodeId, list[tuple[int, bytes]]] = {}
-        self._effects: list[Send] = []
+        self.effects: list[Send] = []
+        self.announcements = Announcements(timers, self.settings, scope, self.effects)
 
     def take_effects(self) -> list[Send]:
-        """Everything to send since the last call; payloads for one neighbour share messages."""
-        if self._pushes:
-            pushes, self._pushes = self._pushes, {}
-            for peer, items in pushes.items():
-                self._effects += [Send(peer, Eager(self._scope, part)) for part in frames(items)]
-        effects, self._effects = self._effects, []
+        """Return everything to send since the last call; payloads for one neighbour share messages."""
+        for peer, items in self.take_pushes().items():
+            self.effects += [Send(peer, Eager(self._scope, part)) for part in frames(items)]
+        effects = list(self.effects)
+        self.effects.clear()
         return effects
 
-    # ---- verbs
+    def take_pushes(self) -> dict[NodeId, list[tuple[int, bytes]]]:
+        """Take the payloads out of what is to be sent: a list for each neighbour, each with its hops."""
+        pushes, self._pushes = self._pushes, {}
+        return pushes
+
+    # ---- links
 
     def add(self, peer: NodeId) -> None:
-        """A new neighbour: eager, until it proves to be superfluous."""
+        """Add a neighbour, or make one eager: so are all links until they prove superfluous."""
         self.lazy.pop(peer, None)
         self.eager[peer] = None
 
     def link(self, peer: NodeId) -> None:
-        """A new neighbour: where a tree has grown it is held in reserve; a newcomer gets into the tree at once."""
+        """Add a neighbour: held in reserve where a tree has grown; a node without a tree gets into one at once."""
         if self.eager and self.lazy:
             self.lazy[peer] = -math.inf
             return
         if not self.eager:
-            self._effects.append(Send(peer, Graft(self._scope, ())))
+            self.effects.append(Send(peer, Graft(self._scope, ())))
         self.add(peer)
 
     def unlink(self, peer: NodeId) -> None:
-        """A neighbour no more; if we lived by it, another takes its place."""
+        """Remove a neighbour; the last eager one is replaced by a lazy one."""
         self.remove(peer)
         if self.lazy and not self.eager:
-            other = self._rng.choice(list(self.lazy))
-            self.add(other)
-            self._effects.append(Send(other, Graft(self._scope, ())))
-
-    def spare(self) -> list[NodeId]:
-        """Neighbours that may go without harm: lazy ones; anybody as long as there is no tree."""
-        return list(self.lazy) if self._seen or self._seen_before else list(self.eager)
+            self.take_link(self._rng.choice(list(self.lazy)))
 
     def remove(self, peer: NodeId) -> None:
-        """A neighbour no more."""
+        """Remove a neighbour and what waits for it."""
         self.eager.pop(peer, None)
         self.lazy.pop(peer, None)
         self._pushes.pop(peer, None)
-        self._announcements.pop(peer, None)
+        self.announcements.remove(peer)
 
-    def knows(self, item: bytes) -> bool:
-        """True when a payload of this id was here lately."""
-        return item in self._seen or item in self._seen_before
+    def is_linked(self, peer: NodeId) -> bool:
+        """Return whether ``peer`` is a neighbour."""
+        return peer in self.eager or peer in self.lazy
+
+    def spare(self) -> list[NodeId]:
+        """Return neighbours that may go without harm: lazy ones, or any before there is a tree."""
+        return list(self.lazy) if self.seen else list(self.eager)
+
+    def take_link(self, peer: NodeId) -> None:
+        """Make a link eager at both ends."""
+        self.add(peer)
+        self.effects.append(Send(peer, Graft(self._scope, ())))
+
+    def graft(self, wanted: Wanted, now: float) -> None:
+        """Ask for awaited payloads and make those links eager."""
+        for peer, items in wanted.items():
+            self._metrics.count(GRAFTS, len(items))
+            self.add(peer)
+            for i in range(0, len(items), GOSSIP_MAX_IDS):
+                self.effects.append(Send(peer, Graft(self._scope, tuple(items[i : i + GOSSIP_MAX_IDS]))))
+
+    # ---- payloads
 
     def publish(self, item: bytes, payload: bytes, now: float, *, wide: bool = False) -> None:
-        """Spread a payload of our own; ``wide``: at once to all neighbours, for there will be no later."""
-        self._spread(item, payload, 0, None, now, wide)
+        """Spread a payload of this node; ``wide``: at once over all links, when a repair would come too late."""
+        self._spread(item, Payload(payload, 0), None, now, wide)
 
     def announce(self, item: bytes, payload: bytes, source: NodeId, now: float) -> None:
-        """Offer a payload that came by reconciliation: most neighbours have it, so they hear its id only."""
-        self._note(item, payload, GOSSIP_MAX_HOPS, now)
+        """Offer a payload that came by anti-entropy: most neighbours have it, so only its id is sent."""
+        self._note(item, Payload(payload, GOSSIP_MAX_HOPS), now)
         self._early[item] = None
         for peer in (*self.eager, *self.lazy):
             if peer != source:
-                self._announcements.setdefault(peer, []).append((GOSSIP_MAX_HOPS, item))
-        self._announce_soon(now)
+                self.announcements.add(peer, [(GOSSIP_MAX_HOPS, item)], now)
+
+    def serve(self, peer: NodeId, items: tuple[bytes, ...]) -> None:
+        """Send payloads that a neighbour asks for, as far as they are still here."""
+        for item in items:
+            found = self.recent.get(item)
+            if found is not None:
+                self._push(peer, found)
+            elif (data := self._find(item)) is not None:
+                self._push(peer, Payload(data, 0))
 
     # ---- what neighbours say
 
     def on_payload(
-        self, peer: NodeId, item: bytes, payload: bytes, hops: int, now: float, *, wide: bool = False
+        self,
+        peer: NodeId,
+        item: bytes,
+        payload: bytes,
+        hops: int,
+        now: float,
+        *,
+        wide: bool = False,
+        takes_link: bool = True,
     ) -> None:
-        """A payload that we had not, and that counts: pass it on; ``wide``: to all: the tree is broken."""
+        """Pass on a payload that is new and counts.
+
+        ``wide``: over all links, for the tree is broken; ``takes_link``: a lazy link that brings it becomes eager.
+        """
         self._metrics.count(PAYLOADS)
         hops = min(hops + 1, GOSSIP_MAX_HOPS)
-        announced = self._missing.pop(item, None)
-        self._due.pop(item, None)
-        if peer in self.lazy:
+        announced = self.awaited.received(item)
+        if takes_link and peer in self.lazy:
             self.add(peer)
-        self._spread(item, payload, hops, peer, now, wide)
-        if announced:
-            best, least = min(announced, key=lambda pair: pair[1])
-            if least + CLOSER <= hops and best in self.lazy and peer in self.eager:
-                self.add(best)
-                self._effects.append(Send(best, Graft(self._scope, ())))
+        self._spread(item, Payload(payload, hops), peer, now, wide)
+        if announced and self.settings.swaps:
+            nearest, least = min(announced, key=lambda pair: pair[1])
+            if least + SWAP_HOPS <= hops and nearest in self.lazy and peer in self.eager:
+                self.take_link(nearest)
                 self._prune(peer, now)
 
     def on_overtaken(self, peer: NodeId, item: bytes, hops: int, now: float) -> bool:
-        """A payload that reconciliation brought before the tree: its way goes on from here all the same. Or False."""
-        if item not in self._early or item not in self._recent:
+        """Pass on a payload that anti-entropy brought before the tree did. False when it is none: a duplicate."""
+        found = self.recent.get(item)
+        if item not in self._early or found is None:
             return False
         del self._early[item]
-        self.on_payload(peer, item, self._recent[item][0], hops, now)
+        self.on_payload(peer, item, found.data, hops, now)
         return True
 
-    def on_duplicate(self, peer: NodeId, item: bytes, now: float) -> None:
-        """A payload that we had: the link is superfluous."""
+    def on_duplicate(self, peer: NodeId, item: bytes, now: float) -> bool:
+        """Prune the link that brings a payload a second time; False when that was done just now."""
         self._metrics.count(PAYLOADS)
         self._metrics.count(TWICE)
-        if peer in self.eager or now - self.lazy.get(peer, now) > PRUNE_AGAIN_S:
+        pruned = peer in self.eager or now - self.lazy.get(peer, now) > PRUNE_AGAIN_S
+        if pruned:
             self._prune(peer, now)
+        return pruned
 
     def on_rejected(self, item: bytes, now: float) -> None:
-        """A payload that does not count: it is not asked for again."""
-        self._missing.pop(item, None)
-        self._due.pop(item, None)
-        self._remember(item, now)
+        """Remember a payload that does not count: it is not asked for again."""
+        self.awaited.received(item)
+        self.seen.add(item, now)
 
     def on_ihave(self, peer: NodeId, message: IHave, now: float) -> None:
-        """Ids that a neighbour has."""
-        if peer not in self.eager and peer not in self.lazy:
+        """Await the announced payloads that have not come."""
+        if not self.is_linked(peer):
             return
         for hops, item in message.items:
-            if item in self._seen or item in self._seen_before:
-                continue
-            announcers = self._missing.get(item)
-            if announcers is None:
-                if len(self._missing) >= GOSSIP_MAX_MISSING:
-                    self._metrics.count(MISSING_FULL)
-                    continue
-                self._missing[item] = [(peer, hops)]
-                self._due[item] = now + self.graft_s
-            elif len(announcers) < GOSSIP_MAX_ANNOUNCERS and all(known != peer for known, _ in announcers):
-                announcers.append((peer, hops))
-        self._graft_soon()
+            if item not in self.seen:
+                self.awaited.announced(peer, item, hops, now)
+        self.awaited.arm()
 
-    def on_graft(self, peer: NodeId, message: Graft, find: dict[bytes, bytes], now: float) -> None:
-        """A neighbour wants payloads, and to be eager; ``find`` holds those that the store still has."""
-        if peer not in self.eager and peer not in self.lazy:
-            return
-        self.add(peer)
-        for item in message.ids:
-            payload, hops, _ = self._recent.get(item) or (find.get(item), 0, 0.0)
-            if payload is not None:
-                self._push(peer, hops, payload)
+    def on_graft(self, peer: NodeId, message: Graft, now: float) -> None:
+        """Make the link eager and send what is asked for."""
+        if self.is_linked(peer):
+            self.add(peer)
+            self.serve(peer, message.ids)
 
-    def on_prune(self, peer: NodeId, now: float) -> None:
-        """A neighbour gets payloads from others."""
+    def on_prune(self, peer: NodeId, message: Prune, now: float) -> None:
+        """Make the link lazy: the neighbour gets its payloads over others."""
         if peer in self.eager:
             del self.eager[peer]
             self.lazy[peer] = now
 
     # ---- inside
 
-    def _spread(
-        self, item: bytes, payload: bytes, hops: int, source: NodeId | None, now: float, wide: bool = False
-    ) -> None:
-        self._note(item, payload, hops, now)
-        if wide:  # a payload may only go over links that both ends take for eager: who gets it twice prunes
+    def _spread(self, item: bytes, payload: Payload, source: NodeId | None, now: float, wide: bool) -> None:
+        self._note(item, payload, now)
+        if wide:  # payloads go only over links that both ends take for eager: a second copy prunes its link
             for peer in list(self.lazy):
                 self.add(peer)
         for peer in self.eager:
             if peer != source:
-                self._push(peer, hops, payload)
+                self._push(peer, payload)
         for peer in self.lazy:
             if peer != source:
-                self._announcements.setdefault(peer, []).append((min(hops + 1, GOSSIP_MAX_HOPS), item))
-        if self.lazy:
-            self._announce_soon(now)
+                self.announcements.add(peer, [(min(payload.hops + 1, GOSSIP_MAX_HOPS), item)], now)
 
-    def _push(self, peer: NodeId, hops: int, payload: bytes) -> None:
-        self._pushes.setdefault(peer, []).append((hops, payload))
+    def _push(self, peer: NodeId, payload: Payload) -> None:
+        self._pushes.setdefault(peer, []).append((payload.hops, payload.data))
 
     def _prune(self, peer: NodeId, now: float) -> None:
         self.eager.pop(peer, None)
         self.lazy[peer] = now
-        self._effects.append(Send(peer, Prune(self._scope)))
+        self.effects.append(Send(peer, Prune(self._scope)))
 
-    def _note(self, item: bytes, payload: bytes, hops: int, now: float) -> None:
-        self._remember(item, now)
-        self._missing.pop(item, None)
-        self._due.pop(item, None)
-        if item in self._recent:
-            return
-        self._recent[item] = payload, hops, now
-        self._recent_size += len(payload)
-        while self._recent_size > GOSSIP_MAX_RECENT or now - next(iter(self._recent.values()))[2] > RECENT_S:
-            self._recent_size -= len(self._recent.popitem(last=False)[1][0])
+    def _note(self, item: bytes, payload: Payload, now: float) -> None:
+        self.seen.add(item, now)
+        self.awaited.received(item)
+        self.recent.add(item, payload, now)
 
-    def _remember(self, item: bytes, now: float) -> None:
-        if len(self._seen) >= GOSSIP_MAX_SEEN or now - self._seen_since > GOSSIP_SEEN_S:
-            self._seen_before, self._seen, self._seen_since = self._seen, {}, now
-        self._seen[item] = None
 
-    def _announce_soon(self, now: float) -> None:
-        if self._announcing is None:
-            at = max(now + self.announce_s, self._announced + self.announce_again_s)
-            self._announcing = self._timers.at(at, self._announce)
+class Announcements:
+    """Ids for lazy links, which wait for each other to share messages (section 3.4)."""
 
-    def _announce(self, now: float) -> None:
-        self._announcing, self._announced = None, now
-        announcements, self._announcements = self._announcements, {}
-        for peer, items in announcements.items():
+    def __init__(self, timers: Timers, settings: Settings, scope: bytes, effects: list[Send]) -> None:
+        self._timers = timers
+        self._settings = settings
+        self._scope = scope
+        self._effects = effects
+        self._waiting: dict[NodeId, list[tuple[int, bytes]]] = {}
+        self._timer: Timer | None = None
+        self._sent = -math.inf
+
+    def add(self, peer: NodeId, items: list[tuple[int, bytes]], now: float) -> None:
+        """Queue ids, each with its hops, for a neighbour."""
+        self._waiting.setdefault(peer, []).extend(items)
+        if self._timer is None:
+            at = max(now + self._settings.announce_s, self._sent + self._settings.announce_again_s)
+            self._timer = self._timers.at(at, self._flush)
+
+    def remove(self, peer: NodeId) -> None:
+        """Forget what waits for a neighbour."""
+        self._waiting.pop(peer, None)
+
+    def _flush(self, now: float) -> None:
+        self._timer, self._sent = None, now
+        waiting, self._waiting = self._waiting, {}
+        for peer, items in waiting.items():
             for i in range(0, len(items), GOSSIP_MAX_IDS):
                 self._effects.append(Send(peer, IHave(self._scope, tuple(items[i : i + GOSSIP_MAX_IDS]))))
 
-    def _graft_soon(self) -> None:
-        if self._due and (self._grafting is None or not self._grafting.live):
-            at = next(iter(self._due.values()))
-            self._grafting = self._timers.at(at, self._graft)
-
-    def _graft(self, now: float) -> None:
-        """Ask for what is due: each id of its next announcer."""
-        wanted: dict[NodeId, list[bytes]] = {}
-        while self._due:
-            item, at = next(iter(self._due.items()))
-            if at > now:
-                break
-            del self._due[item]
-            announcers = self._missing[item]
-            peer = next((p for p, _ in announcers if p in self.eager or p in self.lazy), None)
-            if peer is None:
-                del self._missing[item]
-                self._metrics.count(MISSED)
-                continue
-            self._missing[item] = [pair for pair in announcers if pair[0] != peer]
-            wanted.setdefault(peer, []).append(item)
-            self._due[item] = now + self.again_s
-        for peer, items in wanted.items():
-            self._metrics.count(GRAFTS, len(items))
-            self.add(peer)
-            for i in range(0, len(items), GOSSIP_MAX_IDS):
-                self._effects.append(Send(peer, Graft(self._scope, tuple(items[i : i + GOSSIP_MAX_IDS]))))
-        self._grafting = None
-        self._graft_soon()
-
 
 def frames(items: list[tuple[int, bytes]]) -> list[tuple[tuple[int, bytes], ...]]:
-    """Cut a list of payloads into messages that fit a frame."""
+    """Cut a list of payloads into messages that fit a frame; a payload above that size gets one of its own."""
     if len(items) == 1:
         return [tuple(items)]
     frames: list[tuple[tuple[int, bytes], ...]] = []

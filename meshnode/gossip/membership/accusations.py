@@ -1,161 +1,125 @@
-"""Who is a member and who is not, as entries say it: where ``members`` and ``detector`` meet ``store`` and ``views``.
+"""Accusations and refutations of this node: when to publish them, and when to probe first. Sans I/O.
 
-A part of ``Gossip`` with no timers of its own but two: when we look for ourselves after a lone accusation, and when we
-refute what is said of us.
+SWIM's suspicion (Das, Gupta, Motivala, DSN 2002, section 4.2) as signed entries. An accusation names the incarnation
+(the seq of the accused's member entry) that did not answer; a newer member entry refutes it. A lone accuser may lie, or
+be cut off itself, so nodes that know the accused and are not its neighbours give a second opinion.
 """
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
-from meshnode.base.limits import GOSSIP_MAX_ACCUSERS, GOSSIP_MAX_TTL_S
-from meshnode.base.metrics import describe
-from meshnode.base.timers import Timer
-from meshnode.gossip.effects import Status
-from meshnode.gossip.entry import Entry, Kind
-from meshnode.gossip.kinds import Accusation, Member, parse_accusation, parse_member
-from meshnode.gossip.membership.members import NEEDED
+from meshnode.base.limits import GOSSIP_MAX_ACCUSERS
+from meshnode.base.metrics import Metrics, describe
+from meshnode.base.timers import Timer, Timers
+from meshnode.gossip.effects import Publish, Status
+from meshnode.gossip.entry import Kind
+from meshnode.gossip.kinds import NEEDED, Accusation, Member
 from meshnode.gossip.messages import Contact
 from meshnode.identity.node_id import NodeId
 
-if TYPE_CHECKING:
-    from meshnode.gossip.router import Gossip
-
-ACCUSATION_TTL_S = 7200  # as long as what it is about: a partition of two hours still heals by refutation
+MEMBER_TTL_S = 7200
+ACCUSATION_TTL_S = 7200  # as long as the member entry: a partition of two hours still heals by refutation
 REFUTE_EVERY_S = 0.5
-SECOND_OPINION_S = 0.4
+SECOND_OPINION_S = 0.4  # drawn at random up to this, so that not all nodes probe at once
 
-REFUTATIONS = describe("gossip_refutations", "times that we were accused and refuted it")
+REFUTATIONS = describe("gossip_refutations", "accusations of this node that it refuted")
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """``peer``, which is no neighbour, did not answer: it is not to be offered as a contact."""
+
+    peer: NodeId
+
+
+class Facts(Protocol):
+    """What the other cores know of nodes."""
+
+    def incarnation(self, peer: NodeId) -> int: ...
+    def accusers(self, peer: NodeId) -> int: ...
+    def status(self, peer: NodeId) -> Status: ...
+    def is_neighbour(self, peer: NodeId) -> bool: ...
+    def may_be_probed(self, contact: Contact) -> bool: ...
+
+
+Probe = Callable[[Contact, float, Callable[[bool, float], None]], bool]
 
 
 class Accusations:
-    """Acts on MEMBER and ACCUSATION entries of others, and makes our own accusations and refutations."""
+    """Decides what to publish about members. ``probe`` asks a node for a sign of life and calls back with the answer,
+    or returns False; ``record`` returns this node's encoded record."""
 
-    def __init__(self, gossip: Gossip) -> None:
-        self._gossip = gossip
+    def __init__(
+        self,
+        rng: random.Random,
+        timers: Timers,
+        metrics: Metrics,
+        facts: Facts,
+        probe: Probe,
+        record: Callable[[], bytes],
+    ) -> None:
+        self._rng = rng
+        self._timers = timers
+        self._metrics = metrics
+        self._facts = facts
+        self._probe = probe
+        self._record = record
         self._refuted_at = float("-inf")
         self._refuting: Timer | None = None
+        self._effects: list[Publish | Unreachable] = []
 
-    def member(self, peer: NodeId) -> Entry | None:
-        """The newest member entry of ``peer``."""
-        return self._gossip.store.get((peer, Kind.MEMBER, ""))
-
-    def incarnation(self, peer: NodeId) -> int:
-        """Its seq, 0 when there is none."""
-        entry = self.member(peer)
-        return entry.seq if entry is not None else 0
-
-    def on_member(self, entry: Entry, before: Entry | None, now: float) -> None:
-        """A member lives, has moved, refutes, or leaves."""
-        gossip, peer, member = self._gossip, entry.origin, parse_member(entry)
-        if peer == gossip.id or member is None:
-            return
-        gossip.members.on_member(peer, entry.seq, member.left, now, news=before is None)
-        self.void_accusations(peer, entry.seq)
-        if member.left:
-            gossip.views.forget(peer, now)
-        else:
-            gossip.views.note_record(Contact(peer, member.record))
-
-    def void_accusations(self, peer: NodeId, seq: int) -> None:
-        """A newer member entry refutes all that was said of older ones, everywhere alike."""
-        store = self._gossip.store
-        for entry in list(store.named(Kind.ACCUSATION, str(peer))):
-            accusation = parse_accusation(entry)
-            if accusation is None or accusation.incarnation < seq:
-                store.drop(entry)
-
-    def is_void(self, entry: Entry) -> bool:
-        """True for an accusation that was refuted before it came."""
-        accusation = parse_accusation(entry)
-        return accusation is not None and accusation.incarnation < self.incarnation(accusation.accused)
-
-    def on_accusation(self, entry: Entry, now: float) -> None:
-        """Somebody does not hear somebody: perhaps us, perhaps one whom we can look after."""
-        gossip, accusation = self._gossip, parse_accusation(entry)
-        if accusation is None:
-            return
-        accused = accusation.accused
-        if accused == gossip.id:
-            gossip.rise_above(accusation.incarnation)
-            gossip.detector.blame_ourselves()
-            self.refute_soon(now)
-            return
-        gossip.members.on_accused(accused, entry.origin, accusation.incarnation, now)
-        gossip.detector.suspect(accused, now)
-        contact = gossip.views.passive.get(accused)
-        if contact is not None and gossip.members.accusers(accused) < NEEDED:
-            gossip.later(SECOND_OPINION_S, lambda now: self._second_opinion(contact, now), now)
-
-    def breaks_the_tree(self, entry: Entry) -> bool:
-        """The first accusation of a neighbour that is silent to us too: the tree led through it."""
-        accusation = parse_accusation(entry) if entry.kind == Kind.ACCUSATION else None
-        if accusation is None or accusation.accused not in self._gossip.views.active:
-            return False
-        accused, gossip = accusation.accused, self._gossip
-        return gossip.members.accusers(accused) == 0 and not gossip.detector.hears(accused)
-
-    def _second_opinion(self, contact: Contact, now: float) -> None:
-        """A lone accuser may lie, or be cut off itself: whoever knows the accused, and is not its neighbour, looks."""
-        members = self._gossip.members
-        if members.accusers(contact.id) != 1:
-            return
-
-        def answered(alive: bool, now: float) -> None:
-            if not alive and 0 < members.accusers(contact.id) < NEEDED:
-                self.accuse(contact.id, now)
-
-        self._gossip.detector.probe(contact, now, answered)
-
-    def look_after(self, contact: Contact, now: float) -> None:
-        """Somebody whom we do not watch may be dead: accuse it when it does not answer a probe."""
-        gossip = self._gossip
-
-        def answered(alive: bool, now: float) -> None:
-            if not alive and contact.id not in gossip.views.active and gossip.status(contact.id) is Status.ALIVE:
-                gossip.views.passive.pop(contact.id, None)
-                self.accuse(contact.id, now)
-
-        if gossip.probeable(contact) and gossip.members.status(contact.id) is Status.ALIVE:
-            gossip.detector.probe(contact, now, answered)
+    def take_effects(self) -> list[Publish | Unreachable]:
+        """Return everything to do since the last call, in order."""
+        effects, self._effects = self._effects, []
+        return effects
 
     def accuse(self, peer: NodeId, now: float) -> None:
-        """Tell all that ``peer`` does not answer, unless enough have."""
-        gossip, incarnation = self._gossip, self.incarnation(peer)
-        if gossip.members.accusers(peer) >= GOSSIP_MAX_ACCUSERS:
-            return
-        gossip.rise_above(incarnation)
-        value = Accusation(peer, incarnation).encoded()
-        gossip.put_out(Kind.ACCUSATION, str(peer), value, ACCUSATION_TTL_S, now, wide=True)
-        gossip.members.on_accused(peer, gossip.id, incarnation, now)
+        """Publish that ``peer`` does not answer, unless ``GOSSIP_MAX_ACCUSERS`` nodes have."""
+        if self._facts.accusers(peer) < GOSSIP_MAX_ACCUSERS:
+            incarnation = self._facts.incarnation(peer)
+            value = Accusation(peer, incarnation).encoded()
+            name = str(peer)
+            self._effects.append(Publish(Kind.ACCUSATION, name, value, ACCUSATION_TTL_S, wide=True, above=incarnation))
 
-    def on_own_past(self, entry: Entry, now: float) -> None:
-        """An entry of ours that we do not remember (our state was lost, or somebody has our key): stay above it."""
-        self._gossip.rise_above(entry.seq)
-        if entry.kind == Kind.MEMBER:  # also when we count higher already: it is what others take for our newest word
-            self.refute_soon(now)
+    def on_accused(self, contact: Contact, now: float) -> None:
+        """Give a second opinion about a node that is known here and no neighbour."""
+        if self._facts.accusers(contact.id) < NEEDED:
+            wait = self._rng.uniform(0.0, SECOND_OPINION_S)
+            self._timers.at(now + wait, lambda now: self._second_opinion(contact, now))
 
-    def outlive(self, past: Entry, now: float) -> None:
-        """What replaced an entry of ours has to live as long as it: else the old one rises again where it still is."""
-        gossip, held = self._gossip, self._gossip.get(past.key)
-        if past.kind == Kind.ACCUSATION or (held is not None and held.expires >= past.expires):
-            return  # a void accusation rises nowhere
-        value = held.value if held is not None else None
-        if past.kind == Kind.MEMBER and value is None:
-            value = Member(False, gossip.record).encoded()
-        ttl = min(GOSSIP_MAX_TTL_S, math.ceil(past.expires - gossip.wall(now)) + 1)
-        gossip.put_out(past.kind, past.name, value, ttl, now)
+    def _second_opinion(self, contact: Contact, now: float) -> None:
+        def answered(alive: bool, now: float) -> None:
+            if not alive and 0 < self._facts.accusers(contact.id) < NEEDED:
+                self.accuse(contact.id, now)
 
-    def refute_soon(self, now: float) -> None:
-        """Say that we live, at once, or when half a second has passed since we said so last."""
+        if self._facts.accusers(contact.id) == 1:
+            self._probe(contact, now, answered)
+
+    def on_unwatched(self, contact: Contact, now: float) -> None:
+        """Probe a node that no neighbour of it may be watching any more, and accuse it when it does not answer."""
+
+        def answered(alive: bool, now: float) -> None:
+            peer = contact.id
+            if not alive and not self._facts.is_neighbour(peer) and self._facts.status(peer) is Status.ALIVE:
+                self._effects.append(Unreachable(peer))
+                self.accuse(peer, now)
+
+        if self._facts.may_be_probed(contact):
+            self._probe(contact, now, answered)
+
+    def refute(self, now: float) -> None:
+        """Publish that this node lives: at once, or ``REFUTE_EVERY_S`` after the last time."""
         if self._refuting is None or not self._refuting.live:
             wait = max(0.0, self._refuted_at + REFUTE_EVERY_S - now)
-            self._refuting = self._gossip.at(now + wait, self._refute)
+            self._refuting = self._timers.at(now + wait, self._refute)
             if not wait:
                 self._refuting.fire(now)
 
     def _refute(self, now: float) -> None:
         self._refuted_at = now
-        self._gossip.metrics.count(REFUTATIONS)
-        self._gossip.announce(self._gossip.record, now)
+        self._metrics.count(REFUTATIONS)
+        self._effects.append(Publish(Kind.MEMBER, "", Member(False, self._record()).encoded(), MEMBER_TTL_S))

@@ -1,11 +1,10 @@
-"""Partial views: a handful of links, and a few dozen others known in case one breaks. Sans I/O.
+"""Partial views: a handful of links, and a few dozen other nodes known in case one breaks. Sans I/O.
 
 HyParView (Leitao, Pereira, Rodrigues, DSN 2007). The active view is symmetric: its members are linked, each is in the
-other's. The passive view is a sample of the rest that shuffles keep fresh. Different from the paper: we look for more
-neighbours below 6 and take up to 8; a shuffle's answer goes back the way that it came, for a QUIC connection for one
-message would cost more than the walk; whoever has fewer than 3 neighbours asks with high priority, so that enough
-others watch it (detector.py); gone members are tried again, so that the halves of a partition find each other; and
-neighbours change slowly by further walks, for those who joined together would keep to themselves for ever.
+other's. The passive view is a sample of the rest that shuffles keep fresh. Different from the paper: a node looks for
+neighbours below 6 and takes up to 8; with fewer than 3 it asks with high priority, so that enough others watch it
+(swim.py); gone members are tried again, so that the halves of a partition find each other; and neighbours change slowly
+by further walks, for those that joined together would keep to themselves for ever.
 """
 
 from __future__ import annotations
@@ -14,14 +13,10 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import (
     GOSSIP_MAX_ACTIVE,
-    GOSSIP_MAX_CONTACTS,
-    GOSSIP_MAX_LOST,
     GOSSIP_MAX_PASSIVE,
     GOSSIP_MAX_PENDING,
-    GOSSIP_MAX_WALKS,
     GOSSIP_WALK_BURST,
     GOSSIP_WALK_RATE,
 )
@@ -29,33 +24,21 @@ from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timer, Timers
 from meshnode.base.token_bucket import TokenBucket
 from meshnode.gossip.effects import Connect, NeedContacts, NeighbourDown, NeighbourUp, Probe, Release, Send
-from meshnode.gossip.messages import (
-    MAX_TX,
-    Contact,
-    Disconnect,
-    ForwardJoin,
-    Join,
-    Neighbour,
-    NeighbourReply,
-    Shuffle,
-    ShuffleReply,
-)
+from meshnode.gossip.membership.shuffles import Shuffles
+from meshnode.gossip.membership.upkeep import LOST_S, MAX_LOST_S, ROTATE_S, SHUFFLE_S, Upkeep
+from meshnode.gossip.membership.views import Views
+from meshnode.gossip.messages import Contact, Disconnect, ForwardJoin, Join, Neighbour, NeighbourReply
 from meshnode.identity.node_id import NodeId
 
 ACTIVE = 6
-FEW = 3
-JOIN_WALK, PASSIVE_WALK, SHUFFLE_WALK = 6, 3, 4  # ARWL, PRWL of the paper
-SHUFFLE_S = 10.0
-ROTATE_S, MAX_ROTATE_S = 10.0, 600.0  # between walks for another neighbour: half as long as we have been here
-PASS_ON, DIAL = 1.0, 8.0  # what a walk costs whoever passed it to us
-FILL_S = (0.5, 1.0, 2.0, 5.0, 10.0)  # between attempts to find a neighbour while they fail
-LATER_S = 0.5  # who has just joined learns what there is from its contact, not from everybody at once
+HIGH_PRIORITY_BELOW = 3  # neighbours
+JOIN_WALK, PASSIVE_WALK = 6, 3  # steps: ARWL, PRWL of the paper
+PASS_ON, DIAL = 1.0, 8.0  # what a walk costs the neighbour that passed it here
+SYNC_LATER_S = 0.5  # a node that has just joined syncs with its contact, not with all neighbours at once
 ANSWER_S = 5.0  # for a Neighbour to be answered, the dial included
-LOST_S, MAX_LOST_S = 2.0, 60.0  # between attempts to reach a gone member; grows with the time that it is gone
 
-REFUSED = describe("gossip_refused", "times that a node had no room for us as its neighbour")
+REFUSED = describe("gossip_refused", "times that a node had no room for this one as its neighbour")
 WALKS = describe("gossip_drop_walks", "random walks dropped: too many from one neighbour")
-UNASKED = describe("gossip_drop_unasked", "membership messages dropped: from no neighbour, or not asked for")
 REJOINED = describe("gossip_rejoined", "gone members that answered again")
 
 
@@ -65,7 +48,7 @@ class _Pending:
     join: bool
     high: bool
     newcomer: bool
-    timer: Timer | None = None
+    timer: Timer
 
 
 ViewEffect = Send | Connect | Release | Probe | NeedContacts | NeighbourUp | NeighbourDown
@@ -74,7 +57,7 @@ ViewEffect = Send | Connect | Release | Probe | NeedContacts | NeighbourUp | Nei
 class HyParView:
     """The active and the passive view of one node.
 
-    ``record`` returns our own encoded record, ``spare`` the neighbours that may go without harm.
+    ``record`` returns this node's encoded record, ``spare`` the neighbours that may go without harm.
     """
 
     def __init__(
@@ -87,101 +70,75 @@ class HyParView:
         spare: Callable[[], list[NodeId]],
         now: float,
     ) -> None:
-        self.active: dict[NodeId, Contact] = {}
-        self.passive: dict[NodeId, Contact] = {}
-        self.lost: BoundedDict[NodeId, tuple[Contact, float]] = BoundedDict(GOSSIP_MAX_LOST)
-        self._own = own
+        self.views = Views(own, rng)
+        self.active, self.passive = self.views.active, self.views.passive
+        self.shuffles = Shuffles(self.views, rng, metrics, self._may_walk)
         self._rng = rng
-        self._timers = timers
         self._metrics = metrics
         self._record = record
         self._spare = spare
-        self._links: dict[NodeId, None] = {}
+        self._links: dict[NodeId, TokenBucket] = {}  # walks that each may still cause
         self._pending: dict[NodeId, _Pending] = {}
-        self._walks: BoundedDict[int, NodeId] = BoundedDict(GOSSIP_MAX_WALKS)
-        self._offered: dict[int, tuple[Contact, ...]] = {}
-        self._walked: dict[NodeId, TokenBucket] = {}
         self._effects: list[ViewEffect] = []
-        self._fill: Timer | None = None
-        self._failures = 0
-        self._left = False
-        self._since = now
-        timers.at(now + rng.uniform(0.2, 1.0) * SHUFFLE_S, self._shuffle)
-        timers.at(now + rng.uniform(0.5, 1.0) * ROTATE_S, self._rotate)
-        timers.at(now + rng.uniform(0.5, 1.0) * LOST_S, self._try_lost)
+        self._upkeep = Upkeep(rng, timers, self._fill, lambda: len(self.active) < ACTIVE, now)
+        self._upkeep.every(rng.uniform(0.2, 1.0) * SHUFFLE_S, self._shuffle, 0.2, now)
+        self._upkeep.every(rng.uniform(0.5, 1.0) * ROTATE_S, self._rotate, 0.25, now)
+        self._upkeep.every(rng.uniform(0.5, 1.0) * LOST_S, self._try_lost, 0.25, now)
 
     def take_effects(self) -> list[ViewEffect]:
-        """Everything to do since the last call, in order."""
+        """Return everything to do since the last call, in order."""
         effects, self._effects = self._effects, []
-        return effects
+        return effects + self.shuffles.take_effects()
 
     # ---- verbs
 
     def join(self, contact: Contact, now: float) -> None:
         """Enter the mesh through this node."""
-        if contact.id not in self.active:
-            self._want(contact, now, join=True, high=True)
+        self._want(contact, now, join=True, high=True)
 
     def add_contact(self, contact: Contact, now: float) -> None:
-        """Somebody knows of a node: it may become a neighbour when we need one."""
-        if contact.id == self._own or self._left:
-            return
-        known = self.active.get(contact.id)
-        if known is not None:
+        """Add a node that another source knows: it may become a neighbour when one is needed."""
+        if contact.id in self.active:
             if contact.record:
                 self.active[contact.id] = contact
-            return
-        if contact.id in self.lost:
-            return  # it is tried on its own timer, and answers or does not
-        self._remember(contact, ())
-        if len(self.active) < ACTIVE:
-            self._fill_soon(now, 0.0)
-
-    def note_record(self, contact: Contact) -> None:
-        """A newer record of a node: kept when it is in a view."""
-        if contact.id in self.active:
-            self.active[contact.id] = contact
-        elif contact.id in self.passive:
-            self.passive[contact.id] = contact
-        elif contact.id in self.lost:
-            self.lost[contact.id] = contact, self.lost[contact.id][1]
+        elif contact.id not in self.views.lost and not self._upkeep.stopped:  # lost nodes are tried on their own timer
+            self.views.remember(contact)
+            self._upkeep.fill_soon(now, 0.0)
 
     def leave(self, now: float) -> None:
-        """Tell the neighbours that we go; nothing is asked of anybody afterwards."""
-        self._left = True
+        """Part from all neighbours; nothing is asked of any node afterwards."""
+        self._upkeep.stop()
         for peer in list(self.active):
             self._effects.append(Send(peer, Disconnect(True)))
             self._part(peer)
         self._pending.clear()
 
     def forget(self, peer: NodeId, now: float) -> None:
-        """``peer`` has left, or is banned: it is in no view, and is not tried again."""
+        """Remove a node that has left, or is banned, from all views; it is not tried again."""
         self.passive.pop(peer, None)
-        self.lost.pop(peer, None)
+        self.views.lost.pop(peer, None)
         self._pending.pop(peer, None)
-        self.drop(peer, now)
-
-    def lose(self, peer: NodeId, now: float) -> None:
-        """``peer`` is gone: replaced, and tried again now and then."""
-        contact = self.active.get(peer) or self.passive.pop(peer, None)
-        if contact is not None:
-            self.lost[peer] = contact, now
-        self._pending.pop(peer, None)
-        self.drop(peer, now)
-
-    def drop(self, peer: NodeId, now: float) -> None:
-        """``peer`` is no neighbour any more, and told so; another takes its place."""
         if peer in self.active:
             self._effects.append(Send(peer, Disconnect(False)))
             self._part(peer)
-            self._fill_soon(now, 0.0)
+            self._upkeep.fill_soon(now, 0.0)
+
+    def lose(self, peer: NodeId, now: float) -> None:
+        """Replace a node that is gone, and try it again now and then."""
+        contact = self.active.get(peer) or self.passive.get(peer)
+        since = self.views.lost.get(peer)
+        self.forget(peer, now)
+        if contact is not None:
+            self.views.lost.put(peer, (contact, now))
+        elif since is not None:
+            self.views.lost.put(peer, since)
 
     def on_alive(self, peer: NodeId, now: float) -> None:
-        """``peer`` has answered a probe, or shown otherwise that it lives."""
-        found = self.lost.pop(peer, None)
-        if found is not None and not self._left:
+        """Link to a gone node that shows that it lives: the first link over a gap must not be refused."""
+        found = self.views.lost.pop(peer, None)
+        if found is not None and not self._upkeep.stopped:
             self._metrics.count(REJOINED)
-            self._want(found[0], now, high=True)  # the first link over what was a gap must not be refused
+            self._want(found[0], now, high=True)
 
     def wants(self, peer: NodeId) -> bool:
         """True while a link to ``peer`` is of use."""
@@ -190,62 +147,58 @@ class HyParView:
     # ---- links
 
     def on_link(self, peer: NodeId, now: float) -> None:
-        """There is a connection to ``peer``, whoever wanted it."""
+        """Take up a connection to ``peer``, whichever end or layer opened it."""
         if peer in self._links:
             return  # told twice: by the connection, and by the answer to ``Connect``
-        self._links[peer] = None
+        self._links[peer] = TokenBucket(GOSSIP_WALK_RATE, GOSSIP_WALK_BURST, now)
         pending = self._pending.get(peer)
         if pending is not None:
             self._ask(pending)
-        elif peer in self.lost:
+        elif peer in self.views.lost:
             self.on_alive(peer, now)
-        elif len(self.active) < ACTIVE and not self._left:
-            self._remember(Contact(peer), ())
-            self._fill_soon(now, 0.0)
+        elif len(self.active) < ACTIVE and not self._upkeep.stopped:
+            self.views.remember(Contact(peer))
+            self._upkeep.fill_soon(now, 0.0)
 
     def on_unlink(self, peer: NodeId, now: float) -> None:
-        """The connection to ``peer`` is over."""
+        """Replace a neighbour whose connection is over."""
         self._links.pop(peer, None)
-        self._walked.pop(peer, None)
         contact = self.active.get(peer)
         if contact is not None:
             self._part(peer)
-            self._remember(contact, ())
-            self._fill_soon(now, 0.0)
+            self.views.remember(contact)
+            self._upkeep.fill_soon(now, 0.0)
         if peer in self._pending:
             self.on_connect_failed(peer, now)
 
     def on_connect_failed(self, peer: NodeId, now: float) -> None:
-        """No link could be opened, or the peer did not answer on it."""
+        """Give up a peer to which no link could be opened, or that did not answer on it."""
         pending = self._pending.pop(peer, None)
         if pending is None:
             return
-        if pending.timer is not None:
-            pending.timer.cancel()
+        pending.timer.cancel()
         contact = self.passive.pop(peer, None)
         if contact is not None and contact.record:
-            self.lost[peer] = contact, now
-        self._failed(now)
+            self.views.lost.put(peer, (contact, now))
+        self._upkeep.failed(now)
 
     # ---- what neighbours say
 
     def on_join(self, peer: NodeId, message: Join, now: float) -> None:
-        """A new node: our neighbour, and by random walks some others' too."""
+        """Take a new node as a neighbour and start random walks that find it others."""
         if not self._may_walk(peer, now):
             return
         known = peer in self.active
-        self._accept(Contact(peer, message.record), self._when_asked(peer), crowd=True)
+        self._accept(Contact(peer, message.record), self._sync_when_asked(peer), crowd=True)
         self._effects.append(Send(peer, NeighbourReply(True)))
         if not known:
             forward = ForwardJoin(self.active[peer], JOIN_WALK)
-            for other in self.active:
-                if other != peer:
-                    self._effects.append(Send(other, forward))
+            self._effects += [Send(other, forward) for other in self.active if other != peer]
 
     def on_forward_join(self, peer: NodeId, message: ForwardJoin, now: float) -> None:
-        """A random walk for a new node: it ends here, or goes on."""
+        """Pass on a random walk for a node that joins; where it ends, become its neighbour."""
         contact = message.contact
-        if peer not in self.active or contact.id == self._own or not self._may_walk(peer, now):
+        if peer not in self.active or contact.id == self.views.own or not self._may_walk(peer, now):
             return
         onward = [other for other in self.active if other not in (peer, contact.id)]
         if message.ttl == 0 or not onward:
@@ -253,75 +206,43 @@ class HyParView:
                 self._want(contact, now, high=True, newcomer=True)
             return
         if message.ttl == PASSIVE_WALK:
-            self._remember(contact, ())
+            self.views.remember(contact)
         self._effects.append(Send(self._rng.choice(onward), ForwardJoin(contact, message.ttl - 1)))
 
     def on_neighbour(self, peer: NodeId, message: Neighbour, now: float) -> None:
-        """``peer`` asks to be our neighbour."""
-        accepted = not self._left and (message.high or peer in self.active or len(self.active) < GOSSIP_MAX_ACTIVE)
+        """Answer a request to be a neighbour."""
+        has_place = message.high or peer in self.active or len(self.active) < GOSSIP_MAX_ACTIVE
+        accepted = has_place and not self._upkeep.stopped
         if accepted:
-            self._accept(Contact(peer, message.record), self._when_asked(peer))
+            self._accept(Contact(peer, message.record), self._sync_when_asked(peer))
         self._effects.append(Send(peer, NeighbourReply(accepted)))
 
     def on_neighbour_reply(self, peer: NodeId, message: NeighbourReply, now: float) -> None:
-        """``peer`` takes us, or has no room."""
+        """Take ``peer`` as a neighbour if it accepts, else look for another."""
         pending = self._pending.pop(peer, None)
         if pending is None:
             if message.accepted and peer not in self.active:
-                self._effects.append(Send(peer, Disconnect(False)))  # too late: we have given it up
+                self._effects.append(Send(peer, Disconnect(False)))  # too late: it was given up
             return
-        if pending.timer is not None:
-            pending.timer.cancel()
+        pending.timer.cancel()
         if message.accepted:
-            self._failures = 0
-            self._accept(pending.contact, LATER_S if pending.newcomer else 0.0)
-            self._fill_soon(now, 0.05)
+            self._upkeep.succeeded()
+            self._accept(pending.contact, SYNC_LATER_S if pending.newcomer else 0.0)
+            self._upkeep.fill_soon(now, 0.05)
         else:
             self._metrics.count(REFUSED)
             self._effects.append(Release(peer))
-            self._failed(now)
+            self._upkeep.failed(now)
 
     def on_disconnect(self, peer: NodeId, message: Disconnect, now: float) -> None:
-        """``peer`` has dropped us."""
+        """Part from a neighbour that parts from this node."""
         contact = self.active.get(peer)
         if contact is None:
             return
         self._part(peer)
         if not message.leaving:
-            self._remember(contact, ())
-        self._fill_soon(now, self._rng.uniform(0.0, 0.2))
-
-    def on_shuffle(self, peer: NodeId, message: Shuffle, now: float) -> None:
-        """Others' contacts on a random walk: pass them on, or keep some and give as many back."""
-        if peer not in self.active or not self._may_walk(peer, now):
-            return
-        onward = [other for other in self.active if other != peer]
-        if message.ttl > 0 and onward and message.tx not in self._walks:
-            self._walks[message.tx] = peer
-            self._effects.append(Send(self._rng.choice(onward), Shuffle(message.tx, message.ttl - 1, message.contacts)))
-            return
-        mine = self._sample(self.passive, len(message.contacts))
-        self._effects.append(Send(peer, ShuffleReply(message.tx, mine)))
-        for contact in message.contacts:
-            self._remember(contact, mine)
-
-    def on_shuffle_reply(self, peer: NodeId, message: ShuffleReply, now: float) -> None:
-        """The answer to a shuffle of ours, or of somebody before us on its way."""
-        offered = self._offered.pop(message.tx, None)
-        if offered is not None:
-            for contact in message.contacts:
-                self._remember(contact, offered)
-            return
-        back = self._walks.pop(message.tx, None)
-        if back is None:
-            self._metrics.count(UNASKED)
-        elif back in self.active:
-            self._effects.append(Send(back, message))
-
-    def on_stranger(self, peer: NodeId) -> None:
-        """``peer`` takes us for its neighbour, and is none of ours: it had better know."""
-        if peer not in self._pending:
-            self._effects.append(Send(peer, Disconnect(False)))
+            self.views.remember(contact)
+        self._upkeep.fill_soon(now, self._rng.uniform(0.0, 0.2))
 
     # ---- inside
 
@@ -329,12 +250,12 @@ class HyParView:
         self, contact: Contact, now: float, *, join: bool = False, high: bool = False, newcomer: bool = False
     ) -> None:
         peer = contact.id
-        if peer == self._own or peer in self.active or self._left:
+        if peer == self.views.own or self.wants(peer) or self._upkeep.stopped:
             return
-        if peer in self._pending or len(self._pending) >= GOSSIP_MAX_PENDING:
+        if len(self._pending) >= GOSSIP_MAX_PENDING:
             return
-        pending = self._pending[peer] = _Pending(contact, join, high, newcomer)
-        pending.timer = self._timers.at(now + ANSWER_S, lambda now: self.on_connect_failed(peer, now))
+        timer = self._upkeep.at(now + ANSWER_S, lambda now: self.on_connect_failed(peer, now))
+        pending = self._pending[peer] = _Pending(contact, join, high, newcomer, timer)
         if peer in self._links:
             self._ask(pending)
         else:
@@ -345,26 +266,27 @@ class HyParView:
         message = Join(record) if pending.join else Neighbour(pending.high, record)
         self._effects.append(Send(pending.contact.id, message))
 
-    def _when_asked(self, peer: NodeId) -> float:
-        """Who asked reconciles at once, the other later; of two who asked each other, the smaller id is first."""
-        return 0.0 if peer in self._pending and self._own < peer else LATER_S
+    def _sync_when_asked(self, peer: NodeId) -> float:
+        """Return the seconds until this node, which was asked, syncs: the asker does at once, and of two that asked
+        each other the smaller id."""
+        return 0.0 if peer in self._pending and self.views.own < peer else SYNC_LATER_S
 
     def _accept(self, contact: Contact, reconcile_in: float, *, crowd: bool = False) -> None:
         peer = contact.id
         self.passive.pop(peer, None)
-        self.lost.pop(peer, None)
+        self.views.lost.pop(peer, None)
         if peer in self.active:
             if contact.record:
                 self.active[peer] = contact
             return
         if len(self.active) >= GOSSIP_MAX_ACTIVE:
-            # a crowd that joins through us replaces one another: who knew the mesh before sends their walks all over it
+            # a crowd that joins here replaces one another: older neighbours send their walks all over the mesh
             spare = [known for known in self._spare() if known in self.active] or list(self.active)
             victim = next(reversed(self.active)) if crowd else self._rng.choice(spare)
             evicted = self.active[victim]
             self._effects.append(Send(victim, Disconnect(False)))
             self._part(victim)
-            self._remember(evicted, ())
+            self.views.remember(evicted)
         self.active[peer] = contact
         self._effects.append(NeighbourUp(peer, reconcile_in))
 
@@ -373,102 +295,51 @@ class HyParView:
 
     def _part(self, peer: NodeId) -> None:
         del self.active[peer]
-        self._walked.pop(peer, None)
         self._effects.append(NeighbourDown(peer))
         self._effects.append(Release(peer))
 
-    def _remember(self, contact: Contact, sent: tuple[Contact, ...]) -> None:
-        """Into the passive view; when it is full, somebody whom the other side has now goes, or anybody."""
-        peer = contact.id
-        if peer == self._own or peer in self.active or peer in self.lost:
-            return
-        if peer in self.passive:
-            if contact.record:
-                self.passive[peer] = contact
-            return
-        if len(self.passive) >= GOSSIP_MAX_PASSIVE:
-            spare = [c.id for c in sent if c.id in self.passive] or list(self.passive)
-            del self.passive[self._rng.choice(spare)]
-        self.passive[peer] = contact
+    def _may_walk(self, peer: NodeId, now: float, cost: float = PASS_ON) -> bool:
+        """Charge a walk, which costs a message or a dial, to the neighbour that passed it here."""
+        bucket = self._links.get(peer)
+        allowed = bucket is None or bucket.take(cost, now)
+        if not allowed:
+            self._metrics.count(WALKS)
+        return allowed
 
-    def _fill_soon(self, now: float, wait: float) -> None:
-        if self._left or len(self.active) >= ACTIVE:
-            return
-        if self._fill is not None and self._fill.live:
-            if self._fill.when <= now + wait:
-                return
-            self._fill.cancel()
-        self._fill = self._timers.at(now + wait, self._fill_up)
+    # ---- upkeep
 
-    def _fill_up(self, now: float) -> None:
+    def _fill(self, now: float) -> None:
         """Ask as many passive members as there are neighbours missing."""
-        if self._left:
+        if self._upkeep.stopped:
             return
         missing = ACTIVE - len(self.active) - len(self._pending)
         candidates = [c for c in self.passive.values() if c.id not in self._pending]
         self._rng.shuffle(candidates)
+        high = len(self.active) < HIGH_PRIORITY_BELOW
         for contact in candidates[: max(0, missing)]:
-            self._want(contact, now, high=len(self.active) < FEW)
-        if missing > 0 and not candidates and not self._pending and len(self.active) < FEW:
+            self._want(contact, now, high=high)
+        if missing > 0 and high and not candidates and not self._pending:
             self._effects.append(NeedContacts())
-            self._failed(now)
+            self._upkeep.failed(now)
 
-    def _failed(self, now: float) -> None:
-        wait = FILL_S[min(self._failures, len(FILL_S) - 1)]
-        self._failures += 1
-        self._fill_soon(now, wait * self._rng.uniform(0.7, 1.3))
+    def _shuffle(self, now: float) -> float:
+        self._upkeep.fill_soon(now, 0.0)
+        self.shuffles.start(self._record())
+        return SHUFFLE_S
 
-    def _may_walk(self, peer: NodeId, now: float, cost: float = PASS_ON) -> bool:
-        """A walk costs us a message or a dial: one neighbour may cause so many."""
-        bucket = self._walked.get(peer) or TokenBucket(GOSSIP_WALK_RATE, GOSSIP_WALK_BURST, now)
-        if peer in self._links:
-            self._walked[peer] = bucket
-        if bucket.take(cost, now):
-            return True
-        self._metrics.count(WALKS)
-        return False
-
-    def _sample(self, view: dict[NodeId, Contact], count: int) -> tuple[Contact, ...]:
-        found = list(view.values())
-        return tuple(self._rng.sample(found, min(count, len(found))))
-
-    def _shuffle(self, now: float) -> None:
-        if self._left:
-            return
-        self._timers.at(now + SHUFFLE_S * self._rng.uniform(0.8, 1.2), self._shuffle)
-        if len(self.active) < ACTIVE:
-            self._fill_soon(now, 0.0)
-        if not self.active:
-            return
-        contacts = (
-            Contact(self._own, self._record()),
-            *self._sample(self.active, 3),
-            *self._sample(self.passive, GOSSIP_MAX_CONTACTS - 4),
-        )
-        tx = self._rng.randrange(MAX_TX)
-        self._offered = {tx: contacts}
-        self._effects.append(Send(self._rng.choice(list(self.active)), Shuffle(tx, SHUFFLE_WALK, contacts)))
-
-    def _rotate(self, now: float) -> None:
-        """Another neighbour, from all over the mesh: those we met when it formed need not be the best to have."""
-        if self._left:
-            return
-        wait = min(MAX_ROTATE_S, max(ROTATE_S, (now - self._since) / 2))
-        self._timers.at(now + wait * self._rng.uniform(0.75, 1.25), self._rotate)
-        # who still knows few is in a mesh of two dozen, where everybody is near
-        wanted = now - self._since < 1.5 * ROTATE_S or len(self.passive) >= GOSSIP_MAX_PASSIVE // 2
+    def _rotate(self, now: float) -> float:
+        """Look for another neighbour all over the mesh: those met when it formed need not be the best to have."""
+        # a node that still knows few is in a mesh of two dozen, where all are near
+        wanted = self._upkeep.is_young(now) or len(self.passive) >= GOSSIP_MAX_PASSIVE // 2
         if wanted and len(self.active) >= ACTIVE and self._has_room():
-            forward = ForwardJoin(Contact(self._own, self._record()), JOIN_WALK)
+            forward = ForwardJoin(Contact(self.views.own, self._record()), JOIN_WALK)
             self._effects.append(Send(self._rng.choice(list(self.active)), forward))
+        return self._upkeep.rotate_wait(now)
 
-    def _try_lost(self, now: float) -> None:
-        """Probe one gone member: the longer they are gone, the more rarely."""
-        if self._left:
-            return
-        wait = LOST_S
-        if self.lost:
-            peer = self._rng.choice(list(self.lost))
-            contact, since = self.lost[peer]
-            self._effects.append(Probe(contact))
-            wait = min(MAX_LOST_S, max(LOST_S, (now - since) / 30))
-        self._timers.at(now + wait * self._rng.uniform(0.75, 1.25), self._try_lost)
+    def _try_lost(self, now: float) -> float:
+        """Probe one gone node: the longer it is gone, the more rarely."""
+        if not self.views.lost:
+            return LOST_S
+        contact, since = self.views.lost[self._rng.choice(list(self.views.lost))]
+        self._effects.append(Probe(contact))
+        return min(MAX_LOST_S, max(LOST_S, (now - since) / 30))

@@ -1,10 +1,10 @@
-"""What we believe of members: accused, refuted, gone, left. Sans I/O.
+"""Believed state of members: accused, refuted, gone, left. Sans I/O.
 
 SWIM's suspicion (Das, Gupta, Motivala, DSN 2002, section 4.2) with Lifeguard's shrinking wait (Dadgar, Phillips, Currey
 2018, section IV.B). Different from both: there is no confirmation that one node could send. An accusation is an entry
 signed by its accuser, about one incarnation (the seq of the accused's member entry); every node waits for itself, and
 believes that a member is gone when two have accused it, or it has seen the silence itself, and no newer member entry
-came meanwhile. So one liar buries nobody, and whoever lives and is heard refutes any number of them.
+came meanwhile. So one liar buries no node, and a node that lives and is heard refutes any number of them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from meshnode.base.limits import GOSSIP_MAX_ACCUSERS, GOSSIP_MAX_SUSPECTS
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timer, Timers
 from meshnode.gossip.effects import MemberChanged, Status
+from meshnode.gossip.kinds import NEEDED
 from meshnode.identity.node_id import NodeId
 
 WAIT_S = (4.0, 2.0, 1.5)  # for a refutation, with one accuser, two, and more; it takes two broadcasts, about 1 s
-NEEDED = 2
 FORGET_S = 7200.0  # as long as a record lives: by then a member entry of a gone node has expired too
 
 SUSPECTS_FULL = describe("gossip_suspects_full", "accusations ignored: too many members are under suspicion")
@@ -46,36 +46,39 @@ class Members:
         self._metrics = metrics
         self._health = health
         self._suspects: dict[NodeId, _Suspect] = {}
-        self._left: BoundedDict[NodeId, int] = BoundedDict(GOSSIP_MAX_SUSPECTS)
+        self._left: BoundedDict[NodeId, int] = BoundedDict(GOSSIP_MAX_SUSPECTS)  # and the seq of the goodbye
         self._effects: list[MemberChanged] = []
 
     def take_effects(self) -> list[MemberChanged]:
-        """What changed since the last call, in order."""
+        """Return the changes since the last call, in order."""
         effects, self._effects = self._effects, []
         return effects
 
     def status(self, peer: NodeId) -> Status:
-        """SUSPECT, GONE or LEFT; ALIVE when nothing speaks against it."""
+        """Return SUSPECT, GONE or LEFT; ALIVE when nothing speaks against it."""
         suspect = self._suspects.get(peer)
         if suspect is not None:
             return Status.GONE if suspect.gone else Status.SUSPECT
         return Status.LEFT if peer in self._left else Status.ALIVE
 
     def accusers(self, peer: NodeId) -> int:
-        """How many accuse ``peer`` at present."""
+        """Return how many nodes accuse ``peer`` at present."""
         suspect = self._suspects.get(peer)
         return len(suspect.accusers) if suspect is not None else 0
 
     def suspects(self) -> list[NodeId]:
-        """All that are under suspicion or gone."""
+        """Return all that are under suspicion or gone."""
         return list(self._suspects)
 
     def on_member(self, peer: NodeId, seq: int, left: bool, now: float, *, news: bool) -> None:
-        """The newest member entry of ``peer``; ``news`` when there was none before."""
+        """Take the newest member entry of ``peer``: it refutes accusations of older ones.
+
+        ``left``: it is a goodbye; ``news``: there was no member entry before.
+        """
         suspect = self._suspects.get(peer)
         before = Status.UNKNOWN if news and suspect is None else self.status(peer)
         if suspect is not None:
-            suspect.accusers = {who: of for who, of in suspect.accusers.items() if of >= seq}
+            suspect.accusers = {accuser: of for accuser, of in suspect.accusers.items() if of >= seq}
             if not suspect.accusers:
                 self._clear(peer, suspect)
                 self._metrics.count(REFUTED)
@@ -89,7 +92,10 @@ class Members:
         self._change(peer, before)
 
     def on_accused(self, peer: NodeId, accuser: NodeId, incarnation: int, now: float) -> None:
-        """``accuser`` does not hear ``peer``, whose member entry at that time had this seq."""
+        """Take an accusation of the member entry with seq ``incarnation``.
+
+        Ignored (counted) when ``GOSSIP_MAX_SUSPECTS`` members are under suspicion.
+        """
         if peer in self._left or peer == self._own:
             return
         before = self.status(peer)
@@ -131,7 +137,7 @@ class Members:
             suspect.gone = True
             self._metrics.count(CONFIRMED)
             self._effects.append(MemberChanged(peer, Status.GONE, Status.SUSPECT))
-        # a lone accuser whom nobody joins was wrong, or lied
+        # a lone accuser that no other node joins was wrong, or lied
         wait = FORGET_S if suspect.gone else WAIT_S[0]
         suspect.timer = self._timers.at(now + wait, lambda now: self._expire(peer, suspect))
 

@@ -1,12 +1,10 @@
-"""Who behaves: rates of origins, and black marks of peers that hand us what no honest node would.
+"""Rates of origins, and black marks of peers that hand over what no honest node would. Sans I/O.
 
-An honest node verifies before it passes on, so what is forged or malformed is the fault of whoever hands it to us,
+An honest node verifies before it passes on, so what is forged or malformed is the fault of the peer that hands it over,
 and never of the origin that it names: rates are charged only after the signature held.
 """
 
 from __future__ import annotations
-
-from enum import Enum
 
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import (
@@ -20,26 +18,15 @@ from meshnode.base.limits import (
 )
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.token_bucket import RateLimit, TokenBucket
+from meshnode.gossip.effects import Banned, Fault
 from meshnode.identity.node_id import NodeId
 
 FLOOD = describe("gossip_drop_flood", "entries dropped: their origin is over its rate")
 BANS = describe("gossip_bans", "peers that were cut off for lying")
-MARKS = describe("gossip_black_marks", "times that a peer's standing was lowered")
+MARKS = describe("gossip_black_marks", "black marks that peers were given")
 
-BAN_AT = 10.0
+BAN_AT = 10.0  # points
 FORGIVEN_PER_S = 1 / 30
-
-
-class Fault(Enum):
-    """What a peer did."""
-
-    MALFORMED = "a message or an entry that no program of ours makes"
-    FORGED = "an entry that its origin did not sign"
-    TOO_MUCH = "one entry of its own over its rate"
-    UNTIMELY = "an entry that expired or comes from the future: a wrong clock, as a rule"
-
-
-# How much that weighs: at 10 points a peer is banned, one is forgiven every 30 s.
 WEIGHTS = {
     Fault.MALFORMED: 4.0,
     Fault.FORGED: 4.0,
@@ -51,28 +38,37 @@ WEIGHTS = {
 
 
 class Reputation:
-    """Token buckets of origins and black marks of peers; both bounded, the longest unused go first."""
+    """Rates of origins, black marks and bans of peers; all bounded, the longest unused go first."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._rates: BoundedDict[NodeId, RateLimit] = BoundedDict(GOSSIP_MAX_ORIGINS)
         self._marks: BoundedDict[NodeId, tuple[float, float]] = BoundedDict(GOSSIP_MAX_STANDINGS)
         self._banned: BoundedDict[NodeId, float] = BoundedDict(GOSSIP_MAX_STANDINGS)
+        self._effects: list[Banned] = []
+
+    def take_effects(self) -> list[Banned]:
+        """Return the bans since the last call."""
+        effects, self._effects = self._effects, []
+        return effects
 
     def allows(self, origin: NodeId, size: int, now: float, *, share: float = 1.0) -> bool:
-        """Charge one verified entry to its origin; False (counted) when it sends too much."""
+        """Charge one verified entry of ``size`` bytes to its origin; False (counted) when it sends too much.
+
+        ``share`` is that of the rate which counts: this node keeps below what others allow it.
+        """
         limit = self._rates.get(origin) or _limit_of_origin(share, now)
-        self._rates.put(origin, limit)
         allowed = limit.take(size, now)
         if not allowed:
             self._metrics.count(FLOOD)
-        oldest = next(iter(self._rates))
-        if self._rates[oldest].is_full(now):  # it says no more than that of an origin that was never heard
+        self._rates.put(origin, limit)
+        oldest, limit = next(iter(self._rates.items()))
+        if limit.is_full(now):  # it says no more than that of an origin that was never heard
             del self._rates[oldest]
         return allowed
 
     def lower(self, peer: NodeId, fault: Fault, now: float) -> bool:
-        """Give a black mark; True when the peer is banned by it."""
+        """Give a black mark (counted); True when it makes ``BAN_AT`` points: the peer is banned for a while."""
         self._metrics.count(MARKS)
         points, at = self._marks.pop(peer, (0.0, now))
         points = max(0.0, points - (now - at) * FORGIVEN_PER_S)
@@ -81,25 +77,24 @@ class Reputation:
         else:
             points += WEIGHTS[fault]
         if points < BAN_AT:
-            self._marks[peer] = points, now
+            self._marks.put(peer, (points, now))
             return False
-        self._banned[peer] = now + GOSSIP_BAN_S
+        self._banned.put(peer, now + GOSSIP_BAN_S)
         self._metrics.count(BANS)
+        self._effects.append(Banned(peer))
         return True
 
     def points(self, peer: NodeId) -> float:
-        """The black marks of ``peer`` when it got its last one."""
+        """Return the black marks of ``peer`` as of its last one."""
         return self._marks.get(peer, (0.0, 0.0))[0]
 
     def is_banned(self, peer: NodeId, now: float) -> bool:
         """True while ``peer`` is cut off."""
         until = self._banned.get(peer)
-        if until is None:
-            return False
-        if until <= now:
+        if until is not None and until <= now:
             del self._banned[peer]
             return False
-        return True
+        return until is not None
 
 
 def _limit_of_origin(share: float, now: float) -> RateLimit:

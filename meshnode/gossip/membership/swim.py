@@ -1,9 +1,10 @@
-"""Failure detection: who of the neighbours, and of a sample of the rest, still answers. Sans I/O.
+"""Failure detection: which neighbours, and which of a sample of the rest, still answer. Sans I/O.
 
 SWIM (Das, Gupta, Motivala, DSN 2002): ping, and after a silence ask others to probe. Lifeguard (Dadgar, Phillips,
-Currey 2018): waits grow with our own ill health, and helpers say "no answer" too, so that the silence of all is blamed
-on ourselves. A probe is a few datagrams, also to neighbours: they cost a fifth of a message on a QUIC stream, and no
-connection where there is none. A timer that fires late says that this process was held up: nobody is accused then.
+Currey 2018): waits grow with this node's own ill health, and helpers answer "no" too, so that the silence of all is
+taken for a fault of this node. A probe is a few datagrams, also to neighbours: they cost a fifth of a message on a QUIC
+stream, and no connection where there is none. A timer that fires late shows that this process was held up: it accuses
+no node then.
 """
 
 from __future__ import annotations
@@ -13,30 +14,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from meshnode.base.limits import GOSSIP_MAX_PROBES
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.rtt import RttEstimator
 from meshnode.base.timers import Timer, Timers
 from meshnode.gossip.effects import Accuse, Estranged, Probe, Send, Silent
+from meshnode.gossip.membership.probes import Answer, Probes
 from meshnode.gossip.messages import MAX_TX, Contact, IndirectProbe, IndirectReply
 from meshnode.identity.node_id import NodeId
 
-ROUND_S = 1.0
-QUIET_S = 0.45  # a neighbour heard more lately than this is not probed in this round
+ROUND_S = 1.0  # the protocol period of the paper
+RECENT_S = 0.45  # a neighbour heard within this is not probed in this round
 DIRECT_S, MAX_DIRECT_S = 0.45, 3.0  # for an answer: at least, and at most when round trips are long
 INDIRECT_S = 0.6  # for the helpers' answers, after the direct one did not come
-PROBE_S = 0.45  # for the answer to datagrams
-FRESH_S = 0.3  # what we heard less long ago answers a helper's question by itself
-SAMPLE_S = 5.0
-HELPERS = 3
-MAX_HEALTH = 7
-LATE_S = 0.25
-ISOLATED_S = 8.0  # no neighbour heard for so long: nobody is left to ask, and nobody to mislead
+FRESH_S = 0.3  # what was heard within this answers a helper's question by itself
+SAMPLE_S = 5.0  # between probes of members that are no neighbours
+HELPERS = 3  # k of the paper
+MAX_HEALTH = 7  # S of Lifeguard's local health multiplier
+LATE_S = 0.25  # a timer that fires so late: this process was held up
+ISOLATED_S = 8.0  # no neighbour heard for so long: none is left to ask, and none to mislead
 
-PROBES_FULL = describe("gossip_probes_full", "probes for others refused: enough are outstanding")
-ACCUSATIONS = describe("gossip_accusations", "neighbours that we accused of not answering")
-ESTRANGED = describe("gossip_estranged", "neighbours whom others hear and we do not")
-OWN_FAULT = describe("gossip_own_fault", "silences blamed on ourselves: no helper answered either, or we were held up")
+ACCUSATIONS = describe("gossip_accusations", "neighbours accused of not answering")
+ESTRANGED = describe("gossip_estranged", "neighbours that others hear and this node does not")
+OWN_FAULT = describe("gossip_own_fault", "silences blamed on this node: no helper answered either, or it was held up")
 
 
 class Phase(Enum):
@@ -62,58 +61,52 @@ class _Watch:
     rtt: RttEstimator = field(default_factory=RttEstimator)
 
 
-@dataclass(slots=True)
-class _Probing:
-    askers: dict[NodeId, int]  # who wants to know, and by which tx
-    sample: bool
-    ours: Callable[[bool, float], None] | None = None
-
-
-DetectorEffect = Send | Probe | Accuse | Estranged | Silent
+SwimEffect = Send | Probe | Accuse | Estranged | Silent
 
 
 class Swim:
-    """Watches the neighbours. ``sample`` returns some member that is no neighbour, or None."""
+    """Watches the neighbours. ``strangers`` returns the known members that are none and that datagrams reach."""
 
     def __init__(
         self,
         rng: random.Random,
         timers: Timers,
         metrics: Metrics,
-        sample: Callable[[], Contact | None],
+        strangers: Callable[[], list[Contact]],
         now: float,
     ) -> None:
         self._rng = rng
         self._timers = timers
         self._metrics = metrics
-        self._sample = sample
+        self._strangers = strangers
         self._watches: dict[NodeId, _Watch] = {}
-        self._probing: dict[NodeId, _Probing] = {}
-        self._effects: list[DetectorEffect] = []
+        self._effects: list[SwimEffect] = []
+        self._probes = Probes(timers, metrics, self._effects.append)
         self._ill = 0
         self._check: Timer | None = None
         self._round_at = now + ROUND_S * rng.random()
         timers.at(self._round_at, self._round)
-        timers.at(now + SAMPLE_S * rng.uniform(0.5, 1.5), self._sample_one)
+        timers.at(now + SAMPLE_S * rng.uniform(0.5, 1.5), self._sample)
 
     @property
     def health(self) -> float:
-        """The factor by which waits are longer than usual: 1 is well, 8 is very ill."""
+        """Return the factor by which waits are longer than usual, 1 to 8 (Lifeguard's local health multiplier)."""
         return 1.0 + self._ill
 
-    def take_effects(self) -> list[DetectorEffect]:
-        """Everything to do since the last call, in order."""
-        effects, self._effects = self._effects, []
+    def take_effects(self) -> list[SwimEffect]:
+        """Return everything to do since the last call, in order."""
+        effects = list(self._effects)
+        self._effects.clear()
         return effects
 
     # ---- verbs
 
     def watch(self, contact: Contact, now: float) -> None:
-        """A new neighbour."""
+        """Watch a new neighbour."""
         self._watches[contact.id] = _Watch(contact, now)
 
     def unwatch(self, peer: NodeId) -> None:
-        """A neighbour no more."""
+        """Stop watching: it is no neighbour any more."""
         self._watches.pop(peer, None)
 
     def hears(self, peer: NodeId) -> bool:
@@ -122,7 +115,7 @@ class Swim:
         return watch is not None and watch.phase is Phase.HEARD
 
     def suspect(self, peer: NodeId, now: float) -> None:
-        """Others accuse a neighbour: ask it at once, unless it was heard just now."""
+        """Probe a neighbour that others accuse at once, unless it was heard within ``FRESH_S``."""
         watch = self._watches.get(peer)
         if watch is not None and now - watch.heard > FRESH_S:
             watch.accused = True
@@ -130,26 +123,26 @@ class Swim:
                 self._ping(watch, now)
                 self._arm_check()
 
-    def probe(self, contact: Contact, now: float, answer: Callable[[bool, float], None]) -> bool:
-        """Probe a node by datagrams for ourselves; False when too many probes are outstanding."""
-        return self._probe(contact, now, ours=answer)
+    def probe(self, contact: Contact, now: float, answer: Answer) -> bool:
+        """Probe a node by datagrams on this node's account; False when it is being probed, or too many are."""
+        return self._probes.probe(contact, now, answer)
 
-    def blame_ourselves(self) -> None:
-        """Somebody accused us and we live: perhaps we are slow (Lifeguard's third rule)."""
-        self._worsen()
+    def blame_itself(self) -> None:
+        """Wait longer from now on: this node is slow, or is accused and lives (Lifeguard, section IV.A)."""
+        self._ill = min(MAX_HEALTH, self._ill + 1)
 
     # ---- what happens
 
     def on_heard(self, peer: NodeId, now: float) -> None:
-        """Any message of a neighbour."""
+        """Note that a neighbour lives: any message or probe of it counts."""
         watch = self._watches.get(peer)
         if watch is not None:
             watch.heard = now
             watch.phase = Phase.HEARD
             watch.accused = False
 
-    def on_probe_ask(self, peer: NodeId, message: IndirectProbe, now: float) -> None:
-        """A neighbour does not hear somebody: do we?"""
+    def on_indirect_probe(self, peer: NodeId, message: IndirectProbe, now: float) -> None:
+        """Probe a node for a neighbour, or answer at once when it was heard within ``FRESH_S``."""
         target = message.contact.id
         watch = self._watches.get(target)
         if peer not in self._watches or target == peer:
@@ -157,15 +150,15 @@ class Swim:
         if watch is not None and now - watch.heard <= FRESH_S:
             self._effects.append(Send(peer, IndirectReply(message.tx, True)))
             return
-        running = self._probing.get(target)
-        if running is not None:
-            running.askers[peer] = message.tx
-            return
-        contact = message.contact if watch is None or message.contact.record else watch.contact
-        self._probe(contact, now, asker=(peer, message.tx))
 
-    def on_probe_tell(self, peer: NodeId, message: IndirectReply, now: float) -> None:
-        """A helper answers."""
+        def answered(alive: bool, now: float) -> None:
+            self._effects.append(Send(peer, IndirectReply(message.tx, alive)))
+
+        contact = message.contact if watch is None or message.contact.record else watch.contact
+        self._probes.probe(contact, now, answered, peer)
+
+    def on_indirect_reply(self, peer: NodeId, message: IndirectReply, now: float) -> None:
+        """Take a helper's answer."""
         for watch in self._watches.values():
             if watch.phase is Phase.ASKED and watch.tx == message.tx and peer in watch.helpers:
                 del watch.helpers[peer]
@@ -176,10 +169,8 @@ class Swim:
                 return
 
     def on_alive(self, peer: NodeId, now: float) -> None:
-        """``peer`` answered a datagram: it lives."""
-        running = self._probing.pop(peer, None)
-        if running is not None:
-            self._probed(running, True, now)
+        """Take the answer of ``peer`` to a datagram."""
+        self._probes.end(peer, True, now)
         watch = self._watches.get(peer)
         if watch is None:
             return
@@ -188,10 +179,10 @@ class Swim:
         self.on_heard(peer, now)
 
     def _measure(self, watch: _Watch, now: float) -> None:
-        """A round trip (RFC 6298); one that took a second datagram only makes us more patient."""
-        watch.rtt.sample(now - watch.asked)
-        watch.asked = 0.0
-        if self._ill and self._rng.random() < 0.25:  # a round has several answers: one of them makes us better
+        """Take a round trip (RFC 6298); one that took a second datagram only lengthens waits."""
+        rtt, watch.asked = now - watch.asked, 0.0
+        watch.rtt.sample(rtt)
+        if self._ill and self._rng.random() < 0.25:  # a round has several answers: one of them improves health
             self._ill -= 1
 
     # ---- rounds
@@ -204,19 +195,16 @@ class Swim:
             self._held_up(now)
             return
         for watch in self._watches.values():
-            if watch.phase is Phase.HEARD and now - watch.heard >= QUIET_S:
+            if watch.phase is Phase.HEARD and now - watch.heard >= RECENT_S:
                 self._ping(watch, now)
         self._arm_check()
 
     def _held_up(self, now: float) -> None:
-        """Answers may lie unread: begin anew, and wait longer."""
+        """Restart all watches, and wait longer: answers may lie unread."""
         self._metrics.count(OWN_FAULT)
-        self._worsen()
+        self.blame_itself()
         for watch in self._watches.values():
             watch.heard, watch.phase, watch.asked = now, Phase.HEARD, 0.0
-
-    def _worsen(self) -> None:
-        self._ill = min(MAX_HEALTH, self._ill + 1)
 
     def _ping(self, watch: _Watch, now: float) -> None:
         watch.phase, watch.asked = Phase.PROBED, now
@@ -241,7 +229,7 @@ class Swim:
                 self._held_up(now)
                 break
             if watch.phase is Phase.PROBED and watch.accused and self._is_well(watch, now):
-                self._say(watch)  # its accuser had asked helpers: ours would find the same
+                self._accuse(watch)  # its accuser had asked helpers: ours would find the same
             elif watch.phase is Phase.PROBED:
                 self._ask_helpers(watch, now)
             elif watch.phase is Phase.ASKED:
@@ -257,24 +245,24 @@ class Swim:
         watch.deadline = now + INDIRECT_S * self.health
         for helper in helpers:
             self._effects.append(Send(helper, IndirectProbe(watch.tx, watch.contact)))
-        if target not in self._probing:
+        if target not in self._probes:
             self._effects.append(Probe(watch.contact))  # once more
 
     def _decide(self, watch: _Watch, now: float) -> None:
         alone = len(self._watches) == 1
         isolated = all(now - w.heard > ISOLATED_S for w in self._watches.values())
         if watch.nays or alone or isolated:
-            self._say(watch)
+            self._accuse(watch)
         else:
             self._metrics.count(OWN_FAULT)  # the helpers do not answer either
-            self._worsen()
+            self.blame_itself()
             self._ping(watch, now)
 
     def _is_well(self, silent: _Watch, now: float) -> bool:
-        """True when others are heard: what is silent is not our own link."""
+        """True when other neighbours are heard: the silence is not this node's own link."""
         return any(w is not silent and now - w.heard < 2 * ROUND_S for w in self._watches.values())
 
-    def _say(self, watch: _Watch) -> None:
+    def _accuse(self, watch: _Watch) -> None:
         self._metrics.count(ACCUSATIONS)
         watch.phase = Phase.ACCUSED
         self._effects.append(Accuse(watch.contact.id))
@@ -282,49 +270,24 @@ class Swim:
     def _estranged(self, watch: _Watch, now: float) -> None:
         if now - watch.heard > 4 * (DIRECT_S + INDIRECT_S) * self.health:
             self._metrics.count(ESTRANGED)
-            self._worsen()
+            self.blame_itself()
             watch.heard, watch.phase = now, Phase.HEARD
             self._effects.append(Estranged(watch.contact.id))
         else:  # slow rather than broken: ask again
             self._ping(watch, now)
             self._arm_check()
 
-    # ---- probes by datagram
-
-    def _sample_one(self, now: float) -> None:
-        self._timers.at(now + SAMPLE_S * self._rng.uniform(0.8, 1.2), self._sample_one)
-        contact = self._sample()
-        if contact is not None and contact.id not in self._watches:
-            self._probe(contact, now, sample=True)
-
-    def _probe(
-        self,
-        contact: Contact,
-        now: float,
-        *,
-        sample: bool = False,
-        asker: tuple[NodeId, int] | None = None,
-        ours: Callable[[bool, float], None] | None = None,
-    ) -> bool:
+    def _sample(self, now: float) -> None:
+        """Probe one member that is no neighbour: neighbours of it may all have failed together."""
+        self._timers.at(now + SAMPLE_S * self._rng.uniform(0.8, 1.2), self._sample)
+        strangers = self._strangers()
+        contact = self._rng.choice(strangers) if strangers else None
+        if contact is None or contact.id in self._watches:
+            return
         target = contact.id
-        if target in self._probing or len(self._probing) >= GOSSIP_MAX_PROBES:
-            self._metrics.count(PROBES_FULL)
-            return False
-        running = self._probing[target] = _Probing(dict([asker] if asker else []), sample, ours)
-        self._effects.append(Probe(contact))
 
-        def late(now: float) -> None:
-            if self._probing.get(target) is running:
-                del self._probing[target]
-                self._probed(running, False, now)
-                if running.sample:
-                    self._effects.append(Silent(target))
+        def answered(alive: bool, now: float) -> None:
+            if not alive:
+                self._effects.append(Silent(target))
 
-        self._timers.at(now + PROBE_S, late)
-        return True
-
-    def _probed(self, running: _Probing, alive: bool, now: float) -> None:
-        for asker, tx in running.askers.items():
-            self._effects.append(Send(asker, IndirectReply(tx, alive)))
-        if running.ours is not None:
-            running.ours(alive, now)
+        self._probes.probe(contact, now, answered)

@@ -1,0 +1,59 @@
+"""Probes by datagram: one for each node at a time, answered or given up. Sans I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from meshnode.base.limits import GOSSIP_MAX_PROBES
+from meshnode.base.metrics import Metrics, describe
+from meshnode.base.timers import Timers
+from meshnode.gossip.effects import Probe
+from meshnode.gossip.messages import Contact
+from meshnode.identity.node_id import NodeId
+
+ANSWER_S = 0.45
+
+PROBES_FULL = describe("gossip_probes_full", "probes for others refused: enough are outstanding")
+
+Answer = Callable[[bool, float], None]
+
+
+class Probes:
+    """Outstanding probes, at most ``GOSSIP_MAX_PROBES``. ``send`` takes what is to be sent."""
+
+    def __init__(self, timers: Timers, metrics: Metrics, send: Callable[[Probe], None]) -> None:
+        self._timers = timers
+        self._metrics = metrics
+        self._send = send
+        self._running: dict[NodeId, dict[NodeId, Answer]] = {}  # by asker; this node's own under the target
+
+    def __contains__(self, target: NodeId) -> bool:
+        return target in self._running
+
+    def probe(self, contact: Contact, now: float, answer: Answer, asker: NodeId | None = None) -> bool:
+        """Probe a node and call ``answer`` with the outcome.
+
+        A further ``asker`` shares the probe that runs. False (counted) when this node probes it already, or too many.
+        """
+        target = contact.id
+        running = self._running.get(target)
+        if running is not None and asker is not None:
+            running[asker] = answer
+            return True
+        if running is not None or len(self._running) >= GOSSIP_MAX_PROBES:
+            self._metrics.count(PROBES_FULL)
+            return False
+        started = self._running[target] = {asker or target: answer}
+        self._send(Probe(contact))
+
+        def give_up(now: float) -> None:
+            if self._running.get(target) is started:
+                self.end(target, False, now)
+
+        self._timers.at(now + ANSWER_S, give_up)
+        return True
+
+    def end(self, target: NodeId, alive: bool, now: float) -> None:
+        """Give the outcome of the probe of a node, if one runs, to all that asked."""
+        for answer in self._running.pop(target, {}).values():
+            answer(alive, now)

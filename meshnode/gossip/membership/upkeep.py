@@ -1,0 +1,78 @@
+"""When HyParView looks for neighbours, shuffles, changes a neighbour and retries gone nodes. Sans I/O."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from meshnode.base.timers import Timer, Timers
+
+SHUFFLE_S = 10.0
+ROTATE_S, MAX_ROTATE_S = 10.0, 600.0  # between walks for another neighbour: half as long as this node has been here
+FILL_S = (0.5, 1.0, 2.0, 5.0, 10.0)  # between attempts to find a neighbour while they fail
+LOST_S, MAX_LOST_S = 2.0, 60.0  # between attempts to reach a gone node; grows with the time that it is gone
+
+Action = Callable[[float], None]
+
+
+class Upkeep:
+    """Timers of one node's views, spread at random. Nothing fires after ``stop``.
+
+    ``fill`` looks for neighbours; ``lacks`` tells whether there are too few.
+    """
+
+    def __init__(self, rng: random.Random, timers: Timers, fill: Action, lacks: Callable[[], bool], now: float) -> None:
+        self.stopped = False
+        self._rng = rng
+        self._timers = timers
+        self._fill = fill
+        self._lacks = lacks
+        self._filling: Timer | None = None
+        self._failures = 0
+        self._since = now
+
+    def every(self, first: float, action: Callable[[float], float], spread: float, now: float) -> None:
+        """Call ``action`` after ``first`` seconds, and again after as many as it returns, give or take ``spread``."""
+
+        def run(now: float) -> None:
+            if not self.stopped:
+                wait = action(now)
+                self._timers.at(now + wait * self._rng.uniform(1 - spread, 1 + spread), run)
+
+        self._timers.at(now + first, run)
+
+    def at(self, when: float, action: Action) -> Timer:
+        """Do something once."""
+        return self._timers.at(when, action)
+
+    def stop(self) -> None:
+        """End all upkeep."""
+        self.stopped = True
+
+    def is_young(self, now: float) -> bool:
+        """True while this node's first neighbours are of those that joined together with it."""
+        return now - self._since < 1.5 * ROTATE_S
+
+    def rotate_wait(self, now: float) -> float:
+        """Return the seconds until the next walk for another neighbour."""
+        return min(MAX_ROTATE_S, max(ROTATE_S, (now - self._since) / 2))
+
+    def fill_soon(self, now: float, wait: float) -> None:
+        """Look for neighbours after ``wait`` seconds, or when that is due already."""
+        if self.stopped or not self._lacks():
+            return
+        if self._filling is not None and self._filling.live:
+            if self._filling.when <= now + wait:
+                return
+            self._filling.cancel()
+        self._filling = self._timers.at(now + wait, self._fill)
+
+    def succeeded(self) -> None:
+        """A neighbour was found: the next attempt waits no longer than the first."""
+        self._failures = 0
+
+    def failed(self, now: float) -> None:
+        """An attempt failed: the next waits longer."""
+        wait = FILL_S[min(self._failures, len(FILL_S) - 1)]
+        self._failures += 1
+        self.fill_soon(now, wait * self._rng.uniform(0.7, 1.3))

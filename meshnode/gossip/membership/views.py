@@ -1,0 +1,49 @@
+"""The partial views of HyParView: neighbours, a sample of other nodes, and nodes that are gone. Sans I/O."""
+
+from __future__ import annotations
+
+import random
+
+from meshnode.base.bounded import BoundedDict
+from meshnode.base.limits import GOSSIP_MAX_LOST, GOSSIP_MAX_PASSIVE
+from meshnode.gossip.messages import Contact
+from meshnode.identity.node_id import NodeId
+
+
+class Views:
+    """Each node is in one view at most. ``lost`` has the monotonic time since which a node is gone."""
+
+    def __init__(self, own: NodeId, rng: random.Random) -> None:
+        self.own = own
+        self.active: dict[NodeId, Contact] = {}
+        self.passive: dict[NodeId, Contact] = {}
+        self.lost: BoundedDict[NodeId, tuple[Contact, float]] = BoundedDict(GOSSIP_MAX_LOST)
+        self._rng = rng
+
+    def remember(self, contact: Contact, sent: tuple[Contact, ...] = ()) -> None:
+        """Put a node into the passive view; where that is full one of ``sent``, which a peer has now, or any goes."""
+        peer = contact.id
+        if peer == self.own or peer in self.active or peer in self.lost:
+            return
+        if peer in self.passive:
+            if contact.record:
+                self.passive[peer] = contact
+            return
+        if len(self.passive) >= GOSSIP_MAX_PASSIVE:
+            spare = [c.id for c in sent if c.id in self.passive] or list(self.passive)
+            del self.passive[self._rng.choice(spare)]
+        self.passive[peer] = contact
+
+    def note_record(self, contact: Contact) -> None:
+        """Take a newer record of a node that is in a view."""
+        if contact.id in self.active:
+            self.active[contact.id] = contact
+        elif contact.id in self.passive:
+            self.passive[contact.id] = contact
+        elif contact.id in self.lost:
+            self.lost[contact.id] = contact, self.lost[contact.id][1]
+
+    def sample(self, view: dict[NodeId, Contact], count: int) -> tuple[Contact, ...]:
+        """Draw up to ``count`` contacts of a view."""
+        found = list(view.values())
+        return tuple(self._rng.sample(found, min(count, len(found))))
