@@ -14,7 +14,11 @@ import hashlib
 import hmac
 from typing import NamedTuple
 
+from meshnode.base.metrics import describe
 from meshnode.identity.node_id import NodeId
+
+NO_RELAY = describe("relay_unreachable", "datagrams dropped: no path to the relay, or from it to the receiver")
+BAD_CONTROL = describe("drop_relay_control", "relay control frames dropped: malformed or not asked for")
 
 RELAYED = 0x02
 RESERVATION_LENGTH = 8

@@ -8,7 +8,7 @@ through the protocols below, which the ``Context`` holds. Deadlines are set in t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from meshnode.base.address import Addr
 from meshnode.discovery.resolver import Resolved
@@ -21,6 +21,7 @@ from meshnode.paths.effects import Effect, Switched
 from meshnode.quic.connection import Connection, ConnectionEvents
 from meshnode.quic.hello import Frame, Hello
 from meshnode.quic.stream import Stream
+from meshnode.relay.frames import Frame as RelayFrame
 from meshnode.stack.probe import Pinged
 from meshnode.stack.session import OnConnect, Session
 
@@ -81,22 +82,23 @@ class Hooks:
     """For each method of ``Component`` the components that override it, in the order of the list."""
 
     def __init__(self, parts: Sequence[Component]) -> None:
-        def hearing(method: str) -> list[Component]:
-            return [part for part in parts if getattr(type(part), method) is not getattr(Component, method)]
+        def bound(method: str) -> list[Any]:
+            stock = getattr(Component, method)
+            return [getattr(part, method) for part in parts if getattr(type(part), method) is not stock]
 
         self.control: dict[int, OnControl] = {frame: part.on_control for part in parts for frame in part.frames}
         self.sealed = {kind: part.on_sealed for part in parts for kind in part.kinds}
-        self.link = [part.on_link for part in hearing("on_link")]
-        self.stream = [part.takes_stream for part in hearing("takes_stream")]
-        self.session_gone = [part.on_session_gone for part in hearing("on_session_gone")]
-        self.newer_record = [part.on_newer_record for part in hearing("on_newer_record")]
-        self.switched = [part.on_switched for part in hearing("on_switched")]
-        self.silence = [part.on_silence for part in hearing("on_silence")]
-        self.probed = [part.on_probed for part in hearing("on_probed")]
-        self.introduced = [part.on_introduced for part in hearing("on_introduced")]
-        self.seed = [part.on_seed for part in hearing("on_seed")]
-        self.own_record = [part.on_own_record for part in hearing("on_own_record")]
-        self.close = [part.close for part in reversed(hearing("close"))]
+        self.link: list[Callable[[Connection, bool, float], None]] = bound("on_link")
+        self.stream: list[Callable[[Connection, Stream], bool]] = bound("takes_stream")
+        self.session_gone: list[Callable[[Session, float], None]] = bound("on_session_gone")
+        self.newer_record: list[Callable[[Session, EndpointRecord, float], None]] = bound("on_newer_record")
+        self.switched: list[Callable[[Session, Switched, float], None]] = bound("on_switched")
+        self.silence: list[Callable[[NodeId, bool, float], None]] = bound("on_silence")
+        self.probed: list[Callable[[NodeId, float], None]] = bound("on_probed")
+        self.introduced: list[Callable[[Session, float, float], None]] = bound("on_introduced")
+        self.seed: list[Callable[[NodeId, float], None]] = bound("on_seed")
+        self.own_record: list[Callable[[EndpointRecord, float], None]] = bound("on_own_record")
+        self.close: list[Callable[[float], None]] = bound("close")[::-1]
 
 
 class Links(ConnectionEvents, Protocol):
@@ -158,7 +160,7 @@ class Records(Protocol):
 
 
 class Relays(Protocol):
-    """``relay_client.py``: the relays that this node uses, and those that use it."""
+    """``relay_client.py``: the relays that this node uses."""
 
     @property
     def homes(self) -> tuple[NodeId, ...]: ...
@@ -167,6 +169,14 @@ class Relays(Protocol):
     def offer(self, session: Session, now: float) -> None: ...
     def wrap(self, peer: NodeId, addr: Addr, datagrams: list[bytes]) -> tuple[Addr, list[bytes]] | None: ...
     def ask_introduction(self, session: Session) -> None: ...
+
+
+class Serving(Protocol):
+    """``relay_service.py``: this node as a relay."""
+
+    def serves(self, peer: NodeId) -> bool: ...
+    def clients(self) -> int: ...
+    def carry(self, frame: RelayFrame, now: float) -> bool: ...
 
 
 class Own(Protocol):

@@ -1,9 +1,9 @@
-"""Port search in a node: who takes which part, with whose consent, and what becomes of the extra sockets.
+"""Port search in a node: which end takes which part, with the other's consent, and the use of the extra sockets.
 
 The end behind a symmetric NAT asks (control frame SEARCH, end to end over the relayed connection); the other end
 complies only when a relay that it uses has just introduced the two, and the asker's own signed record names the host
 that the relay saw: neither a lying peer nor a lying relay alone can aim the probes. One search at a time in each
-part, pauses between those for one peer and at one host, ``SEARCH_TRIES`` in vain a connection.
+part, pauses between those for one peer and at one host, ``SEARCH_TRIES`` unsuccessful ones a connection.
 """
 
 from __future__ import annotations
@@ -81,21 +81,23 @@ class PortSearch(Component):
         return record is not None and SYMMETRIC not in record.capabilities and self._context.nat.mappings.symmetric(now)
 
     def _target(self, session: Session, now: float) -> Addr | None:
-        """Where a search for this peer may go, when one may begin now."""
-        known = session.introduction
-        record = self._context.records.cached(session.peer)
-        active = session.paths.active
-        if known is None or now - known.at > SEARCH_FRESH_S or record is None or session.connection is None:
+        """Return where a search for this peer may go, when one may begin now."""
+        known, active = session.introduction, session.paths.active
+        if known is None or now - known.at > SEARCH_FRESH_S or session.connection is None:
             return None
         if active is None or not active.is_relayed or ":" in known.addr.host or is_loopback(known.addr):
             return None
-        named = {e.addr.host for e in record.endpoints if e.kind is not EndpointKind.RELAY}
-        if known.addr.host not in named or self._tries.get(session.peer, 0) >= SEARCH_TRIES:
+        if not self._is_named(session.peer, known.addr.host) or self._tries.get(session.peer, 0) >= SEARCH_TRIES:
             return None
-        for key in (session.peer, known.addr.host):
-            if now - self._last.get(key, float("-inf")) < SEARCH_AGAIN_S:
-                return None
-        return known.addr
+        last = max(self._last.get(key, float("-inf")) for key in (session.peer, known.addr.host))
+        return known.addr if now - last >= SEARCH_AGAIN_S else None
+
+    def _is_named(self, peer: NodeId, host: str) -> bool:
+        """Return whether the peer's own signed record names that host: a relay alone cannot aim a search."""
+        record = self._context.records.cached(peer)
+        return record is not None and any(
+            e.addr.host == host for e in record.endpoints if e.kind is not EndpointKind.RELAY
+        )
 
     def _note(self, session: Session, target: Addr, now: float) -> None:
         self._tries[session.peer] = self._tries.get(session.peer, 0) + 1
@@ -208,24 +210,28 @@ class PortSearch(Component):
     def _tick(self, now: float) -> None:
         """Send what is due, begin and end what is due."""
         if self._close_at is not None and self._close_at <= now:
-            for side in self._closing[:SPREAD_STEP]:
-                self._context.link.close_side(side)
-            del self._closing[:SPREAD_STEP]
-            self._close_at = now + CLOSE_GAP_S if self._closing else None
-        for peer, begin in list(self._begin.items()):
-            if begin <= now:
-                del self._begin[peer]
-                session = self._context.peers.sessions.get(peer)
-                if session is not None and self._ours_to_ask(session, now):
-                    self._ask(session, now)
+            self._close_some(now)
+        for peer in [peer for peer, begin in self._begin.items() if begin <= now]:
+            del self._begin[peer]
+            session = self._context.peers.sessions.get(peer)
+            if session is not None and self._ours_to_ask(session, now):
+                self._ask(session, now)
         for running in (self._spread, self._spray):
-            if running is None:
-                continue
-            if running.until <= now:
-                self._end(running)
-            elif running.search.at is not None and running.search.at <= now:
-                self._probe(running, now)
+            if running is not None:
+                self._go_on(running, now)
         self._arm()
+
+    def _close_some(self, now: float) -> None:
+        for side in self._closing[:SPREAD_STEP]:
+            self._context.link.close_side(side)
+        del self._closing[:SPREAD_STEP]
+        self._close_at = now + CLOSE_GAP_S if self._closing else None
+
+    def _go_on(self, running: _Running, now: float) -> None:
+        if running.until <= now:
+            self._end(running)
+        elif running.search.at is not None and running.search.at <= now:
+            self._probe(running, now)
 
     def _probe(self, running: _Running, now: float) -> None:
         session = self._context.peers.sessions.get(running.peer)

@@ -1,4 +1,4 @@
-"""Relays in a node: the reservations that we hold, and those that we grant when we are a relay ourselves.
+"""The relays that a node uses: its reservations, the relayed paths that they give, introductions.
 
 A client's reservation rides on its ordinary QUIC connection to the relay, which keeps it alive, moves it and ends it.
 Frames travel beside that connection, to wherever its path goes, so carrying one costs no QUIC work.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from meshnode.base.address import Addr, is_dialable, pack_addr, relay_of, relayed, tunnel, unpack_addr
+from meshnode.base.address import Addr, is_dialable, relay_of, relayed, tunnel, unpack_addr
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import HOME_RELAYS, INTRODUCED_AGAIN_S, MAX_RELAYS_HELD, MAX_RELAYS_LOST, RELAY_RETRY_S
 from meshnode.base.metrics import describe
@@ -20,9 +20,11 @@ from meshnode.paths.seeking import Connectivity
 from meshnode.quic.connection import Connection
 from meshnode.quic.hello import Frame as Control
 from meshnode.relay.frames import (
+    BAD_CONTROL,
     DOWN,
     FRAME_OVERHEAD,
     KEY_LENGTH,
+    NO_RELAY,
     RESERVATION_LENGTH,
     UP,
     label,
@@ -30,7 +32,6 @@ from meshnode.relay.frames import (
     parse_frame,
     proven,
 )
-from meshnode.relay.server import RelayServer, Reservation
 from meshnode.stack.component import Component
 from meshnode.stack.context import RELAY, TUNNEL, Context
 from meshnode.stack.session import Introduction, Session
@@ -38,8 +39,6 @@ from meshnode.stack.session import Introduction, Session
 KEEP_S = 1.0
 
 BAD_FRAME = describe("drop_relay_frame", "relay frames dropped: malformed, of no reservation, or not proven")
-NO_RELAY = describe("relay_unreachable", "datagrams dropped: no path to the relay, or from it to the receiver")
-BAD_CONTROL = describe("drop_relay_control", "relay control frames dropped: malformed or not asked for")
 HELD = describe("relay_reservations", "reservations that relays have granted us")
 TOO_OFTEN = describe("introductions_too_often", "introductions ignored: one of that peer came just before")
 INTRODUCTIONS = describe("introductions", "times that a relay told us to probe a peer, and where")
@@ -60,28 +59,23 @@ class Holding:
 
 
 class RelayClient(Component):
-    """Both sides of relaying. ``homes`` are the relays that our record names."""
+    """This node's reservations. ``homes`` are the relays that its record names."""
 
-    frames = (Control.RELAY_ASK, Control.RELAY_GRANT, Control.RELAY_REFUSE, Control.INTRODUCE, Control.INTRODUCED)
+    frames = (Control.RELAY_GRANT, Control.RELAY_REFUSE, Control.INTRODUCED)
 
     def __init__(self, context: Context) -> None:
         self.homes: tuple[NodeId, ...] = ()
-        self.server: RelayServer | None = None
-        if context.settings.relay:
-            now, limits = context.clock.monotonic(), context.settings.relay_limits
-            self.server = RelayServer(limits, context.relay_allow, context.entropy, context.metrics, now)
         self._context = context
         self._timer = context.timers.timer(self._keep)
         self._holdings: dict[NodeId, Holding] = {}
         self._by_text: dict[str, Holding] = {}
         self._by_reservation: dict[bytes, Holding] = {}
         self._retry: BoundedDict[NodeId, float] = BoundedDict(MAX_RELAYS_LOST)
-        self._outbox: dict[Addr, list[bytes]] = {}
 
     # ---- which relays
 
     def known(self) -> list[NodeId]:
-        """Who may be a relay for us: the configured seeds, and peers that say so."""
+        """Return the nodes that may be a relay for this one: the configured seeds, and peers that say so."""
         found = dict.fromkeys(self._context.records.hints)
         for peer in self._context.peers.sessions:
             record = self._context.records.cached(peer)
@@ -98,8 +92,8 @@ class RelayClient(Component):
         self._wake(now)
 
     def uses(self, peer: NodeId) -> bool:
-        """True when a connection to ``peer`` carries our reservation there, or its here."""
-        return peer in self._holdings or (self.server is not None and self.server.serves(peer))
+        """True when a connection to ``peer`` carries our reservation there, or its own here."""
+        return peer in self._holdings or self._context.serving.serves(peer)
 
     def _keep(self, now: float) -> None:
         """Keep reservations at two relays, and have the own record name those in use."""
@@ -108,20 +102,26 @@ class RelayClient(Component):
         self._timer.set(now + KEEP_S)
         for relay in [r for r, h in self._holdings.items() if h.granted and not self._works(r)]:
             self._lose(relay, now)  # another may take its place; it is asked again when it answers
-        if self.server is None:
-            for relay in self.known():
-                if len(self._holdings) >= HOME_RELAYS + 1:
-                    break
-                if relay not in self._context.peers.sessions or self._works(relay):
-                    self.hold(relay, now)
+        homes = () if self._context.settings.relay else self._homes(now)  # a relay's record names no other
+        if homes != self.homes:
+            self.homes = homes
+            self._context.own.changed(now)
+
+    def _homes(self, now: float) -> tuple[NodeId, ...]:
+        """Ask for reservations, and return the relays for the own record: those in use, then the nearest."""
+        known = self.known()
+        self._hold_some(known, now)
         usable = {r: self._rtt(r) for r, h in self._holdings.items() if h.granted and self._works(r)}
         kept = [r for r in self.homes if r in usable]
-        for relay in sorted((r for r in usable if r not in kept), key=lambda r: usable[r]):
-            if len(kept) < HOME_RELAYS and self.server is None and relay in self.known():
-                kept.append(relay)
-        if tuple(kept) != self.homes:
-            self.homes = tuple(kept)
-            self._context.own.changed(now)
+        nearest = sorted((r for r in usable if r not in kept and r in known), key=lambda r: usable[r])
+        return (*kept, *nearest[: max(0, HOME_RELAYS - len(kept))])
+
+    def _hold_some(self, known: list[NodeId], now: float) -> None:
+        for relay in known:
+            if len(self._holdings) >= HOME_RELAYS + 1:
+                break
+            if relay not in self._context.peers.sessions or self._works(relay):
+                self.hold(relay, now)
 
     def _works(self, relay: NodeId) -> bool:
         session = self._context.peers.sessions.get(relay)
@@ -135,7 +135,7 @@ class RelayClient(Component):
         return rtt if rtt is not None else 10.0
 
     def hold(self, relay: NodeId, now: float) -> None:
-        """Get a reservation at this relay, unless there is one or it was refused lately."""
+        """Get a reservation at this relay, unless there is one or it has just been refused."""
         if relay in self._holdings or relay == self._context.identity.id or self._retry.get(relay, 0.0) > now:
             return
         if len(self._holdings) >= MAX_RELAYS_HELD:
@@ -167,16 +167,19 @@ class RelayClient(Component):
         if record is None or not self._context.settings.use_relays:
             return
         if TUNNEL in record.capabilities:
-            hosts = [e.addr for e in record.endpoints if e.kind in (EndpointKind.HOST, EndpointKind.MAPPED)][:2]
-            hosts = [addr for addr in hosts if self._context.peers.here.believes(addr)]
-            tunnels = [tunnel(str(record.id), addr.host, addr.port) for addr in hosts]
-            session.paths.add_candidates([(addr, "record") for addr in tunnels if "%" not in addr.host], now)
+            self._offer_tunnels(session, record, now)
         for relay in record.relays:
             holding = self._holdings.get(relay)
             if holding is not None and holding.granted:
                 session.paths.add_candidates([(relayed(str(relay)), "relay")], now)
             elif relay not in (self._context.identity.id, session.peer):
                 self.hold(relay, now)
+
+    def _offer_tunnels(self, session: Session, record: EndpointRecord, now: float) -> None:
+        hosts = [e.addr for e in record.endpoints if e.kind in (EndpointKind.HOST, EndpointKind.MAPPED)][:2]
+        hosts = [addr for addr in hosts if self._context.peers.here.believes(addr)]
+        tunnels = [tunnel(str(record.id), addr.host, addr.port) for addr in hosts]
+        session.paths.add_candidates([(addr, "record") for addr in tunnels if "%" not in addr.host], now)
 
     # ---- connections come, speak and go
 
@@ -185,42 +188,26 @@ class RelayClient(Component):
         self.offer(session, now)
 
     def on_link(self, connection: Connection, up: bool, now: float) -> None:
-        """A connection that is over takes its reservations with it; a new one may lead to a relay."""
+        """A connection that is over takes its reservation with it; a new one may lead to a relay."""
         if up:
             self._wake(now)
             return
         peer = connection.peer
-        if self.server is not None:
-            self.server.release(peer)
         if peer in self._holdings:
             self._lose(peer, now)
             self._retry[peer] = now + KEEP_S
 
     def on_control(self, connection: Connection, fields: list[object], now: float) -> None:
-        """Handle a relay's or a client's control frame."""
+        """Handle a control frame of a relay."""
         try:
-            if fields[0] == Control.RELAY_ASK:
-                self._on_ask(connection, now)
-            elif fields[0] == Control.RELAY_GRANT:
+            if fields[0] == Control.RELAY_GRANT:
                 self._on_grant(connection.peer, fields, now)
             elif fields[0] == Control.RELAY_REFUSE:
                 self._lose(connection.peer, now)
-            elif fields[0] == Control.INTRODUCE:
-                self._on_introduce(connection.peer, fields, now)
-            elif fields[0] == Control.INTRODUCED:
+            else:
                 self._on_introduced(connection.peer, fields, now)
         except (ValueError, TypeError, InvalidId):
             self._context.metrics.count(BAD_CONTROL)
-
-    def _on_ask(self, connection: Connection, now: float) -> None:
-        if self.server is None:
-            connection.send_frame(Control.RELAY_REFUSE, "this node is no relay")
-            return
-        granted = self.server.reserve(connection.peer, now)
-        if isinstance(granted, Reservation):
-            connection.send_frame(Control.RELAY_GRANT, granted.id, granted.key)
-        else:
-            connection.send_frame(Control.RELAY_REFUSE, granted)
 
     def _on_grant(self, relay: NodeId, fields: list[object], now: float) -> None:
         _, reservation, key = fields
@@ -252,36 +239,14 @@ class RelayClient(Component):
         if relay is not None and relay.connection is not None:
             relay.connection.send_frame(Control.INTRODUCE, bytes(session.peer))
 
-    def _on_introduce(self, asker: NodeId, fields: list[object], now: float) -> None:
-        _, raw = fields
-        if self.server is None or not isinstance(raw, bytes):
-            raise ValueError("not a relay, or malformed")
-        other = NodeId(raw)
-        legs = [self._context.peers.sessions.get(peer) for peer in (asker, other)]
-        one, two = legs
-        if one is None or two is None or not self.server.may_introduce(asker, other, now):
-            return
-        seen = [one.paths.active, two.paths.active]
-        trips = [(leg.connection.engine.rtt() or 0.0) if leg.connection is not None else 0.0 for leg in (one, two)]
-        if seen[0] is None or seen[1] is None or not (seen[0].is_udp and seen[1].is_udp):
-            return
-        for leg, peer, addr, rtt in ((one, other, seen[1], trips[0]), (two, asker, seen[0], trips[1])):
-            if leg.connection is not None:  # the nearer one waits, so that both begin together
-                delay_ms = int((max(trips) - rtt) / 2 * 1000)
-                leg.connection.send_frame(Control.INTRODUCED, bytes(peer), pack_addr(addr), delay_ms)
-
     def _on_introduced(self, relay: NodeId, fields: list[object], now: float) -> None:
-        _, raw, packed, delay_ms = fields
-        if not isinstance(raw, bytes) or not isinstance(packed, bytes) or type(delay_ms) is not int:
-            raise ValueError("malformed")
-        addr = unpack_addr(packed)
-        session = self._context.peers.sessions.get(NodeId(raw))
+        peer, addr, delay_ms = _parse_introduced(fields)
+        session = self._context.peers.sessions.get(peer)
         holding = self._holdings.get(relay)
-        talking = session is not None and (session.connection or session.dial) is not None
-        if session is None or not talking or holding is None or not holding.granted:
-            raise ValueError("not asked for: no connection with that peer, or no reservation there")
-        if not is_dialable(addr) or not 0 <= delay_ms <= 1000:
-            raise ValueError("nobody can be there")
+        if session is None or (session.connection is None and session.dial is None):
+            raise ValueError("not asked for: no connection with that peer")
+        if holding is None or not holding.granted:
+            raise ValueError("not asked for: no reservation at that relay")
         last = session.introduction
         if last is not None and now - last.at < INTRODUCED_AGAIN_S:  # else a relay could have us flood others
             self._context.metrics.count(TOO_OFTEN)
@@ -308,37 +273,19 @@ class RelayClient(Component):
         return active, [make_frame(holding.key, UP, holding.reservation, to, inner) for inner in datagrams]
 
     def on_relayed(self, data: bytes, now: float) -> None:
-        """A relay frame came: forward it when we are its relay, open it when it is for us."""
+        """Take a relay frame: have it forwarded when this node is its relay, open it when it is for this node."""
         frame = parse_frame(data)
         if frame is None:
             self._context.metrics.count(BAD_FRAME)
-        elif self.server is not None and self.server.knows(frame.reservation):
-            forwarded = self.server.forward(frame, now)
-            if forwarded is not None:
-                self._pass_on(*forwarded)
-        else:
-            holding = self._by_reservation.get(frame.reservation)
-            nested = frame.inner[0] == data[0]
-            if holding is None or nested or not proven(frame, holding.key, DOWN):
-                self._context.metrics.count(BAD_FRAME)
-            else:
-                self._context.deliver(frame.inner, relayed(str(holding.relay)), now)
-
-    def _pass_on(self, to: NodeId, frame: bytes) -> None:
-        session = self._context.peers.sessions.get(to)
-        active = session.paths.active if session is not None else None
-        if active is None or active.is_relayed:
-            self._context.metrics.count(NO_RELAY)
             return
-        self._outbox.setdefault(active, []).append(frame)
-        self._context.dirty[self] = None
-
-    def flush(self, now: float) -> None:
-        """Send what was forwarded since the last time, in batches."""
-        outbox, self._outbox = self._outbox, {}
-        for addr, frames in outbox.items():
-            if not self._context.link.send(addr, frames):
-                self._context.metrics.count(NO_RELAY, len(frames))
+        if self._context.serving.carry(frame, now):
+            return
+        holding = self._by_reservation.get(frame.reservation)
+        nested = frame.inner[0] == data[0]
+        if holding is None or nested or not proven(frame, holding.key, DOWN):
+            self._context.metrics.count(BAD_FRAME)
+        else:
+            self._context.deliver(frame.inner, relayed(str(holding.relay)), now)
 
     def on_switched(self, session: Session, switched: Switched, now: float) -> None:
         """See whether a relay lives whose path was left because it was silent."""
@@ -351,7 +298,7 @@ class RelayClient(Component):
             self._context.probes.ping(relay, 1.0, now, lambda _: None)
 
     def status(self) -> dict[str, object]:
-        """What a person wants to know of the relays; plain JSON."""
+        """Return the relays for status pages; plain JSON."""
         found: dict[str, object] = {
             "held": [
                 {"relay": str(h.relay), "granted": h.granted, "home": h.relay in self.homes}
@@ -359,6 +306,16 @@ class RelayClient(Component):
             ],
             "overhead_bytes": FRAME_OVERHEAD,
         }
-        if self.server is not None:
-            found["clients"] = len(self.server)
+        if self._context.settings.relay:
+            found["clients"] = self._context.serving.clients()
         return found
+
+
+def _parse_introduced(fields: list[object]) -> tuple[NodeId, Addr, int]:
+    _, raw, packed, delay_ms = fields
+    if not isinstance(raw, bytes) or not isinstance(packed, bytes) or type(delay_ms) is not int:
+        raise ValueError("malformed")
+    addr = unpack_addr(packed)
+    if not is_dialable(addr) or not 0 <= delay_ms <= 1000:
+        raise ValueError("no peer can be there")
+    return NodeId(raw), addr, delay_ms

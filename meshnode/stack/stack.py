@@ -36,6 +36,7 @@ from meshnode.stack.path_probes import PathProbes
 from meshnode.stack.port_search import PortSearch
 from meshnode.stack.probe import Pinged
 from meshnode.stack.relay_client import RelayClient
+from meshnode.stack.relay_service import RelayService
 from meshnode.stack.resolution import Resolution
 from meshnode.stack.sender import Sender, Transport
 from meshnode.stack.session import OnConnect, Session
@@ -91,7 +92,7 @@ class Stack:
         self.resolution = context.records = Resolution(context)
         self.probing = context.probes = PathProbes(context)
         self.relaying = context.relays = RelayClient(context)
-        self.port_search = PortSearch(context)
+        self.relay_service = context.serving = RelayService(context)
         self.connections = context.links = Connections(context)
         self.gossip = context.gossip = GossipLink(context) if context.settings.gossip else None
         self.registry = DirectoryLink(context, self.gossip) if self.gossip is not None else None
@@ -106,7 +107,8 @@ class Stack:
         # - the end: in reverse, so that what stands on connections says goodbye before they close.
         parts: list[Component | None] = [
             self.own_record,
-            self.port_search,
+            PortSearch(context),
+            self.relay_service,
             self.relaying,
             self.dialing,
             self.probing,
@@ -125,8 +127,6 @@ class Stack:
             self.relaying.wrap,
             context.nat.filters.sent,
         )
-        self._hooks = context.hooks
-        self._dirty = context.dirty
         self.next_deadline = context.timers.next_deadline
         context.nat.filters.begin(clock.monotonic(), fresh_port=context.settings.fresh_port)
 
@@ -187,7 +187,7 @@ class Stack:
         context.nat.filters.heard(source, now)
         if is_loopback(source):
             self.own_record.hear_loopback()
-        hook = self._hooks.sealed.get(body[0])
+        hook = self.context.hooks.sealed.get(body[0])
         if hook is not None:
             hook(sender, body, source, len(data), now)
         else:
@@ -200,7 +200,7 @@ class Stack:
 
     def flush(self, now: float) -> None:
         """Let the components send that have something to send."""
-        dirty = self._dirty
+        dirty = self.context.dirty
         for _ in range(FLUSH_ROUNDS):
             if not dirty:
                 return
@@ -210,7 +210,7 @@ class Stack:
 
     def close(self, now: float) -> None:
         """Say goodbye to the mesh, then on every connection."""
-        for hook in self._hooks.close:
+        for hook in self.context.hooks.close:
             hook(now)
             self.flush(now)
 
@@ -229,7 +229,7 @@ class Stack:
         if any(is_loopback(addr) for addr in addrs):
             self.own_record.hear_loopback()
         if self.resolution.add_seed(peer, addrs, now):
-            for hook in self._hooks.seed:
+            for hook in self.context.hooks.seed:
                 hook(peer, now)
         self.flush(now)
 

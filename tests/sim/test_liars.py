@@ -81,13 +81,13 @@ def test_a_lying_relay_alone_cannot_aim_a_port_search() -> None:
     seen = _to(pair.world, VICTIM.host)
     for seed in pair.seeds:  # both say that every node is where the victim is
 
-        def lie(asker, fields, now, relaying=seed.mesh.relaying):  # type: ignore[no-untyped-def]
+        def lie(asker, fields, now, relaying=seed.mesh.relay_service):  # type: ignore[no-untyped-def]
             for one, other in ((pair.here, pair.there), (pair.there, pair.here)):
                 session = relaying._context.peers.sessions.get(one.id)
                 if session is not None and session.connection is not None:
                     session.connection.send_frame(Frame.INTRODUCED, bytes(other.id), pack_addr(VICTIM), 0)
 
-        seed.mesh.relaying._on_introduce = lie  # type: ignore[method-assign]
+        seed.mesh.relay_service._on_introduce = lie  # type: ignore[method-assign]
     pair.open()
     pair.world.run(10.0)
     assert pair.total("introductions") > 0

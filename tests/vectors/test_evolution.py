@@ -281,7 +281,7 @@ def test_fields_of_relay_frames() -> None:
     """A RELAY_GRANT, INTRODUCE or INTRODUCED with one field more or less is dropped and counted."""
     world, (relay, *_), here, there = _mesh(relays=1)
     here.connect(there.id)  # the two talk through the relay
-    grant = relay.mesh.relaying.server.reserve(here.id, world.now)  # type: ignore[union-attr]
+    grant = relay.mesh.relay_service.server.reserve(here.id, world.now)  # type: ignore[union-attr]
     assert isinstance(grant, Reservation)
     frames = [
         (relay, here, [Frame.RELAY_GRANT, grant.id, grant.key]),
