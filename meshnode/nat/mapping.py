@@ -55,7 +55,11 @@ class MappingView:
                 seen.clear()
 
     def observed(self, peer: NodeId, observer: Addr, seen: Addr, now: float) -> bool:
-        """Take an observation; True when it changes the reflexive addresses or the behaviour."""
+        """Take an observation; True when it changes the reflexive addresses or the behaviour.
+
+        When one observer sees another address than before, the mapping itself has changed: older ones of its family are
+        dropped. An observation counts for ``OBSERVATION_S``.
+        """
         family = ipaddress.ip_address(seen.host.partition("%")[0]).version
         book = self._seen[family]
         before = (self.reflexive(now), self.behaviour(family, now))
@@ -71,7 +75,11 @@ class MappingView:
         return [o for o in self._seen[family].values() if now - o.at < OBSERVATION_S]
 
     def behaviour(self, family: int, now: float) -> Mapping:
-        """Return the mapping behaviour for IPv4 (4) or IPv6 (6)."""
+        """Return the mapping behaviour for IPv4 (4) or IPv6 (6).
+
+        One outside address for two observers at different addresses shows endpoint-independent mapping (RFC 4787
+        REQ-1), two of them endpoint-dependent; one observer alone shows neither.
+        """
         fresh = self._fresh(family, now)
         if not fresh:
             return Mapping.UNKNOWN

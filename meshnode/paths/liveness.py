@@ -22,7 +22,10 @@ NEVER = float("-inf")
 
 
 def threshold(rtt: float | None) -> float:
-    """Return after how many seconds a missing answer is suspicious on a path with this round trip (None: unknown)."""
+    """Return after how many seconds a missing answer is suspicious on a path with this round trip.
+
+    80 ms and 1.25 round trips, 2 s at most; an unknown round trip (None) counts as 100 ms.
+    """
     return min(SILENCE_MAX_S, SILENCE_MIN_S + SILENCE_RTTS * (UNMEASURED_RTT_S if rtt is None else rtt))
 
 

@@ -62,7 +62,11 @@ class MtuSearch:
         return True
 
     def next_size(self, rtt: float, now: float) -> int | None:
-        """Return the size to probe now, None when the search is over until the raise timer fires."""
+        """Return the size to probe now, None when the search is over until the raise timer fires.
+
+        The ceiling is tried first, then the middle of what is left. ``rtt`` is seconds; a probe counts as lost after
+        three round trips, 0.3 s at least.
+        """
         if self._probing and self._tries >= MAX_PROBES:
             self._high = self._probing - 1
             self._probing = 0

@@ -106,7 +106,11 @@ class PeerPaths:
         self._journal.note(now, PathReason.DIAL, addr)
 
     def accept(self, addr: Addr, now: float) -> None:
-        """Use ``addr``: the handshake with the peer there is done, so QUIC has validated the address."""
+        """Use ``addr``: the handshake with the peer is done there.
+
+        QUIC has validated the address (RFC 9000 section 8.1), so no byte budget applies. The datagram size starts from
+        the base again, as the engine of a new connection does.
+        """
         current = self.book.learn(addr, "peer") or self.book.current
         if current is None:
             return
@@ -124,7 +128,11 @@ class PeerPaths:
     # ---- packets and probes
 
     def on_received(self, src: Addr, size: int, newest: bool, now: float) -> None:
-        """Take a QUIC datagram of ``size`` bytes; when not ``newest``, its source may be spoofed."""
+        """Take a QUIC datagram of ``size`` bytes.
+
+        ``newest``: it has the highest packet number so far, so its source is the peer's own (RFC 9000 section 9.3). The
+        source of any other may be spoofed: it only adds to the byte budget of the address in use.
+        """
         current = self.book.current
         if current is not None and src == current.addr:
             if current.state is not PathState.VALIDATED:
@@ -151,7 +159,11 @@ class PeerPaths:
                 self._validation.probe(found, 0, now)
 
     def on_ping(self, src: Addr, flags: int, now: float) -> None:
-        """Take a sealed PING of the peer about the connection with it."""
+        """Take a sealed PING of the peer about the connection with it.
+
+        ``flags`` are ``MOVED`` and ``SEEKING``. MOVED from another address switches at once, with a budget of one
+        initial window until our own probe is answered there, for which it has ``CONFIRM_S``.
+        """
         found = self.book.learn(src, "ping")
         if found is None:
             return
@@ -208,14 +220,21 @@ class PeerPaths:
         self.watchdog.answered()
 
     def local_change(self, now: float) -> None:
-        """Tell the peer of a change of this node's own addresses, from wherever it is now, until the peer answers."""
+        """Tell the peer of a change of this node's own addresses.
+
+        PINGs with MOVED go out at 0, 10, 30, 70, 150 ms and so on until the peer answers, as from any address that this
+        node has then.
+        """
         self.seeking.move(now)
         self._upgrade.again(now)
 
     # ---- hints of the connection above
 
     def set_in_flight(self, count: int, now: float) -> None:
-        """Set how many bytes are sent and unacknowledged."""
+        """Set how many bytes are sent and unacknowledged.
+
+        While there are any, a silence is suspicious, and the datagram size in use is confirmed once a second.
+        """
         self.watchdog.set_in_flight(count, now)
         current = self.book.current
         if count and current is not None and current.mtu.confirm_at is None:
@@ -234,7 +253,10 @@ class PeerPaths:
             self.book.current.last_heard = now
 
     def budget(self) -> int | None:
-        """Return how many bytes may go to the active address now; None when it is validated."""
+        """Return how many bytes may go to the active address now; None when it is validated.
+
+        Three times what came from it (RFC 9000 section 8.1), and one initial window where the peer named the address.
+        """
         current = self.book.current
         if current is None:
             return 0

@@ -120,7 +120,11 @@ class Seeking:
         self.next_probe = now + max(PROBE_GAPS_S[1], threshold(current.rtt if current is not None else None) / 2)
 
     def round(self, now: float) -> None:
-        """Probe all candidates once more; ask for a newer record; suspend the connection after 2 s."""
+        """Probe all candidates once more.
+
+        A newer record is asked for after 0.15 s of silence and then in doubling pauses, up to 60 s; the connection is
+        suspended after 2 s.
+        """
         assert self.silent_since is not None
         assert self.next_probe is not None
         if now - self.next_probe > TIMER_SLACK_S:  # time in which this process did not run is no silence of the peer
@@ -162,7 +166,10 @@ class Seeking:
         self._note(now, PathReason.MOVED)
 
     def end(self, now: float) -> None:
-        """Stop the rounds: a path works."""
+        """Stop the rounds: a path works.
+
+        Emits ``Answered`` after a silence, and ``Resumed`` after a suspension.
+        """
         if self.connectivity is Connectivity.SUSPENDED:
             self._journal.emit(Resumed())
             self._note(now, PathReason.RESUMED)
