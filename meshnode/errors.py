@@ -75,12 +75,19 @@ class RecordReject(Enum):
     """Why a record was not accepted."""
 
     OVERSIZED = "oversized"
+    """It is longer than 1,000 bytes."""
     MALFORMED = "malformed"
+    """It does not have the fields of a record."""
     NOT_CANONICAL = "not_canonical"
+    """Its fields are not encoded in the one form that counts."""
     FORGED = "forged"
+    """The signature is not that of the node's key."""
     EXPIRED = "expired"
+    """Its time is over."""
     FUTURE = "future"
+    """It was signed later than now: a clock is wrong."""
     WRONG_ID = "wrong_id"
+    """It is another node's than the one that was asked for."""
 
 
 class RecordError(MeshError, ValueError):

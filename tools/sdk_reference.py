@@ -43,11 +43,12 @@ CLASSES: dict[str, str | tuple[str, ...]] = {
     "EndpointRecord": ALL,
     "Endpoint": (),
     "EndpointKind": ALL,
+    "RecordReject": ALL,
     "Addr": (),
 }
 MADE = ("Node", "Config", "Identity")  # classes that programs call
 INSTANCES = {"EndpointRecord": "record", "MeshReader": "reader", "MeshWriter": "writer", "NodeId": "node_id"}
-OTHER = {"Handler", "RecordReject", "__version__"}  # told with serve and RecordError, and by its name
+OTHER = {"Handler", "__version__"}  # explained with node.serve, and by its name
 
 HEAD = """<!-- Written by `python -m tools.sdk_reference` from the docstrings: edit those. -->
 # SDK

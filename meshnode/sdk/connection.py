@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from meshnode.errors import MeshError
+from meshnode.errors import ConfigError, MeshError
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import Connection as Link
 from meshnode.quic.connection import State
@@ -47,9 +47,12 @@ class Connection:
             PolicyDenied: This node may not use it.
             StreamLimitError: The peer grants no more streams now.
             ConnectionLost, PeerRestarted: The connection is over.
-            ValueError: The service's name is empty or longer than 255 bytes.
+            ConfigError: The service's name is empty or longer than 255 bytes.
         """
-        stream = self._link.open(service)
+        try:
+            stream = self._link.open(service)
+        except ValueError as error:
+            raise ConfigError(str(error), hint="`meshnode services` lists names") from error
         reader, writer = wrap(stream, self._link.peer)
         try:
             await accepted(stream, reader)

@@ -271,7 +271,7 @@ class Node:
             PolicyDenied: This node may not use it.
             StreamLimitError: The peer grants no more streams now.
             ConnectionLost: The connection ended meanwhile.
-            ValueError: The service's name is empty or longer than 255 bytes.
+            ConfigError: The service's name is empty or longer than 255 bytes.
             And as ``connect``.
         """
         if service is None:
@@ -336,7 +336,7 @@ class Node:
 
         Args:
             name: 1 to 64 visible characters without a slash, where it is announced.
-            handler: A coroutine function.
+            handler: A coroutine function of a MeshReader, a MeshWriter and the peer's NodeId (type ``Handler``).
             allow: The ids of the nodes that may use it, or ``"any"`` for every member. No node may unless named.
             accept: False leaves it to the handler to call ``writer.accept()``; when it returns without, the peer gets
                 ServiceUnavailable and ``open_any`` there goes on to another instance.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from meshnode.base.limits import TOPIC_MAX_NAME, TOPIC_MAX_REPLAY, TOPIC_QUEUE
+from meshnode.base.limits import TOPIC_MAX_DATA, TOPIC_MAX_NAME, TOPIC_MAX_REPLAY, TOPIC_QUEUE
 from meshnode.errors import ConfigError, NodeClosed, TopicClosed
 from meshnode.runtime.runtime import Runtime
 from meshnode.stack.topic_link import TopicLink
@@ -75,11 +75,15 @@ class Topic:
             The message's number among those of this node in this topic, from 1.
 
         Raises:
-            ValueError: ``data`` is too long.
+            ConfigError: ``data`` is too long.
             TopicClosed: The topic was left, or the node was closed.
         """
         if self._closed:
             raise TopicClosed(f"the topic {self.name!r} was left")
+        if len(data) > TOPIC_MAX_DATA:
+            raise ConfigError(
+                f"a message has at most {TOPIC_MAX_DATA} bytes, not {len(data)}", hint="publish it in parts"
+            )
         return await self._hub.publish(bytes(data))
 
     def _push(self, message: TopicMessage) -> None:

@@ -192,3 +192,18 @@ async def test_a_service_that_cannot_be_announced_leaves_no_node_behind(tmp_path
         await broken.start()
     async with meshnode.Node(config) as node:  # the home and its lock are free again
         assert node.record.endpoints
+
+
+async def test_a_wrong_argument_is_an_error_of_ours_and_a_value_error(make_node: MakeNode) -> None:
+    seed = await make_node(seed_role=True)
+    other = await make_node(seed=seed)
+    connection = await other.connect(seed.id)
+    for service in ("", "x" * 256):
+        with pytest.raises(meshnode.ConfigError, match="255"):
+            await connection.open(service)
+        with pytest.raises(ValueError, match="255"):
+            await other.open(seed.id, service)
+    topic = await other.join("news")
+    with pytest.raises(meshnode.ConfigError, match="3072"):
+        await topic.publish(bytes(3073))
+    assert await topic.publish(bytes(3072)) == 1
