@@ -11,7 +11,6 @@ from meshnode.gossip.effects import (
     NeedContacts,
     Probe,
     Release,
-    Scoped,
     Send,
     Status,
 )
@@ -37,7 +36,6 @@ __all__ = [
     "NeedContacts",
     "Probe",
     "Release",
-    "Scoped",
     "Send",
     "Status",
     "decode_message",

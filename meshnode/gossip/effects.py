@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from meshnode.gossip.entry import Entry
-from meshnode.gossip.messages import Contact, Eager, Graft, IHave, Message, Prune
+from meshnode.gossip.messages import Contact, Message
 from meshnode.identity.node_id import NodeId
 
 
@@ -154,12 +154,4 @@ class MemberChanged:
     before: Status
 
 
-@dataclass(frozen=True, slots=True)
-class Scoped:
-    """A broadcast message of another scope than the whole mesh: a layer above runs that tree."""
-
-    peer: NodeId
-    message: Eager | IHave | Graft | Prune
-
-
-Effect = Send | Connect | Release | Probe | NeedContacts | Changed | Expired | MemberChanged | Banned | Scoped
+Effect = Send | Connect | Release | Probe | NeedContacts | Changed | Expired | MemberChanged | Banned

@@ -33,7 +33,6 @@ from meshnode.gossip.effects import (
     NeighbourDown,
     NeighbourUp,
     Publish,
-    Scoped,
     Send,
     Silent,
     Status,
@@ -135,7 +134,7 @@ class Gossip:
             return
         self.swim.on_heard(peer, now)
         if isinstance(message, Eager | IHave | Graft | Prune) and message.scope:
-            self._effects.append(Scoped(peer, message))
+            self.metrics.count(UNKNOWN)  # not of the whole mesh: a later version may have a meaning for it
         elif NEIGHBOURS_ONLY[type(message)] and peer not in self.hyparview.active:
             self.metrics.count(STRANGER)
             if not self.hyparview.wants(peer):  # it takes this node for its neighbour: tell it that it is none

@@ -15,7 +15,6 @@ from meshnode.base.limits import GOSSIP_MAX_OFFERS, GOSSIP_QUEUE, MAX_SESSIONS
 from meshnode.base.metrics import describe
 from meshnode.errors import MeshError, RateLimited, RecordError
 from meshnode.gossip import (
-    Banned,
     Changed,
     Connect,
     Contact,
@@ -26,11 +25,9 @@ from meshnode.gossip import (
     Gossip,
     Kind,
     MemberChanged,
-    Message,
     NeedContacts,
     Probe,
     Release,
-    Scoped,
     Send,
     Status,
     encode_message,
@@ -57,7 +54,6 @@ RELEASED = describe("gossip_released", "connections closed that neither end need
 
 OnEntry = Callable[[Changed, float], None]
 OnMember = Callable[[MemberChanged, float], None]
-OnScoped = Callable[[Scoped, float], None]
 
 
 class GossipLink(Component):
@@ -77,7 +73,6 @@ class GossipLink(Component):
             first_seq=context.next_seq(),
             probeable=self._probeable,
         )
-        self.on_scoped: OnScoped | None = None
         self._timer = context.timers.timer(self._tick)
         self._subscribers: dict[int, list[OnEntry]] = {}
         self._expiries: list[Callable[[Entry, float], None]] = []
@@ -117,10 +112,6 @@ class GossipLink(Component):
         postponed, self._postponed = self._postponed, {}
         for (kind, name), (value, ttl) in postponed.items():
             self.publish_soon(kind, name, value, ttl, now)
-
-    def send(self, peer: NodeId, message: Message, now: float) -> None:
-        """Say something to a linked peer: for layers that run broadcast trees of their own (``on_scoped``)."""
-        self._send(Send(peer, message), now)
 
     def subscribe(self, kind: int, callback: OnEntry) -> None:
         """``callback`` hears of every new entry of that kind, our own included."""
@@ -266,12 +257,10 @@ class GossipLink(Component):
         elif isinstance(effect, Expired):
             for expired in self._expiries:
                 expired(effect.entry, now)
-        elif isinstance(effect, Banned):
+        else:
             connection = self._connection(effect.peer)
             if connection is not None:
                 connection.close(CloseCode.PROTOCOL, "gossip that no honest node sends")
-        elif self.on_scoped is not None:
-            self.on_scoped(effect, now)
 
     def _send(self, effect: Send, now: float) -> None:
         connection = self._connection(effect.peer)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from meshnode.directory.services import Announce
 from meshnode.errors import MeshError
 from meshnode.gossip import Changed, Entry, Kind, MemberChanged
-from meshnode.gossip.effects import Fault, Scoped, Send
+from meshnode.gossip.effects import Fault, Send
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import Connection
 from meshnode.quic.stream import Stream
 from meshnode.stack.component import Component, Spread
 from meshnode.stack.context import Context
-from meshnode.stack.topic_streams import Message, TopicStreams
+from meshnode.stack.topic_streams import TopicStreams
 from meshnode.topics.effects import Dial, Misbehaved
 from meshnode.topics.joined import is_subscription
+from meshnode.topics.messages import TopicMessage
 from meshnode.topics.topics import Topics
 
 RELEASE_S = 20.0  # how often links that no topic needs any more are given up
@@ -92,8 +93,8 @@ class TopicLink(Component):
             self.drain(self._context.clock.monotonic())
         return taken
 
-    def _on_message(self, peer: NodeId, message: Message, now: float) -> None:
-        self.topics.on_scoped(Scoped(peer, message), now, self._context.clock.wall())
+    def _on_message(self, peer: NodeId, message: TopicMessage, now: float) -> None:
+        self.topics.on_message(peer, message, now, self._context.clock.wall())
         self.drain(now)
 
     def _on_entry(self, change: Changed, now: float) -> None:

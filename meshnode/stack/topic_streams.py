@@ -14,22 +14,19 @@ from meshnode.base.limits import TOPIC_LINK_QUEUE, TOPIC_LINK_WINDOW, TOPIC_MAX_
 from meshnode.base.metrics import describe
 from meshnode.base.wire import WireError
 from meshnode.errors import MeshError
-from meshnode.gossip.messages import Eager, Graft, IHave, Prune, decode_message, encode_message
-from meshnode.gossip.messages import Message as AnyMessage
+from meshnode.gossip.messages import Message
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.stream import Stream
 from meshnode.stack.context import Context
+from meshnode.topics.messages import SERVICE, TopicMessage, decode_message, encode_message
 
-SERVICE = "\x00topics"  # no application's service begins with a zero
 LOOK_S = 0.02
 HEADER = 2
 
 QUEUE_FULL = describe("topic_queue_full", "topic messages dropped: the link is slow")
 NO_LINK = describe("topic_no_link", "topic messages dropped: no connection to that member")
 MALFORMED = describe("topic_drop_malformed", "topic streams ended: what came is no message")
-
-Message = Eager | IHave | Graft | Prune
 
 
 class TopicStreams:
@@ -42,7 +39,7 @@ class TopicStreams:
     def __init__(
         self,
         context: Context,
-        deliver: Callable[[NodeId, Message, float], None],
+        deliver: Callable[[NodeId, TopicMessage, float], None],
         on_busy: Callable[[NodeId, bool, float], None],
         drained: Callable[[NodeId, float], None],
     ) -> None:
@@ -58,7 +55,7 @@ class TopicStreams:
 
     # ---- verbs
 
-    def send(self, peer: NodeId, message: AnyMessage, now: float) -> None:
+    def send(self, peer: NodeId, message: Message, now: float) -> None:
         """Say something to a member that we are connected to."""
         stream = self._stream(peer)
         if stream is None:
@@ -156,9 +153,6 @@ class TopicStreams:
             try:
                 message = decode_message(data)
             except WireError:
-                self._end(stream)
-                return
-            if not isinstance(message, Eager | IHave | Graft | Prune) or not message.scope:
                 self._end(stream)
                 return
             self._deliver(peer, message, now)

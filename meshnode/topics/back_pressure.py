@@ -15,12 +15,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from meshnode.base.limits import TOPIC_LINK_MARK
-from meshnode.gossip.entry import ID_LENGTH
 from meshnode.identity.node_id import NodeId
+from meshnode.topics.messages import MAX_HOPS
 
-MARK = b"\xfe" * (ID_LENGTH - 1)  # begins the one id of a GRAFT that holds or releases; the last byte: so many hops
-RELEASED = 0xFF
-FAR = 20  # hops: a full link farther away than this is nobody's concern
 PATIENCE_S = 2.0  # a link of ours may press so long without taking half its window: 16 kB/s
 TOLD_PATIENCE_S = 10.0  # a neighbour longer, for it is he who knows which link of his is slow
 SLOW_S = 60.0  # then its pressure counts for nothing
@@ -79,15 +76,19 @@ class BackPressure:
         if found is not None and found.full is not None:
             found.full = now
 
-    def on_told(self, peer: NodeId, item: bytes, now: float) -> None:
-        """``peer`` says HOLD, or that it is over."""
+    def on_hold(self, peer: NodeId, hops: int, now: float) -> None:
+        """Note that a link ``hops`` beyond ``peer`` is full."""
         found = self._peers.setdefault(peer, _Pressing())
         found.heard = now
-        found.hops = item[-1]
-        if found.hops >= FAR:
-            found.told = None
-        elif found.told is None:
+        found.hops = hops
+        if found.told is None:
             found.told = now
+
+    def on_release(self, peer: NodeId) -> None:
+        """Note that ``peer`` holds back no longer."""
+        found = self._peers.get(peer)
+        if found is not None:
+            found.told = None
 
     def forget(self, peer: NodeId) -> None:
         """A neighbour no more."""
@@ -101,20 +102,20 @@ class BackPressure:
         levels = {peer: found.level(now) for peer, found in self._peers.items() if peer in self._eager}
         return {peer: level for peer, level in levels.items() if level is not None}
 
-    def tell(self, now: float) -> list[tuple[NodeId, bytes]]:
+    def tell(self, now: float) -> list[tuple[NodeId, int | None]]:
         """What to tell whom now; to be asked again in ``REPEAT_S`` while anybody is told to hold."""
         pressing = self.pressing(now)
-        found: list[tuple[NodeId, bytes]] = []
+        found: list[tuple[NodeId, int | None]] = []
         for peer in dict.fromkeys((*self._eager, *self._told)):
-            hops = min((level for other, level in pressing.items() if other != peer), default=FAR)
+            hops = min((level for other, level in pressing.items() if other != peer), default=MAX_HOPS)
             told = self._told.get(peer)
-            if hops >= FAR or peer not in self._eager:
+            if hops >= MAX_HOPS or peer not in self._eager:
                 if told is not None:
                     del self._told[peer]
-                    found.append((peer, MARK + bytes([RELEASED])))
+                    found.append((peer, None))
             elif told is None or hops > told[0] or now - told[1] >= REPEAT_S:
                 self._told[peer] = hops, now
-                found.append((peer, MARK + bytes([hops])))
+                found.append((peer, hops))
         return found
 
     @property

@@ -23,12 +23,12 @@ from meshnode.base.timers import Timers
 from meshnode.gossip.dissemination.awaited import Wanted
 from meshnode.gossip.dissemination.plumtree import Plumtree, Settings
 from meshnode.gossip.effects import Send
-from meshnode.gossip.entry import ID_LENGTH, id_of
+from meshnode.gossip.entry import id_of
 from meshnode.gossip.messages import Eager, Graft, Prune
 from meshnode.identity.node_id import NodeId
+from meshnode.topics.messages import Pull
 from meshnode.topics.send_queues import SendQueues
 
-PULL = b"\xff" * ID_LENGTH  # the first id of a GRAFT that asks for payloads only
 STRAY_S = 1.0  # a payload later than this over a pruned link was not on its way then: its other end takes us for eager
 SECOND_S = 0.3, 6.0  # payloads come second for so long (drawn at random) before their link is pruned
 CUT_OFF_S = 1.5  # a node that lacks a few payloads for so long is cut off from some publisher, though not from all
@@ -204,7 +204,7 @@ class TopicPlumtree:
             return
         self._lacking = since, now
         for peer, items in wanted.items():
-            for i in range(0, len(items), GOSSIP_MAX_IDS - 1):
-                part = tuple(items[i : i + GOSSIP_MAX_IDS - 1])
-                self.plumtree.effects.append(Send(peer, Graft(self._scope, (PULL, *part))))
+            for i in range(0, len(items), GOSSIP_MAX_IDS):
+                part = tuple(items[i : i + GOSSIP_MAX_IDS])
+                self.plumtree.effects.append(Send(peer, Pull(self._scope, part)))
                 self._pulled.update(dict.fromkeys(part))

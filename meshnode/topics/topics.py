@@ -1,15 +1,12 @@
-"""Topics: applications' own messages, spread among those who joined and nobody else. Sans I/O.
+"""Topics: applications' own messages, spread among the nodes that joined and no others. Sans I/O.
 
-Who joins says so in a stored entry (kind SUBSCRIPTION), so every node knows whom to ask. Members of a topic link to
-each other (ring.py), and over these links runs one Plumtree per topic, in broadcast messages of the topic's scope. A
-tree of its own, because on the mesh's shared one every node would carry every topic's bytes. A message is a signed,
-fleeting entry of kind TOPIC: at most once, and in order as long as the tree does not change.
+A node that joins publishes a stored entry (kind SUBSCRIPTION), so every node knows the members. They link to each other
+(overlay.py), and over these links runs one Plumtree per topic (topic_plumtree.py): on the mesh's shared tree every node
+would carry every topic's bytes. A message is a signed, fleeting entry of kind TOPIC: it comes at most once, and in
+order while the tree does not change.
 
-Five broadcast messages have a second meaning here. A GRAFT of the id 0 greets: I want this link; one that begins with
-the id of all ones asks for payloads only (tree.py); one that begins with MARK is for publishers (pressure.py). An empty
-IHAVE parts: I am not here, or have no room. An IHAVE with the largest number of hops tells the latest ids that its
-sender has; each link begins with one, which mends what a change of the tree has lost, and gives late joiners their
-replay.
+Messages are in messages.py. A link begins with a Greet and with the Latest ids of both ends, which mends what a change
+of the tree has lost, and gives late joiners their replay.
 """
 
 from __future__ import annotations
@@ -33,12 +30,12 @@ from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timers
 from meshnode.base.wire import encode
 from meshnode.directory.services import Announce
-from meshnode.gossip.effects import Scoped, Send, Status
-from meshnode.gossip.entry import ID_LENGTH, Entry, EntryReject, Kind, id_of, open_entry, sign_entry
-from meshnode.gossip.messages import Eager, Graft, IHave
+from meshnode.gossip.effects import Send, Status
+from meshnode.gossip.entry import Entry, EntryReject, Kind, id_of, open_entry, sign_entry
+from meshnode.gossip.messages import Eager, Graft, IHave, Prune
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
-from meshnode.topics.back_pressure import MARK, REPEAT_S
+from meshnode.topics.back_pressure import REPEAT_S
 from meshnode.topics.effects import (
     FLOOD,
     FULL,
@@ -55,9 +52,9 @@ from meshnode.topics.effects import (
 )
 from meshnode.topics.inbox import Inbox
 from meshnode.topics.joined import Joined, Past, parse_message
+from meshnode.topics.messages import MESSAGES, TABLE, Greet, Hold, Latest, Part, Pull, Release, TopicMessage
 from meshnode.topics.overlay import scope_of
 from meshnode.topics.subscribers import Subscribers, scope_in
-from meshnode.topics.topic_plumtree import PULL
 
 SUBSCRIPTION_TTL_S = 3600
 COALESCE_S = 0.05  # payloads for one link wait so long for others, unless the last ones went longer ago than this
@@ -70,7 +67,8 @@ HISTORY_S = 3.0  # who joined without replay takes no old messages for so long
 REPLAY_S, REPLAY_PATIENCE_S = 1.0, 3.0  # after the first link; without any
 REPLAY_AGES_S = 300.0, 600.0  # a replayed message may be 10 minutes old, though its time to be passed on is over
 DISORDER = 8
-HELLO = b"\0" * ID_LENGTH
+
+LINKED_ONLY = {row.kind: row.neighbours_only for row in MESSAGES.values()}
 
 
 class Topics:
@@ -96,6 +94,7 @@ class Topics:
         self._busy: dict[NodeId, None] = {}
         self._avoided: BoundedDict[NodeId, tuple[float, float]] = BoundedDict(TOPIC_MAX_SUBSCRIBERS)
         self._effects: list[Effect] = []
+        self._wall_offset = 0.0  # seconds from monotonic to Unix time
 
     def take_effects(self) -> list[Effect]:
         """Everything to do since the last call, in order."""
@@ -143,7 +142,7 @@ class Topics:
         self._effects.append(Announce(Kind.SUBSCRIPTION, topic.scope.hex(), None, SUBSCRIPTION_TTL_S + 600))
         self._effects += topic.tree.take_effects()
         for peer in topic.greeted:
-            self._effects.append(Send(peer, IHave(topic.scope, ())))
+            self._effects.append(Send(peer, Part(topic.scope)))
         topic.inbox.close()
 
     def room(self, name: str, size: int, now: float) -> float:
@@ -282,48 +281,73 @@ class Topics:
 
     # ---- what neighbours say
 
-    def on_scoped(self, effect: Scoped, now: float, wall: float) -> None:
-        """A broadcast message of a topic's scope came from a linked peer."""
-        peer, message = effect.peer, effect.message
+    def on_message(self, peer: NodeId, message: TopicMessage, now: float, wall: float) -> None:
+        """Take a message of a linked peer."""
+        self._wall_offset = wall - now
         topic = self._by_scope.get(message.scope)
         if topic is None:
-            if not isinstance(message, IHave) or message.items:
+            if not isinstance(message, Part):
                 self._metrics.count(STRANGER)
-                self._effects.append(Send(peer, IHave(message.scope, ())))
+                self._effects.append(Send(peer, Part(message.scope)))
             return
-        if isinstance(message, Graft) and HELLO in message.ids:
-            self._on_greeting(topic, peer, message, now)
-        elif peer not in topic.greeted:
+        if LINKED_ONLY[type(message)] and peer not in topic.greeted:
             self._metrics.count(STRANGER)
-        elif isinstance(message, Eager):
-            for hops, payload in message.items:
-                self._on_payload(topic, peer, payload, hops, now, wall)
-        elif isinstance(message, IHave):
-            self._on_ihave(topic, peer, message, now)
-        elif isinstance(message, Graft) and PULL in message.ids:
-            topic.tree.on_pull(peer, message.ids[1:])
-        elif isinstance(message, Graft) and message.ids and message.ids[0].startswith(MARK):
-            topic.pressure.on_told(peer, message.ids[0], now)
-            self._pass_pressure(topic, now)
-        elif isinstance(message, Graft):
-            topic.tree.on_graft(peer, message, now)
         else:
-            topic.tree.on_prune(peer, message, now)
+            TABLE.handler(self, message)(topic, peer, message, now)
         self._flush(topic, now)
 
-    def _on_greeting(self, topic: Joined, peer: NodeId, message: Graft, now: float) -> None:
+    def on_greet(self, topic: Joined, peer: NodeId, message: Greet, now: float) -> None:
+        """Take up a link, or turn it away when there are ``TOPIC_MAX_LINKS``."""
         if peer in topic.greeted:
             topic.greeted[peer] = now
         elif len(topic.greeted) >= TOPIC_MAX_LINKS:
             self._metrics.count(FULL)
-            self._effects.append(Send(peer, IHave(topic.scope, ())))
+            self._effects.append(Send(peer, Part(topic.scope)))
         else:
             topic.greeted[peer] = now
             topic.tree.plumtree.add(peer)
             if peer in topic.wanted:
-                self._effects.append(Send(peer, Graft(topic.scope, (HELLO,))))
+                self._effects.append(Send(peer, Greet(topic.scope)))
             self._tell(topic, peer, topic.latest.ids())
             self._first_link(topic, now)
+
+    def on_part(self, topic: Joined, peer: NodeId, message: Part, now: float) -> None:
+        """Give up a link that its other end does not want."""
+        self._part(topic, peer)
+        self._avoid(peer, now)
+        self._choose_soon(topic, now)
+
+    def on_eager(self, topic: Joined, peer: NodeId, message: Eager, now: float) -> None:
+        """Take payloads: messages that members published."""
+        for hops, payload in message.items:
+            self._on_payload(topic, peer, payload, hops, now, now + self._wall_offset)
+
+    def on_ihave(self, topic: Joined, peer: NodeId, message: IHave, now: float) -> None:
+        """Await the payloads that a neighbour announces."""
+        fresh = tuple((hops, item) for hops, item in message.items if item not in topic.latest)
+        topic.tree.plumtree.on_ihave(peer, IHave(topic.scope, fresh), now)
+
+    def on_graft(self, topic: Joined, peer: NodeId, message: Graft, now: float) -> None:
+        """Send payloads; the link becomes eager."""
+        topic.tree.on_graft(peer, message, now)
+
+    def on_pull(self, topic: Joined, peer: NodeId, message: Pull, now: float) -> None:
+        """Send payloads; the link stays as it is."""
+        topic.tree.on_pull(peer, message.ids)
+
+    def on_prune(self, topic: Joined, peer: NodeId, message: Prune, now: float) -> None:
+        """Make the link lazy."""
+        topic.tree.on_prune(peer, message, now)
+
+    def on_hold(self, topic: Joined, peer: NodeId, message: Hold, now: float) -> None:
+        """Hold publishers back: a link behind ``peer`` is full."""
+        topic.pressure.on_hold(peer, message.hops, now)
+        self._pass_pressure(topic, now)
+
+    def on_release(self, topic: Joined, peer: NodeId, message: Release, now: float) -> None:
+        """Hold publishers back no longer on account of ``peer``."""
+        topic.pressure.on_release(peer)
+        self._pass_pressure(topic, now)
 
     def _on_payload(self, topic: Joined, peer: NodeId, payload: bytes, hops: int, now: float, wall: float) -> None:
         item = id_of(payload)
@@ -366,20 +390,10 @@ class Topics:
             (past.old if old else past.fresh).append(entry)
             past.wanted.pop(item, None)
 
-    def _on_ihave(self, topic: Joined, peer: NodeId, message: IHave, now: float) -> None:
-        if not message.items:
-            self._part(topic, peer)
-            self._avoid(peer, now)
-            self._choose_soon(topic, now)
-            return
-        fresh: list[tuple[int, bytes]] = []
-        old: list[tuple[int, bytes]] = []
-        for hops, item in message.items:
-            if item not in topic.latest:
-                (old if hops == GOSSIP_MAX_HOPS else fresh).append((hops, item))
-        if fresh:
-            topic.tree.plumtree.on_ihave(peer, IHave(topic.scope, tuple(fresh)), now)
-        unknown = [item for _, item in old if item not in topic.tree.plumtree.seen]
+    def on_latest(self, topic: Joined, peer: NodeId, message: Latest, now: float) -> None:
+        """Ask for the latest messages that are not here: for a replay, or because a change of the tree lost them."""
+        plumtree = topic.tree.plumtree
+        unknown = [item for item in message.ids if item not in topic.latest and item not in plumtree.seen]
         if not unknown:
             return
         if topic.past is not None:
@@ -387,14 +401,13 @@ class Topics:
             topic.past.wanted.update(dict.fromkeys(unknown[-asked:]))
             self._effects.append(Send(peer, Graft(topic.scope, tuple(unknown[-asked:]))))
             for item in unknown[:-asked]:
-                topic.tree.plumtree.on_rejected(item, now)
+                plumtree.on_rejected(item, now)
         elif now - topic.joined < HISTORY_S:
             for item in unknown:
-                topic.tree.plumtree.on_rejected(item, now)  # of before our time
+                plumtree.on_rejected(item, now)  # published before this node joined
         else:
-            topic.tree.plumtree.on_ihave(
-                peer, IHave(topic.scope, tuple((GOSSIP_MAX_HOPS, item) for item in unknown)), now
-            )
+            offered = IHave(topic.scope, tuple((GOSSIP_MAX_HOPS, item) for item in unknown))
+            plumtree.on_ihave(peer, offered, now)
 
     # ---- inside
 
@@ -431,7 +444,7 @@ class Topics:
                 self._timers.at(again + CHOOSE_S, lambda now: self._choose_soon(topic, now))
 
     def _greet(self, topic: Joined, peer: NodeId, now: float) -> None:
-        self._effects.append(Send(peer, Graft(topic.scope, (HELLO,))))
+        self._effects.append(Send(peer, Greet(topic.scope)))
         if peer not in topic.greeted:
             topic.greeted[peer] = now
             topic.tree.plumtree.add(peer)
@@ -440,7 +453,7 @@ class Topics:
 
     def _tell(self, topic: Joined, peer: NodeId, ids: Sequence[bytes]) -> None:
         if ids:
-            self._effects.append(Send(peer, IHave(topic.scope, tuple((GOSSIP_MAX_HOPS, item) for item in ids))))
+            self._effects.append(Send(peer, Latest(topic.scope, tuple(ids))))
 
     def _pass_pressure(self, topic: Joined, now: float) -> None:
         """Those from whom we get payloads hear of it when others of our links can take no more."""
@@ -448,8 +461,9 @@ class Topics:
             return
         if topic.pressure.pressing(now):
             topic.tree.held_until = now + 2 * REPEAT_S
-        for peer, item in topic.pressure.tell(now):
-            self._effects.append(Send(peer, Graft(topic.scope, (item,))))
+        for peer, hops in topic.pressure.tell(now):
+            message = Release(topic.scope) if hops is None else Hold(topic.scope, hops)
+            self._effects.append(Send(peer, message))
         if topic.pressure.tells and (topic.holding is None or not topic.holding.live):
             topic.holding = self._timers.at(now + REPEAT_S, lambda now: self._pass_pressure(topic, now))
 
@@ -460,10 +474,10 @@ class Topics:
         self._timers.at(now + RENEW_S * self._rng.uniform(0.8, 1.2), lambda now: self._renew(topic, now))
         for peer, heard in list(topic.greeted.items()):
             if peer in topic.wanted:
-                self._effects.append(Send(peer, Graft(topic.scope, (HELLO,))))
+                self._effects.append(Send(peer, Greet(topic.scope)))
             elif now - heard > UNWANTED_S:
                 self._part(topic, peer)
-                self._effects.append(Send(peer, IHave(topic.scope, ())))
+                self._effects.append(Send(peer, Part(topic.scope)))
         self._choose_soon(topic, now)
 
     def _part(self, topic: Joined, peer: NodeId) -> None:

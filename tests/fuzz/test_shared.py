@@ -12,14 +12,15 @@ from meshnode.base.metrics import Metrics
 from meshnode.directory.announcement import is_offer
 from meshnode.directory.names import Names, is_claim
 from meshnode.directory.services import Services
-from meshnode.gossip.effects import Scoped, Status
+from meshnode.gossip.effects import Status
 from meshnode.gossip.entry import Kind, sign_entry
 from meshnode.gossip.messages import Eager, Graft, IHave, Prune
 from meshnode.identity.keys import Identity
 from meshnode.sdk.node import runtime_of
 from meshnode.topics.joined import is_subscription
+from meshnode.topics.messages import SERVICE, Greet, Hold, Latest, Part, Pull, Release
 from meshnode.topics.overlay import scope_of
-from meshnode.topics.topics import HELLO, Topics
+from meshnode.topics.topics import Topics
 from tests.conftest import MakeNode, echo
 from tests.live.test_directory import until
 
@@ -54,7 +55,7 @@ def test_any_entries_are_taken_or_dropped(entries: list[tuple[Identity, int, str
     names.take_effects()
 
 
-IDS = st.one_of(st.just(HELLO), st.binary(min_size=8, max_size=8))
+IDS = st.binary(min_size=8, max_size=8)
 HOPS = st.integers(0, 64)
 
 
@@ -75,6 +76,12 @@ MESSAGES = st.one_of(
     st.builds(IHave, SCOPE, st.lists(st.tuples(HOPS, IDS), max_size=8).map(tuple)),
     st.builds(Graft, SCOPE, st.lists(IDS, max_size=8).map(tuple)),
     st.builds(Prune, SCOPE),
+    st.builds(Greet, SCOPE),
+    st.builds(Part, SCOPE),
+    st.builds(Latest, SCOPE, st.lists(IDS, max_size=8).map(tuple)),
+    st.builds(Pull, SCOPE, st.lists(IDS, min_size=1, max_size=8).map(tuple)),
+    st.builds(Hold, SCOPE, st.integers(0, 19)),
+    st.builds(Release, SCOPE),
 )
 
 
@@ -87,7 +94,7 @@ def test_any_messages_of_members_leave_a_topic_whole(steps: list, replay: int) -
     for signer, message, pause in steps:
         now += pause
         topics.on_link(signer.id, True, now)
-        topics.on_scoped(Scoped(signer.id, message), now, WALL + now)
+        topics.on_message(signer.id, message, now, WALL + now)
         topics.tick(now)
         deadline = topics.next_deadline()
         assert deadline is None or deadline > now
@@ -107,7 +114,7 @@ async def test_junk_on_a_topic_stream_ends_the_stream_and_nothing_else(make_node
     connection = await node.connect(seed.id)
     for junk in (b"\xff" * 100, b"\x00\x03abc", b"\x00\x00", b"\x00\x05\x81\x01\x40\x00\x00", b"\x40\x01" + b"x" * 10):
         before = runtime_of(seed).metrics.counters.get("topic_drop_malformed", 0)
-        _, writer = await connection.open("\x00topics")
+        _, writer = await connection.open(SERVICE)
         writer.write(junk)
         await until(lambda before=before: runtime_of(seed).metrics.counters.get("topic_drop_malformed", 0) > before)  # type: ignore[misc]
     assert connection.is_open

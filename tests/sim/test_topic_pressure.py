@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshnode.base.limits import TOPIC_LINK_QUEUE
-from meshnode.gossip.effects import Scoped
-from meshnode.gossip.messages import Graft
-from meshnode.topics.back_pressure import MARK, RELEASED
+from meshnode.topics.messages import Hold, Release
 from meshnode.topics.overlay import scope_of
 from tests.sim.topic_links_sim import BANDWIDTH, RatedWorld
 
@@ -84,12 +82,12 @@ def test_a_member_that_stalls_loses_its_oldest_with_a_counted_gap_and_no_other_d
 def test_members_that_say_hold_without_need_slow_publishers_and_do_not_silence_them() -> None:
     world = _joined(8)
     publisher = world.nodes[0]
-    hold = Graft(scope_of("news"), (MARK + b"\0",))
+    hold = Hold(scope_of("news"), 0)
     sent = world.publish_at(publisher, "news", 50.0, SIZE, 20.0)
     for second in range(20):  # released in between, so that no member is taken for slow
-        for said in (hold, Graft(hold.scope, (MARK + bytes([RELEASED]),)), hold):
+        for said in (hold, Release(hold.scope), hold):
             for peer in publisher.topics.neighbours("news"):
-                publisher.topics.on_scoped(Scoped(peer, said), world.now, world.wall)
+                publisher.topics.on_message(peer, said, world.now, world.wall)
         world.run(1.0)
         if second == 9:
             before = len(sent)

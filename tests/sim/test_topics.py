@@ -6,10 +6,10 @@ import pytest
 
 from meshnode.base.wire import encode
 from meshnode.gossip.entry import Kind, sign_entry
-from meshnode.gossip.messages import Eager, Graft, IHave, encode_message
+from meshnode.gossip.messages import Eager, IHave
 from meshnode.identity.keys import Identity
+from meshnode.topics.messages import Greet, encode_message
 from meshnode.topics.overlay import scope_of
-from meshnode.topics.topics import HELLO
 from tests.sim.topic_sim import EPOCH, TopicWorld
 
 
@@ -194,7 +194,7 @@ def test_a_crowd_is_turned_away_when_enough_are_served() -> None:
     node = world.nodes[0]
     for other in world.nodes[1:]:
         node.links[other.id] = None
-        world.deliver(node, other.id, encode_message(Graft(scope_of("news"), (HELLO,))))
+        world.deliver(node, other.id, encode_message(Greet(scope_of("news"))))
     assert len(node.topics.neighbours("news")) == 16
     assert node.metrics.counters["topic_links_full"] == 23
 

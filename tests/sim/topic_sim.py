@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 from meshnode.base.metrics import Metrics
 from meshnode.directory.services import Announce
-from meshnode.gossip.effects import Scoped, Send, Status
+from meshnode.gossip.effects import Send, Status
 from meshnode.gossip.entry import Entry, sign_entry
-from meshnode.gossip.messages import decode_message, encode_message
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 from meshnode.topics.effects import Dial, Effect, Misbehaved
 from meshnode.topics.inbox import Inbox, TopicMessage
+from meshnode.topics.messages import decode_message, encode_message
 from meshnode.topics.topics import Topics
 
 EPOCH = 1_800_000_000.0
@@ -201,5 +201,5 @@ class TopicWorld:
         """A message arrives."""
         if node.alive:
             message = decode_message(data)
-            node.topics.on_scoped(Scoped(source, message), self.now, self.wall)  # type: ignore[arg-type]
+            node.topics.on_message(source, message, self.now, self.wall)
             self._drain(node)

@@ -1,4 +1,4 @@
-"""The table of gossip's messages: what each row names exists, and handles the message of that row."""
+"""The tables of messages of gossip and topics: what each row names exists, and handles the message of that row."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 
 from meshnode.base.metrics import Metrics
 from meshnode.base.wire import WireError, encode
-from meshnode.gossip import Gossip
+from meshnode.gossip import Gossip, Status
 from meshnode.gossip.message_table import MessageTable, Row, UnknownMessage
 from meshnode.gossip.messages import MESSAGES, TABLE, Join, Prune, decode_message
 from meshnode.identity.keys import Identity
+from meshnode.topics import messages as topics
+from meshnode.topics.topics import Topics
 
 
 @pytest.mark.parametrize("row", MESSAGES.values(), ids=lambda row: row.kind.__name__)
@@ -24,8 +26,16 @@ def test_the_handler_of_a_row_takes_its_message(row: Row) -> None:
     assert list(inspect.signature(handler).parameters) == ["peer", "message", "now"]
 
 
+@pytest.mark.parametrize("row", topics.MESSAGES.values(), ids=lambda row: row.kind.__name__)
+def test_the_handler_of_a_topic_message_takes_it(row: Row) -> None:
+    core = Topics(Identity(bytes(32)), random.Random(1), Metrics(), lambda peer: Status.ALIVE)
+    handler = topics.TABLE.handler(core, row.kind.__new__(row.kind))
+    assert typing.get_type_hints(handler)["message"] is row.kind
+    assert list(inspect.signature(handler).parameters) == ["topic", "peer", "message", "now"]
+
+
 def test_the_codecs_of_a_row_are_the_fields_of_its_class() -> None:
-    for row in MESSAGES.values():
+    for row in (*MESSAGES.values(), *topics.MESSAGES.values()):
         assert list(row.codecs) == list(row.kind.__dataclass_fields__)
 
 

@@ -5,13 +5,11 @@ Files are named after numbers where there are any, so that a class can have a be
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 from meshnode.base.address import pack_addr, parse_addr, unpack_addr
-from meshnode.base.limits import GOSSIP_MAX_HOPS
 from meshnode.discovery.dht import messages as dht
 from meshnode.gossip import messages as gossip
 from meshnode.gossip.entry import Kind
@@ -25,10 +23,8 @@ from meshnode.runtime.mdns import decode_text, encode_text, instance_name
 from meshnode.runtime.websocket import PURPOSE, knock_name, knock_of
 from meshnode.stack import probe
 from meshnode.stack.probe import connection_tag
-from meshnode.topics.back_pressure import MARK, RELEASED
+from meshnode.topics import messages as topics
 from meshnode.topics.overlay import scope_of
-from meshnode.topics.topic_plumtree import PULL
-from meshnode.topics.topics import HELLO
 from tests.vectors.signed import ENTRIES, make_entry, make_record, read_entry, read_record
 from tests.vectors.values import Decode, Encode, Fields, plain
 
@@ -223,20 +219,16 @@ def _contacts(value: Any) -> Any:
     return tuple(_contacts(item) for item in value) if isinstance(value, tuple) else value
 
 
-def _gossip(cls: type[Any]) -> tuple[Encode, Decode]:
+def _table(protocol: Any, cls: type[Any]) -> tuple[Encode, Decode]:
     def make(f: Fields, g: Fields) -> bytes:
-        return gossip.encode_message(cls(**{name: _contacts(value) for name, value in f.items()}))
+        return protocol.encode_message(cls(**{name: _contacts(value) for name, value in f.items()}))  # type: ignore[no-any-return]
 
     def read(data: bytes, g: Fields) -> Fields:
-        found = gossip.decode_message(data)
+        found = protocol.decode_message(data)
         assert type(found) is cls
         return plain(found)  # type: ignore[no-any-return]
 
     return make, read
-
-
-def _topic(message: Callable[[bytes, Fields], gossip.Message], cls: type[Any]) -> tuple[Encode, Decode]:
-    return lambda f, g: gossip.encode_message(message(scope_of(g["topic"]), g)), _gossip(cls)[1]
 
 
 def _mesh_key(f: Fields, g: Fields) -> bytes:
@@ -281,28 +273,7 @@ FORMS |= {
     f"dht-{kind:02x}": Form(f"DHT message {cls.__name__}", *_dht(cls), kind) for kind, (cls, _) in dht.MESSAGES.items()
 }
 FORMS |= {
-    f"gossip-{number:02}": Form(f"Gossip message {form.kind.__name__}", *_gossip(form.kind), number)
-    for number, form in gossip.MESSAGES.items()
-}
-FORMS |= {
-    "topic-greet": Form(
-        "Topic: a GRAFT of the id 0 asks for a link", *_topic(lambda s, g: gossip.Graft(s, (HELLO,)), gossip.Graft)
-    ),
-    "topic-pull": Form(
-        "Topic: a GRAFT that begins with the id of eight bytes ff asks for payloads alone",
-        *_topic(lambda s, g: gossip.Graft(s, (PULL, *g["ids"])), gossip.Graft),
-    ),
-    "topic-hold": Form(
-        "Topic: a GRAFT of seven bytes fe and a number of hops; publishers wait",
-        *_topic(lambda s, g: gossip.Graft(s, (MARK + bytes([g["hops"]]),)), gossip.Graft),
-    ),
-    "topic-release": Form(
-        "Topic: a GRAFT of seven bytes fe and 255; publishers go on",
-        *_topic(lambda s, g: gossip.Graft(s, (MARK + bytes([RELEASED]),)), gossip.Graft),
-    ),
-    "topic-part": Form("Topic: an empty IHAVE ends a link", *_topic(lambda s, g: gossip.IHave(s, ()), gossip.IHave)),
-    "topic-latest": Form(
-        "Topic: an IHAVE with 64 hops names the latest messages that the sender has",
-        *_topic(lambda s, g: gossip.IHave(s, tuple((GOSSIP_MAX_HOPS, item) for item in g["ids"])), gossip.IHave),
-    ),
+    f"{prefix}-{number:02}": Form(f"{title} message {row.kind.__name__}", *_table(protocol, row.kind), number)
+    for prefix, title, protocol in (("gossip", "Gossip", gossip), ("topics", "Topics", topics))
+    for number, row in protocol.MESSAGES.items()
 }

@@ -188,14 +188,16 @@ CASES: dict[str, list[Case]] = {
     ],
     "gossip-16": [({"ids": [ID8, NEXT8]}, {})],
     "gossip-17": [({"last": not found, "payloads": found}, {}) for found in ([], [PAYLOAD, b"e"])],
-    "topic-greet": [({"scope": SCOPE, "ids": [bytes(8)]}, {"topic": "news"})],
-    "topic-pull": [({"scope": SCOPE, "ids": [b"\xff" * 8, ID8]}, {"topic": "news", "ids": [ID8]})],
-    "topic-hold": [
-        ({"scope": SCOPE, "ids": [b"\xfe" * 7 + bytes([hops])]}, {"topic": "news", "hops": hops}) for hops in (0, 19)
-    ],
-    "topic-release": [({"scope": SCOPE, "ids": [b"\xfe" * 7 + b"\xff"]}, {"topic": "news"})],
-    "topic-part": [({"scope": SCOPE, "items": []}, {"topic": "news"})],
-    "topic-latest": [({"scope": SCOPE, "items": [[64, ID8], [64, NEXT8]]}, {"topic": "news", "ids": [ID8, NEXT8]})],
+    "topics-01": [({"scope": SCOPE}, {})],
+    "topics-02": [({"scope": SCOPE}, {})],
+    "topics-03": [({"scope": SCOPE, "ids": [ID8, NEXT8]}, {})],
+    "topics-04": [({"scope": SCOPE, "items": [[0, PAYLOAD], [64, b"\x01entry"]]}, {})],
+    "topics-05": [({"scope": SCOPE, "items": [[3, ID8], [64, NEXT8]]}, {})],
+    "topics-06": [({"scope": SCOPE, "ids": ids}, {}) for ids in ([], [ID8, NEXT8])],
+    "topics-07": [({"scope": SCOPE}, {})],
+    "topics-08": [({"scope": SCOPE, "ids": [ID8, NEXT8]}, {})],
+    "topics-09": [({"scope": SCOPE, "hops": hops}, {}) for hops in (0, 19)],
+    "topics-10": [({"scope": SCOPE}, {})],
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from types import SimpleNamespace
 from typing import Any
 
 from meshnode.base.address import parse_addr
@@ -20,9 +19,10 @@ from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import Endpoint, EndpointKind, open_record, sign_record
 from meshnode.topics.joined import parse_message
+from meshnode.topics.messages import Greet
 from meshnode.topics.overlay import scope_of
 from meshnode.topics.subscribers import scope_in
-from meshnode.topics.topics import HELLO, Topics
+from meshnode.topics.topics import Topics
 from tests.vectors.values import Encode, Fields, plain
 
 
@@ -85,7 +85,7 @@ def _topic_message(f: Fields, g: Fields) -> bytes:
     topics, peer = _topics(g), NodeId(g["peer"])
     topics.join(f["name"], 0.0, f["value"]["epoch"] / 1000)
     topics.on_link(peer, True, 0.0)
-    topics.on_scoped(SimpleNamespace(peer=peer, message=gossip.Graft(scope_of(f["name"]), (HELLO,))), 0.0, 1.0)  # type: ignore[arg-type]
+    topics.on_message(peer, Greet(scope_of(f["name"])), 0.0, 1.0)
     topics.publish(f["name"], f["value"]["data"], 0.0, f["issued"] / 1000)
     sent = [e.message for e in topics.take_effects() if isinstance(getattr(e, "message", None), gossip.Eager)]
     return sent[0].items[0][1]

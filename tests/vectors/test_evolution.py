@@ -41,6 +41,7 @@ from meshnode.sim.nat import Nat
 from meshnode.sim.world import SimNode, World
 from meshnode.stack import probe
 from meshnode.stack.probe import Pinged
+from meshnode.topics import messages as topics
 from tests.conftest import MakeNode
 from tests.interop.test_engines import LISTENER, Side, _by_hand
 from tests.sim.test_relays import _mesh
@@ -122,7 +123,12 @@ def _one_more(fields: list[Any]) -> None:
 
 def test_numbers_are_kept() -> None:
     """A number that has a vector keeps its meaning and is not used again."""
-    tables: dict[str, Any] = {"gossip-": gossip.MESSAGES, "dht-": dht.MESSAGES, "control-": FIELDS}
+    tables: dict[str, Any] = {
+        "gossip-": gossip.MESSAGES,
+        "topics-": topics.MESSAGES,
+        "dht-": dht.MESSAGES,
+        "control-": FIELDS,
+    }
     for prefix, table in tables.items():
         for path in FOLDER.glob(f"{prefix}*.json"):
             vector = json.loads(path.read_text())

@@ -18,6 +18,7 @@ from meshnode.quic.seam import ALPN
 from meshnode.quic.stream import StreamStatus
 from meshnode.relay import frames
 from meshnode.stack import probe
+from meshnode.topics import messages as topics
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "reference" / "wire-format.md").read_text()
@@ -56,6 +57,12 @@ def _rows(rows: Rows) -> dict[int, tuple[str, tuple[str, ...]]]:
 def test_gossip_messages() -> None:
     assert _rows(_table("type", "message", "fields")) == {
         number: (_wire_name(form.kind), form.fields) for number, form in gossip.MESSAGES.items()
+    }
+
+
+def test_topic_messages() -> None:
+    assert _rows(_table("number", "message", "fields")) == {
+        number: (_wire_name(row.kind), row.fields) for number, row in topics.MESSAGES.items()
     }
 
 

@@ -17,6 +17,7 @@ from meshnode.identity.record import EndpointKind
 from meshnode.quic.hello import FIELDS, Frame
 from meshnode.quic.stream import StreamStatus
 from meshnode.stack import probe
+from meshnode.topics import messages as topics
 from tests.vectors.forms import FORMS
 from tests.vectors.values import plain, rich
 
@@ -60,7 +61,12 @@ def test_every_form_has_a_file_and_every_file_a_form() -> None:
 
 @pytest.mark.parametrize(
     ("prefix", "table", "at"),
-    [("gossip-", gossip.MESSAGES, 1), ("dht-", dht.MESSAGES, 0), ("control-", FIELDS, 3)],
+    [
+        ("gossip-", gossip.MESSAGES, 1),
+        ("topics-", topics.MESSAGES, 1),
+        ("dht-", dht.MESSAGES, 0),
+        ("control-", FIELDS, 3),
+    ],
 )
 def test_every_number_of_a_protocol_has_a_vector_that_says_it(prefix: str, table: dict[int, Any], at: int) -> None:
     """The number is read where it is in the bytes: behind a CBOR array's head, and a control frame's length."""
