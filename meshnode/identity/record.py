@@ -71,7 +71,8 @@ class EndpointRecord:
         ttl: For how many seconds it holds.
         endpoints: The node's addresses, best first; each prints as ``HOST:PORT``.
         relays: The nodes that relay for it.
-        capabilities: ``seed``, ``relay``, ``tunnel``, ``symmetric``.
+        capabilities: What it is to others: ``seed``, ``relay``, ``wss`` (takes WebSockets on the TCP port of the same
+            number), ``symmetric`` (its NAT gives it another port for each destination).
         encoded: The signed bytes, as other nodes get them.
     """
 

@@ -69,7 +69,8 @@ class Sockets:
     # ---- end
 
     def abort(self) -> None:
-        """Close the UDP sockets, at once."""
+        """Close what is bound, at once: the UDP sockets and the listener for tunnels."""
+        self.tunnels.stop_listening()
         self.extra.close()
         self.udp.close()
 

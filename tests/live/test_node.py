@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -207,3 +209,23 @@ async def test_a_wrong_argument_is_an_error_of_ours_and_a_value_error(make_node:
     with pytest.raises(meshnode.ConfigError, match="3072"):
         await topic.publish(bytes(3073))
     assert await topic.publish(bytes(3072)) == 1
+
+
+async def test_a_start_that_fails_gives_back_the_home_and_the_ports(make_node: MakeNode, tmp_path: Path) -> None:
+    first = await make_node()
+    quiet: dict[str, Any] = {"home": tmp_path / "again", "mdns": False, "port_mapping": False}
+    taken = meshnode.Node(meshnode.Config(**quiet, listen=str(first.record.endpoints[0])))
+    with pytest.raises(meshnode.AddressInUse):
+        await taken.start()
+    free = f"127.0.0.1:{_free_port()}"
+    wrong = meshnode.Node(meshnode.Config(**quiet, listen=free, relay="on", engine="none"))
+    with pytest.raises(meshnode.ConfigError):
+        await wrong.start()
+    async with meshnode.Node(meshnode.Config(**quiet, listen=free, relay="on")) as node:
+        assert "wss" in node.record.capabilities, "the TCP port is free again too"
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
