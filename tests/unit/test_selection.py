@@ -121,6 +121,9 @@ def test_a_better_kind_that_fell_silent_is_not_taken_while_it_is_distrusted() ->
     found, current = path(A), path(RELAY)
     found.trusted_at, found.left_at, found.distrust = NOW + 1, SENT - 1, 4.0
     assert answered(found, current) == STAY
+    near = path(LAN)
+    near.trusted_at, near.left_at, near.distrust = NOW + 1, SENT - 1, 4.0
+    assert answered(near, current, networks=NETWORKS) == STAY, "nor is one on our own network"
     found.trusted_at = NOW
     assert answered(found, current).reason is PathReason.BETTER_KIND
 
@@ -176,6 +179,11 @@ def test_a_relay_that_loses_three_of_eight_is_left_for_one_that_loses_none() -> 
     other.state = PathState.VALIDATED
     current.outcomes.append(True)
     assert choose(compared, situation) == STAY, "two lost of eight are not enough"
+
+
+def test_an_answer_on_the_path_in_use_chooses_nothing() -> None:
+    current = path(A, heard=SENT - 1)
+    assert answered(current, current, silent=True) == STAY
 
 
 def test_before_there_is_a_path_nothing_is_chosen() -> None:
