@@ -112,6 +112,10 @@ class Resolver:
         """True while somebody waits for this id's record."""
         return peer in self._questions
 
+    def waiting(self) -> list[NodeId]:
+        """Return the ids whose records are waited for."""
+        return list(self._questions)
+
     def give_up(self, peer: NodeId) -> None:
         """Every source has answered and none knows this id."""
         for question in self._questions.pop(peer, ()):

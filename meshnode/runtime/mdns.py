@@ -27,9 +27,11 @@ from zeroconf import (
 from zeroconf._dns import DNSText
 from zeroconf.asyncio import AsyncZeroconf
 
+from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_NEIGHBOURS
 from meshnode.base.metrics import Metrics
+from meshnode.discovery.source import RecordSource, Sink
 from meshnode.errors import RecordError
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord, open_record
@@ -67,45 +69,51 @@ def instance_name(sealer: Sealer, own: NodeId, wall: float) -> str:
     return sealer.blind(bytes(own) + int(wall // ROTATE_S).to_bytes(8, "big"))
 
 
-class MdnsSource(RecordUpdateListener):
-    """Announces our record and hands in the records of others; all work is in one task."""
+class MdnsSource(RecordSource, RecordUpdateListener):
+    """Announces this node's record on its LAN and hands in the records of others; all work is in one task.
 
-    def __init__(self, sealer: Sealer, own: NodeId, on_record: Callable[[bytes], None], metrics: Metrics) -> None:
-        self._sealer = sealer
+    ``local`` returns the address that the node's socket is bound to: one bound to a single address neither speaks nor
+    listens on other networks.
+    """
+
+    name = "mdns"
+
+    def __init__(self, own: NodeId, sealer: Sealer, local: Callable[[], Addr], metrics: Metrics) -> None:
+        super().__init__()
         self._own = own
-        self._on_record = on_record
+        self._sealer = sealer
+        self._local = local
         self._metrics = metrics
+        self._sink: Sink
         self._zeroconf: AsyncZeroconf | None = None
         self._browser: ServiceBrowser | None = None
         self._info: ServiceInfo | None = None
         self._record: EndpointRecord | None = None
-        self._host, self._port = "::", 0
         self._wake = asyncio.Event()
-        self._interfaces = False
+        self._has_moved = False
         self._task: asyncio.Task[None] | None = None
         self._seen: BoundedDict[bytes, None] = BoundedDict(MAX_SEEN)
         self._neighbours: BoundedDict[NodeId, None] = BoundedDict(MAX_NEIGHBOURS)
         self._announced = False
         self._error = ""
 
-    async def start(self, record: EndpointRecord | None, host: str, port: int) -> None:
-        """Begin, on the interface of ``host`` (all for a wildcard); returns at once, whatever the network is like."""
-        self._record, self._host, self._port = record, host, port
+    def start(self, sink: Sink, now: float) -> None:
+        """Begin in a task; returns at once, whatever the network is like."""
+        self._sink = sink
         self._wake.set()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
-    def update(self, record: EndpointRecord) -> None:
+    def publish(self, record: EndpointRecord, now: float) -> None:
         """Announce a newer record."""
         self._record = record
         self._wake.set()
 
-    def interfaces_changed(self, host: str, port: int) -> None:
+    def moved(self, now: float) -> None:
         """Join the multicast groups of new interfaces (zeroconf does not notice them itself)."""
-        self._host, self._port = host, port
-        self._interfaces = True
+        self._has_moved = True
         self._wake.set()
 
-    async def stop(self) -> None:
+    async def close(self) -> None:
         """Withdraw the announcement; takes at most a second."""
         if self._task is not None:
             self._task.cancel()
@@ -140,8 +148,8 @@ class MdnsSource(RecordUpdateListener):
             zeroconf = self._zeroconf.zeroconf
             zeroconf.add_listener(self, None)
             self._browser = ServiceBrowser(zeroconf, SERVICE_TYPE, handlers=[_ignore])
-        elif self._interfaces:
-            self._interfaces = False
+        elif self._has_moved:
+            self._has_moved = False
             await self._zeroconf.async_update_interfaces(interfaces=self._choice())
         if self._record is None:
             return
@@ -149,7 +157,7 @@ class MdnsSource(RecordUpdateListener):
         info = ServiceInfo(
             SERVICE_TYPE,
             f"{name}.{SERVICE_TYPE}",
-            port=self._port,
+            port=self._local().port,
             properties=encode_text(self._sealer.encrypt_hint(self._record.encoded)),
             server=f"{name}.local.",
         )
@@ -166,7 +174,8 @@ class MdnsSource(RecordUpdateListener):
 
     def _choice(self) -> Interfaces:
         """A node that is bound to one address neither speaks nor listens on other networks."""
-        return InterfaceChoice.All if self._host in ("::", "0.0.0.0") else [self._host.partition("%")[0]]
+        host = self._local().host
+        return InterfaceChoice.All if host in ("::", "0.0.0.0") else [host.partition("%")[0]]
 
     def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
         """zeroconf heard DNS records: take the TXT records of our service type."""
@@ -190,7 +199,7 @@ class MdnsSource(RecordUpdateListener):
             return
         self._note(encoded)
         self._seen[text] = None
-        self._on_record(encoded)
+        self._sink.record(encoded)
 
     def _note(self, encoded: bytes) -> None:
         try:

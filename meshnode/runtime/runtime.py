@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from meshnode.base.address import Addr, canonical_host, parse_addr, tunnel
+from meshnode.base.address import Addr, parse_addr
 from meshnode.base.clock import SystemClock
 from meshnode.base.metrics import Metrics
-from meshnode.config import Config, Seed, parse_allow, parse_seed
+from meshnode.config import Config, parse_allow
 from meshnode.errors import ConfigError, MeshError, NotFound
 from meshnode.identity.keyfile import load_or_create, parse_seed_text
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
-from meshnode.identity.record import Endpoint, EndpointRecord
+from meshnode.identity.record import Endpoint
 from meshnode.identity.sealing import MeshKey, Sealer
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.engines import pick_engine
@@ -36,6 +36,7 @@ from meshnode.runtime.driver import Driver
 from meshnode.runtime.files import HomeLock, SeqSource, load_contacts, save_contacts
 from meshnode.runtime.name_store import NameStore
 from meshnode.runtime.sockets import Sockets
+from meshnode.runtime.sources import Surroundings, make_sources
 from meshnode.runtime.tasks import Tasks
 from meshnode.stack.context import TUNNEL, StackSettings
 from meshnode.stack.probe import Pinged
@@ -43,13 +44,9 @@ from meshnode.stack.stack import Stack
 
 if TYPE_CHECKING:
     from meshnode.discovery.resolver import Resolved
-    from meshnode.runtime.mdns import MdnsSource
 
 log = logging.getLogger("meshnode.node")
 
-SEED_RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # between attempts while no contact answers
-
-HTTPS_PORT = 443
 T = TypeVar("T")
 
 OnStream = Callable[[Connection, Stream], None]
@@ -64,7 +61,6 @@ class _Events:
     on_stream: OnStream
     on_connection: OnConnection
     on_path: OnPath
-    on_record: Callable[[EndpointRecord], None]
     on_contacts: Callable[[], None]
     on_dirty: Callable[[], None]
 
@@ -89,7 +85,6 @@ class Runtime:
         self.clock = SystemClock()
         self.started = self.clock.monotonic()
         self.is_closed = False
-        self.mdns: MdnsSource | None = None
         loop, home = asyncio.get_running_loop(), config.home_path
         self.tasks = Tasks(loop)
         self.driver = Driver(loop, self.clock)
@@ -103,7 +98,7 @@ class Runtime:
             driver = self.driver
             self.sockets = Sockets(loop, config, self.sealer, driver.on_batch, driver.on_tunnelled, self.metrics)
             undo.callback(self.sockets.abort)
-            events = _Events(on_stream, on_connection, on_path, self._on_record, self._save_contacts, driver.on_dirty)
+            events = _Events(on_stream, on_connection, on_path, self._save_contacts, driver.on_dirty)
             self.stack = self._make_stack(identity, events)
             driver.stack = self.stack
             self.addresses = OwnAddresses(
@@ -172,10 +167,7 @@ class Runtime:
         now = self.clock.monotonic()
         for peer, addr in load_contacts(home / "contacts"):
             self.stack.add_contact(peer, addr, now)
-        if self.config.seeds:
-            self.tasks.spawn(self._follow_seeds([parse_seed(text) for text in self.config.seeds]))
-        if self.config.mdns:
-            self.tasks.spawn(self._start_mdns())
+        self.tasks.spawn(self._start_sources())
         self.driver.pump()
 
     def stop(self) -> None:
@@ -192,8 +184,7 @@ class Runtime:
         """End every task, give up what others hold for this node, and write what must last."""
         await self.tasks.close()
         await self.addresses.release_mappings()
-        if self.mdns is not None:
-            await self.mdns.stop()
+        await asyncio.gather(*(source.close() for source in self.stack.sources), return_exceptions=True)
         self._save_contacts()
         await self.sockets.close()
         self._lock.release()
@@ -269,59 +260,23 @@ class Runtime:
     ) -> None:
         self.stack.set_addresses(endpoints, networks, self.clock.monotonic(), moved=moved)
         self.driver.arm()
-        if moved and self.mdns is not None:
-            self.mdns.interfaces_changed(*self._bound)
-
-    @property
-    def _bound(self) -> tuple[str, int]:
-        return self.sockets.local.host, self.sockets.local.port
 
     # ---- sources of records, and what outlives the process
 
-    async def _follow_seeds(self, seeds: list[Seed]) -> None:
-        """Resolve the seeds' names now, and again with growing pauses while no contact answers."""
-        attempt = 0
-        while True:
-            if self.stack.dht.contacts():
-                attempt = len(SEED_RETRY_S) - 1
-            else:
-                for seed in seeds:
-                    await self._find_seed(seed)
-            await asyncio.sleep(SEED_RETRY_S[min(attempt, len(SEED_RETRY_S) - 1)])
-            attempt += 1
-
-    async def _find_seed(self, seed: Seed) -> None:
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(seed.host, seed.port, type=2)
-        except OSError as error:
-            self.metrics.count("seed_name_errors")
-            log.debug("seed %s: %s", seed.host, error)
-            return
-        addrs = list(dict.fromkeys(Addr(canonical_host(str(item[4][0])), seed.port) for item in found))
-        tunnels = [tunnel(str(seed.id), seed.host, port) for port in dict.fromkeys((seed.port, HTTPS_PORT))]
-        self.stack.add_seed(seed.id, [*addrs, *tunnels], self.clock.monotonic())
-        self.driver.arm()
-
-    async def _start_mdns(self) -> None:
-        try:
-            from meshnode.runtime.mdns import MdnsSource
-        except ImportError:
-            log.warning("mDNS is off: zeroconf cannot be imported")
-            return
-
-        def on_record(encoded: bytes) -> None:
-            if not self.is_closed:
-                self.stack.offer_record(encoded, "mdns", self.clock.monotonic())
-                self.driver.pump()
-
-        source = MdnsSource(self.sealer, self.stack.id, on_record, self.metrics)
-        self.mdns = source
-        await source.start(self.stack.record, *self._bound)
-
-    def _on_record(self, record: EndpointRecord) -> None:
-        """Publish this node's new record on the LAN."""
-        if self.mdns is not None:
-            self.mdns.update(record)
+    async def _start_sources(self) -> None:
+        """Start the sources one a turn of the loop, behind the node's start: what one imports delays none before it."""
+        node = Surroundings(
+            self.stack.id,
+            self.config,
+            self.sealer,
+            self.metrics,
+            self.tasks.spawn,
+            lambda: self.sockets.local,
+            lambda: bool(self.stack.dht.contacts()),
+        )
+        for source in make_sources(node):
+            self.stack.add_source(source)
+            await asyncio.sleep(0)
 
     def _save_contacts(self) -> None:
         contacts = self.stack.dht.contacts()

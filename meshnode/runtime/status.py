@@ -16,6 +16,7 @@ def describe_node(runtime: Runtime, services: list[str]) -> Json:
     """The node itself: addresses, network, clock, sources and counters."""
     stack, config, now = runtime.stack, runtime.config, runtime.clock.monotonic()
     record = stack.record
+    sources = {source.name: source.status() for source in stack.sources}
     return {
         "id": str(stack.id),
         "name": config.name,
@@ -27,7 +28,8 @@ def describe_node(runtime: Runtime, services: list[str]) -> Json:
         "nat": {**stack.nat.to_json(now), "mappings": [], **runtime.addresses.mapping_status()},
         "relays": stack.relaying.status(),
         "clock": runtime.sealer.skew.to_json(),
-        "mdns": runtime.mdns.status() if runtime.mdns is not None else {"on": False},
+        "mdns": sources.get("mdns", {"on": False}),
+        "sources": sources,
         "gossip": stack.gossip.summary() if stack.gossip is not None else None,
         "uptime_s": round(now - runtime.started, 3),
         "seed": config.seed_role,

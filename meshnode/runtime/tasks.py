@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
+Spawn = Callable[[Coroutine[Any, Any, None]], None]
 log = logging.getLogger("meshnode.node")
 
 

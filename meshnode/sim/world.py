@@ -18,7 +18,7 @@ from meshnode.base.address import Addr
 from meshnode.errors import MeshError
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
-from meshnode.identity.record import Endpoint, EndpointRecord
+from meshnode.identity.record import Endpoint
 from meshnode.identity.sealing import MeshKey, Sealer
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.seam import EngineFactory
@@ -377,9 +377,6 @@ class SimNode:
         """MeshEvents: nothing to do here."""
 
     def on_path(self, peer: NodeId, old: Addr | None, new: Addr | None, why: str) -> None:
-        """MeshEvents: nothing to do here."""
-
-    def on_record(self, record: EndpointRecord) -> None:
         """MeshEvents: nothing to do here."""
 
     def on_contacts(self) -> None:

@@ -100,7 +100,6 @@ class OwnRecord(Component):
         )
         self._settle_here(self._peers.here.networks, frozenset(e.addr for e in record.endpoints))
         self._timer.set(now + settings.record_ttl * context.rng.uniform(0.3, 0.5))
-        context.events.on_record(record)
 
     def _publish(self, now: float) -> None:
         record = self._context.record

@@ -7,7 +7,7 @@ the components, in one list, and gives them one ``Context``. See docs/explanatio
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from meshnode.base.address import Addr
 from meshnode.base.clock import Clock, Entropy
@@ -15,6 +15,7 @@ from meshnode.base.limits import MAX_DATAGRAM
 from meshnode.base.metrics import Metrics, describe
 from meshnode.discovery.dht import Dht
 from meshnode.discovery.resolver import Resolved
+from meshnode.discovery.source import RecordSource
 from meshnode.errors import NotFound
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
@@ -150,7 +151,7 @@ class Stack:
     @property
     def dht(self) -> Dht:
         """The DHT core."""
-        return self.resolution.dht
+        return self.resolution.dht.dht
 
     # ---- what the runtime calls
 
@@ -223,26 +224,28 @@ class Stack:
         self.own_record.set_addresses(endpoints, networks, now, moved=moved)
         self.flush(now)
 
+    def add_source(self, source: RecordSource) -> None:
+        """Start one more source of records."""
+        self.resolution.add_source(source)
+        self.context.events.on_dirty()
+
+    @property
+    def sources(self) -> Sequence[RecordSource]:
+        """The sources of records, the DHT among them, in the order in which they were added."""
+        return self.resolution.sources
+
     def add_seed(self, peer: NodeId, addrs: Iterable[Addr], now: float) -> None:
-        """A seed or a static contact is said to be at these addresses."""
-        addrs = list(addrs)
-        if any(is_loopback(addr) for addr in addrs):
-            self.own_record.hear_loopback()
-        if self.resolution.add_seed(peer, addrs, now):
-            for hook in self.context.hooks.seed:
-                hook(peer, now)
+        """Take configured addresses of a seed or a static contact."""
+        self.resolution.add_seed(peer, addrs, now)
         self.flush(now)
 
     def add_contact(self, peer: NodeId, addr: Addr, now: float) -> None:
-        """Add a contact from an earlier run."""
+        """Take a DHT contact of an earlier run."""
         self.resolution.add_contact(peer, addr, now)
 
     def offer_record(self, encoded: bytes, source: str, now: float) -> EndpointRecord | None:
-        """Take a record from a source; when it is valid and newer, the components concerned learn of it."""
-        record = self.resolution.offer(encoded, source, now)
-        if record is not None and self.gossip is not None:
-            self.gossip.add_record(record, now)
-        return record
+        """Take a record that came by none of the sources (a ticket, say); returned when it is valid and newer."""
+        return self.resolution.introduce(encoded, source, now)
 
     def resolve(self, peer: NodeId, now: float, answer: Callable[[Resolved | NotFound], None]) -> None:
         """Find the record of ``peer``: from the cache at once, else from whichever source is first."""

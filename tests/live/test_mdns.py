@@ -5,31 +5,52 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Iterable
 
 import pytest
 from zeroconf import RecordUpdate, Zeroconf, const
 from zeroconf._dns import DNSAddress, DNSText
 
-from meshnode import Identity
+from meshnode import Identity, Node, NodeId
+from meshnode.base.address import Addr
 from meshnode.base.clock import SystemClock
 from meshnode.base.metrics import Metrics
 from meshnode.identity.sealing import MeshKey, Sealer
 from meshnode.runtime import mdns
 from meshnode.runtime.mdns import MAX_TEXT, SERVICE_TYPE, MdnsSource, encode_text
 from meshnode.sdk.node import runtime_of
+from meshnode.stack.resolution import Intake
 from tests.conftest import MakeNode
 from tests.live.test_hostile import bad_records, counters, member
 
 
+def mdns_of(node: Node) -> MdnsSource | None:
+    """The node's source, once it has started."""
+    return next((s for s in runtime_of(node).stack.sources if isinstance(s, MdnsSource)), None)
+
+
 class Heard:
-    """A source, and the records that it handed in."""
+    """A source and, as its sink, the records that it handed in."""
 
     def __init__(self, mesh: str = "open") -> None:
         self.records: list[bytes] = []
         self.metrics = Metrics()
         identity = Identity.generate()
         sealer = Sealer(identity, MeshKey.from_text(mesh), SystemClock(), os.urandom, born=0.0)
-        self.source = MdnsSource(sealer, identity.id, self.records.append, self.metrics)
+        self.source = MdnsSource(identity.id, sealer, lambda: Addr("127.0.0.1", 1), self.metrics)
+        self.source._sink = self
+
+    def record(self, encoded: bytes, via: str = "") -> None:
+        """Sink."""
+        self.records.append(encoded)
+
+    def seed(self, peer: NodeId, addrs: Iterable[Addr]) -> None:
+        """Sink."""
+        raise AssertionError("mDNS knows no seeds")
+
+    def is_wanted(self, peer: NodeId) -> bool:
+        """Sink."""
+        return False
 
     def hear(self, text: bytes, name: str = "x." + SERVICE_TYPE) -> None:
         """As if zeroconf had heard a TXT record."""
@@ -83,12 +104,9 @@ async def test_a_flood_of_announcements_is_remembered_within_a_bound() -> None:
 async def test_bad_records_on_the_lan_are_dropped_by_name_and_the_node_goes_on(make_node: MakeNode) -> None:
     node = await make_node()
     liar, sealer = Identity.generate(), member()
-    source = MdnsSource(
-        runtime_of(node).sealer,
-        node.id,
-        lambda encoded: runtime_of(node).stack.offer_record(encoded, "mdns", time.monotonic()) and None,
-        runtime_of(node).metrics,
-    )
+    runtime = runtime_of(node)
+    source = MdnsSource(node.id, runtime.sealer, lambda: runtime.sockets.local, runtime.metrics)
+    source._sink = Intake(runtime.stack.resolution, source)
     for encoded in bad_records(liar).values():
         source._take(encode_text(sealer.encrypt_hint(encoded)))
     found = counters(node)
@@ -122,8 +140,8 @@ async def test_a_host_without_multicast_counts_it_and_runs(
 async def test_a_node_that_is_bound_to_loopback_says_nothing_on_other_networks(make_node: MakeNode) -> None:
     node = await make_node(mdns=True)
     async with asyncio.timeout(5):
-        while runtime_of(node).mdns is None or runtime_of(node).mdns._zeroconf is None:  # noqa: ASYNC110 - it is not announced
+        while (source := mdns_of(node)) is None or source._zeroconf is None:  # noqa: ASYNC110 - it is not announced
             await asyncio.sleep(0.02)
-    await runtime_of(node).mdns._zeroconf.zeroconf.async_wait_for_start()
-    senders = runtime_of(node).mdns._zeroconf.zeroconf.engine.senders
+    await source._zeroconf.zeroconf.async_wait_for_start()
+    senders = source._zeroconf.zeroconf.engine.senders
     assert {sender.transport.get_extra_info("sockname")[0] for sender in senders} == {"127.0.0.1"}

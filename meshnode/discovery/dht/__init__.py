@@ -12,12 +12,14 @@ from meshnode.discovery.dht.effects import (
     SendSealed,
 )
 from meshnode.discovery.dht.messages import FIRST_KIND, LAST_KIND
+from meshnode.discovery.dht.source import DhtSource
 
 __all__ = [
     "FIRST_KIND",
     "LAST_KIND",
     "ContactsChanged",
     "Dht",
+    "DhtSource",
     "Effect",
     "Found",
     "LookupDone",
