@@ -24,7 +24,8 @@ class Resolved:
 
     Attributes:
         record: The newest record of the node, verified.
-        source: The source that brought it first, as ``dht``, ``mdns``, ``connection``, or ``self``.
+        source: The source that brought it first: ``dht``, ``watch`` (an update that a DHT node passed on), ``mdns``,
+            ``gossip``, ``connection``, or ``self``.
         ms: How long this search took, in milliseconds; 0 when the record was known.
     """
 
