@@ -109,10 +109,14 @@ async def test_calls_go_on_when_the_instance_in_use_is_killed(tmp_path: Path, ho
     async with Instances(tmp_path, 3) as mesh, Calls(mesh, how) as calls:
         await calls.run(1.0)
         killed = await mesh.kill(calls.last_served)
+        answered = calls.answered
         await calls.run(3.0)
         assert calls.longest_silence < 2.5
         assert killed not in calls.served_recently
-        assert calls.answered > 100
+        async with asyncio.timeout(60):
+            while calls.answered <= answered + 100:  # however many fit into three seconds of a busy machine
+                await calls.run(0.1)
+                assert calls.last_served != killed
 
 
 async def test_a_node_that_exposes_a_dead_target_is_passed_over_and_said_to_fail(three: list[Process]) -> None:

@@ -93,3 +93,12 @@ def test_seq_survives_restarts_and_clock_steps(tmp_path: Path) -> None:
     assert after_step_back == first + 1
     path.write_text("junk")
     assert SeqSource(path, _Clock(WALL)).next() == first
+
+
+def test_a_record_says_of_itself_what_people_and_scripts_read() -> None:
+    record = open_record(_record(), WALL)
+    assert record.expires_ms == int(WALL * 1000) + 600_000
+    found = record.to_json()
+    assert (found["id"], found["seq"], found["issued"], found["ttl"]) == (str(ME.id), 1, WALL, 600)
+    assert found["endpoints"] == ["192.0.2.1:4242", "192.0.2.2:4242"]
+    assert found["kinds"] == ["host", "host"]

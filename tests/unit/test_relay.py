@@ -74,6 +74,7 @@ def _up(server: RelayServer, leg: Reservation, to: bytes, inner: bytes, now: flo
 
 def test_a_relay_makes_one_frame_of_one_and_names_the_true_sender() -> None:
     server, _, (one, two) = _server()
+    assert (one.forwarded, one.refused) == (0, 0)
     forwarded = _up(server, one, label(TWO), b"inner", 0.0)
     assert isinstance(forwarded, tuple)
     to, made = forwarded

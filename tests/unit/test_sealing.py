@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshnode.base import limits
+from meshnode.identity import sealing
 from meshnode.identity.keys import Identity
 from meshnode.identity.sealing import KNOCK_LENGTH, SEAL_OVERHEAD, MeshKey, ReplayGuard, Sealer
 
@@ -115,3 +117,28 @@ def test_the_replay_guard_is_bounded_and_fails_closed() -> None:
         assert guard.admit(A.id, number.to_bytes(8, "big"), 1.0) == ""
     assert guard.admit(A.id, b"one more", 1.0) == "full"
     assert guard.admit(B.id, b"another sender", 1.0) == ""
+
+
+def test_a_sender_whose_allowance_is_used_up_has_another_one_a_minute_later() -> None:
+    guard = ReplayGuard(0.0)
+    for number in range(limits.MAX_REPLAY_PER_SENDER):
+        guard.admit(A.id, number.to_bytes(8, "big"), 1.0)
+    assert guard.admit(A.id, b"one more", 2 * limits.SEAL_WINDOW_S + 0.1) == ""
+    assert guard.admit(A.id, bytes(8), 2 * limits.SEAL_WINDOW_S + 0.2) == "replay"
+
+
+def test_unknown_senders_are_limited_and_known_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealing, "NEW_SENDERS_BURST", 2.0)
+    receiver = _sealer(Identity(bytes([9]) * 32))
+    to = Identity(bytes([9]) * 32).id
+    assert [receiver.unseal(_sealer(each).seal(to, b"x")) is not None for each in (A, B, C)] == [True, True, False]
+    assert receiver.drops == {"seal_rate": 1}
+    for _ in range(5):
+        assert receiver.unseal(_sealer(A).seal(to, b"x")) is not None
+
+
+def test_the_difference_of_the_clocks_is_learnt_from_what_arrives() -> None:
+    receiver, ahead = _sealer(B), _Clock()
+    ahead.now += 5.0
+    receiver.unseal(_sealer(A, clock=ahead).seal(B.id, b"x"))
+    assert receiver.skew.to_json()["offset_s"] == pytest.approx(5.0)
