@@ -13,8 +13,8 @@ from meshnode.stack.component import Component, Spread
 from meshnode.stack.context import Context
 from meshnode.stack.topic_streams import TopicStreams
 from meshnode.topics.effects import Dial, Misbehaved
-from meshnode.topics.joined import is_subscription
-from meshnode.topics.messages import TopicMessage
+from meshnode.topics.joined_topic import is_subscription
+from meshnode.topics.messages import MemberMessage
 from meshnode.topics.topics import Topics
 
 RELEASE_S = 20.0  # how often links that no topic needs any more are given up
@@ -93,7 +93,7 @@ class TopicLink(Component):
             self.drain(self._context.clock.monotonic())
         return taken
 
-    def _on_message(self, peer: NodeId, message: TopicMessage, now: float) -> None:
+    def _on_message(self, peer: NodeId, message: MemberMessage, now: float) -> None:
         self.topics.on_message(peer, message, now, self._context.clock.wall())
         self.drain(now)
 

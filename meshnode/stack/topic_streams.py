@@ -19,7 +19,7 @@ from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.stream import Stream
 from meshnode.stack.context import Context
-from meshnode.topics.messages import SERVICE, TopicMessage, decode_message, encode_message
+from meshnode.topics.messages import SERVICE, MemberMessage, decode_message, encode_message
 
 LOOK_S = 0.02
 HEADER = 2
@@ -39,7 +39,7 @@ class TopicStreams:
     def __init__(
         self,
         context: Context,
-        deliver: Callable[[NodeId, TopicMessage, float], None],
+        deliver: Callable[[NodeId, MemberMessage, float], None],
         on_busy: Callable[[NodeId, bool, float], None],
         drained: Callable[[NodeId, float], None],
     ) -> None:

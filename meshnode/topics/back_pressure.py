@@ -1,12 +1,12 @@
-"""Who holds a topic's publishers back. Sans I/O.
+"""Back-pressure of a topic: full links hold its publishers back. Sans I/O.
 
-A link whose queue is over its mark presses. Whoever feels pressure from a neighbour says HOLD to the others, so it
-reaches the publishers hop by hop, against the way that their messages take. They wait, and nobody else does: what is
-under way goes on, so nothing can lock; and for one message a second at most, so whoever lies cannot silence them. A
-HOLD says how far away the full link is, never goes back to where it comes from, and ends after so many hops: in a
-circle that is not cut yet none keeps itself alive.
+A link whose queue is over its mark presses. A node under pressure from a neighbour sends HOLD to the others, so it
+reaches the publishers hop by hop, against the way of their messages. Only publishers wait: what is under way goes on,
+so nothing can lock; and for one message a second at most, so a liar cannot silence them. A HOLD has the distance of
+the full link, never goes back to where it comes from, and ends after so many hops: in a circle that is not cut yet
+none keeps itself alive.
 
-A link that presses too long is *slow*: it holds back nobody for a while, and takes what its queue has room for.
+A link that presses too long is *slow*: it holds no publisher back for a while, and takes what its queue has room for.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from meshnode.base.limits import TOPIC_LINK_MARK
 from meshnode.identity.node_id import NodeId
 from meshnode.topics.messages import MAX_HOPS
 
-PATIENCE_S = 2.0  # a link of ours may press so long without taking half its window: 16 kB/s
-TOLD_PATIENCE_S = 10.0  # a neighbour longer, for it is he who knows which link of his is slow
+FULL_S = 2.0  # a link of this node may press so long without taking half its window: 16 kB/s
+HELD_S = 10.0  # a neighbour may longer, for it knows which of its links is slow
 SLOW_S = 60.0  # then its pressure counts for nothing
 REPEAT_S = 0.5
 VOID_S = 1.5  # a HOLD that is not repeated
@@ -34,29 +34,27 @@ class _Pressing:
     slow: float = 0.0  # until when it does not count
 
     def level(self, now: float) -> int | None:
-        """Hops from us to the full link; None when it presses not, or counts not."""
+        """Return the hops from here to the full link; None when none presses, or it is slow."""
         if self.told is not None and now - self.heard > VOID_S:
             self.told = None
         if self.slow > now or (self.full is None and self.told is None):
             return None
-        if (self.full is not None and now - self.full > PATIENCE_S) or (
-            self.told is not None and now - self.told > TOLD_PATIENCE_S
-        ):
+        if (self.full is not None and now - self.full > FULL_S) or (self.told is not None and now - self.told > HELD_S):
             self.slow = now + SLOW_S
             return None
         return 0 if self.full is not None else self.hops + 1
 
 
 class BackPressure:
-    """One topic's. ``eager`` are the neighbours with whom payloads are exchanged: others hold nobody back."""
+    """Back-pressure of one topic. ``eager`` are the neighbours that exchange payloads: others hold none back."""
 
     def __init__(self, eager: Collection[NodeId]) -> None:
         self._eager = eager
         self._peers: dict[NodeId, _Pressing] = {}
-        self._told: dict[NodeId, tuple[int, float]] = {}  # whom we told HOLD: how many hops, and when
+        self._told: dict[NodeId, tuple[int, float]] = {}  # neighbours that were sent HOLD: hops, and when
 
     def weigh(self, waiting: Mapping[NodeId, int], now: float) -> bool:
-        """So many bytes wait for each neighbour's link; True when that changes who presses."""
+        """Take the bytes that wait for each link; True when another set of links presses now."""
         changed = False
         for peer, size in waiting.items():
             if size > TOPIC_LINK_MARK:
@@ -71,7 +69,7 @@ class BackPressure:
         return changed
 
     def on_progress(self, peer: NodeId, now: float) -> None:
-        """The link to ``peer`` took something."""
+        """Note that the link to ``peer`` took something."""
         found = self._peers.get(peer)
         if found is not None and found.full is not None:
             found.full = now
@@ -91,19 +89,19 @@ class BackPressure:
             found.told = None
 
     def forget(self, peer: NodeId) -> None:
-        """A neighbour no more."""
+        """Forget a neighbour."""
         self._peers.pop(peer, None)
         self._told.pop(peer, None)
 
     def pressing(self, now: float) -> dict[NodeId, int]:
-        """Those who hold back whoever publishes here, and from how far away."""
+        """Return the neighbours that hold this node's publishing back, with the hops to the full link."""
         if not self._peers:
             return {}
         levels = {peer: found.level(now) for peer, found in self._peers.items() if peer in self._eager}
         return {peer: level for peer, level in levels.items() if level is not None}
 
     def tell(self, now: float) -> list[tuple[NodeId, int | None]]:
-        """What to tell whom now; to be asked again in ``REPEAT_S`` while anybody is told to hold."""
+        """Return the HOLDs (hops) and RELEASEs (None) to send; again in ``REPEAT_S`` while ``tells``."""
         pressing = self.pressing(now)
         found: list[tuple[NodeId, int | None]] = []
         for peer in dict.fromkeys((*self._eager, *self._told)):
@@ -120,5 +118,5 @@ class BackPressure:
 
     @property
     def tells(self) -> bool:
-        """True while somebody was told to hold."""
+        """True while a neighbour is held back."""
         return bool(self._told)

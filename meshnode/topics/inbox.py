@@ -1,4 +1,4 @@
-"""What of a topic waits for the application: bounded, each message at most once, every loss counted. Sans I/O.
+"""Bounded receive queue of a topic: each message at most once, every loss counted. Sans I/O.
 
 Messages of one origin are numbered without gaps, so a missing number is a message that is late or lost. It is waited
 for, without holding up the others, and counted as lost when it does not come.
@@ -46,8 +46,8 @@ def _nothing() -> None:
 
 
 class Inbox:
-    """``lost`` counts what never came and what was dropped because nobody read it; ``on_ready`` wakes the reader,
-    ``on_linked`` whoever waits for the first link to another member."""
+    """``lost`` counts messages that never came, and those dropped unread; ``on_ready`` wakes the reader, ``on_linked``
+    hears of the first link to another member."""
 
     def __init__(self, limit: int = TOPIC_QUEUE) -> None:
         self.lost = 0
@@ -63,11 +63,11 @@ class Inbox:
         return len(self._queue)
 
     def pop(self) -> TopicMessage | None:
-        """The oldest message that was not read."""
+        """Return the oldest unread message."""
         return self._queue.popleft() if self._queue else None
 
     def on_message(self, sender: NodeId, epoch: int, seq: int, data: bytes, now: float) -> bool:
-        """A verified message came; False when it was here before (or is older than what its sender says now)."""
+        """Take a verified message; False when it was here before, or its sender has joined again since."""
         if not self._note(sender, epoch, seq, now):
             return False
         self.received += 1
@@ -79,7 +79,7 @@ class Inbox:
         return True
 
     def close(self) -> None:
-        """Nothing more will come; what is here may still be read."""
+        """Take no more messages; those that are here may still be read."""
         self.closed = True
         self.on_ready()
 

@@ -76,11 +76,11 @@ MESSAGES: dict[int, Row] = {
     9: Row(Hold, {"scope": SCOPE, "hops": number("hops", MAX_HOPS - 1)}, "on_hold", True),
     10: Row(Release, {"scope": SCOPE}, "on_release", True),
 }
-TopicMessage = Greet | Part | Latest | Eager | IHave | Graft | Prune | Pull | Hold | Release
-TABLE: MessageTable[TopicMessage] = MessageTable(MESSAGES)
+MemberMessage = Greet | Part | Latest | Eager | IHave | Graft | Prune | Pull | Hold | Release
+TABLE: MessageTable[MemberMessage] = MessageTable(MESSAGES)
 decode_message = TABLE.decode
 
 
 def encode_message(message: Message) -> bytes:
     """Return the canonical bytes of a message of topics."""
-    return TABLE.encode(cast(TopicMessage, message))
+    return TABLE.encode(cast(MemberMessage, message))

@@ -1,4 +1,4 @@
-"""Whom a member of a topic links to, and the latest messages that it keeps for others. Sans I/O."""
+"""Neighbours of a member of a topic, and the latest messages that it keeps for others. Sans I/O."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ CHORDS = 2  # links besides the ring's: about five in all with those that others
 
 
 def scope_of(topic: str) -> bytes:
-    """The 16 bytes by which nodes speak of a topic: BLAKE2b-128 of its name."""
+    """Return the 16 bytes that stand for a topic on the wire: BLAKE2b-128 of its name."""
     return hashlib.blake2b(topic.encode(), digest_size=16, person=b"mesh-topic").digest()
 
 
 class Overlay:
-    """Neighbours by hash: the next member on a ring, which alone connects everybody, and those with whom our pair
-    hashes lowest, which makes the way short. Who joins or goes changes two or three links, and nobody is asked."""
+    """Neighbours by hash: the next member on a ring, which alone connects all, and the members that hash lowest
+    together with this node, which makes ways short. A member that joins or goes changes two or three links."""
 
     def __init__(self, own: NodeId, scope: bytes) -> None:
         self._own = own
@@ -28,7 +28,7 @@ class Overlay:
         self._mine = self._hash(own.raw)
 
     def choose(self, members: Iterable[NodeId]) -> list[NodeId]:
-        """Whom to link to, of ``members``."""
+        """Return the members to link to."""
         found = [(*self._of(peer), peer) for peer in members if peer != self._own]
         if not found:
             return []
@@ -41,7 +41,7 @@ class Overlay:
         return list(chosen)
 
     def forget(self, peer: NodeId) -> None:
-        """``peer`` is no member any more."""
+        """Forget a member that left."""
         self._points.pop(peer, None)
 
     def _of(self, peer: NodeId) -> tuple[bytes, bytes]:
@@ -66,11 +66,11 @@ class Latest:
         return item in self._items
 
     def ids(self) -> tuple[bytes, ...]:
-        """Their ids."""
+        """Return their ids."""
         return tuple(self._items)
 
     def add(self, item: bytes, payload: bytes) -> None:
-        """Keep one, in place of the oldest."""
+        """Keep a message, in place of the oldest when there are too many."""
         if item in self._items:
             return
         self._items[item] = payload

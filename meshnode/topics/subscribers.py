@@ -1,4 +1,4 @@
-"""Who has joined which topic, as the mesh's entries say. Sans I/O."""
+"""Members of topics, as SUBSCRIPTION entries name them. Sans I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SCOPE_LENGTH = 16
 
 
 def scope_in(name: str) -> bytes | None:
-    """The scope that names a SUBSCRIPTION entry."""
+    """Return the scope that a SUBSCRIPTION entry is named after; None when it is none."""
     try:
         scope = bytes.fromhex(name)
     except ValueError:
@@ -25,11 +25,11 @@ class Subscribers:
         self._count = 0
 
     def of(self, scope: bytes) -> dict[NodeId, None]:
-        """The members of a topic, in the order in which they were heard of."""
+        """Return the members of a topic, in the order in which their entries came."""
         return self._of.get(scope, {})
 
     def add(self, scope: bytes, peer: NodeId) -> bool | None:
-        """True when that is news, None when there is no room."""
+        """Add a member: True when it is new, None when there is no room (``TOPIC_MAX_SUBSCRIBERS`` in all)."""
         if peer in self.of(scope):
             return False
         if self._count >= TOPIC_MAX_SUBSCRIBERS:
@@ -39,7 +39,7 @@ class Subscribers:
         return True
 
     def remove(self, scope: bytes, peer: NodeId) -> None:
-        """A member no more."""
+        """Remove a member."""
         members = self.of(scope)
         if peer in members:
             del members[peer]

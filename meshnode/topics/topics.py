@@ -51,20 +51,20 @@ from meshnode.topics.effects import (
     Misbehaved,
 )
 from meshnode.topics.inbox import Inbox
-from meshnode.topics.joined import Joined, Past, parse_message
-from meshnode.topics.messages import MESSAGES, TABLE, Greet, Hold, Latest, Part, Pull, Release, TopicMessage
+from meshnode.topics.joined_topic import JoinedTopic, Past, parse_message
+from meshnode.topics.messages import MESSAGES, TABLE, Greet, Hold, Latest, MemberMessage, Part, Pull, Release
 from meshnode.topics.overlay import scope_of
 from meshnode.topics.subscribers import Subscribers, scope_in
 
 SUBSCRIPTION_TTL_S = 3600
 COALESCE_S = 0.05  # payloads for one link wait so long for others, unless the last ones went longer ago than this
 CHOOSE_S = 0.1  # changes of the membership within this are one
-HELD_S, MOST_HELD_S = 0.02, 1.0  # who is held back looks again after so long, and for one message no longer than that
+LOOK_AGAIN_S, MAX_HELD_S = 0.02, 1.0  # a publisher that is held back looks again, and waits for one message at most
 RENEW_S = 20.0  # a link that we want is greeted again
 UNWANTED_S = 60.0  # and is over when neither end has wanted it for so long
 AVOID_S, MAX_AVOID_S = 2.0, 60.0  # a member that does not answer is passed over for so long, doubling
 HISTORY_S = 3.0  # who joined without replay takes no old messages for so long
-REPLAY_S, REPLAY_PATIENCE_S = 1.0, 3.0  # after the first link; without any
+REPLAY_S, REPLAY_UNLINKED_S = 1.0, 3.0  # after the first link; without any
 REPLAY_AGES_S = 300.0, 600.0  # a replayed message may be 10 minutes old, though its time to be passed on is over
 DISORDER = 8
 
@@ -87,8 +87,8 @@ class Topics:
         self._metrics = metrics
         self._status = status
         self._timers = Timers()
-        self._topics: dict[str, Joined] = {}
-        self._by_scope: dict[bytes, Joined] = {}
+        self._topics: dict[str, JoinedTopic] = {}
+        self._by_scope: dict[bytes, JoinedTopic] = {}
         self._subscribers = Subscribers()
         self._links: dict[NodeId, None] = {}
         self._busy: dict[NodeId, None] = {}
@@ -123,10 +123,10 @@ class Topics:
             raise ValueError(f"the topic {name!r} is joined already")
         if len(self._topics) >= TOPIC_MAX_JOINED:
             raise ValueError(f"a node joins at most {TOPIC_MAX_JOINED} topics")
-        topic = Joined(self._own, name, self._rng, self._timers, self._busy, now, wall)
+        topic = JoinedTopic(self._own, name, self._rng, self._timers, self._busy, now, wall)
         self._topics[name] = self._by_scope[topic.scope] = topic
         if replay:
-            topic.past = Past(replay, now + REPLAY_PATIENCE_S)
+            topic.past = Past(replay, now + REPLAY_UNLINKED_S)
             self._timers.at(topic.past.until, topic.end_past)
         self._subscribe(topic, now)
         self._choose(topic, now)
@@ -134,7 +134,7 @@ class Topics:
         return topic.inbox
 
     def leave(self, name: str, now: float) -> None:
-        """Take part no longer."""
+        """Leave a topic; its inbox is closed."""
         topic = self._topics.pop(name, None)
         if topic is None:
             return
@@ -150,9 +150,9 @@ class Topics:
         if size > TOPIC_MAX_DATA:
             raise ValueError(f"a message has at most {TOPIC_MAX_DATA} bytes, not {size}")
         topic = self._topics[name]
-        if now < topic.published + MOST_HELD_S and topic.pressure.pressing(now):
+        if now < topic.published + MAX_HELD_S and topic.pressure.pressing(now):
             topic.own.messages.drain(1)  # what we were kept from is no burst that may follow
-            return HELD_S
+            return LOOK_AGAIN_S
         return topic.own.wait(size, now)
 
     def publish(self, name: str, data: bytes, now: float, wall: float) -> int:
@@ -180,15 +180,15 @@ class Topics:
     # ---- questions
 
     def neighbours(self, name: str) -> list[NodeId]:
-        """Those with whom we exchange the messages of a topic."""
+        """Return the members that this node exchanges the topic's messages with."""
         return list(self._topics[name].greeted)
 
     def waiting(self, name: str) -> dict[NodeId, int]:
-        """How many bytes wait for the links to neighbours."""
+        """Return the bytes that wait for each neighbour's link."""
         return dict(self._topics[name].tree.queues.waiting)
 
     def known(self, name: str) -> list[NodeId]:
-        """Other living nodes that are said to have joined a topic."""
+        """Return other living nodes that have joined a topic, as their entries say."""
         members = self._subscribers.of(scope_of(name))
         return [peer for peer in members if self._status(peer) not in (Status.GONE, Status.LEFT)]
 
@@ -197,7 +197,7 @@ class Topics:
         return any(peer in topic.greeted or peer in topic.wanted for topic in self._topics.values())
 
     def joined(self) -> list[str]:
-        """The topics that we take part in."""
+        """Return the names of the topics that are joined."""
         return list(self._topics)
 
     # ---- what gossip tells
@@ -228,11 +228,11 @@ class Topics:
         self._subscribers.remove(scope, entry.origin)
         topic = self._by_scope.get(scope)
         if topic is not None:
-            topic.ring.forget(entry.origin)
+            topic.overlay.forget(entry.origin)
             self._choose_soon(topic, now)
 
     def on_member(self, peer: NodeId, now: float) -> None:
-        """The membership believes something else of ``peer``."""
+        """Choose neighbours again: the believed state of ``peer`` changed."""
         for scope, topic in self._by_scope.items():
             if peer in self._subscribers.of(scope):
                 self._choose_soon(topic, now)
@@ -281,7 +281,7 @@ class Topics:
 
     # ---- what neighbours say
 
-    def on_message(self, peer: NodeId, message: TopicMessage, now: float, wall: float) -> None:
+    def on_message(self, peer: NodeId, message: MemberMessage, now: float, wall: float) -> None:
         """Take a message of a linked peer."""
         self._wall_offset = wall - now
         topic = self._by_scope.get(message.scope)
@@ -296,7 +296,7 @@ class Topics:
             TABLE.handler(self, message)(topic, peer, message, now)
         self._flush(topic, now)
 
-    def on_greet(self, topic: Joined, peer: NodeId, message: Greet, now: float) -> None:
+    def on_greet(self, topic: JoinedTopic, peer: NodeId, message: Greet, now: float) -> None:
         """Take up a link, or turn it away when there are ``TOPIC_MAX_LINKS``."""
         if peer in topic.greeted:
             topic.greeted[peer] = now
@@ -311,45 +311,45 @@ class Topics:
             self._tell(topic, peer, topic.latest.ids())
             self._first_link(topic, now)
 
-    def on_part(self, topic: Joined, peer: NodeId, message: Part, now: float) -> None:
+    def on_part(self, topic: JoinedTopic, peer: NodeId, message: Part, now: float) -> None:
         """Give up a link that its other end does not want."""
         self._part(topic, peer)
         self._avoid(peer, now)
         self._choose_soon(topic, now)
 
-    def on_eager(self, topic: Joined, peer: NodeId, message: Eager, now: float) -> None:
+    def on_eager(self, topic: JoinedTopic, peer: NodeId, message: Eager, now: float) -> None:
         """Take payloads: messages that members published."""
         for hops, payload in message.items:
             self._on_payload(topic, peer, payload, hops, now, now + self._wall_offset)
 
-    def on_ihave(self, topic: Joined, peer: NodeId, message: IHave, now: float) -> None:
+    def on_ihave(self, topic: JoinedTopic, peer: NodeId, message: IHave, now: float) -> None:
         """Await the payloads that a neighbour announces."""
         fresh = tuple((hops, item) for hops, item in message.items if item not in topic.latest)
         topic.tree.plumtree.on_ihave(peer, IHave(topic.scope, fresh), now)
 
-    def on_graft(self, topic: Joined, peer: NodeId, message: Graft, now: float) -> None:
+    def on_graft(self, topic: JoinedTopic, peer: NodeId, message: Graft, now: float) -> None:
         """Send payloads; the link becomes eager."""
         topic.tree.on_graft(peer, message, now)
 
-    def on_pull(self, topic: Joined, peer: NodeId, message: Pull, now: float) -> None:
+    def on_pull(self, topic: JoinedTopic, peer: NodeId, message: Pull, now: float) -> None:
         """Send payloads; the link stays as it is."""
         topic.tree.on_pull(peer, message.ids)
 
-    def on_prune(self, topic: Joined, peer: NodeId, message: Prune, now: float) -> None:
+    def on_prune(self, topic: JoinedTopic, peer: NodeId, message: Prune, now: float) -> None:
         """Make the link lazy."""
         topic.tree.on_prune(peer, message, now)
 
-    def on_hold(self, topic: Joined, peer: NodeId, message: Hold, now: float) -> None:
+    def on_hold(self, topic: JoinedTopic, peer: NodeId, message: Hold, now: float) -> None:
         """Hold publishers back: a link behind ``peer`` is full."""
         topic.pressure.on_hold(peer, message.hops, now)
         self._pass_pressure(topic, now)
 
-    def on_release(self, topic: Joined, peer: NodeId, message: Release, now: float) -> None:
+    def on_release(self, topic: JoinedTopic, peer: NodeId, message: Release, now: float) -> None:
         """Hold publishers back no longer on account of ``peer``."""
         topic.pressure.on_release(peer)
         self._pass_pressure(topic, now)
 
-    def _on_payload(self, topic: Joined, peer: NodeId, payload: bytes, hops: int, now: float, wall: float) -> None:
+    def _on_payload(self, topic: JoinedTopic, peer: NodeId, payload: bytes, hops: int, now: float, wall: float) -> None:
         item = id_of(payload)
         if item in topic.tree.plumtree.seen or item in topic.latest:
             self._metrics.count(TWICE)
@@ -390,7 +390,7 @@ class Topics:
             (past.old if old else past.fresh).append(entry)
             past.wanted.pop(item, None)
 
-    def on_latest(self, topic: Joined, peer: NodeId, message: Latest, now: float) -> None:
+    def on_latest(self, topic: JoinedTopic, peer: NodeId, message: Latest, now: float) -> None:
         """Ask for the latest messages that are not here: for a replay, or because a change of the tree lost them."""
         plumtree = topic.tree.plumtree
         unknown = [item for item in message.ids if item not in topic.latest and item not in plumtree.seen]
@@ -411,28 +411,28 @@ class Topics:
 
     # ---- inside
 
-    def _first_link(self, topic: Joined, now: float) -> None:
+    def _first_link(self, topic: JoinedTopic, now: float) -> None:
         topic.inbox.on_linked()
         if topic.past is not None and now + REPLAY_S < topic.past.until:
             topic.past.until = now + REPLAY_S
             self._timers.at(topic.past.until, topic.end_past)
 
-    def _subscribe(self, topic: Joined, now: float) -> None:
+    def _subscribe(self, topic: JoinedTopic, now: float) -> None:
         if self._topics.get(topic.name) is topic:
             self._effects.append(Announce(Kind.SUBSCRIPTION, topic.scope.hex(), b"", SUBSCRIPTION_TTL_S))
             wait = SUBSCRIPTION_TTL_S / 3 * self._rng.uniform(0.8, 1.2)
             self._timers.at(now + wait, lambda now: self._subscribe(topic, now))
 
-    def _choose_soon(self, topic: Joined, now: float) -> None:
+    def _choose_soon(self, topic: JoinedTopic, now: float) -> None:
         if topic.choosing is None or not topic.choosing.live:
             topic.choosing = self._timers.at(now + CHOOSE_S, lambda now: self._choose(topic, now))
 
-    def _choose(self, topic: Joined, now: float) -> None:
-        """Whom do we want to be linked to? Dial them, or greet them where there is a connection."""
+    def _choose(self, topic: JoinedTopic, now: float) -> None:
+        """Choose the wanted neighbours; dial them, or greet them where there is a connection."""
         if self._topics.get(topic.name) is not topic:
             return
         members = [peer for peer in self.known(topic.name) if self._avoided.get(peer, (0.0, 0.0))[0] <= now]
-        topic.wanted = dict.fromkeys(topic.ring.choose(members))
+        topic.wanted = dict.fromkeys(topic.overlay.choose(members))
         for peer in topic.wanted:
             if peer not in self._links:
                 self._effects.append(Dial(peer))
@@ -443,7 +443,7 @@ class Topics:
             if again > now:
                 self._timers.at(again + CHOOSE_S, lambda now: self._choose_soon(topic, now))
 
-    def _greet(self, topic: Joined, peer: NodeId, now: float) -> None:
+    def _greet(self, topic: JoinedTopic, peer: NodeId, now: float) -> None:
         self._effects.append(Send(peer, Greet(topic.scope)))
         if peer not in topic.greeted:
             topic.greeted[peer] = now
@@ -451,12 +451,12 @@ class Topics:
             self._tell(topic, peer, topic.latest.ids())
             self._first_link(topic, now)
 
-    def _tell(self, topic: Joined, peer: NodeId, ids: Sequence[bytes]) -> None:
+    def _tell(self, topic: JoinedTopic, peer: NodeId, ids: Sequence[bytes]) -> None:
         if ids:
             self._effects.append(Send(peer, Latest(topic.scope, tuple(ids))))
 
-    def _pass_pressure(self, topic: Joined, now: float) -> None:
-        """Those from whom we get payloads hear of it when others of our links can take no more."""
+    def _pass_pressure(self, topic: JoinedTopic, now: float) -> None:
+        """Tell neighbours that bring payloads when other links can take no more."""
         if self._topics.get(topic.name) is not topic:
             return
         if topic.pressure.pressing(now):
@@ -467,8 +467,8 @@ class Topics:
         if topic.pressure.tells and (topic.holding is None or not topic.holding.live):
             topic.holding = self._timers.at(now + REPEAT_S, lambda now: self._pass_pressure(topic, now))
 
-    def _renew(self, topic: Joined, now: float) -> None:
-        """Greet again whom we want; part from those whom neither end wants any longer."""
+    def _renew(self, topic: JoinedTopic, now: float) -> None:
+        """Greet wanted neighbours again; part from those that neither end wants any longer."""
         if self._topics.get(topic.name) is not topic:
             return
         self._timers.at(now + RENEW_S * self._rng.uniform(0.8, 1.2), lambda now: self._renew(topic, now))
@@ -480,7 +480,7 @@ class Topics:
                 self._effects.append(Send(peer, Part(topic.scope)))
         self._choose_soon(topic, now)
 
-    def _part(self, topic: Joined, peer: NodeId) -> None:
+    def _part(self, topic: JoinedTopic, peer: NodeId) -> None:
         topic.greeted.pop(peer, None)
         topic.tree.remove(peer)
         topic.pressure.forget(peer)
@@ -490,7 +490,7 @@ class Topics:
         wait = min(MAX_AVOID_S, before[1] * 2) if before is not None else AVOID_S
         self._avoided.put(peer, (now + wait, wait))
 
-    def _flush(self, topic: Joined, now: float) -> None:
+    def _flush(self, topic: JoinedTopic, now: float) -> None:
         """Hand out what the tree wants to send; payloads that follow each other closely share messages."""
         tree = topic.tree
         late = now < topic.flushed + COALESCE_S and max(tree.queues.waiting.values(), default=0) < GOSSIP_FRAME

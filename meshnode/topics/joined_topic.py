@@ -1,4 +1,4 @@
-"""What a node keeps of one topic that it has joined, and what an entry of a topic says. Sans I/O."""
+"""State of one topic that this node has joined, and the values of a topic's entries. Sans I/O."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Past:
     fresh: list[Entry] = field(default_factory=list)
 
 
-class Joined:
+class JoinedTopic:
     """All state of one joined topic."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Joined:
     ) -> None:
         self.name = name
         self.scope = scope_of(name)
-        self.ring = Overlay(own, self.scope)
+        self.overlay = Overlay(own, self.scope)
         self.latest = Latest()
         self.tree = TopicPlumtree(rng, timers, now, self.scope, busy=busy, find=self.latest.get)
         self.pressure = BackPressure(self.tree.plumtree.eager)
@@ -83,7 +83,7 @@ class Joined:
         self._expiring: Timer | None = None
 
     def deliver(self, entry: Entry, now: float) -> None:
-        """A verified message is for the application."""
+        """Put a verified message into the inbox."""
         parsed = parse_message(entry, self.name)
         if parsed is not None:
             self.inbox.on_message(entry.origin, parsed[0], entry.seq - parsed[0], parsed[1], now)
