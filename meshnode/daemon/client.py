@@ -24,7 +24,7 @@ def call(home: Path, method: str, **arguments: Any) -> Iterator[dict[str, Any]]:
     """Ask the node of ``home`` and yield its answers. Raises NotRunning, RemoteError."""
     path = socket_path(home)
     if not is_private(path):
-        raise NotRunning(f"the node in {home} belongs to somebody else", hint="use your own --home")
+        raise NotRunning(f"the node in {home} belongs to another user", hint="use your own --home")
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         try:
@@ -32,7 +32,7 @@ def call(home: Path, method: str, **arguments: Any) -> Iterator[dict[str, Any]]:
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
             raise NotRunning(f"no node runs in {home}", hint=f"start one: meshnode --home {home} up") from error
         except PermissionError as error:
-            raise NotRunning(f"the node in {home} belongs to somebody else", hint="use your own --home") from error
+            raise NotRunning(f"the node in {home} belongs to another user", hint="use your own --home") from error
         request = {"method": method, "arguments": arguments}
         connection.sendall(json.dumps(request).encode() + b"\n")
         answered = False

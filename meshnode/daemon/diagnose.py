@@ -156,7 +156,7 @@ async def _addresses(seed: Seed) -> tuple[list[str], str]:
 
 
 def _udp(node: Node, now: float) -> Json:
-    """When a member was last heard by UDP: sealed datagrams of anybody, and all packets on live peers' paths."""
+    """Return when a member was last heard by UDP: by any sealed datagram, or any packet on a live peer's path."""
     filters = runtime_of(node).stack.nat.filters
     heard = {name: filters.quiet_s(now, outside=name == "outside_s") for name in ("outside_s", "lan_s")}
     for session in runtime_of(node).stack.sessions.values():

@@ -21,9 +21,12 @@ def socket_path(home: Path) -> Path:
 
 
 def is_private(path: Path) -> bool:
-    """True when nobody else can put a socket at ``path``: its folder is ours, and only we may write there."""
+    """Return True when no other user can put a socket at ``path``.
+
+    That is so when this user owns its folder and alone can write there.
+    """
     try:
         found = path.parent.stat()
     except OSError:
-        return True  # there is no folder, so there is no socket of somebody else's
+        return True  # there is no folder, so there is no socket of another user
     return found.st_uid == os.getuid() and not found.st_mode & 0o022

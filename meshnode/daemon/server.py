@@ -39,7 +39,7 @@ class ControlServer:
         self._clients: dict[asyncio.Task[None], None] = {}
 
     async def start(self) -> None:
-        """Listen; the home's lock is ours, so a socket that is there already is a dead one's."""
+        """Listen. This process holds the home's lock, so a socket that is there already was left by a dead one."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not is_private(self._path):
             raise ConfigError(
@@ -131,7 +131,7 @@ class ControlServer:
         yield found
 
     async def do_doctor(self, id: str | None = None) -> AsyncIterator[dict[str, Any]]:
-        """What this network is and, with an id, why that peer is reached as it is."""
+        """Return what is known of this network and, with an id, why that peer is reached by its present path."""
         from meshnode.daemon.diagnose import diagnose  # 0.4 MB, for a question that is seldom asked
 
         peer = await self._node.identify(id) if id is not None else None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from meshnode.base.limits import SEAL_WINDOW_S
 from meshnode.diagnosis.finding import Finding, Snapshot, ms, note, ok, opened_by_us, plural, problem, seconds, short
 
-RECENT_S = 60.0  # four keepalives: who was heard within this is there
+RECENT_S = 60.0  # four keepalives: a node that was heard within this is there
 TUNNEL_S = 20.0  # where WebSockets are in use, one keepalive and a bit
 CLOCK_NOTE_S, CLOCK_PROBLEM_S = 2.0, 10.0
 ULA = ipaddress.ip_network("fc00::/7")
@@ -63,7 +63,7 @@ def _node(snapshot: Snapshot) -> Iterator[Finding]:
     if _confined(snapshot):
         yield note(
             "node",
-            "it listens on a loopback address only, so nobody beyond this host can reach it",
+            "it listens on a loopback address only, so no node beyond this host can reach it",
             "start it without --listen to use every address",
         )
 
@@ -95,7 +95,7 @@ def _udp(snapshot: Snapshot) -> Iterator[Finding]:
             "udp",
             f"UDP is blocked {where}: {plural(len(tunnelled), 'peer')} had to be reached by WebSocket over TCP, "
             "which works but is slower",
-            "let UDP out in the firewall, or ask whoever runs this network to",
+            "let UDP out in the firewall, or ask the administrator of this network to",
         )
     elif any(not seed.get("answers") for seed in snapshot.get("seeds", ())) and (lan is None or lan >= RECENT_S):
         failed = int(snapshot.get("status", {}).get("counters", {}).get("tunnel_failures", 0))
@@ -127,7 +127,7 @@ FILTERS = {
     "endpoint-independent": "it lets anybody in unasked (endpoint-independent filtering)",
     "at-most-address-dependent": "of a host that this node has sent to, it lets other ports in too "
     "(address-dependent filtering, at most)",
-    "unknown": "whom it lets in unasked is not known: nothing that came in so far proves it",
+    "unknown": "what it lets in unasked is not known: nothing that came in so far proves it",
 }
 
 
@@ -142,7 +142,7 @@ def _nat(snapshot: Snapshot) -> Iterator[Finding]:
         outside = [addr for addr in nat.get("reflexive", ()) if str(addr).startswith("[") == (family == 6)]
         at = f", {outside[0]}" if outside else ""
         if family == 6 and mapping == "unknown":
-            continue  # the IPv6 finding says that nobody has answered
+            continue  # the IPv6 finding says that no node has answered
         text = f"IPv{family}: {MAPPINGS.get(mapping, mapping).format(at=at)}"
         if mapping == "endpoint-dependent":
             yield note("nat", text, "a port mapping on the router, or --advertise with a forwarded port, mends it")
@@ -265,7 +265,7 @@ def _dht(snapshot: Snapshot) -> Iterator[Finding]:
         yield ok("dht", f"the DHT has {plural(contacts, 'contact')} to ask where a node is")
     elif snapshot.get("seeds"):
         yield problem(
-            "dht", "the DHT has no contact, so nobody can be asked where a node is", "see the findings on seeds"
+            "dht", "the DHT has no contact, so no node can be asked where a peer is", "see the findings on seeds"
         )
     else:
         yield note(

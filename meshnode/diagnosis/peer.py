@@ -91,7 +91,7 @@ def why_relayed(peer: Snapshot, nat: Snapshot) -> str:
     if answering:
         wait = max(float(c.get("distrusted_s") or 0.0) for c in answering)
         if wait:
-            return f"the direct path fell silent lately and is not trusted for {seconds(wait)} more"
+            return f"the direct path fell silent a short time ago and is not trusted for {seconds(wait)} more"
         return "a direct path has only just answered; the switch is under way"
     ours = nat.get("mapping") == "endpoint-dependent"
     theirs = SYMMETRIC in ((peer.get("record") or {}).get("capabilities") or ())
@@ -100,8 +100,8 @@ def why_relayed(peer: Snapshot, nat: Snapshot) -> str:
     if ours and theirs:
         return "both NATs show every peer another port, so neither end can guess where the other is"
     if ours or theirs:
-        who = "this node's" if ours else "the peer's"
-        return f"{who} NAT shows every peer another port, which the other end has not guessed yet"
+        owner = "this node's" if ours else "the peer's"
+        return f"{owner} NAT shows every peer another port, which the other end has not guessed yet"
     probed = [c for c in direct if c.get("probes")]
     if not probed:
         return "its other addresses have not been tried yet"

@@ -1,8 +1,8 @@
 """Records by key from all sources: a verified, bounded cache and the questions that wait for it. Sans-IO.
 
 A source is only a hint: whatever it hands in counts when its signature, its time and its seq do, and the
-newest valid seq wins, whoever brought it. The sources themselves (live connections, mDNS, the DHT,
-tickets) are driven elsewhere; all of them end in ``offer``.
+newest valid seq wins, whatever its source. The sources themselves (live connections, and those of
+``source.py``) are elsewhere; all of them end in ``offer``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Question:
 
 
 class Resolver:
-    """The newest valid record of every id that we have heard of lately."""
+    """The newest valid record of each id, up to ``MAX_CACHED_RECORDS``: the least recently used go first."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -59,7 +59,7 @@ class Resolver:
     def offer(
         self, encoded: bytes, source: str, now: float, wall: float, *, expected: NodeId | None = None
     ) -> EndpointRecord | None:
-        """Take a record that somebody handed us; return it when it is valid and newer than what we had.
+        """Take a record from a source; return it when it is valid and newer than the one that was held.
 
         Invalid ones are dropped and counted as ``record_<reason>``, old ones as ``record_old``.
         """
@@ -72,7 +72,7 @@ class Resolver:
         if cached is not None and not newer(record, cached.record):
             if cached.record.encoded != record.encoded:
                 self._metrics.count("record_old")
-            if cached.record.expires_ms >= wall * 1000:  # an expired one outranks older ones, but answers nobody
+            if cached.record.expires_ms >= wall * 1000:  # an expired one outranks older ones, but is no answer
                 self._answer(cached.record, source, now)
             return None
         self._cache.put(record.id, _Cached(record, source))
@@ -92,11 +92,11 @@ class Resolver:
         if cached.record.expires_ms < wall * 1000:
             del self._cache[peer]
             return None
-        self._cache.move_to_end(peer)  # a flood of strangers' records pushes out what nobody asks for
+        self._cache.move_to_end(peer)  # a flood of records pushes out those that are not asked for
         return cached.record
 
     def source(self, peer: NodeId) -> str:
-        """Which source brought the cached record ('' when there is none)."""
+        """Return the source that brought the cached record ('' when there is none)."""
         cached = self._cache.get(peer)
         return cached.source if cached is not None else ""
 
@@ -110,7 +110,7 @@ class Resolver:
         return True
 
     def asked(self, peer: NodeId) -> bool:
-        """True while somebody waits for this id's record."""
+        """Return True while a caller waits for this id's record."""
         return peer in self._questions
 
     def waiting(self) -> list[NodeId]:
@@ -118,13 +118,13 @@ class Resolver:
         return list(self._questions)
 
     def give_up(self, peer: NodeId) -> None:
-        """Every source has answered and none knows this id."""
+        """Answer all questions about this id with NotFound: every source has answered, and none knows it."""
         for question in self._questions.pop(peer, ()):
             self._pending -= 1
             question.answer(_not_found(peer))
 
     def next_deadline(self) -> float | None:
-        """When the first question times out."""
+        """Return when the first question times out (monotonic seconds)."""
         if not self._questions:
             return None
         return min((q.deadline for asked in self._questions.values() for q in asked), default=None)
@@ -146,6 +146,6 @@ class Resolver:
 
 def _not_found(peer: NodeId) -> NotFound:
     return NotFound(
-        f"nobody could tell where {peer.short} is",
+        f"no source knows where {peer.short} is",
         hint="is it running, in the same mesh, and does it know a seed or share our LAN?",
     )

@@ -57,7 +57,7 @@ def parse_frame(data: bytes) -> Frame | None:
 
 
 def proven(frame: Frame, key: bytes, direction: bytes) -> bool:
-    """True when whoever made the frame holds the leg's key."""
+    """Return True when the frame was made with the leg's key."""
     return hmac.compare_digest(frame.mac, _mac(key, direction, frame.peer, frame.inner))
 
 

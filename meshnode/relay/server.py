@@ -112,7 +112,7 @@ class RelayServer:
         return reservation in self._by_id
 
     def forward(self, frame: Frame, now: float) -> tuple[NodeId, bytes] | None:
-        """Return for whom the frame is and the frame to send there; None when it is dropped (counted)."""
+        """Return the node that the frame is for and the frame to send there; None when it is dropped (counted)."""
         held = self._by_id[frame.reservation]
         if not proven(frame, held.key, UP):
             self._metrics.count(BAD_MAC)
@@ -137,9 +137,10 @@ class RelayServer:
         return to.client, make_frame(to.key, DOWN, to.id, sender, frame.inner)
 
     def may_introduce(self, asker: NodeId, peer: NodeId, now: float) -> bool:
-        """True when both have lately sent each other something through us, and the last time is long enough ago.
+        """Return True when each has sent the other something through this relay within ``RELAY_CONSENT_S``.
 
-        So nobody is made to probe somebody whom he does not talk to already.
+        And when their last introduction is at least ``RELAY_INTRODUCE_S`` ago. So no node is made to probe another one
+        that it does not talk to already.
         """
         there, back = label(asker) + label(peer), label(peer) + label(asker)
         for flow in (there, back):

@@ -1,4 +1,4 @@
-"""The owner's side: our record reaches the ``R`` nearest nodes, and every newer one reaches them at once."""
+"""The owner's side: its record reaches the ``R`` nearest nodes, and every newer one reaches them at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ StartFind = Callable[[bytes, float, Callable[[Lookup, float], None]], None]
 
 
 class Announcer:
-    """Keeps our newest record at its holders."""
+    """Keeps this node's newest record at its holders."""
 
     def __init__(self, shared: Shared, find: StartFind) -> None:
         self._shared = shared
@@ -38,7 +38,10 @@ class Announcer:
         self._reported: tuple[int, int] | None = None
 
     def publish(self, record: EndpointRecord, now: float) -> None:
-        """Send our new record to everybody who has the last one, the seeds, and the nearest we know."""
+        """Send this node's new record to the nodes that hold the last one, the seeds, and the nearest contacts.
+
+        A lookup follows after ``REFRESH_AFTER_S``, for nodes that are nearer than all of these.
+        """
         shared = self._shared
         self.record = record
         shared.store.put(record, "", now, shared.wall(now))
@@ -54,7 +57,7 @@ class Announcer:
             self._refresh_timer = self._shared.timers.at(now + seconds, self.refresh)
 
     def refresh(self, now: float) -> None:
-        """Find who is nearest to our key now, and store there; again in 25 minutes."""
+        """Find the nodes nearest to this node's key now, and store there; again in 25 minutes."""
         if self._republish_timer is not None:
             self._republish_timer.cancel()
         self._republish_timer = self._shared.timers.at(now + self._shared.jittered(REPUBLISH_S), self.refresh)
@@ -71,7 +74,10 @@ class Announcer:
             self._store(peer, addr, token, now)
 
     def on_contact(self, contact: Contact, now: float) -> None:
-        """A peer came into the table: if it is one of the nearest to our key, it should hold our record."""
+        """Store the record at a new contact, if it is one of the nearest to this node's key.
+
+        Waits ``SPREAD_AFTER_S``, for more of them to come.
+        """
         if self.record is None or self._holders.get(contact.node_id, -1) >= self.record.seq:
             return
         if self._spread_timer is None or not self._spread_timer.live:

@@ -41,7 +41,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class LookupDone:
-    """A lookup ended; ``record`` is the newest valid one, None when nobody had any."""
+    """A lookup ended; ``record`` is the newest valid one, None when no node had any."""
 
     lookup_id: int
     record: EndpointRecord | None

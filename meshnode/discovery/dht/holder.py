@@ -73,7 +73,7 @@ class Holder:
         self.watchers = Watchers()
 
     def token(self, sender: NodeId, src: Addr, now: float, *, epochs_ago: int = 0) -> bytes:
-        """The cookie that shows that ``sender`` receives at ``src``; good for 300 to 600 s."""
+        """Return the cookie that shows that ``sender`` receives at ``src``; good for 300 to 600 s."""
         epoch = int(now // TOKEN_EPOCH_S) - epochs_ago
         data = sender.raw + _packed(src) + epoch.to_bytes(8, "big", signed=True)
         return hashlib.blake2b(data, digest_size=TOKEN_LENGTH, key=self._secret).digest()
@@ -122,7 +122,7 @@ class Holder:
         chosen: list[ContactInfo] = []
         for contact in self._shared.table.closest(key, DHT_MAX_CONTACTS, good=True, exclude=asker):
             if contact.addr.host.startswith("fe80"):
-                continue  # means nothing to anybody but us
+                continue  # a link-local address means nothing on other hosts
             room -= 51 if ":" in contact.addr.host else 39
             if room < 0:
                 break
@@ -164,7 +164,11 @@ class Holder:
         return Watched(request.tx, Status.OK if proven else Status.NEED_TOKEN, token, news)
 
     def push(self, record: EndpointRecord, now: float) -> None:
-        """Tell everybody who watches this key, at once."""
+        """Push the record to all watchers of its key, at once.
+
+        At most ``DHT_MAX_PUSHES`` are unacknowledged; a watcher whose address is not proven gets no more bytes than its
+        request had.
+        """
         key = record.id.dht_key
         for watcher in self.watchers.waiting(key, record.seq, now):
             if self._pushing >= DHT_MAX_PUSHES:

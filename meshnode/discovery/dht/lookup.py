@@ -1,4 +1,4 @@
-"""One iterative lookup as a state machine: who to ask next, and when it is over (Kademlia section 2.3).
+"""One iterative lookup as a state machine: which nodes to ask next, and when it is over (Kademlia section 2.3).
 
 Two disjoint paths (S/Kademlia section 4.4): each contact is asked by one path only, so a liar misleads the
 path that met it and not the other. Each path keeps ``alpha`` fresh questions in flight; a question that is slow
@@ -90,7 +90,7 @@ class Lookup:
         heapq.heappush(self._paths[path].heap, (distance, self._counter, candidate))
 
     def take_queries(self) -> list[Candidate]:
-        """Whom to ask now."""
+        """Return the nodes to ask now: up to ``ALPHA`` fresh questions a path, ``DHT_MAX_LOOKUP_RPCS`` in all."""
         wanted: list[Candidate] = []
         for path in self._paths:
             while path.fresh < ALPHA and self.rpcs < DHT_MAX_LOOKUP_RPCS:
@@ -127,7 +127,10 @@ class Lookup:
         return referrer is not None and self._dead.get(referrer, 0) >= BLAME and not self._alive.get(referrer)
 
     def on_slow(self, candidate: Candidate) -> None:
-        """The early retransmission was due: ask somebody else meanwhile."""
+        """Free the place of a question whose early retransmission was due, for another node.
+
+        Its answer is still awaited, and counts.
+        """
         path = self._paths[candidate.path]
         if candidate.id in path.in_flight and candidate.id not in path.slow:
             path.slow[candidate.id] = True
@@ -140,13 +143,13 @@ class Lookup:
         return path
 
     def on_failed(self, candidate: Candidate) -> None:
-        """Nobody answered there."""
+        """Note that no answer came, and blame the node that named this one."""
         self._landed(candidate)
         if candidate.referrer is not None:
             self._dead[candidate.referrer] = self._dead.get(candidate.referrer, 0) + 1
 
     def on_junk(self, candidate: Candidate) -> None:
-        """It answered with what no honest node says; that does not count as an answer."""
+        """Note an answer that no honest node gives; it does not count as one."""
         self.junk += 1
         self.on_failed(candidate)
 
@@ -158,7 +161,10 @@ class Lookup:
         record: EndpointRecord | None,
         now: float,
     ) -> bool:
-        """A good answer; True when ``record`` is the newest so far."""
+        """Take a good answer; return True when ``record`` is the newest so far.
+
+        Its ``contacts`` become candidates of the same path; ``token`` is kept for a later STORE at this node.
+        """
         path = self._landed(candidate)
         candidate.token = token
         candidate.seq = None if record is None else record.seq
@@ -180,7 +186,7 @@ class Lookup:
 
     @property
     def done(self) -> bool:
-        """Nothing left to ask, and no answer awaited that could still matter."""
+        """True when nothing is left to ask, and no answer is awaited that could still matter."""
         return all(self._path_done(path) for path in self._paths)
 
     def _path_done(self, path: _Path) -> bool:
@@ -193,10 +199,10 @@ class Lookup:
         return not any(q and (horizon is None or q[0][0] <= horizon) for q in queues)
 
     def closest(self, count: int) -> list[Candidate]:
-        """The nearest nodes that answered, over both paths."""
+        """Return the nearest nodes that answered, over both paths."""
         return sorted(self.answers, key=lambda c: c.distance)[:count]
 
     def unasked(self, count: int) -> list[Candidate]:
-        """The nearest nodes that it heard of and did not need to ask."""
+        """Return the nearest nodes that it heard of and did not need to ask."""
         left = [entry for path in self._paths for queue in (path.heap, path.put_off) for entry in queue]
         return [entry[2] for entry in sorted(left, key=lambda e: e[:2])[:count]]

@@ -1,6 +1,6 @@
 """DHT messages: bodies of sealed datagrams, one kind byte (0x10 to 0x1b) and a canonical CBOR array.
 
-The seal proves who sent a body, so nothing here is signed but the records. It does not prove where the
+The seal proves which node sent a body, so only records are signed. It does not prove where the
 sender is: requests whose answer may be long carry padding, and an answer is never longer than its request
 until the sender has shown, with a token bound to its address, that it receives there.
 """
@@ -25,7 +25,7 @@ PAD_OVERHEAD = 3  # kind byte, and what a CBOR byte string's length grows by fro
 
 
 class ContactInfo(NamedTuple):
-    """A node and an address where it answered the one who tells."""
+    """A node and an address where it answered the node that names it."""
 
     id: NodeId
     addr: Addr
@@ -43,14 +43,14 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Are you there, at this address?"""
+    """Ask whether the node receives at this address."""
 
     tx: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """Yes; and a token for your address."""
+    """Answer to Ping, with a token for the asking address."""
 
     tx: bytes
     token: bytes
@@ -58,7 +58,7 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class Find:
-    """Who is near ``key``? (padded)"""
+    """Ask for the nodes near ``key`` (padded)."""
 
     tx: bytes
     key: bytes
@@ -75,7 +75,7 @@ class Nodes:
 
 @dataclass(frozen=True, slots=True)
 class Get:
-    """Find, and the record of ``key`` if you hold it (padded)."""
+    """Ask as Find does, and for the record of ``key`` if it is held (padded)."""
 
     tx: bytes
     key: bytes
@@ -93,7 +93,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Keep this record. A newer one of a key that you hold needs no token: it proves itself."""
+    """Ask to hold a record. A newer one of a key that is held needs no token: it proves itself."""
 
     tx: bytes
     token: bytes
@@ -111,7 +111,10 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Push newer records of ``key`` than ``seq`` to this address for ``seconds`` (0 ends it; padded without token)."""
+    """Ask for pushes of records of ``key`` newer than ``seq`` to this address, for ``seconds``; 0 ends the watch.
+
+    Padded when it carries no token.
+    """
 
     tx: bytes
     token: bytes
@@ -132,7 +135,7 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """A newer record of a key that you watch."""
+    """A newer record of a key that is watched."""
 
     tx: bytes
     record: bytes
@@ -172,7 +175,7 @@ FIRST_KIND, LAST_KIND = min(MESSAGES), max(MESSAGES)
 
 
 class ContactsError(WireError):
-    """Too many contacts, or ones that nobody can dial."""
+    """Too many contacts, or ones that cannot be dialled."""
 
 
 def encode_message(message: Message, *, pad_to: int = 0) -> bytes:
@@ -240,7 +243,7 @@ def _contact(raw: bytes, packed: bytes) -> ContactInfo:
     except ValueError as error:
         raise ContactsError("an address of no known length") from error
     if not is_dialable(addr):
-        raise ContactsError("an address that nobody can dial")
+        raise ContactsError("an address that cannot be dialled")
     return ContactInfo(known_id(raw), addr)
 
 

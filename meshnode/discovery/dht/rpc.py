@@ -30,7 +30,7 @@ MIN_PADDED_BODY = 32  # a Pong with its token is no longer than the Ping
 
 RPCS = describe("dht_rpcs", "DHT requests sent, without retransmissions")
 RETRANSMITS = describe("dht_retransmits", "DHT requests sent again")
-TIMEOUTS = describe("dht_timeouts", "DHT requests that nobody answered")
+TIMEOUTS = describe("dht_timeouts", "DHT requests that were not answered")
 UNASKED = describe("dht_unasked", "DHT answers dropped: no such request, or another peer's")
 LATE = describe("dht_late", "DHT answers that came after their request was given up")
 CALLS_FULL = describe("dht_calls_full", "DHT requests not sent: too many outstanding")
@@ -134,7 +134,11 @@ class Rpcs:
         call.on_failed(now)
 
     def on_reply(self, sender: NodeId, src: Addr, reply: Reply, now: float) -> bool:
-        """Match an answer to its call; False when nobody asked (counted)."""
+        """Match an answer to its call; return False when there was none (counted).
+
+        The round trip is not sampled when this may be the answer to a retransmission (RFC 6298 section 3), unless the
+        peer has no estimate yet.
+        """
         call = self._calls.get(reply.tx)
         if call is None and reply.tx in self._late:
             return self._on_late(self._late.pop(reply.tx), sender, reply, now)

@@ -1,4 +1,4 @@
-"""What a node keeps for others: their records, and who wants to hear of newer ones. Bounded by address and key."""
+"""What a node keeps for others: their records, and their watches. Bounded by address and by key."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class RecordStore(IStorage):  # type: ignore[misc]  # kademlia is untyped
 
 @dataclass(slots=True)
 class Watcher:
-    """Who wants newer records of a key, and where. ``credit`` bounds what an unproven address is sent."""
+    """A node that wants newer records of a key, and its address. ``credit`` bounds what an unproven address is sent."""
 
     id: NodeId
     addr: Addr
@@ -207,11 +207,11 @@ class Watchers:
             del self._per_sender[watcher]
 
     def waiting(self, key: bytes, seq: int, now: float) -> list[Watcher]:
-        """Whom a record with ``seq`` is news to."""
+        """Return the watchers that a record with ``seq`` is news to."""
         return [w for w in self._by_key.get(key, {}).values() if w.seq < seq and w.until > now]
 
     def cull(self, now: float) -> None:
-        """Drop what has run out."""
+        """Drop what has run out by ``now``."""
         gone = [(k, w.id) for k, watchers in self._by_key.items() for w in watchers.values() if w.until <= now]
         for key, watcher in gone:
             self.remove(key, watcher)

@@ -24,7 +24,7 @@ TOKEN_LIFE_S = 240.0  # a holder honours its tokens for 300 to 600 s
 
 
 class Contact(Node):  # type: ignore[misc]  # kademlia is untyped
-    """A peer that answered us: its id, the address where it did, and the token for ours."""
+    """A peer that answered: its id, the address where it did, and its token for this node's address."""
 
     def __init__(self, node_id: NodeId, addr: Addr) -> None:
         super().__init__(node_id.dht_key, addr.host, addr.port)
@@ -41,7 +41,7 @@ class Contact(Node):  # type: ignore[misc]  # kademlia is untyped
 
 
 class Bucket(KBucket):  # type: ignore[misc]  # kademlia is untyped
-    """A bucket without a clock; ``refreshed_at`` is set by whoever refreshes it."""
+    """A bucket without a clock; ``refreshed_at`` is set by the code that refreshes it."""
 
     nodes: dict[bytes, Contact]
     range: tuple[int, int]
@@ -64,7 +64,7 @@ class Bucket(KBucket):  # type: ignore[misc]  # kademlia is untyped
 
 
 class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
-    """Contacts by XOR distance from us."""
+    """Contacts by XOR distance from this node."""
 
     buckets: list[Bucket]
 
@@ -74,7 +74,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
         self.version = 0  # grows whenever contacts() would differ
 
     def flush(self) -> None:
-        """Forget everybody."""
+        """Forget all contacts."""
         self.buckets = [Bucket(0, 2**KEY_BITS - 1, self.ksize)]
 
     def __len__(self) -> int:
@@ -104,7 +104,10 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
         return self.bucket_of(key).nodes.get(key)
 
     def wants(self, peer: NodeId, addr: Addr) -> bool:
-        """Would an answer from this peer change the table?"""
+        """Return True when an answer from this peer would change the table.
+
+        That is a new peer with room for it, or a known one at another address or with failures.
+        """
         if peer == self.own:
             return False
         bucket = self.bucket_of(peer.dht_key)
@@ -191,7 +194,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
         return [c for c in found if c.id != node.id and (exclude is None or c.id != exclude.id)][: k or self.ksize]
 
     def contacts(self) -> list[Contact]:
-        """Everybody, nearest buckets' order, oldest heard first within one."""
+        """Return all contacts in the buckets' order, oldest heard first within one."""
         return [c for bucket in self.buckets for c in bucket.nodes.values()]
 
 

@@ -1,4 +1,4 @@
-"""The watcher's side: short, renewed watches at a few holders of each key that we care about."""
+"""The watcher's side: short, renewed watches at a few holders of each watched key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from meshnode.identity.record import EndpointRecord
 RENEW_S = 60.0
 HOLDERS = 3
 SEED_HOLDERS = 2
-LOOKUP_EVERY = 20  # renewals; who is nearest changes slowly, and a holder that is gone is replaced at once
+LOOKUP_EVERY = 20  # renewals; the nearest nodes change slowly, and a holder that is gone is replaced at once
 RETRY_S = 2.0
 MAX_RETRY_S = 60.0
 URGENT_SENDS = 6
@@ -44,7 +44,7 @@ class _Watched:
 
 
 class Watching:
-    """All ids that we watch."""
+    """All ids that this node watches."""
 
     def __init__(self, shared: Shared, get: StartGet) -> None:
         self._shared = shared
@@ -52,7 +52,10 @@ class Watching:
         self._watched: dict[bytes, _Watched] = {}
 
     def watch(self, peer: NodeId, seq: int, now: float) -> None:
-        """Hear of every record of ``peer`` newer than ``seq``."""
+        """Begin to hear of every record of ``peer`` newer than ``seq``.
+
+        Refused (counted) past ``DHT_MAX_WATCHED`` ids; renewed about every ``RENEW_S``.
+        """
         key = peer.dht_key
         known = self._watched.get(key)
         if known is not None:
@@ -67,7 +70,7 @@ class Watching:
         watched.timer = self._shared.timers.at(now + self._shared.jittered(RENEW_S, 0.1), lambda t: self._renew(key, t))
 
     def unwatch(self, peer: NodeId, now: float) -> None:
-        """Stop; holders are told once and forget it anyway."""
+        """Stop watching; holders are told once, and forget it anyway."""
         watched = self._watched.pop(peer.dht_key, None)
         if watched is None:
             return
@@ -82,7 +85,7 @@ class Watching:
         return None if watched is None else watched.seq
 
     def rewatch_all(self, now: float) -> None:
-        """We moved: every holder hears at once, from the new address, with what we know."""
+        """Renew all watches from this node's new address, ``BURST`` at once and the rest in steps of 10 ms."""
         for i, key in enumerate(list(self._watched)):
             if i < BURST:
                 self._again(key, now)
@@ -206,7 +209,7 @@ class Watching:
         )
 
     def on_push(self, push: Push, now: float) -> bool:
-        """A holder pushed; True when it deserves an acknowledgement."""
+        """Take a push; return True when it deserves an acknowledgement (valid, of a watched id)."""
         record = self._shared.open(push.record, now)
         if record is None:
             return False
@@ -217,13 +220,13 @@ class Watching:
         return True
 
     def learn(self, record: EndpointRecord) -> None:
-        """A record that came by another way is no news any more."""
+        """Note a record that came by another way: it is no news any more."""
         watched = self._watched.get(record.id.dht_key)
         if watched is not None:
             watched.seq = max(watched.seq, record.seq)
 
     def on_record(self, record: EndpointRecord, now: float) -> None:
-        """A verified record, from wherever: news when its id is watched and its seq is newer."""
+        """Take a verified record from any source: news when its id is watched and its seq is newer."""
         watched = self._watched.get(record.id.dht_key)
         if watched is not None and record.seq > watched.seq:
             watched.seq = record.seq
