@@ -216,6 +216,22 @@ def test_silence_while_an_answer_is_due_is_noticed_and_probed_everywhere() -> No
     assert wire.paths.seeking.connectivity is Connectivity.CONNECTED
 
 
+def test_the_history_has_each_silence_and_each_switch_with_its_time_and_address() -> None:
+    wire = connected(A, B)
+    wire.paths.add_candidates([(B, "seed")], wire.now)
+    wire.up = [B]
+    began = wire.now
+    wire.paths.set_in_flight(1000, wire.now)
+    wire.run(0.2)
+    assert [addr for _, _, addr in wire.paths.history] == [A, A, B]
+    assert [str(getattr(reason, "value", reason)) for _, reason, _ in wire.paths.history] == [
+        "accepted",
+        "silent",
+        "answered",
+    ]
+    assert [at >= began for at, _, _ in wire.paths.history] == [False, True, True]
+
+
 def test_an_idle_connection_is_not_suspected() -> None:
     wire = connected(A)
     wire.up = []
