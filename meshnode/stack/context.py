@@ -23,7 +23,7 @@ from meshnode.quic.connection import Connection
 from meshnode.quic.seam import EngineFactory
 from meshnode.quic.stream import Stream
 from meshnode.relay.server import RelayLimits
-from meshnode.stack.component import Component, Dials, Hooks, Links, Own, Probes, Records, Relays, Serving, Spread
+from meshnode.stack.component import Component, Dials, Hooks, Links, Own, Probes, Records, Relays, Serving, Spread, Use
 from meshnode.stack.peer_table import PeerTable
 from meshnode.stack.sender import Sender, Transport
 
@@ -98,4 +98,5 @@ class Context:
     relays: Relays = field(init=False)
     serving: Serving = field(init=False)
     own: Own = field(init=False)
-    gossip: Spread | None = None
+    gossip: Spread | None = None  # None where gossip is off
+    use: Use | None = None

@@ -141,8 +141,8 @@ class Resolution(Component):
 
     def watch_if_used(self, peer: NodeId, now: float) -> None:
         """Watch ``peer``, unless gossip alone has use for it: that need not watch its neighbours."""
-        gossip = self._context.gossip
-        if gossip is None or gossip.is_used(peer):
+        use = self._context.use
+        if use is None or use.is_used(peer):
             self.watch(peer, now)
 
     def seek(self, peer: NodeId, now: float) -> None:

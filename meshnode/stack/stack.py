@@ -95,9 +95,14 @@ class Stack:
         self.relaying = context.relays = RelayClient(context)
         self.relay_service = context.serving = RelayService(context)
         self.connections = context.links = Connections(context)
-        self.gossip = context.gossip = GossipLink(context) if context.settings.gossip else None
-        self.registry = DirectoryLink(context, self.gossip) if self.gossip is not None else None
-        self.topic_link = TopicLink(context, self.gossip) if self.gossip is not None else None
+        self.gossip: GossipLink | None = None
+        self.registry: DirectoryLink | None = None
+        self.topic_link: TopicLink | None = None
+        if context.settings.gossip:
+            self.gossip = GossipLink(context)
+            context.gossip, context.use = self.gossip.entries, self.gossip.use
+            self.registry = DirectoryLink(context, self.gossip.entries)
+            self.topic_link = TopicLink(context, self.gossip.entries)
         self.dialing = context.dials = Dialing(context)
         # The order in which components hear of what happens to all of them:
         # - a newer record, or a seed: relays that it names become candidates, before a dial begins at the best one;
@@ -260,7 +265,7 @@ class Stack:
         """Give ``answer`` a READY connection to ``peer``, the live one if there is one, or the error."""
         self.dialing.connect(peer, now, answer)
         if self.gossip is not None:
-            self.gossip.used(peer)
+            self.gossip.use.add(peer)
 
     def ping(self, connection: Connection, timeout: float, now: float, answer: Callable[[Pinged], None]) -> None:
         """Send one echo over the peer's active path."""

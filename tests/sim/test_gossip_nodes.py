@@ -164,9 +164,9 @@ def test_an_entry_reaches_subscribers_and_comes_late_to_a_late_one() -> None:
     heard: list[str] = []
     for node in nodes:
         assert node.mesh.gossip is not None
-        node.mesh.gossip.subscribe(Kind.SERVICE, lambda change, now: heard.append(change.entry.name))
+        node.mesh.gossip.entries.subscribe(Kind.SERVICE, lambda change, now: heard.append(change.entry.name))
     assert nodes[3].mesh.gossip is not None
-    nodes[3].mesh.gossip.publish(Kind.SERVICE, "db", b"here", 600, world.now)
+    nodes[3].mesh.gossip.entries.publish(Kind.SERVICE, "db", b"here", 600, world.now)
     nodes[3].on_dirty()
     assert world.run(1.0, lambda: len(heard) == 8)
     late = SimNode(world, "10.0.9.9", ModelEngines(world.entropy), sealer=PlainSealer, gossip=True)

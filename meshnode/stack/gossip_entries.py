@@ -1,0 +1,104 @@
+"""Gossip's entries for the components above it: publish, subscribe to kinds, watch members."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from meshnode.errors import RateLimited
+from meshnode.gossip import Changed, Contact, Entry, Fault, Gossip, Kind, MemberChanged, Status, parse_member
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import EndpointRecord
+from meshnode.stack.context import Context
+
+POSTPONE_S = 0.5
+
+OnEntry = Callable[[Changed, float], None]
+OnMember = Callable[[MemberChanged, float], None]
+
+
+class GossipEntries:
+    """What is said to all members, and by them. ``carry_out`` is called after each command to the core."""
+
+    def __init__(self, context: Context, core: Gossip, carry_out: Callable[[float], None]) -> None:
+        self._context = context
+        self._core = core
+        self._carry_out = carry_out
+        self._subscribers: dict[int, list[OnEntry]] = {}
+        self._expiries: list[Callable[[Entry, float], None]] = []
+        self._watchers: list[OnMember] = []
+        self._postponed: dict[tuple[Kind, str], tuple[bytes | None, int]] = {}  # bounded: our own names are
+
+    # ---- verbs
+
+    def check(self, kind: int, fits: Callable[[Entry], bool]) -> None:
+        """Refuse entries of that kind that do not fit."""
+        self._core.ingest.checks[kind] = fits
+
+    def publish(self, kind: int, name: str, value: bytes | None, ttl: int, now: float) -> Entry:
+        """Sign and spread an entry; None withdraws it. Raises ValueError (too large), RateLimited (too many)."""
+        entry = self._core.publish(kind, name, value, ttl, now)
+        self._carry_out(now)
+        return entry
+
+    def publish_soon(self, kind: Kind, name: str, value: bytes | None, ttl: int, now: float) -> None:
+        """Publish; what is over the rate that others take waits, and only the newest of each name."""
+        self._postponed.pop((kind, name), None)
+        try:
+            self.publish(kind, name, value, ttl, now)
+        except RateLimited:
+            if not self._postponed:
+                self._context.timers.at(now + POSTPONE_S, self._publish_postponed)
+            self._postponed[kind, name] = value, ttl
+
+    def _publish_postponed(self, now: float) -> None:
+        postponed, self._postponed = self._postponed, {}
+        for (kind, name), (value, ttl) in postponed.items():
+            self.publish_soon(kind, name, value, ttl, now)
+
+    def add_record(self, record: EndpointRecord, now: float) -> None:
+        """Take a node that a source of records has found."""
+        self._core.add_contact(Contact(record.id, record.encoded), now)
+        self._carry_out(now)
+
+    def subscribe(self, kind: int, callback: OnEntry) -> None:
+        """Have ``callback`` called with every new entry of that kind, our own included."""
+        self._subscribers.setdefault(kind, []).append(callback)
+
+    def on_expiry(self, callback: Callable[[Entry, float], None]) -> None:
+        """Have ``callback`` called with stored entries that were not renewed."""
+        self._expiries.append(callback)
+
+    def watch(self, callback: OnMember) -> None:
+        """Have ``callback`` called when something else is believed of a member."""
+        self._watchers.append(callback)
+
+    def blame(self, peer: NodeId, fault: Fault, now: float) -> None:
+        """Count a fault against a peer that sent a component above what no honest node passes on."""
+        self._core.blame(peer, fault, now)
+        self._carry_out(now)
+
+    def status(self, peer: NodeId) -> Status:
+        """Return what is believed of a member."""
+        return self._core.status(peer)
+
+    # ---- what the core tells
+
+    def on_changed(self, change: Changed, now: float) -> None:
+        """Tell subscribers of an entry; that of a member brings its record."""
+        entry = change.entry
+        if entry.kind == Kind.MEMBER and change.via is not None:
+            member = parse_member(entry)
+            if member is not None and member.record:
+                self._context.records.offer(member.record, "gossip", now)
+        for callback in self._subscribers.get(entry.kind, ()):
+            callback(change, now)
+
+    def on_member(self, change: MemberChanged, now: float) -> None:
+        """Tell watchers of a member."""
+        for watcher in self._watchers:
+            watcher(change, now)
+
+    def on_expired(self, entry: Entry, now: float) -> None:
+        """Tell of an entry that was not renewed."""
+        for callback in self._expiries:
+            callback(entry, now)
