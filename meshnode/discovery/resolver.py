@@ -85,7 +85,10 @@ class Resolver:
             question.answer(Resolved(record, source, (now - question.asked) * 1000))
 
     def get(self, peer: NodeId, wall: float) -> EndpointRecord | None:
-        """Return the cached record when it has not expired."""
+        """Return the cached record when it has not expired.
+
+        A record that is used stays longest; ``wall`` is Unix seconds.
+        """
         cached = self._cache.get(peer)
         if cached is None:
             return None
@@ -96,12 +99,19 @@ class Resolver:
         return cached.record
 
     def source(self, peer: NodeId) -> str:
-        """Return the source that brought the cached record ('' when there is none)."""
+        """Return the source that brought the cached record ('' when there is none).
+
+        It is the first one that brought this very record; others may have brought it since.
+        """
         cached = self._cache.get(peer)
         return cached.source if cached is not None else ""
 
     def ask(self, peer: NodeId, now: float, answer: Callable[[Resolved | NotFound], None]) -> bool:
-        """Wait for the next valid record of ``peer``; False (answered with NotFound) when too many wait."""
+        """Wait for the next valid record of ``peer``.
+
+        ``answer`` is called once: with the record, or with NotFound after ``RESOLVE_TIMEOUT_S``. Returns False,
+        with NotFound answered at once, when ``MAX_PENDING_RESOLVES`` callers wait already.
+        """
         if self._pending >= MAX_PENDING_RESOLVES:
             answer(NotFound("too many lookups at once", hint="try again in a moment"))
             return False

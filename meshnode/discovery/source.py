@@ -52,7 +52,10 @@ class RecordSource:
     introduces: bool = True
 
     def start(self, sink: Sink, now: float) -> None:
-        """Begin; everything that is found goes to ``sink``."""
+        """Begin; everything that is found goes to ``sink``.
+
+        Called once, before any other method, in the node's loop.
+        """
 
     def publish(self, record: EndpointRecord, now: float) -> None:
         """Make this node's newest record findable, in place of the last one.
@@ -69,10 +72,17 @@ class RecordSource:
         """
 
     def moved(self, now: float) -> None:
-        """This host's addresses have changed; a new record, if there is one, was published before."""
+        """Note that this host's addresses have changed.
+
+        A new record, if there is one, was published before. For sources that hold sockets or are
+        known by their address.
+        """
 
     def status(self) -> dict[str, object]:
-        """Return a small JSON object for ``meshnode status --json``: whether it works, and the last error."""
+        """Return a small JSON object for ``meshnode status --json``: whether it works, and the last error.
+
+        Called at any time after ``start``.
+        """
         return {}
 
     async def close(self) -> None:

@@ -112,7 +112,10 @@ class RelayServer:
         return reservation in self._by_id
 
     def forward(self, frame: Frame, now: float) -> tuple[NodeId, bytes] | None:
-        """Return the node that the frame is for and the frame to send there; None when it is dropped (counted)."""
+        """Return the node that the frame is for and the frame to send there; None when it is dropped (counted).
+
+        Both the client's and the relay's total limits of bytes and packets apply (``RelayLimits``).
+        """
         held = self._by_id[frame.reservation]
         if not proven(frame, held.key, UP):
             self._metrics.count(BAD_MAC)

@@ -114,7 +114,10 @@ class Contacts:
     # ---- what requests tell of peers
 
     def answered(self, peer: NodeId, addr: Addr, token: bytes, now: float) -> None:
-        """Enter a peer that answered where it was asked, with its ``token`` for this node's address."""
+        """Enter a peer that answered where it was asked, with its ``token`` for this node's address.
+
+        The first answer starts the join; any new contact starts the lookups that waited for one.
+        """
         known = self._table.get(peer)
         contact = self._table.answered(peer, addr)
         if contact is None:
@@ -142,7 +145,10 @@ class Contacts:
             self._past[peer] = addr
 
     def moved(self, now: float) -> None:
-        """Ping the nearest contacts and the seeds from this node's new address."""
+        """Ping the nearest contacts and the seeds from this node's new address.
+
+        Their answers bring new tokens; a lookup of this node's own key follows ``MOVE_LOOKUP_AFTER_S`` later.
+        """
         self.forget_place()
         nearest = [(c.node_id, c.addr) for c in self._table.closest(self._shared.key, K)]
         for peer, addr in dict.fromkeys([*self._shared.seeds.items(), *nearest]):

@@ -95,7 +95,11 @@ class Dht:
     # ---- pumping
 
     def handle(self, sender: NodeId, body: bytes, src: Addr, size: int, now: float, wall: float) -> None:
-        """Take the body of a sealed datagram of ``size`` bytes, proven to be from ``sender``, seen from ``src``."""
+        """Take the body of a sealed datagram of ``size`` bytes, proven to be from ``sender``, seen from ``src``.
+
+        Malformed bodies and impossible sources are dropped and counted. An answer is no longer than its request until a
+        token proves the sender's address.
+        """
         shared = self._shared
         shared.wall_offset, self._now = wall - now, now
         if sender == shared.own:
@@ -140,7 +144,10 @@ class Dht:
         return self._shared.timers.next_deadline()
 
     def take_effects(self) -> list[Effect]:
-        """Return everything to do since the last call, in order."""
+        """Return everything to do since the last call, in order.
+
+        Call it after every ``handle``, ``tick`` and command; sending later delays, and loses nothing.
+        """
         effects, self._shared.effects = self._shared.effects, []
         return effects
 
@@ -155,7 +162,11 @@ class Dht:
             self._contacts.add_hint(peer, addr, now, seed=seed)
 
     def lookup(self, peer: NodeId, now: float) -> int:
-        """Search the record of ``peer``; Found (each newer one) and LookupDone carry the returned number."""
+        """Search the record of ``peer``; Found (each newer one) and LookupDone carry the returned number.
+
+        Found comes at once for a record that this node holds itself. The lookup ends within
+        ``DHT_LOOKUP_DEADLINE_S``, or at once where ``DHT_MAX_LOOKUPS`` run already.
+        """
         self._counter += 1
         number = self._counter
         held = self._shared.store.fresh(peer.dht_key, self._shared.wall(now))
@@ -188,13 +199,19 @@ class Dht:
             self._lookups.cancel(search)
 
     def publish(self, record: EndpointRecord, now: float) -> None:
-        """Publish this node's newest record: to its holders and the seeds at once, then to the nodes nearest to it."""
+        """Publish this node's newest record: to its holders and the seeds at once, then to the nodes nearest to it.
+
+        It is stored again every 25 minutes; effects: Published with the number of holders whenever that changes.
+        """
         self._announcer.publish(record, now)
         self._holder.push(record, now)
         self._note_changes(now)
 
     def watch(self, peer: NodeId, now: float, *, known_seq: int = 0) -> None:
-        """Give RecordPushed for every record of ``peer`` newer than ``known_seq``, until ``unwatch``."""
+        """Give RecordPushed for every record of ``peer`` newer than ``known_seq``, until ``unwatch``.
+
+        A newer record that this node holds itself comes at once. At most ``DHT_MAX_WATCHED`` ids are watched.
+        """
         held = self._shared.store.fresh(peer.dht_key, self._shared.wall(now))
         self._watching.watch(peer, known_seq, now)
         if held is not None:

@@ -90,7 +90,11 @@ class Holder:
     def answer(
         self, sender: NodeId, src: Addr, request: Ping | Find | Get | Store | Watch, size: int, now: float
     ) -> None:
-        """Answer one request whose body had ``size`` bytes."""
+        """Answer one request whose body had ``size`` bytes.
+
+        An answer to a request without a proven token has at most ``size`` bytes; what does not fit
+        is left out (counted).
+        """
         reply = self._reply(sender, src, request, size, now)
         if reply is not None:
             self._shared.send(sender, src, encode_message(reply))

@@ -143,7 +143,10 @@ class Lookup:
         return path
 
     def on_failed(self, candidate: Candidate) -> None:
-        """Note that no answer came, and blame the node that named this one."""
+        """Note that no answer came, and blame the node that named this one.
+
+        A node whose contacts are dead ``BLAME`` times, and never alive, has its others put off.
+        """
         self._landed(candidate)
         if candidate.referrer is not None:
             self._dead[candidate.referrer] = self._dead.get(candidate.referrer, 0) + 1

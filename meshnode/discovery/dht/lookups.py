@@ -73,7 +73,10 @@ class Lookups:
         return len(self._running)
 
     def find(self, key: bytes, now: float, on_done: OnDone, *, width: int = R) -> None:
-        """Find the ``width`` nodes nearest to ``key``; ``on_done`` comes later, never within this call."""
+        """Find the ``width`` nodes nearest to ``key``; ``on_done`` comes later, never within this call.
+
+        The lookup that it is given has asked for no record; ``Lookup.closest`` has the nodes, with their tokens.
+        """
         self._start(key, width, False, now, on_done)
 
     def get(self, key: bytes, now: float, on_done: OnDone) -> None:
@@ -99,7 +102,10 @@ class Lookups:
         return self._start(key, R, True, now, on_done, on_found)
 
     def cancel(self, search: Search) -> None:
-        """End a search without telling its listener, unless others follow it."""
+        """End a search without telling its listener, unless others follow it.
+
+        Answers that still come are ignored; the requests themselves run out.
+        """
         if search.is_over or search.followers:
             return
         self._running.pop(search, None)
@@ -108,7 +114,10 @@ class Lookups:
             search.deadline.cancel()
 
     def on_contact(self, now: float) -> None:
-        """Begin the lookups that wait for a first contact."""
+        """Begin the lookups that wait for a first contact.
+
+        They were started before any contact had answered, and would have ended after ``FIRST_CONTACT_WAIT_S``.
+        """
         for search in [s for s in self._running if s.is_waiting]:
             search.is_waiting = False
             search.lookup.start(self._starters(search.lookup.key))

@@ -59,12 +59,19 @@ class RttBook:
         return first, max(last - first, first)
 
     def urgent(self, peer: NodeId, sends: int) -> tuple[float, ...]:
-        """Waits of a request that must get through now: from the peer's RTT (50 ms unknown), doubling."""
+        """Return the waits of a request that must get through now, doubling.
+
+        The first follows from the peer's RTT: 30 ms to 0.5 s, 50 ms where it is unknown. ``sends``
+        counts all transmissions.
+        """
         own = self._peers.get(peer, RttEstimator())
         first = own.timeout(MIN_SOFT_S, MAX_URGENT_FIRST_S, unknown=URGENT_FIRST_S, deviations=2)
         return tuple(first * 2**i for i in range(sends))
 
     def forget(self) -> None:
-        """Our own place in the network changed: nothing that was measured holds."""
+        """Forget everything that was measured.
+
+        For a node whose own place in the network has changed: no earlier round trip holds.
+        """
         self._peers.clear()
         self.overall = RttEstimator()

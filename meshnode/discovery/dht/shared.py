@@ -47,7 +47,11 @@ class Shared:
         self.effects.append(SendSealed(peer, addr, body))
 
     def open(self, encoded: bytes, now: float, key: bytes | None = None) -> EndpointRecord | None:
-        """Verify a record once; None (counted by reason) when it is not valid now, or not of ``key``."""
+        """Verify a record once; None (counted by reason) when it is not valid now, or not of ``key``.
+
+        A verified record is remembered by its bytes, so that copies cost no second signature check
+        (``DHT_MAX_VERIFIED`` of them).
+        """
         record = self._verified.get(encoded)
         if record is not None:
             self._verified.move_to_end(encoded)
@@ -72,7 +76,10 @@ class Shared:
         return contact.addr if contact is not None else self.seeds.get(peer, fallback)
 
     def token_of(self, peer: NodeId, now: float) -> bytes:
-        """A token of ``peer`` for our present address, empty when we have none that is fresh."""
+        """Return the token of ``peer`` for this node's present address, empty when there is none that is fresh.
+
+        Fresh means younger than ``TOKEN_LIFE_S``; holders honour theirs for longer.
+        """
         contact = self.table.get(peer)
         return b"" if contact is None else contact.fresh_token(now)
 

@@ -69,7 +69,10 @@ class DhtSource(RecordSource):
         self._touched()
 
     def resolve(self, peer: NodeId, now: float) -> None:
-        """Start a lookup, unless one of ``peer`` runs; an empty one is repeated while a caller waits."""
+        """Start a lookup, unless one of ``peer`` runs; an empty one is repeated while a caller waits.
+
+        The pause between two lookups is ``RETRY_LOOKUP_S``: a node that has just started may be publishing meanwhile.
+        """
         if peer not in self._lookups.values():
             self._lookups[self.dht.lookup(peer, now)] = peer
             self._touched()
@@ -127,7 +130,11 @@ class DhtSource(RecordSource):
         self._touched()
 
     def handle(self, sender: NodeId, body: bytes, source: Addr, size: int, now: float) -> None:
-        """Take the body of a sealed datagram of ``size`` bytes; NOWHERE as its source when it came by a detour."""
+        """Take the body of a sealed datagram of ``size`` bytes from ``sender``.
+
+        ``source`` is NOWHERE when it came by a relay, a WebSocket or an extra socket: it is answered, but
+        makes no contact.
+        """
         self.dht.handle(sender, body, source, size, now, self._clock.wall())
         self._touched()
 

@@ -145,7 +145,10 @@ class Watcher:
     credit: int
 
     def spend(self, size: int) -> bool:
-        """May a body of ``size`` bytes be sent there?"""
+        """Return True when a body of ``size`` bytes may be sent there, and charge it.
+
+        A proven address has no limit; another one has as many bytes as its request had.
+        """
         if self.proven:
             return True
         if self.credit < size:
@@ -207,7 +210,10 @@ class Watchers:
             del self._per_sender[watcher]
 
     def waiting(self, key: bytes, seq: int, now: float) -> list[Watcher]:
-        """Return the watchers that a record with ``seq`` is news to."""
+        """Return the watchers that a record with ``seq`` is news to.
+
+        Watches that have run out, and watchers that acknowledged this seq or a newer one, are left out.
+        """
         return [w for w in self._by_key.get(key, {}).values() if w.seq < seq and w.until > now]
 
     def cull(self, now: float) -> None:

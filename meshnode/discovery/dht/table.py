@@ -36,7 +36,10 @@ class Contact(Node):  # type: ignore[misc]  # kademlia is untyped
         self.token_at = float("-inf")
 
     def fresh_token(self, now: float) -> bytes:
-        """The peer's token for our address while it is surely good, else empty."""
+        """Return the peer's token for this node's address while it is surely good, else empty.
+
+        It is good for ``TOKEN_LIFE_S``, which is less than any holder's two epochs.
+        """
         return self.token if now - self.token_at < TOKEN_LIFE_S else b""
 
 
@@ -120,7 +123,10 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
         return room or any(c.fails for c in bucket.nodes.values())
 
     def answered(self, peer: NodeId, addr: Addr) -> Contact | None:
-        """``peer`` answered from ``addr``: add or refresh it; returns its contact if it is in the table."""
+        """Add or refresh a peer that answered from ``addr``; return its contact if it is in the table.
+
+        A full bucket is split when it covers this node's own key; else the peer replaces one that fails, or stands by.
+        """
         if peer == self.own:
             return None
         key = peer.dht_key
@@ -155,7 +161,10 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
         return contact
 
     def failed(self, peer: NodeId, *, evict: bool) -> bool:
-        """A request to ``peer`` went unanswered; True when that removed it (never with ``evict`` False)."""
+        """Count a request that went unanswered; return True when that removed the peer.
+
+        That takes ``EVICT_AFTER`` failures in a row, one less when another peer stands by, and ``evict``.
+        """
         bucket = self.bucket_of(peer.dht_key)
         contact = bucket.nodes.get(peer.dht_key)
         if contact is None:
@@ -175,7 +184,10 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
             self.version += 1
 
     def closest(self, key: bytes, count: int, *, good: bool = False, exclude: NodeId | None = None) -> list[Contact]:
-        """The ``count`` contacts nearest to ``key`` by XOR; ``good`` leaves out those that failed last time."""
+        """Return the ``count`` contacts nearest to ``key`` by XOR, nearest first.
+
+        ``good`` leaves out those that failed last time, ``exclude`` one peer.
+        """
         target = int.from_bytes(key, "big")
         without = b"" if exclude is None else exclude.dht_key
         found: list[Contact] = []

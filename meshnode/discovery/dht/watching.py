@@ -85,7 +85,10 @@ class Watching:
         return None if watched is None else watched.seq
 
     def rewatch_all(self, now: float) -> None:
-        """Renew all watches from this node's new address, ``BURST`` at once and the rest in steps of 10 ms."""
+        """Renew all watches from this node's new address, ``BURST`` at once and the rest in steps of 10 ms.
+
+        Holders push newer records to the address that renewed last, so this comes before all else in a move.
+        """
         for i, key in enumerate(list(self._watched)):
             if i < BURST:
                 self._again(key, now)
@@ -226,7 +229,10 @@ class Watching:
             watched.seq = max(watched.seq, record.seq)
 
     def on_record(self, record: EndpointRecord, now: float) -> None:
-        """Take a verified record from any source: news when its id is watched and its seq is newer."""
+        """Take a verified record from any source: news when its id is watched and its seq is newer.
+
+        News is an effect RecordPushed; each seq is told once.
+        """
         watched = self._watched.get(record.id.dht_key)
         if watched is not None and record.seq > watched.seq:
             watched.seq = record.seq
