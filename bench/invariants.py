@@ -1,6 +1,6 @@
 """What must hold in a mesh of gossip cores whatever happens to it (``chaos.py``): bounds always, one state at the end.
 
-A container without a bound here is an error by itself: whoever adds one says how large it may become. Bounds that a
+A container without a bound here is an error by itself: a new one states here how large it may become. Bounds that a
 small mesh would never reach are made small first (``narrow``), so that the code has to hold them.
 """
 
@@ -194,11 +194,11 @@ def check_standing(node: GossipNode, dubious: dict[NodeId, None]) -> None:
             raise Broken(f"node {node.number} has cut off an honest node")
     counters = node.metrics.counters
     if sum(counters.get(name, 0) for name in FAULTS) > counters.get("gossip_black_marks", 0):
-        raise Broken(f"node {node.number} dropped bad input and blamed nobody")
+        raise Broken(f"node {node.number} dropped bad input and blamed no node")
 
 
 def check_resolution(node: GossipNode, names: Names, label: str, before: NodeId | None, wall: float) -> NodeId | None:
-    """Resolve a name; raise Broken when it means another node than ``before`` and nobody is told."""
+    """Resolve a name; raise Broken when it means another node than ``before`` and no warning is given."""
     try:
         found = names.resolve(label, wall)
     except (NameChanged, NotFound):
@@ -211,8 +211,8 @@ def check_resolution(node: GossipNode, names: Names, label: str, before: NodeId 
 def check_agreement(net: GossipNet, nodes: list[GossipNode], amiss: dict[NodeId, None]) -> None:
     """Raise Broken unless these have connected views, one state, and take one another for what they are.
 
-    ``amiss``: keys whose seqs were used anew (twins, a clock behind the past without memory). What such a key
-    says may be held back by who remembers its past, and by nobody else's fault.
+    ``amiss``: keys whose seqs were used twice (twins, a clock behind the past without memory). What such a key
+    says may be held back by a node that remembers its past, and no other node is at fault.
     """
     if not net.is_connected(nodes):
         raise Broken("the views of those that live are not connected")
@@ -244,12 +244,12 @@ def _lacking(node: GossipNode, union: Iterable[Entry]) -> Iterator[Entry]:
 def _excused(
     net: GossipNet, nodes: list[GossipNode], node: GossipNode, entry: Entry, amiss: dict[NodeId, None]
 ) -> bool:
-    """A node need not have what is over by somebody's clock, or older than all that fills its bounds."""
+    """A node need not have what is over by the clock of some node, or older than all that fills its bounds."""
     store = node.gossip.store
     if any(entry.expires < net.wall(other) for other in nodes):
-        return True  # who takes it for over passes it on to nobody
+        return True  # a node that takes it for over does not pass it on
     if entry.origin in amiss and any(_remembers_newer(other, entry) for other in nodes):
-        return True  # who does holds it back, also from those who do not
+        return True  # a node that does holds it back, also from nodes that do not
     if entry.kind == Kind.ACCUSATION:  # such a key has a place among the accusers here, and is held back there
         accusers = [origin for other in nodes for origin in other.gossip.store._named.get(entry.key[1:], ())]
         if any(origin in amiss for origin in accusers):
