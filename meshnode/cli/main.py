@@ -1,4 +1,7 @@
-"""Entry point: finds the subcommand's module only when it is asked for, so that ``--help`` stays quick."""
+"""Entry point: finds a command's module only when it is asked for, and prints errors.
+
+``INDEX`` follows from the commands (``python -m tools.cli_reference``), so that ``--help`` need not load them.
+"""
 
 from __future__ import annotations
 
@@ -8,66 +11,55 @@ from importlib import import_module
 
 import click
 
+from meshnode.cli.index import INDEX
 from meshnode.cli.output import fail
 from meshnode.errors import MeshError
 
-COMMANDS = {
-    "demo": ("meshnode.cli.demo", "Watch live streams survive moves, in a mesh of eight processes."),
-    "doctor": ("meshnode.cli.doctor", "Say what this network is, and why a peer is reached as it is."),
-    "expose": ("meshnode.cli.client", "Offer a local TCP service to other nodes."),
-    "forget": ("meshnode.cli.shared", "Forget which node a name meant here."),
-    "forward": ("meshnode.cli.client", "Listen here for a TCP service of another node."),
-    "id": ("meshnode.cli.identity", "Print this home's id and overlay address."),
-    "keygen": ("meshnode.cli.identity", "Make a key."),
-    "peers": ("meshnode.cli.client", "List the live peers and the path in use."),
-    "ping": ("meshnode.cli.client", "Reach a node by its key and time the way."),
-    "pub": ("meshnode.cli.shared", "Publish a message to a topic."),
-    "rebind": ("meshnode.cli.client", "Move the node's socket to another address."),
-    "resolve": ("meshnode.cli.client", "Find where a node is, by its key."),
-    "seed": ("meshnode.cli.run", "Run a node that others may begin with."),
-    "services": ("meshnode.cli.shared", "List what the nodes of the mesh offer."),
-    "status": ("meshnode.cli.client", "Show the running node."),
-    "sub": ("meshnode.cli.shared", "Print a topic's messages as they come."),
-    "unexpose": ("meshnode.cli.client", "Withdraw an exposed service."),
-    "unforward": ("meshnode.cli.client", "Stop a forward."),
-    "up": ("meshnode.cli.run", "Run a node in the foreground."),
-    "watch": ("meshnode.cli.shared", "Show members and services as they change."),
-}
+COMMANDS = "meshnode.cli.commands"
 
 
-class LazyGroup(click.Group):
-    """Loads a command's module when it is used; the list above serves ``--help``."""
+class Front(click.Group):
+    """The group of all commands, each loaded from its module in ``cli/commands/`` when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names."""
-        return sorted(COMMANDS)
+        """Return the names that the index has."""
+        return sorted(INDEX)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return one command."""
-        if cmd_name not in COMMANDS:
-            return None
-        module = import_module(COMMANDS[cmd_name][0])
-        command = getattr(module, f"{cmd_name}_command")
-        assert isinstance(command, click.Command)
-        return command
+        """Return one command; one that the index has not yet is looked for in all modules."""
+        if cmd_name not in INDEX:
+            return self.load_all().get(cmd_name)
+        return _commands_in(f"{COMMANDS}.{INDEX[cmd_name][0]}")[cmd_name]
+
+    def load_all(self) -> dict[str, click.Command]:
+        """Import every module of commands."""
+        from pkgutil import iter_modules
+
+        modules = iter_modules(import_module(COMMANDS).__path__, f"{COMMANDS}.")
+        return {name: command for module in modules for name, command in _commands_in(module.name).items()}
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; an unknown one is answered with those that are spelt like it. Raises UsageError."""
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            close = get_close_matches(args[0], COMMANDS, n=3, cutoff=0.5)
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            close = get_close_matches(args[0], INDEX, n=3, cutoff=0.5)
             hint = f" Did you mean {', '.join(close)}?" if close else ""
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list without importing anything."""
+        """Write the list without importing any of them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+            formatter.write_dl([(name, INDEX[name][1]) for name in self.list_commands(ctx)])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def _commands_in(module: str) -> dict[str, click.Command]:
+    values = vars(import_module(module)).values()
+    return {str(value.name): value for value in values if isinstance(value, click.Command)}
+
+
+@click.group(cls=Front, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--home",
     default="~/.meshnode",

@@ -6,9 +6,9 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from meshnode.daemon.paths import is_private, socket_path
+from meshnode.daemon.request import Json, Request, encode
 from meshnode.errors import MeshError, NotRunning
 
 
@@ -20,7 +20,7 @@ class RemoteError(MeshError):
         self.code = code
 
 
-def call(home: Path, method: str, **arguments: Any) -> Iterator[dict[str, Any]]:
+def call(home: Path, asked: Request) -> Iterator[Json]:
     """Ask the node of ``home`` and yield its answers. Raises NotRunning, RemoteError."""
     path = socket_path(home)
     if not is_private(path):
@@ -33,8 +33,7 @@ def call(home: Path, method: str, **arguments: Any) -> Iterator[dict[str, Any]]:
             raise NotRunning(f"no node runs in {home}", hint=f"start one: meshnode --home {home} up") from error
         except PermissionError as error:
             raise NotRunning(f"the node in {home} belongs to another user", hint="use your own --home") from error
-        request = {"method": method, "arguments": arguments}
-        connection.sendall(json.dumps(request).encode() + b"\n")
+        connection.sendall(encode(asked))
         answered = False
         with connection.makefile("rb") as lines:
             for line in lines:

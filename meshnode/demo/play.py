@@ -190,8 +190,15 @@ def to_json(moves: list[Move]) -> dict[str, Any]:
     }
 
 
-async def play(rounds: int, show: Show, netns: bool) -> list[Move]:
-    """Run it so that a polite end (SIGTERM, a closed terminal) clears up as Ctrl-C does."""
+def play(rounds: int, show: Show, netns: bool) -> list[Move]:
+    """Run the demo so that SIGTERM and SIGHUP clear up as Ctrl-C does. Raises MeshError, KeyboardInterrupt."""
+    try:
+        return asyncio.run(_play(rounds, show, netns))
+    except asyncio.CancelledError as error:
+        raise KeyboardInterrupt from error
+
+
+async def _play(rounds: int, show: Show, netns: bool) -> list[Move]:
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from meshnode.daemon.client import call
+from meshnode.daemon.request import build
 from meshnode.demo.netns import Host, Network, missing, renumber
 from meshnode.errors import MeshError
 
@@ -82,7 +83,8 @@ class Process:
 
     async def ask(self, method: str, **arguments: Any) -> dict[str, Any]:
         """One request over the control socket, as the command line does it."""
-        results = await asyncio.to_thread(lambda: list(call(self.home, method, **arguments)))
+        asked = build(method, arguments)
+        results = await asyncio.to_thread(lambda: list(call(self.home, asked)))
         return results[0]
 
     def kill(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from meshnode.daemon.client import call
 from meshnode.daemon.paths import MAX_UNIX_PATH, is_private, socket_path
+from meshnode.daemon.requests.node import Status
 from meshnode.errors import NotRunning
 
 
@@ -33,8 +34,8 @@ def test_a_socket_where_others_may_write_is_not_believed(long_home: Path) -> Non
     folder.mkdir(mode=0o700)
     assert is_private(socket_path(long_home))
     folder.chmod(0o777)
-    with pytest.raises(NotRunning, match="somebody else"):
-        list(call(long_home, "status"))
+    with pytest.raises(NotRunning, match="another user"):
+        list(call(long_home, Status()))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder that belongs to another user")
@@ -42,5 +43,5 @@ def test_a_socket_in_the_folder_of_another_user_is_not_believed(long_home: Path)
     folder = socket_path(long_home).parent
     folder.mkdir(mode=0o700)
     os.chown(folder, 12345, 12345)
-    with pytest.raises(NotRunning, match="somebody else"):
-        list(call(long_home, "status"))
+    with pytest.raises(NotRunning, match="another user"):
+        list(call(long_home, Status()))

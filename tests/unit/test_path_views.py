@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshnode.cli.peers import PingView, table
+from meshnode.cli.path_view import PingView, table
 
 ID, RELAY = "a" * 52, "r" * 52
 

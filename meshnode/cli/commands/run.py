@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshnode.cli.options import F, home_option, json_option
+
+if TYPE_CHECKING:
+    from meshnode.sdk.node import Node
 
 
 def _node_options(command: F) -> F:
@@ -25,7 +26,12 @@ def _node_options(command: F) -> F:
         click.option("--name", metavar="NAME", help="What others may call this node: NAME, or NAME.mesh."),
         click.option("--mesh", metavar="NAME|KEY", help='The mesh to be in  [default: "open"]'),
         click.option("--advertise", multiple=True, metavar="ADDR:PORT", help="Also publish this address; repeatable."),
-        click.option("--allow", multiple=True, metavar="any|ID", help="Who may connect at all  [default: any member]"),
+        click.option(
+            "--allow",
+            multiple=True,
+            metavar="any|ID",
+            help="A node that may connect; repeatable  [default: any]",
+        ),
         click.option("--no-mdns", is_flag=True, help="Neither announce nor look on the LAN."),
         click.option("--no-port-mapping", is_flag=True, help="Ask the router for no port mapping."),
         click.option("--verbose", "-v", is_flag=True, help="Say more on stderr."),
@@ -38,9 +44,10 @@ def _node_options(command: F) -> F:
 def _run(
     home: Path, as_json: bool, seed_role: bool, verbose: bool, no_mdns: bool, no_port_mapping: bool, **flags: Any
 ) -> None:
+    import logging
+
     from meshnode.config import Config
     from meshnode.daemon.server import run
-    from meshnode.sdk.node import Node
 
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -65,13 +72,17 @@ def _run(
                 click.echo(f"  others    meshnode up --seed {node.id}@{endpoints[0]}")
             click.echo("  stop with Ctrl-C")
 
-    asyncio.run(run(config, ready))
+    run(config, ready)
 
 
 @click.command("up")
 @_node_options
 def up_command(**options: Any) -> None:
-    """Run a node in the foreground until Ctrl-C; other commands of this home talk to it.
+    """Run a node in the foreground until Ctrl-C.
+
+    Other commands of this home talk to it.
+
+    JSON: {"ready", "id", "address", "endpoints"}
 
     \b
     Example: meshnode up --seed ID@seed.example.org:4242
@@ -82,7 +93,11 @@ def up_command(**options: Any) -> None:
 @click.command("seed")
 @_node_options
 def seed_command(**options: Any) -> None:
-    """Run a node that others may begin with: ``up`` with room for many more records.
+    """Run a node that others may begin with.
+
+    It is up with room for many more records, and a relay.
+
+    JSON: {"ready", "id", "address", "endpoints"}
 
     \b
     Example: meshnode seed --listen 0.0.0.0:4242 --advertise 203.0.113.7:4242

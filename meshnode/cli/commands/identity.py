@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from meshnode.cli.options import home_option, json_option
 from meshnode.cli.output import emit
 from meshnode.errors import KeyFileError
-from meshnode.identity.keyfile import load, parse_seed_text, save
-from meshnode.identity.keys import Identity
+
+if TYPE_CHECKING:
+    from meshnode.identity.keys import Identity
 
 
 def _show(identity: Identity, as_json: bool) -> None:
@@ -24,11 +26,18 @@ def _show(identity: Identity, as_json: bool) -> None:
 @json_option
 @click.option("--force", is_flag=True, help="Replace a key that is there; its address is lost for good.")
 def keygen_command(home: Path, as_json: bool, force: bool) -> None:
-    """Make a key in the home directory, under a passphrase when MESHNODE_PASSPHRASE is set.
+    """Make a key in the home directory.
+
+    The key file is encrypted when MESHNODE_PASSPHRASE is set.
+
+    JSON: {"id", "address"}
 
     \b
     Example: meshnode keygen --home ~/.meshnode
     """
+    from meshnode.identity.keyfile import save
+    from meshnode.identity.keys import Identity
+
     path = home / "key"
     if path.exists() and not force:
         raise KeyFileError(f"{path} exists already", hint="`meshnode id` shows it; --force would replace it")
@@ -41,13 +50,17 @@ def keygen_command(home: Path, as_json: bool, force: bool) -> None:
 @home_option
 @json_option
 def id_command(home: Path, as_json: bool) -> None:
-    """Print the home's id and its overlay IPv6 address; makes no key.
+    """Print this home's id and overlay IPv6 address; makes no key.
 
-    As for ``up``, MESHNODE_KEY and MESHNODE_KEY_FILE (a mounted secret) come before the home's key file.
+    As for up, MESHNODE_KEY and MESHNODE_KEY_FILE (a mounted secret) come before the home's key file.
+
+    JSON: {"id", "address"}
 
     \b
     Example: meshnode id --json
     """
+    from meshnode.identity.keyfile import load, parse_seed_text
+
     text, name = os.environ.get("MESHNODE_KEY"), "MESHNODE_KEY"
     mounted = os.environ.get("MESHNODE_KEY_FILE")
     try:

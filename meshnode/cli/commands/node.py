@@ -1,0 +1,148 @@
+"""Commands about the running node and its peers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from meshnode.cli.ask import ask, ask_one
+from meshnode.cli.options import home_option, json_option
+from meshnode.cli.output import emit
+
+
+@click.command("status")
+@home_option
+@json_option
+def status_command(home: Path, as_json: bool) -> None:
+    """Show the running node: endpoints, peers, services, counters.
+
+    JSON: {"id", "address", "endpoints", "seq", "peers", "nat", "uptime_s", "counters", ...}
+
+    \b
+    Example: meshnode status --json
+    """
+    from meshnode.daemon.requests.node import Status
+
+    status = ask_one(home, Status())
+    lines = [
+        f"{status['id']}",
+        f"  address   {status['address']}",
+        f"  endpoints {', '.join(status['endpoints']) or 'none'}",
+        f"  peers     {status['peers']} live, {status['contacts']} known",
+        f"  up        {status['uptime_s']:.0f} s, record {status['seq']}",
+    ]
+    lines += [
+        f"  exposed   {e['name']} -> {e['target']} for {', '.join(e['allow']) or 'no node'}" for e in status["exposes"]
+    ]
+    lines += [f"  forwarded {f['listen']} -> {f['to']}" for f in status["forwards"]]
+    emit(status, as_json, "\n".join(lines))
+
+
+@click.command("peers")
+@click.argument("id", required=False)
+@click.option("--history", is_flag=True, help="Also show every peer's path changes, with their reasons.")
+@home_option
+@json_option
+def peers_command(id: str | None, history: bool, home: Path, as_json: bool) -> None:
+    """List the live peers and the path in use.
+
+    One line a peer: path, address, round trip and the last path change. With an ID: that peer, every address that it
+    may be at, and its path changes.
+
+    JSON: {"id", "path", "endpoint", "tunnel", "state", "rtt_ms", "history", ...}, with an ID also "candidates"
+
+    \b
+    Example: meshnode peers
+             meshnode peers --history
+    """
+    from meshnode.cli import path_view
+    from meshnode.daemon.requests.node import Peer, Peers
+
+    found = list(ask(home, Peers())) if id is None else [ask_one(home, Peer(id))]
+    if as_json:
+        for peer in found:
+            emit(peer, True, "")
+        return
+    for line in path_view.table(found, history=history or id is not None):
+        click.echo(line)
+    if not found:
+        click.echo("no live peers; `meshnode ping ID` makes one")
+
+
+@click.command("resolve")
+@click.argument("id")
+@home_option
+@json_option
+def resolve_command(id: str, home: Path, as_json: bool) -> None:
+    """Find the signed record of a node, and say which source had it.
+
+    JSON: {"record", "source", "ms"}
+
+    \b
+    Example: meshnode resolve ID --json
+    """
+    from meshnode.daemon.requests.node import Resolve
+
+    found = ask_one(home, Resolve(id))
+    record = found["record"]
+    text = "\n".join(
+        [f"{record['id']}  (from {found['source']} in {found['ms']:.1f} ms)"] + [f"  {e}" for e in record["endpoints"]]
+    )
+    emit(found, as_json, text)
+
+
+@click.command("ping")
+@click.argument("id")
+@click.option("-c", "--count", default=4, show_default=True, type=click.IntRange(1, 100_000), help="How many echoes.")
+@click.option(
+    "-i", "--interval", default=1.0, show_default=True, type=click.FloatRange(0.01, 3600), help="Seconds between."
+)
+@home_option
+@json_option
+def ping_command(id: str, count: int, interval: float, home: Path, as_json: bool) -> int:
+    """Reach a node by its key or its name, and time the way.
+
+    One line an echo, with the path it took; when the path changes, a line says from where to where, and why. Exit code
+    1 when all echoes are lost.
+
+    JSON: {"seq", "rtt_ms", "path", "endpoint", "tunnel", "change"}; rtt_ms of a lost echo is null
+
+    \b
+    Example: meshnode ping ID -c 3
+    """
+    from meshnode.cli.path_view import PingView
+    from meshnode.daemon.requests.node import Ping
+
+    view = PingView()
+    try:
+        for echo in ask(home, Ping(id, count, interval)):
+            for line in view.lines(echo):
+                if not as_json:
+                    click.echo(line)
+            if as_json:
+                emit(echo, True, "")
+    finally:  # after Ctrl-C too
+        if not as_json and view.sent:
+            click.echo(view.summary())
+    return 0 if view.answered else 1
+
+
+@click.command("rebind")
+@click.argument("address", required=False, metavar="[ADDR:PORT]")
+@home_option
+@json_option
+def rebind_command(address: str | None, home: Path, as_json: bool) -> None:
+    """Move the node's socket to another local address; streams go on.
+
+    It is what a change of network does. Without an address: the same host, another port.
+
+    JSON: {"listen"}
+
+    \b
+    Example: meshnode rebind 127.0.0.2:0
+    """
+    from meshnode.daemon.requests.node import Rebind
+
+    result = ask_one(home, Rebind(address))
+    emit(result, as_json, f"listening on {result['listen']}")

@@ -1,0 +1,25 @@
+"""Where each command is, and its help line. Written by ``python -m tools.cli_reference``."""
+
+INDEX = {
+    "completion": ("completion", "Print the script by which a shell completes commands and options."),
+    "demo": ("demo", "Watch live streams survive moves, in a mesh of eight processes."),
+    "doctor": ("doctor", "Say what this network is, and why a peer is reached the way it is."),
+    "expose": ("services", "Offer a local TCP service to other nodes, under a name."),
+    "forget": ("mesh", "Forget which node a name meant here; its next use asks the mesh again."),
+    "forward": ("services", "Listen here for a TCP service of another node."),
+    "id": ("identity", "Print this home's id and overlay IPv6 address; makes no key."),
+    "keygen": ("identity", "Make a key in the home directory."),
+    "peers": ("node", "List the live peers and the path in use."),
+    "ping": ("node", "Reach a node by its key or its name, and time the way."),
+    "pub": ("topics", "Publish a message to a topic."),
+    "rebind": ("node", "Move the node's socket to another local address; streams go on."),
+    "resolve": ("node", "Find the signed record of a node, and say which source had it."),
+    "seed": ("run", "Run a node that others may begin with."),
+    "services": ("services", "List what the nodes of the mesh offer, one instance a line."),
+    "status": ("node", "Show the running node: endpoints, peers, services, counters."),
+    "sub": ("topics", "Print a topic's messages as they come, until Ctrl-C."),
+    "unexpose": ("services", "Withdraw an exposed service."),
+    "unforward": ("services", "Stop a forward, named by its address or its port."),
+    "up": ("run", "Run a node in the foreground until Ctrl-C."),
+    "watch": ("mesh", "Show members and services, then every change, until Ctrl-C."),
+}

@@ -1,0 +1,1 @@
+"""The requests of the control socket with their handlers, a module a command group."""
