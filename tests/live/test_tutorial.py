@@ -114,6 +114,13 @@ class Terminal:
         assert some, f"the shell ended: {self._printed}"
         self._printed += some.decode()
 
+    async def interrupt(self) -> None:
+        """Press Ctrl-C, and leave the terminal when the command has ended."""
+        assert self._shell.stdin is not None
+        os.killpg(self._shell.pid, signal.SIGINT)
+        self._shell.stdin.close()
+        await asyncio.wait_for(self._shell.wait(), ANSWER_S)
+
     async def close(self) -> None:
         """End the shell and all that it started."""
         with contextlib.suppress(ProcessLookupError):
@@ -145,6 +152,8 @@ async def test_the_tutorial_prints_what_it_says(tmp_path: Path) -> None:
         for terminal in terminals.values():
             await terminal.start()
         for step in todo:
+            if step.command.startswith("rm "):  # "Stop both nodes with Ctrl-C"
+                await asyncio.gather(terminals["first"].interrupt(), terminals["second"].interrupt())
             await terminals[step.terminal].run(step)
     finally:
         for terminal in terminals.values():
