@@ -414,6 +414,7 @@ def _on_member(gossip: Gossip, taken: Taken, now: float) -> None:
         gossip.hyparview.forget(peer, now)
     else:
         gossip.hyparview.views.note_record(Contact(peer, member.record))
+        gossip.swim.on_refuted(peer)
 
 
 def _on_accusation(gossip: Gossip, entry: Entry, now: float) -> None:

@@ -141,6 +141,12 @@ class Swim:
             watch.phase = Phase.HEARD
             watch.accused = False
 
+    def on_refuted(self, peer: NodeId) -> None:
+        """Probe an accused neighbour again that has shown itself alive: the silence may be that of the link with it."""
+        watch = self._watches.get(peer)
+        if watch is not None and watch.phase is Phase.ACCUSED:
+            watch.phase, watch.accused = Phase.HEARD, False
+
     def on_indirect_probe(self, peer: NodeId, message: IndirectProbe, now: float) -> None:
         """Probe a node for a neighbour, or answer at once when it was heard within ``FRESH_S``."""
         target = message.contact.id
