@@ -10,6 +10,7 @@ one without a reason there, is not noticed, or a core has less than 85 % noticed
 from __future__ import annotations
 
 import argparse
+import ast
 import fnmatch
 import json
 import os
@@ -100,15 +101,41 @@ class Change:
     tests: tuple[str, ...]
 
 
+def _span(source: str, name: str) -> tuple[int, int]:
+    """First and last line (from 1) of the function or class with this dotted name, (0, 0) where there is none."""
+    node: ast.AST = ast.parse(source)
+    for part in name.split("."):
+        found = [n for n in ast.iter_child_nodes(node) if getattr(n, "name", None) == part]
+        if len(found) != 1:
+            return 0, 0
+        node = found[0]
+    assert isinstance(node, ast.stmt)
+    return node.lineno, node.end_lineno or node.lineno
+
+
+def changed(source: str, where: str | None, pairs: list[list[str]]) -> str:
+    """``source`` with each old text replaced by its new one, within the function or class ``where`` if one is named.
+
+    Raises ValueError unless each old text occurs there once.
+    """
+    first, last = _span(source, where) if where else (1, source.count("\n") + 1)
+    lines = source.splitlines(keepends=True)
+    part = "".join(lines[max(0, first - 1) : last])
+    for old, new in pairs:
+        if part.count(old) != 1:
+            raise ValueError(f"{old!r} occurs {part.count(old)} times in {where or 'the file'}")
+        part = part.replace(old, new)
+    return "".join((*lines[: first - 1], part, *lines[last:]))
+
+
 def named() -> list[Change]:
     """The changes of ``changes.toml``. Raises ValueError when the code has moved away from one of them."""
     found = []
     for name, change in tomllib.loads((DATA / "changes.toml").read_text()).items():
-        text = (ROOT / change["file"]).read_text()
-        for old, new in change["replace"]:
-            if text.count(old) != 1:
-                raise ValueError(f"{name}: {old!r} occurs {text.count(old)} times in {change['file']}")
-            text = text.replace(old, new)
+        try:
+            text = changed((ROOT / change["file"]).read_text(), change.get("where"), change["replace"])
+        except ValueError as error:
+            raise ValueError(f"{name}: {change['file']}: {error}") from None
         found.append(Change(name, "named", change["file"], text.encode(), tuple(change["tests"])))
     return found
 

@@ -104,18 +104,23 @@ async def test_a_line_that_is_published_comes_to_those_that_joined(three: list[P
     assert [json.loads(line)["text"] for line in out.splitlines()] == ["two", "three"]
 
 
+async def _calls_in_a_second(calls: Calls) -> int:
+    before = calls.answered
+    await calls.run(1.0)
+    return calls.answered - before
+
+
 @pytest.mark.parametrize("how", ["open", "forward"])
 async def test_calls_go_on_when_the_instance_in_use_is_killed(tmp_path: Path, how: str) -> None:
     async with Instances(tmp_path, 3) as mesh, Calls(mesh, how) as calls:
-        await calls.run(1.0)
+        usual = await _calls_in_a_second(calls)  # 100 on an idle machine
+        assert usual > 0
         killed = await mesh.kill(calls.last_served)
-        answered = calls.answered
         await calls.run(3.0)
         assert calls.longest_silence < 2.5
         assert killed not in calls.served_recently
-        async with asyncio.timeout(60):
-            while calls.answered <= answered + 100:  # however many fit into three seconds of a busy machine
-                await calls.run(0.1)
+        async with asyncio.timeout(60):  # a busy machine may take away some of these seconds, not all
+            while await _calls_in_a_second(calls) < usual / 2:
                 assert calls.last_served != killed
 
 

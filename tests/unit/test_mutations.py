@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 
-from bench.mutate import CORES, DATA, ROOT, named, sampled
+from bench.mutate import CORES, DATA, ROOT, changed, named, sampled
 from bench.mutations import mutations, sample
 
 SOURCE = b'''"""A module."""
@@ -53,6 +53,15 @@ def test_what_is_drawn_does_not_depend_on_the_code_around_it() -> None:
     after = {change.key for change in sample(mutations("late.py", longer), 6 + 3, "1")}  # three changes are new
     assert before <= after
     assert before != {change.key for change in sample(mutations("late.py", SOURCE), 6, "2")}
+
+
+def test_a_named_change_is_made_once_and_where_it_is_named() -> None:
+    source = "class A:\n    def one(self):\n        return 1\n\n    def two(self):\n        return 1\n"
+    assert changed(source, "A.two", [["1", "2"]]) == source[: source.rindex("1")] + "2\n"
+    assert changed("a = 1\nb = 2\n", None, [["1", "3"], ["2", "1"]]) == "a = 3\nb = 1\n"
+    for where in (None, "A", "A.three"):
+        with pytest.raises(ValueError, match="occurs"):
+            changed(source, where, [["return 1", "pass"]])
 
 
 def test_each_named_change_fits_the_code_of_today() -> None:
