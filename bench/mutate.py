@@ -49,6 +49,7 @@ CORES = {
         (
             "tests/unit/test_selection.py",
             "tests/unit/test_paths.py",
+            "tests/unit/test_relayed_paths.py",
             "tests/unit/test_path_views.py",
             "tests/unit/test_liveness.py",
             "tests/unit/test_liars.py",
@@ -59,6 +60,7 @@ CORES = {
         ("meshnode/gossip/membership/*.py", "meshnode/gossip/dissemination/*.py"),
         (
             "tests/unit/test_hyparview.py",
+            "tests/unit/test_anti_entropy.py",
             "tests/unit/test_swim.py",
             "tests/unit/test_accusations.py",
             "tests/unit/test_reputation.py",

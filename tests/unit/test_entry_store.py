@@ -83,3 +83,30 @@ def test_what_is_stored_is_found_by_key_by_name_and_by_id() -> None:
     assert store.by_id(one.id) is None
     assert newer.value == b"new"
     assert store.put(one) is Put.STALE
+
+
+def test_what_expires_is_returned_once_and_nothing_else_goes() -> None:
+    store = EntryStore(Metrics())
+    short = sign_entry(PEOPLE[0], kind=8, name="a", seq=WALL_MS, issued_ms=WALL_MS, ttl=60, value=b"x")
+    long = _entry(PEOPLE[1], 8, "a", 1)
+    store.put(long)
+    store.put(short)
+    assert store.next_expiry() == short.expires
+    assert store.expire(short.expires) == []
+    assert store.expire(short.expires + 1) == [short]
+    assert store.expire(short.expires + 2) == []
+    assert list(store.entries(8)) == [long]
+    assert store.next_expiry() == long.expires
+    assert store.put(short) is Put.STALE
+
+
+def test_an_entry_that_gave_way_comes_back_when_there_is_room_and_no_older_one_of_its_key() -> None:
+    store = EntryStore(Metrics(), limit=2)
+    gave_way, newer, newest = (_entry(signer, 8, "s", seq) for seq, signer in enumerate(PEOPLE[:3], 5))
+    for entry in (gave_way, newer, newest):
+        assert store.put(entry) is Put.NEW
+    assert store.by_id(gave_way.id) is None
+    assert store.put(gave_way) is Put.FULL
+    store.drop(newer)
+    assert store.put(_entry(PEOPLE[0], 8, "s", 4)) is Put.STALE
+    assert store.put(gave_way) is Put.NEW

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 
-from meshnode.base.limits import GOSSIP_MAX_PASSIVE
+from meshnode.base.limits import GOSSIP_FRAME, GOSSIP_MAX_PASSIVE
 from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timers
-from meshnode.gossip.dissemination.plumtree import Plumtree
-from meshnode.gossip.effects import Connect, Send
+from meshnode.gossip.dissemination.plumtree import Plumtree, frames
+from meshnode.gossip.effects import Connect, NeedContacts, Send
 from meshnode.gossip.membership.hyparview import JOIN_WALK, HyParView
 from meshnode.gossip.messages import (
     Contact,
+    Disconnect,
     Eager,
     ForwardJoin,
     Graft,
     IHave,
     Join,
     Neighbour,
+    NeighbourReply,
     Prune,
     Shuffle,
     ShuffleReply,
@@ -57,6 +60,53 @@ def test_a_link_that_the_tree_does_not_use_gives_way_first() -> None:
     views.on_neighbour(_id(100), Neighbour(True, b""), 1.0)
     assert _id(4) not in views.active
     assert _id(100) in views.active
+
+
+def _answer(views: HyParView, peer: NodeId, *, high: bool) -> bool:
+    """Whether a request of this node to be a neighbour is accepted."""
+    views.on_neighbour(peer, Neighbour(high, b""), 1.0)
+    (reply,) = [
+        e.message for e in views.take_effects() if isinstance(e, Send) and isinstance(e.message, NeighbourReply)
+    ]
+    return reply.accepted
+
+
+def test_a_node_with_all_neighbours_refuses_one_more_unless_that_lacks_them() -> None:
+    views, _ = _full(_id(4))
+    views.on_link(_id(100), 1.0)
+    assert not _answer(views, _id(100), high=False)
+    assert _id(100) not in views.active
+    assert _answer(views, _id(1), high=False), "it is one already"
+    assert _answer(views, _id(100), high=True)
+    assert len(views.active) == 8
+
+
+def test_a_link_that_others_opened_is_thought_of_as_a_neighbour_only_where_one_is_missing() -> None:
+    views, timers = _full()
+    views.on_link(_id(100), 1.0)
+    assert _id(100) not in views.passive
+    for number in (1, 2, 3):
+        views.on_disconnect(_id(number), Disconnect(True), 1.0)
+    views.on_link(_id(101), 1.0)
+    assert _id(101) in views.passive
+    timers.run(1.5)
+    sent = [(e.peer, e.message) for e in views.take_effects() if isinstance(e, Send)]
+    assert (_id(101), Neighbour(False, b"")) in sent
+    views.leave(2.0)
+    views.on_link(_id(102), 2.0)
+    assert _id(102) not in views.passive, "a node that leaves asks for nothing"
+
+
+def test_a_node_that_finds_no_neighbour_asks_again_in_pauses_that_grow_to_ten_seconds() -> None:
+    timers = Timers()
+    views = HyParView(_id(0), random.Random(1), timers, Metrics(), lambda: b"", lambda: [], 0.0)
+    asked: list[float] = []
+    while (now := timers.next_deadline()) is not None and now < 400:
+        timers.run(now)
+        asked += [now for effect in views.take_effects() if isinstance(effect, NeedContacts)]
+    waits = [later - earlier for earlier, later in pairwise(asked)]
+    assert all(wait < 13.1 for wait in waits)
+    assert 400 / 13 < len(asked) < 120, "each shuffle asks too"
 
 
 def test_a_neighbour_causes_four_dials_a_second_and_no_more() -> None:
@@ -231,3 +281,32 @@ def test_links_are_not_swapped_for_one_that_has_gone_meanwhile() -> None:
     tree.on_payload(_id(2), b"item", b"payload", 5, 1.2)
     assert tree.take_effects() == []
     assert list(tree.eager) == [_id(2)]
+
+
+def test_a_lazy_link_that_brings_a_new_payload_becomes_eager_unless_all_links_bring_it() -> None:
+    tree = _tree()
+    for number in (1, 2):
+        tree.link(_id(number))
+    tree.on_prune(_id(2), Prune(b""), 1.0)
+    tree.on_payload(_id(2), b"one", b"payload", 0, 1.1, takes_link=False)
+    assert _id(2) in tree.lazy
+    tree.on_payload(_id(2), b"two", b"payload", 0, 1.2)
+    assert list(tree.eager) == [_id(1), _id(2)]
+    assert not tree.lazy
+
+
+def test_a_payload_that_only_the_store_still_has_is_served_as_one_of_this_node() -> None:
+    older = {b"older": b"from the store"}
+    tree = Plumtree(random.Random(1), Timers(), Metrics(), 0.0, find=older.get)
+    tree.add(_id(1))
+    tree.on_payload(_id(2), b"newer", b"payload", 3, 1.0)
+    tree.take_effects()
+    tree.on_graft(_id(1), Graft(b"", (b"older", b"newer", b"none")), 1.1)
+    assert tree.take_effects() == [Send(_id(1), Eager(b"", ((0, b"from the store"), (4, b"payload"))))]
+
+
+def test_payloads_for_a_neighbour_share_messages_that_fit_a_frame_in_their_order() -> None:
+    items = [(number, bytes(size)) for number, size in enumerate([5_000] * 5 + [GOSSIP_FRAME + 1] + [10] * 50)]
+    cut = frames(items)
+    assert [item for part in cut for item in part] == items
+    assert [len(part) for part in cut] == [2, 2, 1, 1, 50]
