@@ -72,6 +72,7 @@ class Terminated:
     by_peer: bool
 
 
+TokenFor = Callable[[bytes], bytes]  # original destination connection id -> the token of the first Initial
 EngineEvent = HandshakeDone | StreamData | StreamReset | StopSending | CidIssued | CidRetired | Terminated
 
 
@@ -149,14 +150,7 @@ class EngineFactory(Protocol):
     @property
     def name(self) -> str: ...
 
-    def dial(
-        self,
-        identity: Identity,
-        peer: NodeId,
-        token_for: Callable[[bytes], bytes],
-        idle_timeout: float,
-        now: float,
-    ) -> Engine:
+    def dial(self, identity: Identity, peer: NodeId, token_for: TokenFor, idle_timeout: float, now: float) -> Engine:
         """Begin a connection; ``token_for`` makes the knock for the original destination connection id."""
 
     def accept(self, identity: Identity, odcid: bytes, idle_timeout: float, now: float) -> Engine:

@@ -467,7 +467,8 @@ def test_auto_is_the_reference_where_the_fast_engine_is_missing(monkeypatch: pyt
 
 def _uninstall(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "qh3", None)
-    monkeypatch.delitem(sys.modules, "meshnode.quic.engines.qh3", raising=False)
+    for module in ("qh3", "qh3_connection"):
+        monkeypatch.delitem(sys.modules, f"meshnode.quic.engines.{module}", raising=False)
 
 
 def test_an_engine_that_is_not_installed_is_a_setting_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,7 @@ move ever reaches it; flow control follows consumption, because its own windows 
 from __future__ import annotations
 
 import logging
-import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -26,14 +25,22 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketPacer, QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 
-from meshnode.errors import StreamLimitError
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.engines.certificate import certificate_of, key_of
-from meshnode.quic.packets import CID_LENGTH
+from meshnode.quic.engines.common import (
+    CONNECTION_WINDOW,
+    MICROSECOND,
+    NO_EVENTS,
+    STREAM_WINDOW,
+    check_attributes,
+    check_stream_limit,
+    ended_locally,
+    protocol_violation,
+    routable_cid,
+    settings,
+)
 from meshnode.quic.seam import (
-    ALPN,
-    IDLE,
     LOCAL,
     WRONG_KEY,
     CidIssued,
@@ -44,21 +51,18 @@ from meshnode.quic.seam import (
     StreamData,
     StreamReset,
     Terminated,
+    TokenFor,
 )
 
 VIRTUAL = ("virtual", 0)
 NUDGE_PACKETS = 32  # declared lost at a path switch; their ACKs reveal the rest (measured: 44 to 51 ms in bulk)
-STREAM_WINDOW = 1 << 21
-CONNECTION_WINDOW = 1 << 22
 PACER_BURST_S = 0.002  # the timer granularity of an event loop
-MICROSECOND = 1e-6
 UNPROVEN = (0x100 + 42, 0x100 + 43, 0x100 + 51)  # TLS alerts: bad or unsupported certificate, signature does not hold
 EPOCH = tls.Epoch.ONE_RTT
 SILENT = logging.getLogger("meshnode.quic.aioquic")
 SILENT.propagate = False
 SILENT.addHandler(logging.NullHandler())
 FIRST = itemgetter(0)
-NO_EVENTS: tuple[EngineEvent, ...] = ()
 
 
 class _Pacer(QuicPacketPacer):
@@ -78,10 +82,8 @@ class _Quic(QuicConnection):
         super().__init__(**kwargs)  # type: ignore[arg-type]
         self._logger.logger = SILENT
         self._loss._pacer = _Pacer(max_datagram_size=self._max_datagram_size)
-        while self.host_cid[:2] in (b"1:", b"2:"):  # would look like a Mainline DHT message on a shared socket
-            self._host_cids[0].cid = b"\0" + self.host_cid[1:]
-            self.host_cid = self._host_cids[0].cid
-            self._local_initial_source_connection_id = self.host_cid
+        self._host_cids[0].cid = self.host_cid = routable_cid(self.host_cid)
+        self._local_initial_source_connection_id = self.host_cid
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
@@ -91,8 +93,8 @@ class _Quic(QuicConnection):
     def _replenish_connection_ids(self) -> None:
         super()._replenish_connection_ids()
         for issued in self._host_cids:
-            if not issued.was_sent and issued.cid[:2] in (b"1:", b"2:"):
-                issued.cid = b"\0" + issued.cid[1:]
+            if not issued.was_sent:
+                issued.cid = routable_cid(issued.cid)
 
     def _write_stream_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream) -> None:
         local = stream.max_stream_data_local
@@ -120,18 +122,52 @@ class _Quic(QuicConnection):
         finally:
             limit.used = used
 
+    def return_undelivered(self, stream_id: int) -> None:
+        """Count what a reset left undelivered as consumed: it fills the connection's window and is never read."""
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream.receiver._final_size is not None:
+            self.consumed_total += stream.receiver._final_size - stream.receiver._buffer_start
+
+    def closed(self) -> Terminated:
+        """Return what ended the connection, in the seam's terms; aioquic has recorded it before."""
+        event = self._close_event
+        assert event is not None
+        if self._state is QuicConnectionState.DRAINING:  # set by the peer's CONNECTION_CLOSE alone
+            own_code = event.frame_type is None  # RFC 9000 section 19.19: only 0x1d carries application codes
+            return Terminated(event.error_code if own_code else LOCAL, event.reason_phrase, True)
+        if event.error_code in UNPROVEN and not self._handshake_complete:
+            return Terminated(WRONG_KEY, "the peer could not prove its certificate's key", False)
+        return ended_locally(event.reason_phrase)
+
+
+def _translated(quic: _Quic, event: Any) -> EngineEvent | None:
+    """Return the seam's form of any event but stream data, None for what the seam does not have."""
+    kind = type(event)
+    if kind is quic_events.HandshakeCompleted:
+        return HandshakeDone()
+    if kind is quic_events.ConnectionIdIssued:
+        return CidIssued(event.connection_id)
+    if kind is quic_events.ConnectionIdRetired:
+        return CidRetired(event.connection_id)
+    if kind is quic_events.StreamReset:
+        quic.return_undelivered(event.stream_id)
+        return StreamReset(event.stream_id, event.error_code)
+    if kind is quic_events.StopSendingReceived:
+        return StopSending(event.stream_id, event.error_code)
+    return None
+
 
 class AioquicEngine:
-    """One connection; see ``meshnode.quic.engine.Engine`` for the contract of each method."""
+    """One connection; see ``meshnode.quic.seam.Engine`` for the contract of each method."""
 
     def __init__(self, quic: _Quic, odcid: bytes) -> None:
         self.odcid = odcid
         self.host_cid = quic.host_cid
         self._quic = quic
-        self._gone = False
-        self._told = False
-        self._wrote = False
-        self._limit_error: Terminated | None = None
+        self._abandoned = False
+        self._end_reported = False
+        self._has_written = False
+        self._failure: Terminated | None = None
 
     @property
     def peer_certificate_key(self) -> bytes | None:
@@ -165,17 +201,17 @@ class AioquicEngine:
         return bool(space.largest_received_packet > before)
 
     def _fail(self, error: Exception) -> None:
-        if self._limit_error is None:
-            self._limit_error = Terminated(LOCAL, f"the peer broke the protocol: {error!r}"[:200], False)
+        if self._failure is None:
+            self._failure = protocol_violation(error)
         self.abandon()
 
     def transmit(self, now: float) -> list[bytes]:
         """Build datagrams."""
         quic = self._quic
-        if self._gone or not quic._network_paths:
+        if self._abandoned or not quic._network_paths:
             return []
-        if self._wrote:  # data is about to leave: let the acknowledgement ride with it instead of 1 ms later, alone
-            self._wrote = False
+        if self._has_written:  # data is about to leave: the acknowledgement rides with it, not 1 ms later, alone
+            self._has_written = False
             space = quic._spaces.get(EPOCH)
             if space is not None and space.ack_at is not None and space.ack_at > now:
                 space.ack_at = now
@@ -184,7 +220,7 @@ class AioquicEngine:
     def next_timer(self) -> float | None:
         """aioquic's one timer; a microsecond late, because firing exactly on it can spin."""
         quic = self._quic
-        if self._gone or quic._close_at is None:
+        if self._abandoned or quic._close_at is None:
             return None
         at = quic.get_timer()
         return None if at is None else at + MICROSECOND
@@ -192,61 +228,33 @@ class AioquicEngine:
     def on_timer(self, now: float) -> None:
         """Let loss detection, pacing, closing and idle timers fire."""
         quic = self._quic
-        if not self._gone and quic._close_at is not None:
+        if not self._abandoned and quic._close_at is not None:
             quic.get_timer()  # refreshes the loss time that handle_timer compares with
             quic.handle_timer(now)
 
     def events(self) -> Sequence[EngineEvent]:
         """Translate what aioquic has queued."""
-        queued = self._quic._events
-        if not queued and (self._told or (self._limit_error is None and self._quic._close_event is None)):
+        quic = self._quic
+        queued = quic._events
+        if not queued and (self._end_reported or (self._failure is None and quic._close_event is None)):
             return NO_EVENTS
         found: list[EngineEvent] = []
         while queued:
             event: Any = queued.popleft()
-            kind = type(event)
-            if kind is quic_events.StreamDataReceived:
+            if type(event) is quic_events.StreamDataReceived:
                 found.append(StreamData(event.stream_id, event.data, event.end_stream))
-            elif kind is quic_events.HandshakeCompleted:
-                found.append(HandshakeDone())
-            elif kind is quic_events.ConnectionIdIssued:
-                found.append(CidIssued(event.connection_id))
-            elif kind is quic_events.ConnectionIdRetired:
-                found.append(CidRetired(event.connection_id))
-            elif kind is quic_events.StreamReset:
-                self._return_undelivered(event.stream_id)
-                found.append(StreamReset(event.stream_id, event.error_code))
-            elif kind is quic_events.StopSendingReceived:
-                found.append(StopSending(event.stream_id, event.error_code))
-        if not self._told and (self._limit_error is not None or self._quic._close_event is not None):
-            self._told = True
-            found.append(self._limit_error or self._terminated())
+            elif (translated := _translated(quic, event)) is not None:
+                found.append(translated)
+        if not self._end_reported and (self._failure is not None or quic._close_event is not None):
+            self._end_reported = True
+            found.append(self._failure or quic.closed())
         return found
-
-    def _return_undelivered(self, stream_id: int) -> None:
-        """What a reset leaves undelivered counts against the connection's window, and nobody will consume it."""
-        stream = self._quic._streams.get(stream_id)
-        if stream is not None and stream.receiver._final_size is not None:
-            self._quic.consumed_total += stream.receiver._final_size - stream.receiver._buffer_start
-
-    def _terminated(self) -> Terminated:
-        event = self._quic._close_event
-        assert event is not None
-        if event.reason_phrase == "Idle timeout":
-            return Terminated(IDLE, "nothing was heard for too long", False)
-        if self._quic._state is QuicConnectionState.DRAINING:  # set by the peer's CONNECTION_CLOSE alone
-            own_code = event.frame_type is None  # RFC 9000 section 19.19: only 0x1d carries application codes
-            return Terminated(event.error_code if own_code else LOCAL, event.reason_phrase, True)
-        if event.error_code in UNPROVEN and not self._quic._handshake_complete:
-            return Terminated(WRONG_KEY, "the peer could not prove its certificate's key", False)
-        return Terminated(LOCAL, event.reason_phrase, False)
 
     def open_stream(self) -> int:
         """Reserve the next bidirectional stream id."""
         quic = self._quic
         stream_id = quic.get_next_available_stream_id()
-        if stream_id // 4 >= quic._remote_max_streams_bidi:
-            raise StreamLimitError("too many streams are open to this peer", hint="close some, or wait")
+        check_stream_limit(stream_id // 4, quic._remote_max_streams_bidi)
         quic._get_or_create_stream_for_send(stream_id)
         return int(stream_id)
 
@@ -255,7 +263,7 @@ class AioquicEngine:
         stream = self._quic._streams.get(stream_id)
         if stream is None or stream.sender._reset_error_code is not None or stream.sender._buffer_fin is not None:
             return
-        self._wrote = True
+        self._has_written = True
         self._quic.send_stream_data(stream_id, data, fin)
 
     def reset(self, stream_id: int, code: int) -> None:
@@ -302,7 +310,7 @@ class AioquicEngine:
     def nudge(self, now: float) -> None:
         """RFC 9000 section 9.4, and at once: no waiting for a backed-off PTO, no window cut for the old path."""
         quic = self._quic
-        if self._gone or quic._state in END_STATES or not quic._network_paths:
+        if self._abandoned or quic._state in END_STATES or not quic._network_paths:
             return
         loss = quic._loss
         loss._pto_count = 0
@@ -327,18 +335,18 @@ class AioquicEngine:
 
     def ping(self) -> None:
         """Ask for an acknowledgement."""
-        if not self._gone:
+        if not self._abandoned:
             self._quic.send_ping(0)
 
     def close(self, code: int, reason: str) -> None:
         """Queue a CONNECTION_CLOSE."""
-        if not self._gone and self._quic._network_paths:
-            self._told = True
+        if not self._abandoned and self._quic._network_paths:
+            self._end_reported = True
             self._quic.close(error_code=code, reason_phrase=reason)
 
     def abandon(self) -> None:
         """Stop without a byte."""
-        self._gone = True
+        self._abandoned = True
         self._quic._close_at = None
         self._quic._set_state(QuicConnectionState.TERMINATED)
 
@@ -349,14 +357,9 @@ class AioquicEngines:
     name = "aioquic"
 
     def dial(
-        self,
-        identity: Identity,
-        peer: NodeId,
-        token_for: Callable[[bytes], bytes],
-        idle_timeout: float,
-        now: float,
+        self, identity: Identity, peer: NodeId, token_for: TokenFor, idle_timeout: float, now: float
     ) -> AioquicEngine:
-        """Begin a connection to whoever holds ``peer``'s key; the key itself is checked by the caller."""
+        """Begin a connection; the caller compares the proven key with ``peer``."""
         quic = _Quic(configuration=_configuration(identity, True, idle_timeout))
         odcid = quic.original_destination_connection_id
         quic._peer_token = token_for(odcid)
@@ -375,17 +378,11 @@ class AioquicEngines:
 def _configuration(identity: Identity, is_client: bool, idle_timeout: float) -> QuicConfiguration:
     certificate, private = certificate_of(identity)
     return QuicConfiguration(
-        alpn_protocols=[ALPN],
         certificate=certificate,
         cipher_suites=[tls.CipherSuite.AES_128_GCM_SHA256],
-        connection_id_length=CID_LENGTH,
-        idle_timeout=idle_timeout,
-        is_client=is_client,
-        max_data=CONNECTION_WINDOW,
-        max_stream_data=STREAM_WINDOW,
         private_key=private,
         supported_versions=[QuicProtocolVersion.VERSION_1],
-        verify_mode=ssl.CERT_NONE,
+        **settings(is_client, idle_timeout),
     )
 
 
@@ -404,16 +401,9 @@ PRIVATE = {
 
 
 def _check() -> None:
-    """Fail at start-up, with names, when this aioquic is not the one that this file was written against."""
-    quic = QuicConnection(configuration=QuicConfiguration(is_client=True))
-    missing = []
-    for place, names in PRIVATE.items():
-        holder: object = quic
-        for step in place.split(".") if place else ():
-            holder = getattr(holder, step, None)
-        missing += [f"{place}.{name}".lstrip(".") for name in names.split() if not hasattr(holder, name)]
-    if missing:
-        raise ImportError(f"this aioquic lacks {', '.join(missing)}; install the pinned version")
+    """Fail at start-up when this aioquic is not the one that this file was written against."""
+    check_attributes("aioquic", QuicConnection(configuration=QuicConfiguration(is_client=True)), PRIVATE)
 
 
 _check()
+FACTORY = AioquicEngines()

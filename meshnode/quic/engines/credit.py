@@ -53,7 +53,11 @@ class StreamWindows:
     _deaf: BoundedDict[int, None] = field(default_factory=lambda: BoundedDict(MAX_DEAF))
 
     def deliver(self, stream_id: int, count: int, fin: bool) -> bool:
-        """Bytes of a stream arrived, in order; False when they are more than was granted."""
+        """Count ``count`` bytes that arrived in order on a stream, and ``fin``, its end.
+
+        Returns False when the peer has now sent more than it was granted (a FLOW_CONTROL_ERROR, RFC 9000 section 4.1).
+        A stream that was forgotten takes whatever comes.
+        """
         if stream_id in self._deaf:
             return True
         stream = self._streams.get(stream_id)
@@ -90,7 +94,11 @@ class StreamWindows:
                 self._streams.pop(stream_id, None)
 
     def consume(self, stream_id: int, count: int) -> bool:
-        """The application took bytes; True when the peer shall be granted more."""
+        """Count bytes that the application took; True when a grant is due.
+
+        That is when it would move the limit by at least a quarter of the window, and the stream has not ended.
+        ``count`` is cut to what is unread; a stream that is not known counts for nothing.
+        """
         stream = self._streams.get(stream_id)
         if stream is None:
             return False
@@ -105,7 +113,11 @@ class StreamWindows:
         return False
 
     def forget(self, stream_id: int) -> None:
-        """Nobody will read this stream any more: it holds nobody back, and gets no credit."""
+        """Drop a stream that is not read any more.
+
+        What it has unread no longer counts in ``unread``, so it holds no other stream back. It gets no more credit,
+        and what still arrives on it is accepted without being counted.
+        """
         stream = self._streams.pop(stream_id, None)
         if stream is not None:
             self.unread -= stream.delivered - stream.consumed
@@ -114,24 +126,27 @@ class StreamWindows:
         self._deaf[stream_id] = None
 
     def on_blocked(self, stream_id: int, limit: int) -> None:
-        """The peer says that it can send no more than ``limit``."""
+        """Grant again when the peer says that ``limit`` blocks it and it was granted more (a grant was lost)."""
         stream = self._streams.get(stream_id)
         if stream is not None and not stream.ended and stream.limits[-1] > limit:
             self._pending[stream_id] = None
 
     def resend(self) -> None:
-        """The path has changed: grant again at once what may have been lost."""
+        """Grant again at once what may have been lost, because the path has changed."""
         self._pending.update(self._waiting)
 
     def take_grants(self, now: float, rtt: float | None) -> list[tuple[int, int]]:
-        """Return ``(stream, limit)`` for every grant to send now, at most ``MAX_GRANTS``."""
+        """Return ``(stream, limit)`` for every grant to send now, at most ``MAX_GRANTS``.
+
+        Those are the grants that are due, and those whose peer has used up what it surely knows of and stayed silent
+        for two round trips (``rtt`` in seconds, None while it is not known), doubled by each try up to 5 s.
+        """
         if not self._pending and not self._waiting:
             return []
         for stream_id in self._waiting:
             stream = self._streams[stream_id]
             if stream.resend_at is None:
-                wait = min(LONGEST_WAIT_S, (2 * (rtt or 0.1) + FIRST_WAIT_S) * 2 ** min(stream.tries, 10))
-                stream.resend_at = now + wait
+                stream.resend_at = now + _resend_wait(stream, rtt)
             elif stream.resend_at <= now:
                 stream.tries += 1
                 self._pending[stream_id] = None
@@ -145,15 +160,19 @@ class StreamWindows:
             stream.resend_at = None
             self._watch(stream_id, stream)
             if stream_id in self._waiting:
-                wait = min(LONGEST_WAIT_S, (2 * (rtt or 0.1) + FIRST_WAIT_S) * 2 ** min(stream.tries, 10))
-                stream.resend_at = now + wait
+                stream.resend_at = now + _resend_wait(stream, rtt)
             grants.append((stream_id, stream.limits[-1]))
         return grants
 
     def next_resend(self) -> float | None:
-        """When ``take_grants`` is due again."""
+        """Return when ``take_grants`` is due again for a grant that may be lost, None when there is none."""
         times = [at for stream_id in self._waiting if (at := self._streams[stream_id].resend_at) is not None]
         return min(times, default=None)
+
+
+def _resend_wait(stream: _Window, rtt: float | None) -> float:
+    """Return the seconds until a grant that stays unanswered is sent again: two round trips, doubled by each try."""
+    return min(LONGEST_WAIT_S, (2 * (rtt or 0.1) + FIRST_WAIT_S) * 2.0 ** min(stream.tries, 10))
 
 
 class CreditSealer:
@@ -168,7 +187,11 @@ class CreditSealer:
         return self._cipher.encryptor().update(sample)
 
     def is_number(self, packet: bytes, number: int) -> bool:
-        """True when ``packet``, sealed by the engine, is in the first key phase and has this packet number."""
+        """Return whether ``packet``, sealed by the engine, is in the first key phase and has this packet number.
+
+        It is a whole 1-RTT packet with a connection id of 8 bytes; compared are the bytes of the number that it
+        carries (RFC 9001 section 5.4: header protection is removed with a sample of 16 bytes).
+        """
         mask = self._mask(packet[NUMBER_AT + 4 : NUMBER_AT + 4 + SAMPLE])
         first = packet[0] ^ (mask[0] & 0x1F)
         size = (first & 3) + 1
@@ -176,7 +199,11 @@ class CreditSealer:
         return not first & KEY_PHASE and int.from_bytes(found, "big") == number & (1 << 8 * size) - 1
 
     def seal(self, cid: bytes, number: int, grants: list[tuple[int, int]]) -> bytes:
-        """Return a packet to ``cid`` with a number that the engine will not use: a repeated one breaks the cipher."""
+        """Return a 1-RTT packet to ``cid`` that carries these ``(stream, limit)`` as MAX_STREAM_DATA frames.
+
+        ``number`` must be one that the engine has not used and never will: AES-GCM under a repeated nonce gives the
+        key away. At most ``MAX_GRANTS`` fit.
+        """
         frames = b"".join(bytes([MAX_STREAM_DATA]) + _varint(stream) + _varint(limit) for stream, limit in grants)
         encoded = (number & 0xFFFFFFFF).to_bytes(4, "big")
         header = bytes([FIXED | 3]) + cid + encoded
@@ -188,12 +215,12 @@ class CreditSealer:
 
 
 def _expand(secret: bytes, label: bytes, size: int) -> bytes:
-    """RFC 8446 section 7.1, HKDF-Expand-Label without a context."""
+    """Return HKDF-Expand-Label without a context (RFC 8446 section 7.1)."""
     label = b"tls13 " + label
     info = size.to_bytes(2, "big") + bytes([len(label)]) + label + b"\0"
     return HKDFExpand(SHA256(), size, info).derive(secret)
 
 
 def _varint(value: int) -> bytes:
-    """RFC 9000 section 16, in its 1- or 8-byte form."""
+    """Return a variable-length integer (RFC 9000 section 16) in its 1- or 8-byte form."""
     return bytes([value]) if value < 64 else (value | 3 << 62).to_bytes(8, "big")

@@ -1,8 +1,8 @@
-"""Packages that aioquic imports for what we never ask of it: loaded when they are first used, not before.
+"""Deferred import of packages that aioquic needs only for certificates of a CA.
 
 aioquic checks the names in certificates of a CA with service_identity, and their chains with pyOpenSSL. A node's
 certificate holds its key and has neither. Loading the two costs 2.7 MB and 40 ms at every start (measured), so while
-aioquic is imported stand-ins take their places; whoever asks one of them for anything gets the real package's.
+aioquic is imported stand-ins take their places; an attribute of a stand-in is the real package's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PACKAGES = ("service_identity", "OpenSSL")
 
 
 class Deferred(ModuleType):
-    """Stands for a module until something is asked of it. Raises ImportError then, if there is none."""
+    """A stand-in for a module, which is imported when an attribute is first read (ImportError if there is none)."""
 
     def __getattr__(self, name: str) -> object:
         if sys.modules.get(self.__name__) is self or name.startswith("__"):  # the import system itself asks
@@ -27,7 +27,11 @@ class Deferred(ModuleType):
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Inside the block ``import`` finds stand-ins for ``PACKAGES``, unless they are loaded already."""
+    """Let ``import`` find stand-ins for ``PACKAGES`` inside the block.
+
+    A package that is loaded already stays as it is, and all do when ``aioquic.tls`` is loaded. The stand-ins leave
+    ``sys.modules`` at the end of the block; what was imported from them inside goes on to work.
+    """
     standing: dict[str, ModuleType] = {}
     if "aioquic.tls" not in sys.modules:
         standing = {name: Deferred(name) for name in PACKAGES if name not in sys.modules}
