@@ -70,7 +70,12 @@ CORES = {
     ),
     "dht": Core(
         ("meshnode/discovery/dht/*.py",),
-        ("tests/unit/test_dht_parts.py", "tests/vectors/test_vectors.py", "tests/unit/test_dht_mesh.py"),
+        (
+            "tests/unit/test_dht_lookup.py",
+            "tests/unit/test_dht_parts.py",
+            "tests/vectors/test_vectors.py",
+            "tests/unit/test_dht_mesh.py::test_a_small_mesh_outlives_its_only_seed[5]",
+        ),
     ),
     "sealing": Core(
         ("meshnode/identity/sealing.py", "meshnode/identity/record.py"),

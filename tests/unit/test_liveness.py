@@ -74,3 +74,19 @@ def test_a_path_that_answers_what_was_sent_before_it_was_left_is_retaken_unless_
     for n in range(12):
         path.fell_silent(HEARD + n)
     assert not path.trusted(HEARD + 10.9, HEARD + 11.1)
+
+
+def test_silence_is_suspicious_after_two_seconds_at_most_however_slow_the_path() -> None:
+    assert [threshold(rtt) for rtt in (0.0, 0.1, 1.0, 10.0)] == pytest.approx([0.08, 0.205, 1.33, 2.0])
+    assert threshold(None) == threshold(0.1)
+
+
+def test_what_a_candidate_answered_last_is_the_newest_probe_not_the_last_answer() -> None:
+    path = Candidate(Addr("192.0.2.1", 4242), "record", MtuSearch(0))
+    path.measured(HEARD, HEARD + 0.1)
+    assert (path.answered, path.rtt, path.samples, path.last_heard) == (HEARD, pytest.approx(0.1), 1, HEARD + 0.1)
+    path.measured(HEARD - 0.3, HEARD + 0.2)
+    assert (path.answered, path.samples, path.last_heard) == (HEARD, 2, HEARD + 0.2)
+    assert path.rtt == pytest.approx(0.75 * 0.1 + 0.25 * 0.5)
+    path.measured(HEARD + 0.3, HEARD + 0.4)
+    assert path.answered == HEARD + 0.3

@@ -76,7 +76,7 @@ def test_each_named_change_fits_the_code_of_today() -> None:
 def test_each_core_has_code_and_tests(core: str) -> None:
     changes = sampled(core, 25, "1")
     assert len(changes) == 25
-    assert all((ROOT / test).exists() for test in CORES[core].tests)
+    assert all((ROOT / test.partition("::")[0]).exists() for test in CORES[core].tests)
     for change in changes:
         ast.parse(change.text)
 
