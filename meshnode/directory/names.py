@@ -176,7 +176,7 @@ class Names:
     def _room(self, label: str, claims: dict[NodeId, _Claim], first: float, node: NodeId, wall: float) -> bool:
         for claim in list(claims.values()):
             if claim.expires < wall:
-                self._drop(label, claim.node)
+                self._drop(label, claim.node, keep=True)  # ``claims`` is about to get another
         if len(claims) >= NAMES_MAX_RIVALS:
             latest = max(claims.values(), key=lambda c: (c.first, c.node))
             if (latest.first, latest.node) < (first, node) or latest.node == self._own:

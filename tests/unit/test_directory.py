@@ -95,6 +95,26 @@ def test_near_idle_and_well_instances_come_first() -> None:
     assert bench.chosen(rtts={A.id: 0.08, B.id: 0.01})[-1] == C.id
 
 
+def test_a_load_of_ten_counts_as_twice_the_way_and_no_more() -> None:
+    bench = Bench()
+    bench.offer(A, offer=Offer(load=10))
+    bench.offer(B)
+    for _ in range(20):
+        assert bench.chosen(rtts={A.id: 0.03, B.id: 0.1}) == [A.id, B.id]
+        assert bench.chosen(rtts={A.id: 0.08, B.id: 0.1}) == [B.id, A.id]
+
+
+def test_a_directory_has_nothing_to_do_at_first_and_forgets_what_expired_within_ten_seconds() -> None:
+    bench = Bench()
+    assert (bench.core.next_deadline() or 0.0) > 0.0
+    bench.offer(A)
+    now = 3600.5
+    while now < 3612.0:
+        bench.core.tick(now, WALL + now)
+        now = bench.core.next_deadline() or 0.0
+    assert bench.core.names() == []
+
+
 def test_equally_near_instances_share_the_calls() -> None:
     bench = Bench()
     bench.offer(A)
@@ -216,6 +236,17 @@ def test_bounds_hold() -> None:
     for offer in (Offer(load=101), Offer(meta={"a": "x" * 129}), Offer(meta={str(i): "x" * 100 for i in range(16)})):
         with pytest.raises(ValueError, match=r"load|metadata|bytes"):
             bench.core.announce("own0", offer, 0.0)
+
+
+def test_an_offer_may_have_as_much_as_is_said_and_no_more() -> None:
+    longest = Offer(load=100, meta={"k" * 128: "v" * 128})
+    most = Offer(meta={str(number): "" for number in range(16)})
+    for offer in (longest, most):
+        assert parse_offer(Bench().entry(A, value=offer.encoded())) == offer
+    for wrong in ({"k" * 129: ""}, {"k": "v" * 129}, {str(number): "" for number in range(17)}, {"": "v"}):
+        with pytest.raises(ValueError, match="metadata"):
+            Offer(meta=wrong).encoded()
+        assert parse_offer(Bench().entry(A, value=encode([0, 0, 0, wrong]))) is None
 
 
 TEXT = st.text(min_size=1, max_size=20)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshnode.base.limits import NAMES_MAX_PINS, NAMES_MAX_RIVALS
 from meshnode.base.metrics import Metrics
 from meshnode.base.wire import encode
 from meshnode.directory.names import NameConflict, Names, PinsChanged
@@ -165,3 +166,25 @@ def test_a_crowd_of_claimants_costs_little_and_does_not_displace_the_first() -> 
     for i, signer in enumerate(crowd * 25):
         names.on_entry(_claim(signer, WALL - 50, name=f"n{i}"), WALL)
     assert names._count <= 2_048
+
+
+def test_claims_that_have_run_out_make_room_for_a_later_one() -> None:
+    names = _names()
+    for number in range(NAMES_MAX_RIVALS):
+        names.on_entry(_claim(Identity(random.Random(number).randbytes(32)), WALL - 50), WALL)
+    names.on_entry(_claim(A, WALL - 10), WALL)
+    assert names.name_of(A.id, WALL) == "", "it is the latest of too many"
+    later = WALL + 86_401
+    names.on_entry(_claim(B, later - 10, issued=later), later)
+    assert names.resolve("laptop", later) == B.id
+    assert names.name_of(B.id, later) == "laptop"
+
+
+def test_of_too_many_pins_the_one_that_was_not_used_for_longest_goes() -> None:
+    names = _names(pins={f"n{number}": B.id for number in range(NAMES_MAX_PINS)})
+    assert names.resolve("n0", WALL) == B.id
+    names.on_entry(_claim(A, WALL - 10), WALL)
+    names.resolve("laptop", WALL)
+    assert len(names.pins) == NAMES_MAX_PINS
+    assert "n1" not in names.pins
+    assert names.pins["n0"] == B.id
