@@ -40,6 +40,7 @@ class Candidate:
 
 @dataclass(slots=True)
 class _Path:
+    width: int
     fresh: int = 0
     heap: list[tuple[int, int, Candidate]] = field(default_factory=list)
     put_off: list[tuple[int, int, Candidate]] = field(default_factory=list)
@@ -48,9 +49,44 @@ class _Path:
     answered: list[int] = field(default_factory=list)  # distances, sorted
     networks: dict[bytes, int] = field(default_factory=dict)
 
-    def horizon(self, width: int) -> int | None:
-        """Distance of the ``width``-th nearest answer."""
-        return self.answered[width - 1] if len(self.answered) >= width else None
+    def horizon(self) -> int | None:
+        """Distance of the ``width``-th nearest answer; None while there are fewer."""
+        return self.answered[self.width - 1] if len(self.answered) >= self.width else None
+
+    def take_best(self, horizon: int | None) -> tuple[int, int, Candidate] | None:
+        """Remove the nearest unasked candidate and return its heap entry; None when it is beyond ``horizon``."""
+        if not self.heap or (horizon is not None and self.heap[0][0] > horizon):
+            return None
+        return heapq.heappop(self.heap)
+
+    def admits(self, addr: Addr) -> bool:
+        """Return False when ``DHT_MAX_PER_SUBNET`` nodes of the address's network were asked; count it otherwise."""
+        network = neighbourhood(addr.host)
+        if network is None:
+            return True
+        asked = self.networks.get(network, 0)
+        if asked >= DHT_MAX_PER_SUBNET:
+            return False
+        self.networks[network] = asked + 1
+        return True
+
+
+class _Referrers:
+    """How many of the contacts that each node named answered, and how many did not."""
+
+    __slots__ = ("_alive", "_dead")
+
+    def __init__(self) -> None:
+        self._alive: dict[NodeId, int] = {}
+        self._dead: dict[NodeId, int] = {}
+
+    def count(self, referrer: NodeId | None, *, alive: bool) -> None:
+        if referrer is not None:
+            counts = self._alive if alive else self._dead
+            counts[referrer] = counts.get(referrer, 0) + 1
+
+    def is_blamed(self, referrer: NodeId | None) -> bool:
+        return referrer is not None and self._dead.get(referrer, 0) >= BLAME and not self._alive.get(referrer)
 
 
 class Lookup:
@@ -68,12 +104,9 @@ class Lookup:
         self.answers: list[Candidate] = []
         self._own = own
         self._target = int.from_bytes(key, "big")
-        self._width = width
-        self._paths = [_Path() for _ in range(PATHS)]
+        self._paths = [_Path(width) for _ in range(PATHS)]
         self._known: dict[NodeId, Candidate] = {}
-        self._alive: dict[NodeId, int] = {}
-        self._dead: dict[NodeId, int] = {}
-        self._counter = 0
+        self._referrers = _Referrers()
 
     def start(self, contacts: Iterable[ContactInfo]) -> None:
         """Deal the first contacts out to the paths, nearest first."""
@@ -86,8 +119,7 @@ class Lookup:
         distance = int.from_bytes(contact.id.dht_key, "big") ^ self._target
         candidate = Candidate(contact.id, contact.addr, distance, depth, path, referrer)
         self._known[contact.id] = candidate
-        self._counter += 1
-        heapq.heappush(self._paths[path].heap, (distance, self._counter, candidate))
+        heapq.heappush(self._paths[path].heap, (distance, len(self._known), candidate))
 
     def take_queries(self) -> list[Candidate]:
         """Return the nodes to ask now: up to ``ALPHA`` fresh questions a path, ``DHT_MAX_LOOKUP_RPCS`` in all."""
@@ -104,27 +136,16 @@ class Lookup:
         return wanted
 
     def _next(self, path: _Path) -> Candidate | None:
-        horizon = path.horizon(self._width)
-        while path.heap:
-            if horizon is not None and path.heap[0][0] > horizon:
-                break
-            entry = heapq.heappop(path.heap)
+        horizon = path.horizon()
+        while (entry := path.take_best(horizon)) is not None:
             candidate = entry[2]
-            network = neighbourhood(candidate.addr.host)
-            crowded = network is not None and path.networks.get(network, 0) >= DHT_MAX_PER_SUBNET
-            if crowded or self._blamed(candidate.referrer):
-                heapq.heappush(path.put_off, entry)
-                continue
-            if network is not None:
-                path.networks[network] = path.networks.get(network, 0) + 1
-            return candidate
+            if not self._referrers.is_blamed(candidate.referrer) and path.admits(candidate.addr):
+                return candidate
+            heapq.heappush(path.put_off, entry)
         # nothing better is left: a mesh within one network is served too
         if path.fresh or not path.put_off or (horizon is not None and path.put_off[0][0] > horizon):
             return None
         return heapq.heappop(path.put_off)[2]
-
-    def _blamed(self, referrer: NodeId | None) -> bool:
-        return referrer is not None and self._dead.get(referrer, 0) >= BLAME and not self._alive.get(referrer)
 
     def on_slow(self, candidate: Candidate) -> None:
         """Free the place of a question whose early retransmission was due, for another node.
@@ -148,8 +169,7 @@ class Lookup:
         A node whose contacts are dead ``BLAME`` times, and never alive, has its others put off.
         """
         self._landed(candidate)
-        if candidate.referrer is not None:
-            self._dead[candidate.referrer] = self._dead.get(candidate.referrer, 0) + 1
+        self._referrers.count(candidate.referrer, alive=False)
 
     def on_junk(self, candidate: Candidate) -> None:
         """Note an answer that no honest node gives; it does not count as one."""
@@ -175,8 +195,7 @@ class Lookup:
         path.answered.append(candidate.distance)
         path.answered.sort()
         self.hops = max(self.hops, candidate.depth) if self.first is None else self.hops
-        if candidate.referrer is not None:
-            self._alive[candidate.referrer] = self._alive.get(candidate.referrer, 0) + 1
+        self._referrers.count(candidate.referrer, alive=True)
         for contact in contacts:
             self._add(contact, candidate.depth + 1, candidate.path, candidate.id)
         if record is None or (self.best is not None and not newer(record, self.best)):
@@ -193,7 +212,7 @@ class Lookup:
         return all(self._path_done(path) for path in self._paths)
 
     def _path_done(self, path: _Path) -> bool:
-        horizon = path.horizon(self._width)
+        horizon = path.horizon()
         if any(horizon is None or c.distance < horizon for c in path.in_flight.values()):
             return False
         if self.rpcs >= DHT_MAX_LOOKUP_RPCS:

@@ -148,13 +148,16 @@ class Rpcs:
         del self._calls[call.tx]
         if call.timer is not None:
             call.timer.cancel()
-        known = self.rtts.of(sender).srtt
-        if call.sends == 1 or known is None or now - call.last_sent < known / 2:
+        if self._shows_rtt(call, now):
             self.rtts.sample(sender, now - call.started)
         token = reply.token if isinstance(reply, Pong | Nodes | Value | Stored | Watched) else b""
         self._answered(sender, call.addr, token, now)
         call.on_answer(reply, now)
         return True
+
+    def _shows_rtt(self, call: Call, now: float) -> bool:
+        known = self.rtts.of(call.peer).srtt
+        return call.sends == 1 or known is None or now - call.last_sent < known / 2
 
     def _on_late(self, call: Call, sender: NodeId, reply: Reply, now: float) -> bool:
         """The peer lives, but is farther away than we thought; the request itself has failed already."""

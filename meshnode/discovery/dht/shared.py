@@ -78,7 +78,7 @@ class Shared:
     def token_of(self, peer: NodeId, now: float) -> bytes:
         """Return the token of ``peer`` for this node's present address, empty when there is none that is fresh.
 
-        Fresh means younger than ``TOKEN_LIFE_S``; holders honour theirs for longer.
+        Fresh means younger than ``TOKEN_LIFE_S``; a holder honours its tokens for longer.
         """
         contact = self.table.get(peer)
         return b"" if contact is None else contact.fresh_token(now)

@@ -170,7 +170,10 @@ class Watchers:
         return self._total
 
     def add(self, key: bytes, watcher: Watcher, now: float) -> bool:
-        """Register or renew; False when a bound is reached."""
+        """Register or renew a watch; return False when a bound is reached: of its sender, of the key, of all.
+
+        A renewal always succeeds. From the same address it keeps the proof of the address, and the larger credit.
+        """
         watchers = self._by_key.get(key)
         old = None if watchers is None else watchers.get(watcher.id)
         if old is not None and watchers is not None:
@@ -179,17 +182,21 @@ class Watchers:
                 watcher.credit = watcher.credit if watcher.proven else max(watcher.credit, old.credit)
             watchers[watcher.id] = watcher
             return True
-        sender_full = self._per_sender.get(watcher.id, 0) >= DHT_MAX_WATCHES_PER_SENDER
-        if sender_full or self._total >= DHT_MAX_WATCHES or len(watchers or ()) >= self._per_key:
+        if self._is_full(key, watcher.id):
             self.cull(now)
-            watchers = self._by_key.get(key)
-            sender_full = self._per_sender.get(watcher.id, 0) >= DHT_MAX_WATCHES_PER_SENDER
-            if sender_full or self._total >= DHT_MAX_WATCHES or len(watchers or ()) >= self._per_key:
+            if self._is_full(key, watcher.id):
                 return False
         self._by_key.setdefault(key, {})[watcher.id] = watcher
         self._per_sender[watcher.id] = self._per_sender.get(watcher.id, 0) + 1
         self._total += 1
         return True
+
+    def _is_full(self, key: bytes, sender: NodeId) -> bool:
+        return (
+            self._total >= DHT_MAX_WATCHES
+            or self._per_sender.get(sender, 0) >= DHT_MAX_WATCHES_PER_SENDER
+            or len(self._by_key.get(key, ())) >= self._per_key
+        )
 
     def get(self, key: bytes, watcher: NodeId) -> Watcher | None:
         """The watch of that peer on that key."""

@@ -130,35 +130,43 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
         if peer == self.own:
             return None
         key = peer.dht_key
-        while True:
-            index = self._index(int.from_bytes(key, "big"))
-            bucket = self.buckets[index]
-            known = bucket.nodes.get(key)
-            if known is not None:
-                del bucket.nodes[key]
-                bucket.nodes[key] = known
-                if known.addr != addr or known.fails:
-                    self.version += 1
-                known.addr, known.ip, known.port, known.fails = addr, addr.host, addr.port, 0
-                return known
-            if _crowded(bucket, addr):
-                return None
-            if len(bucket.nodes) < self.ksize:
-                break
-            if bucket.has_in_range(self.node) and bucket.range[0] < bucket.range[1]:
-                self.split_bucket(index)
-                continue
+        bucket = self._split_for(key, addr)
+        known = bucket.nodes.get(key)
+        if known is not None:
+            self._refresh(bucket, known, addr)
+            return known
+        if _crowded(bucket, addr):
+            return None
+        contact = Contact(peer, addr)
+        if len(bucket.nodes) >= self.ksize:
             failing = next((c for c in bucket.nodes.values() if c.fails), None)
             if failing is None:
-                bucket.add_node(Contact(peer, addr))  # the library keeps it as a standby
+                bucket.add_node(contact)  # the library keeps it as a standby
                 return None
             del bucket.nodes[failing.id]
-            break
-        contact = Contact(peer, addr)
         bucket.nodes[key] = contact
         bucket.replacement_nodes.pop(key, None)
         self.version += 1
         return contact
+
+    def _split_for(self, key: bytes, addr: Addr) -> Bucket:
+        """Return the bucket of ``key``, after the splits that make room for it around this node's own key."""
+        while True:
+            index = self._index(int.from_bytes(key, "big"))
+            bucket = self.buckets[index]
+            if key in bucket.nodes or len(bucket.nodes) < self.ksize or _crowded(bucket, addr):
+                return bucket
+            if not bucket.has_in_range(self.node) or bucket.range[0] >= bucket.range[1]:
+                return bucket
+            self.split_bucket(index)
+
+    def _refresh(self, bucket: Bucket, known: Contact, addr: Addr) -> None:
+        """Move the contact to the end of its bucket (the last heard), with its address and no failures."""
+        del bucket.nodes[known.id]
+        bucket.nodes[known.id] = known
+        if known.addr != addr or known.fails:
+            self.version += 1
+        known.addr, known.ip, known.port, known.fails = addr, addr.host, addr.port, 0
 
     def failed(self, peer: NodeId, *, evict: bool) -> bool:
         """Count a request that went unanswered; return True when that removed the peer.
