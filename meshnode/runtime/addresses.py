@@ -50,22 +50,35 @@ class OwnAddresses:
         self._closed = False
 
     def start(self) -> None:
-        """Publish what there is, and watch for changes."""
+        """Publish the endpoints that this host has now, and watch for changes.
+
+        ``on_change`` is called before this returns, with ``moved`` False. The router is asked for ports in the next
+        turn of the loop.
+        """
         self._publish(moved=False)
         self._watcher.start()
         self._loop.call_soon(self._update_port_maps)  # after the start, which it must not delay
 
     def moved(self) -> None:
-        """Publish the addresses after a move of the socket or a change of interfaces."""
+        """Publish the addresses after a move of the socket or a change of interfaces.
+
+        ``on_change`` is called with ``moved`` True, and port mappings are asked for at the new addresses.
+        """
         self._publish(moved=True)
         self._update_port_maps()
 
     def mapping_status(self) -> dict[str, Any]:
-        """Port mappings as plain JSON; empty where none is asked for."""
+        """Return the port mappings as plain JSON: ``mappings`` and ``port_mapping``.
+
+        Empty with ``port_mapping`` off, and when the node is bound to loopback.
+        """
         return self.port_maps.to_json() if self.port_maps is not None else {}
 
     def stop(self) -> None:
-        """Watch and publish no more."""
+        """Stop watching and publishing.
+
+        The port mappings stay until ``release_mappings``.
+        """
         self._closed = True
         self._watcher.close()
         if self._mapping_handle is not None:
@@ -131,12 +144,9 @@ class OwnAddresses:
 
 def _hosts(wildcard: str, networks: list[tuple[str, int]]) -> list[str]:
     """The addresses that a socket bound to a wildcard is reached at; loopback where there is no other."""
-    loopback = [host for host, _ in networks if _is_loopback(host)]
-    real = [host for host, _ in networks if not _is_loopback(host) and (wildcard == "::" or ":" not in host)]
-    hosts = [host for host in real if "%" not in host]
-    if not hosts and not real:
-        hosts = [host for host in loopback if ":" not in host]
-    return hosts
+    hosts = [host for host, _ in networks if wildcard == "::" or ":" not in host]
+    real = [host for host in hosts if not _is_loopback(host)]
+    return [host for host in real or hosts if "%" not in host and host != "::1"]
 
 
 def _is_loopback(host: str) -> bool:

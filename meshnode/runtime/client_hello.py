@@ -36,31 +36,46 @@ class _Reader:
 
 
 def server_name(data: bytes) -> str | None:
-    """Return the name that a ClientHello asks for; "" while it is incomplete; None when this is something else."""
+    """Return the server name of a ClientHello, "" while more bytes are needed.
+
+    Args:
+        data: The first bytes of the TCP connection. The ClientHello must be within one TLS record.
+
+    Returns:
+        None for anything else: another record or message, more than ``MAX_HELLO`` bytes, no server_name extension, a
+        name that is not ASCII.
+    """
     if len(data) > MAX_HELLO:
         return None
     try:
-        record = _Reader(data)
-        if record.number(1) != 0x16 or record.number(1) != 3:
-            return None
-        record.take(1)
-        size = record.number(2)
-        hello = _Reader(record.take(min(size, record.left)) if record.left < size else record.take(size))
-        if hello.number(1) != 1:
-            return None
-        body = _Reader(hello.block(3))
-        body.take(2 + 32)
-        for width in (1, 2, 1):  # session id, cipher suites, compression methods
-            body.block(width)
-        extensions = _Reader(body.block(2))
-        while extensions.left:
-            kind = extensions.number(2)
-            value = _Reader(extensions.block(2))
-            if kind == 0:
-                names = _Reader(value.block(2))
-                return names.block(2).decode("ascii") if names.number(1) == 0 else None
-        return None
+        extensions = _extensions(data)
+        return _named_in(extensions) if extensions is not None else None
     except _Short:
         return ""
     except UnicodeDecodeError:
         return None
+
+
+def _extensions(data: bytes) -> _Reader | None:
+    record = _Reader(data)
+    if record.number(1) != 0x16 or record.number(1) != 3:
+        return None
+    record.take(1)
+    hello = _Reader(record.take(min(record.number(2), record.left)))
+    if hello.number(1) != 1:
+        return None
+    body = _Reader(hello.block(3))
+    body.take(2 + 32)
+    for width in (1, 2, 1):  # session id, cipher suites, compression methods
+        body.block(width)
+    return _Reader(body.block(2))
+
+
+def _named_in(extensions: _Reader) -> str | None:
+    while extensions.left:
+        kind = extensions.number(2)
+        value = _Reader(extensions.block(2))
+        if kind == 0:
+            names = _Reader(value.block(2))
+            return names.block(2).decode("ascii") if names.number(1) == 0 else None
+    return None

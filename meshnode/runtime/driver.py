@@ -27,7 +27,10 @@ class Driver:
         self._closed = False
 
     def on_batch(self, batch: list[tuple[bytes, Addr]]) -> None:
-        """Take received datagrams."""
+        """Hand received datagrams to the stack, and flush at the end of this turn of the loop.
+
+        ``batch`` holds (datagram, source) in the order of arrival; all get the same time.
+        """
         now = self._clock.monotonic()
         for data, source in batch:
             self.stack.datagram(data, source, now)
@@ -40,7 +43,10 @@ class Driver:
             self.on_dirty()
 
     def on_dirty(self) -> None:
-        """Flush in this turn of the loop: the stack has something to send."""
+        """Flush in this turn of the loop: the stack has something to send.
+
+        Calls in one turn are joined into one flush, which runs behind the callbacks that wait already.
+        """
         if not self._flush_soon and not self._closed:
             self._flush_soon = True
             self._loop.call_soon(self.pump)
@@ -59,7 +65,11 @@ class Driver:
             self.arm()
 
     def arm(self) -> None:
-        """Set the timer to the stack's next deadline."""
+        """Set the timer to the stack's next deadline.
+
+        A timer that is set to an earlier time is left alone: it fires early at worst and arms itself again, which costs
+        less than to cancel one per packet.
+        """
         at = self.stack.next_deadline()
         timer = self._timer
         if timer is not None:

@@ -24,7 +24,11 @@ class ExtraSockets:
         self._count = 0
 
     def open(self, count: int, like: Addr) -> list[int]:
-        """Open so many on the host address of ``like``; returns those that could be had."""
+        """Open ``count`` sockets on the host of ``like``, each at a port of the kernel's choice.
+
+        Returns their numbers, fewer than ``count`` when the system refuses one (counted as ``sides_refused``). A number
+        is never used twice by one node.
+        """
         opened = []
         for _ in range(count):
             self._count += 1

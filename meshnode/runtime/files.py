@@ -42,7 +42,10 @@ class HomeLock:
         self._fd: int | None = fd
 
     def release(self) -> None:
-        """Let others in; safe to call twice."""
+        """Let others in; safe to call twice.
+
+        The file stays: to delete it would let two processes hold locks on different files of that name.
+        """
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -66,7 +69,11 @@ class SeqSource:
                 self._last = 0  # the wall clock's milliseconds take over
 
     def next(self) -> int:
-        """Return the next seq."""
+        """Return the next seq, which is on disk by then if there is a path.
+
+        It is the wall clock in milliseconds, or one more than the last one where the clock stands behind that. Raises
+        OSError.
+        """
         self._last = max(self._last + 1, int(self._clock.wall() * 1000))
         if self._path is not None:
             write_atomic(self._path, str(self._last).encode())

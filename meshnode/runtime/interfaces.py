@@ -21,7 +21,11 @@ POLL_S = 1.0
 
 
 def local_networks(*, loopback: bool = False) -> list[tuple[str, int]]:
-    """Return this host's unicast addresses with their prefix lengths, best first; link-local ones last."""
+    """Return this host's unicast addresses with their prefix lengths, best first.
+
+    IPv4 comes before IPv6, then loopback (only with ``loopback``), then link-local addresses, whose IPv6 ones carry
+    their ``%interface``.
+    """
     found: dict[tuple[str, int], int] = {}
     for adapter in ifaddr.get_adapters():
         for item in adapter.ips:
@@ -50,7 +54,10 @@ class InterfaceWatcher:
         self._last: list[tuple[str, int]] = []
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start watching: by netlink on Linux, else by a look once a second.
+
+        Where a netlink socket is refused (some sandboxes), Linux polls too.
+        """
         if sys.platform == "linux":
             try:
                 netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)

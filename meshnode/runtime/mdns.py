@@ -49,7 +49,10 @@ logging.getLogger("zeroconf").setLevel(logging.ERROR)  # it warns of every addre
 
 
 def encode_text(sealed: bytes) -> bytes:
-    """Return the TXT rdata: strings of at most 255 bytes."""
+    """Return the TXT rdata: strings of at most 255 bytes, each behind its length (RFC 1035 section 3.3.14).
+
+    The cut is without meaning; ``decode_text`` joins the strings.
+    """
     parts = [sealed[at : at + MAX_STRING] for at in range(0, len(sealed), MAX_STRING)]
     return b"".join(bytes([len(part)]) + part for part in parts)
 
@@ -65,7 +68,11 @@ def decode_text(text: bytes) -> bytes:
 
 
 def instance_name(sealer: Sealer, own: NodeId, wall: float) -> str:
-    """Return the instance name of ``own`` in this hour: members can recompute it, others cannot link two of them."""
+    """Return the instance name of ``own`` in this hour.
+
+    Members recompute it from the mesh key, the id and the hour; others cannot link the names of two hours. ``wall`` is
+    Unix time in seconds.
+    """
     return sealer.blind(bytes(own) + int(wall // ROTATE_S).to_bytes(8, "big"))
 
 
@@ -114,7 +121,10 @@ class MdnsSource(RecordSource, RecordUpdateListener):
         self._wake.set()
 
     async def close(self) -> None:
-        """Withdraw the announcement; takes at most a second."""
+        """Withdraw the announcement; takes at most a second.
+
+        The goodbye (TTL 0, RFC 6762 section 10.1) lets others forget this node at once. Errors of zeroconf are ignored.
+        """
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -178,7 +188,11 @@ class MdnsSource(RecordSource, RecordUpdateListener):
         return InterfaceChoice.All if host in ("::", "0.0.0.0") else [host.partition("%")[0]]
 
     def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
-        """zeroconf heard DNS records: take the TXT records of our service type."""
+        """Take the TXT records of the service type among the DNS records that zeroconf heard.
+
+        Called in the event loop's thread. A text that was opened before is not opened again (``MAX_SEEN`` are
+        remembered); oversized ones and those of other meshes are counted and dropped.
+        """
         for update in records:
             record = update.new
             if isinstance(record, DNSText) and record.name.endswith(SERVICE_TYPE):
@@ -210,7 +224,11 @@ class MdnsSource(RecordSource, RecordUpdateListener):
             self._neighbours[peer] = None
 
     def status(self) -> dict[str, object]:
-        """Whether we could announce ourselves, the last error, and how many neighbours were heard."""
+        """Return whether this node has announced itself, the last error, and how many neighbours were heard.
+
+        ``error`` is "" when the last step succeeded; at most ``MAX_NEIGHBOURS`` are counted, including some that have
+        left.
+        """
         return {"on": True, "announced": self._announced, "error": self._error, "neighbours": len(self._neighbours)}
 
 

@@ -32,7 +32,16 @@ class NameStore:
         names.restore(_load_pins(home / PINS_FILE))
 
     def claim(self, label: str, wall: float, now: float) -> None:
-        """Claim a name for this node, as of the time of the first claim. Raises OSError."""
+        """Claim a name for this node, as of the time of the first claim.
+
+        Args:
+            label: The name without its suffix.
+            wall: Unix time in seconds; counts when ``name.json`` has no earlier claim of the same name.
+            now: Monotonic seconds.
+
+        Raises:
+            OSError: ``name.json`` cannot be written; nothing is claimed then.
+        """
         path, first = self._home / NAME_FILE, int(wall * 1000)
         try:
             saved = json.loads(path.read_text())
@@ -49,7 +58,10 @@ class NameStore:
         return label is not None and self._names.forget(label)
 
     def on_pins(self) -> None:
-        """Save soon: a pin was added or dropped."""
+        """Save the pins soon: one was added or dropped.
+
+        Changes within ``SAVE_DELAY_S`` are written together.
+        """
         if self._saving is None:
             self._saving = asyncio.get_running_loop().call_later(SAVE_DELAY_S, self._save)
 

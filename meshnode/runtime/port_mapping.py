@@ -18,7 +18,7 @@ from meshnode.base.limits import MAX_SSDP, MAX_UPNP_REPLY, PORTMAP_WITHDRAW_S, U
 from meshnode.base.metrics import Metrics, describe
 from meshnode.nat.portmap import http, pcp
 from meshnode.nat.portmap.client import PortMapper
-from meshnode.nat.portmap.vocabulary import Changed, Fetch, Mapping, Send
+from meshnode.nat.portmap.vocabulary import Changed, Effect, Fetch, Mapping, Send
 from meshnode.runtime.routes import default_routes
 
 log = logging.getLogger("meshnode.portmaps")
@@ -57,7 +57,10 @@ class PortMapping:
     # ---- life
 
     def update(self, bound: Addr) -> None:
-        """The UDP socket is bound there, and interfaces may have changed: map, check or give back accordingly."""
+        """Map the port of ``bound`` on every default route; call it again when the port or an interface changes.
+
+        New routes are asked, mappings that stay are verified, and those whose port or route is gone are given back.
+        """
         if self._closed:
             return
         routes = default_routes(bound)
@@ -67,7 +70,10 @@ class PortMapping:
         self._pump()
 
     async def close(self) -> None:
-        """Give the mappings back; the router gets half a second to say that it heard."""
+        """Give the mappings back, then close all sockets.
+
+        Waits at most ``PORTMAP_WITHDRAW_S`` (0.5 s) for the routers' answers; ``on_change`` is not called any more.
+        """
         if self._closed:
             return
         self._closed = True  # changes are not reported from here on
@@ -90,7 +96,11 @@ class PortMapping:
         return self._core.mappings()
 
     def to_json(self) -> dict[str, object]:
-        """Return the mappings and the routers that were asked, as ``meshnode status --json`` prints them."""
+        """Return the mappings and the routers that were asked, as ``meshnode status --json`` prints them.
+
+        ``mappings`` lists those that are granted, ``port_mapping`` the state of every route with what each protocol
+        said.
+        """
         now = self._clock.monotonic()
         return {
             "mappings": [mapping.to_json(now) for mapping in self._core.mappings()],
@@ -103,15 +113,8 @@ class PortMapping:
         changed = False
         while effects := self._core.take_effects():
             for effect in effects:
-                if isinstance(effect, Send):
-                    self._send(effect)
-                elif isinstance(effect, Fetch):
-                    task = self._loop.create_task(self._fetch(effect))
-                    self._fetches.add(task)
-                    task.add_done_callback(self._fetches.discard)
-                else:
-                    assert isinstance(effect, Changed)
-                    changed = True
+                self._carry_out(effect)
+                changed = changed or isinstance(effect, Changed)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -122,6 +125,14 @@ class PortMapping:
             self._idle.set()
         if changed and not self._closed:
             self._on_change()
+
+    def _carry_out(self, effect: Effect) -> None:
+        if isinstance(effect, Send):
+            self._send(effect)
+        elif isinstance(effect, Fetch):
+            task = self._loop.create_task(self._fetch(effect))
+            self._fetches.add(task)
+            task.add_done_callback(self._fetches.discard)
 
     def _tick(self) -> None:
         self._timer = None

@@ -32,7 +32,10 @@ def _lines(name: str) -> list[list[str]]:
 
 
 def gateways4() -> list[tuple[str, str]]:
-    """Return (router, interface) of the IPv4 default routes, the preferred first."""
+    """Return (router, interface) of the IPv4 default routes, the preferred first.
+
+    Read from ``/proc/net/route``; preferred is the one with the lowest metric. Empty where there is no such file.
+    """
     found = []
     for fields in _lines("route")[1:]:
         if len(fields) < 8 or int(fields[1], 16) or int(fields[7], 16) or int(fields[3], 16) & (UP | GATEWAY) != 3:
@@ -43,7 +46,10 @@ def gateways4() -> list[tuple[str, str]]:
 
 
 def gateways6() -> list[tuple[str, str]]:
-    """Return (router, interface) of the IPv6 default routes, the preferred first; link-local ones with a scope."""
+    """Return (router, interface) of the IPv6 default routes, the preferred first.
+
+    Read from ``/proc/net/ipv6_route``; a link-local router is written with its ``%interface``.
+    """
     found = []
     for fields in _lines("ipv6_route"):
         if len(fields) < 10 or fields[1] != "00" or int(fields[0], 16) or int(fields[8], 16) & 3 != 3:

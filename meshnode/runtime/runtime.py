@@ -171,7 +171,10 @@ class Runtime:
         self.driver.pump()
 
     def stop(self) -> None:
-        """Say goodbye on every connection and start nothing more; ``wait_closed`` does the rest."""
+        """Close every connection and start nothing more; returns at once.
+
+        Peers are told with CONNECTION_CLOSE. Files, mappings and the TCP tunnels need ``wait_closed`` after it.
+        """
         self.is_closed = True
         self.tasks.refuse()
         self.addresses.stop()
@@ -181,7 +184,10 @@ class Runtime:
         self.driver.close()
 
     async def wait_closed(self) -> None:
-        """End every task, give up what others hold for this node, and write what must last."""
+        """End every task and source, give the port mappings back, save the contacts, release the home.
+
+        Call ``stop`` before. Waits at most 0.5 s for the router and 1 s for the mDNS goodbye.
+        """
         await self.tasks.close()
         await self.addresses.release_mappings()
         await asyncio.gather(*(source.close() for source in self.stack.sources), return_exceptions=True)
@@ -192,7 +198,10 @@ class Runtime:
     # ---- the stack's commands as coroutines
 
     async def resolve(self, peer: NodeId) -> Resolved:
-        """Find the record of ``peer``. Raises NotFound."""
+        """Find the record of ``peer``, in the cache or from the sources.
+
+        Raises NotFound when no source has it within the resolver's deadline.
+        """
         future: asyncio.Future[Resolved] = asyncio.get_running_loop().create_future()
 
         def answer(result: Resolved | NotFound) -> None:
@@ -217,7 +226,11 @@ class Runtime:
         return await future
 
     async def ping(self, peer: NodeId, timeout: float) -> Pinged:
-        """Send one echo, again on a new connection when the peer turns out to have restarted. Raises as ``connect``."""
+        """Send one echo and wait at most ``timeout`` seconds for it.
+
+        When the connection turns out to be dead because the peer has restarted, the echo is repeated on a new one,
+        twice at most. ``rtt`` of the result is None when no answer came. Raises as ``connect``.
+        """
         for last in (False, False, True):  # the first new one may lose to the peer's own dial
             connection = await self.connect(peer)
             future: asyncio.Future[Pinged] = asyncio.get_running_loop().create_future()

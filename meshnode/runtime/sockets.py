@@ -43,7 +43,10 @@ class Sockets:
         self.listen_for_tunnels()
 
     def listen_for_tunnels(self) -> bool:
-        """On a relay, take WebSockets on the TCP port with the UDP port's number; False where that is off."""
+        """On a relay, accept WebSockets on the TCP port with the UDP port's number.
+
+        Returns False when this node is no relay, tunnels are off, or the TCP port is taken.
+        """
         if not (self._config.is_relay and self._config.tunnel):
             return False
         return self.tunnels.listen(self.udp.local, self._config.home_path / "tunnel.pem")
@@ -51,7 +54,11 @@ class Sockets:
     # ---- Transport
 
     def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
-        """Send by the node's UDP socket, an extra one or a WebSocket; False when that was refused."""
+        """Send by the socket that the address names: the node's UDP socket, an extra one, or a WebSocket.
+
+        False means that there is no way there: the extra socket is closed, tunnels are off, or the host has no such
+        address family. True promises nothing about arrival.
+        """
         if DETOUR_MARK in addr.host:
             return self._config.tunnel and self.tunnels.send(addr, datagrams)
         if SIDE_MARK in addr.host:

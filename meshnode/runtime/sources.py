@@ -60,7 +60,11 @@ SOURCES: list[Callable[[Surroundings], RecordSource | None]] = [
 
 
 def make_sources(node: Surroundings) -> Iterator[RecordSource]:
-    """Make the configured sources one by one, so that the import of one need not delay those before it."""
+    """Make the configured sources one by one, in the order of ``SOURCES``.
+
+    Each is made when the iterator asks for it, so that the import of one (zeroconf takes longest) delays none before
+    it.
+    """
     for make in SOURCES:
         source = make(node)
         if source is not None:

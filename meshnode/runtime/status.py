@@ -13,7 +13,10 @@ Json = dict[str, Any]
 
 
 def describe_node(runtime: Runtime, services: list[str]) -> Json:
-    """The node itself: addresses, network, clock, sources and counters."""
+    """Return the node itself: addresses, network, clock, sources and counters.
+
+    ``services`` are the names served here. Counters are since the start of the process.
+    """
     stack, config, now = runtime.stack, runtime.config, runtime.clock.monotonic()
     record = stack.record
     sources = {source.name: source.status() for source in stack.sources}
@@ -39,7 +42,10 @@ def describe_node(runtime: Runtime, services: list[str]) -> Json:
 
 
 def describe_peers(runtime: Runtime) -> list[Json]:
-    """The live peers: id, path, address, round trip and recent path changes."""
+    """Return the live peers: id, path, address, round trip and recent path changes.
+
+    ``rtt_ms`` is QUIC's smoothed round trip, null before the first sample; peers without a connection are left out.
+    """
     now = runtime.clock.monotonic()
     found = []
     for session in runtime.stack.sessions.values():

@@ -23,7 +23,10 @@ class Tasks:
         return len(self._tasks)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine; after ``close`` it is closed unstarted."""
+        """Run a coroutine until it ends or the node closes.
+
+        What it raises is logged with its traceback. After ``close`` or ``refuse`` it is closed unstarted.
+        """
         if self._closed:
             work.close()
             return

@@ -21,6 +21,7 @@ from meshnode.errors import AddressInUse, ConfigError
 
 UDP_SEGMENT = 103  # linux/udp.h
 UDP_GRO = 104
+GRO_SIZE = (socket.SOL_UDP, UDP_GRO)  # level and type of the ancillary data
 IP_MTU_DISCOVER = 10  # linux/in.h
 IPV6_MTU_DISCOVER = 23  # linux/in6.h
 PMTUDISC_PROBE = 3
@@ -113,7 +114,7 @@ class UdpSocket:
                 source = self._learn(name)
             segment = length
             for level, kind, value in ancillary:
-                if level == socket.SOL_UDP and kind == UDP_GRO:
+                if (level, kind) == GRO_SIZE:
                     (segment,) = struct.unpack_from("=i", value)
             if segment >= length:
                 batch.append((bytes(view[:length]), source))
@@ -138,7 +139,12 @@ class UdpSocket:
     # ---- sending
 
     def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
-        """Send datagrams to one address, in runs where sizes allow. False when there is no way there."""
+        """Send datagrams to one address, in GSO runs where sizes allow.
+
+        What the kernel's buffer has no room for waits in a backlog of ``MAX_BACKLOG`` datagrams; beyond it, and for
+        datagrams over the path's MTU (EMSGSIZE), packets are dropped and counted. Returns False when there is no way
+        there: the socket is closed, or the kernel has no such family, scope or route.
+        """
         sock = self._socket
         if sock is None:
             return False
@@ -156,7 +162,7 @@ class UdpSocket:
             count = _run(datagrams, start) if self._gso else 1
             if count == 1 or not self._send_run(sock, to, datagrams, start, count):
                 for datagram in islice(datagrams, start, start + count):
-                    sent = self._send_one(sock, addr, to, datagram) and sent
+                    sent &= self._send_one(sock, addr, to, datagram)
             start += count
         return sent
 

@@ -55,13 +55,19 @@ OnDatagram = Callable[[bytes, Addr], None]
 
 
 def knock_name(token: bytes) -> str:
-    """Return the server name that carries a knock."""
+    """Return the server name that carries a knock.
+
+    It is the token in lower-case base32, in labels of at most 63 characters (RFC 1035 section 2.3.4), under ``.mesh``.
+    """
     text = base64.b32encode(token).decode().rstrip("=").lower()
     return ".".join(text[i : i + LABEL] for i in range(0, len(text), LABEL)) + SUFFIX
 
 
 def knock_of(name: str) -> bytes | None:
-    """The inverse of ``knock_name``; None when the name carries none."""
+    """Return the token in a server name, the inverse of ``knock_name``.
+
+    None when the name does not end in ``.mesh`` or is no base32. The token is not verified here.
+    """
     if not name.endswith(SUFFIX):
         return None
     text = name[: -len(SUFFIX)].replace(".", "").upper()
@@ -90,7 +96,12 @@ class WebSockets:
         self._count = 0
 
     def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
-        """Send datagrams over the WebSocket to ``addr``, opening it when this node is the one that dials."""
+        """Send datagrams over the WebSocket to ``addr``, opening it when this node is the one that dials.
+
+        While it opens, ``MAX_TUNNEL_BACKLOG`` datagrams wait; the rest is dropped and counted. After a failure the next
+        attempt comes ``TUNNEL_RETRY_S`` later; datagrams before it are dropped. False when ``addr`` is the address of a
+        member's WebSocket that is closed.
+        """
         incoming = self._incoming.get(addr)
         if incoming is not None:
             incoming.send(datagrams)
@@ -140,7 +151,15 @@ class WebSockets:
     # ---- accepting
 
     def listen(self, addr: Addr, certificate: Path) -> bool:
-        """Accept members on this TCP address; False when it cannot be had (UDP goes on without)."""
+        """Accept members on this TCP address.
+
+        Args:
+            addr: The address of the node's UDP socket; TCP takes the same port.
+            certificate: A PEM file with key and certificate, made when it does not exist. It proves nothing.
+
+        Returns:
+            False when the port cannot be had; UDP goes on without tunnels.
+        """
         self.stop_listening()
         family = socket.AF_INET6 if ":" in addr.host else socket.AF_INET
         try:
