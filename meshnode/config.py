@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 
 from meshnode.base.address import Addr, parse_addr
+from meshnode.base.refusals import refusal
 from meshnode.errors import ConfigError, InvalidId
-from meshnode.identity.node_id import NodeId, label_of
+from meshnode.identity.node_id import NAME_FORM, NodeId, label_of, quoted
+
+log = logging.getLogger("meshnode.config")
 
 FILE_NAME = "meshnode.toml"
+PREFIX = "MESHNODE_"
+OTHER_VARIABLES = ["MESHNODE_HOME", "MESHNODE_KEY_FILE"]  # variables that are no settings
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -115,14 +122,18 @@ class Config:
     relay_total_mb_per_s: float = 50.0
 
     def __post_init__(self) -> None:
+        if not str(self.home):
+            raise ConfigError("home is empty", hint="name a directory, as ~/.meshnode")
         object.__setattr__(self, "home", Path(self.home).expanduser().absolute())
         for item in fields(self):
             if item.name != "home":
                 object.__setattr__(self, item.name, _checked(item.name, str(item.type), getattr(self, item.name)))
+        if not self.mesh:
+            raise ConfigError("mesh is empty", hint='name a mesh, or leave it out for the public one, "open"')
         self._check_addresses()
         self._check_relay()
         if self.name and label_of(self.name) is None:
-            raise ConfigError(f"{self.name!r} is no name for a node", hint="1 to 40 of a-z, 0-9 and inner hyphens")
+            raise ConfigError(f"{quoted(self.name)} is no name for a node", hint=NAME_FORM)
         object.__setattr__(self, "name", label_of(self.name) or "")
         for node in self.allow + self.relay_allow:
             if node != "any":
@@ -179,33 +190,68 @@ class Config:
             ConfigError: A setting is wrong or unknown, or a file cannot be read.
         """
         env = os.environ if env is None else env
-        path = Path(home).expanduser() / FILE_NAME
-        values: dict[str, object] = {}
-        if path.exists():
-            import tomllib  # 0.6 MB: only where there is such a file
-
-            try:
-                values.update(tomllib.loads(path.read_text()))
-            except (OSError, ValueError) as error:
-                raise ConfigError(f"{path}: {error}", hint="mend the file, or move it away") from error
         known = {f.name: f for f in fields(cls) if f.name != "home"}
-        unknown = [name for name in values if name not in known]
-        if unknown:
-            raise ConfigError(f"{path}: unknown setting {unknown[0]!r}", hint=f"known are {', '.join(known)}")
+        values = _read_file(Path(home).expanduser() / FILE_NAME, known)
+        _warn_of_unknown(env, known)
         for name, item in known.items():
             text = env.get(f"MESHNODE_{name.upper()}")
             if text is not None:
                 values[name] = _from_text(name, str(item.type), text)
-        secret = env.get("MESHNODE_KEY_FILE")
-        if secret is not None and "key" not in values:
-            try:
-                values["key"] = Path(secret).read_text()
-            except OSError as error:
-                raise ConfigError(
-                    f"MESHNODE_KEY_FILE: {error.strerror}: {secret}", hint="a file with 64 hex digits"
-                ) from error
+        if "key" not in values and (secret := key_of_environment(env)) is not None:
+            values["key"] = secret
         values.update({name: value for name, value in (flags or {}).items() if value is not None})
         return cls(home=home, **values)  # type: ignore[arg-type]
+
+
+def _read_file(path: Path, known: Iterable[str]) -> dict[str, object]:
+    """Return what a settings file says; nothing when there is none. Raises ConfigError."""
+    try:
+        text = path.read_text()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        reason, hint = refusal(error, path)
+        raise ConfigError(f"cannot read {path}: {reason}", hint=hint) from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is no text", hint="write it in UTF-8, or move it away") from error
+    import tomllib  # 0.6 MB: only where there is such a file
+
+    try:
+        values = tomllib.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}", hint="mend the file, or move it away") from error
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"{path}: unknown setting {name!r}", hint=_similar(name, known))
+    return values
+
+
+def _similar(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, known, n=2, cutoff=0.6)
+    return f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}"
+
+
+def _warn_of_unknown(env: Mapping[str, str], known: Iterable[str]) -> None:
+    names = [PREFIX + name.upper() for name in known] + OTHER_VARIABLES
+    for name in env:
+        if name.startswith(PREFIX) and name not in names:
+            log.warning("%s in the environment is no setting: %s", name, _similar(name, names))
+
+
+def key_of_environment(env: Mapping[str, str]) -> str | None:
+    """Return what ``MESHNODE_KEY`` or the file of ``MESHNODE_KEY_FILE`` holds. Raises ConfigError."""
+    text, secret = env.get("MESHNODE_KEY"), env.get("MESHNODE_KEY_FILE")
+    if text is not None or secret is None:
+        return text
+    try:
+        return Path(secret).read_text()
+    except FileNotFoundError as error:
+        raise ConfigError(f"MESHNODE_KEY_FILE: there is no {secret}", hint="is the secret mounted there?") from error
+    except OSError as error:
+        reason, hint = refusal(error, secret)
+        raise ConfigError(f"MESHNODE_KEY_FILE: cannot read {secret}: {reason}", hint=hint) from error
+    except ValueError as error:
+        raise ConfigError(f"MESHNODE_KEY_FILE: {secret} is no text", hint="is it a key file of meshnode?") from error
 
 
 def _checked(name: str, kind: str, value: object) -> object:

@@ -12,6 +12,7 @@ from importlib import import_module
 import click
 
 from meshnode.cli.index import INDEX
+from meshnode.cli.options import EMPTY_HOME
 from meshnode.cli.output import fail
 from meshnode.errors import MeshError
 
@@ -79,6 +80,8 @@ def group(ctx: click.Context, home: str) -> None:
     meshnode forward 8080 web                on another node: its port 8080 is that service
     meshnode doctor                          what this network is, when something does not work
     """
+    if not home:
+        raise EMPTY_HOME
     ctx.obj = home
 
 
@@ -103,5 +106,7 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:  # a full disk, a home that went away
-        fail(MeshError(str(error), hint="the system refused this; see the message"), as_json)
+        from meshnode.base.refusals import refused
+
+        fail(refused(error), as_json)
         sys.exit(1)

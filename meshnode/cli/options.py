@@ -8,10 +8,15 @@ from typing import Any
 
 import click
 
+from meshnode.errors import ConfigError
+
+EMPTY_HOME = ConfigError("--home is empty", hint="name a directory, or leave --home out for ~/.meshnode")
 F = Callable[..., Any]
 
 
 def _keep_home(ctx: click.Context, param: click.Parameter, value: str | None) -> Path:
+    if value == "":
+        raise EMPTY_HOME
     chosen = value if value is not None else ctx.obj or "~/.meshnode"
     return Path(chosen).expanduser().absolute()
 

@@ -7,7 +7,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from meshnode.daemon.paths import is_private, socket_path
+from meshnode.base.refusals import refusal
+from meshnode.daemon.paths import socket_path, why_open
 from meshnode.daemon.request import Json, Request, encode
 from meshnode.errors import MeshError, NotRunning
 
@@ -23,8 +24,8 @@ class RemoteError(MeshError):
 def call(home: Path, asked: Request) -> Iterator[Json]:
     """Ask the node of ``home`` and yield its answers. Raises NotRunning, RemoteError."""
     path = socket_path(home)
-    if not is_private(path):
-        raise NotRunning(f"the node in {home} belongs to another user", hint="use your own --home")
+    if (unsafe := why_open(path)) is not None:
+        raise NotRunning(unsafe[0], hint=unsafe[1])
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         try:
@@ -32,7 +33,8 @@ def call(home: Path, asked: Request) -> Iterator[Json]:
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
             raise NotRunning(f"no node runs in {home}", hint=f"start one: meshnode --home {home} up") from error
         except PermissionError as error:
-            raise NotRunning(f"the node in {home} belongs to another user", hint="use your own --home") from error
+            reason, hint = refusal(error, path)
+            raise NotRunning(f"cannot ask the node in {home}: {reason}", hint=hint) from error
         connection.sendall(encode(asked))
         answered = False
         with connection.makefile("rb") as lines:
@@ -45,7 +47,7 @@ def call(home: Path, asked: Request) -> Iterator[Json]:
                     return
                 answered = True
                 yield answer["result"]
-        gone = "the node has stopped" if answered else "the node went away before it answered"
-        raise NotRunning(gone, hint="see its own output for the reason")
+        gone = "the node has stopped" if answered else "the node stopped before it answered"
+        raise NotRunning(gone, hint="its own output says why; `meshnode up` starts it again")
     finally:
         connection.close()

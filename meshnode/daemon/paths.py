@@ -7,6 +7,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from meshnode.base.refusals import as_user, user_name
+
 MAX_UNIX_PATH = 100
 
 
@@ -25,8 +27,19 @@ def is_private(path: Path) -> bool:
 
     That is so when this user owns its folder and alone can write there.
     """
+    return why_open(path) is None
+
+
+def why_open(path: Path) -> tuple[str, str] | None:
+    """Return how another user could put a socket at ``path``, and what to do about it; None when none can."""
+    folder = path.parent
     try:
-        found = path.parent.stat()
+        found = folder.stat()
     except OSError:
-        return True  # there is no folder, so there is no socket of another user
-    return found.st_uid == os.getuid() and not found.st_mode & 0o022
+        return None  # there is no folder, so there is no socket of another user
+    if found.st_uid != os.getuid():
+        return f"{folder} belongs to user {user_name(found.st_uid)}", as_user(found.st_uid, folder)
+    if found.st_mode & 0o022:
+        mode = f"{found.st_mode & 0o777:o}"
+        return f"others may write in {folder} (mode {mode}), so its socket is not safe", f"chmod 700 {folder}"
+    return None

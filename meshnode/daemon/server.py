@@ -12,9 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from meshnode.base.refusals import refused
 from meshnode.config import Config
 from meshnode.daemon.context import Daemon
-from meshnode.daemon.paths import is_private, socket_path
+from meshnode.daemon.paths import socket_path, why_open
 from meshnode.daemon.request import Request, known_requests, parse
 from meshnode.errors import ConfigError, MeshError
 from meshnode.sdk.node import Node
@@ -37,10 +38,8 @@ class ControlServer:
     async def start(self) -> None:
         """Listen. This process holds the home's lock, so a socket that is there already was left by a dead one."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not is_private(self._path):
-            raise ConfigError(
-                f"{self._path.parent} is not yours alone", hint="use a shorter --home, or set XDG_RUNTIME_DIR"
-            )
+        if (unsafe := why_open(self._path)) is not None:
+            raise ConfigError(unsafe[0], hint=unsafe[1])
         self._path.unlink(missing_ok=True)
         mask = os.umask(0o177)
         try:
@@ -100,6 +99,11 @@ class ControlServer:
             answer: dict[str, Any] = {"end": True}
         except MeshError as error:
             answer = error.to_json()
+        except ConnectionError:
+            raise  # of the client: the families of a node's own errors are above
+        except OSError as error:
+            log.warning("%s could not be done: %s", asked.method, error)
+            answer = refused(error).to_json()
         except (TypeError, KeyError, ValueError) as error:
             answer = MeshError(f"bad request: {error}", hint="are both ends of one version?").to_json()
         await _write(writer, answer)

@@ -99,10 +99,10 @@ def _udp(snapshot: Snapshot) -> Iterator[Finding]:
         )
     elif any(not seed.get("answers") for seed in snapshot.get("seeds", ())) and (lan is None or lan >= RECENT_S):
         failed = int(snapshot.get("status", {}).get("counters", {}).get("tunnel_failures", 0))
-        how = "neither by UDP nor by WebSocket over TCP" if failed else "by UDP"
+        how = "by UDP or by WebSocket over TCP" if failed else "by UDP"
         yield problem(
             "udp",
-            f"nobody answers {how}",
+            f"no node answers {how}",
             "is this host online, and does its firewall let UDP out? The findings on seeds say more",
         )
     elif lan is not None and lan < RECENT_S:
@@ -227,7 +227,7 @@ def _mdns(snapshot: Snapshot) -> Iterator[Finding]:
     elif not mdns.get("announced", True):
         yield note("mdns", "mDNS is still starting")
     elif heard:
-        yield ok("mdns", f"multicast works: {plural(heard, 'node')} on this LAN announced themselves by mDNS")
+        yield ok("mdns", f"multicast works: {plural(heard, 'node')} on this LAN found by mDNS")
     else:
         yield note("mdns", "mDNS is on and nobody was heard: no other node is on this LAN, or it carries no multicast")
 

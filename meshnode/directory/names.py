@@ -227,7 +227,10 @@ class Names:
         pinned = self._pins.get(label)
         if pinned is None:
             if not living:
-                raise NotFound(f"no node is called {label}", hint="`meshnode up --name NAME` there gives it a name")
+                hint = "`meshnode up --name NAME` there gives it a name"
+                if label == "id":
+                    hint = "ID stands for the id that `meshnode id` prints"
+                raise NotFound(f"no node is called {label}", hint=hint)
             pinned = living[0].node
             self._pins[label] = pinned
             self._effects.append(PinsChanged())

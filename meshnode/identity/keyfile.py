@@ -11,11 +11,13 @@ from nacl import pwhash, secret, utils
 from nacl.exceptions import CryptoError
 
 from meshnode.base.files import write_atomic
+from meshnode.base.refusals import refusal
 from meshnode.errors import KeyFileError
 from meshnode.identity.keys import Identity
 
 PLAIN = b"meshnode-key-1 "
 LOCKED = b"meshnode-key-1-locked "
+KEY_FORMS = "a key is 64 hex digits, 52 base32 characters, or the contents of a key file without a passphrase"
 
 
 def save(path: Path, identity: Identity, passphrase: str | None = None) -> None:
@@ -30,7 +32,8 @@ def save(path: Path, identity: Identity, passphrase: str | None = None) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(path, data + b"\n")
     except OSError as error:
-        raise KeyFileError(f"cannot write {path}: {error.strerror}", hint="is the home directory yours?") from error
+        reason, hint = refusal(error, path)
+        raise KeyFileError(f"cannot write {path}: {reason}", hint=hint) from error
 
 
 def load(path: Path, passphrase: str | None = None) -> Identity:
@@ -38,8 +41,11 @@ def load(path: Path, passphrase: str | None = None) -> Identity:
     try:
         mode = path.stat().st_mode
         data = path.read_bytes().strip()
+    except FileNotFoundError as error:
+        raise KeyFileError(f"there is no key in {path.parent}", hint="`meshnode keygen` makes one") from error
     except OSError as error:
-        raise KeyFileError(f"cannot read {path}: {error.strerror}", hint="`meshnode keygen` makes a key") from error
+        reason, hint = refusal(error, path)
+        raise KeyFileError(f"cannot read {path}: {reason}", hint=hint) from error
     if stat.S_ISREG(mode) and mode & 0o077 and os.name == "posix" and os.stat(path).st_uid == os.getuid():
         raise KeyFileError(f"others may read {path}", hint=f"chmod 600 {path}")
     try:
@@ -84,7 +90,15 @@ def parse_seed_text(text: str) -> Identity:
         return Identity(bytes.fromhex(text))
     if len(text) == 52:
         return Identity(base64.b32decode(text.upper() + "===="))
-    raise ValueError("a key seed is 64 hex digits or 52 base32 characters")
+    raise ValueError(f"{len(text)} characters")
+
+
+def given_key(text: str) -> Identity:
+    """Return the key that a setting, the environment or a mounted secret holds. Raises KeyFileError."""
+    try:
+        return parse_seed_text(text)
+    except ValueError as error:
+        raise KeyFileError("MESHNODE_KEY, MESHNODE_KEY_FILE or key holds no key", hint=KEY_FORMS) from error
 
 
 def load_or_create(path: Path, passphrase: str | None = None) -> Identity:

@@ -18,6 +18,9 @@ KEY_LENGTH = 32
 MESH_SUFFIX = ".mesh"
 MAX_LABEL = 40  # characters of a node's name: shorter than an id, so that no name looks like one
 TEXT_LENGTH = 52
+ID_FORM = f"an id has {TEXT_LENGTH} characters a-z and 2-7"
+NAME_FORM = f"a name has 1 to {MAX_LABEL} of a-z, 0-9 and inner hyphens"
+MAX_QUOTED = 60  # characters of a mistake that are shown
 
 
 class NodeId:
@@ -56,15 +59,15 @@ class NodeId:
         if isinstance(value, bytes):
             return cls(value)
         text = value.strip().lower().removesuffix(".mesh")
-        hint = "an id has 52 characters a-z and 2-7; `meshnode id` prints a node's own"
+        hint = f"{ID_FORM}; `meshnode id` prints a node's own"
         if len(text) != TEXT_LENGTH:
-            raise InvalidId(f"{value!r} is not a node id", hint=hint)
+            raise InvalidId(f"{quoted(value)} is not a node id", hint=hint)
         try:
             node_id = cls(base64.b32decode(text.upper() + "===="))
         except ValueError as error:
-            raise InvalidId(f"{value!r} is not a node id", hint=hint) from error
+            raise InvalidId(f"{quoted(value)} is not a node id", hint=hint) from error
         if str(node_id) != text:  # the last character carries spare bits: only one spelling counts
-            raise InvalidId(f"{value!r} is not a node id", hint=hint)
+            raise InvalidId(f"{quoted(value)} is not a node id", hint=hint)
         return node_id
 
     def __bytes__(self) -> bytes:
@@ -128,6 +131,23 @@ def is_label(text: str) -> bool:
         and all(c.islower() or c.isdigit() or c == "-" for c in text)
         and not (text.startswith("-") or text.endswith("-"))
     )
+
+
+def quoted(text: object) -> str:
+    """Return text that was given by mistake as messages show it: in quotes, and cut."""
+    shown = str(text)
+    return repr(shown if len(shown) <= MAX_QUOTED else f"{shown[: MAX_QUOTED - 1]}…")
+
+
+def id_or_label(text: str) -> NodeId | str:
+    """Return the id or the node's name that a text is, with or without ``.mesh``. Raises InvalidId."""
+    try:
+        return NodeId.parse(text.lower().removesuffix(MESH_SUFFIX))
+    except InvalidId:
+        label = label_of(text)
+    if label is None:
+        raise InvalidId(f"{quoted(text)} is neither a node id nor a name", hint=f"{ID_FORM}; {NAME_FORM}")
+    return label
 
 
 def label_of(text: str) -> str | None:

@@ -263,7 +263,7 @@ class Connection:
     def _on_stop(self, stream_id: int) -> None:
         stream = self.streams.get(stream_id)
         if stream is not None and stream.error is None and not stream.fin_sent:
-            stream.fin_sent = True  # the peer reads no more; what it has sent us stays readable
+            stream.fin_sent = stream.unwanted = True  # the peer reads no more; what it has sent us stays readable
             stream.on_change()
             if stream.fin_received:
                 self.stream_done(stream_id)

@@ -70,6 +70,7 @@ class Stream:
         "service",
         "status",
         "stopped",
+        "unwanted",
     )
 
     def __init__(self, port: StreamPort, stream_id: int, *, opener: bool) -> None:
@@ -81,6 +82,7 @@ class Stream:
         self.fin_received = False
         self.fin_sent = False
         self.stopped = False  # we read no more, but what the peer has sent before it heard so still arrives
+        self.unwanted = False  # the peer has closed the stream: it reads no more
         self.buffered = 0
         self.background = False  # what comes says nothing of when more will: its absence is no silence of the path
         self.on_change: Callable[[], None] = _nothing
@@ -105,14 +107,17 @@ class Stream:
             data = data[1:]
             self._wants_status = False
             if self.status is StreamStatus.NO_SUCH_SERVICE:
-                self.error = ServiceNotFound("the peer has no such service", hint="run `meshnode status` there")
+                self.error = ServiceNotFound(
+                    f"the peer has no service {self.service!r}", hint="`meshnode status` there lists what it has"
+                )
             elif self.status is StreamStatus.DENIED:
                 self.error = PolicyDenied(
                     "the peer does not allow us to use this service", hint="ask its owner for `--allow` with your id"
                 )
             elif self.status is StreamStatus.UNAVAILABLE:
                 self.error = ServiceUnavailable(
-                    "the peer's service does not work now", hint="does what it exposes run there?"
+                    f"the service {self.service!r} is there, but its target does not answer",
+                    hint="does the program that it exposes run there? Its node's log names the target",
                 )
         if data and self.stopped:
             self._port.stream_consumed(self.id, len(data))
@@ -200,7 +205,8 @@ class Stream:
         if self.error is not None:
             raise self.error
         if self.fin_sent:
-            raise ConnectionLost("this direction has been ended already")
+            by = "the peer closed the stream" if self.unwanted else "this end has closed the stream"
+            raise ConnectionLost(by)
         self.fin_sent = fin
         self._port.stream_send(self.id, data, fin)
         if fin:

@@ -11,6 +11,7 @@ from meshnode.base.address import Addr, is_dialable, pack_addr, unpack_addr
 from meshnode.base.clock import Clock
 from meshnode.base.files import write_atomic
 from meshnode.base.limits import MAX_SAVED_CONTACTS
+from meshnode.base.refusals import refusal
 from meshnode.base.wire import decode, encode
 from meshnode.errors import AlreadyRunning, ConfigError
 from meshnode.identity.node_id import NodeId
@@ -28,7 +29,8 @@ class HomeLock:
         try:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"cannot use {home}: {error.strerror}", hint="choose another --home") from error
+            reason, hint = refusal(error, home)
+            raise ConfigError(f"cannot use {home}: {reason}", hint=hint) from error
         fd = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,8 +21,8 @@ from meshnode.base.address import Addr, parse_addr
 from meshnode.base.clock import SystemClock
 from meshnode.base.metrics import Metrics
 from meshnode.config import Config, parse_allow
-from meshnode.errors import ConfigError, MeshError, NotFound
-from meshnode.identity.keyfile import load_or_create, parse_seed_text
+from meshnode.errors import ConfigError, KeyFileError, MeshError, NotFound
+from meshnode.identity.keyfile import given_key, load_or_create
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import Endpoint
@@ -304,9 +304,9 @@ def _load_identity(config: Config) -> Identity:
     if config.key is None:
         return load_or_create(config.home_path / "key", config.passphrase)
     try:
-        return parse_seed_text(config.key)
-    except ValueError as error:
-        raise ConfigError(str(error), hint="MESHNODE_KEY holds 64 hex digits") from error
+        return given_key(config.key)
+    except KeyFileError as error:
+        raise ConfigError(error.message, hint=error.hint) from error
 
 
 def _settle(future: asyncio.Future[T], result: T | MeshError) -> None:

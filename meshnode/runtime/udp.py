@@ -17,6 +17,7 @@ from itertools import islice
 
 from meshnode.base.address import Addr, canonical_host
 from meshnode.base.metrics import Metrics
+from meshnode.base.refusals import listen_refusal
 from meshnode.errors import AddressInUse, ConfigError
 
 UDP_SEGMENT = 103  # linux/udp.h
@@ -76,7 +77,13 @@ class UdpSocket:
 
         Raises AddressInUse or ConfigError.
         """
-        fresh, v6 = _open(listen)
+        try:
+            fresh, v6 = _open(listen)
+        except AddressInUse:
+            if self._socket is not None and self._holds(listen):
+                hint = "rebind without an address takes a new port"
+                raise AddressInUse(f"this node itself listens on {self.local}", hint=hint) from None
+            raise
         old, self._socket, self._v6 = self._socket, fresh, v6
         self._tos.clear()
         self._froms.clear()
@@ -84,6 +91,10 @@ class UdpSocket:
         self._loop.add_reader(fresh, self._readable, fresh)
         if old is not None:
             self._drop(old)
+
+    def _holds(self, listen: Addr) -> bool:
+        local = self.local
+        return listen.port == local.port and (listen.host == local.host or "::" in (listen.host, local.host))
 
     def close(self) -> None:
         """Close the socket; nothing is received or sent any more."""
@@ -256,9 +267,10 @@ def _open(listen: Addr) -> tuple[socket.socket, bool]:
             if error.errno == errno.EADDRINUSE:
                 break
     assert problem is not None
+    reason, hint = listen_refusal(problem, listen.port)
     if problem.errno == errno.EADDRINUSE:
-        raise AddressInUse(f"{listen} is taken", hint="another node runs there; choose another --listen")
-    raise ConfigError(f"cannot listen on {listen}: {problem.strerror}", hint="use an address of this machine")
+        raise AddressInUse(f"{listen} is taken: {reason}", hint=hint)
+    raise ConfigError(f"cannot listen on {listen}: {reason}", hint=hint)
 
 
 def _family(host: str) -> int:

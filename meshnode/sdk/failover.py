@@ -25,7 +25,7 @@ from meshnode.errors import (
     ServiceUnavailable,
 )
 from meshnode.gossip.effects import MemberChanged, Status
-from meshnode.identity.node_id import MESH_SUFFIX, NodeId, label_of
+from meshnode.identity.node_id import ID_FORM, NodeId, id_or_label, quoted
 from meshnode.quic.stream import Stream
 from meshnode.runtime.runtime import Runtime
 from meshnode.sdk.connection import Connection
@@ -71,12 +71,11 @@ class Failover:
         """Return the id of an id, ``ID.mesh``, or a node's name. Raises InvalidId, NotFound, NameChanged."""
         if isinstance(peer, NodeId):
             return peer
-        try:
-            return NodeId.parse(peer.lower().removesuffix(MESH_SUFFIX))
-        except InvalidId:
-            label = label_of(peer)
-            if label is None or self._registry is None:
-                raise
+        label = id_or_label(peer)
+        if isinstance(label, NodeId):
+            return label
+        if self._registry is None:
+            raise InvalidId(f"{quoted(peer)} is a name, and names are found by gossip, which is off here", hint=ID_FORM)
         registry, deadline = self._registry, self._deadline()
         while True:
             try:

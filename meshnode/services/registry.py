@@ -9,12 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from meshnode.base.files import write_atomic
-from meshnode.errors import ConfigError, MeshError, NotFound
-from meshnode.identity.node_id import MESH_SUFFIX, NodeId, label_of
+from meshnode.directory.announcement import Offer, is_service_name
+from meshnode.errors import AddressInUse, ConfigError, MeshError, NotFound
+from meshnode.identity.node_id import NodeId, id_or_label, quoted
 from meshnode.sdk.node import Node
-from meshnode.services.tcp import Expose, Forward
+from meshnode.services.tcp import Expose, Forward, host_port, parse_listen
 
 log = logging.getLogger("meshnode.services")
+
+SERVICE_FORM = "a service's name has 1 to 64 visible characters and no slash"
+
+
+def parse_service(to: str) -> tuple[NodeId | str | None, str]:
+    """Parse ``NODE/SERVICE``, or ``SERVICE`` alone for any instance of it. Raises ConfigError, InvalidId."""
+    node, slash, service = to.partition("/")
+    if not service and not slash:
+        node, service = "", node
+    if not service or (slash and not node):
+        raise ConfigError(f"{quoted(to)} is neither NODE/SERVICE nor SERVICE", hint="as in ID/web, laptop/web or web")
+    if not is_service_name(service):
+        raise ConfigError(f"{quoted(service)} is no name for a service", hint=SERVICE_FORM)
+    return (id_or_label(node) if slash else None), service
 
 
 class ServiceBook:
@@ -64,6 +79,12 @@ class ServiceBook:
         announce: bool | None = None,
         meta: Mapping[str, str] | None = None,
     ) -> None:
+        if not is_service_name(name):
+            raise ConfigError(f"{quoted(name)} is no name for a service", hint=SERVICE_FORM)
+        try:
+            Offer(meta=dict(meta or {})).encoded()
+        except ValueError as error:
+            raise ConfigError(str(error), hint="give fewer or shorter --meta KEY=TEXT") from error
         self.exposes[name] = Expose(self._node, name, target, allow, announce, meta)
 
     def expose(
@@ -80,12 +101,14 @@ class ServiceBook:
             old.close()
         try:
             self._expose(name, target, allow, announce, meta)
-        except MeshError:
+            self._save()
+        except (MeshError, OSError):
+            if name in self.exposes:
+                self.exposes.pop(name).close()
             if old is not None:
                 self._expose(old.name, old.target, old.allow, old.announce, old.meta)
             raise
-        self._save()
-        return {"name": name, "target": target, "allow": list(allow)}
+        return {"name": name, "target": self.exposes[name].target, "allow": list(allow)}
 
     def unexpose(self, name: str) -> dict[str, Any]:
         """Withdraw a service. Raises NotFound."""
@@ -96,27 +119,36 @@ class ServiceBook:
         self._save()
         return {"name": name}
 
-    async def _forward(self, listen: str, to: str, sticky: bool) -> tuple[str, int]:
-        peer_text, slash, service = to.rpartition("/")
-        if not service or (slash and not peer_text):
-            raise ConfigError(f"{to!r} is neither NODE/SERVICE nor SERVICE", hint="as in ID/web, laptop/web or web")
-        peer: NodeId | str | None = None
-        if slash:
-            peer = label_of(peer_text) or NodeId.parse(peer_text.lower().removesuffix(MESH_SUFFIX))
-        forward = Forward(self._node, listen, peer, service, sticky)
-        bound = await forward.start()
-        forward.listen = f"{bound[0]}:{bound[1]}"
+    async def _forward(self, listen: str, to: str, sticky: bool) -> Forward:
+        forward = Forward(self._node, listen, *parse_service(to), sticky)
+        host, port = parse_listen(listen)
+        held = self.forwards.get(host_port(host, port))
+        if held is not None and (held.to, held.sticky) == (forward.to, sticky):
+            return held
+        try:
+            forward.listen = host_port(*await forward.start())
+        except AddressInUse:
+            rival = next((f for f in self.forwards.values() if port and f.listen.endswith(f":{port}")), None)
+            if rival is None:
+                raise
+            raise AddressInUse(
+                f"{rival.listen} is forwarded to {rival.to} already", hint=f"meshnode unforward {rival.listen}"
+            ) from None
         self.forwards[forward.listen] = forward
-        return bound
+        return forward
 
     async def forward(self, listen: str, to: str, sticky: bool = False) -> dict[str, Any]:
         """Listen here for a service: ``NODE/SERVICE``, or ``SERVICE`` alone for any instance of it.
 
-        Raises AddressInUse, ConfigError, InvalidId.
+        The same forward twice is one. Raises AddressInUse, ConfigError, InvalidId.
         """
-        host, port = await self._forward(listen, to, sticky)
-        self._save()
-        return {"listen": f"{host}:{port}", "to": to}
+        found = await self._forward(listen, to, sticky)
+        try:
+            self._save()
+        except OSError:
+            await self.forwards.pop(found.listen).close()
+            raise
+        return {"listen": found.listen, "to": to}
 
     async def unforward(self, listen: str) -> dict[str, Any]:
         """Stop a forward, named by its address or its port alone. Raises NotFound."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
 
+from meshnode.base.refusals import listen_refusal
 from meshnode.errors import AddressInUse, ConfigError, MeshError
-from meshnode.identity.node_id import NodeId
+from meshnode.identity.node_id import NodeId, quoted
 from meshnode.sdk.node import Node, runtime_of
 from meshnode.sdk.streams import MeshReader, MeshWriter
 
 log = logging.getLogger("meshnode.services")
 
+LOOPBACK = "127.0.0.1"
+TARGET_FORM = "write PORT, HOST:PORT or tcp://HOST:PORT"
 CHUNK = 1 << 16
 CONNECT_TIMEOUT_S = 10.0
 RECOVER_S = 2.0  # between looks whether a target that did not answer does so now
@@ -45,19 +49,29 @@ async def splice(tcp: tuple[asyncio.StreamReader, asyncio.StreamWriter], mesh: t
 
 
 def parse_target(text: str) -> tuple[str, int]:
-    """Parse ``tcp://HOST:PORT``; raises ConfigError."""
+    """Parse ``tcp://HOST:PORT``, ``HOST:PORT`` or ``PORT`` (of this host); raises ConfigError."""
+    scheme, mark, _ = text.partition("://")
+    if (mark and scheme != "tcp") or text.startswith("unix:"):
+        raise ConfigError(
+            f"{quoted(text)} is not a target: only TCP is carried, no {scheme.partition(':')[0]}", hint=TARGET_FORM
+        )
     host, colon, port = text.removeprefix("tcp://").rpartition(":")
-    if not text.startswith("tcp://") or not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError(f"{text!r} is not a target", hint="write tcp://HOST:PORT")
-    return host.strip("[]"), int(port)
+    if not port.isdecimal() or not 0 < int(port) < 65536 or bool(colon) != bool(host):
+        raise ConfigError(f"{quoted(text)} is not a target", hint=TARGET_FORM)
+    return host.strip("[]") or LOOPBACK, int(port)
 
 
 def parse_listen(text: str) -> tuple[str, int]:
     """Parse ``[HOST]:PORT`` or ``PORT`` (loopback when no host is given); raises ConfigError."""
     host, _, port = text.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"{text!r} is not a place to listen", hint="write PORT or HOST:PORT")
-    return host.strip("[]") or "127.0.0.1", int(port)
+    if not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(f"{quoted(text)} is not a place to listen", hint="write PORT or HOST:PORT")
+    return host.strip("[]") or LOOPBACK, int(port)
+
+
+def host_port(host: str, port: int) -> str:
+    """Return ``HOST:PORT``, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Expose:
@@ -72,8 +86,9 @@ class Expose:
         announce: bool | None = None,
         meta: Mapping[str, str] | None = None,
     ) -> None:
-        self.name, self.target, self.allow, self.announce, self.meta = name, target, allow, announce, dict(meta or {})
+        self.name, self.allow, self.announce, self.meta = name, allow, announce, dict(meta or {})
         self._where = parse_target(target)
+        self.target = f"tcp://{host_port(*self._where)}"
         self._node = node
         self._service = node.serve(name, self._handle, allow=allow, accept=False, announce=announce, meta=meta)
 
@@ -107,6 +122,11 @@ class Expose:
         self._service.close()
 
 
+def is_loopback(host: str) -> bool:
+    """Return True for an address that only this host reaches."""
+    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+
+
 class Forward:
     """A local TCP listener whose connections go to a service: of one node, or (``peer`` None) of any that offers it."""
 
@@ -127,8 +147,11 @@ class Forward:
         try:
             self._server = await asyncio.start_server(self._client, host, port)
         except OSError as error:
-            raise AddressInUse(f"cannot listen on {host}:{port}: {error.strerror}", hint="choose another") from error
+            reason, hint = listen_refusal(error, port)
+            raise AddressInUse(f"cannot listen on {host_port(host, port)}: {reason}", hint=hint) from error
         bound = self._server.sockets[0].getsockname()
+        if not is_loopback(bound[0]):
+            log.warning("forward %s opens %s to every host that reaches this one", host_port(*bound[:2]), self.to)
         return str(bound[0]), int(bound[1])
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -145,7 +168,7 @@ class Forward:
                 mesh = await self._node.open(self.peer, self.service)
             await splice((reader, writer), mesh)
         except MeshError as error:
-            log.warning("forward %s to %s: %s", self.listen, self.to, error)
+            log.warning("forward %s to %s: %s (%s)", self.listen, self.to, error, error.code)
             writer.transport.abort()
         except asyncio.CancelledError:
             writer.transport.abort()  # the forward is being closed

@@ -34,7 +34,7 @@ def test_a_socket_where_others_may_write_is_not_believed(long_home: Path) -> Non
     folder.mkdir(mode=0o700)
     assert is_private(socket_path(long_home))
     folder.chmod(0o777)
-    with pytest.raises(NotRunning, match="another user"):
+    with pytest.raises(NotRunning, match="others may write"):
         list(call(long_home, Status()))
 
 
@@ -43,5 +43,5 @@ def test_a_socket_in_the_folder_of_another_user_is_not_believed(long_home: Path)
     folder = socket_path(long_home).parent
     folder.mkdir(mode=0o700)
     os.chown(folder, 12345, 12345)
-    with pytest.raises(NotRunning, match="another user"):
+    with pytest.raises(NotRunning, match="belongs to user 12345"):
         list(call(long_home, Status()))

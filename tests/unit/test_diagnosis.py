@@ -89,12 +89,12 @@ CASES: dict[str, tuple[Json, str, str, tuple[str, ...]]] = {
         "ok",
         ("UDP works",),
     ),
-    "nothing answers": (snapshot(udp=SILENT, peers=[], seeds=[seed()]), "udp", "problem", ("nobody answers by UDP",)),
+    "nothing answers": (snapshot(udp=SILENT, peers=[], seeds=[seed()]), "udp", "problem", ("no node answers by UDP",)),
     "not even TCP": (
         snapshot({"counters": {"tunnel_failures": 3}}, udp=SILENT, peers=[], seeds=[seed()]),
         "udp",
         "problem",
-        ("neither by UDP nor by WebSocket",),
+        ("no node answers by UDP or by WebSocket over TCP",),
     ),
     "only the LAN": (
         snapshot(udp={"lan_s": 0.2}, seeds=[]),

@@ -10,7 +10,7 @@ import click
 
 from meshnode.cli.options import home_option, json_option
 from meshnode.cli.output import emit
-from meshnode.errors import KeyFileError
+from meshnode.errors import ConfigError, KeyFileError
 
 if TYPE_CHECKING:
     from meshnode.identity.keys import Identity
@@ -39,7 +39,7 @@ def keygen_command(home: Path, as_json: bool, force: bool) -> None:
     from meshnode.identity.keys import Identity
 
     path = home / "key"
-    if path.exists() and not force:
+    if os.path.lexists(path) and not force:
         raise KeyFileError(f"{path} exists already", hint="`meshnode id` shows it; --force would replace it")
     identity = Identity.generate()
     save(path, identity, os.environ.get("MESHNODE_PASSPHRASE"))
@@ -59,19 +59,14 @@ def id_command(home: Path, as_json: bool) -> None:
     \b
     Example: meshnode id --json
     """
-    from meshnode.identity.keyfile import load, parse_seed_text
+    from meshnode.config import key_of_environment
+    from meshnode.identity.keyfile import given_key, load
 
-    text, name = os.environ.get("MESHNODE_KEY"), "MESHNODE_KEY"
-    mounted = os.environ.get("MESHNODE_KEY_FILE")
     try:
-        if text is None and mounted is not None:
-            name = "MESHNODE_KEY_FILE"
-            text = Path(mounted).read_text()
-        if text is not None:
-            _show(parse_seed_text(text), as_json)
-            return
-    except OSError as error:
-        raise KeyFileError(f"{name}: {error.strerror}: {mounted}", hint="a file with 64 hex digits") from error
-    except ValueError as error:
-        raise KeyFileError(f"{name}: {error}", hint="64 hex digits or 52 base32 characters") from error
+        text = key_of_environment(os.environ)
+    except ConfigError as error:
+        raise KeyFileError(error.message, hint=error.hint) from error
+    if text is not None:
+        _show(given_key(text), as_json)
+        return
     _show(load(home / "key", os.environ.get("MESHNODE_PASSPHRASE")), as_json)

@@ -52,7 +52,7 @@ def _run(
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    values = {name: value for name, value in flags.items() if value}
+    values = {name: value for name, value in flags.items() if value not in (None, ())}
     if no_mdns:
         values["mdns"] = False
     if no_port_mapping:

@@ -11,12 +11,19 @@ from meshnode.cli.options import home_option, json_option
 from meshnode.cli.output import emit
 
 
+def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for text in values:
+        if not text.partition("=")[0] or "=" not in text:
+            raise click.BadParameter(f"{text!r} is not KEY=TEXT", ctx, param)
+    return values
+
+
 @click.command("expose")
 @click.argument("name")
 @click.argument("target", metavar="TARGET")
 @click.option("--allow", multiple=True, metavar="any|ID|role:NAME", help="A node that may use it, or any; repeatable.")
 @click.option("--announce/--no-announce", default=None, help="Tell the mesh of it  [default: when any node is allowed]")
-@click.option("--meta", multiple=True, metavar="KEY=TEXT", help="Announced with it; repeatable.")
+@click.option("--meta", multiple=True, metavar="KEY=TEXT", callback=_pairs, help="Announced with it; repeatable.")
 @home_option
 @json_option
 def expose_command(
@@ -44,7 +51,7 @@ def expose_command(
 
     pairs = dict(text.partition("=")[::2] for text in meta)
     result = ask_one(home, Expose(name, target, allow, announce, pairs))
-    emit(result, as_json, f"{name} -> {target} for {', '.join(allow) or 'no node'}")
+    emit(result, as_json, f"{name} -> {result['target']} for {', '.join(allow) or 'no node'}")
     if not allow and not as_json:
         click.echo("hint: no node is allowed yet; add --allow any or --allow ID", err=True)
 
@@ -88,7 +95,10 @@ def forward_command(listen: str, to: str, sticky: bool, home: Path, as_json: boo
     from meshnode.daemon.requests.services import Forward
 
     result = ask_one(home, Forward(listen, to, sticky))
-    emit(result, as_json, f"{result['listen']} -> {to}")
+    emit(result, as_json, f"{result['listen']} -> {result['to']}")
+    if not as_json and not result["listen"].startswith(("127.", "[::1]")):
+        port = result["listen"].rpartition(":")[2]
+        click.echo(f"hint: every host that reaches this one can use it; 127.0.0.1:{port} keeps it here", err=True)
 
 
 @click.command("unforward")

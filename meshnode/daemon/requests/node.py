@@ -48,7 +48,7 @@ class Peer(Request):
         """Yield one object. Raises NotFound when there is no connection."""
         from meshnode.daemon.diagnose import describe_peer
 
-        peer = await daemon.node.identify(self.id)
+        peer = await daemon.identify(self.id)
         found = describe_peer(daemon.node, peer)
         if not found["connected"]:
             raise NotFound(f"there is no connection to {peer.short}", hint=f"why: meshnode doctor {peer}")
@@ -65,7 +65,7 @@ class Doctor(Request):
         """Yield what is being looked at, then the snapshot."""
         from meshnode.daemon.diagnose import diagnose  # 0.4 MB, for a question that is seldom asked
 
-        peer = await daemon.node.identify(self.id) if self.id is not None else None
+        peer = await daemon.identify(self.id) if self.id is not None else None
         async for result in diagnose(daemon.node, peer):
             yield result
 
@@ -78,7 +78,7 @@ class Resolve(Request):
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
         """Yield one object."""
-        found = await daemon.node.resolve(self.id)
+        found = await daemon.node.resolve(await daemon.identify(self.id))
         yield {"record": found.record.to_json(), "source": found.source, "ms": round(found.ms, 3)}
 
 
@@ -98,7 +98,7 @@ class Ping(Request):
         from meshnode.stack.probe import Pinged
 
         outcome = Pinged(None, "none")
-        peer = await daemon.node.identify(self.id)
+        peer = await daemon.identify(self.id)
         for seq in range(self.count):
             if seq:
                 await asyncio.sleep(self.interval)

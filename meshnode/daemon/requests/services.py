@@ -48,7 +48,10 @@ class Forward(Request):
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
         """Yield where it listens. Raises AddressInUse, ConfigError, InvalidId."""
-        yield await daemon.book.forward(self.listen, self.to, self.sticky)
+        node, slash, service = self.to.partition("/")
+        short = daemon.from_short(node) if slash else None  # kept in full: what is known now decides
+        to = f"{short}/{service}" if short is not None else self.to
+        yield await daemon.book.forward(self.listen, to, self.sticky)
 
 
 @request("unforward")
