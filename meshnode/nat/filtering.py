@@ -21,6 +21,7 @@ from meshnode.base.limits import FILTER_MOVE_S, FILTER_SETTLE_S, MAX_RECENT_SEND
 from meshnode.nat.local_networks import on_networks
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+HOST_BITS = {4: 32, 6: 64}  # what two addresses of one host on one network have in common
 SITE_BITS = {4: 16, 6: 48}  # hosts that share this much of our address may be behind the same firewall
 PRIVATE: tuple[Network, ...] = tuple(
     ipaddress.ip_network(text)
@@ -41,6 +42,10 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return ipaddress.ip_address(host.partition("%")[0])
 
 
+def _is_private(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    return any(ip in network for network in PRIVATE if network.version == ip.version)
+
+
 class FilterView:
     """The filtering behaviour seen so far, by family (4 and 6); ``now`` is monotonic seconds."""
 
@@ -56,11 +61,20 @@ class FilterView:
         self._recent: BoundedDict[Addr, float] = BoundedDict(MAX_RECENT_SENDERS)
 
     def begin(self, now: float, *, fresh_port: bool) -> None:
-        """Start; unless the port is fresh, an earlier process may have opened the filter for hosts unknown here."""
+        """Start at ``now``: with a fresh port, evidence counts at once.
+
+        Else it counts after ``FILTER_SETTLE_S``, because an earlier process may have opened the filter for hosts
+        unknown here.
+        """
         self._settled = now + (0.0 if fresh_port else FILTER_SETTLE_S)
 
     def moved(self, own: frozenset[Addr], networks: tuple[tuple[str, int], ...], now: float, *, moved: bool) -> None:
-        """Set this node's addresses and networks; ``moved`` or a change of them may mean another filter: start over."""
+        """Set this node's addresses and networks; start over when ``moved`` or when either has changed.
+
+        ``networks`` are (address, prefix length). Another network may have another filter, and for ``FILTER_MOVE_S``
+        datagrams for the old address may still arrive, so nothing counts meanwhile. The first call only sets the
+        beginning.
+        """
         hosts = frozenset(addr.host for addr in own)
         if not self._own and not moved:  # the beginning: nothing can be under way to an older place
             self._own, self._networks = hosts, networks
@@ -81,7 +95,11 @@ class FilterView:
         self._outside[_ip(addr.host).version][addr.host] = None
 
     def sent(self, addr: Addr) -> None:
-        """Take note of a datagram to ``addr``: from now on it, and perhaps other ports of its host, may answer."""
+        """Take note of a datagram to ``addr``: from now on it, and perhaps other ports of its host, may answer.
+
+        Bounded by ``MAX_SENT_PORTS`` a host and ``MAX_SENT_ADDRESSES`` in all; what is beyond a bound counts as sent
+        to, so the bounds can hide evidence and never make any. Tunnels, relays and link-local addresses are ignored.
+        """
         if addr in self._sent or not addr.is_udp or "%" in addr.host:
             return
         ports = self._hosts.get(addr.host, 0)
@@ -99,7 +117,11 @@ class FilterView:
             self.sent(source)
 
     def heard(self, source: Addr, now: float) -> None:
-        """Take the source of a datagram that a member sealed to this node, before it is answered."""
+        """Take the source of a datagram that a member sealed to this node, before it is answered.
+
+        From a host never sent to, it shows endpoint-independent filtering; from another port of a host that was sent
+        to, at most address-dependent filtering; both only where the datagram certainly crossed the filter.
+        """
         if not source.is_udp:
             return
         self._recent.put(source, now)
@@ -122,20 +144,25 @@ class FilterView:
         ip = _ip(source.host)
         outside = self._outside[family]
         own = [_ip(host) for host in sorted(self._own) if _ip(host).version == family]
-        if len({_prefix(str(one), 32 if family == 4 else 64) for one in own}) != 1:
+        if len({_prefix(str(one), HOST_BITS[family]) for one in own}) != 1:
             return False
         if not outside or source.host in outside or on_networks(source, self._networks):
             return False
-        if any(ip in network for network in PRIVATE if network.version == family):
-            return False
-        return all(ip not in _prefix(str(one), SITE_BITS[family]) for one in own)
+        return not _is_private(ip) and all(ip not in _prefix(str(one), SITE_BITS[family]) for one in own)
 
     def filtering(self, family: int) -> Filtering:
-        """Return the behaviour for IPv4 (4) or IPv6 (6)."""
+        """Return the behaviour for IPv4 (4) or IPv6 (6).
+
+        ``UNKNOWN`` until evidence arrives, and again after a move; address-and-port-dependent filtering is never
+        reported, since it cannot be told from silence.
+        """
         return self._found[family]
 
     def quiet_s(self, now: float, *, outside: bool) -> float | None:
-        """Return the seconds since a member was heard by UDP from our networks (or from ``outside``); None: never."""
+        """Return the seconds since a member was heard by UDP from this node's networks (or from ``outside``).
+
+        None when none of the last ``MAX_RECENT_SENDERS`` senders was there.
+        """
         at = [
             at
             for addr, at in self._recent.items()

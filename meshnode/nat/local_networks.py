@@ -51,6 +51,10 @@ def _is_broadcast(addr: Addr, networks: Iterable[tuple[str, int]]) -> bool:
 
 
 def on_networks(addr: Addr, networks: Iterable[tuple[str, int]]) -> bool:
-    """Return True for loopback, link-local, and addresses in one of these networks (address, prefix length)."""
+    """Return True for loopback, link-local, and addresses in one of these networks (address, prefix length).
+
+    ``networks`` are (address, prefix length). Raises ValueError when the host of ``addr`` is no IP address, as that of
+    a relayed path.
+    """
     ip = ipaddress.ip_address(addr.host.partition("%")[0])
     return ip.is_loopback or ip.is_link_local or any(ip in _network(host, prefix) for host, prefix in networks)

@@ -48,7 +48,10 @@ class MappingView:
         self._seen: dict[int, BoundedDict[NodeId, Observation]] = {f: BoundedDict(MAX_OBSERVERS) for f in (4, 6)}
 
     def moved(self, own: frozenset[Addr]) -> None:
-        """Set this node's own addresses; when they change, the observations so far are void."""
+        """Set this node's own addresses; a change of them voids the observations so far.
+
+        They are the local addresses with the bound port: an observation of one of them means that there is no NAT.
+        """
         if own != self._own:
             self._own = own
             for seen in self._seen.values():

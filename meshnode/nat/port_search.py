@@ -23,7 +23,11 @@ SPREAD_STEP, SPREAD_GAP_S = 32, 0.01  # 256 sockets in 80 ms
 
 
 def guesses(seen: int, rng: random.Random) -> list[int]:
-    """Return ``SEARCH_PROBES`` different ports to try, the likeliest first."""
+    """Return ``SEARCH_PROBES`` different ports to try, the likeliest first.
+
+    First the 48 ports above ``seen``, then the 16 below (NATs that count), then random ones; all are within 1024 to
+    65535.
+    """
     near = [seen + d for d in range(1, AHEAD + 1)] + [seen - d for d in range(1, BEHIND + 1)]
     found = dict.fromkeys(port for port in near if FIRST_PORT <= port <= LAST_PORT)
     while len(found) < SEARCH_PROBES:
@@ -43,17 +47,26 @@ class Search:
         self._gap = gap
 
     def step(self, now: float) -> list[Addr]:
-        """Return the addresses to probe now, and set the next deadline."""
+        """Return the addresses to probe now, and set the next deadline.
+
+        A step that is not full is the last one: ``at`` is None then.
+        """
         found = list(islice(self._targets, self._step))
         self.at = now + self._gap if len(found) == self._step else None
         return found
 
 
 def spread(to: Addr, sides: Iterable[int], at: float) -> Search:
-    """Return the search of the symmetric side: one probe to ``to`` from each of these sockets."""
+    """Return the search of the symmetric side: one probe to ``to`` from each of these sockets.
+
+    ``sides`` are numbers of extra sockets; 32 are used every 10 ms, from ``at`` on (monotonic seconds).
+    """
     return Search((to.through(side) for side in sides), SPREAD_STEP, SPREAD_GAP_S, at)
 
 
 def spray(seen: Addr, rng: random.Random, at: float) -> Search:
-    """Return the search of the other side: one probe to each guessed port of that host, the likeliest first."""
+    """Return the search of the other side: one probe to each guessed port of the host of ``seen``, the likeliest first.
+
+    8 ports are tried every 15 ms, from ``at`` on (monotonic seconds).
+    """
     return Search([Addr(seen.host, port) for port in guesses(seen.port, rng)], SPRAY_STEP, SPRAY_GAP_S, at)

@@ -27,7 +27,11 @@ class NatView:
         return is_news
 
     def to_json(self, now: float) -> dict[str, object]:
-        """Return the view as plain JSON for people and scripts."""
+        """Return the view as plain JSON for people and scripts.
+
+        ``mapping`` and ``filtering`` are for IPv4 and the same with ``_ipv6`` for IPv6 (values of ``Mapping`` and
+        ``Filtering``); ``reflexive`` lists outside addresses, ``observed`` which peer saw which address.
+        """
         return {
             "mapping": self.mappings.behaviour(4, now).value,
             "mapping_ipv6": self.mappings.behaviour(6, now).value,

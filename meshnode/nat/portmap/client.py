@@ -38,8 +38,21 @@ class PortMapper:
     # ---- what the host tells
 
     def set_routes(self, routes: Iterable[Route], port: int, now: float) -> None:
-        """Our default routes and UDP port are these now: map what is new, check what stays, give back what is gone."""
+        """Set the default routes and the UDP port: map what is new, recheck what stays, give back what is gone.
+
+        At most ``MAX_PORTMAP_ROUTES`` are used. A mapping on a route that is gone is abandoned, since its router cannot
+        be told: it expires there.
+        """
         wanted = [(route, port) for route in routes][:MAX_PORTMAP_ROUTES]
+        self._end_others(wanted, now)
+        for key in wanted:
+            if key in self._leases:
+                self._leases[key].recheck(now)
+            else:
+                lease = self._leases[key] = self._make(*key)
+                lease.start(now)
+
+    def _end_others(self, wanted: list[tuple[Route, int]], now: float) -> None:
         kept = {route for route, _ in wanted}
         for key in [key for key in self._leases if key not in wanted]:
             lease = self._leases.pop(key)
@@ -49,12 +62,6 @@ class PortMapper:
                 lease.abandon()
         self._leaving = [lease for lease in self._leaving if lease.route in kept]
         self._epochs.forget({route.router for route in kept})
-        for key in wanted:
-            if key in self._leases:
-                self._leases[key].recheck(now)
-            else:
-                lease = self._leases[key] = self._make(*key)
-                lease.start(now)
 
     def withdraw(self, now: float) -> None:
         """Give everything back; it is done when ``is_idle``."""
@@ -63,7 +70,11 @@ class PortMapper:
         self._leases.clear()
 
     def datagram(self, data: bytes, source: Addr, internal: str, now: float) -> None:
-        """Take what arrived at the socket of our address ``internal``."""
+        """Take a datagram that arrived at the socket of this host's address ``internal``.
+
+        One that is not from that route's router, is malformed, or answers nothing that was asked is counted and
+        dropped.
+        """
         leases = [lease for lease in self._all() if lease.route == Route(source.host, internal)]
         if not leases:
             self._metrics.count(STRANGER)
@@ -99,9 +110,7 @@ class PortMapper:
         first = not self._epochs.knows(source.host)
         self._clock(message, source.host, now, None, spread)
         for lease in leases:
-            held = lease.mapping
-            moved = isinstance(message, natpmp.AddressReply) and held is not None and held.external.host != message.host
-            if first or moved:  # a router that we took for a mute one, or whose outside address is another
+            if first or _has_moved(lease.mapping, message):  # a router that we took for a mute one
                 lease.lost(now, spread)
 
     def on_http(self, number: int, status: int | None, body: bytes, now: float) -> None:
@@ -138,7 +147,11 @@ class PortMapper:
         return not self._leaving
 
     def to_json(self, now: float) -> list[dict[str, object]]:
-        """Return every route's state for people and scripts: what was asked, and why it gave nothing."""
+        """Return every route's state for people and scripts: what was asked, and why it gave nothing.
+
+        Keys: ``router``, ``internal``, ``state`` (a value of ``State``), and for each protocol that failed its name
+        with the reason.
+        """
         return [
             {"router": lease.route.router, "internal": str(lease.internal), "state": lease.state.value, **lease.said}
             for lease in self._leases.values()
@@ -199,3 +212,8 @@ class PortMapper:
             for lease in self._leases.values():
                 if lease is not answered:
                     lease.lost(now, delay)
+
+
+def _has_moved(held: Mapping | None, message: pcp.Announcement | natpmp.AddressReply) -> bool:
+    """Return True when the router announces another outside address than that of the mapping."""
+    return isinstance(message, natpmp.AddressReply) and held is not None and held.external.host != message.host

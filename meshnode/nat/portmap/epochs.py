@@ -19,7 +19,18 @@ class Epochs:
         return router in self._seen
 
     def restarted(self, router: str, epoch: int, now: float, *, nat_pmp: bool) -> bool:
-        """Remember a reading; True when it does not go on from the last one (RFC 6887 section 8.5, RFC 6886 3.6)."""
+        """Remember a clock reading; return True when the router has restarted since the last one.
+
+        Args:
+            router: Its address.
+            epoch: Its seconds since it last lost its mappings, as the answer says.
+            now: Monotonic seconds.
+            nat_pmp: Whether it came by NAT-PMP, whose tolerance is wider (RFC 6886 section 3.6: 7/8 and 2 s) than that
+                of PCP (RFC 6887 section 8.5: 1/16 and 2 s, and no step back by more than 1 s).
+
+        Returns:
+            False also for the first reading of a router.
+        """
         last = self._seen.get(router)
         self._seen.put(router, (epoch, now))
         if last is None:

@@ -35,7 +35,10 @@ def _head(raw: bytes | bytearray) -> tuple[int, dict[bytes, bytes], int]:
 
 
 def whole(raw: bytes | bytearray) -> int | None:
-    """Return how many bytes the response has in all, or None while that is not known."""
+    """Return how many bytes the response has in all, or None while that is not known.
+
+    It stays None for chunked responses, and for those that end with the connection.
+    """
     try:
         _, headers, at = _head(raw)
     except ValueError:
@@ -45,7 +48,11 @@ def whole(raw: bytes | bytearray) -> int | None:
 
 
 def parse(raw: bytes) -> tuple[int, bytes]:
-    """Return status and body of a response after which nothing more comes. Raises ValueError."""
+    """Return status and body of a response after which nothing more comes.
+
+    Chunks are joined. Raises ValueError for what is no HTTP/1 response, for contradicting lengths, an encoding other
+    than chunked, and a body that is cut short.
+    """
     status, headers, at = _head(raw)
     encoding = headers.get(b"transfer-encoding")
     if encoding is not None:

@@ -54,7 +54,10 @@ class UpnpTalk(Talk):
         self._any_port = False
 
     def ask(self, lifetime: int, held: Addr | None, now: float) -> None:
-        """Search for the gateway, or go straight to the service that gave what we hold."""
+        """Search for the gateway, or go straight to the service that granted ``held``.
+
+        With ``lifetime`` 0 the mapping is deleted; where there is none, the next ``tick`` ends the talk.
+        """
         self._port = held.port if held is not None else self.internal.port
         self._lease = lifetime
         self._ports_tried = 0
@@ -102,7 +105,10 @@ class UpnpTalk(Talk):
         return None
 
     def tick(self, now: float) -> Outcome | None:
-        """Search again, or give up."""
+        """Repeat the search, or end with ``Silent``.
+
+        There are two searches, 1.5 and 2.5 s long; an HTTP exchange that overruns its time is not repeated.
+        """
         if self._lease and self._step is None and self._searches < len(UPNP_SEARCH_S):
             self._search(now)
             return None
@@ -180,21 +186,28 @@ class UpnpTalk(Talk):
     def _on_mapping(self, status: int | None, body: bytes, now: float) -> Outcome | None:
         answer = self._answer(status, body)
         if not answer.error:
-            port = answer.values.get("NewReservedPort", str(self._port)) if self._any_port else str(self._port)
-            if not (port.isascii() and port.isdigit() and len(port) < 6):
-                return Refused("a port that is none")
-            return Granted(Addr(self._host, int(port)), self._lease or float("inf"))
-        if self._ports_tried >= UPNP_PORTS:
+            return self._granted(answer)
+        if self._ports_tried >= UPNP_PORTS or not self._change_request(answer.error):
             return Refused(f"error {answer.error}")
-        if answer.error == soap.PERMANENT_ONLY and self._lease:
+        self._ask_mapping(now)
+        return None
+
+    def _granted(self, answer: Answer) -> Outcome:
+        port = answer.values.get("NewReservedPort", str(self._port)) if self._any_port else str(self._port)
+        if not (port.isascii() and port.isdigit() and len(port) < 6):
+            return Refused("a port that is none")
+        return Granted(Addr(self._host, int(port)), self._lease or float("inf"))
+
+    def _change_request(self, error: int) -> bool:
+        """Change what the error objects to, and return True; False when there is nothing left to change."""
+        if error == soap.PERMANENT_ONLY and self._lease:
             self._lease = 0
-        elif answer.error == soap.SAME_PORT_ONLY and self._port != self.internal.port:
+        elif error == soap.SAME_PORT_ONLY and self._port != self.internal.port:
             self._port = self.internal.port
-        elif answer.error == soap.CONFLICT:
+        elif error == soap.CONFLICT:
             self._port = LOWEST_PORT + int.from_bytes(self._entropy(2), "big") % (65_536 - LOWEST_PORT)
         elif self._any_port:
             self._any_port = False  # a router that claims version 2 and does not know its action
         else:
-            return Refused(f"error {answer.error}")
-        self._ask_mapping(now)
-        return None
+            return False
+        return True

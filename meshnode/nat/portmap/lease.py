@@ -94,7 +94,11 @@ class Lease:
         self._ask(now)
 
     def recheck(self, now: float) -> None:
-        """The host's interfaces have changed, though this route looks the same: is the router still there?"""
+        """Verify that the router is still there: interfaces have changed, though this route looks the same.
+
+        A held mapping is renewed soon, and dropped when that is not answered. After a failed search the next one is
+        brought forward, unless the last began less than ``PORTMAP_RECHECK_S`` ago.
+        """
         if self.state is State.HELD:
             self._checking = True
             self._renew_at(now)
@@ -102,14 +106,21 @@ class Lease:
             self._look_at(now)
 
     def lost(self, now: float, delay: float) -> None:
-        """The router may have forgotten: ask again in ``delay`` seconds."""
+        """Renew the mapping in ``delay`` seconds: the router may have forgotten it.
+
+        Renewals keep ``PORTMAP_RENEW_GAP_S`` between them (RFC 6887 section 11.2.1), however often this is called.
+        """
         if self.state is State.HELD:
             self._renew_at(now + delay)
         elif self.state is State.RESTING:
             self._look_at(now + delay)
 
     def withdraw(self, now: float) -> None:
-        """Give the mapping back, also one whose granting is still under way."""
+        """Give the mapping back, also one whose granting is still under way.
+
+        UPnP grants nothing before its last exchange, so only PCP and NAT-PMP are told in that case. ``state`` becomes
+        ``LEAVING``, or ``GONE`` when there is nothing to give back.
+        """
         if self.state in (State.LEAVING, State.GONE):
             return
         held = self.mapping.external if self.mapping is not None else None

@@ -59,7 +59,11 @@ def map_request(internal_port: int, suggested_port: int, lifetime: int) -> bytes
 
 
 def parse(data: bytes) -> AddressReply | MapReply:
-    """Parse a response. Raises ValueError. An error may come without the rest of its message (section 3.5)."""
+    """Parse a response to a request for the address or for a UDP mapping.
+
+    An error may come without the rest of its message (section 3.5): ``host`` is None then, and ports and lifetime are
+    0. Raises ValueError for anything else.
+    """
     if len(data) < _HEADER.size:
         raise ValueError("a response has at least 8 bytes")
     version, opcode, result, epoch = _HEADER.unpack_from(data)

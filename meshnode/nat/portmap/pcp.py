@@ -90,13 +90,15 @@ def map_request(nonce: bytes, internal: Addr, suggested: Addr | None, lifetime: 
 
 
 def parse(data: bytes) -> MapReply | Announcement | Unversed:
-    """Parse a response (sections 7.2, 8.3); options behind it are ignored. Raises ValueError."""
+    """Parse a response to MAP or ANNOUNCE (sections 7.2 and 8.3).
+
+    Options behind it are ignored. A response in another version is ``Unversed``. Raises ValueError for a length that is
+    not 24 to 1,100 bytes or no multiple of 4, for requests and for other opcodes.
+    """
     if len(data) < 4 or not data[1] & RESPONSE:
         raise ValueError("no response")
     if data[0] != VERSION:
-        if data[3] != UNSUPPORTED_VERSION:
-            raise ValueError("another version without saying so")
-        return Unversed(data[0])
+        return _other_version(data)
     if not _RESPONSE.size <= len(data) <= MAX_PCP or len(data) % 4:
         raise ValueError("a response has 24 to 1,100 bytes, in fours")
     version, opcode, _, result, lifetime, epoch = _RESPONSE.unpack_from(data)
@@ -109,3 +111,9 @@ def parse(data: bytes) -> MapReply | Announcement | Unversed:
     nonce, protocol, internal_port, port, host = _MAP.unpack_from(data, _RESPONSE.size)
     external = Addr(canonical_host(str(ipaddress.IPv6Address(host))), port)
     return MapReply(result, lifetime, epoch, nonce, protocol, internal_port, external)
+
+
+def _other_version(data: bytes) -> Unversed:
+    if data[3] != UNSUPPORTED_VERSION:
+        raise ValueError("another version without saying so")
+    return Unversed(data[0])

@@ -124,7 +124,14 @@ def delete_mapping(service: Service, external_port: int) -> bytes:
 
 
 def parse(status: int, document: bytes) -> Answer:
-    """Parse what an action's request brought. Raises ValueError when it is no SOAP at all."""
+    """Parse what an action's request brought.
+
+    Returns:
+        The results, or the UPnP error code: 501 (ActionFailed) where the router gives 0 for one.
+
+    Raises:
+        ValueError: It is no XML, or an HTTP error without a UPnP error in it.
+    """
     root = xml.parse(document)
     values = {element.name: element.text.strip() for element in root.walk() if not element.children}
     code = values.get("errorCode", "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from meshnode.base.address import Addr, canonical_host
 from meshnode.base.limits import MAX_SSDP, MAX_URL
@@ -39,7 +39,10 @@ class SearchReply:
 
 
 def search(target: str) -> bytes:
-    """Return an M-SEARCH."""
+    """Return an M-SEARCH for the device type ``target``.
+
+    Devices spread their answers over one second (MX), which is UPnP's shortest.
+    """
     lines = [
         "M-SEARCH * HTTP/1.1",
         f"HOST: {GROUP}",
@@ -51,7 +54,11 @@ def search(target: str) -> bytes:
 
 
 def parse(data: bytes) -> SearchReply:
-    """Parse an answer to M-SEARCH. Raises ValueError."""
+    """Parse an answer to M-SEARCH.
+
+    Raises ValueError when it has more than ``MAX_SSDP`` bytes, is no 200, or lacks ST or LOCATION. Header names are not
+    case-sensitive; of repeated ones the last counts.
+    """
     if len(data) > MAX_SSDP:
         raise ValueError("too long")
     status, *lines = data.decode("latin-1").split("\r\n")
@@ -69,15 +76,20 @@ def on_router(text: str, router: str, base: Url | None = None) -> Url:
 
     What goes into a request line is checked letter by letter: a path cannot smuggle in a header.
     """
-    if len(text) > MAX_URL or not text.isascii():
-        raise ValueError("no URL that we would use")
-    parts = urlsplit(urljoin(str(base), text) if base is not None else text)
-    if parts.scheme != "http" or parts.username is not None or parts.hostname is None:
-        raise ValueError("not plain HTTP")
-    if canonical_host(parts.hostname) != router:
+    parts = _plain_http(text, base)
+    if canonical_host(parts.hostname or "") != router:
         raise ValueError("not on the router")
     port = parts.port if parts.port is not None else 80
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not 0 < port < 65536 or not path.startswith("/") or not _PATH.issuperset(path):
         raise ValueError("no port or path that we would use")
     return Url(Addr(router, port), path)
+
+
+def _plain_http(text: str, base: Url | None) -> SplitResult:
+    if len(text) > MAX_URL or not text.isascii():
+        raise ValueError("no URL that we would use")
+    parts = urlsplit(urljoin(str(base), text) if base is not None else text)
+    if parts.scheme != "http" or parts.username is not None or parts.hostname is None:
+        raise ValueError("not plain HTTP")
+    return parts

@@ -31,7 +31,10 @@ class Talk(ABC):
 
     @abstractmethod
     def ask(self, lifetime: int, held: Addr | None, now: float) -> None:
-        """Ask for ``held`` (None: any outside address) for so many seconds; with 0 give it back."""
+        """Ask for the outside address and port ``held`` (None: any) for ``lifetime`` seconds; with 0 give it back.
+
+        Sets ``deadline``, when ``tick`` is due; what was asked before is forgotten.
+        """
 
     @abstractmethod
     def takes(self, message: Message) -> bool:
@@ -46,7 +49,10 @@ class Talk(ABC):
         """The deadline has come: ask again, or give up."""
 
     def on_http(self, number: int, status: int | None, body: bytes, now: float) -> Outcome | None:
-        """A fetch has ended, with status None when nothing came back."""
+        """Take the end of the fetch ``number``; ``status`` is None when nothing came back.
+
+        Only UPnP fetches anything: other protocols ignore it.
+        """
         return None
 
     def stop(self) -> None:
@@ -117,7 +123,11 @@ class PcpTalk(DatagramTalk):
         return isinstance(message, pcp.Unversed)
 
     def on_message(self, message: Message, now: float) -> Outcome | None:
-        """The answer ends the asking."""
+        """Return what the answer means; the asking is over.
+
+        The lifetime is cut to ``PORTMAP_MAX_LIFETIME_S``, a refusal's to ``PORTMAP_REFUSED_S``. "No such version" is
+        ``Silent``: the next protocol's turn.
+        """
         self.stop()
         if not isinstance(message, pcp.MapReply):
             return Silent()

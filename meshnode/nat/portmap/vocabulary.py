@@ -61,7 +61,11 @@ class Mapping:
         return not ipaddress.ip_address(self.external.host).is_global
 
     def to_json(self, now: float) -> dict[str, object]:
-        """Return the mapping for people and scripts; ``lifetime_s`` is null for one without an end."""
+        """Return the mapping for people and scripts.
+
+        ``lifetime_s`` is what is left in whole seconds, null for a mapping without an end; ``private`` is true when
+        another NAT stands behind the router.
+        """
         left = self.expires - now
         return {
             "protocol": self.protocol.value,

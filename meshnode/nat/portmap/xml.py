@@ -35,7 +35,11 @@ class Element:
 
 
 def parse(document: bytes) -> Element:
-    """Return the root element. Raises ValueError for everything that is not small, plain, well-formed XML."""
+    """Return the root element.
+
+    Raises ValueError for what is not well-formed XML of at most ``MAX_UPNP_REPLY`` bytes and ``MAX_XML_DEPTH`` levels,
+    or has a document type or an encoding unknown to Python.
+    """
     if len(document) > MAX_UPNP_REPLY:
         raise ValueError("too long")
     parser = expat.ParserCreate()
