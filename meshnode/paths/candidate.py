@@ -85,7 +85,10 @@ class Candidate:
         return self.outcomes.count(False)
 
     def measured(self, sent: float, now: float) -> None:
-        """Take the answer to a probe that was sent at ``sent``: the address is validated."""
+        """Take the answer to a probe that was sent at ``sent``: the address is validated.
+
+        ``rtt`` is smoothed with a weight of 1/4 for the new sample.
+        """
         rtt = now - sent
         self.answered = max(self.answered, sent)
         self.rtt = rtt if self.rtt is None else 0.75 * self.rtt + 0.25 * rtt
@@ -161,7 +164,11 @@ class CandidateBook:
             self.previous = None
 
     def take_record(self, record: EndpointRecord) -> list[Addr]:
-        """Drop what an older record named and this one does not; return the credible addresses that it names."""
+        """Drop what an older record named and this one does not; return the addresses that it names.
+
+        Addresses that no other node can have are left out (``LocalNetworks.believes``). ``behind_nat`` is set from the
+        record; ``current`` and ``previous`` are kept even when it does not list them.
+        """
         listed = dict.fromkeys(e.addr for e in record.endpoints if self.here.believes(e.addr))
         self.behind_nat = any(endpoint.kind is EndpointKind.REFLEXIVE for endpoint in record.endpoints)
         for candidate in self:
@@ -171,7 +178,10 @@ class CandidateBook:
         return list(listed)
 
     def on_duplicate(self, addr: Addr) -> None:
-        """Count a sealed datagram that came twice by this path as a loss: a relay that repeats is as bad."""
+        """Count a sealed datagram that came twice by this path as a loss.
+
+        Only for relays: one that repeats datagrams is left as one that drops them.
+        """
         found = self._candidates.get(addr)
         if found is not None and found.addr.is_relayed:
             found.outcomes.append(False)
@@ -204,7 +214,11 @@ class CandidateBook:
 
 
 def path_kind(addr: Addr, networks: Iterable[tuple[str, int]]) -> str:
-    """Return ``relay``; ``lan`` for an address in one of ``networks`` (address, prefix length); else ``direct``."""
+    """Return ``relay``, ``lan`` or ``direct``.
+
+    ``lan`` is an address in one of ``networks`` (address, prefix length), loopback or link-local; ``direct`` any other
+    UDP address, and a WebSocket to the peer itself.
+    """
     if not addr.is_udp:
         return "relay" if addr.is_relayed else "direct"
     return "lan" if on_networks(addr, networks) else "direct"

@@ -116,7 +116,10 @@ class Journal:
         self.effects.append(effect)
 
     def note(self, now: float, reason: PathReason, active: Addr | None) -> None:
-        """Record a path change for people."""
+        """Record a path change for people.
+
+        The last ``MAX_PATH_HISTORY`` are kept. ``active`` is where packets go from now on, None for nowhere.
+        """
         self.history.append((now, reason, active))
 
     def take(self) -> list[Effect]:

@@ -52,7 +52,10 @@ class Watchdog:
         self.in_flight = count
 
     def on_data(self, now: float) -> None:
-        """Take note of application data: more is to be expected."""
+        """Take note of application data: more is expected within ``DATA_EXPECTED_S``.
+
+        A stream that falls silent right after it delivered is asked about once, since it may simply be at its end.
+        """
         self._data_at = now
 
     def expect(self, now: float) -> None:
@@ -74,7 +77,11 @@ class Watchdog:
         return self.in_flight > 0 or now - self._data_at < DATA_EXPECTED_S
 
     def suspicious_at(self, heard: float, rtt: float | None) -> float | None:
-        """Return when silence is suspicious on a path last heard of at ``heard``; None while nothing is expected."""
+        """Return when silence is suspicious on a path last heard of at ``heard``.
+
+        It is ``threshold`` after the latest of ``heard`` and the beginning of what is expected: an answer, an ACK, more
+        data. None while nothing is expected. ``rtt`` is seconds, None when unmeasured.
+        """
         since = None
         if self._expecting_since is not None:
             since = self._expecting_since
@@ -85,7 +92,11 @@ class Watchdog:
         return None if since is None else max(since, heard, self._awake_since) + threshold(rtt)
 
     def is_real(self, due: float, heard: float, now: float) -> bool:
-        """Take note that the watchdog due at ``due`` fired; False (once a silence) when it fired late."""
+        """Take note that the watchdog due at ``due`` fired; False when it fired late.
+
+        Late is more than ``TIMER_SLACK_S``: this process got no CPU. It is excused once a silence, then the timer
+        counts from ``now``.
+        """
         if now - due > TIMER_SLACK_S and self._awake_since <= heard:
             self._awake_since = now
             return False

@@ -54,7 +54,11 @@ class MtuSearch:
             self.confirm_at = now + CONFIRM_S
 
     def confirm(self, rtt: float, now: float) -> bool:
-        """Return True when a probe of the size in use should be sent to confirm it, False when the size has failed."""
+        """Return True when a probe of the size in use should be sent to confirm it.
+
+        False when the size has failed: ``MAX_PROBES`` in a row were not answered. ``rtt`` is seconds; the next one is
+        due after three round trips, 0.3 s at least.
+        """
         if self._unconfirmed >= MAX_PROBES:
             return False
         self._unconfirmed += 1
@@ -83,7 +87,10 @@ class MtuSearch:
         return self._probing
 
     def answered(self, size: int, now: float) -> bool:
-        """Take the answer to a probe of ``size``; True when a larger size than before fits."""
+        """Take the answer to a probe of ``size``; True when a larger size than before fits.
+
+        The search goes on at once then. An answer for the size in use, or a larger one, confirms it.
+        """
         if size >= self.size:
             self._unconfirmed = 0
             self.confirm_at = None
@@ -96,7 +103,10 @@ class MtuSearch:
         return True
 
     def on_black_hole(self, now: float) -> None:
-        """Fall back to the base size, and search again later: large packets vanish."""
+        """Fall back to the base size: large packets vanish.
+
+        The search begins again after ``BLACK_HOLE_PAUSE_S``, from the ceiling.
+        """
         self.size = BASE_MTU
         self.confirm_at = None
         self._unconfirmed = 0

@@ -44,7 +44,11 @@ class PathMtu:
         self._set(BASE_MTU)
 
     def tick(self, current: Candidate, now: float) -> None:
-        """Send the probes that are due on the path in use."""
+        """Send the probes that are due on the path in use.
+
+        A size in use that is not confirmed three times falls back to the base size, with a ``Nudge`` for what is in
+        flight.
+        """
         mtu = current.mtu
         if mtu.at is not None and mtu.at <= now:
             size = mtu.next_size(current.rtt or UNMEASURED_RTT_S, now)

@@ -6,7 +6,7 @@ Joins the parts of this folder; the choice itself is in ``selection`` (docs/expl
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from meshnode.base.address import Addr
 from meshnode.base.clock import Entropy
@@ -59,7 +59,11 @@ class PeerPaths:
     # ---- candidates
 
     def add_candidates(self, addrs: Iterable[tuple[Addr, str]], now: float) -> None:
-        """Learn possible addresses, each with its source; new ones are probed when the peer does not answer."""
+        """Learn possible addresses, each with its source.
+
+        New ones are probed at once while the peer is dialled or does not answer. Beyond ``MAX_CANDIDATES`` the oldest
+        make room.
+        """
         for addr, source in addrs:
             is_new = addr not in self.book
             found = self.book.learn(addr, source)
@@ -67,18 +71,21 @@ class PeerPaths:
                 self._validation.probe(found, self.seeking.flags(), now)
 
     def peer_record(self, record: EndpointRecord, now: float) -> None:
-        """Take the peer's newer record: probe addresses that are new, forget those that are gone."""
+        """Take the peer's newer record: probe addresses that are new, forget those that are gone.
+
+        When the direct address in use is gone, the peer has moved: all that the record lists are probed and preferred,
+        except behind a NAT, where a punched address is in no record.
+        """
         book, current, seeking = self.book, self.book.current, self.seeking
         listed = book.take_record(record)
-        # a punched address is the peer's NAT's, and in no record
-        left = current is not None and current.rank == 0 and current.addr not in listed and not book.behind_nat
+        left = self._has_left(listed)
         news = False
         for addr in listed:
             is_new = addr not in book
             found = book.learn(addr, "record")
             if found is None or current is None or found is current:
                 continue
-            news = news or is_new
+            news |= is_new
             if left:
                 found.claimed = now
             if is_new or left or seeking.next_probe is not None:
@@ -87,8 +94,18 @@ class PeerPaths:
             self._upgrade.again(now)
         seeking.hurry(now)
 
+    def _has_left(self, listed: Collection[Addr]) -> bool:
+        """Return True when the peer's newer record no longer lists the direct address in use."""
+        current = self.book.current
+        if current is None or self.book.behind_nat:  # a punched address is the peer's NAT's, and in no record
+            return False
+        return current.rank == 0 and current.addr not in listed
+
     def introduced(self, addr: Addr, at: float, now: float) -> None:
-        """Take the observed address of the peer from a relay that both use; both ends probe from ``at`` on."""
+        """Take the observed address of the peer from a relay that both use.
+
+        Both ends probe from ``at`` on, or at once when that is past. An address that no other node can have is ignored.
+        """
         if self.book.here.believes(addr):
             self.book.learn(addr, "introduced")
             self._upgrade.join(max(at, now))
@@ -96,7 +113,11 @@ class PeerPaths:
     # ---- the beginning of a connection
 
     def begin(self, addr: Addr, now: float) -> None:
-        """Dial: the first flight goes to ``addr``; all other candidates are probed beside it."""
+        """Dial: the first flight goes to ``addr``; all other candidates are probed beside it.
+
+        The address has a budget of one initial window, for the record or the configuration names it (RFC 9000 section
+        8).
+        """
         current = self.book.learn(addr, "dial")
         if current is None:
             return
@@ -170,10 +191,7 @@ class PeerPaths:
         found.last_heard = max(found.last_heard, now)
         is_silent = self.seeking.silent_since is not None
         if found is self.book.current:
-            if flags & MOVED:
-                self._peer_moved_at = now
-            if is_silent:
-                self._validation.probe(found, self.seeking.flags(), now)
+            self._on_current_ping(found, flags, now)
             return
         if flags & MOVED and self._decide(PeerMoved(found), now):
             self._peer_moved_at = now
@@ -187,8 +205,18 @@ class PeerPaths:
         if not found.is_valid or flags & (SEEKING | MOVED) or is_silent:
             self._validation.probe(found, self.seeking.flags(), now)
 
+    def _on_current_ping(self, current: Candidate, flags: int, now: float) -> None:
+        if flags & MOVED:
+            self._peer_moved_at = now
+        if self.seeking.silent_since is not None:
+            self._validation.probe(current, self.seeking.flags(), now)
+
     def on_pong(self, tx: bytes, now: float) -> float | None:
-        """Take a PONG; return when the probe that it answers was sent, None when it answers none of these paths'."""
+        """Take a PONG; return when the probe that it answers was sent (monotonic seconds).
+
+        None when ``tx`` is unknown: answered already, too old, or another peer's. A probe's answer validates its
+        address, and may change the path in use.
+        """
         probe = self._validation.take(tx)
         if probe is None:
             return None

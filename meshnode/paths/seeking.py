@@ -94,7 +94,10 @@ class Seeking:
         self._probe_all(0, now, include_current=False)
 
     def dial_round(self, now: float) -> None:
-        """Probe all candidates once more, the first one too: the dial is not answered yet."""
+        """Probe all candidates once more, the first one too: the dial is not answered yet.
+
+        There are as many rounds as ``DIAL_GAPS_S``, over 4.1 s. WebSockets are tried after ``TUNNEL_AFTER_S``.
+        """
         self._probe_all(0, now, include_current=True)
         self._dial_step += 1
         is_last = self._dial_step >= len(DIAL_GAPS_S)
@@ -107,7 +110,10 @@ class Seeking:
     # ---- a silence
 
     def begin(self, now: float) -> None:
-        """Start the rounds, or start over with the shortest gap: an expected packet is overdue."""
+        """Start the rounds, or start over with the shortest gap: an expected packet is overdue.
+
+        The first round goes out now, the next half a ``threshold`` later, 20 ms at least.
+        """
         current = self._book.current
         if self.silent_since is None:
             self.silent_since = now
@@ -149,7 +155,11 @@ class Seeking:
             self.next_probe = now + PROBE_GAPS_S[0]
 
     def move(self, now: float) -> None:
-        """Tell the peer of a move of this node from wherever it is now, until the peer answers."""
+        """Tell the peer of a move of this node from wherever it is now, until the peer answers.
+
+        A MOVED probe goes out on the path in use, rounds to all candidates follow in 10 ms, and QUIC is nudged to send
+        again what is in flight. Does nothing before the first path is in use.
+        """
         current = self._book.current
         if current is None:
             return

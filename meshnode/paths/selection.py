@@ -135,21 +135,34 @@ RULES: tuple[tuple[PathReason, Test, bool], ...] = (  # reason, when it applies,
 
 
 def choose(event: Event, at: Situation) -> Decision:
-    """Return what the event means for the sending path. Nothing is changed: the caller carries it out."""
+    """Return what the event means for the sending path.
+
+    ``STAY`` when the path in use remains, and while there is none. Pure: the caller carries the decision out.
+    """
     current = at.current
     if current is None:
         return STAY
     match event:
         case ProbeAnswered(found, sent) if found is not current:
-            for reason, applies, failed in RULES:
-                if applies(found, current, sent, at):
-                    return Decision(found, reason, failed)
+            return _after_answer(found, current, sent, at)
         case PeerMoved(found) if found is not current and at.now - at.moved_at > SAME_MOVE_S:
             return Decision(found, PathReason.PEER_MOVED, failed=True)
         case MoveUnconfirmed() if not current.is_valid and at.previous is not None and at.previous.is_valid:
             return Decision(at.previous, PathReason.UNCONFIRMED, failed=True)
         case RelaysCompared(others) if current.losses >= LOSSES_TO_LEAVE:
-            for other in others:
-                if other.is_valid and other.losses == 0 and len(other.outcomes) >= MIN_OUTCOMES:
-                    return Decision(other, PathReason.FEWER_LOSSES)
+            return _lossless(others)
+    return STAY
+
+
+def _after_answer(found: Candidate, current: Candidate, sent: float, at: Situation) -> Decision:
+    for reason, applies, failed in RULES:
+        if applies(found, current, sent, at):
+            return Decision(found, reason, failed)
+    return STAY
+
+
+def _lossless(others: tuple[Candidate, ...]) -> Decision:
+    for other in others:
+        if other.is_valid and other.losses == 0 and len(other.outcomes) >= MIN_OUTCOMES:
+            return Decision(other, PathReason.FEWER_LOSSES)
     return STAY

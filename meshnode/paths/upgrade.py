@@ -40,7 +40,10 @@ class Upgrade:
             self._restart(now)
 
     def join(self, at: float) -> None:
-        """Begin a round at this time, as the other end does."""
+        """Begin a round at this time, as the other end does.
+
+        ``at`` is monotonic seconds. Does nothing while the active path is of the best kind.
+        """
         if self.at is not None:
             self._probes_left = ROUND_PROBES
             self._introduced = True

@@ -44,7 +44,11 @@ class Validation:
         self._credit = 0
 
     def probe(self, candidate: Candidate, flags: int, now: float, pad_to: int = 0) -> bytes:
-        """Send a probe; return its transaction id."""
+        """Send a probe; return its transaction id of 8 bytes.
+
+        At most ``MAX_PROBES_OUT`` are remembered: the answer to an older one is ignored. ``pad_to`` is the size of the
+        datagram in bytes, 0 for the smallest.
+        """
         tx = self._entropy(8)
         self._probes[tx] = Probe(candidate.addr, now, pad_to)
         candidate.probes += 1
@@ -83,5 +87,9 @@ class Validation:
         self._credit -= size
 
     def budget(self) -> int:
-        """Return how many bytes may go to the unvalidated address in use now."""
+        """Return how many bytes may go to the unvalidated address in use now.
+
+        One initial window where one was granted, and three bytes for each byte received (RFC 9000 section 8.1); never
+        negative.
+        """
         return max(0, self._credit)
