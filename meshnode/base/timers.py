@@ -9,9 +9,17 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from typing import NoReturn
 
 Action = Callable[[float], None]
+OnError = Callable[[Exception], None]
 NEVER = float("inf")
+RETRY_S = 1.0  # until an action that has raised runs again
+
+
+def reraise(error: Exception) -> NoReturn:
+    """Let an exception through: what a simulation or a test wants."""
+    raise error
 
 
 class Timer:
@@ -57,9 +65,14 @@ class Timer:
 
 
 class Timers:
-    """Pending timers, earliest first."""
+    """Pending timers, earliest first.
+
+    An action that raises and has not set its timer again runs once more after ``RETRY_S``; the others go on when
+    ``on_error`` takes the exception.
+    """
 
     def __init__(self) -> None:
+        self.on_error: OnError = reraise
         self._heap: list[tuple[float, int, Timer]] = []
         self._count = 0
         self._runs = 0
@@ -92,17 +105,27 @@ class Timers:
         heap = self._heap
         self._runs += 1
         again: list[Timer] = []
-        while heap and heap[0][0] <= now:
-            at, _, timer = heapq.heappop(heap)
-            if timer._queued != at:
-                continue
-            timer._queued = NEVER
-            if timer.when > now:
+        try:
+            while heap and heap[0][0] <= now:
+                at, _, timer = heapq.heappop(heap)
+                if timer._queued != at:
+                    continue
+                timer._queued = NEVER
+                if timer.when > now:
+                    timer.set(timer.when)
+                elif timer._run == self._runs:
+                    again.append(timer)
+                else:
+                    timer._run = self._runs
+                    self._fire(timer, now)
+        finally:
+            for timer in again:
                 timer.set(timer.when)
-            elif timer._run == self._runs:
-                again.append(timer)
-            else:
-                timer._run = self._runs
-                timer.fire(now)
-        for timer in again:
-            timer.set(timer.when)
+
+    def _fire(self, timer: Timer, now: float) -> None:
+        try:
+            timer.fire(now)
+        except Exception as error:
+            if not timer.live:
+                timer.set(now + RETRY_S)
+            self.on_error(error)

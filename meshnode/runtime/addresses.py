@@ -11,6 +11,7 @@ from meshnode.base.address import Addr, parse_addr
 from meshnode.base.clock import Clock
 from meshnode.base.limits import MAX_ENDPOINTS
 from meshnode.base.metrics import Metrics
+from meshnode.base.timers import RETRY_S, OnError
 from meshnode.config import Config
 from meshnode.identity.record import Endpoint, EndpointKind
 from meshnode.runtime.interfaces import InterfaceWatcher, local_networks
@@ -36,6 +37,7 @@ class OwnAddresses:
         local: Callable[[], Addr],
         on_change: OnChange,
         metrics: Metrics,
+        on_error: OnError,
     ) -> None:
         self._loop = loop
         self._clock = clock
@@ -44,7 +46,8 @@ class OwnAddresses:
         self._local = local
         self._on_change = on_change
         self._metrics = metrics
-        self._watcher = InterfaceWatcher(loop, self._on_interfaces)
+        self._on_error = on_error
+        self._watcher = InterfaceWatcher(loop, self._on_interfaces, on_error)
         self.port_maps: PortMapping | None = None
         self._mapping_handle: asyncio.TimerHandle | None = None
         self._closed = False
@@ -128,6 +131,7 @@ class OwnAddresses:
                 os.urandom,
                 self._on_mappings,
                 self._metrics,
+                self._on_error,
                 upnp=self._config.upnp,
             )
         self.port_maps.update(self._local())
@@ -138,8 +142,13 @@ class OwnAddresses:
 
     def _publish_mappings(self) -> None:
         self._mapping_handle = None
-        if not self._closed:
+        if self._closed:
+            return
+        try:
             self._publish(moved=False)
+        except Exception as error:
+            self._mapping_handle = self._loop.call_later(RETRY_S, self._publish_mappings)
+            self._on_error(error)
 
 
 def _hosts(wildcard: str, networks: list[tuple[str, int]]) -> list[str]:

@@ -7,9 +7,12 @@ what they and the readers that they woke have caused: an answer and its ACK shar
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from meshnode.base.address import Addr
 from meshnode.base.clock import Clock
+from meshnode.base.timers import RETRY_S
+from meshnode.runtime.faults import Faults
 from meshnode.stack.stack import Stack
 
 
@@ -18,9 +21,10 @@ class Driver:
 
     stack: Stack
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, faults: Faults) -> None:
         self._loop = loop
         self._clock = clock
+        self._faults = faults
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._flush_soon = False
@@ -33,14 +37,16 @@ class Driver:
         """
         now = self._clock.monotonic()
         for data, source in batch:
-            self.stack.datagram(data, source, now)
+            try:
+                self.stack.datagram(data, source, now)
+            except Exception as error:
+                self._faults.take(error)
         self.on_dirty()  # flushed behind the readers that this wakes: an answer and its ACK share a packet
 
     def on_tunnelled(self, datagram: bytes, source: Addr) -> None:
         """Take a datagram that a WebSocket carried."""
         if not self._closed:
-            self.stack.datagram(datagram, source, self._clock.monotonic())
-            self.on_dirty()
+            self.on_batch([(datagram, source)])
 
     def on_dirty(self) -> None:
         """Flush in this turn of the loop: the stack has something to send.
@@ -55,13 +61,21 @@ class Driver:
         """Flush now."""
         self._flush_soon = False
         if not self._closed:
-            self.stack.flush(self._clock.monotonic())
-            self.arm()
+            self._drive(self.stack.flush)
 
     def _tick(self) -> None:
         self._timer = None
         if not self._closed:
-            self.stack.tick(self._clock.monotonic())
+            self._drive(self.stack.tick)
+
+    def _drive(self, step: Callable[[float], None]) -> None:
+        """Take one step of the stack. Whatever it raises, the timer is set again."""
+        try:
+            step(self._clock.monotonic())
+        except Exception as error:
+            self._faults.take(error)
+            self._set(self._clock.monotonic() + RETRY_S)
+        else:
             self.arm()
 
     def arm(self) -> None:
@@ -78,9 +92,13 @@ class Driver:
             timer.cancel()
             self._timer = None
         if at is not None:
-            self._timer_at = at
-            delay = max(0.0, at - self._clock.monotonic())
-            self._timer = self._loop.call_later(delay, self._tick)
+            self._set(at)
+
+    def _set(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_later(max(0.0, at - self._clock.monotonic()), self._tick)
 
     def close(self) -> None:
         """Drive no more."""

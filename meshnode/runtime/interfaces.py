@@ -14,6 +14,8 @@ from collections.abc import Callable
 
 import ifaddr
 
+from meshnode.base.timers import RETRY_S, OnError, reraise
+
 # linux/rtnetlink.h: link, IPv4 address and route, IPv6 address and route
 GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 DEBOUNCE_S = 0.003
@@ -46,9 +48,12 @@ def local_networks(*, loopback: bool = False) -> list[tuple[str, int]]:
 class InterfaceWatcher:
     """Calls ``on_change`` at once on the first event and again when a burst of events has settled."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, on_change: Callable[[], None], on_error: OnError = reraise
+    ) -> None:
         self._loop = loop
         self._on_change = on_change
+        self._on_error = on_error
         self._netlink: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._last: list[tuple[str, int]] = []
@@ -94,11 +99,18 @@ class InterfaceWatcher:
 
     def _fire(self) -> None:
         self._timer = None
-        self._on_change()
+        try:
+            self._on_change()
+        except Exception as error:  # the change must not be lost: no event may come for it again
+            self._timer = self._timer or self._loop.call_later(RETRY_S, self._fire)
+            self._on_error(error)
 
     def _poll(self) -> None:
-        now = local_networks(loopback=True)
-        if self._last and now != self._last:
-            self._on_change()
-        self._last = now
         self._timer = self._loop.call_later(POLL_S, self._poll)
+        try:
+            now = local_networks(loopback=True)
+            if self._last and now != self._last:
+                self._on_change()
+            self._last = now
+        except Exception as error:
+            self._on_error(error)

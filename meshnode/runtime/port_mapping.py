@@ -16,6 +16,7 @@ from meshnode.base.address import Addr, canonical_host
 from meshnode.base.clock import Clock, Entropy
 from meshnode.base.limits import MAX_SSDP, MAX_UPNP_REPLY, PORTMAP_WITHDRAW_S, UPNP_EXCHANGE_S
 from meshnode.base.metrics import Metrics, describe
+from meshnode.base.timers import RETRY_S, OnError, reraise
 from meshnode.nat.portmap import http, pcp
 from meshnode.nat.portmap.client import PortMapper
 from meshnode.nat.portmap.vocabulary import Changed, Effect, Fetch, Mapping, Send
@@ -39,6 +40,7 @@ class PortMapping:
         entropy: Entropy,
         on_change: Callable[[], None],
         metrics: Metrics,
+        on_error: OnError = reraise,
         *,
         upnp: bool,
     ) -> None:
@@ -46,6 +48,7 @@ class PortMapping:
         self._clock = clock
         self._on_change = on_change
         self._metrics = metrics
+        self._on_error = on_error
         self._core = PortMapper(secret, entropy, metrics, upnp=upnp)
         self._sockets: dict[str, socket.socket] = {}
         self._listeners: dict[str, socket.socket] = {}
@@ -136,8 +139,12 @@ class PortMapping:
 
     def _tick(self) -> None:
         self._timer = None
-        self._core.tick(self._clock.monotonic())
-        self._pump()
+        try:
+            self._core.tick(self._clock.monotonic())
+            self._pump()
+        except Exception as error:
+            self._timer = self._timer or self._loop.call_later(RETRY_S, self._tick)
+            self._on_error(error)
 
     # ---- UDP
 

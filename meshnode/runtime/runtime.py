@@ -33,6 +33,7 @@ from meshnode.quic.stream import Stream
 from meshnode.relay.server import RelayLimits
 from meshnode.runtime.addresses import OwnAddresses
 from meshnode.runtime.driver import Driver
+from meshnode.runtime.faults import Faults
 from meshnode.runtime.files import HomeLock, SeqSource, load_contacts, save_contacts
 from meshnode.runtime.name_store import NameStore
 from meshnode.runtime.sockets import Sockets
@@ -87,7 +88,8 @@ class Runtime:
         self.is_closed = False
         loop, home = asyncio.get_running_loop(), config.home_path
         self.tasks = Tasks(loop)
-        self.driver = Driver(loop, self.clock)
+        self.faults = Faults(metrics)
+        self.driver = Driver(loop, self.clock, self.faults)
         with ExitStack() as undo:
             self._lock = HomeLock(home)
             undo.callback(self._lock.release)
@@ -109,6 +111,7 @@ class Runtime:
                 lambda: self.sockets.local,
                 self._on_addresses,
                 self.metrics,
+                self.faults.take,
             )
             undo.callback(self.addresses.stop)
             self.names = self._open_names(home)
@@ -149,6 +152,7 @@ class Runtime:
                 ),
             ),
             metrics=self.metrics,
+            on_error=self.faults.take,
         )
 
     def _open_names(self, home: Path) -> NameStore | None:

@@ -115,14 +115,12 @@ class UdpSocket:
         while len(batch) < BATCH:
             try:
                 length, ancillary, _, name = sock.recvmsg_into([buffer], 64)
+                source = self._froms.get(name) or self._learn(name)
             except (BlockingIOError, InterruptedError):
                 break
-            except OSError:  # an ICMP error for an earlier datagram
+            except OSError:  # an ICMP error for an earlier datagram, or an interface that has gone
                 self._metrics.count("udp_receive_errors")
                 continue
-            source = self._froms.get(name)
-            if source is None:
-                source = self._learn(name)
             segment = length
             for level, kind, value in ancillary:
                 if (level, kind) == GRO_SIZE:

@@ -6,9 +6,13 @@ waits for. How connections begin is in ``dialing.py``.
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import islice
+
 from meshnode.base.address import Addr
 from meshnode.base.limits import MAX_HELD_DATAGRAMS, MAX_SESSIONS
 from meshnode.base.metrics import describe
+from meshnode.base.timers import RETRY_S
 from meshnode.errors import ConnectionLost, MeshError, NodeClosed
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
@@ -105,13 +109,24 @@ class Connections(Component):
         self._dirty[connection] = None
         self._context.dirty[self] = None
 
+    def _touch_again(self, connection: Connection, _: float) -> None:
+        self.touch(connection)
+
     def flush(self, now: float) -> None:
         """Send what is due."""
         dirty, self._dirty = self._dirty, {}
-        for connection in dirty:
-            session = self._peers.session_of.get(connection)
-            if session is not None:
-                self._transmit(session, connection, now)
+        done = 0
+        try:
+            for connection in dirty:
+                done += 1
+                session = self._peers.session_of.get(connection)
+                if session is not None:
+                    self._transmit(session, connection, now)
+        except Exception:  # the others' turn is the next round, that of the one that failed comes later
+            self._context.timers.at(now + RETRY_S, partial(self._touch_again, connection))
+            for waiting in islice(dirty, done, None):
+                self.touch(waiting)
+            raise
 
     def _transmit(self, session: Session, connection: Connection, now: float) -> None:
         datagrams = connection.transmit(now)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from meshnode.base.address import Addr
 from meshnode.base.clock import Clock, Entropy
 from meshnode.base.limits import MAX_DATAGRAM
 from meshnode.base.metrics import Metrics, describe
+from meshnode.base.timers import RETRY_S, OnError, reraise
 from meshnode.discovery.dht import Dht
 from meshnode.discovery.resolver import Resolved
 from meshnode.discovery.source import RecordSource
@@ -71,6 +73,7 @@ class Stack:
         relay_allow: Callable[[NodeId], bool] | None = None,
         settings: StackSettings | None = None,
         metrics: Metrics | None = None,
+        on_error: OnError = reraise,
     ) -> None:
         self.id = identity.id
         self.metrics = metrics or Metrics()
@@ -89,6 +92,7 @@ class Stack:
             settings or StackSettings(),
             self.metrics,
         )
+        self._on_error = context.timers.on_error = on_error
         self.own_record = context.own = OwnRecord(context)
         self.resolution = context.records = Resolution(context)
         self.probing = context.probes = PathProbes(context)
@@ -205,14 +209,21 @@ class Stack:
         self.flush(now)
 
     def flush(self, now: float) -> None:
-        """Let the components send that have something to send."""
+        """Let the components send that have something to send; one that raises stops no other, and is asked again."""
         dirty = self.context.dirty
         for _ in range(FLUSH_ROUNDS):
             if not dirty:
                 return
             for component in tuple(dirty):
                 del dirty[component]
-                component.flush(now)
+                try:
+                    component.flush(now)
+                except Exception as error:
+                    self.context.timers.at(now + RETRY_S, partial(self._flush_again, component))
+                    self._on_error(error)
+
+    def _flush_again(self, component: Component, _: float) -> None:
+        self.context.dirty[component] = None
 
     def close(self, now: float) -> None:
         """Say goodbye to the mesh, then on every connection."""

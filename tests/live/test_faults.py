@@ -1,0 +1,174 @@
+"""Exceptions where none is expected: a node counts them, logs one of each kind, and goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from meshnode.base import timers
+from meshnode.base.timers import Timers
+from meshnode.runtime import interfaces
+from meshnode.runtime.interfaces import InterfaceWatcher
+from meshnode.sdk.node import runtime_of
+from meshnode.stack.component import Component
+from tests.conftest import MakeNode
+
+
+def _full(*args: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if holds():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it did not come about within 10 s")
+
+
+async def test_a_tick_that_raises_is_followed_by_the_next(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = await make_node()
+    runtime, ticks = runtime_of(node), 0
+    monkeypatch.setattr("meshnode.runtime.driver.RETRY_S", 0.01)
+    tick = runtime.stack.tick
+
+    def failing(now: float) -> None:
+        nonlocal ticks
+        ticks += 1
+        if ticks <= 3:
+            _full()
+        tick(now)
+
+    monkeypatch.setattr(runtime.stack, "tick", failing)
+    await _until(lambda: ticks >= 5)  # no packet comes: nothing but the timer drives it
+    assert runtime.metrics.counters["faults"] == 3
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
+
+
+async def test_a_timer_that_raises_stops_no_other_and_runs_again(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timers, "RETRY_S", 0.02)
+    runtime = runtime_of(await make_node())
+    table, fired = runtime.stack.context.timers, []
+
+    def once(now: float) -> None:
+        fired.append("raising")
+        if fired.count("raising") == 1:
+            _full()
+
+    table.at(0.0, once)
+    table.at(0.0, lambda now: fired.append("other"))
+    runtime.driver.arm()
+    await _until(lambda: len(fired) == 3)
+    assert fired == ["raising", "other", "raising"]
+
+
+async def test_a_component_that_cannot_send_stops_no_other_and_is_asked_again(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshnode.stack.stack.RETRY_S", 0.02)
+    runtime, flushed = runtime_of(await make_node()), []
+
+    class Part(Component):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def flush(self, now: float) -> None:
+            flushed.append(self.name)
+            if self.name == "raising" and len(flushed) == 1:
+                _full()
+
+    runtime.stack.context.dirty.update({Part("raising"): None, Part("other"): None})
+    runtime.driver.pump()
+    assert flushed == ["raising", "other"]
+    await _until(lambda: flushed[2:] == ["raising"])
+
+
+async def test_a_connection_that_cannot_send_delays_no_other(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = await make_node()
+    one, other = await make_node(seed=hub), await make_node(seed=hub)
+    assert (await one.ping(hub.id)).rtt is not None
+    assert (await other.ping(hub.id)).rtt is not None
+    sessions = runtime_of(hub).stack.sessions
+    broken = sessions[one.id].connection
+    assert broken is not None
+    monkeypatch.setattr(broken, "transmit", _full)
+    for _ in range(5):
+        runtime_of(hub).stack.connections.touch(broken)
+        assert (await other.ping(hub.id, timeout=0.5)).rtt is not None
+    assert runtime_of(hub).metrics.counters["faults"] >= 1
+    monkeypatch.undo()
+    assert (await one.ping(hub.id)).rtt is not None
+
+
+async def test_a_datagram_that_raises_takes_none_of_its_batch_along(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await make_node()
+    runtime, seen = runtime_of(node), []
+
+    def take(data: bytes, source: object, now: float) -> None:
+        seen.append(data)
+        if data == b"bad":
+            raise RecursionError
+
+    monkeypatch.setattr(runtime.stack, "datagram", take)
+    source = runtime.sockets.local
+    runtime.driver.on_batch([(b"bad", source), (b"good", source)])
+    assert seen == [b"bad", b"good"]
+
+
+async def test_a_change_of_addresses_that_could_not_be_told_is_told_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interfaces, "RETRY_S", 0.01)
+    calls, errors = 0, list[Exception]()
+
+    def change() -> None:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            _full()
+
+    watcher = InterfaceWatcher(asyncio.get_running_loop(), change, errors.append)
+    watcher._fire()  # what a netlink event ends in
+    await _until(lambda: calls == 3)
+    assert [error.errno for error in errors if isinstance(error, OSError)] == [errno.ENOSPC] * 2
+    watcher.close()
+
+
+async def test_polling_goes_on_when_the_addresses_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interfaces.sys, "platform", "elsewhere")
+    monkeypatch.setattr(interfaces, "POLL_S", 0.01)
+    answers = iter([[("192.0.2.1", 24)], None, None, [("192.0.2.2", 24)]])
+
+    def networks(loopback: bool) -> list[tuple[str, int]]:
+        found = next(answers, [("192.0.2.2", 24)])
+        if found is None:
+            _full()
+        assert found is not None
+        return found
+
+    monkeypatch.setattr(interfaces, "local_networks", networks)
+    seen, errors = asyncio.Event(), list[Exception]()
+    watcher = InterfaceWatcher(asyncio.get_running_loop(), seen.set, errors.append)
+    watcher.start()
+    await asyncio.wait_for(seen.wait(), 5)
+    assert len(errors) == 2
+    watcher.close()
+
+
+def test_without_a_taker_the_exception_is_the_callers_and_the_timer_is_set_again() -> None:
+    table = Timers()
+    table.at(1.0, _full)
+    table.at(1.0, lambda now: None)
+    with pytest.raises(OSError, match="No space"):
+        table.run(1.0)
+    table.run(1.0)
+    assert table.next_deadline() == 1.0 + timers.RETRY_S
