@@ -13,7 +13,7 @@ from meshnode.stack.component import Component, Spread
 from meshnode.stack.context import Context
 from meshnode.stack.topic_streams import TopicStreams
 from meshnode.topics.effects import Dial, Misbehaved
-from meshnode.topics.joined_topic import is_subscription
+from meshnode.topics.entries import is_subscription
 from meshnode.topics.messages import MemberMessage
 from meshnode.topics.topics import Topics
 

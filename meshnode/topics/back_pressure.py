@@ -1,12 +1,12 @@
 """Back-pressure of a topic: full links hold its publishers back. Sans I/O.
 
 A link whose queue is over its mark presses. A node under pressure from a neighbour sends HOLD to the others, so it
-reaches the publishers hop by hop, against the way of their messages. Only publishers wait: what is under way goes on,
-so nothing can lock; and for one message a second at most, so a liar cannot silence them. A HOLD has the distance of
-the full link, never goes back to where it comes from, and ends after so many hops: in a circle that is not cut yet
-none keeps itself alive.
+reaches the publishers hop by hop, against the direction of their messages. Only publishers wait, while messages under
+way go on, so there is no deadlock; and a publisher waits at most a second for each message, so false HOLDs cannot
+silence it. A HOLD carries the distance of the full link, never goes back to the peer that it came from, and ends after
+``MAX_HOPS``: in a circle of links none keeps itself alive.
 
-A link that presses too long is *slow*: it holds no publisher back for a while, and takes what its queue has room for.
+A link that presses too long is *slow*: for a while it holds no publisher back, and gets what its queue has room for.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from meshnode.base.limits import TOPIC_LINK_MARK
 from meshnode.identity.node_id import NodeId
 from meshnode.topics.messages import MAX_HOPS
 
-FULL_S = 2.0  # a link of this node may press so long without taking half its window: 16 kB/s
-HELD_S = 10.0  # a neighbour may longer, for it knows which of its links is slow
-SLOW_S = 60.0  # then its pressure counts for nothing
+FULL_S = 2.0  # a link of this node presses at most this long without taking half its window: 16 kB/s
+HELD_S = 10.0  # a neighbour presses at most this long: longer, for it knows which of its links is slow
+SLOW_S = 60.0  # for this long afterwards, its pressure does not count
 REPEAT_S = 0.5
-VOID_S = 1.5  # a HOLD that is not repeated
+VOID_S = 1.5  # a HOLD that is not repeated within this ends
 
 
 @dataclass(slots=True)
 class _Pressing:
-    full: float | None = None  # our link to it is over its mark: since then, or when it last took something
+    """Pressure from one neighbour: its link is over the mark, or it says HOLD."""
+
+    full: float | None = None  # since when its queue is over the mark, or when its link last took something
     told: float | None = None  # since when it says HOLD
     hops: int = 0  # from it to the full link
     heard: float = 0.0  # when it last did
@@ -39,10 +41,14 @@ class _Pressing:
             self.told = None
         if self.slow > now or (self.full is None and self.told is None):
             return None
-        if (self.full is not None and now - self.full > FULL_S) or (self.told is not None and now - self.told > HELD_S):
+        if _over(self.full, FULL_S, now) or _over(self.told, HELD_S, now):
             self.slow = now + SLOW_S
             return None
         return 0 if self.full is not None else self.hops + 1
+
+
+def _over(since: float | None, limit: float, now: float) -> bool:
+    return since is not None and now - since > limit
 
 
 class BackPressure:
@@ -54,7 +60,10 @@ class BackPressure:
         self._told: dict[NodeId, tuple[int, float]] = {}  # neighbours that were sent HOLD: hops, and when
 
     def weigh(self, waiting: Mapping[NodeId, int], now: float) -> bool:
-        """Take the bytes that wait for each link; True when another set of links presses now."""
+        """Take the bytes that wait for each link; returns whether other links press now than before.
+
+        A link presses from ``TOPIC_LINK_MARK`` bytes on, until half of that.
+        """
         changed = False
         for peer, size in waiting.items():
             if size > TOPIC_LINK_MARK:
@@ -75,7 +84,10 @@ class BackPressure:
             found.full = now
 
     def on_hold(self, peer: NodeId, hops: int, now: float) -> None:
-        """Note that a link ``hops`` beyond ``peer`` is full."""
+        """Note that a link ``hops`` beyond ``peer`` is full.
+
+        It counts for ``VOID_S``, unless it is repeated, and for ``HELD_S`` at most.
+        """
         found = self._peers.setdefault(peer, _Pressing())
         found.heard = now
         found.hops = hops
@@ -94,14 +106,21 @@ class BackPressure:
         self._told.pop(peer, None)
 
     def pressing(self, now: float) -> dict[NodeId, int]:
-        """Return the neighbours that hold this node's publishing back, with the hops to the full link."""
+        """Return the neighbours that hold this node's publishing back, with the hops to the full link.
+
+        0 hops is a link of this node. Only eager neighbours count, and no slow ones.
+        """
         if not self._peers:
             return {}
         levels = {peer: found.level(now) for peer, found in self._peers.items() if peer in self._eager}
         return {peer: level for peer, level in levels.items() if level is not None}
 
     def tell(self, now: float) -> list[tuple[NodeId, int | None]]:
-        """Return the HOLDs (hops) and RELEASEs (None) to send; again in ``REPEAT_S`` while ``tells``."""
+        """Return the HOLDs (with their hops) and RELEASEs (None) to send now.
+
+        To be called when the pressure changes, and each ``REPEAT_S`` while ``tells``. What a neighbour presses is told
+        to all others, with the least distance of them.
+        """
         pressing = self.pressing(now)
         found: list[tuple[NodeId, int | None]] = []
         for peer in dict.fromkeys((*self._eager, *self._told)):

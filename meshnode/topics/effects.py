@@ -1,4 +1,4 @@
-"""What topics want done, and what they count."""
+"""Effects of topics, which the stack carries out, and their metrics."""
 
 from __future__ import annotations
 
@@ -9,27 +9,31 @@ from meshnode.directory.services import Announce
 from meshnode.gossip.effects import Send
 from meshnode.identity.node_id import NodeId
 
-RECEIVED = describe("topic_received", "topic messages that came and counted")
-TWICE = describe("topic_received_twice", "topic messages that came and were here already")
-STRANGER = describe("topic_drop_stranger", "topic messages dropped: of a topic not joined here, or from no neighbour")
-REJECTED = describe("topic_drop_rejected", "topic messages dropped: not signed, not canonical, stale or of the future")
-UNFIT = describe("topic_drop_unfit", "topic messages dropped: signed, but not a message of this topic")
-FLOOD = describe("topic_drop_flood", "topic messages dropped: their origin, or all together, over the rate")
-SLOW = describe("topic_drop_slow", "topic messages dropped, the oldest first: too many wait for a link")
-FULL = describe("topic_links_full", "members of a topic turned away: we serve enough")
-SUBSCRIBERS_FULL = describe("topic_subscribers_full", "subscriptions not remembered: too many")
+RECEIVED = describe("topic_received", "topic messages accepted")
+TWICE = describe("topic_received_twice", "topic messages received that were here already")
+STRANGER = describe(
+    "topic_drop_stranger", "topic messages dropped: of a topic not joined here, or not from a neighbour"
+)
+REJECTED = describe(
+    "topic_drop_rejected", "topic messages dropped: forged, not canonical, expired or issued in the future"
+)
+UNFIT = describe("topic_drop_unfit", "topic messages dropped: signed, but not of this topic or malformed")
+FLOOD = describe("topic_drop_flood", "topic messages dropped: over the rate of their origin or of the topic")
+SLOW = describe("topic_drop_slow", "topic messages dropped, the oldest first: a link's queue is full")
+FULL = describe("topic_links_full", "links of topics refused: this node has the most it may")
+SUBSCRIBERS_FULL = describe("topic_subscribers_full", "subscriptions not kept: there are too many")
 
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """A topic wants a connection to ``peer``; ``on_link`` or ``on_connect_failed`` answers."""
+    """Connect to ``peer``; the result comes as ``on_link`` or ``on_connect_failed``."""
 
     peer: NodeId
 
 
 @dataclass(frozen=True, slots=True)
 class Misbehaved:
-    """``peer`` handed us what no honest node passes on."""
+    """Lower the reputation of ``peer``, which sent what no honest node passes on."""
 
     peer: NodeId
 

@@ -1,7 +1,7 @@
 """Bounded receive queue of a topic: each message at most once, every loss counted. Sans I/O.
 
-Messages of one origin are numbered without gaps, so a missing number is a message that is late or lost. It is waited
-for, without holding up the others, and counted as lost when it does not come.
+Messages of one origin are numbered without gaps, so a missing number is a message that is late or lost. The others are
+not held up meanwhile; it counts as lost when it does not come within ``LATE_S``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import TOPIC_MAX_HOLES, TOPIC_MAX_ORIGINS, TOPIC_QUEUE
 from meshnode.identity.node_id import NodeId
 
-LATE_S = 20.0  # a missing message that did not come within this is lost; queues of busy links are some seconds long
+LATE_S = 20.0  # a missing message that does not come within this is lost; queues of busy links are some seconds long
 EARLY = 64  # messages that may come after a later one, although that was the first of their origin
 
 
@@ -46,8 +46,11 @@ def _nothing() -> None:
 
 
 class Inbox:
-    """``lost`` counts messages that never came, and those dropped unread; ``on_ready`` wakes the reader, ``on_linked``
-    hears of the first link to another member."""
+    """Receive queue of one topic; when it is full, the oldest unread message is dropped.
+
+    ``lost`` counts messages that never came, and those dropped unread. ``on_ready`` is called when there is something
+    to read or the queue was closed, ``on_linked`` after each new link to another member.
+    """
 
     def __init__(self, limit: int = TOPIC_QUEUE) -> None:
         self.lost = 0
@@ -63,11 +66,19 @@ class Inbox:
         return len(self._queue)
 
     def pop(self) -> TopicMessage | None:
-        """Return the oldest unread message."""
+        """Take out the oldest unread message; None when there is none, also before more come."""
         return self._queue.popleft() if self._queue else None
 
     def on_message(self, sender: NodeId, epoch: int, seq: int, data: bytes, now: float) -> bool:
-        """Take a verified message; False when it was here before, or its sender has joined again since."""
+        """Take a verified message; False when it was here before, or its sender has joined again since.
+
+        Args:
+            sender: The node that signed it.
+            epoch: When the sender joined the topic, in Unix milliseconds; of two, the later one counts.
+            seq: Counts the sender's messages of this epoch from 1.
+            data: What the application gets.
+            now: Monotonic seconds.
+        """
         if not self._note(sender, epoch, seq, now):
             return False
         self.received += 1
@@ -79,12 +90,15 @@ class Inbox:
         return True
 
     def close(self) -> None:
-        """Take no more messages; those that are here may still be read."""
+        """Mark the queue as closed and wake the reader: no more messages come; those that are here may be read."""
         self.closed = True
         self.on_ready()
 
     def expire(self, now: float) -> float | None:
-        """Count what is overdue as lost; returns when to look again."""
+        """Count overdue messages as lost; returns when the next one is due, None when none is missing.
+
+        ``now`` and the result are monotonic seconds.
+        """
         again: float | None = None
         for origin in self._origins.values():
             holes = origin.holes

@@ -1,8 +1,8 @@
-"""What members of a topic say to each other: one table from numbers to classes, fields and handlers.
+"""Messages between members of a topic: one table from numbers to classes, fields and handlers.
 
 A message is the canonical CBOR array ``[number, scope, field, ...]`` behind a 2-byte length on streams of the service
 ``SERVICE`` (docs/reference/wire-format.md); the scope names the topic. The four of Plumtree are gossip's, under numbers
-of topics.
+of topics. Handlers are paths from JoinedTopic.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from meshnode.gossip.entry import ID_LENGTH
 from meshnode.gossip.message_table import MessageTable, Row, ids, number
 from meshnode.gossip.messages import COUNTED_IDS, COUNTED_PAYLOADS, IDS, SCOPE, Eager, Graft, IHave, Message, Prune
 
-SERVICE = "\x00topics/2"  # no application's service begins with a zero; without /2 messages had other numbers
+SERVICE = "\x00topics/2"  # no service of an application begins with a zero; version 1 had other numbers
 MAX_HOPS = 20  # a full link farther away holds no publisher back
 
 
 @dataclass(frozen=True, slots=True)
 class Greet(Message):
-    """Asks for a link of this topic, or says that it is still wanted."""
+    """Asks for a link of this topic, or renews it."""
 
     scope: bytes
 
@@ -43,7 +43,7 @@ class Latest(Message):
 
 @dataclass(frozen=True, slots=True)
 class Pull(Message):
-    """Requests these payloads; the link stays as it is."""
+    """Requests these payloads; the link stays lazy or eager."""
 
     scope: bytes
     ids: tuple[bytes, ...]
@@ -51,7 +51,7 @@ class Pull(Message):
 
 @dataclass(frozen=True, slots=True)
 class Hold(Message):
-    """Publishers are to wait: a link ``hops`` beyond the sender is full."""
+    """Asks publishers to wait: a link ``hops`` beyond the sender is full."""
 
     scope: bytes
     hops: int
@@ -65,14 +65,14 @@ class Release(Message):
 
 
 MESSAGES: dict[int, Row] = {
-    1: Row(Greet, {"scope": SCOPE}, "on_greet"),
-    2: Row(Part, {"scope": SCOPE}, "on_part", True),
-    3: Row(Latest, {"scope": SCOPE, "ids": IDS}, "on_latest", True),
-    4: Row(Eager, {"scope": SCOPE, "items": COUNTED_PAYLOADS}, "on_eager", True),
-    5: Row(IHave, {"scope": SCOPE, "items": COUNTED_IDS}, "on_ihave", True),
-    6: Row(Graft, {"scope": SCOPE, "ids": IDS}, "on_graft", True),
-    7: Row(Prune, {"scope": SCOPE}, "on_prune", True),
-    8: Row(Pull, {"scope": SCOPE, "ids": ids("ids", ID_LENGTH, GOSSIP_MAX_IDS, least=1)}, "on_pull", True),
+    1: Row(Greet, {"scope": SCOPE}, "neighbours.on_greet"),
+    2: Row(Part, {"scope": SCOPE}, "neighbours.on_part", True),
+    3: Row(Latest, {"scope": SCOPE, "ids": IDS}, "delivery.on_latest", True),
+    4: Row(Eager, {"scope": SCOPE, "items": COUNTED_PAYLOADS}, "delivery.on_eager", True),
+    5: Row(IHave, {"scope": SCOPE, "items": COUNTED_IDS}, "delivery.on_ihave", True),
+    6: Row(Graft, {"scope": SCOPE, "ids": IDS}, "tree.on_graft", True),
+    7: Row(Prune, {"scope": SCOPE}, "tree.on_prune", True),
+    8: Row(Pull, {"scope": SCOPE, "ids": ids("ids", ID_LENGTH, GOSSIP_MAX_IDS, least=1)}, "tree.on_pull", True),
     9: Row(Hold, {"scope": SCOPE, "hops": number("hops", MAX_HOPS - 1)}, "on_hold", True),
     10: Row(Release, {"scope": SCOPE}, "on_release", True),
 }
@@ -82,5 +82,8 @@ decode_message = TABLE.decode
 
 
 def encode_message(message: Message) -> bytes:
-    """Return the canonical bytes of a message of topics."""
+    """Return the canonical bytes of a message of topics.
+
+    The type is of gossip's messages too, since effects may hold either; any other than topics' raises KeyError.
+    """
     return TABLE.encode(cast(MemberMessage, message))

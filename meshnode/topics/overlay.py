@@ -18,8 +18,11 @@ def scope_of(topic: str) -> bytes:
 
 
 class Overlay:
-    """Neighbours by hash: the next member on a ring, which alone connects all, and the members that hash lowest
-    together with this node, which makes ways short. A member that joins or goes changes two or three links."""
+    """Choice of neighbours by hash.
+
+    They are the next member on a ring, which alone connects all, and the ``CHORDS`` members that hash lowest together
+    with this node, which keeps paths short. A member that joins or leaves changes two or three links.
+    """
 
     def __init__(self, own: NodeId, scope: bytes) -> None:
         self._own = own
@@ -28,7 +31,10 @@ class Overlay:
         self._mine = self._hash(own.raw)
 
     def choose(self, members: Iterable[NodeId]) -> list[NodeId]:
-        """Return the members to link to."""
+        """Return the members to link to: 1 + ``CHORDS``, fewer where there are fewer.
+
+        ``members`` may contain this node, which is never chosen. The same members give the same choice, in any order.
+        """
         found = [(*self._of(peer), peer) for peer in members if peer != self._own]
         if not found:
             return []
@@ -55,7 +61,7 @@ class Overlay:
         return hashlib.blake2b(data, digest_size=8, key=self._scope, person=b"mesh-ring").digest()
 
 
-class Latest:
+class LatestMessages:
     """The latest messages of a topic, oldest first: at most 64, at most 128 kB."""
 
     def __init__(self) -> None:
@@ -70,7 +76,7 @@ class Latest:
         return tuple(self._items)
 
     def add(self, item: bytes, payload: bytes) -> None:
-        """Keep a message, in place of the oldest when there are too many."""
+        """Keep a verified message; the oldest go while there are over 64, or over 128 kB."""
         if item in self._items:
             return
         self._items[item] = payload
@@ -79,5 +85,5 @@ class Latest:
             self._size -= len(self._items.popitem(last=False)[1])
 
     def get(self, item: bytes) -> bytes | None:
-        """Return the payload of an id, if it is here."""
+        """Return the payload of an id; None when it is not kept."""
         return self._items.get(item)

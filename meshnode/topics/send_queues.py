@@ -1,7 +1,7 @@
 """Payloads that wait for the links to a topic's neighbours. Sans I/O.
 
-A queue of its own, so that what is said about links is not behind payloads, and a pruned link's payloads can still
-become announcements. At most ``TOPIC_LINK_QUEUE`` bytes wait for a link; then the oldest go (counted).
+Payloads have queues of their own, so that messages about links are not behind them, and those of a pruned link can
+still become announcements. At most ``TOPIC_LINK_QUEUE`` bytes wait for a link; then the oldest are dropped and counted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from meshnode.base.limits import TOPIC_LINK_QUEUE
 from meshnode.gossip.dissemination.plumtree import frames
 from meshnode.identity.node_id import NodeId
 
-MOST_FRAMES = 4  # for a neighbour at once
+MOST_FRAMES = 4  # that one call takes for a neighbour
 
 Items = list[tuple[int, bytes]]
 
@@ -28,7 +28,7 @@ class SendQueues:
         self._behind: dict[NodeId, None] = {}  # neighbours for which payloads were dropped
 
     def put(self, peer: NodeId, items: Items) -> None:
-        """Queue payloads; the oldest are dropped when too many bytes wait."""
+        """Queue payloads, each with its hops; the oldest are dropped while over ``TOPIC_LINK_QUEUE`` bytes wait."""
         queue = self._items.setdefault(peer, [])
         size = self.waiting.get(peer, 0)
         for item in items:
@@ -41,7 +41,11 @@ class SendQueues:
         self.waiting[peer] = size
 
     def take(self) -> list[tuple[NodeId, tuple[tuple[int, bytes], ...]]]:
-        """Return the next frames of payloads for each link that is not busy."""
+        """Take out the next frames of payloads for each link that is not busy.
+
+        At most ``MOST_FRAMES`` for each, every one with the payloads of one message: together below ``GOSSIP_FRAME``
+        bytes, or a single larger one.
+        """
         found: list[tuple[NodeId, tuple[tuple[int, bytes], ...]]] = []
         for peer, items in list(self._items.items()):
             parts = [] if peer in self._busy else frames(items)[:MOST_FRAMES]
@@ -60,13 +64,16 @@ class SendQueues:
         self._behind.pop(peer, None)
 
     def take_behind(self) -> list[NodeId]:
-        """Return neighbours that lack dropped payloads and have been sent all others."""
+        """Take out the neighbours that lack dropped payloads and have been sent all others.
+
+        They are to be told the recent ids, for they can ask for what they lack.
+        """
         found = [peer for peer in self._behind if peer not in self.waiting]
         for peer in found:
             del self._behind[peer]
         return found
 
     def take_back(self, peer: NodeId) -> Items:
-        """Return everything that waits for a neighbour; it waits no longer."""
+        """Take out everything that waits for a neighbour; empty when nothing does."""
         self.waiting.pop(peer, None)
         return self._items.pop(peer, [])

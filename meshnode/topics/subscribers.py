@@ -5,17 +5,6 @@ from __future__ import annotations
 from meshnode.base.limits import TOPIC_MAX_SUBSCRIBERS
 from meshnode.identity.node_id import NodeId
 
-SCOPE_LENGTH = 16
-
-
-def scope_in(name: str) -> bytes | None:
-    """Return the scope that a SUBSCRIPTION entry is named after; None when it is none."""
-    try:
-        scope = bytes.fromhex(name)
-    except ValueError:
-        return None
-    return scope if len(scope) == SCOPE_LENGTH else None
-
 
 class Subscribers:
     """The members of all topics, bounded together."""
@@ -29,7 +18,10 @@ class Subscribers:
         return self._of.get(scope, {})
 
     def add(self, scope: bytes, peer: NodeId) -> bool | None:
-        """Add a member: True when it is new, None when there is no room (``TOPIC_MAX_SUBSCRIBERS`` in all)."""
+        """Add a member; returns True when it is new, False when it is known.
+
+        None when there is no room: ``TOPIC_MAX_SUBSCRIBERS`` are kept, counted over all topics.
+        """
         if peer in self.of(scope):
             return False
         if self._count >= TOPIC_MAX_SUBSCRIBERS:
@@ -39,7 +31,7 @@ class Subscribers:
         return True
 
     def remove(self, scope: bytes, peer: NodeId) -> None:
-        """Remove a member."""
+        """Remove a member; one that is not known changes nothing."""
         members = self.of(scope)
         if peer in members:
             del members[peer]

@@ -17,7 +17,7 @@ from meshnode.gossip.entry import Kind, sign_entry
 from meshnode.gossip.messages import Eager, Graft, IHave, Prune
 from meshnode.identity.keys import Identity
 from meshnode.sdk.node import runtime_of
-from meshnode.topics.joined_topic import is_subscription
+from meshnode.topics.entries import is_subscription
 from meshnode.topics.messages import SERVICE, Greet, Hold, Latest, Part, Pull, Release
 from meshnode.topics.overlay import scope_of
 from meshnode.topics.topics import Topics

@@ -15,7 +15,8 @@ from meshnode.gossip.message_table import MessageTable, Row, UnknownMessage
 from meshnode.gossip.messages import MESSAGES, TABLE, Join, Prune, decode_message
 from meshnode.identity.keys import Identity
 from meshnode.topics import messages as topics
-from meshnode.topics.topics import Topics
+from meshnode.topics.context import TopicContext
+from meshnode.topics.joined_topic import JoinedTopic
 
 
 @pytest.mark.parametrize("row", MESSAGES.values(), ids=lambda row: row.kind.__name__)
@@ -28,10 +29,11 @@ def test_the_handler_of_a_row_takes_its_message(row: Row) -> None:
 
 @pytest.mark.parametrize("row", topics.MESSAGES.values(), ids=lambda row: row.kind.__name__)
 def test_the_handler_of_a_topic_message_takes_it(row: Row) -> None:
-    core = Topics(Identity(bytes(32)), random.Random(1), Metrics(), lambda peer: Status.ALIVE)
-    handler = topics.TABLE.handler(core, row.kind.__new__(row.kind))
+    context = TopicContext(Identity(bytes(32)), random.Random(1), Metrics(), lambda peer: Status.ALIVE)
+    topic = JoinedTopic(context, "news", 0, 0.0, 1.0)
+    handler = topics.TABLE.handler(topic, row.kind.__new__(row.kind))
     assert typing.get_type_hints(handler)["message"] is row.kind
-    assert list(inspect.signature(handler).parameters) == ["topic", "peer", "message", "now"]
+    assert list(inspect.signature(handler).parameters) == ["peer", "message", "now"]
 
 
 def test_the_codecs_of_a_row_are_the_fields_of_its_class() -> None:

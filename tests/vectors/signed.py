@@ -18,10 +18,9 @@ from meshnode.gossip.kinds import Accusation, Member, parse_accusation, parse_me
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import Endpoint, EndpointKind, open_record, sign_record
-from meshnode.topics.joined_topic import parse_message
+from meshnode.topics.entries import parse_message, scope_in
 from meshnode.topics.messages import Greet
 from meshnode.topics.overlay import scope_of
-from meshnode.topics.subscribers import scope_in
 from meshnode.topics.topics import Topics
 from tests.vectors.values import Encode, Fields, plain
 
