@@ -1,8 +1,8 @@
-"""What a node says of a service of its own: the value of a SERVICE entry, whose name is the service's.
+"""A node's announcement of a service: the value of a SERVICE entry, whose name is the service's.
 
 Canonical CBOR ``[policy, health, load, {text: text}]``, at most 1,024 bytes. Policy is 0 (every member may use it) or 1
-(some may: whom is nobody else's business); health 0 (well) or 1 (failing); load 0 to 100. An instance is always the
-entry's origin: nobody announces for others.
+(some members may, which are not named); health 0 (well) or 1 (failing); load 0 to 100. An instance is always the
+entry's origin: no node announces for others.
 """
 
 from __future__ import annotations
@@ -43,10 +43,14 @@ class Offer:
     meta: Mapping[str, str] = field(default_factory=lambda: NOTHING, hash=False)
 
     def encoded(self) -> bytes:
-        """The value of the entry. Raises ValueError for what no receiver would take."""
+        """Return the value of the entry.
+
+        Raises ValueError for what receivers would drop: a load outside 0 to 100, over ``SERVICE_MAX_META`` metadata or
+        one without a name, a text over ``SERVICE_MAX_META_TEXT`` characters, over ``SERVICE_MAX_VALUE`` bytes in all.
+        """
         meta = dict(self.meta)
         texts = [*meta, *meta.values()]
-        if not all(isinstance(text, str) and len(text) <= SERVICE_MAX_META_TEXT for text in texts):
+        if not all(map(_is_meta_text, texts)):
             raise ValueError(f"metadata are texts of at most {SERVICE_MAX_META_TEXT} characters")
         if len(meta) > SERVICE_MAX_META or "" in meta:
             raise ValueError(f"at most {SERVICE_MAX_META} metadata, each with a name")
@@ -81,11 +85,14 @@ class Instance:
 
     @property
     def meta(self) -> Mapping[str, str]:
-        """The texts that its node announces with it."""
+        """Return the texts that its node announces with it."""
         return self.offer.meta
 
     def to_json(self) -> dict[str, object]:
-        """Plain JSON."""
+        """Return the instance as plain JSON.
+
+        ``rtt_ms`` has three decimals, and is None without a connection; ``expires`` is left out.
+        """
         return {
             "service": self.service,
             "id": str(self.node),
@@ -98,17 +105,20 @@ class Instance:
 
 
 def is_service_name(name: str) -> bool:
-    """True when a service of this name can be announced: 1 to 64 visible characters, no slash."""
+    """Return whether a service of this name can be announced: 1 to 64 visible characters, no slash, no space."""
     return 0 < len(name) <= GOSSIP_MAX_NAME and name.isprintable() and "/" not in name and " " not in name
 
 
 def is_offer(entry: Entry) -> bool:
-    """True when a SERVICE entry is what it should be: an announcement or a withdrawal."""
+    """Return whether a SERVICE entry is well-formed: an announcement or a withdrawal."""
     return is_service_name(entry.name) if entry.value is None else parse_offer(entry) is not None
 
 
 def parse_offer(entry: Entry) -> Offer | None:
-    """What a SERVICE entry says; None when it is none, or a withdrawal."""
+    """Return what a SERVICE entry announces; None when it is malformed or a withdrawal.
+
+    The same bytes give the same object, which is frozen.
+    """
     if entry.value is None or not is_service_name(entry.name):
         return None
     return _offer(entry.value)
@@ -125,11 +135,15 @@ def _offer(value: bytes) -> Offer | None:
     *numbers, meta = fields
     if any(type(n) is not int or not 0 <= n <= most for n, most in zip(numbers, (1, 1, 100), strict=True)):
         return None
-    if not isinstance(meta, dict) or len(meta) > SERVICE_MAX_META:
+    if not isinstance(meta, dict) or not _is_meta(meta):
         return None
-    for key, text in meta.items():
-        if not isinstance(key, str) or not isinstance(text, str) or not key:
-            return None
-        if len(key) > SERVICE_MAX_META_TEXT or len(text) > SERVICE_MAX_META_TEXT:
-            return None
     return Offer(bool(numbers[0]), not numbers[1], numbers[2], MappingProxyType(meta))
+
+
+def _is_meta(meta: dict[object, object]) -> bool:
+    texts = (text for pair in meta.items() for text in pair)
+    return len(meta) <= SERVICE_MAX_META and "" not in meta and all(map(_is_meta_text, texts))
+
+
+def _is_meta_text(text: object) -> bool:
+    return isinstance(text, str) and len(text) <= SERVICE_MAX_META_TEXT

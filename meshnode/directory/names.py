@@ -1,13 +1,13 @@
-"""Names of nodes: ``laptop.mesh``. Unique by first signed claim, and never taken over in silence. Sans I/O.
+"""Names of nodes: ``laptop.mesh``. Unique by first signed claim, and never taken over without an error. Sans I/O.
 
 A claim is a NAME entry of its own node; its value is when the node first claimed the name (Unix milliseconds), which it
 keeps when it renews. Among living claims the earliest counts, then the smaller id: the same everywhere, whatever the
-order in which claims come, so both sides of a healed partition agree. Who writes an old date into a new claim gains an
-hour at most with those who know better: to a node that has been here for an hour, a claim that it has never seen is no
-older than one hour. (Hence a partition of more than an hour may leave each side with its own holder, and a warning.)
+order in which claims come, so both sides of a healed partition agree. A new claim with an old date gains an hour at
+most: a node that has been here for an hour takes no claim that it has never seen for older than one hour. (Hence a
+partition of more than an hour may leave each side with its own holder, and a warning.)
 
 The first use of a name here pins its id, as ssh does with host keys. From then on the name means that id or an error,
-until a person says ``forget``. A second living claim, and a pin that others dispute, are told as ``NameConflict``.
+until the user calls ``forget``. A second living claim, and a disputed pin, are told as ``NameConflict``.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from meshnode.identity.node_id import MAX_LABEL, NodeId, is_label
 
 LEASE_S = 43_200  # below the longest ttl, so that the end of a claim outlives it
 RENEW_S = LEASE_S / 3
-BACKDATED_S = 3600.0  # how much older than when we first saw it a claim may be
+BACKDATED_S = 3600.0  # how much older a claim may be than its first sight here
 MAX_VALUE = 16
 
 MALFORMED = describe("names_drop_malformed", "name entries dropped: not a claim, or not a name")
-FULL = describe("names_full", "claims not remembered: there are too many, or too many of one name")
-BACKDATED = describe("names_backdated", "claims that say to be much older than they can be")
+FULL = describe("names_full", "claims not kept: there are too many, or too many of one name")
+BACKDATED = describe("names_backdated", "claims with a date before the earliest that is credible")
 CONFLICTS = describe("names_conflicts", "times that two living nodes claimed one name, or a pinned name was disputed")
 
 
 @dataclass(frozen=True, slots=True)
 class NameConflict:
-    """More than one node claims ``name``: ``holder`` has it (for us), ``rival`` would have it."""
+    """More than one node claims ``name``: here it means ``holder``, not ``rival``."""
 
     name: str
     holder: NodeId
@@ -48,7 +48,7 @@ class NameConflict:
 
 @dataclass(frozen=True, slots=True)
 class PinsChanged:
-    """The pins are others than before: write them down."""
+    """The pins changed, and are to be saved."""
 
 
 Effect = Announce | NameConflict | PinsChanged
@@ -57,17 +57,21 @@ Effect = Announce | NameConflict | PinsChanged
 @dataclass(slots=True)
 class _Claim:
     node: NodeId
-    first: float  # Unix seconds, bounded by what we saw
+    first: float  # Unix seconds; not before what is credible
     expires: float
 
 
 def is_claim(entry: Entry) -> bool:
-    """True when a NAME entry is what it should be: a claim, or its end."""
+    """Return whether a NAME entry is well-formed: a claim, or its end."""
     return is_label(entry.name) and (entry.value is None or _first(entry.value) is not None)
 
 
 class Names:
-    """One node's view of all names, and its own claim."""
+    """One node's view of all names, and its own claim.
+
+    ``status`` asks the membership; ``pins`` are the ids that names meant in earlier runs. ``now`` is monotonic seconds,
+    ``wall`` Unix seconds. After each call, the caller carries out ``take_effects()``.
+    """
 
     def __init__(
         self,
@@ -92,22 +96,26 @@ class Names:
         self._effects: list[Effect] = []
 
     def take_effects(self) -> list[Effect]:
-        """Everything to do or to tell since the last call, in order."""
+        """Return everything to do or to tell since the last call, in order."""
         effects, self._effects = self._effects, []
         return effects
 
     def next_deadline(self) -> float | None:
-        """When ``tick`` has something to do."""
+        """Return when ``tick`` is wanted next; None before ``claim``."""
         return self._timers.next_deadline()
 
     def tick(self, now: float) -> None:
-        """Renew our claim when it is due."""
+        """Renew this node's claim when it is due."""
         self._timers.run(now)
 
     # ---- verbs
 
     def claim(self, label: str, first_ms: int, now: float) -> None:
-        """Claim a name for ourselves; ``first_ms`` is when we first did. Raises ValueError."""
+        """Claim a name for this node; renewed each ``RENEW_S`` from now on.
+
+        ``first_ms`` is when this node first claimed it, in Unix milliseconds: it is to be kept from run to run. Raises
+        ValueError when the label is none.
+        """
         if not is_label(label):
             raise ValueError(f"a name has 1 to {MAX_LABEL} of a-z, 0-9 and hyphens inside")
         self.own_name, self._first_ms = label, first_ms
@@ -118,11 +126,14 @@ class Names:
         self._timers.at(now + RENEW_S, self._renew)
 
     def restore(self, pins: Mapping[str, NodeId]) -> None:
-        """What the names that were used here meant in earlier runs."""
+        """Add pins: the ids that names meant in earlier runs."""
         self._pins.update(pins)
 
     def forget(self, label: str) -> bool:
-        """Drop the pin of a name: its next use pins whoever has it then. False when there was none."""
+        """Drop the pin of a name; returns False when there was none.
+
+        The next use of the name pins the node that holds it then.
+        """
         self._told.pop(label, None)
         if self._pins.pop(label, None) is None:
             return False
@@ -131,13 +142,16 @@ class Names:
 
     @property
     def pins(self) -> dict[str, NodeId]:
-        """What the names that were used here mean."""
+        """Return the ids that the names used here mean, the name used longest ago first."""
         return dict(self._pins)
 
     # ---- what gossip tells
 
     def on_entry(self, entry: Entry, wall: float) -> None:
-        """A new NAME entry counts."""
+        """Take a new NAME entry: a claim, its renewal or its end.
+
+        A claim of this node's own for another name than ``own_name`` is of an earlier run, and is withdrawn.
+        """
         label = entry.name
         if entry.value is None:
             self._drop(label, entry.origin)
@@ -149,27 +163,34 @@ class Names:
         if entry.origin == self._own and label != self.own_name:
             self._effects.append(Announce(Kind.NAME, label, None, LEASE_S))  # of an earlier run
             return
-        claims = self._claims.setdefault(label, {})
-        known = claims.get(entry.origin)
+        known = self._claims.get(label, {}).get(entry.origin)
         if known is not None:
             known.expires = entry.expires
             known.first = max(known.first, first_ms / 1000)
-        else:
-            first = first_ms / 1000
-            earliest = wall - BACKDATED_S
-            if self._since < earliest and first < earliest and entry.origin != self._own:
-                self._metrics.count(BACKDATED)
-                first = earliest
-            if not self._room(label, claims, first, entry.origin, wall):
-                self._metrics.count(FULL)
-                return
-            claims[entry.origin] = _Claim(entry.origin, first, entry.expires)
-            self._of.setdefault(entry.origin, {})[label] = None
-            self._count += 1
+        elif not self._add(label, entry, first_ms / 1000, wall):
+            self._metrics.count(FULL)
+            return
         self._check(label, wall)
 
+    def _add(self, label: str, entry: Entry, first: float, wall: float) -> bool:
+        """Add a claim that is new here; False when there is no room."""
+        earliest = wall - BACKDATED_S
+        if self._since < earliest and first < earliest and entry.origin != self._own:
+            self._metrics.count(BACKDATED)
+            first = earliest
+        claims = self._claims.setdefault(label, {})
+        if not self._room(label, claims, first, entry.origin, wall):
+            return False
+        claims[entry.origin] = _Claim(entry.origin, first, entry.expires)
+        self._of.setdefault(entry.origin, {})[label] = None
+        self._count += 1
+        return True
+
     def on_member(self, peer: NodeId, wall: float) -> None:
-        """The membership believes something else of ``peer``."""
+        """Check the names of a node again: the membership believes something else of it.
+
+        A node that left holds no name; one that is believed gone keeps it until its lease is over.
+        """
         for label in list(self._of.get(peer, ())):
             self._check(label, wall)
 
@@ -211,7 +232,7 @@ class Names:
         self._effects.append(NameConflict(label, holder, rival))
 
     def _living(self, label: str, wall: float) -> list[_Claim]:
-        """Claims whose lease runs, the best first. A crashed node keeps its name until its lease is over."""
+        """Return the claims whose lease runs, the best first; a crashed node keeps its name until its lease is over."""
         found = [
             c
             for c in self._claims.get(label, {}).values()
@@ -222,7 +243,14 @@ class Names:
     # ---- questions
 
     def resolve(self, label: str, wall: float) -> NodeId:
-        """The node of a name, pinned by this use. Raises NotFound, NameChanged."""
+        """Return the node of a name, which this use pins.
+
+        A pinned name means the pinned node while no other one claims it, even when its claim has run out.
+
+        Raises:
+            NotFound: No living node claims the name, and it is not pinned.
+            NameChanged: Only other nodes than the pinned one claim it now.
+        """
         living = self._living(label, wall)
         pinned = self._pins.get(label)
         if pinned is None:
@@ -243,7 +271,10 @@ class Names:
         return pinned
 
     def name_of(self, node: NodeId, wall: float) -> str:
-        """The name that a node holds, or held when it left, unless somebody else has it since; "" when it has none."""
+        """Return the name that a node holds, or held when it left; "" when it has none.
+
+        A name that means another node here is not returned. Pins nothing.
+        """
         for label in self._of.get(node, ()):
             living = self._living(label, wall)
             holder = self._pins.get(label) or (living[0].node if living else None)

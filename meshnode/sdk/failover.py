@@ -200,22 +200,22 @@ class Failover:
     def _outcome(self, task: asyncio.Task[Opened], peer: NodeId, name: str) -> Opened | MeshError:
         """Return the outcome of an attempt, and tell it to the directory."""
         assert self._registry is not None
-        directory, now = self._registry.directory, self._loop.time()
+        experience, now = self._registry.directory.experience, self._loop.time()
         try:
             opened = task.result()
         except ServiceNotFound as error:
-            directory.on_missing(peer, name, now)
+            experience.on_missing(peer, name, now)
             return error
         except PolicyDenied as error:
-            directory.on_refused(peer, name, now)
+            experience.on_refused(peer, name, now)
             return error
         except ServiceUnavailable as error:
-            directory.on_failed(peer, now, name)
+            experience.on_failed(peer, now, name)
             return error
         except MeshError as error:
-            directory.on_failed(peer, now)
+            experience.on_failed(peer, now)
             return error
-        directory.on_opened(peer, name)
+        experience.on_opened(peer, name)
         self._proven[peer] = now
         return opened
 
@@ -269,7 +269,7 @@ class Failover:
         """End the streams to a silent peer for whose service another instance answers; else look again later."""
         assert self._registry is not None
         names = self._names_of(peer)
-        if not names or self._runtime.is_closed or not self._registry.directory.is_silent(peer):
+        if not names or self._runtime.is_closed or not self._registry.directory.experience.is_silent(peer):
             return
         waiting = False
         for name in names:
@@ -284,7 +284,7 @@ class Failover:
 
     def _cut(self, peer: NodeId, name: str) -> None:
         assert self._registry is not None
-        self._registry.directory.on_failed(peer, self._loop.time())
+        self._registry.directory.experience.on_failed(peer, self._loop.time())
         for stream, opened in list(self._streams.get(peer, {}).items()):
             if opened == name:
                 self._runtime.metrics.count(FAILOVERS)

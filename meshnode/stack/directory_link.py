@@ -83,16 +83,16 @@ class DirectoryLink(Component):
 
     def on_link(self, connection: Connection, up: bool, now: float) -> None:
         """Believe in a peer again; also when its connection is over: that was the silent one, and a new one is not."""
-        self.directory.on_heard(connection.peer)
+        self.directory.experience.on_heard(connection.peer)
         self.drain(now)
 
     def on_silence(self, peer: NodeId, silent: bool, now: float) -> None:
         """Something that was expected of ``peer`` did not come, or it answers again."""
         if silent:
-            self.directory.on_silent(peer, now)
+            self.directory.experience.on_silent(peer, now)
             self.on_peer_silent(peer)
         else:
-            self.directory.on_heard(peer)
+            self.directory.experience.on_heard(peer)
 
     def _on_entry(self, change: Changed, now: float) -> None:
         entry, wall = change.entry, self._context.clock.wall()

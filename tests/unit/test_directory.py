@@ -127,13 +127,13 @@ def test_sticky_stays_with_the_last_that_worked_as_long_as_it_works() -> None:
     bench = Bench()
     for signer in (A, B, C):
         bench.offer(signer)
-    bench.core.on_opened(C.id, "db")
+    bench.core.experience.on_opened(C.id, "db")
     near = {A.id: 0.001, B.id: 0.001, C.id: 0.2}
     assert bench.chosen(rtts=near, sticky=True)[0] == C.id
     assert bench.chosen(rtts=near)[0] != C.id
-    bench.core.on_silent(C.id, 1.0)
+    bench.core.experience.on_silent(C.id, 1.0)
     assert bench.chosen(1.0, rtts=near, sticky=True)[-1] == C.id
-    bench.core.on_heard(C.id)
+    bench.core.experience.on_heard(C.id)
     assert bench.chosen(1.0, rtts=near, sticky=True)[0] == C.id
 
 
@@ -141,12 +141,12 @@ def test_a_failure_counts_at_once_for_a_while_and_longer_when_it_repeats() -> No
     bench = Bench()
     bench.offer(A)
     bench.offer(B)
-    bench.core.on_failed(A.id, 0.0)
+    bench.core.experience.on_failed(A.id, 0.0)
     assert bench.chosen(0.1, rtts={A.id: 0.001}) == [B.id, A.id]
     assert bench.chosen(2.1, rtts={A.id: 0.001}) == [A.id, B.id]
-    bench.core.on_failed(A.id, 3.0)
+    bench.core.experience.on_failed(A.id, 3.0)
     assert bench.chosen(6.9, rtts={A.id: 0.001}) == [B.id, A.id]
-    bench.core.on_opened(A.id, "db")
+    bench.core.experience.on_opened(A.id, "db")
     assert bench.chosen(6.9, rtts={A.id: 0.001}) == [A.id, B.id]
 
 
@@ -154,8 +154,8 @@ def test_a_refusal_is_remembered_and_a_missing_service_until_it_is_announced_aga
     bench = Bench()
     bench.offer(A)
     bench.offer(B)
-    bench.core.on_refused(A.id, "db", 0.0)
-    bench.core.on_missing(B.id, "db", 0.0)
+    bench.core.experience.on_refused(A.id, "db", 0.0)
+    bench.core.experience.on_missing(B.id, "db", 0.0)
     states = {i.node: i.state for i in bench.core.instances("db", 1.0, WALL)}
     assert states == {A.id: "refused", B.id: "missing"}
     bench.offer(B, now=2.0)
@@ -290,13 +290,13 @@ def test_whatever_happens_the_choice_is_of_living_instances_and_complete(steps: 
             bench.statuses[signer.id] = Status.GONE if what == "gone" else Status.ALIVE
             bench.core.on_member(signer.id, now)
         elif what == "fail":
-            bench.core.on_failed(signer.id, now)
+            bench.core.experience.on_failed(signer.id, now)
         elif what == "open":
-            bench.core.on_opened(signer.id, "db")
+            bench.core.experience.on_opened(signer.id, "db")
         elif what == "refuse":
-            bench.core.on_refused(signer.id, "db", now)
+            bench.core.experience.on_refused(signer.id, "db", now)
         elif what == "silent":
-            bench.core.on_silent(signer.id, now)
+            bench.core.experience.on_silent(signer.id, now)
         else:
             bench.core.tick(now, WALL + now)
             deadline = bench.core.next_deadline()
