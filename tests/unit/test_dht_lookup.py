@@ -334,3 +334,17 @@ def test_a_watch_that_follows_a_lookup_gets_its_end_also_when_the_lookup_is_canc
     net.run(2.0)
     assert [e.record.seq for e in _told(asker, RecordPushed) if isinstance(e, RecordPushed)] == [owner.seq]
     assert not [e for e in _told(asker, Found) if isinstance(e, Found) and e.lookup_id == number]
+
+
+def test_a_slow_answer_has_another_node_asked_long_before_it_counts_as_lost() -> None:
+    net, nodes = _mesh(20)
+    asker = nodes[3]
+    for node in nodes:
+        node.alive = node is asker
+    asked, lost = (asker.metrics.counters.get(name, 0) for name in ("dht_rpcs", "dht_timeouts"))
+    asker.dht.lookup(NEAREST[0], net.now)
+    net.pump(asker)
+    assert asker.metrics.counters["dht_rpcs"] - asked == ALPHA * PATHS
+    while asker.metrics.counters["dht_rpcs"] - asked == ALPHA * PATHS:
+        net.run(0.005)
+    assert asker.metrics.counters.get("dht_timeouts", 0) == lost

@@ -39,6 +39,14 @@ def test_tokens_of_every_length_are_read(size: int) -> None:
     assert packets.initial_token(initial(token)[0]) == token
 
 
+def test_a_source_connection_id_of_any_length_is_passed_over() -> None:
+    for size in (0, 1, 8, 20):
+        rest = bytes([size]) + bytes(size) + bytes([len(TOKEN) >> 8 | 0x40, len(TOKEN)]) + TOKEN
+        assert packets.initial_token(long_header(rest=rest)) == TOKEN
+        assert packets.initial_token(long_header(rest=rest + b"length and payload")) == TOKEN
+        assert packets.initial_token(long_header(rest=rest[:-1])) is None
+
+
 def test_an_initial_without_a_token_has_none() -> None:
     assert packets.initial_token(initial(b"")[0]) is None
 
@@ -50,7 +58,8 @@ def test_a_short_header_is_routed_by_its_first_eight_bytes() -> None:
 
 def test_only_full_size_version_1_initials_may_begin_anything() -> None:
     datagram, _ = initial()
-    assert not packets.is_v1_initial(datagram[: packets.MIN_INITIAL - 1])
+    assert packets.is_v1_initial(datagram[:1200]), "RFC 9000 section 14.1"
+    assert not packets.is_v1_initial(datagram[:1199])
     assert not packets.is_v1_initial(datagram[:1] + b"\x6b\x33\x43\xcf" + datagram[5:])
     for kind in (0xD0, 0xE0, 0xF0, 0x40, 0x80):
         assert not packets.is_v1_initial(bytes([kind]) + datagram[1:])

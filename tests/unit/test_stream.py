@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from meshnode.base.limits import STREAM_LOW_WATER
 from meshnode.base.wire import WireError
 from meshnode.errors import ConnectionLost, MeshError, PolicyDenied, ServiceNotFound
 from meshnode.identity.keys import Identity
@@ -238,14 +239,8 @@ def test_an_end_of_the_connection_fails_every_stream_once() -> None:
 
 
 def test_a_header_that_comes_byte_by_byte_is_a_header() -> None:
-    class Port:
-        consumed = 0
-
-        def stream_consumed(self, stream_id: int, count: int) -> None:
-            self.consumed += count
-
     port = Port()
-    stream = Stream(port, 0, opener=False)  # type: ignore[arg-type]
+    stream = Stream(port, 0, opener=False)
     for byte in encode_header("web") + b"hi":
         stream.feed(bytes([byte]), False)
     assert stream.service == "web"
@@ -256,3 +251,130 @@ def test_a_header_that_comes_byte_by_byte_is_a_header() -> None:
 def test_an_unknown_status_is_a_wire_error() -> None:
     with pytest.raises(WireError):
         Stream(Ends(), 0, opener=True).feed(b"\x09", False)  # type: ignore[arg-type]
+
+
+# ---- what a waiting writer or opener is told
+
+
+def test_a_writer_that_waits_is_woken_when_most_of_what_it_wrote_has_arrived() -> None:
+    pair = Pair()
+    mine, theirs = pair.open()
+    woken: list[int] = []
+    mine.on_change = lambda: woken.append(mine.queued)
+    mine.write(bytes(2 << 20))
+    assert not mine.drained()
+    assert mine.queued == 2 << 20
+    while theirs.buffered or not woken:
+        theirs.read()
+        pair.run(0.02)
+    assert woken[0] <= STREAM_LOW_WATER
+    assert mine.drained()
+    woken.clear()
+    mine.write(b"little")
+    mine.await_low()
+    pair.run(0.1)
+    assert woken, "it asked to be told"
+
+
+def test_a_direction_that_the_peer_gave_up_is_given_up_here_too() -> None:
+    pair = Pair()
+    mine, theirs = pair.open()
+    mine.write(b"unread")
+    pair.run(0.1)
+    changed: list[bool] = []
+    mine.on_change = lambda: changed.append(mine.over)
+    pair.listener.engine.reset(theirs.id, 7)
+    pair.run(0.2)
+    assert isinstance(mine.error, ConnectionLost)
+    assert changed[-1]
+    assert isinstance(theirs.error, ConnectionLost), "what waits there for more hears of it"
+
+
+def test_records_and_frames_go_on_far_beyond_one_window_of_the_control_stream() -> None:
+    pair = Pair()
+    got: list[bytes] = []
+    pair.there.on_record = lambda connection, encoded: got.append(encoded)  # type: ignore[method-assign]
+    record = bytes(10_000)
+    for _ in range(600):
+        pair.dialler.push_record(record)
+        pair.run(0.01)
+    pair.run(1.0)
+    assert len(got) == 600
+    assert set(got) == {record}
+    quic = pair.listener.engine._quic  # type: ignore[attr-defined]
+    assert quic.consumed_total == quic._local_max_data.used
+
+
+class Port:
+    """What a stream asks of its connection."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[object, ...]] = []
+        self.consumed = 0
+
+    def stream_send(self, stream_id: int, data: bytes, fin: bool) -> None:
+        self.asked.append(("send", data, fin))
+
+    def stream_consumed(self, stream_id: int, count: int) -> None:
+        self.consumed += count
+
+    def stream_queued(self, stream_id: int) -> int:
+        return 0
+
+    def stream_reset(self, stream_id: int, code: int) -> None:
+        self.asked.append(("reset", code))
+
+    def stream_stop(self, stream_id: int, code: int) -> None:
+        self.asked.append(("stop", code))
+
+    def stream_done(self, stream_id: int) -> None:
+        self.asked.append(("done",))
+
+    def stream_await_drain(self, stream: Stream) -> None:
+        self.asked.append(("drain",))
+
+
+def test_a_stream_that_ends_before_it_was_accepted_is_an_error_of_its_opener() -> None:
+    port = Port()
+    stream = Stream(port, 0, opener=True)
+    stream.feed(b"", True)
+    assert isinstance(stream.error, ConnectionLost)
+    assert stream.over
+    with pytest.raises(ConnectionLost):
+        stream.write(b"x")
+    accepted = Stream(port, 4, opener=True)
+    accepted.feed(b"\x00answer", True)
+    assert (accepted.error, accepted.over, accepted.read()) == (None, False, b"answer")
+
+
+def test_a_stream_that_was_refused_asks_for_nothing_more_and_returns_what_comes() -> None:
+    port = Port()
+    stream = Stream(port, 0, opener=False)
+    header = encode_header("web")
+    stream.feed(header + b"hi", False)
+    stream.refuse(StreamStatus.DENIED)
+    assert port.asked == [("send", b"\x02", True), ("stop", 2)]
+    assert port.consumed == len(header) + 2
+    stream.feed(b"more", False)
+    assert (stream.buffered, stream.read()) == (0, b"")
+    assert port.consumed == len(header) + 6
+    with pytest.raises(ConnectionLost):
+        stream.write(b"x")
+    stream.feed(b"", True)
+    assert port.asked[2:] == [("done",)]
+    assert stream.over
+
+
+def test_a_stream_keeps_its_first_error_and_is_reset_once() -> None:
+    port = Port()
+    stream = Stream(port, 0, opener=True)
+    first = ConnectionLost("first")
+    stream.fail(first)
+    stream.fail(ConnectionLost("second"))
+    assert stream.error is first
+    stream.reset()
+    assert port.asked == [], "it is over: there is nothing to reset"
+    other = Stream(port, 4, opener=True)
+    other.reset(3)
+    other.reset(3)
+    assert port.asked == [("reset", 3), ("stop", 3)]
