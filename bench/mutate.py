@@ -89,11 +89,10 @@ CORES = {
             "tests/unit/test_packets.py",
             "tests/unit/test_stream.py",
             "tests/vectors/test_vectors.py",
-            "tests/sim/test_link.py",
         ),
     ),
     "directory": Core(("meshnode/directory/*.py",), ("tests/unit/test_directory.py", "tests/unit/test_names.py")),
-    "dialing": Core(("meshnode/stack/dialing.py",), ("tests/sim/test_link.py", "tests/sim/test_meeting.py")),
+    "dialing": Core(("meshnode/stack/dialing.py",), ("tests/sim/test_dialing.py", "tests/sim/test_meeting.py")),
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from meshnode.base.address import Addr
 from meshnode.base.limits import DHT_MAX_STORED_PER_ADDRESS, DHT_MAX_WATCHES_PER_SENDER
-from meshnode.discovery.dht import ContactsChanged, Found, LookupDone, Published, RecordPushed
+from meshnode.discovery.dht import ContactsChanged, Found, LookupDone, Published, RecordPushed, store
 from meshnode.discovery.dht.lookup import ALPHA, PATHS, Candidate, Lookup
 from meshnode.discovery.dht.messages import ContactInfo
 from meshnode.discovery.dht.rtt import INITIAL_RTO_S, MIN_RTO_S, RttBook, rto
@@ -180,14 +180,14 @@ def test_waits_follow_the_round_trips_of_the_peer_and_of_all_for_a_stranger() ->
 
 
 def test_an_address_may_store_so_many_records_and_more_when_some_have_expired() -> None:
-    store = RecordStore(KEY, 10_000)
+    records = RecordStore(KEY, 10_000)
     people = [Identity(n.to_bytes(32, "big")) for n in range(1, DHT_MAX_STORED_PER_ADDRESS + 3)]
-    puts = [store.put(_record(each, 1), "host", 0.0, WALL) for each in people]
+    puts = [records.put(_record(each, 1), "host", 0.0, WALL) for each in people]
     assert puts == [Put.NEW] * DHT_MAX_STORED_PER_ADDRESS + [Put.QUOTA] * 2
-    assert store.put(_record(people[-1], 1), "another", 0.0, WALL) is Put.NEW
+    assert records.put(_record(people[-1], 1), "another", 0.0, WALL) is Put.NEW
     later = sign_record(people[-2], seq=2, issued_ms=int(WALL * 1000) + 8_000_000, ttl=7200, endpoints=())
-    assert store.put(later, "host", 8_000.0, WALL + 8_000) is Put.NEW, "the others have expired"
-    assert len(store) == 1
+    assert records.put(later, "host", 8_000.0, WALL + 8_000) is Put.NEW, "the others have expired"
+    assert len(records) == 1
 
 
 def test_a_watcher_may_watch_so_many_keys_and_one_more_for_each_that_it_gives_up() -> None:
@@ -225,6 +225,21 @@ def _mesh(count: int) -> tuple[Net, list[SimNode]]:
 
 def _told(node: SimNode, kind: type) -> list[object]:
     return [effect for _, effect in node.log if isinstance(effect, kind)]
+
+
+def test_all_watchers_together_are_bounded_and_those_that_ran_out_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "DHT_MAX_WATCHES", 3)
+    watchers = Watchers(per_key=2)
+
+    def add(key: int, number: int, until: float, now: float = 0.0) -> bool:
+        watcher = Watcher(NEAREST[number], Addr("198.18.0.1", 1), until, 0, proven=True, credit=0)
+        return watchers.add(key.to_bytes(20, "big"), watcher, now)
+
+    assert [add(1, number, 90.0) for number in range(3)] == [True, True, False], "two of one key"
+    assert [add(2, number, 50.0) for number in range(2)] == [True, False], "three in all"
+    assert add(1, 0, 90.0), "one that is here is renewed"
+    assert add(3, 5, 90.0, now=60.0), "one has run out"
+    assert len(watchers) == 3
 
 
 def test_a_node_is_told_at_how_many_holders_its_record_is() -> None:
@@ -322,11 +337,17 @@ def test_a_lookup_that_was_cancelled_tells_nothing_and_one_that_was_not_ends() -
 
 
 def test_a_watch_that_follows_a_lookup_gets_its_end_also_when_the_lookup_is_cancelled() -> None:
-    net, nodes = _mesh(4)
-    owner, asker = nodes[1], nodes[3]
-    net.publish(owner)
-    net.run(1.0)
-    asker.dht._shared.store.cull(net.wall() + 10_000)
+    net, nodes = _mesh(24)
+    asker = net.add()
+    asker.dht.add_contact_hint(nodes[0].id, nodes[0].addr, net.now)  # no seed, which is asked beside the lookup
+    net.pump(asker)
+    net.run(10.0)
+    for owner in nodes[1:]:
+        held = asker.dht.counts()["records"]
+        net.publish(owner)
+        net.run(2.0)
+        if asker.dht.counts()["records"] == held:
+            break  # one whose record others hold
     number = asker.dht.lookup(owner.id, net.now)
     asker.dht.watch(owner.id, net.now)
     asker.dht.cancel(number)

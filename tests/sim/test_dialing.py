@@ -1,0 +1,240 @@
+"""One dial, step by step: what it answers, when, and what is forgotten afterwards."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from meshnode.base.address import Addr
+from meshnode.base.limits import HANDSHAKE_TIMEOUT_S
+from meshnode.errors import InvalidId, NodeClosed, NoPathError, NotFound, PolicyDenied
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
+from meshnode.quic.connection import Connection
+from meshnode.quic.engines import pick_engine
+from meshnode.quic.hello import CloseCode
+from meshnode.sim.link import ModelEngines
+from meshnode.sim.plain import PlainSealer
+from meshnode.sim.world import SimNode, Weather, World
+
+ELSEWHERE = Addr("10.0.9.1", 1)  # nothing there answers
+
+
+def _world(seed: int = 1, kind: str = "model", delay: float = 0.02) -> tuple[World, SimNode, SimNode, SimNode]:
+    """A seed and two nodes that know each other only through it; of the two the smaller id first."""
+    world = World(seed, Weather(delay=delay))
+    model = kind == "model"
+    engines = ModelEngines(world.entropy) if model else pick_engine(kind)
+    more = {"sealer": PlainSealer} if model else {}
+    nodes = [SimNode(world, f"10.0.0.{i + 1}", engines, seed_role=i == 0, **more) for i in range(3)]  # type: ignore[arg-type]
+    for node in nodes[1:]:
+        node.join(nodes[0])
+    world.run(3.0)
+    smaller, larger = sorted(nodes[1:], key=lambda node: node.id)
+    return world, nodes[0], smaller, larger
+
+
+def _dial(one: SimNode, peer: NodeId, got: list[object]) -> None:
+    one.mesh.connect(peer, one.world.now, got.append)
+    one.on_dirty()
+
+
+def _count(node: SimNode, name: str) -> int:
+    return node.mesh.metrics.counters.get(name, 0)
+
+
+def _apart(world: World, one: SimNode, other: SimNode, *, cut: bool = True) -> None:
+    world.partition(one.addr.host, other.addr.host, cut=cut)
+
+
+def _first_flight(sender: SimNode, to: NodeId, knocks_as: SimNode | None = None) -> bytes:
+    """The first datagram of a dial with a knock, of a peer that never answers what comes back."""
+    sealer = (knocks_as or sender).mesh.context.sealer
+    engine = pick_engine("aioquic").dial(
+        sender.mesh.context.identity, to, lambda odcid: sealer.knock(to, odcid), 30.0, sender.world.now
+    )
+    return engine.transmit(sender.world.now)[0]
+
+
+# ---- what a dial answers
+
+
+def test_all_that_wait_for_a_peer_get_the_one_connection_of_one_dial() -> None:
+    world, _, a, b = _world()
+    got: list[object] = []
+    dials, looked = _count(a, "dials"), _count(a, "dht_lookups")
+    for _ in range(3):
+        _dial(a, b.id, got)
+    world.run(2.0)
+    assert [type(each) for each in got] == [Connection] * 3
+    assert got[0] is got[1] is got[2]
+    assert _count(a, "dials") - dials == 1
+    assert _count(a, "dht_lookups") - looked <= 2, "one to find it, one to watch it"
+    _dial(a, b.id, got)
+    assert got[3] is got[0], "a live connection is given at once"
+    assert b.mesh.sessions[a.id].connection is not None
+
+
+def test_a_peer_that_cannot_be_found_is_an_error_and_leaves_no_trace() -> None:
+    world, _, a, _ = _world()
+    unknown = Identity(world.entropy(32)).id
+    got: list[object] = []
+    for _ in range(2):
+        _dial(a, unknown, got)
+    world.run(30.0)
+    assert [type(each) for each in got] == [NotFound] * 2
+    assert unknown not in a.mesh.sessions
+
+
+def test_an_id_that_is_no_key_is_refused_at_once_and_leaves_no_trace() -> None:
+    world, _, a, _ = _world()
+    no_key = NodeId(b"\xff" * 32)
+    got: list[object] = []
+    a.mesh.add_seed(no_key, [ELSEWHERE], world.now)
+    _dial(a, no_key, got)
+    assert [type(each) for each in got] == [InvalidId]
+    assert no_key not in a.mesh.sessions
+    _dial(a, a.id, got)
+    assert isinstance(got[1], NoPathError)
+
+
+def test_a_closed_node_dials_no_more() -> None:
+    world, _, a, b = _world()
+    got: list[object] = []
+    a.mesh.close(world.now)
+    _dial(a, b.id, got)
+    assert [type(each) for each in got] == [NodeClosed]
+
+
+def test_a_peer_that_does_not_answer_is_given_up_when_the_handshake_is_over_time_and_not_before() -> None:
+    world, _, a, b = _world()
+    got: list[object] = []
+    b.kill()
+    timeouts = _count(a, "handshake_timeouts")
+    a.mesh.add_seed(b.id, [b.addr], world.now)
+    _dial(a, b.id, got)
+    world.run(HANDSHAKE_TIMEOUT_S - 0.5)
+    assert got == []
+    world.run(1.0)
+    assert [type(each) for each in got] == [NoPathError]
+    assert str(b.addr) in str(got[0])
+    assert _count(a, "handshake_timeouts") - timeouts == 1
+
+
+def test_a_refused_peer_gets_the_reason_and_keeps_the_other_direction() -> None:
+    world, _, a, b = _world()
+    b.admits = lambda peer: peer != a.id
+    got: list[object] = []
+    _dial(a, b.id, got)
+    world.run(2.0)
+    assert [type(each) for each in got] == [PolicyDenied]
+    assert _count(b, "refused_policy") == 1
+    assert isinstance(b.connect(a.id), Connection)
+
+
+def test_a_dial_that_waits_for_an_address_begins_when_the_peer_publishes_one() -> None:
+    world, seed, a, _ = _world()
+    late = SimNode(world, "10.0.0.9", ModelEngines(world.entropy), sealer=PlainSealer)
+    got: list[object] = []
+    nowhere = Addr("fe80::1", 9)
+    a.mesh.add_seed(late.id, [nowhere], world.now)
+    _dial(a, late.id, got)
+    world.run(1.0)
+    assert got == []
+    late.join(seed)
+    world.run(2.0)
+    assert [type(each) for each in got] == [Connection]
+
+
+# ---- first flights
+
+
+def test_a_knock_that_does_not_hold_is_counted_and_begins_nothing() -> None:
+    _, seed, a, b = _world(kind="aioquic")
+    accepts, bad = _count(b, "accepts"), _count(b, "drop_knock")
+    b.receive(_first_flight(a, seed.id), ELSEWHERE)  # for another node
+    assert _count(b, "drop_knock") - bad == 1
+    b.receive(_first_flight(b, b.id), ELSEWHERE)  # in its own name
+    assert _count(b, "drop_knock") - bad == 2
+    assert b.id not in b.mesh.sessions
+    assert _count(b, "accepts") == accepts
+    none = _count(b, "drop_no_connection")
+    b.receive(b"\x40" + bytes(30), ELSEWHERE)
+    assert _count(b, "drop_no_connection") - none == 1
+    b.receive(_first_flight(a, b.id), ELSEWHERE)
+    assert _count(b, "accepts") - accepts == 1
+
+
+def test_a_flight_that_was_kept_aside_gets_its_turn_when_our_own_dial_gets_nowhere() -> None:
+    world, _, a, b = _world(kind="aioquic")
+    b.kill()
+    _dial(a, b.id, [])
+    world.run(0.05)
+    accepts, held = _count(a, "accepts"), _count(a, "simultaneous_dial_held")
+    flight = _first_flight(b, a.id)
+    for _ in range(3):
+        a.receive(flight, ELSEWHERE)
+    assert (_count(a, "accepts") - accepts, _count(a, "simultaneous_dial_held") - held) == (0, 1)
+    world.run(2.0)
+    assert _count(a, "accepts") - accepts == 1
+
+
+def test_a_flight_that_was_kept_aside_is_forgotten_when_our_own_dial_is_answered() -> None:
+    world, _, a, b = _world(kind="aioquic")
+    _apart(world, a, b)
+    got: list[object] = []
+    _dial(a, b.id, got)
+    world.run(0.05)
+    flight = _first_flight(b, a.id)
+    accepts = _count(a, "accepts")
+    a.receive(flight, ELSEWHERE)
+    _apart(world, a, b, cut=False)
+    world.run(3.0)
+    assert [type(each) for each in got] == [Connection]
+    assert _count(a, "accepts") == accepts
+    bad = _count(a, "drop_knock")
+    a.receive(flight, ELSEWHERE)
+    assert _count(a, "drop_knock") - bad == 1, "it is a replay like any other now"
+    world.run(HANDSHAKE_TIMEOUT_S + 1.0)
+    assert a.mesh.sessions[b.id].connection is got[0]
+
+
+# ---- when both ends have one
+
+
+@pytest.mark.parametrize("smaller_first", [True, False])
+def test_a_peer_that_lost_our_goodbye_connects_again_and_both_have_the_new_one(smaller_first: bool) -> None:
+    world, _, a, b = _world()
+    one, other = (a, b) if smaller_first else (b, a)
+    first = one.connect(other.id)
+    world.run(0.5)
+    _apart(world, a, b)
+    ended = other.mesh.sessions[one.id].connection
+    assert ended is not None
+    ended.close(CloseCode.NORMAL)
+    other.on_dirty()
+    world.run(0.3)
+    _apart(world, a, b, cut=False)
+    assert one.mesh.sessions[other.id].connection is first
+    again = other.connect(one.id, 2.0)
+    world.run(0.5)
+    ends = [x.mesh.sessions[y.id].connection for x, y in ((one, other), (other, one))]
+    assert ends[1] is again
+    assert ends[0] is not None
+    assert ends[0] is not first
+    assert ends[0].engine.odcid == again.engine.odcid
+
+
+@pytest.mark.parametrize("apart", range(0, 60, 4))
+def test_dials_that_cross_answer_both_and_leave_one_connection(apart: int) -> None:
+    world, _, a, b = _world(apart)
+    got: list[object] = []
+    world.at(world.now + 0.01, partial(_dial, a, b.id, got))
+    world.at(world.now + 0.01 + apart / 1000, partial(_dial, b, a.id, got))
+    world.run(2.0)
+    assert [type(each) for each in got] == [Connection] * 2
+    ends = [x.mesh.sessions[y.id].connection for x, y in ((a, b), (b, a))]
+    assert None not in ends
+    assert ends[0].engine.odcid == ends[1].engine.odcid  # type: ignore[union-attr]
+    assert len(a.mesh.sessions[b.id].connections()) == len(b.mesh.sessions[a.id].connections()) == 1
