@@ -1,4 +1,4 @@
-"""What the doctor says: one sentence, how bad it is and, for a problem, what to do next."""
+"""Findings of the doctor: one sentence, its level and, for a problem, what to do next."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Snapshot = Mapping[str, Any]  # what crosses the control socket; every key may b
 
 
 class Level(Enum):
-    """How bad it is. A note is worth knowing and needs nothing done."""
+    """Level of a finding. A note is worth knowing and needs nothing done."""
 
     OK = "ok"
     NOTE = "note"
@@ -28,32 +28,38 @@ class Finding:
     hint: str = ""
 
     def to_json(self) -> dict[str, str]:
-        """Return it for scripts."""
+        """Return it as plain JSON: ``topic``, ``level``, ``text``, ``hint``.
+
+        ``level`` is a value of ``Level``; ``hint`` is "" where nothing needs to be done.
+        """
         return {"topic": self.topic, "level": self.level.value, "text": self.text, "hint": self.hint}
 
 
 def ok(topic: str, text: str) -> Finding:
-    """It works."""
+    """Return a finding that something works."""
     return Finding(topic, Level.OK, text)
 
 
 def note(topic: str, text: str, hint: str = "") -> Finding:
-    """Worth knowing."""
+    """Return a finding that is worth knowing and needs nothing done; a ``hint`` may say what would help."""
     return Finding(topic, Level.NOTE, text, hint)
 
 
 def problem(topic: str, text: str, hint: str) -> Finding:
-    """It does not work, and this is what to do."""
+    """Return a finding that something does not work; ``hint`` says what to do."""
     return Finding(topic, Level.PROBLEM, text, hint)
 
 
 def ms(value: float) -> str:
-    """Milliseconds for people: two digits that mean something."""
+    """Return milliseconds for people: one decimal place below 100 ms, none above."""
     return f"{value:.1f} ms" if value < 100 else f"{value:.0f} ms"
 
 
 def seconds(value: float) -> str:
-    """A span of time for people."""
+    """Return a span of time for people.
+
+    In ms below 1 s, in s below 2 min, in min below 2 h, in h below 2 days, else in days.
+    """
     if value < 1:
         return f"{value * 1000:.0f} ms"
     if value < 120:
@@ -64,7 +70,11 @@ def seconds(value: float) -> str:
 
 
 def short(text: object) -> str:
-    """An endpoint or an id for people: ids shortened to 8 characters, detours in words."""
+    """Return an endpoint or an id for people.
+
+    Ids of 52 characters are cut to 8, relayed paths and WebSockets are said in words, the number of an extra socket is
+    left out; anything else is returned unchanged.
+    """
     where = str(text)
     if where.startswith("relay!"):
         return f"relay {where[6:14]}"
@@ -78,7 +88,10 @@ def short(text: object) -> str:
 
 
 def opened_by_us(peer: Snapshot) -> bool:
-    """True for a path over a WebSocket that this node opened: one that a peer opened says nothing of our network."""
+    """Return True for a path over a WebSocket that this node opened.
+
+    One that the peer opened shows that the peer's network blocks UDP, and nothing of this node's.
+    """
     return bool(peer.get("tunnel")) and "@" in str(peer.get("endpoint"))
 
 

@@ -1,9 +1,9 @@
-"""What this network is, from a snapshot (``daemon/diagnose.py`` documents its keys). One function a topic."""
+"""Findings on the node's network, from a snapshot (``daemon/diagnose.py`` documents its keys). One function a topic."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from meshnode.base.limits import SEAL_WINDOW_S
 from meshnode.diagnosis.finding import Finding, Snapshot, ms, note, ok, opened_by_us, plural, problem, seconds, short
@@ -15,7 +15,11 @@ ULA = ipaddress.ip_network("fc00::/7")
 
 
 def diagnose(snapshot: Snapshot) -> list[Finding]:
-    """Everything that can be told of the node and its network, in a fixed order of topics."""
+    """Return everything that can be told of the node and its network, in a fixed order of topics.
+
+    Every key of ``snapshot`` may be missing. Without ``running`` it covers this host's addresses and the names of the
+    seeds alone.
+    """
     if not snapshot.get("running"):
         topics: tuple[Callable[[Snapshot], Iterator[Finding]], ...] = (_absent, _addresses, _seeds)
     else:
@@ -24,7 +28,10 @@ def diagnose(snapshot: Snapshot) -> list[Finding]:
 
 
 def hosts(snapshot: Snapshot, version: int) -> list[str]:
-    """This host's addresses of a family that others could use: no loopback, no link-local ones."""
+    """Return this host's addresses of an IP version (4 or 6) that others could use.
+
+    Loopback and link-local ones are left out; private and unique local ones are kept.
+    """
     found = []
     for host, _ in snapshot.get("addresses", ()):
         ip = ipaddress.ip_address(str(host).partition("%")[0])
@@ -38,7 +45,7 @@ def _global6(snapshot: Snapshot) -> list[str]:
 
 
 def _confined(snapshot: Snapshot) -> bool:
-    """True when the node has no address but loopback ones: nothing can be told of the network beyond."""
+    """Return True when the node has loopback addresses only: nothing can be told of the network beyond."""
     endpoints = snapshot.get("status", {}).get("endpoints") or ()
     found = [str(endpoint).rpartition(":")[0].strip("[]") for endpoint in endpoints]
     return bool(found) and all(ipaddress.ip_address(host.partition("%")[0]).is_loopback for host in found)
@@ -83,21 +90,23 @@ def _addresses(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _udp(snapshot: Snapshot) -> Iterator[Finding]:
-    udp, peers = snapshot.get("udp", {}), snapshot.get("peers", ())
-    tunnelled = [peer for peer in peers if opened_by_us(peer)]
+    udp, seeds = snapshot.get("udp", {}), snapshot.get("seeds", ())
+    tunnelled = list(filter(opened_by_us, snapshot.get("peers", ())))
     outside, lan = udp.get("outside_s"), udp.get("lan_s")
-    if outside is not None and outside < (TUNNEL_S if tunnelled else RECENT_S):
+    on_lan = _is_recent(lan, RECENT_S)
+    if _is_recent(outside, TUNNEL_S if tunnelled else RECENT_S):
         yield ok("udp", f"UDP works: a peer outside this network was heard {seconds(outside)} ago")
-        return
-    if tunnelled:
-        where = "beyond this network" if lan is not None and lan < RECENT_S else "here"
+    elif tunnelled:
+        where = "beyond this network" if on_lan else "here"
         yield problem(
             "udp",
             f"UDP is blocked {where}: {plural(len(tunnelled), 'peer')} had to be reached by WebSocket over TCP, "
             "which works but is slower",
             "let UDP out in the firewall, or ask the administrator of this network to",
         )
-    elif any(not seed.get("answers") for seed in snapshot.get("seeds", ())) and (lan is None or lan >= RECENT_S):
+    elif on_lan:
+        yield ok("udp", f"UDP works on this network (heard {seconds(lan)} ago); no node outside of it has answered yet")
+    elif any(not seed.get("answers") for seed in seeds):
         failed = int(snapshot.get("status", {}).get("counters", {}).get("tunnel_failures", 0))
         how = "by UDP or by WebSocket over TCP" if failed else "by UDP"
         yield problem(
@@ -105,14 +114,16 @@ def _udp(snapshot: Snapshot) -> Iterator[Finding]:
             f"no node answers {how}",
             "is this host online, and does its firewall let UDP out? The findings on seeds say more",
         )
-    elif lan is not None and lan < RECENT_S:
-        yield ok("udp", f"UDP works on this network (heard {seconds(lan)} ago); nobody outside of it has answered yet")
     else:
         yield note(
             "udp",
-            "whether UDP works cannot be told: there is nobody to ask",
+            "whether UDP works cannot be told: there is no node to ask",
             "name a seed: meshnode up --seed ID@HOST:PORT",
         )
+
+
+def _is_recent(age: float | None, limit: float) -> bool:
+    return age is not None and age < limit
 
 
 MAPPINGS = {
@@ -124,7 +135,7 @@ MAPPINGS = {
     "unknown": "how the NAT maps is not known yet{at}: it takes two peers outside this network to tell",
 }
 FILTERS = {
-    "endpoint-independent": "it lets anybody in unasked (endpoint-independent filtering)",
+    "endpoint-independent": "it lets any host in unasked (endpoint-independent filtering)",
     "at-most-address-dependent": "of a host that this node has sent to, it lets other ports in too "
     "(address-dependent filtering, at most)",
     "unknown": "what it lets in unasked is not known: nothing that came in so far proves it",
@@ -137,20 +148,21 @@ def _nat(snapshot: Snapshot) -> Iterator[Finding]:
         return
     for family, suffix, mine in ((4, "", hosts(snapshot, 4)), (6, "_ipv6", _global6(snapshot))):
         mapping = str(nat.get(f"mapping{suffix}", "unknown"))
-        if not mine and mapping == "unknown":
-            continue
-        outside = [addr for addr in nat.get("reflexive", ()) if str(addr).startswith("[") == (family == 6)]
-        at = f", {outside[0]}" if outside else ""
-        if family == 6 and mapping == "unknown":
+        if mapping == "unknown" and (family == 6 or not mine):
             continue  # the IPv6 finding says that no node has answered
-        text = f"IPv{family}: {MAPPINGS.get(mapping, mapping).format(at=at)}"
-        if mapping == "endpoint-dependent":
-            yield note("nat", text, "a port mapping on the router, or --advertise with a forwarded port, mends it")
-        else:
-            yield (note if mapping == "unknown" else ok)("nat", text)
+        yield _mapping(nat, family, mapping)
         filtering = str(nat.get(f"filtering{suffix}", "unknown"))
         said = FILTERS.get(filtering, filtering)
         yield (note if filtering == "unknown" else ok)("filtering", f"IPv{family}: {said}")
+
+
+def _mapping(nat: Snapshot, family: int, mapping: str) -> Finding:
+    outside = [addr for addr in nat.get("reflexive", ()) if str(addr).startswith("[") == (family == 6)]
+    at = f", {outside[0]}" if outside else ""
+    text = f"IPv{family}: {MAPPINGS.get(mapping, mapping).format(at=at)}"
+    if mapping == "endpoint-dependent":
+        return note("nat", text, "a port mapping on the router, or --advertise with a forwarded port, mends it")
+    return (note if mapping == "unknown" else ok)("nat", text)
 
 
 def _ipv6(snapshot: Snapshot) -> Iterator[Finding]:
@@ -164,7 +176,7 @@ def _ipv6(snapshot: Snapshot) -> Iterator[Finding]:
     if spoken:
         yield ok("ipv6", f"IPv6 works: peers outside this network answer over it ({', '.join(mine) or 'by a ULA'})")
     elif mine:
-        yield note("ipv6", f"this host has IPv6 ({', '.join(mine)}), but nobody outside has answered over it yet")
+        yield note("ipv6", f"this host has IPv6 ({', '.join(mine)}), but no node outside has answered over it yet")
     else:
         yield note("ipv6", "this host has no global IPv6 address; IPv4 is used")
 
@@ -179,7 +191,12 @@ def _mappings(snapshot: Snapshot) -> Iterator[Finding]:
             yield note("mappings", f"{text}, but that is a private address: there is another NAT beyond it")
         else:
             yield ok("mappings", text)
-    for route in () if mappings else nat.get("port_mapping") or ():
+    if not mappings:
+        yield from _unmapped(nat.get("port_mapping") or ())
+
+
+def _unmapped(routes: Iterable[Snapshot]) -> Iterator[Finding]:
+    for route in routes:
         router, state = route.get("router", "here"), route.get("state")
         said = ", ".join(
             f"{name}: {what}" for name, what in route.items() if name not in ("router", "internal", "state")
@@ -229,7 +246,7 @@ def _mdns(snapshot: Snapshot) -> Iterator[Finding]:
     elif heard:
         yield ok("mdns", f"multicast works: {plural(heard, 'node')} on this LAN found by mDNS")
     else:
-        yield note("mdns", "mDNS is on and nobody was heard: no other node is on this LAN, or it carries no multicast")
+        yield note("mdns", "mDNS is on and no node was heard: no other node is on this LAN, or it carries no multicast")
 
 
 def _clock(snapshot: Snapshot) -> Iterator[Finding]:
@@ -251,10 +268,14 @@ def _clock(snapshot: Snapshot) -> Iterator[Finding]:
             "clock", f"the clock agrees with {plural(peers, 'peer')} (within {seconds(max(abs(offset), 0.1))}){lost}"
         )
     else:
-        way = "behind" if offset > 0 else "ahead of"
-        whose = "" if peers > 1 else " (or the peer's is wrong)"
-        text = f"this clock is {seconds(abs(offset))} {way} {plural(peers, 'peer')}{whose}{lost}"
-        yield problem("clock", text, hint) if abs(offset) >= CLOCK_PROBLEM_S else note("clock", text, hint)
+        yield _clock_off(offset, peers, lost, hint)
+
+
+def _clock_off(offset: float, peers: int, lost: str, hint: str) -> Finding:
+    way = "behind" if offset > 0 else "ahead of"
+    whose = "" if peers > 1 else " (or the peer's is wrong)"
+    text = f"this clock is {seconds(abs(offset))} {way} {plural(peers, 'peer')}{whose}{lost}"
+    return problem("clock", text, hint) if abs(offset) >= CLOCK_PROBLEM_S else note("clock", text, hint)
 
 
 def _dht(snapshot: Snapshot) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Why the connection to one peer is direct, relayed or absent, from a snapshot of that peer."""
+"""Findings on one peer: why the connection is direct, relayed or absent, from a snapshot of that peer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ SYMMETRIC = "symmetric"  # the capability by which a record says so
 
 
 def diagnose_peer(peer: Snapshot, nat: Snapshot) -> list[Finding]:
-    """Findings on one peer; ``nat`` is our own, as in ``status``."""
+    """Return the findings on one peer: its record, the path, what was tried, the last changes.
+
+    ``nat`` is this node's own, as in ``status``. Of addresses, attempts and changes at most ``MAX_LISTED`` are told.
+    """
     if peer.get("self"):
         return [note("peer", "that id is this node's own", "name another node's id")]
     if not peer.get("connected"):
@@ -85,23 +88,43 @@ def _path(peer: Snapshot, nat: Snapshot) -> Iterator[Finding]:
 
 
 def why_relayed(peer: Snapshot, nat: Snapshot) -> str:
-    """The likeliest reason why there is no direct path, as the end of a sentence."""
+    """Return the likeliest reason why there is no direct path, as the end of a sentence ("because ...").
+
+    Args:
+        peer: The peer's snapshot; its ``candidates`` say what was probed and what answered.
+        nat: This node's own NAT, as in ``status``.
+
+    Two endpoint-dependent NATs (RFC 4787 section 4.1) are blamed before addresses that did not answer.
+    """
     direct = [c for c in peer.get("candidates") or () if c.get("path") in ("direct", "lan") and not c.get("tunnel")]
-    answering = [c for c in direct if c.get("state") == "validated"]
-    if answering:
-        wait = max(float(c.get("distrusted_s") or 0.0) for c in answering)
-        if wait:
-            return f"the direct path fell silent a short time ago and is not trusted for {seconds(wait)} more"
-        return "a direct path has only just answered; the switch is under way"
-    ours = nat.get("mapping") == "endpoint-dependent"
-    theirs = SYMMETRIC in ((peer.get("record") or {}).get("capabilities") or ())
     if not direct:
         return "the peer has no address of its own that this node could try"
-    if ours and theirs:
+    answering = [c for c in direct if c.get("state") == "validated"]
+    if answering:
+        return _why_not_yet(answering)
+    return _why_unguessed(peer, nat) or _why_unanswered(direct)
+
+
+def _why_not_yet(answering: list[Snapshot]) -> str:
+    wait = max(float(c.get("distrusted_s") or 0.0) for c in answering)
+    if wait:
+        return f"the direct path fell silent a short time ago and is not trusted for {seconds(wait)} more"
+    return "a direct path has only just answered; the switch is under way"
+
+
+def _why_unguessed(peer: Snapshot, nat: Snapshot) -> str:
+    """Blame the NATs that show every peer another port; "" when neither end has one."""
+    own = nat.get("mapping") == "endpoint-dependent"
+    far = SYMMETRIC in ((peer.get("record") or {}).get("capabilities") or ())
+    if own and far:
         return "both NATs show every peer another port, so neither end can guess where the other is"
-    if ours or theirs:
-        owner = "this node's" if ours else "the peer's"
+    if own or far:
+        owner = "this node's" if own else "the peer's"
         return f"{owner} NAT shows every peer another port, which the other end has not guessed yet"
+    return ""
+
+
+def _why_unanswered(direct: list[Snapshot]) -> str:
     probed = [c for c in direct if c.get("probes")]
     if not probed:
         return "its other addresses have not been tried yet"
@@ -116,19 +139,21 @@ def why_relayed(peer: Snapshot, nat: Snapshot) -> str:
 def _tried(peer: Snapshot) -> Iterator[Finding]:
     others = [c for c in peer.get("candidates") or () if not c.get("in_use")]
     for candidate in others[:MAX_LISTED]:
-        probes, answers, rtt = candidate.get("probes") or 0, candidate.get("answers") or 0, candidate.get("rtt_ms")
-        if answers:
-            heard = candidate.get("heard_s")
-            outcome = f"answered {answers} of {plural(probes, 'probe')}" + (f" in {ms(rtt)}" if rtt is not None else "")
-            outcome += f", last heard {seconds(heard)} ago" if heard is not None else ""
-        else:
-            outcome = f"no answer to {plural(probes, 'probe')}" if probes else "not tried"
         failures = candidate.get("failures")
         left = f", left {plural(failures, 'time')} because it fell silent" if failures else ""
         where = f"{short(candidate.get('endpoint'))} (from {candidate.get('source')})"
-        yield note("tried", f"{where}: {outcome}{left}")
+        yield note("tried", f"{where}: {_outcome(candidate)}{left}")
     if len(others) > MAX_LISTED:
         yield note("tried", f"and {plural(len(others) - MAX_LISTED, 'more address', 'more addresses')}, see --json")
+
+
+def _outcome(candidate: Snapshot) -> str:
+    probes, answers = candidate.get("probes") or 0, candidate.get("answers") or 0
+    if not answers:
+        return f"no answer to {plural(probes, 'probe')}" if probes else "not tried"
+    rtt, heard = candidate.get("rtt_ms"), candidate.get("heard_s")
+    outcome = f"answered {answers} of {plural(probes, 'probe')}" + (f" in {ms(rtt)}" if rtt is not None else "")
+    return outcome + (f", last heard {seconds(heard)} ago" if heard is not None else "")
 
 
 def _changes(peer: Snapshot) -> Iterator[Finding]:

@@ -1,1 +1,1 @@
-"""Where is X: records by key from every source."""
+"""Discovery: finds the record of a key through every source."""

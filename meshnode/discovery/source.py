@@ -17,7 +17,7 @@ from meshnode.identity.record import EndpointRecord
 
 
 class Sink(Protocol):
-    """Where one source hands in what it finds, asked or not, at any time after its ``start``.
+    """Receiver of what one source finds, asked or not, at any time after its ``start``.
 
     All methods are called in the node's own thread; they never raise, whatever the bytes are.
     """

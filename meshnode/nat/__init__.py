@@ -1,1 +1,1 @@
-"""What a node learns of its own network: NAT mapping and filtering, local networks, port search, port mapping."""
+"""Knowledge of this node's own network: NAT mapping and filtering, local networks, port search, port mapping."""

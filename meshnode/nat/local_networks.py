@@ -1,4 +1,4 @@
-"""The networks and addresses of this host, and which addresses of others they rule out."""
+"""Networks and addresses of this host, and the peers' addresses that they rule out."""
 
 from __future__ import annotations
 

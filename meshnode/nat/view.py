@@ -1,4 +1,4 @@
-"""What a node knows of the NAT in front of it: its mapping and its filtering behaviour, joined."""
+"""The NAT in front of this node: its mapping and its filtering behaviour, joined."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Which address to use for a peer, now. Sans-IO; one ``PeerPaths`` per peer."""
+"""Choice of the address to use for a peer. Sans-IO; one ``PeerPaths`` per peer."""

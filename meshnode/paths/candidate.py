@@ -24,7 +24,7 @@ NEVER = float("-inf")
 
 
 class PathState(Enum):
-    """How far an address is known to be the peer's."""
+    """Validation state of an address."""
 
     UNKNOWN = "unknown"
     PROBING = "probing"
@@ -97,7 +97,7 @@ class Candidate:
         self.state = PathState.VALIDATED
 
     def fell_silent(self, now: float) -> None:
-        """It was in use and stopped answering: distrust it for 0.1 s, doubling each time, halving in 10 s."""
+        """Distrust the path, which was in use and stopped answering, for 0.1 s, doubling each time, halving in 10 s."""
         self.failures += 1
         remaining = 0.5 ** ((now - self.left_at) / DISTRUST_HALF_LIFE_S)
         self.distrust = min(DISTRUST_MAX_S, max(DISTRUST_MIN_S, 2 * self.distrust * remaining))

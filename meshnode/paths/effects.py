@@ -1,4 +1,4 @@
-"""What the path core asks the stack to do, and its record of path changes."""
+"""Effects that the path core asks the stack to carry out, and its record of path changes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class FellSilent:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The silence is over."""
+    """The peer answers again: the end of ``FellSilent``."""
 
 
 @dataclass(frozen=True, slots=True)

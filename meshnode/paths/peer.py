@@ -355,7 +355,7 @@ class PeerPaths:
             self.seeking.dial_round(now)
 
     def _compare_relays(self, current: Candidate, now: float) -> None:
-        """On a relay, probe others beside it, so that one that drops, delays or repeats datagrams is left."""
+        """Probe other relays beside the one in use, so that one that drops, delays or repeats datagrams is left."""
         others, busy = self.book.relays(), self.watchdog.is_busy(now)
         self._monitor.tick(current, busy and bool(others), now)
         if not busy or not current.addr.is_relayed or self.seeking.silent_since is not None:

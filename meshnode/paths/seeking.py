@@ -32,7 +32,7 @@ TUNNEL_AFTER_S = 0.25  # a WebSocket costs a TCP and a TLS handshake: only when 
 
 
 class Connectivity(Enum):
-    """Whether the peer can be reached, as far as its paths show."""
+    """Reachability of the peer, as far as its paths show."""
 
     CONNECTED = "connected"
     SEEKING = "seeking"

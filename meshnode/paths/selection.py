@@ -21,7 +21,7 @@ MIN_OUTCOMES = 2  # of another relay, before it is preferred
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What a decision depends on beside the event. Times are monotonic seconds.
+    """Inputs of a decision beside the event. Times are monotonic seconds.
 
     ``previous`` was validated and in use before ``current``; ``silent`` is true while an expected packet is overdue;
     ``moved_at`` is when the peer's last MOVED came; ``networks`` are those of this host (address, prefix length).
@@ -90,7 +90,7 @@ def _answers_first(found: Candidate, current: Candidate, sent: float, at: Situat
 
 
 def _claimed(found: Candidate, current: Candidate, sent: float, at: Situation) -> bool:
-    """The peer wants us there (see ``Validation.claim``), and it is really there."""
+    """The peer asked for this path (see ``Validation.claim``), and answers there."""
     if found.rank > current.rank:  # our own path was probed when the claim came: it has had its time to answer
         had_time = at.now - found.claimed >= (current.rtt or 0.0)
         return found.claimed > current.answered and sent >= found.claimed and had_time

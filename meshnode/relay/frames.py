@@ -40,17 +40,31 @@ class Frame(NamedTuple):
 
 
 def label(peer: NodeId) -> bytes:
-    """The 8 bytes that stand for a peer in frames: the beginning of its id."""
+    """Return the 8 bytes that stand for a peer in frames: the beginning of its id.
+
+    Two ids may share them: a relay gives the second client no reservation.
+    """
     return peer.raw[:PEER_LENGTH]
 
 
 def make_frame(key: bytes, direction: bytes, reservation: bytes, peer: bytes, inner: bytes) -> bytes:
-    """Return the frame that carries ``inner``."""
+    """Return the frame that carries ``inner``, ``FRAME_OVERHEAD`` (25) bytes longer than it.
+
+    Args:
+        key: The leg's key, as the relay granted it.
+        direction: ``UP`` from a client to the relay, ``DOWN`` from the relay to a client.
+        reservation: The leg's id of 8 bytes: the sender's when going up, the receiver's when going down.
+        peer: The label of the receiver when going up, of the sender when going down.
+        inner: The datagram, encrypted end to end.
+    """
     return b"".join((KIND, reservation, _mac(key, direction, peer, inner), peer, inner))
 
 
 def parse_frame(data: bytes) -> Frame | None:
-    """Cut a frame into its parts; None when it is too short."""
+    """Cut a frame into its parts, of which nothing is proven yet.
+
+    None for another kind of datagram, and for a frame without anything inside.
+    """
     if len(data) <= FRAME_OVERHEAD or data[0] != RELAYED:
         return None
     return Frame(data[1:9], data[9:17], data[17:25], data[25:])

@@ -1,4 +1,4 @@
-"""The relaying side: reservations, limits, forwarding and introductions. Sans-IO.
+"""The relay's side: reservations, limits, forwarding and introductions. Sans-IO.
 
 A reservation lives as long as the client's QUIC connection to the relay; it follows the client's moves because the
 driver sends to wherever that connection's path goes. A frame costs the relay two short MACs and two look-ups, and
@@ -41,7 +41,7 @@ class RelayLimits:
 
 
 class Reservation:
-    """One client's leg."""
+    """One client's reservation: its leg's id and key, its limits and what was forwarded for it."""
 
     __slots__ = ("bytes", "client", "forwarded", "id", "key", "packets", "refused")
 
@@ -81,7 +81,11 @@ class RelayServer:
         return len(self._by_id)
 
     def reserve(self, client: NodeId, now: float) -> Reservation | str:
-        """Return the client's reservation, a new one when it has none, or why it is refused."""
+        """Return the client's reservation, a new one when it has none, or why it is refused (counted).
+
+        Refused are clients that ``allow`` rejects, one too many (``RelayLimits.clients``), and one whose label another
+        client has.
+        """
         held = self._by_label.get(label(client))
         if held is not None and held.client == client:
             return held
@@ -98,17 +102,20 @@ class RelayServer:
         return made
 
     def serves(self, client: NodeId) -> bool:
-        """True when ``client`` holds a reservation."""
+        """Return True when ``client`` holds a reservation."""
         return label(client) in self._by_label
 
     def release(self, client: NodeId) -> None:
-        """The client's connection is over."""
+        """Forget the client's reservation, for its connection is over.
+
+        Frames of that reservation are no longer forwarded; nothing happens when there is none.
+        """
         held = self._by_label.get(label(client))
         if held is not None and held.client == client:
             del self._by_label[label(client)], self._by_id[held.id]
 
     def knows(self, reservation: bytes) -> bool:
-        """True when a frame of this reservation is for us to forward."""
+        """Return True when this relay forwards frames of this reservation."""
         return reservation in self._by_id
 
     def forward(self, frame: Frame, now: float) -> tuple[NodeId, bytes] | None:

@@ -1,4 +1,4 @@
-"""What a home holds of a node: the lock, the record's seq, and the DHT contacts that find the mesh without a seed."""
+"""Files in a node's home: the lock, the record's seq, and the DHT contacts that find the mesh without a seed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_FILE = 64 * MAX_SAVED_CONTACTS + 64
 
 
 class HomeLock:
-    """Makes a home (0700) where there is none, and keeps other processes out of it until released.
+    """Lock of a home directory, which is made (0700) if need be; keeps other processes out until released.
 
     Raises AlreadyRunning, ConfigError.
     """

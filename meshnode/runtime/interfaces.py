@@ -1,4 +1,4 @@
-"""Which addresses this host has, and the moment when that changes.
+"""Addresses of this host, and notice of their changes.
 
 On Linux a raw netlink socket tells of address, link and route changes within milliseconds (no package for
 it: the usual one costs 10 MB and 80 ms at import); elsewhere ``ifaddr`` is polled once a second.
@@ -46,7 +46,7 @@ def local_networks(*, loopback: bool = False) -> list[tuple[str, int]]:
 
 
 class InterfaceWatcher:
-    """Calls ``on_change`` at once on the first event and again when a burst of events has settled."""
+    """Watcher of this host's addresses, links and routes: calls ``on_change`` once a burst of events."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, on_change: Callable[[], None], on_error: OnError = reraise

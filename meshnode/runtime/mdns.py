@@ -183,7 +183,7 @@ class MdnsSource(RecordSource, RecordUpdateListener):
         self._announced = True
 
     def _choice(self) -> Interfaces:
-        """A node that is bound to one address neither speaks nor listens on other networks."""
+        """Return the interfaces to use: all, or only that of the address to which the node is bound."""
         host = self._local().host
         return InterfaceChoice.All if host in ("::", "0.0.0.0") else [host.partition("%")[0]]
 
@@ -243,4 +243,4 @@ def _open(interfaces: Interfaces) -> AsyncZeroconf:
 
 
 def _ignore(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
-    """The browser asks; the answers reach us through ``async_update_records``."""
+    """Ignore the browser's own event: answers come through ``async_update_records``."""

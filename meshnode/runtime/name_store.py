@@ -1,4 +1,4 @@
-"""The node's own name, and what other names mean here, on disk.
+"""Names on disk: this node's own claim, and the meanings (pins) of the names used here.
 
 A name is claimed with the time of its first claim, which decides between two claimants; and a name that was used once
 keeps its meaning (``Names`` calls that a pin) over restarts.
@@ -78,7 +78,7 @@ class NameStore:
         try:
             write_atomic(self._home / PINS_FILE, json.dumps(pins, indent=1).encode())
         except OSError as error:
-            log.warning("cannot save what names mean: %s", error)
+            log.warning("cannot save the meanings of names: %s", error)
 
 
 def _load_pins(path: Path) -> Mapping[str, NodeId]:
@@ -88,5 +88,5 @@ def _load_pins(path: Path) -> Mapping[str, NodeId]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, AttributeError) as error:
-        log.warning("%s is not readable; what names mean is learnt again: %s", path, error)
+        log.warning("%s is not readable; the meanings of names are learnt again: %s", path, error)
         return {}

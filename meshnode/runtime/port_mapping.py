@@ -1,4 +1,4 @@
-"""The sockets of port mapping: carries out what ``portmap.client`` decides.
+"""Sockets of port mapping: they carry out what ``portmap.client`` decides.
 
 One UDP socket for each of our addresses on a default route, one each for the announcements of routers (RFC 6887
 section 14.1.1), and short TCP exchanges with the router for UPnP.

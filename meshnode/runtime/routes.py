@@ -61,7 +61,7 @@ def gateways6() -> list[tuple[str, str]]:
 
 
 def _addresses6(interface: str) -> list[str]:
-    """Addresses on an interface that the internet may reach: neither link-local nor unique local, and in use."""
+    """Return an interface's global addresses: neither link-local nor unique local, tentative or deprecated."""
     found = []
     for fields in _lines("if_inet6"):
         if len(fields) < 6 or fields[5] != interface or int(fields[3], 16) != GLOBAL_SCOPE:
@@ -73,7 +73,7 @@ def _addresses6(interface: str) -> list[str]:
 
 
 def _source(host: str) -> str | None:
-    """Our address towards ``host``: the kernel is asked by connecting a UDP socket, which sends nothing."""
+    """Return this host's address towards ``host``: connecting a UDP socket asks the kernel and sends nothing."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((host, 9))

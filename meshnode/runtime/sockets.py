@@ -15,7 +15,7 @@ from meshnode.runtime.websocket import WebSockets
 
 
 class Sockets:
-    """Binds, sends and closes. Raises AddressInUse or ConfigError when the listen address cannot be had."""
+    """The node's ``Transport``. Raises AddressInUse or ConfigError when the listen address cannot be had."""
 
     def __init__(
         self,

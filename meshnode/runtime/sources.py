@@ -20,7 +20,7 @@ log = logging.getLogger("meshnode.node")
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a source may use of its node.
+    """Parts of a node that a source may use.
 
     ``spawn`` runs a coroutine until the node closes and logs what it raises, ``local`` returns the address that the
     socket is bound to, ``is_joined`` whether a DHT contact answers. Only members of the mesh can read what ``sealer``

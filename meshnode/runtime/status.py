@@ -1,4 +1,4 @@
-"""What a person asks of a running node, as plain JSON: its status, its peers, and what it knows of the mesh."""
+"""Status of a running node as plain JSON: itself, its peers, and what it knows of the mesh."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def describe_peers(runtime: Runtime) -> list[Json]:
 
 
 def describe_services(runtime: Runtime, name: str | None = None) -> list[Json]:
-    """The instances of one service or of all, this node's included."""
+    """Return the instances of one service or of all, this node's included."""
     registry = runtime.stack.registry
     if registry is None:
         return []
@@ -91,7 +91,7 @@ def describe_services(runtime: Runtime, name: str | None = None) -> list[Json]:
 
 
 def describe_members(runtime: Runtime) -> list[Json]:
-    """All nodes that gossip knows, this one included."""
+    """Return all nodes that gossip knows, this one included; empty without gossip."""
     gossip = runtime.stack.gossip
     if gossip is None:
         return []
@@ -102,6 +102,6 @@ def describe_members(runtime: Runtime) -> list[Json]:
 
 
 def name_of(runtime: Runtime, peer: NodeId) -> str:
-    """The name that a node holds; "" when it has none."""
+    """Return the name that a node holds; "" when it has none."""
     registry = runtime.stack.registry
     return registry.names.name_of(peer, runtime.clock.wall()) if registry is not None else ""

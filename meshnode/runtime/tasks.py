@@ -12,7 +12,7 @@ log = logging.getLogger("meshnode.node")
 
 
 class Tasks:
-    """Owns tasks until they end or ``close`` cancels them."""
+    """Owner of tasks until they end or ``close`` cancels them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -37,7 +37,7 @@ OnBatch = Callable[[list[tuple[bytes, Addr]]], None]
 
 
 class UdpSocket:
-    """A node's socket. ``on_batch`` gets what arrived, at most 64 datagrams or so at a time.
+    """UDP socket of a node. ``on_batch`` gets what arrived, at most 64 datagrams or so at a time.
 
     An extra one (``side``) marks the sources of what it receives; a ``buffer`` may be shared, for it is only used
     while reading.
@@ -231,7 +231,7 @@ class UdpSocket:
 
 
 def _run(datagrams: list[bytes], start: int) -> int:
-    """How many datagrams from ``start`` make one GSO send: equal sizes, the last may be shorter."""
+    """Return how many datagrams from ``start`` make one GSO send: equal sizes, the last may be shorter."""
     size = len(datagrams[start])
     total, count = size, 1
     for datagram in islice(datagrams, start + 1, start + MAX_SEGMENTS):

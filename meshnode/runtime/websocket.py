@@ -1,4 +1,4 @@
-"""Where UDP is blocked: datagrams as binary messages of a WebSocket over TLS, through ``HTTPS_PROXY`` when set.
+"""Tunnels where UDP is blocked: datagrams as binary messages of a WebSocket over TLS, by ``HTTPS_PROXY`` when set.
 
 Each message is one datagram as it would travel by UDP, so the other end proves its key inside, and the TLS certificate
 proves nothing and may be self-signed. Strangers get no byte: the first flight's server name is a
@@ -136,7 +136,7 @@ class WebSockets:
         return knock_name(self._knock(NodeId.parse(peer), PURPOSE))
 
     def deliver(self, datagram: bytes, addr: Addr) -> None:
-        """A message came."""
+        """Hand a received message to the node, unless it is empty or longer than ``MAX_DATAGRAM``."""
         if 0 < len(datagram) <= MAX_DATAGRAM:
             self._on_datagram(datagram, addr)
 
@@ -233,11 +233,11 @@ class WebSockets:
         return None
 
     def joined(self, addr: Addr, incoming: _Incoming) -> None:
-        """A member's WebSocket is open."""
+        """Register a member's WebSocket that has opened."""
         self._incoming[addr] = incoming
 
     def left(self, addr: Addr) -> None:
-        """A member's WebSocket is closed."""
+        """Forget a member's WebSocket that has closed."""
         self._incoming.pop(addr, None)
 
 
@@ -399,7 +399,7 @@ def _server_context(path: Path) -> ssl.SSLContext:
 
 
 def _self_signed() -> bytes:
-    """A key and a certificate that say nothing: the node's own key is proven inside."""
+    """Return a key and a certificate in PEM that prove nothing: the node's own key is proven inside."""
     import datetime
 
     from cryptography import x509

@@ -1,1 +1,1 @@
-"""What a node does for TCP programs: expose a local target, forward a local listener."""
+"""Services for TCP programs: expose a local target, forward a local listener."""

@@ -1,4 +1,4 @@
-"""What is exposed and forwarded, kept in ``services.json`` so that it survives kill -9."""
+"""Exposed and forwarded services, kept in ``services.json`` so that they survive kill -9."""
 
 from __future__ import annotations
 
@@ -42,7 +42,11 @@ class ServiceBook:
         self.forwards: dict[str, Forward] = {}
 
     async def restore(self) -> None:
-        """Begin again what an earlier run was told; what fails is logged and kept out."""
+        """Start again what ``services.json`` lists.
+
+        A file that cannot be read restores nothing, and an item that fails (a port that is taken, say) is left out;
+        either is logged and raises nothing. The file is not rewritten before the next change.
+        """
         try:
             saved = json.loads(self._path.read_text())
         except FileNotFoundError:
@@ -95,7 +99,21 @@ class ServiceBook:
         announce: bool | None = None,
         meta: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Serve a TCP target; exposing a name again replaces it. Raises ConfigError, InvalidId."""
+        """Serve a TCP target under ``name``; exposing a name again replaces the earlier one.
+
+        Args:
+            name: The name that peers open.
+            target: ``tcp://HOST:PORT``, connected to for each stream.
+            allow: Ids of the nodes that may open it, or "any" for every member; no node may unless named.
+            announce: Whether it is announced in the service directory; None: if any node is allowed.
+            meta: Text that is announced with it.
+
+        Returns:
+            The name, target and allowed ids as plain JSON.
+
+        Raises:
+            ConfigError, InvalidId, OSError: Nothing is changed, an earlier service of that name is served on.
+        """
         old = self.exposes.pop(name, None)
         if old is not None:
             old.close()
@@ -151,7 +169,10 @@ class ServiceBook:
         return {"listen": found.listen, "to": to}
 
     async def unforward(self, listen: str) -> dict[str, Any]:
-        """Stop a forward, named by its address or its port alone. Raises NotFound."""
+        """Stop a forward, named by its listen address (``HOST:PORT``) or by its port alone.
+
+        Its connections are dropped. Returns the listen address as plain JSON. Raises NotFound.
+        """
         found = next((k for k in self.forwards if k == listen or k.endswith(f":{listen}")), None)
         if found is None:
             raise NotFound(f"nothing is forwarded from {listen}", hint="`meshnode status` lists what is")
@@ -160,7 +181,10 @@ class ServiceBook:
         return {"listen": found}
 
     async def close(self) -> None:
-        """Stop everything; the file stays, so the next start begins it again."""
+        """Stop everything; the file stays.
+
+        The next start on the same home restores what was exposed and forwarded.
+        """
         for forward in self.forwards.values():
             await forward.close()
         for expose in self.exposes.values():

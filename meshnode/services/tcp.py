@@ -33,7 +33,12 @@ async def _pump(reader: MeshReader | asyncio.StreamReader, writer: MeshWriter | 
 
 
 async def splice(tcp: tuple[asyncio.StreamReader, asyncio.StreamWriter], mesh: tuple[MeshReader, MeshWriter]) -> None:
-    """Carry bytes both ways until both directions have ended; an error on either side resets the other."""
+    """Carry bytes both ways until both directions have ended.
+
+    An end of one direction is passed on as such (half-close). An error on either side resets the stream and aborts the
+    TCP connection; it is logged and not raised. Each direction holds at most ``CHUNK`` bytes beside the buffers of both
+    ends.
+    """
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(_pump(tcp[0], mesh[1]))
@@ -142,7 +147,11 @@ class Forward:
         return self.service if self.peer is None else f"{self.peer}/{self.service}"
 
     async def start(self) -> tuple[str, int]:
-        """Listen; returns the bound host and port. Raises AddressInUse, ConfigError."""
+        """Listen, and return the bound host and port.
+
+        Port 0 is replaced by the kernel's choice. Raises AddressInUse (also for an address that this host does not
+        have) and ConfigError.
+        """
         host, port = parse_listen(self.listen)
         try:
             self._server = await asyncio.start_server(self._client, host, port)
@@ -176,7 +185,10 @@ class Forward:
             self._tasks.pop(task, None)
 
     async def close(self) -> None:
-        """Stop listening and drop its connections."""
+        """Stop listening and drop its connections.
+
+        They are aborted, not closed: the programs at both ends see a reset.
+        """
         if self._server is not None:
             self._server.close()
         for task in list(self._tasks):

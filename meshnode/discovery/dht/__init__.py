@@ -1,4 +1,4 @@
-"""The distributed hash table: where a node's record is found without any server. Sans-IO; see ``core``."""
+"""Distributed hash table: stores and finds nodes' records without a server. Sans-IO; see ``core``."""
 
 from meshnode.discovery.dht.core import Dht
 from meshnode.discovery.dht.effects import (

@@ -31,7 +31,7 @@ EVICTED = describe("dht_evicted", "contacts that stopped answering")
 
 
 class Contacts:
-    """Keeps the table of one node alive.
+    """Maintenance of one node's routing table.
 
     ``on_new(contact, now)`` is called for every peer that enters the table, ``cull(now)`` at every refresh, to drop
     what has run out elsewhere.

@@ -1,4 +1,4 @@
-"""What the DHT core asks of its driver: a closed union of values."""
+"""Effects that the DHT core asks its driver to carry out: a closed union of values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SendSealed:
 
 @dataclass(frozen=True, slots=True)
 class LookupStats:
-    """What a lookup cost. ``first_s`` is the time to the first valid record, None without one."""
+    """Cost of a lookup. ``first_s`` is the time to the first valid record, None without one."""
 
     rpcs: int
     hops: int

@@ -160,7 +160,7 @@ class Rpcs:
         return call.sends == 1 or known is None or now - call.last_sent < known / 2
 
     def _on_late(self, call: Call, sender: NodeId, reply: Reply, now: float) -> bool:
-        """The peer lives, but is farther away than we thought; the request itself has failed already."""
+        """Take an answer after its timeout: the RTT is sampled; the request itself has failed already."""
         if call.peer != sender or type(reply) is not call.expects:
             self._metrics.count(UNASKED)
             return False

@@ -29,7 +29,7 @@ def soft(estimator: RttEstimator) -> float:
 
 
 class RttBook:
-    """RTTs by peer, and one over all peers for those that we do not know yet."""
+    """RTT estimators by peer, and one over all peers for those without a sample."""
 
     def __init__(self) -> None:
         self.overall = RttEstimator()
@@ -43,7 +43,7 @@ class RttBook:
         self.overall.sample(rtt)
 
     def of(self, peer: NodeId) -> RttEstimator:
-        """The peer's estimator, or the overall one."""
+        """Return the peer's estimator, or the overall one."""
         return self._peers.get(peer, self.overall)
 
     def patient(self, peer: NodeId) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""What the parts of one node's DHT share: its table, store, timers, calls, and the effects they produce."""
+"""State that the parts of one node's DHT share: its table, store, timers, calls, and the effects they produce."""
 
 from __future__ import annotations
 

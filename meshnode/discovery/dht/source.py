@@ -26,7 +26,7 @@ LOOKUP_EMPTY = describe("lookup_empty", "lookups that found no record, to be rep
 
 
 class DhtSource(RecordSource):
-    """Joins the DHT core to a stack.
+    """Adapter of the DHT core to the stack: a ``RecordSource``.
 
     ``send`` seals and sends a body, ``on_dirty`` asks for a flush, ``on_contacts`` is told that ``Dht.contacts`` has
     changed (at most every few seconds).

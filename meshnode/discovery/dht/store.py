@@ -1,4 +1,4 @@
-"""What a node keeps for others: their records, and their watches. Bounded by address and by key."""
+"""Storage for other nodes: their records and their watches, bounded by address and by key."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from meshnode.identity.record import EndpointRecord, newer
 
 
 class Put(Enum):
-    """What became of a record handed to the store."""
+    """Outcome of ``RecordStore.put``."""
 
     NEW = "new"
     NEWER = "newer"
@@ -42,7 +42,7 @@ class _Item:
 
 
 class RecordStore(IStorage):  # type: ignore[misc]  # kademlia is untyped
-    """Key to newest verified record. Full: the expired go first, then the farthest from us."""
+    """Newest verified record by key. When full, the expired go first, then the farthest from this node."""
 
     def __init__(self, own_key: bytes, limit: int) -> None:
         self._own = int.from_bytes(own_key, "big")
@@ -80,7 +80,7 @@ class RecordStore(IStorage):  # type: ignore[misc]  # kademlia is untyped
         return Put.NEW
 
     def fresh(self, key: bytes, wall: float) -> EndpointRecord | None:
-        """The record of ``key``, unless expired."""
+        """Return the record of ``key``; None when there is none or it has expired."""
         item = self._items.get(key)
         if item is None:
             return None
@@ -122,7 +122,7 @@ class RecordStore(IStorage):  # type: ignore[misc]  # kademlia is untyped
         return self._items[key].record.encoded
 
     def get(self, key: bytes, default: bytes | None = None) -> bytes | None:
-        """The encoded record, expired or not."""
+        """Return the encoded record, expired or not."""
         return self[key] if key in self._items else default
 
     def iter_older_than(self, seconds_old: float) -> list[tuple[bytes, bytes]]:
@@ -158,7 +158,7 @@ class Watcher:
 
 
 class Watchers:
-    """All watches that we hold for others."""
+    """All watches that this node holds for others."""
 
     def __init__(self, per_key: int = DHT_MAX_WATCHES_PER_KEY) -> None:
         self._by_key: dict[bytes, dict[NodeId, Watcher]] = {}
@@ -199,7 +199,7 @@ class Watchers:
         )
 
     def get(self, key: bytes, watcher: NodeId) -> Watcher | None:
-        """The watch of that peer on that key."""
+        """Return the watch of that peer on that key."""
         return self._by_key.get(key, {}).get(watcher)
 
     def remove(self, key: bytes, watcher: NodeId) -> None:

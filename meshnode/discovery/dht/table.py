@@ -54,7 +54,7 @@ class Bucket(KBucket):  # type: ignore[misc]  # kademlia is untyped
         self.refreshed_at = float("-inf")
 
     def touch_last_updated(self) -> None:
-        """The library reads the wall clock here; a core does not."""
+        """Override the library's reading of the wall clock, which a core does not do."""
         self.last_updated = 0.0
 
     def split(self) -> tuple[Bucket, Bucket]:
@@ -84,7 +84,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
         return sum(len(bucket.nodes) for bucket in self.buckets)
 
     def get_bucket_for(self, node: Node) -> int:
-        """Index of the bucket whose range covers the node (binary search)."""
+        """Return the index of the bucket whose range covers the node (binary search)."""
         return self._index(node.long_id)
 
     def _index(self, key: int) -> int:
@@ -98,11 +98,11 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
         return low
 
     def bucket_of(self, key: bytes) -> Bucket:
-        """The bucket whose range covers ``key``."""
+        """Return the bucket whose range covers ``key``."""
         return self.buckets[self._index(int.from_bytes(key, "big"))]
 
     def get(self, peer: NodeId) -> Contact | None:
-        """The contact, None when not in the table."""
+        """Return the contact; None when it is not in the table."""
         key = peer.dht_key
         return self.bucket_of(key).nodes.get(key)
 
@@ -209,7 +209,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
         return found[:count]
 
     def find_neighbors(self, node: Node, k: int | None = None, exclude: Node | None = None) -> list[Contact]:
-        """The library's name for ``closest``."""
+        """Return ``closest`` under the library's name for it."""
         found = self.closest(node.id, (k or self.ksize) + 2)
         return [c for c in found if c.id != node.id and (exclude is None or c.id != exclude.id)][: k or self.ksize]
 
@@ -219,7 +219,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
 
 
 def _crowded(bucket: Bucket, addr: Addr) -> bool:
-    """Half full, and already with enough contacts of that network."""
+    """Return True when the bucket is half full and has ``DHT_MAX_PER_SUBNET`` contacts of that network."""
     if len(bucket.nodes) < bucket.ksize // 2:
         return False
     network = neighbourhood(addr.host)
@@ -230,7 +230,7 @@ def _crowded(bucket: Bucket, addr: Addr) -> bool:
 
 @lru_cache(maxsize=4096)
 def neighbourhood(host: str) -> bytes | None:
-    """The /24 or /48 that one party is likely to own; None for private addresses, where a LAN is one network."""
+    """Return the /24 or /48 that one party is likely to own; None for private addresses: a LAN is one network."""
     ip = ipaddress.ip_address(host.partition("%")[0])
     if ip.is_private or ip.is_link_local or ip.is_loopback:
         return None

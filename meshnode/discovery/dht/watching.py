@@ -80,7 +80,7 @@ class Watching:
             self._register(watched, holder, addr, now, seconds=0)
 
     def seq_of(self, peer: NodeId) -> int | None:
-        """The newest seq known of a watched id; None when it is not watched."""
+        """Return the newest seq known of a watched id; None when it is not watched."""
         watched = self._watched.get(peer.dht_key)
         return None if watched is None else watched.seq
 

@@ -114,7 +114,7 @@ class PortMapper:
                 lease.lost(now, spread)
 
     def on_http(self, number: int, status: int | None, body: bytes, now: float) -> None:
-        """A fetch has ended; status None when nothing came back."""
+        """Take the end of a fetch; ``status`` is None when nothing came back."""
         for lease in self._all():
             lease.on_http(number, status, body, now)
         self._sweep()
@@ -128,7 +128,7 @@ class PortMapper:
     # ---- what the host may ask
 
     def next_deadline(self) -> float | None:
-        """When ``tick`` has something to do."""
+        """Return when ``tick`` has something to do (monotonic seconds); None for never."""
         times = [lease.next_deadline() for lease in self._all()]
         return min((at for at in times if at is not None), default=None)
 
@@ -138,7 +138,7 @@ class PortMapper:
         return effects
 
     def mappings(self) -> list[Mapping]:
-        """Return what we hold."""
+        """Return the mappings that are held."""
         return [lease.mapping for lease in self._leases.values() if lease.mapping is not None]
 
     @property

@@ -1,4 +1,4 @@
-"""When has a router restarted, and so forgotten its mappings? Its clock, which comes with every answer, tells."""
+"""Detection of router restarts, which lose all mappings, from the clock in every answer (RFC 6887 section 8.5)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ SLACK_S = 2
 
 
 class Epochs:
-    """The last clock reading of each router, with our own time then (seconds)."""
+    """The last clock reading of each router, with this node's monotonic time then (seconds)."""
 
     def __init__(self) -> None:
         self._seen: BoundedDict[str, tuple[int, float]] = BoundedDict(PORTMAP_ROUTERS)
 
     def knows(self, router: str) -> bool:
-        """True when a reading is remembered."""
+        """Return True when a reading is remembered."""
         return router in self._seen
 
     def restarted(self, router: str, epoch: int, now: float, *, nat_pmp: bool) -> bool:
@@ -43,6 +43,6 @@ class Epochs:
         return client + SLACK_S < server - server / 16 or server + SLACK_S < client - client / 16
 
     def forget(self, routers: set[str]) -> None:
-        """Keep only these."""
+        """Forget the readings of all other routers."""
         for router in [router for router in self._seen if router not in routers]:
             del self._seen[router]

@@ -15,7 +15,7 @@ END = b"\r\n\r\n"
 
 
 def _head(raw: bytes | bytearray) -> tuple[int, dict[bytes, bytes], int]:
-    """Status, headers with lower-case names, and where the body begins. Raises ValueError."""
+    """Return status, headers with lower-case names, and where the body begins. Raises ValueError."""
     at = raw.find(END)
     if at < 0:
         raise ValueError("no end of the head")

@@ -1,4 +1,4 @@
-"""Asking a UPnP Internet gateway for one mapping: search, description, outside address, mapping.
+"""Client of a UPnP Internet gateway for one mapping: search, description, outside address, mapping.
 
 The search is multicast, as routers expect; all that follows is HTTP with the router alone. Only the first
 description that the router names is read. A mapping is first asked with a lease, and for ever only where the
@@ -89,7 +89,7 @@ class UpnpTalk(Talk):
         self._searches += 1
 
     def takes(self, message: Message) -> bool:
-        """True for an answer to the search while we search."""
+        """Return True for an answer to the search while it runs."""
         searching = self.deadline is not None and self._lease > 0 and self._step is None
         return searching and isinstance(message, ssdp.SearchReply) and message.target in ssdp.TARGETS
 
@@ -127,7 +127,7 @@ class UpnpTalk(Talk):
         self._fetch(self._services[0].control.addr, request, step, now)
 
     def on_http(self, number: int, status: int | None, body: bytes, now: float) -> Outcome | None:
-        """The fetch has ended: take the next step."""
+        """Take the next step: the fetch has ended."""
         if self._step is None or number != self._number:
             return None
         step = self._step
@@ -135,7 +135,7 @@ class UpnpTalk(Talk):
         return step(status, body, now)
 
     def _answer(self, status: int | None, body: bytes) -> Answer:
-        """What an action brought; 501 (ActionFailed) when it is no answer at all."""
+        """Return what an action brought; 501 (ActionFailed) when it is no answer at all."""
         try:
             return soap.parse(status, body) if status is not None else Answer({}, 501)
         except ValueError:

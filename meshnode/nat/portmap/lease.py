@@ -37,7 +37,7 @@ from meshnode.nat.portmap.vocabulary import (
 
 
 class State(Enum):
-    """Where a lease is in its life."""
+    """State of a lease, as in the diagram above."""
 
     ASKING = "asking"
     HELD = "held"
@@ -133,7 +133,7 @@ class Lease:
             self.talk.ask(0, held, now)
 
     def abandon(self) -> None:
-        """There is no way to the router any more."""
+        """Drop the mapping without telling the router: there is no way to it any more."""
         self.talk.stop()
         self._timer = None
         self._drop()
@@ -142,7 +142,7 @@ class Lease:
     # ---- what the router says
 
     def takes(self, message: Message) -> bool:
-        """True when ``message`` answers what is asked now."""
+        """Return True when ``message`` answers what is asked now."""
         return self.talk.takes(message)
 
     def on_message(self, message: Message, now: float) -> None:
@@ -150,11 +150,11 @@ class Lease:
         self._end(self.talk.on_message(message, now), now)
 
     def on_http(self, number: int, status: int | None, body: bytes, now: float) -> None:
-        """A fetch has ended; another lease's is ignored."""
+        """Take the end of a fetch; another lease's is ignored."""
         self._end(self.talk.on_http(number, status, body, now), now)
 
     def next_deadline(self) -> float | None:
-        """When ``tick`` has something to do."""
+        """Return when ``tick`` has something to do (monotonic seconds); None for never."""
         times = [self.talk.deadline, self._timer, self.mapping.expires if self.mapping is not None else None]
         return min((at for at in times if at is not None and at != float("inf")), default=None)
 
@@ -189,7 +189,7 @@ class Lease:
             self._timer = at if self._timer is None else min(at, self._timer)
 
     def _end(self, outcome: Outcome | None, now: float) -> None:
-        """An asking has ended, if ``outcome`` is not None."""
+        """Take the outcome of an exchange; None while it goes on."""
         if outcome is None:
             return
         if self.state is State.LEAVING:

@@ -73,7 +73,7 @@ def result_name(code: int) -> str:
 
 
 def _pack(host: str) -> bytes:
-    """16 bytes; IPv4 as an IPv4-mapped address (section 5)."""
+    """Return 16 bytes; IPv4 as an IPv4-mapped address (section 5)."""
     packed = ipaddress.ip_address(host).packed
     return packed if len(packed) == 16 else bytes(10) + b"\xff\xff" + packed
 

@@ -1,4 +1,4 @@
-"""What one says to a UPnP Internet gateway over HTTP: its description and its actions. A codec only.
+"""Requests to a UPnP Internet gateway over HTTP: its description and its actions. A codec only.
 
 WANIPConnection:1 (2001), WANIPConnection:2 (2010) and WANPPPConnection:1 share the actions used here, except
 ``AddAnyPortMapping``, which only version 2 has.

@@ -1,4 +1,4 @@
-"""Where the router's UPnP description is: SSDP's search and its answer (UPnP Device Architecture 1.1, section 1.3).
+"""Search for the router's UPnP description: SSDP's request and its answer (UPnP Device Architecture 1.1, section 1.3).
 
 Only the router itself is believed, and only about itself: the LOCATION must be plain HTTP on the very address that
 was asked, or the first to answer could have this node post to any host and port.
@@ -32,7 +32,7 @@ class Url:
 
 @dataclass(frozen=True, slots=True)
 class SearchReply:
-    """A device answered and says that its description is at ``location``, which is not yet to be believed."""
+    """Answer of a device: its description is at ``location``, which is not yet to be believed."""
 
     target: str
     location: str

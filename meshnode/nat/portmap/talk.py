@@ -1,4 +1,4 @@
-"""Asking one router for one mapping in PCP or NAT-PMP: a request, its repetitions, the answer that belongs to it.
+"""Exchange with one router for one mapping in PCP or NAT-PMP: the request, its repetitions, the matching answer.
 
 A talk is reused for every renewal of its mapping. It says nothing of when to ask: that is the lease's business.
 """
@@ -38,7 +38,7 @@ class Talk(ABC):
 
     @abstractmethod
     def takes(self, message: Message) -> bool:
-        """True when ``message`` answers what is asked now; it comes from the router, that is checked already."""
+        """Return True when ``message``, which is known to come from the router, answers what is asked now."""
 
     @abstractmethod
     def on_message(self, message: Message, now: float) -> Outcome | None:
@@ -46,7 +46,7 @@ class Talk(ABC):
 
     @abstractmethod
     def tick(self, now: float) -> Outcome | None:
-        """The deadline has come: ask again, or give up."""
+        """Ask again or give up: the deadline has come."""
 
     def on_http(self, number: int, status: int | None, body: bytes, now: float) -> Outcome | None:
         """Take the end of the fetch ``number``; ``status`` is None when nothing came back.
@@ -112,7 +112,7 @@ class PcpTalk(DatagramTalk):
         self._send(pcp.map_request(self._nonce, self.internal, suggested, lifetime), now)
 
     def takes(self, message: Message) -> bool:
-        """True for a MAP response with our nonce, protocol and port (section 11.4), and for "I speak no PCP"."""
+        """Return True for a MAP response with this nonce, protocol and port (section 11.4), and for "no PCP"."""
         if self.deadline is None:
             return False
         if isinstance(message, pcp.MapReply):
@@ -159,7 +159,7 @@ class NatPmpTalk(DatagramTalk):
             self._send(natpmp.map_request(self.internal.port, 0, 0), now)
 
     def takes(self, message: Message) -> bool:
-        """True for the answer to the step that we are at; there is no nonce, only the port."""
+        """Return True for the answer to the present step; NAT-PMP has no nonce, only the port."""
         if self.deadline is None:
             return False
         if self._host is None:

@@ -1,4 +1,4 @@
-"""What the parts of ``portmap`` say to each other and to their host: routes, mappings, effects, outcomes, counters."""
+"""Types that the parts of ``portmap`` and their host share: routes, mappings, effects, outcomes, counters."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from enum import Enum
 from meshnode.base.address import Addr, is_dialable
 from meshnode.base.metrics import describe
 
-STRANGER = describe("portmap_stranger", "datagrams to the mapping client that the router asked did not send")
+STRANGER = describe("portmap_stranger", "datagrams to the mapping client from another host than the router asked")
 MALFORMED = describe("portmap_malformed", "mapping replies that cannot be parsed")
 UNMATCHED = describe("portmap_unmatched", "well-formed mapping replies to nothing that we asked (nonce, port, step)")
-BAD_GRANT = describe("portmap_bad_grant", "mappings granted at an impossible address, or for no time worth having")
+BAD_GRANT = describe("portmap_bad_grant", "mappings granted at an impossible address, or for less than 10 s")
 BAD_LOCATION = describe("portmap_bad_location", "UPnP addresses that are not on the router itself")
 REFUSED = describe("portmap_refused", "mapping requests that the router refused")
 UNANSWERED = describe("portmap_unanswered", "mapping requests that the router never answered")
-ROUTER_RESTARTED = describe(
-    "portmap_router_restarted", "times that the router's clock told that it forgot its mappings"
-)
+ROUTER_RESTARTED = describe("portmap_router_restarted", "restarts of a router, told by its clock: it lost its mappings")
 GRANTED = describe("portmap_granted", "mappings granted or renewed")
 
 
 class Protocol(Enum):
-    """How a mapping was got, in the order in which they are tried."""
+    """Protocols for port mappings, in the order in which they are tried."""
 
     PCP = "pcp"  # RFC 6887
     NAT_PMP = "nat-pmp"  # RFC 6886
@@ -100,7 +98,7 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The set of mappings is another one: the record must say so."""
+    """Publish a record: the set of mappings has changed."""
 
 
 Effect = Send | Fetch | Changed
@@ -134,7 +132,7 @@ Outcome = Granted | Refused | Silent
 
 
 def is_possible(external: Addr, internal: str) -> bool:
-    """False for an outside address that no router can have: the record would send peers astray.
+    """Return False for an outside address that no router can have: the record would send peers astray.
 
     A private or carrier-grade address is possible: peers behind the same outer NAT can use it.
     """

@@ -1,4 +1,4 @@
-"""XML from a router, without what makes XML dangerous: no document type, so no entities; bounded in bytes and depth.
+"""Safe parser for XML from a router: no document type, so no entities; bounded in bytes and depth.
 
 Expat reads it; a ``DOCTYPE`` ends the reading whatever the encoding, as defusedxml does, and without one no
 entity can be declared: neither expansion ("billion laughs") nor external references are left.
