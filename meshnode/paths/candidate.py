@@ -177,6 +177,12 @@ class CandidateBook:
                 del self._candidates[candidate.addr]
         return list(listed)
 
+    def is_left(self, listed: Iterable[Addr]) -> bool:
+        """Return True when the peer's newer record no longer lists the direct address in use."""
+        if self.current is None or self.behind_nat:  # a punched address is the peer's NAT's, and in no record
+            return False
+        return self.current.rank == 0 and self.current.addr not in listed
+
     def on_duplicate(self, addr: Addr) -> None:
         """Count a sealed datagram that came twice by this path as a loss.
 

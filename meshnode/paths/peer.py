@@ -6,7 +6,7 @@ Joins the parts of this folder; the choice itself is in ``selection`` (docs/expl
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from meshnode.base.address import Addr
 from meshnode.base.clock import Entropy
@@ -78,7 +78,7 @@ class PeerPaths:
         """
         book, current, seeking = self.book, self.book.current, self.seeking
         listed = book.take_record(record)
-        left = self._has_left(listed)
+        left = book.is_left(listed)
         news = False
         for addr in listed:
             is_new = addr not in book
@@ -93,13 +93,6 @@ class PeerPaths:
         if news:
             self._upgrade.again(now)
         seeking.hurry(now)
-
-    def _has_left(self, listed: Collection[Addr]) -> bool:
-        """Return True when the peer's newer record no longer lists the direct address in use."""
-        current = self.book.current
-        if current is None or self.book.behind_nat:  # a punched address is the peer's NAT's, and in no record
-            return False
-        return current.rank == 0 and current.addr not in listed
 
     def introduced(self, addr: Addr, at: float, now: float) -> None:
         """Take the observed address of the peer from a relay that both use.
@@ -170,8 +163,7 @@ class PeerPaths:
         known = self.book.get(src)
         if known is not None and known.is_valid:
             known.last_heard = now
-            if self.seeking.silent_since is not None:
-                self._validation.probe(known, self.seeking.flags(), now)
+            self.seeking.probe_if_silent(known, now)
             return
         found = self.book.learn(src, "packet")
         if found is not None:
@@ -191,7 +183,9 @@ class PeerPaths:
         found.last_heard = max(found.last_heard, now)
         is_silent = self.seeking.silent_since is not None
         if found is self.book.current:
-            self._on_current_ping(found, flags, now)
+            if flags & MOVED:
+                self._peer_moved_at = now
+            self.seeking.probe_if_silent(found, now)
             return
         if flags & MOVED and self._decide(PeerMoved(found), now):
             self._peer_moved_at = now
@@ -202,14 +196,9 @@ class PeerPaths:
             return
         if flags & (SEEKING | MOVED):
             self._validation.claim(found, self.book.current, is_silent, now)
-        if not found.is_valid or flags & (SEEKING | MOVED) or is_silent:
             self._validation.probe(found, self.seeking.flags(), now)
-
-    def _on_current_ping(self, current: Candidate, flags: int, now: float) -> None:
-        if flags & MOVED:
-            self._peer_moved_at = now
-        if self.seeking.silent_since is not None:
-            self._validation.probe(current, self.seeking.flags(), now)
+        elif not found.is_valid or is_silent:
+            self._validation.probe(found, self.seeking.flags(), now)
 
     def on_pong(self, tx: bytes, now: float) -> float | None:
         """Take a PONG; return when the probe that it answers was sent (monotonic seconds).

@@ -9,7 +9,7 @@ import random
 from enum import Enum
 
 from meshnode.base.path_reason import PathReason
-from meshnode.paths.candidate import CandidateBook
+from meshnode.paths.candidate import Candidate, CandidateBook
 from meshnode.paths.effects import (
     MOVED,
     SEEKING,
@@ -85,6 +85,11 @@ class Seeking:
         if self.silent_since is None:
             return 0
         return MOVED | SEEKING if self.moved else SEEKING
+
+    def probe_if_silent(self, heard: Candidate, now: float) -> None:
+        """Probe an address where the peer was heard, unless the path in use answers."""
+        if self.silent_since is not None:
+            self._validation.probe(heard, self.flags(), now)
 
     # ---- a dial
 

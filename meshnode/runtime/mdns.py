@@ -76,8 +76,61 @@ def instance_name(sealer: Sealer, own: NodeId, wall: float) -> str:
     return sealer.blind(bytes(own) + int(wall // ROTATE_S).to_bytes(8, "big"))
 
 
-class MdnsSource(RecordSource, RecordUpdateListener):
-    """Announces this node's record on its LAN and hands in the records of others; all work is in one task.
+class Neighbours(RecordUpdateListener):
+    """Records that other nodes announced on this LAN, as zeroconf hears them; each goes to ``sink`` once."""
+
+    sink: Sink
+
+    def __init__(self, own: NodeId, sealer: Sealer, metrics: Metrics) -> None:
+        super().__init__()
+        self._own = own
+        self._sealer = sealer
+        self._metrics = metrics
+        self._seen: BoundedDict[bytes, None] = BoundedDict(MAX_SEEN)
+        self._known: BoundedDict[NodeId, None] = BoundedDict(MAX_NEIGHBOURS)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
+        """Take the TXT records of the service type among the DNS records that zeroconf heard.
+
+        Called in the event loop's thread. A text that was opened before is not opened again (``MAX_SEEN`` are
+        remembered); oversized ones and those of other meshes are counted and dropped.
+        """
+        for update in records:
+            record = update.new
+            if isinstance(record, DNSText) and record.name.endswith(SERVICE_TYPE):
+                self._take(record.text)
+
+    def async_update_records_complete(self) -> None:
+        """Nothing to do after a batch."""
+
+    def _take(self, text: bytes) -> None:
+        if len(text) > MAX_TEXT:
+            self._metrics.count("mdns_oversized")
+            return
+        if text in self._seen:
+            return
+        encoded = self._sealer.decrypt_hint(decode_text(text))
+        if encoded is None:
+            self._metrics.count("mdns_foreign")
+            return
+        self._note(encoded)
+        self._seen[text] = None
+        self.sink.record(encoded)
+
+    def _note(self, encoded: bytes) -> None:
+        try:
+            peer = open_record(encoded, time.time()).id
+        except RecordError:
+            return  # the resolver counts the reason
+        if peer != self._own:
+            self._known[peer] = None
+
+
+class MdnsSource(RecordSource):
+    """Multicast DNS as a source: announces this node's record, and listens to others; all work is in one task.
 
     ``local`` returns the address that the node's socket is bound to: one bound to a single address neither speaks nor
     listens on other networks.
@@ -86,12 +139,11 @@ class MdnsSource(RecordSource, RecordUpdateListener):
     name = "mdns"
 
     def __init__(self, own: NodeId, sealer: Sealer, local: Callable[[], Addr], metrics: Metrics) -> None:
-        super().__init__()
+        self.neighbours = Neighbours(own, sealer, metrics)
         self._own = own
         self._sealer = sealer
         self._local = local
         self._metrics = metrics
-        self._sink: Sink
         self._zeroconf: AsyncZeroconf | None = None
         self._browser: ServiceBrowser | None = None
         self._info: ServiceInfo | None = None
@@ -99,14 +151,12 @@ class MdnsSource(RecordSource, RecordUpdateListener):
         self._wake = asyncio.Event()
         self._has_moved = False
         self._task: asyncio.Task[None] | None = None
-        self._seen: BoundedDict[bytes, None] = BoundedDict(MAX_SEEN)
-        self._neighbours: BoundedDict[NodeId, None] = BoundedDict(MAX_NEIGHBOURS)
         self._announced = False
         self._error = ""
 
     def start(self, sink: Sink, now: float) -> None:
         """Begin in a task; returns at once, whatever the network is like."""
-        self._sink = sink
+        self.neighbours.sink = sink
         self._wake.set()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -133,7 +183,7 @@ class MdnsSource(RecordSource, RecordUpdateListener):
             with suppress(Exception):  # a goodbye is a courtesy: nothing may hold up the exit
                 async with asyncio.timeout(1.0):
                     if self._browser is not None:
-                        self._zeroconf.zeroconf.remove_listener(self)
+                        self._zeroconf.zeroconf.remove_listener(self.neighbours)
                     await self._zeroconf.async_close()
 
     async def _run(self) -> None:
@@ -156,7 +206,7 @@ class MdnsSource(RecordSource, RecordUpdateListener):
         if self._zeroconf is None:
             self._zeroconf = _open(self._choice())
             zeroconf = self._zeroconf.zeroconf
-            zeroconf.add_listener(self, None)
+            zeroconf.add_listener(self.neighbours, None)
             self._browser = ServiceBrowser(zeroconf, SERVICE_TYPE, handlers=[_ignore])
         elif self._has_moved:
             self._has_moved = False
@@ -187,49 +237,13 @@ class MdnsSource(RecordSource, RecordUpdateListener):
         host = self._local().host
         return InterfaceChoice.All if host in ("::", "0.0.0.0") else [host.partition("%")[0]]
 
-    def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
-        """Take the TXT records of the service type among the DNS records that zeroconf heard.
-
-        Called in the event loop's thread. A text that was opened before is not opened again (``MAX_SEEN`` are
-        remembered); oversized ones and those of other meshes are counted and dropped.
-        """
-        for update in records:
-            record = update.new
-            if isinstance(record, DNSText) and record.name.endswith(SERVICE_TYPE):
-                self._take(record.text)
-
-    def async_update_records_complete(self) -> None:
-        """Nothing to do after a batch."""
-
-    def _take(self, text: bytes) -> None:
-        if len(text) > MAX_TEXT:
-            self._metrics.count("mdns_oversized")
-            return
-        if text in self._seen:
-            return
-        encoded = self._sealer.decrypt_hint(decode_text(text))
-        if encoded is None:
-            self._metrics.count("mdns_foreign")
-            return
-        self._note(encoded)
-        self._seen[text] = None
-        self._sink.record(encoded)
-
-    def _note(self, encoded: bytes) -> None:
-        try:
-            peer = open_record(encoded, time.time()).id
-        except RecordError:
-            return  # the resolver counts the reason
-        if peer != self._own:
-            self._neighbours[peer] = None
-
     def status(self) -> dict[str, object]:
         """Return whether this node has announced itself, the last error, and how many neighbours were heard.
 
         ``error`` is "" when the last step succeeded; at most ``MAX_NEIGHBOURS`` are counted, including some that have
         left.
         """
-        return {"on": True, "announced": self._announced, "error": self._error, "neighbours": len(self._neighbours)}
+        return {"on": True, "announced": self._announced, "error": self._error, "neighbours": len(self.neighbours)}
 
 
 def _open(interfaces: Interfaces) -> AsyncZeroconf:
@@ -243,4 +257,4 @@ def _open(interfaces: Interfaces) -> AsyncZeroconf:
 
 
 def _ignore(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
-    """Ignore the browser's own event: answers come through ``async_update_records``."""
+    """Ignore the browser's own event: answers come through ``Neighbours``."""

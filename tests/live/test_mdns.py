@@ -38,7 +38,7 @@ class Heard:
         identity = Identity.generate()
         sealer = Sealer(identity, MeshKey.from_text(mesh), SystemClock(), os.urandom, born=0.0)
         self.source = MdnsSource(identity.id, sealer, lambda: Addr("127.0.0.1", 1), self.metrics)
-        self.source._sink = self
+        self.source.neighbours.sink = self
 
     def record(self, encoded: bytes, via: str = "") -> None:
         """Sink."""
@@ -55,7 +55,7 @@ class Heard:
     def hear(self, text: bytes, name: str = "x." + SERVICE_TYPE) -> None:
         """As if zeroconf had heard a TXT record."""
         record = DNSText(name, const._TYPE_TXT, const._CLASS_IN, 120, text)
-        self.source.async_update_records(None, 0.0, [RecordUpdate(record, None)])  # type: ignore[arg-type]
+        self.source.neighbours.async_update_records(None, 0.0, [RecordUpdate(record, None)])  # type: ignore[arg-type]
 
 
 async def test_a_members_announcement_is_handed_in_once() -> None:
@@ -88,7 +88,7 @@ async def test_other_services_and_other_kinds_of_record_are_not_looked_at() -> N
     text = encode_text(member().encrypt_hint(b"a record"))
     heard.hear(text, name="printer._ipp._tcp.local.")
     address = DNSAddress("x." + SERVICE_TYPE, const._TYPE_A, const._CLASS_IN, 120, bytes(4))
-    heard.source.async_update_records(None, 0.0, [RecordUpdate(address, None)])  # type: ignore[arg-type]
+    heard.source.neighbours.async_update_records(None, 0.0, [RecordUpdate(address, None)])  # type: ignore[arg-type]
     assert not heard.records
     assert heard.metrics.counters == {}
 
@@ -98,7 +98,7 @@ async def test_a_flood_of_announcements_is_remembered_within_a_bound() -> None:
     for number in range(2000):
         heard.hear(encode_text(sender.encrypt_hint(number.to_bytes(4, "big"))))
     assert len(heard.records) == 2000
-    assert len(heard.source._seen) <= 512
+    assert len(heard.source.neighbours._seen) <= 512
 
 
 async def test_bad_records_on_the_lan_are_dropped_by_name_and_the_node_goes_on(make_node: MakeNode) -> None:
@@ -106,9 +106,9 @@ async def test_bad_records_on_the_lan_are_dropped_by_name_and_the_node_goes_on(m
     liar, sealer = Identity.generate(), member()
     runtime = runtime_of(node)
     source = MdnsSource(node.id, runtime.sealer, lambda: runtime.sockets.local, runtime.metrics)
-    source._sink = Intake(runtime.stack.resolution, source)
+    source.neighbours.sink = Intake(runtime.stack.resolution, source)
     for encoded in bad_records(liar).values():
-        source._take(encode_text(sealer.encrypt_hint(encoded)))
+        source.neighbours._take(encode_text(sealer.encrypt_hint(encoded)))
     found = counters(node)
     assert {name: n for name, n in found.items() if name.startswith("record_")} == {
         f"record_{reason}": 1 for reason in bad_records(liar)

@@ -46,6 +46,30 @@ class State(Enum):
     GONE = "gone"
 
 
+class _Turns:
+    """The protocols of a lease in turn, made at need: most routers need no UPnP, and PCP keeps its nonce."""
+
+    def __init__(self, makers: list[Callable[[], Talk]]) -> None:
+        self._makers = makers
+        self._talks: list[Talk] = []
+        self._index = 0
+
+    @property
+    def talk(self) -> Talk:
+        while len(self._talks) <= self._index:
+            self._talks.append(self._makers[len(self._talks)]())
+        return self._talks[self._index]
+
+    def restart(self) -> None:
+        self._index = 0
+
+    def advance(self) -> bool:
+        """Go on to the next protocol; False when there is none."""
+        is_last = self._index + 1 >= len(self._makers)
+        self._index += not is_last
+        return not is_last
+
+
 class Lease:
     """The mapping of one local port on one route; ``talks`` make the protocols, in the order of trying."""
 
@@ -63,9 +87,7 @@ class Lease:
         self.state = State.RESTING
         self.mapping: Mapping | None = None
         self.said: dict[str, str] = {}  # by protocol: why it gave nothing
-        self._makers = talks
-        self._talks: list[Talk] = []  # made when their turn comes: most routers need no UPnP, and PCP keeps its nonce
-        self._index = 0
+        self._turns = _Turns(talks)
         self._out = out
         self._entropy = entropy
         self._count = count
@@ -77,9 +99,7 @@ class Lease:
     @property
     def talk(self) -> Talk:
         """The protocol in use."""
-        while len(self._talks) <= self._index:
-            self._talks.append(self._makers[len(self._talks)]())
-        return self._talks[self._index]
+        return self._turns.talk
 
     # ---- what the client tells it
 
@@ -89,7 +109,7 @@ class Lease:
         self.said.clear()
         self._retry = 0.0
         self.state = State.ASKING
-        self._index = 0
+        self._turns.restart()
         self._timer = None
         self._ask(now)
 
@@ -233,8 +253,7 @@ class Lease:
                 self._plan(now)  # the mapping lives on until it expires; the router may answer next time
             return
         self.said[self.talk.protocol.value] = why
-        if self._index + 1 < len(self._makers):
-            self._index += 1
+        if self._turns.advance():
             self._ask(now)
         else:
             self.state = State.RESTING
