@@ -57,7 +57,7 @@ FIELDS: dict[Frame, tuple[str, ...]] = {
 
 
 class CloseCode(IntEnum):
-    """Application close codes, seen only by a peer whose key has been proven or who knocked validly."""
+    """Application close codes, seen only by a peer that has proven its key or knocked validly."""
 
     NORMAL = 0
     DUPLICATE = 1
@@ -84,6 +84,15 @@ class Welcome:
     record: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class LocalEnd:
+    """What this node shows of itself in a Hello or Welcome: identity, boot id (8 bytes), record (or nothing)."""
+
+    identity: Identity
+    boot: bytes
+    record: bytes
+
+
 def _signed(dialler: NodeId, listener: NodeId, odcid: bytes, certificate_key: bytes, rest: bytes) -> bytes:
     return DOMAIN + bytes(dialler) + bytes(listener) + bytes([len(odcid)]) + odcid + certificate_key + rest
 
@@ -98,7 +107,17 @@ def make_hello(
     record: bytes,
     grants: tuple[bytes, ...] = (),
 ) -> bytes:
-    """Return the framed Hello. ``certificate_key`` is the raw key seen in the listener's certificate."""
+    """Return the framed Hello, signed for this listener on this connection.
+
+    Args:
+        me: The dialler.
+        listener: The node that was dialled.
+        odcid: The original destination connection id, which TLS authenticates (RFC 9000 section 7.3).
+        certificate_key: The raw key (32 bytes) seen in the listener's certificate.
+        boot: The 8 bytes that tell this process from an earlier one of the same node.
+        record: The dialler's signed record, b"" while it has none.
+        grants: At most ``MAX_GRANTS``; empty today.
+    """
     body = encode([boot, record, list(grants)])
     signature = me.sign(_signed(me.id, listener, odcid, certificate_key, body))
     return frame(Frame.HELLO, bytes(me.id), body, signature)
@@ -107,7 +126,8 @@ def make_hello(
 def open_hello(fields: list[object], me: NodeId, dialler: NodeId, odcid: bytes) -> Hello:
     """Verify a Hello that arrived on the connection whose knock named ``dialler``.
 
-    Raises WireError when it is malformed, names somebody else, or its signature does not hold.
+    ``fields`` are those of the frame, its kind first. The record inside is not opened here. Raises WireError when the
+    Hello is malformed, names another node, or its signature does not hold.
     """
     if len(fields) != 4:
         raise WireError("hello: wrong number of fields")
@@ -118,6 +138,10 @@ def open_hello(fields: list[object], me: NodeId, dialler: NodeId, odcid: bytes) 
         raise WireError("hello: another id than the knock's")
     if not verify(dialler, _signed(dialler, me, odcid, bytes(me), body), signature):
         raise WireError("hello: signature does not hold")
+    return _open_body(body)
+
+
+def _open_body(body: bytes) -> Hello:
     inner = decode(body, MAX_CONTROL_FRAME)
     if not isinstance(inner, list) or len(inner) != 3:
         raise WireError("hello: wrong body")
@@ -135,7 +159,10 @@ def make_welcome(boot: bytes, record: bytes) -> bytes:
 
 
 def open_welcome(fields: list[object]) -> Welcome:
-    """Parse a Welcome; it needs no signature, TLS has proven who sends it. Raises WireError."""
+    """Parse the fields of a Welcome, its kind first.
+
+    It carries no signature: it comes inside TLS, which has proven the listener's key. Raises WireError.
+    """
     if len(fields) != 3 or not isinstance(fields[1], bytes) or not isinstance(fields[2], bytes):
         raise WireError("welcome: wrong fields")
     if len(fields[1]) != BOOT_LENGTH:
@@ -144,7 +171,7 @@ def open_welcome(fields: list[object]) -> Welcome:
 
 
 def frame(kind: Frame, *fields: object) -> bytes:
-    """Return one length-prefixed control frame."""
+    """Return one control frame with its length before it; ``fields`` are those that ``FIELDS`` names for ``kind``."""
     assert len(fields) == len(FIELDS[kind])
     body = encode([int(kind), *fields])
     return HEADER.pack(len(body)) + body
@@ -157,7 +184,11 @@ class FrameReader:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[list[object]]:
-        """Return the frames that ``data`` completes. Raises WireError on junk or an oversized frame."""
+        """Return the frames that ``data`` completes, each as its fields with the kind first.
+
+        Kinds are not checked, only that each frame is a canonical CBOR array that begins with an integer. Raises
+        WireError for anything else, and as soon as a length above ``MAX_CONTROL_FRAME`` is read.
+        """
         self._buffer += data
         frames: list[list[object]] = []
         while len(self._buffer) >= HEADER.size:

@@ -14,7 +14,11 @@ FIXED = 0x40
 
 
 def dcid_of(datagram: bytes) -> bytes | None:
-    """Return the destination connection id of the datagram's first packet; None when it has none."""
+    """Return the destination connection id of the datagram's first packet.
+
+    For a short header those are the 8 bytes behind the first, whatever they are (RFC 8999 section 5.2). None when the
+    datagram is cut short, or the id is longer than the 20 bytes of version 1.
+    """
     if not datagram:
         return None
     if datagram[0] & LONG:
@@ -28,7 +32,11 @@ def dcid_of(datagram: bytes) -> bytes | None:
 
 
 def acceptable(datagram: bytes) -> bool:
-    """False for what never reaches an engine: other versions, Version Negotiation and Retry."""
+    """Return whether a datagram may be fed to an engine.
+
+    False for other versions, Version Negotiation and Retry, none of which this protocol uses, for a short header
+    without the fixed bit, and for an empty datagram.
+    """
     first = datagram[0] if datagram else 0
     if not first & LONG:
         return bool(first & FIXED)
@@ -36,12 +44,18 @@ def acceptable(datagram: bytes) -> bool:
 
 
 def is_v1_initial(datagram: bytes) -> bool:
-    """True for a full-size version 1 Initial, the only packet that may begin anything."""
+    """Return whether a datagram is a version 1 Initial of at least 1,200 bytes (RFC 9000 section 14.1).
+
+    Nothing else may begin a connection: a smaller one could make a listener send more than it received.
+    """
     return len(datagram) >= MIN_INITIAL and datagram[0] & 0xF0 == 0xC0 and datagram[1:5] == VERSION_1
 
 
 def initial_token(datagram: bytes) -> bytes | None:
-    """Return the token of an Initial, None when there is none or the header is cut short."""
+    """Return the token of an Initial, None when it is empty or the header is cut short.
+
+    Only lengths of one and two bytes are read (RFC 9000 section 16): a knock has 96 bytes, and no other token counts.
+    """
     if len(datagram) < 8:
         return None
     at = 6 + datagram[5]  # behind the destination connection id

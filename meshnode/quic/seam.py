@@ -1,6 +1,6 @@
-"""The seam between us and a QUIC implementation: sans-IO, addressless, keyed by connection id.
+"""The interface of a QUIC implementation: sans-IO, addressless, keyed by connection id.
 
-An engine knows packets, streams and loss recovery. It does not know addresses (``paths/``), who may
+An engine knows packets, streams and loss recovery. It does not know addresses (``paths/``), which peers may
 connect (``stack/``) or what a Hello is (``hello.py``). Engines interoperate: they speak QUIC version 1.
 """
 
@@ -35,7 +35,7 @@ class StreamData:
 
 @dataclass(frozen=True, slots=True)
 class StreamReset:
-    """The peer dropped its sending direction."""
+    """The peer dropped its sending direction (RFC 9000 section 19.4)."""
 
     stream_id: int
     code: int
@@ -43,7 +43,7 @@ class StreamReset:
 
 @dataclass(frozen=True, slots=True)
 class StopSending:
-    """The peer reads this stream no more."""
+    """The peer reads this stream no more (RFC 9000 section 19.5)."""
 
     stream_id: int
     code: int
@@ -51,7 +51,7 @@ class StopSending:
 
 @dataclass(frozen=True, slots=True)
 class CidIssued:
-    """Route this connection id to us from now on."""
+    """Datagrams with this connection id belong to the connection from now on."""
 
     cid: bytes
 
@@ -65,7 +65,7 @@ class CidRetired:
 
 @dataclass(frozen=True, slots=True)
 class Terminated:
-    """The connection is over. ``code`` is the peer's when ``by_peer``, else one of ours above."""
+    """The connection is over. ``code`` is the peer's when ``by_peer``, else WRONG_KEY, IDLE or LOCAL."""
 
     code: int
     reason: str
@@ -85,73 +85,125 @@ class Engine(Protocol):
 
     @property
     def host_cid(self) -> bytes:
-        """Our first connection id."""
+        """Our first connection id, 8 bytes; further ones come as CidIssued."""
 
     @property
     def peer_certificate_key(self) -> bytes | None:
-        """Dialler: the listener's proven raw Ed25519 key, once the handshake is done."""
+        """The listener's raw Ed25519 key (32 bytes), proven by CertificateVerify.
+
+        None before HandshakeDone, for the listener's own end, and when the certificate has a key of another kind.
+        """
 
     @property
-    def handshake_confirmed(self) -> bool: ...
+    def handshake_confirmed(self) -> bool:
+        """True once the peer surely has 1-RTT keys (RFC 9001 section 4.1.2)."""
 
     @property
-    def pto_count(self) -> int: ...
+    def pto_count(self) -> int:
+        """Consecutive probe timeouts (RFC 9002 section 6.2), 0 after anything was acknowledged."""
 
     def receive(self, data: bytes, now: float) -> bool:
-        """Feed one datagram; True when it held the newest authenticated 1-RTT packet so far. Never raises."""
+        """Feed one datagram.
+
+        Returns True when it held the newest authenticated 1-RTT packet so far: only such a one may prove that the peer
+        has moved (RFC 9000 section 9.3). Never raises, whatever the bytes: what breaks the protocol is a Terminated.
+        """
 
     def transmit(self, now: float) -> list[bytes]:
-        """Return the datagrams to send now."""
+        """Return the datagrams to send now, as far as congestion control and pacing allow.
+
+        Each has at most the size last set by ``set_datagram_size``. Empty when there is nothing to send.
+        """
 
     def next_timer(self) -> float | None:
-        """When ``on_timer`` is due."""
+        """Return when ``on_timer`` is due, None when nothing is awaited.
 
-    def on_timer(self, now: float) -> None: ...
+        It changes with every other call, so ask again after each.
+        """
+
+    def on_timer(self, now: float) -> None:
+        """Let loss detection, pacing, closing and idle timers fire; call ``transmit`` next."""
 
     def events(self) -> Sequence[EngineEvent]:
-        """Take what has happened; call it after ``receive``, ``on_timer`` and ``transmit``."""
+        """Take what has happened, in its order; call it after ``receive``, ``on_timer`` and ``transmit``.
+
+        Terminated comes once and last; it does not come after ``close`` and ``abandon``.
+        """
 
     def open_stream(self) -> int:
-        """Reserve a bidirectional stream; raises StreamLimitError when the peer grants no more."""
+        """Reserve a bidirectional stream and return its id.
 
-    def send(self, stream_id: int, data: bytes, fin: bool = False) -> None: ...
+        The dialler's are 0, 4, 8 and so on, the listener's 1, 5, 9 (RFC 9000 section 2.1).
+        The peer hears of it with its first bytes. Raises StreamLimitError when the peer grants no more.
+        """
 
-    def reset(self, stream_id: int, code: int) -> None: ...
+    def send(self, stream_id: int, data: bytes, fin: bool = False) -> None:
+        """Queue bytes on a stream, ``fin`` with the last; one that is finished or was reset swallows them.
 
-    def stop(self, stream_id: int, code: int) -> None: ...
+        There is no bound here: ``queued_bytes`` tells when to stop.
+        """
+
+    def reset(self, stream_id: int, code: int) -> None:
+        """Abort our direction (RESET_STREAM): what is queued is dropped. Does nothing when it is over."""
+
+    def stop(self, stream_id: int, code: int) -> None:
+        """Ask the peer to end its direction (STOP_SENDING). Does nothing when it is over."""
 
     def queued_bytes(self, stream_id: int) -> int:
-        """Bytes written and not yet acknowledged."""
+        """Return the bytes written and not yet acknowledged; 0 for a stream that is not known.
+
+        An engine that does not know it by stream may count at most 256 KiB of what is in flight.
+        """
 
     def consumed(self, stream_id: int, count: int) -> bool:
-        """The application took ``count`` bytes: the receive windows follow. True when the peer must be told."""
+        """Move the receive windows by the ``count`` bytes that the application took.
 
-    def in_flight(self) -> int: ...
+        Returns True when the peer must be told, in the next ``transmit``: a window would move by a quarter of its size.
+        """
+
+    def in_flight(self) -> int:
+        """Return the bytes sent and neither acknowledged nor lost."""
 
     def rtt(self) -> float | None:
-        """The smoothed round trip, None before the first sample."""
+        """Return the smoothed round trip in seconds, None before the first sample."""
 
     def nudge(self, now: float) -> None:
-        """The path has changed: what is in flight may be lost, so send the oldest of it again at once."""
+        """Send the oldest of what is in flight again at once, because the path has changed and it may be lost.
 
-    def set_datagram_size(self, size: int) -> None: ...
+        The probe timeout no longer backs off. What was sent on the old path is no sign of congestion on the new one
+        (RFC 9000 section 9.4).
+        """
 
-    def ping(self) -> None: ...
+    def set_datagram_size(self, size: int) -> None:
+        """Make packets of at most ``size`` bytes from now on; an engine may keep to less."""
 
-    def close(self, code: int, reason: str) -> None: ...
+    def ping(self) -> None:
+        """Ask for an acknowledgement with the next ``transmit``."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Queue a CONNECTION_CLOSE with an application code (RFC 9000 section 19.19); one ``transmit`` sends it."""
 
     def abandon(self) -> None:
-        """Forget the connection; not a byte is sent."""
+        """Forget the connection; nothing more is sent."""
 
 
 class EngineFactory(Protocol):
-    """Makes engines of one kind."""
+    """Factory of engines of one kind."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The word that ``Config.engine`` and the status have for this kind."""
 
     def dial(self, identity: Identity, peer: NodeId, token_for: TokenFor, idle_timeout: float, now: float) -> Engine:
-        """Begin a connection; ``token_for`` makes the knock for the original destination connection id."""
+        """Begin a connection.
+
+        Args:
+            identity: This node, whose key the connection is closed or opened with later, in the Hello.
+            peer: The node dialled; an engine does not check that its key is proven, the connection does.
+            token_for: Makes the knock for the original destination connection id.
+            idle_timeout: Seconds without a packet of the peer until IDLE; ``inf`` for never.
+            now: The time.
+        """
 
     def accept(self, identity: Identity, odcid: bytes, idle_timeout: float, now: float) -> Engine:
-        """Await the Initial that carried a valid knock for ``odcid``; feed it next."""
+        """Make the listener's end for an Initial that carried a valid knock for ``odcid``; feed it next."""

@@ -1,4 +1,4 @@
-"""One bidirectional application stream, sans-IO: bytes in order, true back-pressure in both directions.
+"""The application streams of a connection, sans-IO: bytes in order, true back-pressure in both directions.
 
 The opener sends a header (2-byte length, CBOR ``[service]``); the acceptor answers with one status byte
 before its first application byte. Receive credit follows what the application has consumed, never what
@@ -8,17 +8,18 @@ has arrived, so a slow reader holds its sender back (measured: 500 MB at 2 MB/s 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from enum import IntEnum
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from enum import Enum, IntEnum, auto
 
-from meshnode.base.limits import MAX_SERVICE_NAME, STREAM_HIGH_WATER, STREAM_LOW_WATER
+from meshnode.base.bounded import BoundedDict
+from meshnode.base.limits import MAX_GONE_STREAMS, MAX_SERVICE_NAME, STREAM_HIGH_WATER, STREAM_LOW_WATER
 from meshnode.base.wire import WireError, decode, encode
 from meshnode.errors import ConnectionLost, MeshError, PolicyDenied, ServiceNotFound, ServiceUnavailable
+from meshnode.quic.seam import Engine, StreamData
 
 
 class StreamStatus(IntEnum):
-    """The acceptor's first byte."""
+    """First byte of the acceptor."""
 
     ACCEPTED = 0
     NO_SUCH_SERVICE = 1
@@ -26,24 +27,61 @@ class StreamStatus(IntEnum):
     UNAVAILABLE = 3
 
 
-class StreamPort(Protocol):
-    """What a stream needs of its connection."""
+ENDED_HERE = "this end has closed the stream"
 
-    def stream_send(self, stream_id: int, data: bytes, fin: bool) -> None: ...
-    def stream_consumed(self, stream_id: int, count: int) -> None: ...
-    def stream_queued(self, stream_id: int) -> int: ...
-    def stream_reset(self, stream_id: int, code: int) -> None: ...
-    def stream_stop(self, stream_id: int, code: int) -> None: ...
-    def stream_done(self, stream_id: int) -> None: ...
-    def stream_await_drain(self, stream: Stream) -> None: ...
+
+class Preface(Enum):
+    """What an opener, or an acceptor that has the header, still awaits of its peer before application data."""
+
+    STATUS = auto()
+    NOTHING = auto()
+
+
+class HeaderReader:
+    """The header of a stream, as it comes to the acceptor."""
+
+    def __init__(self) -> None:
+        self._head = b""
+
+    def feed(self, data: bytes) -> tuple[str, int, bytes] | None:
+        """Return service, size of the header and what follows it; None while it is incomplete. Raises WireError."""
+        head = self._head = self._head + data
+        size = int.from_bytes(head[:2], "big")
+        if len(head) >= 2 and size > MAX_SERVICE_NAME + 8:
+            raise WireError("stream header too long")
+        if len(head) < 2 + size:
+            return None
+        fields = decode(head[2 : 2 + size], MAX_SERVICE_NAME + 8)
+        if not isinstance(fields, list) or len(fields) != 1 or not isinstance(fields[0], str) or not fields[0]:
+            raise WireError("stream header malformed")
+        return fields[0], 2 + size, head[2 + size :]
 
 
 def encode_header(service: str) -> bytes:
-    """Return the opener's header for ``service`` (at most ``MAX_SERVICE_NAME`` UTF-8 bytes; else ValueError)."""
+    """Return the opener's header for ``service``: 2 bytes of length, then CBOR ``[service]``.
+
+    Raises ValueError for a name that is empty or longer than ``MAX_SERVICE_NAME`` bytes of UTF-8.
+    """
     if not service or len(service.encode()) > MAX_SERVICE_NAME:
         raise ValueError(f"a service name has 1 to {MAX_SERVICE_NAME} bytes")
     body = encode([service])
     return len(body).to_bytes(2, "big") + body
+
+
+def _refusal(status: StreamStatus, service: str) -> MeshError | None:
+    """Return the opener's error for the acceptor's answer, None when it has accepted."""
+    if status is StreamStatus.NO_SUCH_SERVICE:
+        return ServiceNotFound(f"the peer has no service {service!r}", hint="`meshnode status` there lists what it has")
+    if status is StreamStatus.DENIED:
+        return PolicyDenied(
+            "the peer does not allow us to use this service", hint="ask its owner for `--allow` with your id"
+        )
+    if status is StreamStatus.UNAVAILABLE:
+        return ServiceUnavailable(
+            f"the service {service!r} is there, but its target does not answer",
+            hint="does the program that it exposes run there? Its node's log names the target",
+        )
+    return None
 
 
 def _nothing() -> None:
@@ -51,107 +89,88 @@ def _nothing() -> None:
 
 
 class Stream:
-    """State of one stream. ``on_change`` is called whenever a waiting reader, writer or opener may go on."""
+    """One stream. ``on_change`` is called whenever a waiting reader, writer or opener may go on."""
 
     __slots__ = (
+        "_awaits",
         "_chunks",
         "_done",
-        "_head",
-        "_port",
-        "_wants_header",
-        "_wants_status",
+        "_table",
         "background",
         "buffered",
         "error",
         "fin_received",
-        "fin_sent",
         "id",
         "on_change",
         "service",
         "status",
         "stopped",
-        "unwanted",
+        "write_end",
     )
 
-    def __init__(self, port: StreamPort, stream_id: int, *, opener: bool) -> None:
-        self._port = port
+    def __init__(self, table: StreamTable, stream_id: int, *, opener: bool) -> None:
+        self._table = table
         self.id = stream_id
         self.service = ""
         self.status: StreamStatus | None = None
         self.error: MeshError | None = None
         self.fin_received = False
-        self.fin_sent = False
+        self.write_end = ""  # why nothing more may be written; "" while it may
         self.stopped = False  # we read no more, but what the peer has sent before it heard so still arrives
-        self.unwanted = False  # the peer has closed the stream: it reads no more
         self.buffered = 0
         self.background = False  # what comes says nothing of when more will: its absence is no silence of the path
         self.on_change: Callable[[], None] = _nothing
         self._chunks: deque[bytes] = deque()
-        self._head = bytearray()
-        self._wants_header = not opener
-        self._wants_status = opener
+        self._awaits: HeaderReader | Preface = Preface.STATUS if opener else HeaderReader()
         self._done = False
 
     # ---- what arrives
 
     def feed(self, data: bytes, fin: bool) -> None:
-        """Take received bytes. Raises WireError when the peer's header or status is junk."""
-        if self._wants_header:
-            data = self._take_header(data)
-        if self._wants_status and data:
-            try:
-                self.status = StreamStatus(data[0])
-            except ValueError as error:
-                raise WireError("stream status unknown") from error
-            self._port.stream_consumed(self.id, 1)
-            data = data[1:]
-            self._wants_status = False
-            if self.status is StreamStatus.NO_SUCH_SERVICE:
-                self.error = ServiceNotFound(
-                    f"the peer has no service {self.service!r}", hint="`meshnode status` there lists what it has"
-                )
-            elif self.status is StreamStatus.DENIED:
-                self.error = PolicyDenied(
-                    "the peer does not allow us to use this service", hint="ask its owner for `--allow` with your id"
-                )
-            elif self.status is StreamStatus.UNAVAILABLE:
-                self.error = ServiceUnavailable(
-                    f"the service {self.service!r} is there, but its target does not answer",
-                    hint="does the program that it exposes run there? Its node's log names the target",
-                )
+        """Take received bytes, in order, and ``fin``, the end of the peer's direction.
+
+        The header or status that comes first is taken out; its credit goes back at once, that of the rest when it
+        is read. A refusal becomes ``error``. Raises WireError when the header or status is junk.
+        """
+        if self._awaits is not Preface.NOTHING:
+            data = self._take_preface(data)
         if data and self.stopped:
-            self._port.stream_consumed(self.id, len(data))
+            self._table.consume(self.id, len(data))
         elif data:
             self._chunks.append(data)
             self.buffered += len(data)
         if fin:
             self.fin_received = True
-            if self._wants_status and self.error is None:
+            if self._awaits is Preface.STATUS and self.error is None:
                 self.error = ConnectionLost("the peer ended the stream before it accepted it")
             self._finish()
         self.on_change()
 
-    def _take_header(self, data: bytes) -> bytes:
-        self._head += data
-        if len(self._head) < 2:
+    def _take_preface(self, data: bytes) -> bytes:
+        """Return the application data behind the header or status; b"" while that is incomplete."""
+        if self._awaits is Preface.STATUS:
+            return self._take_status(data) if data else data
+        assert isinstance(self._awaits, HeaderReader)
+        found = self._awaits.feed(data)
+        if found is None:
             return b""
-        size = int.from_bytes(self._head[:2], "big")
-        if size > MAX_SERVICE_NAME + 8:
-            raise WireError("stream header too long")
-        if len(self._head) < 2 + size:
-            return b""
-        fields = decode(bytes(self._head[2 : 2 + size]), MAX_SERVICE_NAME + 8)
-        if not isinstance(fields, list) or len(fields) != 1 or not isinstance(fields[0], str) or not fields[0]:
-            raise WireError("stream header malformed")
-        self.service = fields[0]
-        rest = bytes(self._head[2 + size :])
-        self._head.clear()
-        self._wants_header = False
-        self._port.stream_consumed(self.id, 2 + size)
+        self.service, size, rest = found
+        self._awaits = Preface.NOTHING
+        self._table.consume(self.id, size)
         return rest
 
+    def _take_status(self, data: bytes) -> bytes:
+        try:
+            self.status = StreamStatus(data[0])
+        except ValueError as error:
+            raise WireError("stream status unknown") from error
+        self._table.consume(self.id, 1)
+        self._awaits = Preface.NOTHING
+        self.error = self.error or _refusal(self.status, self.service)
+        return data[1:]
+
     def fail(self, error: MeshError) -> None:
-        """The stream is over without an end: a reset, or its connection is gone."""
+        """End the stream without its ends: it was reset, or its connection is gone. The first error stays."""
         if self.error is None:
             self.error = error
         self._done = True
@@ -160,20 +179,28 @@ class Stream:
     # ---- what the application does
 
     def accept(self) -> None:
-        """Acceptor only: let the opener know that its stream has a handler."""
+        """Tell the opener that its stream has a handler (acceptor only, before anything is written)."""
         self.status = StreamStatus.ACCEPTED
-        self._port.stream_send(self.id, bytes([StreamStatus.ACCEPTED]), False)
+        self._table.send(self.id, bytes([StreamStatus.ACCEPTED]), False)
 
     def refuse(self, status: StreamStatus) -> None:
-        """Acceptor only: answer with the reason and end both directions."""
+        """Answer with the reason and end both directions (acceptor only).
+
+        What the peer has sent before it heard so is dropped, and its credit goes back.
+        """
         self.status = status
-        self.fin_sent = self.stopped = True
-        self._port.stream_send(self.id, bytes([status]), True)
-        self._port.stream_stop(self.id, int(status))
+        self.write_end = ENDED_HERE
+        self.stopped = True
+        self._table.send(self.id, bytes([status]), True)
+        self._table.stop(self.id, int(status))
         self.discard()
 
     def read(self, limit: int = -1) -> bytes:
-        """Take up to ``limit`` received bytes (all when negative) without waiting; credit goes back to the sender."""
+        """Take up to ``limit`` received bytes (all when negative) without waiting.
+
+        Credit for them goes back to the sender. b"" when nothing is there: ``at_eof`` tells the end from a pause. With
+        a limit it may return less than is buffered, one received piece at a time, which spares copying.
+        """
         chunks = self._chunks
         if not chunks:
             return b""
@@ -187,13 +214,13 @@ class Stream:
             data = first[:limit]
             chunks[0] = first[limit:]
         self.buffered -= len(data)
-        self._port.stream_consumed(self.id, len(data))
+        self._table.consume(self.id, len(data))
         return data
 
     @property
     def header_complete(self) -> bool:
         """True once the acceptor knows which service is meant."""
-        return not self._wants_header
+        return isinstance(self._awaits, Preface)
 
     @property
     def at_eof(self) -> bool:
@@ -201,27 +228,39 @@ class Stream:
         return self.fin_received and not self.buffered
 
     def write(self, data: bytes, fin: bool = False) -> None:
-        """Queue bytes. Raises the stream's error, or ConnectionLost after an end was written."""
+        """Queue bytes, ``fin`` with the last.
+
+        There is no bound here: a writer waits until ``drained``. Raises the stream's error, or ConnectionLost after an
+        end was written.
+        """
         if self.error is not None:
             raise self.error
-        if self.fin_sent:
-            by = "the peer closed the stream" if self.unwanted else "this end has closed the stream"
-            raise ConnectionLost(by)
-        self.fin_sent = fin
-        self._port.stream_send(self.id, data, fin)
+        if self.write_end:
+            raise ConnectionLost(self.write_end)
+        if fin:
+            self.write_end = ENDED_HERE
+        self._table.send(self.id, data, fin)
         if fin:
             self._finish()
 
     @property
+    def fin_sent(self) -> bool:
+        """True when our direction has ended, by us or because the peer reads no more."""
+        return self.write_end != ""
+
+    @property
     def queued(self) -> int:
         """Bytes written that the peer has not acknowledged yet."""
-        return self._port.stream_queued(self.id)
+        return self._table.queued(self.id)
 
     def drained(self) -> bool:
-        """True when a writer may go on; otherwise ``on_change`` will be called when it may."""
+        """Return whether a writer may go on: at most 1 MiB is unacknowledged, or the stream has failed.
+
+        Otherwise ``on_change`` will be called once it has fallen to 512 KiB.
+        """
         if self.error is not None or self.queued <= STREAM_HIGH_WATER:
             return True
-        self._port.stream_await_drain(self)
+        self._table.await_drain(self)
         return False
 
     @property
@@ -231,7 +270,7 @@ class Stream:
 
     def await_low(self) -> None:
         """Have ``on_change`` called when (some of) the send queue is acknowledged."""
-        self._port.stream_await_drain(self)
+        self._table.await_drain(self)
 
     @property
     def low(self) -> bool:
@@ -239,19 +278,25 @@ class Stream:
         return self.queued <= STREAM_LOW_WATER
 
     def reset(self, code: int = 0) -> None:
-        """Drop both directions at once; the peer's reader sees ConnectionLost."""
+        """Drop both directions at once, with an application code; the peer's reader sees ConnectionLost.
+
+        What is unread is dropped too. After both directions have ended only that happens.
+        """
         if self._done:
             self.discard()
             return
-        self._port.stream_reset(self.id, code)
-        self._port.stream_stop(self.id, code)
+        self._table.reset(self.id, code)
+        self._table.stop(self.id, code)
         self.discard()
         self.fail(ConnectionLost("the stream was reset here"))
 
     def stop_reading(self) -> None:
-        """Nobody will read any more: give the credit back and ask the peer to stop."""
+        """Read no more: give the credit back and ask the peer to stop.
+
+        Our own direction goes on. What the peer still sends is dropped, and its credit goes back as it comes.
+        """
         if not self.fin_received and not self._done:
-            self._port.stream_stop(self.id, 0)
+            self._table.stop(self.id, 0)
             self.fin_received = self.stopped = True
             self._finish()
         self.discard()
@@ -259,11 +304,177 @@ class Stream:
     def discard(self) -> None:
         """Drop what is unread and give its credit back."""
         if self.buffered:
-            self._port.stream_consumed(self.id, self.buffered)
+            self._table.consume(self.id, self.buffered)
         self._chunks.clear()
         self.buffered = 0
 
     def _finish(self) -> None:
-        if self.fin_received and self.fin_sent and not self._done:
+        if self.fin_received and self.write_end and not self._done:
             self._done = True
-            self._port.stream_done(self.id)
+            self._table.forget(self.id)
+
+
+class StreamTable:
+    """The streams of one connection, by id; how many there are is bounded by what the engines grant each other."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        dialler: bool,
+        opened: Callable[[Stream], None],
+        received: Callable[[], None],
+        dirty: Callable[[], None],
+    ) -> None:
+        """Make an empty table.
+
+        ``opened`` is called with a stream of the peer's when its header is complete, ``received`` for application data
+        of every stream that is not ``background``, ``dirty`` when the engine has something to send.
+        """
+        self.bytes_out = 0  # of application streams
+        self.draining: dict[int, Stream] = {}  # those that await a low queue
+        self._engine = engine
+        self._own_bit = 0 if dialler else 1  # RFC 9000 section 2.1: the lowest bit of the ids of our own streams
+        self._opened = opened
+        self._received = received
+        self._dirty = dirty
+        self._closed = False
+        self._streams: dict[int, Stream] = {}
+        # the peer's streams that we gave up before it had ended them
+        self._gone: BoundedDict[int, None] = BoundedDict(MAX_GONE_STREAMS)
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def __iter__(self) -> Iterator[Stream]:
+        return iter(self._streams.values())
+
+    # ---- what the connection tells
+
+    def open(self, service: str) -> Stream:
+        """Open a stream to ``service``: reserve its id and send its header.
+
+        Raises ValueError for a name that no service can have, StreamLimitError when the peer grants no more streams.
+        """
+        header = encode_header(service)
+        stream_id = self._engine.open_stream()
+        stream = self._streams[stream_id] = Stream(self, stream_id, opener=True)
+        stream.service = service
+        self.send(stream_id, header, False)
+        return stream
+
+    def on_data(self, event: StreamData) -> None:
+        """Take data of an application stream. Raises WireError when its header or status is junk."""
+        stream = self._streams.get(event.stream_id)
+        if stream is None:
+            if self._is_given_up(event):
+                return
+            stream = self._streams[event.stream_id] = Stream(self, event.stream_id, opener=False)
+        waiting = not stream.header_complete
+        stream.feed(event.data, event.fin)
+        if waiting and stream.header_complete:
+            self._opened(stream)
+        if not stream.background:
+            self._received()
+
+    def _is_given_up(self, event: StreamData) -> bool:
+        """Return whether data without a stream was sent before the peer heard that we gave the stream up."""
+        if event.stream_id & 1 != self._own_bit and event.stream_id not in self._gone:
+            return False
+        self.consume(event.stream_id, len(event.data))
+        if event.fin:
+            self._gone.pop(event.stream_id, None)
+        return True
+
+    def on_reset(self, stream_id: int) -> None:
+        """End a stream that the peer reset.
+
+        What is unread is dropped: no reader goes past an error, and it must not hold back other streams.
+        """
+        stream = self._streams.pop(stream_id, None)
+        self._gone.pop(stream_id, None)
+        if stream is not None:
+            if not stream.write_end and stream.error is None:
+                self._engine.reset(stream_id, 0)
+            stream.discard()
+            stream.fail(ConnectionLost("the peer reset the stream"))
+
+    def on_stop(self, stream_id: int) -> None:
+        """End our direction, which the peer reads no more.
+
+        What it has sent us stays readable, and it may go on sending.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream.error is None and not stream.write_end:
+            stream.write_end = "the peer closed the stream"
+            stream.on_change()
+            if stream.fin_received:
+                self.forget(stream_id)
+
+    def wake_writers(self) -> None:
+        """Call ``on_change`` of the streams that await it and whose queue is low again.
+
+        To be called after every ``transmit`` while ``draining`` is not empty; each stream is called once.
+        """
+        for stream_id, stream in list(self.draining.items()):
+            if stream.low:
+                del self.draining[stream_id]
+                stream.on_change()
+
+    def close(self, error: MeshError) -> None:
+        """Fail every stream with ``error``; from now on nothing reaches the engine."""
+        self._closed = True
+        for stream in list(self._streams.values()):
+            stream.fail(error)
+        self._streams.clear()
+        draining, self.draining = self.draining, {}
+        for stream in draining.values():
+            stream.on_change()
+
+    # ---- what a stream asks
+
+    def send(self, stream_id: int, data: bytes, fin: bool) -> None:
+        """Queue bytes on a stream."""
+        if not self._closed:
+            self.bytes_out += len(data)
+            self._engine.send(stream_id, data, fin)
+            self._dirty()
+
+    def consume(self, stream_id: int, count: int) -> None:
+        """Grant ``count`` bytes again, which the application has taken.
+
+        The peer is told when that moves a window by a quarter of its size, so that credit costs few packets.
+        """
+        if not self._closed and self._engine.consumed(stream_id, count):
+            self._dirty()
+
+    def queued(self, stream_id: int) -> int:
+        """Return the bytes of a stream, the control stream included, that are written and not acknowledged."""
+        return 0 if self._closed else self._engine.queued_bytes(stream_id)
+
+    def reset(self, stream_id: int, code: int) -> None:
+        """Abort our direction with an application code (RFC 9000 section 19.4) and forget the stream."""
+        if not self._closed:
+            self._engine.reset(stream_id, code)
+            self.forget(stream_id)
+            self._dirty()
+
+    def stop(self, stream_id: int, code: int) -> None:
+        """Ask the peer to stop sending (RFC 9000 section 19.5)."""
+        if not self._closed:
+            self._engine.stop(stream_id, code)
+            self._dirty()
+
+    def forget(self, stream_id: int) -> None:
+        """Forget a stream that is over here.
+
+        A stream that the peer has not ended is remembered as given up: its late data must not look like a new
+        stream with a header.
+        """
+        stream = self._streams.pop(stream_id, None)
+        if stream is not None and (stream.stopped or not stream.fin_received):
+            self._gone[stream_id] = None
+
+    def await_drain(self, stream: Stream) -> None:
+        """Call the stream's ``on_change`` when its queue is low again."""
+        self.draining[stream.id] = stream

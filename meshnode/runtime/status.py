@@ -63,7 +63,7 @@ def describe_peers(runtime: Runtime) -> list[Json]:
                 "rtt_ms": round(rtt * 1000, 3) if rtt is not None else None,
                 "streams": len(link.streams),
                 "bytes_in": link.bytes_in,
-                "bytes_out": link.bytes_out,
+                "bytes_out": link.streams.bytes_out,
                 "since_s": round(now - link.started, 1),
                 "dialled": link.dialler,
                 "history": describe_history(paths, now),

@@ -30,7 +30,7 @@ from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
 from meshnode.quic import packets
 from meshnode.quic.connection import Connection, State
-from meshnode.quic.hello import BOOT_LENGTH, CloseCode, Hello
+from meshnode.quic.hello import BOOT_LENGTH, CloseCode, Hello, LocalEnd
 from meshnode.quic.seam import Engine
 from meshnode.stack.component import Component
 from meshnode.stack.context import Context
@@ -154,16 +154,9 @@ class Dialing(Component):
 
     def _new_connection(self, session: Session, engine: Engine, *, dialler: bool, now: float) -> Connection:
         context = self._context
-        connection = Connection(
-            engine,
-            context.identity,
-            session.peer,
-            context.links,
-            dialler=dialler,
-            boot=self._boot,
-            record=context.record.encoded if context.record is not None else b"",
-            now=now,
-        )
+        record = context.record.encoded if context.record is not None else b""
+        local = LocalEnd(context.identity, self._boot, record)
+        connection = Connection(engine, local, session.peer, context.links, dialler=dialler, now=now)
         context.peers.add(session, connection)
         return connection
 

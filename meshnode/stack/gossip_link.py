@@ -187,7 +187,7 @@ class GossipLink(Component):
         if connection is None:
             self._context.metrics.count(NO_LINK)
             return
-        queued = connection.stream_queued(CONTROL_STREAM)
+        queued = connection.streams.queued(CONTROL_STREAM)
         if queued > GOSSIP_QUEUE and (queued > 2 * GOSSIP_QUEUE or not isinstance(effect.message, SIGNS_OF_LIFE)):
             self._context.metrics.count(QUEUE_FULL)
             if not self._behind:
@@ -199,7 +199,7 @@ class GossipLink(Component):
     def _look_at_queues(self, now: float) -> None:
         for peer in list(self._behind):
             connection = self._connection(peer)
-            if connection is None or connection.stream_queued(CONTROL_STREAM) < GOSSIP_QUEUE // 2:
+            if connection is None or connection.streams.queued(CONTROL_STREAM) < GOSSIP_QUEUE // 2:
                 del self._behind[peer]
                 if connection is not None:
                     self.core.on_drained(peer, now)

@@ -96,7 +96,7 @@ def test_any_frames_of_a_member_end_at_worst_its_own_connection(seed, handler, t
 
 def use(connection: Connection) -> None:
     """Do to every stream what an application might do next."""
-    for stream in list(connection.streams.values()):
+    for stream in list(connection.streams):
         if stream.error is None and not stream.fin_sent:
             stream.write(b"more")
         stream.read(3)

@@ -16,7 +16,7 @@ from meshnode.errors import ConfigError, MeshError, PeerIdentityError, PolicyDen
 from meshnode.identity.keys import Identity
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.engines import pick_engine
-from meshnode.quic.hello import CloseCode, Hello
+from meshnode.quic.hello import CloseCode, Hello, LocalEnd
 from meshnode.quic.packets import acceptable, initial_token, is_v1_initial
 from meshnode.quic.seam import Engine
 from meshnode.quic.stream import Stream
@@ -231,10 +231,10 @@ def test_all_the_readers_of_a_connection_together_are_owed_a_bounded_backlog(pai
         _send(world, dialler.open(connection)[0], bytes(3 << 20))
     world.run(3.0)
     back = next(iter(listener.mesh.sessions[dialler.id].connections()))
-    assert sum(stream.buffered for stream in back.streams.values()) < CONNECTION_BACKLOG
+    assert sum(stream.buffered for stream in back.streams) < CONNECTION_BACKLOG
     got = 0
     while got < 15 << 20 and world.now < 100:
-        got += sum(len(stream.read()) for stream in list(back.streams.values()))
+        got += sum(len(stream.read()) for stream in list(back.streams))
         listener.on_dirty()
         world.run(0.05)
     assert got == 15 << 20, "and all of it comes when they read"
@@ -318,7 +318,8 @@ class Side:
         self.cids: list[bytes] = []
 
     def begin(self, engine: Engine, me: Identity, peer: Identity, *, dialler: bool) -> None:
-        self.connection = Connection(engine, me, peer.id, self, dialler=dialler, boot=self.boot, record=b"", now=0.0)
+        local = LocalEnd(me, self.boot, b"")
+        self.connection = Connection(engine, local, peer.id, self, dialler=dialler, now=0.0)
 
     def on_hello(self, connection: Connection, hello: Hello) -> None:
         self.hello = hello

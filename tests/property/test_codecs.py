@@ -224,7 +224,7 @@ class Port:
 
     consumed = 0
 
-    def stream_consumed(self, stream_id: int, count: int) -> None:
+    def consume(self, stream_id: int, count: int) -> None:
         """Credit."""
         self.consumed += count
 

@@ -125,7 +125,7 @@ class _Port:
     def __init__(self) -> None:
         self.sent = b""
 
-    def stream_send(self, stream_id: int, data: bytes, fin: bool) -> None:
+    def send(self, stream_id: int, data: bytes, fin: bool) -> None:
         self.sent += data
 
     def __getattr__(self, name: str) -> Any:

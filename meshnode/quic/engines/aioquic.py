@@ -185,7 +185,7 @@ class AioquicEngine:
         return int(self._quic._loss._pto_count)
 
     def receive(self, data: bytes, now: float) -> bool:
-        """Feed one datagram."""
+        """Feed one datagram; the exceptions that aioquic raises on junk end the connection."""
         quic = self._quic
         space = quic._spaces.get(EPOCH)
         before = space.largest_received_packet if space is not None else -1
@@ -226,17 +226,21 @@ class AioquicEngine:
         return None if at is None else at + MICROSECOND
 
     def on_timer(self, now: float) -> None:
-        """Let loss detection, pacing, closing and idle timers fire."""
+        """Let loss detection, pacing, closing and idle timers fire.
+
+        aioquic compares with the loss time that ``get_timer`` computed last, so that is asked first.
+        """
         quic = self._quic
         if not self._abandoned and quic._close_at is not None:
             quic.get_timer()  # refreshes the loss time that handle_timer compares with
             quic.handle_timer(now)
 
     def events(self) -> Sequence[EngineEvent]:
-        """Translate what aioquic has queued."""
+        """Translate what aioquic has queued, and report the end once, after all that came before it."""
         quic = self._quic
         queued = quic._events
-        if not queued and (self._end_reported or (self._failure is None and quic._close_event is None)):
+        ended = not self._end_reported and (self._failure is not None or quic._close_event is not None)
+        if not queued and not ended:
             return NO_EVENTS
         found: list[EngineEvent] = []
         while queued:
@@ -245,13 +249,16 @@ class AioquicEngine:
                 found.append(StreamData(event.stream_id, event.data, event.end_stream))
             elif (translated := _translated(quic, event)) is not None:
                 found.append(translated)
-        if not self._end_reported and (self._failure is not None or quic._close_event is not None):
+        if ended:
             self._end_reported = True
             found.append(self._failure or quic.closed())
         return found
 
     def open_stream(self) -> int:
-        """Reserve the next bidirectional stream id."""
+        """Reserve the next bidirectional stream id.
+
+        aioquic would queue a stream above the peer's limit until it is raised, so the limit is checked here.
+        """
         quic = self._quic
         stream_id = quic.get_next_available_stream_id()
         check_stream_limit(stream_id // 4, quic._remote_max_streams_bidi)
@@ -285,7 +292,11 @@ class AioquicEngine:
         return int(stream.sender._buffer_stop - stream.sender._buffer_start)
 
     def consumed(self, stream_id: int, count: int) -> bool:
-        """Advance the receive windows."""
+        """Advance the receive windows.
+
+        The limits themselves are written in ``_Quic``, with the next packet. Counts of streams that are over are
+        dropped once there are more than 1,024.
+        """
         quic = self._quic
         quic.consumed_total += count
         due = quic.consumed_total + CONNECTION_WINDOW - quic._local_max_data.value >= CONNECTION_WINDOW // 4
@@ -308,7 +319,11 @@ class AioquicEngine:
         return loss._rtt_smoothed if loss._rtt_initialized else None
 
     def nudge(self, now: float) -> None:
-        """RFC 9000 section 9.4, and at once: no waiting for a backed-off PTO, no window cut for the old path."""
+        """Declare the oldest in flight lost, without a congestion event, and send a probe.
+
+        At most ``NUDGE_PACKETS``: their acknowledgements reveal the rest. Before the handshake is confirmed all data is
+        scheduled again instead.
+        """
         quic = self._quic
         if self._abandoned or quic._state in END_STATES or not quic._network_paths:
             return
@@ -326,7 +341,10 @@ class AioquicEngine:
         loss._send_probe()
 
     def set_datagram_size(self, size: int) -> None:
-        """Packets of at most ``size`` bytes from now on; acknowledged accounting is unaffected."""
+        """Make packets of at most ``size`` bytes from now on.
+
+        Connection, pacer and congestion control each have their own copy; the window itself stays as it was.
+        """
         quic = self._quic
         quic._max_datagram_size = size
         quic._loss._pacer._max_datagram_size = size
@@ -339,7 +357,10 @@ class AioquicEngine:
             self._quic.send_ping(0)
 
     def close(self, code: int, reason: str) -> None:
-        """Queue a CONNECTION_CLOSE."""
+        """Queue a CONNECTION_CLOSE.
+
+        Nothing is sent by a listener that has received nothing: aioquic does not know where to.
+        """
         if not self._abandoned and self._quic._network_paths:
             self._end_reported = True
             self._quic.close(error_code=code, reason_phrase=reason)
@@ -352,7 +373,7 @@ class AioquicEngine:
 
 
 class AioquicEngines:
-    """Makes AioquicEngine objects; configurations are cached per identity."""
+    """Factory of AioquicEngine objects."""
 
     name = "aioquic"
 
@@ -367,7 +388,7 @@ class AioquicEngines:
         return AioquicEngine(quic, odcid)
 
     def accept(self, identity: Identity, odcid: bytes, idle_timeout: float, now: float) -> AioquicEngine:
-        """Stand ready for the Initial with this original destination connection id."""
+        """Make the listener's end for the Initial with this original destination connection id."""
         quic = _Quic(
             configuration=_configuration(identity, False, idle_timeout),
             original_destination_connection_id=odcid,

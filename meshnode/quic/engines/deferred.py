@@ -29,7 +29,7 @@ class Deferred(ModuleType):
 def deferred() -> Iterator[None]:
     """Let ``import`` find stand-ins for ``PACKAGES`` inside the block.
 
-    A package that is loaded already stays as it is, and all do when ``aioquic.tls`` is loaded. The stand-ins leave
+    A package that is loaded already is left alone, and so are all when ``aioquic.tls`` is loaded. The stand-ins leave
     ``sys.modules`` at the end of the block; what was imported from them inside goes on to work.
     """
     standing: dict[str, ModuleType] = {}

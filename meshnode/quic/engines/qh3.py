@@ -77,7 +77,10 @@ class Qh3Engine:
         return 0 if self._abandoned else int(self._core.pto_count)
 
     def receive(self, data: bytes, now: float) -> bool:
-        """Feed one datagram; the core tells new packets from old ones, but not their order."""
+        """Feed one datagram.
+
+        The core tells new packets from old ones, but not their order: a late one counts as the newest too.
+        """
         quic = self._quic
         if self._abandoned or not data:
             return False
@@ -99,12 +102,15 @@ class Qh3Engine:
         self.abandon()
 
     def transmit(self, now: float) -> list[bytes]:
-        """Build datagrams."""
+        """Build datagrams: the core's, then at most one of our own with credit.
+
+        The core's queue is drained first, so that what the application has consumed becomes credit in these datagrams.
+        """
         quic = self._quic
         if self._abandoned:
             return []
         try:
-            quic._drain_core()  # what the application has consumed becomes credit in these very datagrams
+            quic._drain_core()
             if self._has_written:  # data is about to leave: let the acknowledgement ride with it instead of 1 ms later
                 self._has_written = False
                 timer = self._core.get_timer()
@@ -267,7 +273,7 @@ class Qh3Engine:
             self._core.send_ping(0)
 
     def close(self, code: int, reason: str) -> None:
-        """Queue a CONNECTION_CLOSE."""
+        """Queue a CONNECTION_CLOSE with an application code; a core that panics on it ends the connection silently."""
         if not self._abandoned:
             self._end_reported = True
             try:
@@ -282,7 +288,7 @@ class Qh3Engine:
 
 
 class Qh3Engines:
-    """Makes Qh3Engine objects."""
+    """Factory of Qh3Engine objects."""
 
     name = "qh3"
 
@@ -295,7 +301,7 @@ class Qh3Engines:
         return Qh3Engine(quic, odcid)
 
     def accept(self, identity: Identity, odcid: bytes, idle_timeout: float, now: float) -> Qh3Engine:
-        """Stand ready for the Initial with this original destination connection id."""
+        """Make the listener's end for the Initial with this original destination connection id."""
         quic = Qh3Connection(
             configuration=configuration(identity, idle_timeout),
             original_destination_connection_id=odcid,

@@ -86,7 +86,10 @@ class Qh3Connection(QuicConnection):
         return self.windows.unread >= HOLD and self._core.state not in OVER
 
     def listen(self, now: float) -> None:
-        """Make ready for the client's first packet, as ``connect`` does for the server's."""
+        """Make ready for the client's first packet, as ``connect`` does for the server's.
+
+        The stock connection makes its core from that packet; here it is made before, with the id that the knock named.
+        """
         self._version = QuicProtocolVersion.VERSION_1
         self._create_core(VIRTUAL, self.original_destination_connection_id, now)
         self._create_tls(None)
@@ -178,7 +181,11 @@ class Qh3Connection(QuicConnection):
             self.ended = ended
 
     def poll(self, now: float) -> None:
-        """Move the datagrams that the core may send now to ``outbox``."""
+        """Move the datagrams that the core may send now to ``outbox``, and count its 1-RTT packets.
+
+        Before the handshake is complete a listener may run into the limit on what an unproven client is sent (RFC 9000
+        section 8.1), which the core raises as RuntimeError.
+        """
         poll_transmit = self._core.poll_transmit
         try:
             while (sent := poll_transmit(now)) is not None:
@@ -193,7 +200,10 @@ class Qh3Connection(QuicConnection):
             # What an unproven client may be sent is less than the next packet: wait for more from it.
 
     def grant(self, grants: list[tuple[int, int]], now: float) -> None:
-        """Add a packet with these (stream, limit) to ``outbox``. Raises RuntimeError when its number is not known."""
+        """Add a packet with these (stream, limit) to ``outbox``, with the number after the core's last.
+
+        Raises RuntimeError when that number is not known for sure.
+        """
         if not self._last:
             self._core.send_ping(0)
             self.poll(now)
