@@ -14,7 +14,7 @@ RELAY_MARK = "relay!"
 SIDE_MARK = "%side"
 TUNNEL_MARK = "wss!"
 
-DUMMY_HOST = "192.0.0.8"  # RFC 7600 section 4.8: an address that nobody has
+DUMMY_HOST = "192.0.0.8"  # RFC 7600 section 4.8: an address that no host has
 
 
 class Addr(NamedTuple):
@@ -60,20 +60,20 @@ def relayed(relay: str) -> Addr:
 
 
 def relay_of(addr: Addr) -> str:
-    """The inverse of ``relayed``."""
+    """Return the relay's id that ``relayed`` was given."""
     return addr.host[len(RELAY_MARK) :]
 
 
 def tunnel(peer: str, host: str, port: int) -> Addr:
     """Return the address "over a WebSocket to this node on this host" (a name or an IP address).
 
-    With an empty ``peer`` it names a WebSocket that somebody opened to us.
+    With an empty ``peer`` it names a WebSocket that a node opened to us.
     """
     return Addr(f"{TUNNEL_MARK}{peer}@{host}" if peer else TUNNEL_MARK + host, port)
 
 
 def tunnel_target(addr: Addr) -> tuple[str, str, int]:
-    """The inverse of ``tunnel``: the node's id, its host and port."""
+    """Return what ``tunnel`` was given: the node's id ("" for a WebSocket that was opened to us), host and port."""
     peer, _, host = addr.host[len(TUNNEL_MARK) :].partition("@")
     return peer, host, addr.port
 
@@ -82,7 +82,10 @@ NOWHERE = Addr(DUMMY_HOST, 9)  # stands for a detour where only UDP addresses ar
 
 
 def canonical_host(text: str) -> str:
-    """Return the canonical text of an IP address; raises ValueError when it is none."""
+    """Return the canonical text of an IP address: lowercase, compressed (RFC 5952), a v4-mapped one as IPv4.
+
+    Two texts of one address compare equal only in this form. Raises ValueError for a host name and other text.
+    """
     ip = ipaddress.ip_address(text)
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
         return str(ip.ipv4_mapped)
@@ -90,7 +93,10 @@ def canonical_host(text: str) -> str:
 
 
 def parse_addr(text: str) -> Addr:
-    """Parse ``1.2.3.4:5``, ``[::1]:5`` or ``:5`` (any address); raises ValueError with what is wrong."""
+    """Parse ``1.2.3.4:5``, ``[::1]:5`` or ``:5`` (the unspecified address ``::``).
+
+    An IPv6 address needs its brackets. Port 0 is taken, names are not. Raises ValueError with what is wrong.
+    """
     host, separator, port_text = text.rpartition(":")
     if not separator or not port_text.isascii() or not port_text.isdigit() or int(port_text) > 65535:
         raise ValueError(f"{text!r} is not ADDRESS:PORT")
@@ -105,19 +111,29 @@ def parse_addr(text: str) -> Addr:
 
 
 def pack_addr(addr: Addr) -> bytes:
-    """Return 4 or 16 address bytes and a 2-byte big-endian port; a scope is dropped."""
+    """Return 4 or 16 address bytes and a 2-byte big-endian port, as records and observed addresses carry them.
+
+    A scope is dropped: it means something only on this host. Raises ValueError for a detour.
+    """
     return ipaddress.ip_address(addr.host.partition("%")[0]).packed + addr.port.to_bytes(2, "big")
 
 
 def unpack_addr(data: bytes) -> Addr:
-    """The inverse of ``pack_addr``; raises ValueError for any other length."""
+    """Return the address that ``pack_addr`` packed into 6 or 18 bytes.
+
+    Raises ValueError for any other length. Port 0 and multicast pass: see ``is_dialable``.
+    """
     if len(data) not in (6, 18):
         raise ValueError("a packed address has 6 or 18 bytes")
     return Addr(canonical_host(str(ipaddress.ip_address(data[:-2]))), int.from_bytes(data[-2:], "big"))
 
 
 def is_dialable(addr: Addr) -> bool:
-    """False for detours, port 0, and multicast, broadcast and unspecified addresses: nobody's unicast endpoint."""
+    """Return whether a datagram to ``addr`` can reach one host by UDP.
+
+    False for detours, port 0, and multicast, unspecified, 0.0.0.0/8 and 240.0.0.0/4 addresses (broadcast among them):
+    a record that names one would make its readers send where no single host listens.
+    """
     if not 0 < addr.port < 65536 or not addr.is_udp:
         return False
     ip = ipaddress.ip_address(addr.host.partition("%")[0])

@@ -36,7 +36,11 @@ class BoundedDict(OrderedDict[K, V], Generic[K, V]):
             self.popitem(last=False)
 
     def put(self, key: K, value: V) -> tuple[K, V] | None:
-        """Set an entry and make it the newest. Return the entry that was pushed out, if one was."""
+        """Set an entry and make it the newest.
+
+        Returns the oldest entry, as (key, value), when it had to make room; None when there was room, and when ``key``
+        was known already.
+        """
         OrderedDict.__setitem__(self, key, value)
         self.move_to_end(key)
         return self.popitem(last=False) if len(self) > self.bound else None

@@ -2,7 +2,7 @@
 
 An offset is the sender's stamp minus our time on arrival, in seconds: above 0 their clock is ahead. It includes the
 way here, so a few hundredths of a second mean nothing. What came too early or too late to be opened is kept apart:
-it was not proven to be from anybody.
+its sender was not proven.
 """
 
 from __future__ import annotations
@@ -24,15 +24,25 @@ class ClockOffset:
         self._stale: deque[float] = deque(maxlen=STALE_KEPT)
 
     def proven(self, sender: Hashable, offset: float) -> None:
-        """An authentic datagram came from ``sender``."""
+        """Note the offset, in seconds, of an authentic datagram from ``sender``; only its newest counts.
+
+        The offsets of the last ``MAX_CLOCKS`` senders are kept: the sender first heard goes first.
+        """
         self._offsets[sender] = offset
 
     def stale(self, offset: float) -> None:
-        """A datagram that only a member can make was dropped because of its time."""
+        """Note the offset of a datagram that was dropped because of its time.
+
+        Only a member can have made it, but which one is not proven, so the last 16 are kept whatever their senders.
+        """
         self._stale.append(offset)
 
     def to_json(self) -> dict[str, float | int | None]:
-        """The medians (None: nothing to compare with) and how many peers stand behind the first."""
+        """Return the two medians in seconds, and how many peers the first is of.
+
+        ``offset_s`` is of authentic datagrams, ``stale_offset_s`` of those dropped for their time; each is None when
+        there is nothing to compare with. A median, so that a minority of wrong clocks moves neither.
+        """
         return {
             "offset_s": _median(self._offsets.values()),
             "peers": len(self._offsets),

@@ -1,4 +1,4 @@
-"""Replaces files atomically."""
+"""Atomic replacement of files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Replace ``path`` with ``data`` so that a crash leaves either the old or the new file. Raises OSError."""
+    """Replace ``path`` with ``data`` so that a crash leaves either the old or the new file.
+
+    Args:
+        path: The file; its directory must exist, and gets a hidden temporary file for the moment.
+        data: All of the new contents, on the disk (fsync) before the old ones go.
+        mode: Permissions, subject to the umask.
+
+    Raises:
+        OSError: Nothing was changed, and the temporary file is gone.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:

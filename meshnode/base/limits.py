@@ -5,7 +5,7 @@ from __future__ import annotations
 # ---- vocabulary
 MAX_CBOR_DEPTH = 8  # parser recursion; our deepest message nests 4
 MAX_RECORD = 1_000  # bytes; fits a BEP 44 item and, sealed, one 1,280-byte IPv6 packet
-MAX_ENDPOINTS = 16  # a liar's record makes us probe at most so many addresses
+MAX_ENDPOINTS = 16  # the most addresses that a liar's record makes us probe
 MAX_RELAYS = 4
 MAX_CAPABILITIES = 8
 MAX_CAPABILITY_LENGTH = 24
@@ -26,13 +26,13 @@ NEW_SENDERS_BURST = 2_000.0
 MAX_CONTROL_FRAME = 16_384  # a Hello with a record and a few grants; more is junk
 MAX_GRANTS = 8
 MAX_SERVICE_NAME = 255
-MAX_GONE_STREAMS = 1_024  # streams given up here that the peer still sends on; 1 who ignores it for longer is cut off
+MAX_GONE_STREAMS = 1_024  # streams given up here that the peer still sends on; one that ignores it is cut off later
 STREAM_HIGH_WATER = 1 << 20  # bytes written and unacknowledged above which a writer waits
 STREAM_LOW_WATER = 1 << 19
 HANDSHAKE_TIMEOUT_S = 5.0  # aioquic has none of its own
 HELD_INITIAL_S = 0.3  # how long the losing dial of two simultaneous ones is kept
 DIAL_WATCH_S = 0.1  # a dial that takes longer watches for a newer record
-DIAL_REFRESH_S = 0.4  # a dial without an end asks so often whether our record is stale, and what became of it
+DIAL_REFRESH_S = 0.4  # period in which an unfinished dial checks for a newer record and asks what became of it
 MAX_ARRIVALS_PER_PEER = 4  # half-open connections a peer may cost us, x 70 KB
 MAX_SESSIONS = 2_048  # peers with state, x 75 KB = 150 MB
 MAX_DATAGRAM = 65_507
@@ -40,29 +40,31 @@ MAX_HELD_DATAGRAMS = 64  # held until an address is validated; x 1,452 B = 93 KB
 
 MAX_OBSERVERS = 32  # peers whose view of our address is remembered
 OBSERVATION_S = 120.0  # eight keepalives: older views say nothing of the NAT's present mapping
-MAX_SENT_ADDRESSES = 8_192  # remembered to know who came unasked; x about 250 B = 2 MB, then no more is concluded
+MAX_SENT_ADDRESSES = (
+    8_192  # remembered to know which senders came unasked; x about 250 B = 2 MB, then no more is concluded
+)
 MAX_SENT_PORTS = 64  # of one host; more (a port search) count as all of them
 MAX_RECENT_SENDERS = 64  # UDP sources whose last datagram's time is kept
 FILTER_SETTLE_S = 600.0  # twice RFC 4787's 5 minutes: what an earlier process opened on our port has closed by then
 FILTER_MOVE_S = 5.0  # after a change, what arrives may have been under way to the old place
 MAX_NEIGHBOURS = 256  # ids heard by mDNS that are counted; x a pointer to a shared NodeId
-MAX_CLOCKS = 64  # peers whose clock is compared with ours
+MAX_CLOCKS = 64  # peers whose clock is compared with this node's
 MAX_DOCTOR_SEEDS = 8  # configured seeds that one diagnosis asks; it would wait no longer, but say too much
 
 # ---- relays
 MAX_RELAY_FLOWS = 16_384  # pairs of which a relay remembers that they talk; x about 150 B
 RELAY_BURST_S = 0.5  # a client may be this far ahead of its rate
-RELAY_CONSENT_S = 30.0  # both ends must have sent the other something so lately to be introduced
+RELAY_CONSENT_S = 30.0  # both ends must have sent the other something within this time to be introduced
 RELAY_INTRODUCE_S = 1.0  # at most one introduction a second and pair: 24 probes each
 INTRODUCED_AGAIN_S = 0.8  # of a peer, by whichever relay: an introduction costs 24 probes to each candidate
 HOME_RELAYS = 2  # named in our record
-MAX_RELAYS_HELD = 6  # reservations of ours: 2 at home, and those that peers' records name
+MAX_RELAYS_HELD = 6  # reservations that this node holds: 2 at home, and those that peers' records name
 MAX_RELAYS_LOST = 64  # relays remembered as lost, with when each is tried again; x about 150 B
 RELAY_RETRY_S = 15.0  # after a refusal or a failed dial
 
 # ---- port mappings
 MAX_ROUTE_TABLE = 1 << 20  # characters read at every change: 8,000 routes; a host with more is no client of a router
-MAX_PORTMAP_ROUTES = 5  # one IPv4 route, and pinholes for four IPv6 addresses of ours
+MAX_PORTMAP_ROUTES = 5  # one IPv4 route, and pinholes for four of this node's IPv6 addresses
 MAX_PORTMAP_LEAVING = 8  # mappings being given back at once, after as many changes of port in two seconds
 PORTMAP_ROUTERS = 16  # routers whose clock is remembered
 PORTMAP_LIFETIME_S = 7_200  # asked for; what a crash leaves behind is gone after it
@@ -70,7 +72,7 @@ PORTMAP_MAX_LIFETIME_S = (
     86_400  # believed at most (RFC 6887 section 15): a router that says more is asked again in a day
 )
 PORTMAP_MIN_LIFETIME_S = 10  # a grant for less is none: renewing it would be a request every few seconds for ever
-PORTMAP_RENEW_GAP_S = 4.0  # between two askings for what we hold (RFC 6887 section 11.2.1), whoever forges restarts
+PORTMAP_RENEW_GAP_S = 4.0  # between two renewals of what we hold (RFC 6887 section 11.2.1), even if restarts are forged
 PORTMAP_FIRST_TRY_S = 0.25  # until a request is repeated; doubled each time
 PORTMAP_TRIES = 3  # 1.75 s in all; then the next protocol
 PORTMAP_REST_S = 900.0  # after no protocol gave anything: 10 datagrams in a quarter of an hour
@@ -96,15 +98,15 @@ SEARCH_SIDES = 256  # sockets that the symmetric end opens for 3 s, x 1 probe of
 SEARCH_PROBES = 1_024  # ports that the other end tries in 1.9 s, x 129 B = 132 kB: 0.55 Mbit/s while it lasts
 SEARCH_AFTER_S = 0.3  # after the ordinary probes of both ends began: four each have failed
 SEARCH_WAIT_S = 3.0  # then the sockets that did not win are closed
-SEARCH_FRESH_S = 6.0  # a relay has introduced the two so lately
+SEARCH_FRESH_S = 6.0  # a relay has introduced the two within this time
 SEARCH_AGAIN_S = 4.0  # between searches for one peer, and at one host: 33 kB/s there at the very worst
-SEARCH_TRIES = 4  # in vain, a connection: all four miss in 0.017 ** 4
+SEARCH_TRIES = 4  # searches without a result in one connection: all four miss in 0.017 ** 4
 MAX_SEARCH_BOOK = 256  # peers and hosts remembered for these pauses; x about 200 B
 MAX_SIDES_KEPT = 16  # sockets that won, x one path in use; the oldest goes back to its relay
 
 # ---- tunnels
-TUNNEL_KNOCK_S = 5.0  # for the first flight, and again for TLS: a silent TCP connection costs a socket so long
-TUNNEL_IDLE_S = 40.0  # without a datagram of ours, which is more than two keepalives: given up
+TUNNEL_KNOCK_S = 5.0  # for the first flight, and again for TLS: a silent TCP connection costs a socket for no longer
+TUNNEL_IDLE_S = 40.0  # without a datagram of this node, which is more than two keepalives: given up
 TUNNEL_RETRY_S = 2.0  # between attempts to open one
 MAX_TUNNEL_PENDING = 128  # TCP connections that have not knocked yet; x a socket
 MAX_TUNNEL_CLIENTS = 512  # x about 330 KB: asyncio's TLS buffer is 256 KB (measured); 169 MB at the very worst
@@ -115,7 +117,7 @@ MAX_TUNNEL_BUFFER = 512_000  # bytes in a transport's buffer above which datagra
 MAX_CACHED_RECORDS = 4_096  # x about 1.5 KB
 MAX_PENDING_RESOLVES = 1_024
 RESOLVE_TIMEOUT_S = 5.0
-RETRY_LOOKUP_S = 0.25  # pause before an empty lookup that somebody still waits for is repeated
+RETRY_LOOKUP_S = 0.25  # pause before an empty lookup that a caller still waits for is repeated
 SEEK_S = 2.0  # between lookups of a peer that went silent; a lookup is 20 to 30 requests, its watches are 3
 MAX_SOUGHT = 256  # silent peers whose last lookup is remembered
 
@@ -137,7 +139,7 @@ DHT_MAX_STORED_PER_ADDRESS = 128  # first stores from one IP address; one host f
 DHT_UPDATES_PER_KEY = 32.0  # newer records of one key in a burst; a flooding owner wakes no watcher more often
 DHT_UPDATES_PER_KEY_PER_S = 4.0
 DHT_MAX_VERIFIED = 4_096  # record bytes whose signature is known to be good; x 1.5 kB
-DHT_MAX_WATCH_S = 90  # a watcher that died is pushed to for so long at most
+DHT_MAX_WATCH_S = 90  # a watcher that died is pushed to for this time at most
 DHT_MAX_WATCHES = 8_192  # x about 300 B
 DHT_MAX_WATCHES_PER_SENDER = 256
 DHT_MAX_WATCHES_PER_KEY = 128  # one newer record makes at most 128 x 4 datagrams
@@ -151,9 +153,9 @@ GOSSIP_MAX_NAME = 64  # characters of an entry's name
 GOSSIP_MAX_TTL_S = 86_400  # a stolen, replayed entry dies within a day
 GOSSIP_MAX_FUTURE_S = 300  # clock skew that we forgive, of issue times and of seqs (which are wall milliseconds)
 GOSSIP_MAX_FLEETING_TTL_S = 60  # of kinds that are not stored: no longer than a seen id is remembered
-GOSSIP_MAX_OPENED = 64  # entries parsed and verified lately, in each of 5 caches; x at most 5 kB = 1.6 MB
+GOSSIP_MAX_OPENED = 64  # entries parsed and verified last, in each of 5 caches; x at most 5 kB = 1.6 MB
 GOSSIP_MAX_STORED = 2_048  # of each of 16 kinds: x about 1 kB = 2 MB; 512 hostile members could fill all, 50 MB
-GOSSIP_MAX_PER_ORIGIN = 64  # stored entries of one origin and kind: he fills 3 % of a kind at most
+GOSSIP_MAX_PER_ORIGIN = 64  # stored entries of one origin and kind: it fills 3 % of a kind at most
 GOSSIP_MAX_FLOORS = 4_096  # keys whose last seq is remembered after the entry expired; x about 200 B
 GOSSIP_ORIGIN_RATE = 20.0  # entries a second of one origin: 20 x 43 us = 0.1 % of a core to verify
 GOSSIP_ORIGIN_BURST = 100.0  # all of its stored entries at once, when a partition heals
@@ -177,11 +179,11 @@ GOSSIP_MAX_ACCUSERS = 3  # stored and remembered for one suspect, drawn by lot: 
 GOSSIP_MAX_ACCUSATIONS = 4_096  # stored; x about 600 B = 2.5 MB; both halves of 1,000 nodes accuse 3 x 500 of the other
 GOSSIP_MAX_LOST = 256  # gone members that are tried again, so that a partition heals; x a record = 256 kB
 GOSSIP_MAX_STANDINGS = 256  # peers with a black mark; x about 100 B
-GOSSIP_BAN_S = 600.0  # no link with a liar for so long
+GOSSIP_BAN_S = 600.0  # no link with a liar for this time
 
 # ---- gossip: dissemination
 GOSSIP_MAX_SEEN = 8_192  # ids in each of two generations; x about 100 B = 1.6 MB
-GOSSIP_SEEN_S = 90.0  # a generation lasts so long unless it is full: longer than a fleeting entry lives
+GOSSIP_SEEN_S = 90.0  # lifetime of a generation that is not full: longer than a fleeting entry lives
 GOSSIP_MAX_RECENT = 1_048_576  # bytes of payloads kept to answer GRAFT
 GOSSIP_MAX_EARLY = 1_024  # payloads that reconciliation brought before the tree did; x about 100 B
 GOSSIP_MAX_MISSING = 4_096  # announced ids that we wait for; a liar's are forgotten after 4 announcers
@@ -201,7 +203,7 @@ SERVICE_MAX_META = 16  # pairs of an instance's metadata
 SERVICE_MAX_META_TEXT = 128  # characters of a key, and of a value
 SERVICE_MAX_OWN = 48  # announced by one node: gossip stores 64 entries of an origin; topics need 12, others 4
 DIRECTORY_MAX_OFFERS = 2_048  # instances remembered, as many as gossip stores; x about 900 B = 1.8 MB
-DIRECTORY_MAX_SHUNNED = 1_024  # instances that failed lately; x about 150 B
+DIRECTORY_MAX_SHUNNED = 1_024  # instances that failed a short time ago; x about 150 B
 DIRECTORY_MAX_STICKY = 256  # names whose last instance is remembered
 NAMES_MAX_CLAIMS = 2_048  # claims remembered, as many as gossip stores; x about 300 B
 NAMES_MAX_RIVALS = 8  # claims of one name that are remembered: a crowd of claimants costs 8 x 300 B, the earliest stay
@@ -224,7 +226,7 @@ TOPIC_PUBLISH_RATE = 300.0  # our own, below what others allow us: publish() wai
 TOPIC_PUBLISH_BURST = 100.0
 TOPIC_PUBLISH_BYTES = 786_432.0
 TOPIC_MAX_HOLES = 1_024  # missing seqs of one origin that may still come; x about 100 B; more count as lost at once
-TOPIC_MAX_SOURCES = 1_024  # payloads of which a topic remembers who was first; x about 150 B
+TOPIC_MAX_SOURCES = 1_024  # payloads of which a topic remembers which peer was first; x about 150 B
 TOPIC_QUEUE = 1_024  # messages that an application has not read; the oldest go first, and are counted
 TOPIC_LINK_WINDOW = 65_536  # unacknowledged bytes of a link above which payloads for it wait: 640 kB/s at 100 ms
 TOPIC_LINK_MARK = 32_768  # bytes that wait for a link above which publishers do too

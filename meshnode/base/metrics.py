@@ -6,13 +6,16 @@ HELP: dict[str, str] = {}
 
 
 def describe(name: str, text: str) -> str:
-    """Register the help text of a counter; returns the name."""
+    """Register the help text of a counter; returns the name, so that a module can keep it as a constant.
+
+    The text is what ``/metrics`` shows after ``# HELP``. Names are a public contract: a registered one stays.
+    """
     HELP[name] = text
     return name
 
 
 class Metrics:
-    """A node's counters; a name springs into being when it is first counted."""
+    """A node's counters by name; one exists from its first count on."""
 
     def __init__(self) -> None:
         self.counters: dict[str, int] = {}

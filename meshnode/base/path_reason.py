@@ -40,6 +40,9 @@ _BY_VALUE = {reason.value: reason for reason in PathReason}
 
 
 def in_words(value: object) -> str:
-    """Return the words for a reason's value as JSON output has it; a value of another version is returned unchanged."""
+    """Return the words for a reason's value as JSON output has it.
+
+    A value that is no reason of this version (the daemon may run another one) is returned unchanged, as text.
+    """
     reason = _BY_VALUE.get(str(value))
     return reason.words if reason is not None else str(value)

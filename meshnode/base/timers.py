@@ -35,7 +35,11 @@ class Timer:
         self._run = 0
 
     def set(self, when: float | None) -> None:
-        """Move the deadline to ``when``; None takes it back. Nothing moves one that was cancelled."""
+        """Move the deadline to ``when`` (the table's time); None takes it back.
+
+        A time in the past fires in the next ``run``. Does nothing to a timer that was cancelled. O(1) for a later
+        deadline, O(log n) for an earlier one.
+        """
         if when is None or self._action is None:
             self.when = NEVER
             return
@@ -57,7 +61,10 @@ class Timer:
         return self.when != NEVER
 
     def fire(self, now: float) -> None:
-        """Run the action now, if it is set, instead of later."""
+        """Run the action now instead of later; does nothing when the timer is not set.
+
+        The timer is unset before the action runs, so the action may set it again.
+        """
         action = self._action
         if action is not None and self.when != NEVER:
             self.when = NEVER
@@ -88,7 +95,11 @@ class Timers:
         return timer
 
     def next_deadline(self) -> float | None:
-        """Return the earliest deadline; O(1) while the first entry of the heap is the right one."""
+        """Return the earliest deadline, None when no timer is set.
+
+        O(1) while the first entry of the heap is the right one; entries of timers that were moved or taken back are
+        put in their place, or dropped, on the way.
+        """
         heap = self._heap
         while heap:
             at, _, timer = heap[0]
@@ -101,7 +112,11 @@ class Timers:
         return None
 
     def run(self, now: float) -> None:
-        """Fire everything due, also what an action sets meanwhile; but the same timer only once."""
+        """Fire every timer due at ``now``, in the order of deadlines, each with ``now``.
+
+        What an action sets meanwhile fires too when it is due; but the same timer only once a run, so that one which
+        sets itself in the past cannot hold the loop.
+        """
         heap = self._heap
         self._runs += 1
         again: list[Timer] = []

@@ -17,7 +17,10 @@ class TokenBucket:
         self._filled = now
 
     def take(self, amount: float, now: float) -> bool:
-        """Take ``amount`` tokens; False, taking none, when there are too few."""
+        """Take ``amount`` tokens; False, taking none, when there are too few.
+
+        An ``amount`` above ``burst`` is never granted. A ``now`` before the last one counts as the last one.
+        """
         if now > self._filled:  # datagrams that are read together share one reading of the clock
             self._fill(now)
         if (amount - self._tokens) / self.rate > ROUNDING_S:
@@ -26,7 +29,10 @@ class TokenBucket:
         return True
 
     def wait(self, amount: float, now: float) -> float:
-        """Return the seconds until ``amount`` tokens (at most ``burst``) can be taken; 0.0 when they can be now."""
+        """Return the seconds until ``amount`` tokens can be taken; 0.0 when they can be now.
+
+        It takes none. ``amount`` is at most ``burst``: for more there is no such time, and the result means nothing.
+        """
         self._fill(now)
         return max(0.0, (amount - self._tokens) / self.rate)
 
@@ -36,7 +42,7 @@ class TokenBucket:
         return self._tokens >= self.burst
 
     def drain(self, most: float) -> None:
-        """Forget saved tokens above ``most``."""
+        """Forget saved tokens above ``most``, for a limit that shall not begin with a burst."""
         self._tokens = min(self._tokens, most)
 
     def _fill(self, now: float) -> None:
@@ -59,7 +65,10 @@ class RateLimit:
         return max(self.messages.wait(1, now), self.octets.wait(size, now))
 
     def take(self, size: int, now: float) -> bool:
-        """Charge a message of ``size`` bytes; False, charging nothing, when it is not allowed."""
+        """Charge a message of ``size`` bytes to both buckets.
+
+        Returns False, charging neither, when one of them has too little: too many messages, or too many bytes.
+        """
         if self.octets.wait(size, now) > ROUNDING_S or not self.messages.take(1, now):
             return False
         self.octets.take(size, now)

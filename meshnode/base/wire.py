@@ -13,6 +13,9 @@ import cbor2
 from meshnode.base.limits import MAX_CBOR_DEPTH
 
 SCALARS = (bytes, str, bool, type(None))
+STRINGS = (2, 3)  # major types, RFC 8949 section 3.1
+TAG = 6
+ITEMS = (0, 0, 0, 0, 1, 2, 0, 0)  # by major type: the items that follow for one of its argument
 
 
 class WireError(ValueError):
@@ -24,12 +27,25 @@ class NotCanonical(WireError):
 
 
 def encode(value: Any) -> bytes:
-    """Return the one canonical encoding of ``value``."""
+    """Return the one canonical encoding of ``value`` (RFC 8949 section 4.2.1).
+
+    ``value`` is made of the types that ``decode`` accepts; this does not check it, for what is encoded is our own.
+    """
     return cbor2.dumps(value, canonical=True)
 
 
 def decode(data: bytes, max_size: int) -> Any:
-    """Parse one canonical item that fills ``data``; raises WireError for anything else."""
+    """Parse one canonical item that fills ``data``.
+
+    Args:
+        data: The bytes, from any peer.
+        max_size: The most bytes that this kind of message has.
+
+    Raises:
+        NotCanonical: It is CBOR, but not the one encoding of its value.
+        WireError: It is empty, longer than ``max_size``, nested deeper than ``MAX_CBOR_DEPTH``, of another type than
+            null, boolean, integer of 64 bits, text, bytes, array or map, or no CBOR. No other exception leaves here.
+    """
     if not data or len(data) > max_size:
         raise WireError(f"{len(data)} bytes where 1 to {max_size} were expected")
     if _nesting(data) > MAX_CBOR_DEPTH:
@@ -47,7 +63,10 @@ def decode(data: bytes, max_size: int) -> Any:
 
 
 def as_number(value: object, first: int, last: int) -> int:
-    """Return a decoded integer of this range; raises WireError for anything else."""
+    """Return a decoded integer from ``first`` to ``last``, both included.
+
+    Raises WireError for anything else, a boolean among it (which Python counts as an integer).
+    """
     if type(value) is not int or not first <= value <= last:
         raise WireError("a number is missing or out of range")
     return value
@@ -61,42 +80,43 @@ def as_flag(value: object) -> bool:
 
 
 def as_bytes(value: object, least: int, most: int) -> bytes:
-    """Return a decoded byte string of this length; raises WireError for anything else."""
+    """Return a decoded byte string of ``least`` to ``most`` bytes; raises WireError for anything else."""
     if type(value) is not bytes or not least <= len(value) <= most:
         raise WireError("bytes are missing or not of the right length")
     return value
 
 
 def as_list(value: object, most: int) -> list[object]:
-    """Return a decoded array of at most so many items; raises WireError for anything else."""
+    """Return a decoded array of at most ``most`` items, which are of any type yet.
+
+    Raises WireError for anything else.
+    """
     if type(value) is not list or len(value) > most:
         raise WireError("an array is missing or too long")
     return value
 
 
 def _nesting(data: bytes) -> int:
-    """An upper bound of the nesting, without recursion: a parser must not be led into deep recursion."""
-    depth = deepest = 0
+    """Return an upper bound of the nesting, without recursion: a parser must not be led into deep recursion."""
+    deepest = 0
     remaining: list[int] = []
     i, end = 0, len(data)
     while i < end:
         major, info = data[i] >> 5, data[i] & 31
         i += 1
-        if info < 24:
-            n = info
-        elif info < 28:
+        n = info
+        if info > 27:
+            return MAX_CBOR_DEPTH + 1
+        if info > 23:  # RFC 8949 section 3: the argument follows, in 1, 2, 4 or 8 bytes
             width = 1 << (info - 24)
             n = int.from_bytes(data[i : i + width], "big")
             i += width
-        else:
-            return MAX_CBOR_DEPTH + 1
-        if major in (2, 3):
+        if major in STRINGS:
             i += n
-        children = n if major == 4 else 2 * n if major == 5 else 1 if major == 6 else 0
+        children = 1 if major == TAG else n * ITEMS[major]
         if children:
             remaining.append(children)
-            depth = len(remaining)
-            deepest = max(deepest, depth)
+            deepest = max(deepest, len(remaining))
             if deepest > MAX_CBOR_DEPTH:
                 return deepest
             continue
