@@ -33,7 +33,17 @@ class EnvelopeError(ValueError):
 
 
 def sign_envelope(identity: Identity, domain: bytes, item: object, most: int) -> bytes:
-    """Return the envelope of a CBOR item; raises EnvelopeError when it is longer than ``most`` bytes."""
+    """Return the envelope of a CBOR item.
+
+    Args:
+        identity: The signer.
+        domain: Names the kind and its version; signed, not sent. No domain may be the beginning of another.
+        item: The body, of the types that ``base/wire.py`` has. It must name the signer, for the envelope does not.
+        most: The most bytes that envelopes of this kind have, signature included.
+
+    Raises:
+        EnvelopeError: It would be longer than ``most``.
+    """
     body = encode(item)
     size = SIGNATURE_LENGTH + len(body)
     if size > most:
@@ -42,7 +52,10 @@ def sign_envelope(identity: Identity, domain: bytes, item: object, most: int) ->
 
 
 def open_envelope(encoded: bytes, most: int) -> object:
-    """Return the item inside, without checking the signature; raises EnvelopeError."""
+    """Return the item inside, without checking the signature.
+
+    Raises EnvelopeError, with the reason: longer than ``most`` bytes, not the canonical encoding, or malformed.
+    """
     if len(encoded) > most:
         raise EnvelopeError(EnvelopeReject.OVERSIZED)
     try:
@@ -54,5 +67,8 @@ def open_envelope(encoded: bytes, most: int) -> object:
 
 
 def verify_envelope(signer: NodeId, domain: bytes, encoded: bytes) -> bool:
-    """True when ``signer`` signed this envelope for this domain."""
+    """Return whether ``signer`` signed this envelope for this domain.
+
+    The bytes are verified as they came, never encoded again. It takes 43 us, so check everything cheaper before.
+    """
     return verify(signer, domain + encoded[SIGNATURE_LENGTH:], encoded[:SIGNATURE_LENGTH])

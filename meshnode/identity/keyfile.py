@@ -21,7 +21,10 @@ KEY_FORMS = "a key is 64 hex digits, 52 base32 characters, or the contents of a 
 
 
 def save(path: Path, identity: Identity, passphrase: str | None = None) -> None:
-    """Write the key; with a passphrase it is encrypted. Raises KeyFileError."""
+    """Write the key to ``path``, mode 0600, in a directory that is made with mode 0700 if there is none.
+
+    With a passphrase the key is encrypted: argon2id (3 passes over 64 MiB) and XSalsa20-Poly1305. Raises KeyFileError.
+    """
     if passphrase:
         salt = utils.random(pwhash.argon2id.SALTBYTES)
         box = secret.SecretBox(_stretch(passphrase, salt))
@@ -37,7 +40,14 @@ def save(path: Path, identity: Identity, passphrase: str | None = None) -> None:
 
 
 def load(path: Path, passphrase: str | None = None) -> Identity:
-    """Read a key. Raises KeyFileError: unreadable, readable by others, damaged, or locked."""
+    """Read a key.
+
+    A regular file of this user must have no permission for others (mode & 077 is 0); mounted secrets, which have
+    another owner, are taken with the mode they have.
+
+    Raises:
+        KeyFileError: It is unreadable, readable by others, damaged, or under another passphrase or none given.
+    """
     try:
         mode = path.stat().st_mode
         data = path.read_bytes().strip()
@@ -77,10 +87,10 @@ def _stretch(passphrase: str, salt: bytes) -> bytes:
 
 
 def parse_seed_text(text: str) -> Identity:
-    """A seed from an environment variable or a mounted secret: 64 hex digits, 52 base32 characters, or the contents
-    of a key file without a passphrase.
+    """Return the identity of a seed from an environment variable or a mounted secret.
 
-    Raises ValueError.
+    That is 64 hex digits, 52 base32 characters, or the contents of a key file without a passphrase; white space around
+    it is dropped. Raises ValueError for anything else.
     """
     text = text.strip()
     plain = PLAIN.decode()
@@ -102,7 +112,7 @@ def given_key(text: str) -> Identity:
 
 
 def load_or_create(path: Path, passphrase: str | None = None) -> Identity:
-    """Read the key at ``path``, or make one there. Raises KeyFileError."""
+    """Read the key at ``path``, or make one there, under ``passphrase`` if there is one. Raises KeyFileError."""
     if path.exists():
         return load(path, passphrase)
     identity = Identity.generate()

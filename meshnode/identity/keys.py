@@ -56,7 +56,10 @@ class Identity:
         return f"Identity({self.id.short}…)"
 
     def sign(self, message: bytes) -> bytes:
-        """Return the 64-byte Ed25519 signature (RFC 8032); the message must begin with a domain of its own."""
+        """Return the 64-byte Ed25519 signature (RFC 8032) of ``message``.
+
+        The message must begin with a domain of its own, so that no signature counts for another kind of message.
+        """
         return crypto_sign(message, self._secret)[:64]
 
     def knows(self, peer: NodeId) -> bool:
@@ -64,7 +67,11 @@ class Identity:
         return peer in self._shared
 
     def shared_key(self, peer: NodeId) -> bytes:
-        """Return the 32-byte static X25519 key with ``peer`` (cached); raises InvalidId for a weak key."""
+        """Return the 32-byte static X25519 key with ``peer``; ``peer`` computes the same from our public key.
+
+        It takes 100 us, so the ``MAX_SHARED_KEYS`` last used are cached. Raises InvalidId when the peer's id is no
+        point of the curve, or one of small order.
+        """
         key = self._shared.get(peer)
         if key is None:
             try:
@@ -79,7 +86,10 @@ class Identity:
 
 
 def verify(signer: NodeId, message: bytes, signature: bytes) -> bool:
-    """True when ``signature`` is ``signer``'s over ``message``."""
+    """Return whether ``signature`` is ``signer``'s over ``message``.
+
+    Never raises: False for a signature of another length, and for an id that is no point of the curve.
+    """
     if len(signature) != 64:
         return False
     try:

@@ -111,20 +111,24 @@ class NodeId:
 
 @lru_cache(maxsize=MAX_KNOWN_IDS)
 def known_id(raw: bytes) -> NodeId:
-    """The one NodeId object of these bytes: it keeps its DHT key, and comparing it with itself is free.
+    """Return the one NodeId object of these 32 bytes, for ids that come in every datagram.
 
-    For ids that come in every datagram. Raises InvalidId.
+    The object keeps its DHT key, and comparing it with itself is free. The ``MAX_KNOWN_IDS`` last used are shared; an
+    id beyond them is another object, and equal. Raises InvalidId for any other length.
     """
     return NodeId(raw)
 
 
 def dht_key_of(overlay: ipaddress.IPv6Address) -> bytes:
-    """Return the 20-byte DHT key of an overlay address."""
+    """Return the 20-byte DHT key of an overlay address: BLAKE2b of its 16 bytes, personalised.
+
+    From the address and not from the id, so that a node that knows only the address can look the record up.
+    """
     return hashlib.blake2b(overlay.packed, digest_size=20, person=b"mesh-dht-key").digest()
 
 
 def is_label(text: str) -> bool:
-    """True for a name that a node may have: 1 to 40 of a-z, 0-9 and inner hyphens."""
+    """Return whether a node may have this name: 1 to 40 of a-z, 0-9 and inner hyphens."""
     return (
         0 < len(text) <= MAX_LABEL
         and text.isascii()
@@ -151,6 +155,9 @@ def id_or_label(text: str) -> NodeId | str:
 
 
 def label_of(text: str) -> str | None:
-    """The name in ``laptop`` or ``laptop.mesh``; None when it is neither."""
+    """Return the name in ``laptop`` or ``laptop.mesh``, in lower case; None when it is neither.
+
+    An id is no name: it is longer.
+    """
     label = text.lower().removesuffix(MESH_SUFFIX)
     return label if is_label(label) else None

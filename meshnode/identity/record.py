@@ -22,10 +22,11 @@ from meshnode.base.limits import (
     MAX_RECORD_TTL_S,
     MAX_RELAYS,
 )
+from meshnode.base.wire import as_bytes, as_list, as_number
 from meshnode.errors import RecordError, RecordExpired, RecordReject
 from meshnode.identity.envelope import EnvelopeError, open_envelope, sign_envelope, verify_envelope
 from meshnode.identity.keys import Identity
-from meshnode.identity.node_id import NodeId, known_id
+from meshnode.identity.node_id import KEY_LENGTH, NodeId, known_id
 
 DOMAIN = b"meshnode endpoint record v1\x00"
 VERSION = 1
@@ -115,7 +116,20 @@ def sign_record(
     relays: tuple[NodeId, ...] = (),
     capabilities: tuple[str, ...] = (),
 ) -> EndpointRecord:
-    """Return a signed record; endpoints past ``MAX_ENDPOINTS`` or past 1,000 bytes are left out, last first."""
+    """Return a signed record.
+
+    Args:
+        identity: The node.
+        seq: Higher than in every record before, also of an earlier process: Unix milliseconds serve.
+        issued_ms: When it is signed, in Unix milliseconds.
+        ttl: For how many seconds it holds, at most a day.
+        endpoints: Best first. Repeated ones, and those past ``MAX_ENDPOINTS`` or 1,000 bytes, are left out, last first.
+        relays: At most ``MAX_RELAYS``.
+        capabilities: At most ``MAX_CAPABILITIES`` of at most ``MAX_CAPABILITY_LENGTH`` characters.
+
+    Raises:
+        RecordError: It is longer than 1,000 bytes without any endpoint.
+    """
     kept = list(dict.fromkeys(endpoints))[:MAX_ENDPOINTS]
     while True:
         fields = [
@@ -139,9 +153,16 @@ def sign_record(
 
 
 def open_record(encoded: bytes, wall: float, *, expected: NodeId | None = None) -> EndpointRecord:
-    """Verify a record that somebody handed us, cheapest checks first.
+    """Verify a record from any source, cheapest checks first.
 
-    Raises RecordError with its ``reason`` (RecordExpired when it was valid once).
+    Args:
+        encoded: The signed bytes.
+        wall: Unix seconds. The record may be up to ``MAX_RECORD_FUTURE_S`` ahead of it.
+        expected: The node that was asked for; None when any will do.
+
+    Raises:
+        RecordExpired: It was valid once.
+        RecordError: It is not valid; ``reason`` says why.
     """
     try:
         record = _parsed(encoded)
@@ -175,36 +196,37 @@ def _parse(fields: object, encoded: bytes) -> EndpointRecord:
     if not isinstance(fields, list) or len(fields) != 8 or fields[0] != VERSION:
         raise ValueError("wrong fields")
     _, raw, seq, issued, ttl, endpoints, relays, capabilities = fields
-    for number, limit in ((seq, 2**63), (issued, 2**53), (ttl, MAX_RECORD_TTL_S + 1)):
-        if type(number) is not int or not 0 <= number < limit:
-            raise ValueError("number out of range")
-    if not isinstance(raw, bytes) or not isinstance(endpoints, list) or len(endpoints) > MAX_ENDPOINTS:
-        raise ValueError("wrong endpoints")
-    if not isinstance(relays, list) or len(relays) > MAX_RELAYS:
-        raise ValueError("wrong relays")
-    if not isinstance(capabilities, list) or len(capabilities) > MAX_CAPABILITIES:
-        raise ValueError("wrong capabilities")
-    if not all(isinstance(c, str) and len(c) <= MAX_CAPABILITY_LENGTH for c in capabilities):
-        raise ValueError("wrong capabilities")
-    parsed = []
-    for item in endpoints:
-        kind, packed = item
-        addr = unpack_addr(packed)
-        if not is_dialable(addr):
-            raise ValueError("an endpoint nobody can dial")
-        parsed.append(Endpoint(addr, EndpointKind(kind)))
+    if not isinstance(raw, bytes):
+        raise ValueError("no id")
     return EndpointRecord(
         known_id(raw),
-        seq,
-        issued,
-        ttl,
-        tuple(parsed),
-        tuple(NodeId(r) for r in relays),
-        tuple(capabilities),
+        as_number(seq, 0, 2**63 - 1),
+        as_number(issued, 0, 2**53 - 1),
+        as_number(ttl, 0, MAX_RECORD_TTL_S),
+        tuple(_parse_endpoint(item) for item in as_list(endpoints, MAX_ENDPOINTS)),
+        tuple(NodeId(as_bytes(relay, KEY_LENGTH, KEY_LENGTH)) for relay in as_list(relays, MAX_RELAYS)),
+        tuple(_parse_capability(item) for item in as_list(capabilities, MAX_CAPABILITIES)),
         encoded,
     )
 
 
+def _parse_endpoint(item: object) -> Endpoint:
+    kind, packed = as_list(item, 2)
+    addr = unpack_addr(as_bytes(packed, 6, 18))
+    if not is_dialable(addr):
+        raise ValueError("an endpoint that cannot be dialled")
+    return Endpoint(addr, EndpointKind(as_number(kind, min(EndpointKind), max(EndpointKind))))
+
+
+def _parse_capability(item: object) -> str:
+    if not isinstance(item, str) or len(item) > MAX_CAPABILITY_LENGTH:
+        raise ValueError("wrong capability")
+    return item
+
+
 def newer(a: EndpointRecord, b: EndpointRecord) -> bool:
-    """True when ``a`` supersedes ``b``: higher seq, or the greater bytes at the same seq (so all agree)."""
+    """Return whether ``a`` supersedes ``b``, both of one node: by the higher seq.
+
+    At the same seq the greater bytes win, so that all nodes agree on one even if the owner signed two.
+    """
     return (a.seq, a.encoded) > (b.seq, b.encoded)

@@ -2,7 +2,7 @@
 
     0x01 | nonce 24 | SecretBox_K( sender id 32 | time 8 | mac 16 | body )
 
-``K`` is derived from the mesh key and the receiver's id, so who does not know both cannot even tell that a
+``K`` is derived from the mesh key and the receiver's id, so a sender that lacks either cannot even tell that a
 node is there. ``time`` is Unix microseconds. ``mac`` is a keyed BLAKE2b under the pairwise X25519 key of
 sender and receiver over everything else: only these two could have made it. A knock is the same without
 the first byte and the body, and with the QUIC original destination connection id under the mac.
@@ -57,9 +57,10 @@ class MeshKey:
 
     @classmethod
     def from_text(cls, text: str) -> MeshKey:
-        """``mk-`` and 52 base32 characters are a secret key; anything else is an open mesh's name.
+        """Return the key that a setting means: ``mk-`` and 52 base32 characters are it, other text is a mesh's name.
 
-        Raises ConfigError when text that begins with ``mk-`` is no key.
+        A name makes the key of an open mesh: all that know the name are in it. Raises ConfigError for empty text, and
+        when text that begins with ``mk-`` is no key.
         """
         if text.startswith(KEY_PREFIX):
             try:
@@ -74,12 +75,12 @@ class MeshKey:
         return KEY_PREFIX + base64.b32encode(self.bytes).decode().rstrip("=").lower()
 
     def derive(self, purpose: bytes, data: bytes = b"") -> bytes:
-        """Return a 32-byte key for one purpose (at most 16 bytes)."""
+        """Return a 32-byte key for one purpose (at most 16 bytes) and ``data``: BLAKE2b keyed with the mesh key."""
         return hashlib.blake2b(data, key=self.bytes, digest_size=32, person=purpose).digest()
 
 
 class ReplayGuard:
-    """Accepts each nonce once. Two generations of one window each; full means silent, never forgetful."""
+    """Replay protection: accepts each nonce once. When it is full it refuses new ones, it never forgets old ones."""
 
     def __init__(self, now: float) -> None:
         self._young: dict[bytes, None] = {}
@@ -88,7 +89,11 @@ class ReplayGuard:
         self._turned = now
 
     def admit(self, sender: NodeId, nonce: bytes, wall: float) -> str:
-        """Return '' and remember the nonce, or the reason why not ('replay' or 'full')."""
+        """Return '' and remember the nonce, or the reason why not: 'replay' or 'full'.
+
+        A nonce is remembered for at least two ``SEAL_WINDOW_S``, longer than its datagram can be valid. Call it last,
+        with an authentic sender: otherwise strangers could fill the guard, or have a nonce refused before it is used.
+        """
         if wall - self._turned > 2 * SEAL_WINDOW_S or wall < self._turned - 2 * SEAL_WINDOW_S:
             self._old, self._young, self._senders, self._turned = self._young, {}, {}, wall
         if nonce in self._young or nonce in self._old:
@@ -106,7 +111,9 @@ class Sealer:
 
     def __init__(self, identity: Identity, mesh: MeshKey, clock: Clock, entropy: Entropy, *, born: float) -> None:
         self.drops: dict[str, int] = {}
-        self.repeated: NodeId | None = None  # whose datagram came again, if that is why the last one was dropped
+        self.repeated: NodeId | None = (
+            None  # the sender whose datagram came again, if that is why the last one was dropped
+        )
         self._identity = identity
         self._mesh = mesh
         self._clock = clock
@@ -125,10 +132,13 @@ class Sealer:
         return bytes([SEALED]) + self._close(peer, b"seal", body)
 
     def unseal(self, data: bytes) -> tuple[NodeId, bytes] | None:
-        """Return who sent what, or None after counting why not."""
+        """Return the proven sender and the body of a sealed datagram.
+
+        None, after counting the reason in ``drops``, when it is cut short, for another node or mesh, older or newer
+        than ``SEAL_WINDOW_S``, not by the sender it names, or a replay (then ``repeated`` is its sender).
+        """
         if len(data) < SEAL_OVERHEAD or data[0] != SEALED:
-            self._drop("seal_short")
-            return None
+            return self._drop("seal_short")
         self.repeated = None
         return self._open(data[1:], b"seal", "seal")
 
@@ -139,7 +149,10 @@ class Sealer:
         return self._close(peer, b"knock" + odcid, b"")
 
     def check_knock(self, token: bytes, odcid: bytes) -> NodeId | None:
-        """Return who knocks, or None after counting why not."""
+        """Return the proven sender of a knock for this connection id.
+
+        None, after counting the reason in ``drops``; a knock counts once, as a sealed datagram does.
+        """
         if len(token) != KNOCK_LENGTH:
             self._drop("knock_short")
             return None
@@ -154,14 +167,14 @@ class Sealer:
         return nonce + crypto_secretbox(body, nonce, self._mesh.derive(b"mesh-hint"))
 
     def decrypt_hint(self, data: bytes) -> bytes | None:
-        """The inverse of ``encrypt_hint``; None when it is not of this mesh."""
+        """Return what a member passed to ``encrypt_hint``; None when it is not of this mesh, or damaged."""
         try:
             return crypto_secretbox_open(data[NONCE_LENGTH:], data[:NONCE_LENGTH], self._mesh.derive(b"mesh-hint"))
         except (CryptoError, ValueError, TypeError):
             return None
 
     def blind(self, data: bytes) -> str:
-        """Return a name that members can recompute and nobody else can link to ``data``: 32 hex digits."""
+        """Return a name for ``data``, 32 hex digits, that only members of the mesh can recompute or link to it."""
         return hashlib.blake2b(data, key=self._mesh.derive(b"mesh-blind"), digest_size=16).hexdigest()
 
     # ---- the construction
@@ -177,48 +190,54 @@ class Sealer:
         return nonce + crypto_secretbox(me.raw + stamp + mac + body, nonce, box)
 
     def _open(self, data: bytes, context: bytes, name: str) -> tuple[NodeId, bytes] | None:
+        """Check box, time, rate, mac and nonce, in this order: X25519 comes behind all that is cheaper.
+
+        The nonce is noted last, when the mac holds.
+        """
         nonce = data[:NONCE_LENGTH]
         try:
             plain = crypto_secretbox_open(data[NONCE_LENGTH:], nonce, self._inbox)
         except (CryptoError, ValueError):
-            self._drop(f"{name}_box")
-            return None
+            return self._drop(f"{name}_box")
         if len(plain) < INNER:
-            self._drop(f"{name}_short")
-            return None
+            return self._drop(f"{name}_short")
         stamp, mac, body = plain[32:40], plain[40:56], plain[56:]
         wall = self._clock.wall()
         sent = TIME.unpack(stamp)[0] / 1e6
         if abs(wall - sent) > SEAL_WINDOW_S or sent < self._born:
-            self._drop(f"{name}_stale")
-            if abs(wall - sent) > SEAL_WINDOW_S:
-                self.skew.stale(sent - wall)
-            return None
+            return self._drop_stale(f"{name}_stale", sent - wall)
         sender = known_id(plain[:32])
         if not self._identity.knows(sender) and not self._may_meet():
-            self._drop(f"{name}_rate")
-            return None
+            return self._drop(f"{name}_rate")
         try:
             key = self._identity.shared_key(sender)
+            authentic = hmac.compare_digest(mac, _mac(key, nonce, sender, self._identity.id, stamp, context, body))
         except InvalidId:
-            self._drop(f"{name}_mac")
-            return None
-        if not hmac.compare_digest(mac, _mac(key, nonce, sender, self._identity.id, stamp, context, body)):
-            self._drop(f"{name}_mac")
-            return None
+            authentic = False
+        if not authentic:
+            return self._drop(f"{name}_mac")
         refused = self._guard.admit(sender, nonce, wall)
         if refused:
-            self._drop(f"{name}_{refused}")
-            self.repeated = sender if refused == "replay" else None
-            return None
+            return self._drop_known(f"{name}_", refused, sender)
         self.skew.proven(sender, sent - wall)
         return sender, body
 
     def _may_meet(self) -> bool:
         return self._new_senders.take(1, self._clock.monotonic())
 
-    def _drop(self, reason: str) -> None:
+    def _drop_stale(self, reason: str, offset: float) -> tuple[NodeId, bytes] | None:
+        if abs(offset) > SEAL_WINDOW_S:  # one from before this process began says nothing of clocks
+            self.skew.stale(offset)
+        return self._drop(reason)
+
+    def _drop_known(self, name: str, refused: str, sender: NodeId) -> tuple[NodeId, bytes] | None:
+        self.repeated = sender if refused == "replay" else None
+        return self._drop(name + refused)
+
+    def _drop(self, reason: str) -> tuple[NodeId, bytes] | None:
+        """Count a datagram that is refused, and return what ``_open`` returns for it: None."""
         self.drops[reason] = self.drops.get(reason, 0) + 1
+        return None
 
 
 def _mac(
