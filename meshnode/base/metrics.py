@@ -6,9 +6,10 @@ HELP: dict[str, str] = {}
 
 
 def describe(name: str, text: str) -> str:
-    """Register the help text of a counter; returns the name, so that a module can keep it as a constant.
+    """Register the help text of a counter in ``HELP``.
 
-    The text is what ``/metrics`` shows after ``# HELP``. Names are a public contract: a registered one stays.
+    Returns the name, so that a module keeps it as a constant with its text beside it. Names are a public contract: one
+    that was released stays.
     """
     HELP[name] = text
     return name

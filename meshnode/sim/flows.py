@@ -46,7 +46,15 @@ class SendHalf:
         return self.reset_acked or (self.fin_acked and not self.buffer)
 
     def take(self, room: int, credit: int) -> tuple[int, bytes, bool, int] | None:
-        """Return offset, bytes, fin and how many of the bytes are new (they cost connection credit)."""
+        """Take out what to send next, lost pieces first.
+
+        Args:
+            room: The most bytes that fit the packet.
+            credit: The most new bytes that the connection's window allows.
+
+        Returns:
+            Offset, bytes, fin, and how many of the bytes are new (they cost connection credit); None for nothing.
+        """
         if self.reset:
             return None
         if self.lost:
@@ -65,7 +73,7 @@ class SendHalf:
         return begin, bytes(self.buffer[begin - self.start : self.sent - self.start]), ends, self.sent - begin
 
     def wants(self, credit: int) -> bool:
-        """There is something that may be sent."""
+        """Return whether there is something that may be sent with this connection credit."""
         if self.reset:
             return False
         if self.lost or (self.sent < self.stop and self.sent < self.limit and credit > 0):
@@ -73,7 +81,7 @@ class SendHalf:
         return self.fin and not self.fin_sent and self.sent == self.stop
 
     def on_acked(self, begin: int, end: int, fin: bool) -> None:
-        """The peer has these bytes."""
+        """Drop the bytes from ``begin`` to ``end``, which the peer has, once all before them are acknowledged too."""
         self.fin_acked = self.fin_acked or fin
         if begin != self.start:
             self.acked[begin] = max(end, self.acked.get(begin, 0))
@@ -99,7 +107,10 @@ class ReceiveHalf:
     early: list[tuple[int, bytes]] = field(default_factory=list)
 
     def feed(self, offset: int, data: bytes) -> bytes:
-        """Take a piece and return what is in order now."""
+        """Take a piece of the stream and return the bytes that are in order now.
+
+        Pieces may overlap and repeat; what is beyond a gap waits, bounded by the window.
+        """
         if offset > self.next:
             heapq.heappush(self.early, (offset, data))
             return b""
@@ -148,13 +159,13 @@ class Streams:
         self._send_limit = self._granted = CONNECTION_WINDOW
 
     def be_dialler(self) -> None:
-        """Our streams have even numbers."""
+        """Number our streams as a dialler's, with even ids (RFC 9000 section 2.1); a listener's are odd."""
         self._own_next, self._peer_next = 0, 1
 
     # ---- in
 
     def _flow_of_peer(self, stream_id: int) -> Flow | None:
-        """The stream; opens it, and all below it, when it is the peer's next (RFC 9000 section 2.1)."""
+        """Return the stream; opens it, and all below it, when it is the peer's next (RFC 9000 section 2.1)."""
         flow = self._flows.get(stream_id)
         if flow is not None or stream_id & 1 == self._own_next & 1 or stream_id < self._peer_next:
             return flow
@@ -167,18 +178,19 @@ class Streams:
         return flow
 
     def on_data(self, stream_id: int, offset: int, data: bytes, fin: bool) -> None:
-        """A piece of a stream came."""
+        """Take a piece of a stream; ``fin`` when it is the last.
+
+        What is in order becomes a StreamData event. A peer that sends more than was granted, on the stream or on the
+        connection, sets ``error``. Pieces of a stream that is over are dropped.
+        """
         flow = self._flow_of_peer(stream_id)
         if flow is None or flow.receive.told:
             return
         half = flow.receive
-        stop = offset + len(data)
-        if stop > half.highest:
-            self._received_total += stop - half.highest
-            half.highest = stop
-        if stop > half.granted or self._received_total > self._granted:
+        if self._exceeds(half, offset + len(data)):
             self.error = "over the window"
             return
+        stop = offset + len(data)
         if fin:
             half.end = stop
         ready = half.feed(offset, data)
@@ -189,8 +201,15 @@ class Streams:
             if ended:
                 self._maybe_over(stream_id, flow)
 
+    def _exceeds(self, half: ReceiveHalf, stop: int) -> bool:
+        """Count received bytes up to ``stop``; True when that is more than was granted."""
+        if stop > half.highest:
+            self._received_total += stop - half.highest
+            half.highest = stop
+        return stop > half.granted or self._received_total > self._granted
+
     def on_control(self, kind: int, stream_id: int, value: int) -> None:
-        """Any other frame came."""
+        """Take a limit (``value`` is the new one; a lower one counts for nothing), a reset or a stop (its code)."""
         if kind == MAX_DATA:
             self._send_limit = max(self._send_limit, value)
             self.ready.update(self._flows)
@@ -225,7 +244,7 @@ class Streams:
                 self.controls.append(LIMIT.pack(MAX_STREAMS, 0, self._peer_granted + STREAMS))
 
     def on_acked(self, packet: Sent) -> None:
-        """The peer has what was in the packet."""
+        """Note that the peer has all that was in the packet."""
         for stream_id, begin, stop, fin in packet.pieces:
             flow = self._flows.get(stream_id)
             if flow is not None:
@@ -240,7 +259,7 @@ class Streams:
                     self._maybe_over(stream_id, flow)
 
     def requeue(self, packets: list[Sent]) -> None:
-        """What was in these packets must be sent again."""
+        """Queue what was in these packets again; control frames go first, in their order."""
         for packet in packets:
             self.controls += packet.controls
             for stream_id, begin, end, fin in packet.pieces:
@@ -252,7 +271,11 @@ class Streams:
     # ---- out
 
     def fill(self, body: list[bytes], room: int) -> tuple[list[Piece], list[bytes]]:
-        """Add frames of at most ``room`` bytes; return the pieces of streams and the control frames among them."""
+        """Add frames of at most ``room`` bytes to ``body``.
+
+        Returns the pieces of streams and the control frames among them, for ``Sent``: what to queue again if the packet
+        is lost. Control frames go first, then streams in the order in which they became ready.
+        """
         pieces: list[Piece] = []
         controls: list[bytes] = []
         while self.controls and room >= LIMIT.size:
@@ -277,10 +300,13 @@ class Streams:
                 del self.ready[stream_id]
         return pieces, controls
 
-    # ---- what the connection asks for; see ``meshnode.quic.engine.Engine``
+    # ---- what the connection asks for; see ``meshnode.quic.seam.Engine``
 
     def open_stream(self) -> int:
-        """Reserve the next bidirectional stream id."""
+        """Reserve the next bidirectional stream id.
+
+        Raises StreamLimitError when 128 are open, or as many as the peer has granted meanwhile.
+        """
         stream_id = self._own_next
         if stream_id // 4 >= self._own_limit:
             raise StreamLimitError("too many streams are open to this peer", hint="close some, or wait")
@@ -297,7 +323,10 @@ class Streams:
             self.ready[stream_id] = flow
 
     def reset(self, stream_id: int, code: int) -> None:
-        """Abort our direction."""
+        """Abort our direction: what is unsent and lost is dropped, and the peer gets a RESET with ``code``.
+
+        Does nothing when it is over or was reset.
+        """
         flow = self._flows.get(stream_id)
         if flow is not None and not flow.send.reset and not flow.send.done:
             flow.send.reset = True
@@ -306,19 +335,26 @@ class Streams:
             self.controls.append(LIMIT.pack(RESET, stream_id, code))
 
     def stop(self, stream_id: int, code: int) -> None:
-        """Ask the peer to end its direction."""
+        """Ask the peer, once, to end its direction; does nothing when it has.
+
+        The peer resets its direction, and what it sent before is delivered until then.
+        """
         flow = self._flows.get(stream_id)
         if flow is not None and not flow.receive.told and not flow.receive.stopped:
             flow.receive.stopped = True
             self.controls.append(LIMIT.pack(STOP, stream_id, code))
 
     def queued_bytes(self, stream_id: int) -> int:
-        """Written and unacknowledged."""
+        """Return the bytes written and not acknowledged; 0 for a stream that is over."""
         flow = self._flows.get(stream_id)
         return len(flow.send.buffer) if flow is not None else 0
 
     def consumed(self, stream_id: int, count: int) -> bool:
-        """Advance the receive windows by what the application took."""
+        """Advance the receive windows by the ``count`` bytes that the application took.
+
+        A window moves, and the peer is told, in steps of a quarter of its size. Returns True when there is something to
+        tell.
+        """
         due = False
         self._consumed_total += count
         if self._consumed_total + CONNECTION_WINDOW - self._granted >= CONNECTION_WINDOW // 4:

@@ -1,6 +1,6 @@
 """A modelled reliable link behind the engine seam: QUIC's shape and timing without TLS, for thousands of nodes.
 
-What the driver sees of a packet is real (``quic/packets.py``): an Initial of 1,200 bytes with the knock as its
+What the stack sees of a packet is real (``quic/packets.py``): an Initial of 1,200 bytes with the knock as its
 token, 8-byte connection ids, short headers. The rest are plain structs (``frames.py``), without keys: it proves
 nothing and must never leave a simulation. All its bytes come from the given entropy: a run repeats exactly.
 
@@ -14,13 +14,13 @@ Unlike QUIC: one packet number space, every packet acknowledged at once, one con
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from meshnode.base.clock import Entropy
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.packets import CID_LENGTH, LONG, MIN_INITIAL, VERSION_1
-from meshnode.quic.seam import IDLE, LOCAL, EngineEvent, HandshakeDone, Terminated
+from meshnode.quic.seam import IDLE, LOCAL, EngineEvent, HandshakeDone, Terminated, TokenFor
 from meshnode.sim.flows import Streams
 from meshnode.sim.frames import (
     ACK,
@@ -36,7 +36,7 @@ from meshnode.sim.frames import (
     STREAM_FIN,
     TAG,
 )
-from meshnode.sim.recovery import MAX_RANGES, Piece, Recovery, Seen, Sent
+from meshnode.sim.recovery import Piece, Recovery, Seen, Sent
 
 INITIAL, HANDSHAKE, SHORT = b"\xc0", b"\xe0", 0x40
 NUDGE_PACKETS = 32
@@ -45,7 +45,7 @@ NO_EVENTS: tuple[EngineEvent, ...] = ()
 
 
 class ModelEngine:
-    """One connection; see ``meshnode.quic.engine.Engine`` for the contract of each method."""
+    """One connection; see ``meshnode.quic.seam.Engine`` for the contract of each method."""
 
     def __init__(self, me: NodeId, odcid: bytes, host_cid: bytes, idle_timeout: float, now: float) -> None:
         self.odcid = odcid
@@ -79,7 +79,7 @@ class ModelEngine:
         self.consumed = streams.consumed
 
     def start(self, token: bytes) -> None:
-        """Be the dialler."""
+        """Be the dialler: greet the listener, with ``token`` (the knock), in the next ``transmit``."""
         self._client = self._greet = True
         self._token = token
         self._peer_cid = self.odcid
@@ -88,7 +88,11 @@ class ModelEngine:
     # ---- in
 
     def receive(self, data: bytes, now: float) -> bool:
-        """Feed one datagram; junk is ignored."""
+        """Feed one datagram.
+
+        Junk is ignored: what cannot be unpacked, or is for another connection id, or a duplicate. A peer that breaks a
+        limit ends the connection.
+        """
         if self._gone:
             return False
         try:
@@ -177,19 +181,15 @@ class ModelEngine:
     # ---- out
 
     def transmit(self, now: float) -> list[bytes]:
-        """Build datagrams."""
+        """Build datagrams: a goodbye after ``close``, or a greeting, or packets.
+
+        Acknowledgements leave whatever the congestion window says, the rest as far as it allows.
+        """
         if self._gone:
             goodbye, self._goodbye = self._goodbye, None
             return [goodbye] if goodbye is not None else []
         if self._greet:
-            self._greet = False
-            if not self._client:
-                if self._unproven < MIN_INITIAL:
-                    return []
-                self._unproven -= MIN_INITIAL
-            self._greeted += 1
-            self._greeted_at = now
-            return [self._greeting()]
+            return self._greeting(now)
         if not self._established:
             return []
         datagrams: list[bytes] = []
@@ -200,14 +200,21 @@ class ModelEngine:
             datagrams.append(datagram)
         return datagrams
 
-    def _greeting(self) -> bytes:
+    def _greeting(self, now: float) -> list[bytes]:
+        self._greet = False
+        if not self._client:
+            if self._unproven < MIN_INITIAL:
+                return []
+            self._unproven -= MIN_INITIAL
+        self._greeted += 1
+        self._greeted_at = now
         head = bytes([CID_LENGTH]) + self._peer_cid + bytes([CID_LENGTH]) + self.host_cid
         if self._client:
             token = (0x4000 | len(self._token)).to_bytes(2, "big") + self._token
             packet = INITIAL + VERSION_1 + head + token
         else:
             packet = HANDSHAKE + VERSION_1 + head + self._me.raw
-        return packet.ljust(MIN_INITIAL, b"\0")
+        return [packet.ljust(MIN_INITIAL, b"\0")]
 
     def _header(self) -> bytes:
         number = self._number
@@ -221,8 +228,7 @@ class ModelEngine:
         body: list[bytes] = []
         room = self._size - HEADER.size - len(TAG)
         if self._ack:
-            ranges = self._seen.ranges[-MAX_RANGES:]
-            body.append(bytes((ACK, len(ranges))) + b"".join([RANGE.pack(low, high) for low, high in ranges]))
+            body.append(self._seen.frame())
             room -= len(body[0])
         if recovery.in_flight < recovery.window or recovery.probes:
             pieces, controls = self._streams.fill(body, room)
@@ -241,7 +247,7 @@ class ModelEngine:
     # ---- time
 
     def next_timer(self) -> float | None:
-        """The earliest of idling, greeting again and loss recovery."""
+        """Return the earliest of idling, greeting again and loss recovery, None after the end."""
         if self._gone:
             return None
         at = self._recovery.next_timer() if self._established else self._greet_at()
@@ -253,7 +259,7 @@ class ModelEngine:
         return self._greeted_at + self._recovery.pto()
 
     def on_timer(self, now: float) -> None:
-        """Let the idle, greeting and loss timers fire."""
+        """Let the idle, greeting and loss timers fire; what is sent again leaves with the next ``transmit``."""
         if self._gone:
             return
         if now >= self._idle_at:
@@ -272,7 +278,7 @@ class ModelEngine:
             self._streams.controls.append(PING_FRAME)
 
     def events(self) -> Sequence[EngineEvent]:
-        """Take what has happened."""
+        """Take what has happened, in its order; the end of the connection comes last."""
         streams = self._streams
         if not streams.events:
             return NO_EVENTS
@@ -299,7 +305,11 @@ class ModelEngine:
         return self._recovery.rtt.srtt
 
     def nudge(self, now: float) -> None:
-        """The path has changed: send the oldest of what is in flight again at once."""
+        """Send the oldest of what is in flight again at once, as aioquic's engine does: at most 32 packets.
+
+        Before the handshake is done the greeting is repeated instead, by a listener only as far as it may
+        (three times what the client sent, RFC 9000 section 8.1).
+        """
         if self._gone:
             return
         if not self._established:
@@ -310,16 +320,19 @@ class ModelEngine:
         self._probe()
 
     def set_datagram_size(self, size: int) -> None:
-        """Packets of at most ``size`` bytes from now on."""
+        """Make packets of at most ``size`` bytes from now on.
+
+        1,200 bytes at first, as greetings always are.
+        """
         self._size = size
 
     def ping(self) -> None:
-        """Ask for an acknowledgement."""
+        """Ask for an acknowledgement with the next packet; does nothing after the end."""
         if not self._gone:
             self._streams.controls.append(PING_FRAME)
 
     def close(self, code: int, reason: str) -> None:
-        """Queue a goodbye."""
+        """Queue a goodbye, one packet without an answer; before the handshake is done nothing is sent."""
         if self._gone:
             return
         self._gone = True
@@ -328,13 +341,13 @@ class ModelEngine:
             self._goodbye = self._header() + CLOSE.pack(GOODBYE, code, len(text)) + text + TAG
 
     def abandon(self) -> None:
-        """Stop without a byte."""
+        """Stop without a byte; a goodbye that ``close`` has queued is dropped too."""
         self._gone = True
         self._goodbye = None
 
 
 class ModelEngines:
-    """Makes ModelEngine objects for any number of nodes; ``entropy`` (the world's) makes connection ids."""
+    """Factory of ModelEngine objects for any number of nodes; ``entropy`` (the world's) makes connection ids."""
 
     name = "model"
 
@@ -342,19 +355,14 @@ class ModelEngines:
         self._entropy = entropy
 
     def dial(
-        self,
-        identity: Identity,
-        peer: NodeId,
-        token_for: Callable[[bytes], bytes],
-        idle_timeout: float,
-        now: float,
+        self, identity: Identity, peer: NodeId, token_for: TokenFor, idle_timeout: float, now: float
     ) -> ModelEngine:
-        """Begin a connection to whoever answers; the key itself is checked by the caller."""
+        """Begin a connection; the caller compares the key that the listener shows with ``peer``."""
         odcid, host_cid = self._entropy(CID_LENGTH), self._entropy(CID_LENGTH)
         engine = ModelEngine(identity.id, odcid, host_cid, idle_timeout, now)
         engine.start(token_for(odcid))
         return engine
 
     def accept(self, identity: Identity, odcid: bytes, idle_timeout: float, now: float) -> ModelEngine:
-        """Stand ready for the Initial with this original destination connection id."""
+        """Make the listener's end for the Initial with this original destination connection id."""
         return ModelEngine(identity.id, odcid, self._entropy(CID_LENGTH), idle_timeout, now)

@@ -26,21 +26,21 @@ MAX_PEERS_PER_MAPPING = 4096
 
 
 class Dependence(Enum):
-    """What of the other end a mapping or a filter looks at (RFC 4787, sections 4.1 and 5)."""
+    """Part of the other end's address that a mapping or a filter looks at (RFC 4787, sections 4.1 and 5)."""
 
     ENDPOINT_INDEPENDENT = "endpoint_independent"
     ADDRESS_DEPENDENT = "address_dependent"
     ADDRESS_AND_PORT_DEPENDENT = "address_and_port_dependent"
 
     def key(self, peer: Addr) -> tuple[str | int, ...]:
-        """The part of a peer's address that counts."""
+        """Return the part of a peer's address that counts: (), (host,) or (host, port)."""
         if self is Dependence.ENDPOINT_INDEPENDENT:
             return ()
         return (peer.host,) if self is Dependence.ADDRESS_DEPENDENT else (peer.host, peer.port)
 
 
 class Ports(Enum):
-    """How a new mapping gets its outside port."""
+    """Port allocation of a new mapping (RFC 4787 section 4.2)."""
 
     PRESERVING = "preserving"  # the inside port where it is free, else the next free one
     SEQUENTIAL = "sequential"
@@ -52,7 +52,7 @@ class Ports(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """What kind of NAT. ``timeout`` in seconds; use in either direction renews a mapping if ``inbound_renews``.
+    """Behaviour of a NAT. ``timeout`` in seconds; use in either direction renews a mapping if ``inbound_renews``.
 
     ``translates=False`` is a router with a firewall, as IPv6 sites have: inside addresses are valid outside.
     """
@@ -68,7 +68,7 @@ class Behaviour:
 
     @property
     def open(self) -> bool:
-        """Nothing is translated and nobody is kept out."""
+        """True when nothing is translated and nothing is kept out."""
         return not self.translates and self.filtering is Dependence.ENDPOINT_INDEPENDENT
 
 
@@ -104,7 +104,7 @@ class _Mapping:
     key: tuple[Addr, tuple[str | int, ...]]
     slot: tuple[Addr, Addr | None]  # the outside address, and the only peer it is for if ports are overloaded
     until: float = 0.0
-    # who may come in, and until when; the least recently used first
+    # the peers that may send in, and until when; the least recently used first
     allowed: BoundedDict[tuple[str | int, ...], float] = field(
         default_factory=lambda: BoundedDict(MAX_PEERS_PER_MAPPING)
     )
@@ -149,18 +149,22 @@ class Nat:
         self._swept = 0.0
 
     def __len__(self) -> int:
-        """How many mappings it remembers, some perhaps timed out."""
+        """Return how many mappings it remembers, some perhaps timed out."""
         return len(self._by_key)
 
     def __bool__(self) -> bool:
         return True
 
     def has_inside(self, host: str) -> bool:
-        """Whether the address is one of the network inside."""
+        """Return whether the address is one of the network inside."""
         return _contains(self.inside, host)
 
     def outbound(self, src: Addr, dst: Addr, now: float) -> Addr | None:
-        """A packet leaves: the source that the outside sees, or None if it is dropped."""
+        """Return the source that the outside sees of a packet that leaves, None if it is dropped.
+
+        A mapping is made or renewed, and ``dst`` may answer from now on. Dropped is what finds UDP blocked or no free
+        port; ``drops`` counts which.
+        """
         if self.block_udp:
             return self._drop("udp_blocked")
         if self.behaviour.open:
@@ -179,7 +183,11 @@ class Nat:
         return mapping.slot[0]
 
     def inbound(self, src: Addr, dst: Addr, now: float) -> Addr | None:
-        """A packet comes in: the inside address that it is for, or None if it is dropped."""
+        """Return the inside address that a packet from outside is for, None if it is dropped.
+
+        Dropped is what finds UDP blocked, no mapping for ``dst``, or a filter that does not know ``src``; ``drops``
+        counts which. It renews the mapping if ``inbound_renews``.
+        """
         if self.block_udp:
             return self._drop("udp_blocked")
         if self.behaviour.open:
@@ -195,7 +203,10 @@ class Nat:
         return mapping.key[0]
 
     def flush(self) -> None:
-        """Forget every mapping, as a NAT does that restarts; ports are not counted from the start again."""
+        """Forget every mapping, as a NAT does that restarts.
+
+        Ports are not counted from the start again, and inside hosts keep their outside addresses.
+        """
         self._by_key.clear()
         self._by_slot.clear()
 
@@ -244,14 +255,14 @@ class Nat:
 
 
 class Receiver(Protocol):
-    """Whoever has an address."""
+    """Whatever has an address in the network."""
 
     def receive(self, datagram: bytes, source: Addr) -> None:
-        """A datagram has arrived."""
+        """Take a datagram; ``source`` is the address as this network sees it."""
 
 
 class Sites:
-    """Who is where: the inside of every NAT is a network of its own, so two may use the same addresses."""
+    """Places of all receivers: the inside of every NAT is a network of its own, so two may use the same addresses."""
 
     def __init__(self, public: MutableMapping[Addr, Receiver]) -> None:
         self._hosts: dict[Nat | None, MutableMapping[Addr, Receiver]] = {None: public}
@@ -259,14 +270,18 @@ class Sites:
         self._routers: dict[Nat | None, list[Nat]] = {}
 
     def enter(self, nat: Nat | None, addr: Addr, receiver: Receiver) -> None:
-        """Give an address inside a NAT (None: on the Internet); raises ValueError for one that does not belong."""
+        """Give a receiver an address inside a NAT (None: on the Internet); the one that had it loses it.
+
+        NATs on the way out get their networks with it. Raises ValueError for an address that is not of the NAT's
+        network, and when two NATs have one outside address.
+        """
         if nat is not None and not nat.has_inside(addr.host):
             raise ValueError(f"{addr.host} is not in {nat.inside}")
         self._connect(nat)
         self._hosts[nat][addr] = receiver
 
     def leave(self, nat: Nat | None, addr: Addr) -> None:
-        """Take an address away."""
+        """Take an address away; does nothing when no receiver has it."""
         self._hosts[nat].pop(addr, None)
 
     def _connect(self, nat: Nat | None) -> None:
@@ -280,7 +295,11 @@ class Sites:
             nat = nat.behind
 
     def climb(self, nat: Nat | None, source: Addr, to: Addr, now: float) -> tuple[Nat | None, Addr, Addr] | None:
-        """Where a packet is after it left its NATs: in which network, from whom, to whom; None: it was dropped."""
+        """Return where a packet is after it left its NATs, None if one dropped it.
+
+        That is the network (None: the Internet), and source and destination as this network sees them. A packet to
+        an outside address of a NAT on its way turns around there, if the NAT hairpins.
+        """
         while nat is not None and not nat.has_inside(to.host):
             hairpin = to.host in nat.outside
             if hairpin and not nat.behaviour.hairpin:
@@ -296,7 +315,7 @@ class Sites:
         return nat, source, to
 
     def descend(self, nat: Nat | None, source: Addr, to: Addr, now: float) -> Receiver | None:
-        """Who receives a packet that is in this network; None: nobody."""
+        """Return the receiver of a packet that is in this network, None if there is none or a NAT drops it."""
         while True:
             receiver = self._hosts[nat].get(to)
             if receiver is not None:

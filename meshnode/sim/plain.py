@@ -2,7 +2,7 @@
 
     0x01 | nonce 8, zeros 16 | receiver 16 | sender id 32 | time 8 | tag 16 | body     (a knock: without 0x01, body)
 
-Whoever writes these bytes is believed. X25519 for every pair of a thousand nodes would cost a minute by itself.
+The sender that these bytes name is believed. X25519 for every pair of a thousand nodes would cost a minute by itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ assert FRAME.size == KNOCK_LENGTH
 
 
 class PlainSealer(Sealer):
-    """See ``meshnode.sealing.Sealer``; freshness, replays and the rate of new senders are checked as there."""
+    """A ``Sealer`` without cryptography; freshness, replays and the rate of new senders are checked as there."""
 
     def __init__(self, identity: Identity, mesh: MeshKey, clock: Clock, entropy: Entropy, *, born: float) -> None:
         super().__init__(identity, mesh, clock, entropy, born=born)
@@ -39,24 +39,24 @@ class PlainSealer(Sealer):
     def _open(self, data: bytes, context: bytes, name: str) -> tuple[NodeId, bytes] | None:
         nonce, receiver, raw, stamp, tag = FRAME.unpack_from(data)
         if receiver != self._address:
-            self._drop(f"{name}_box")
-            return None
+            return self._drop(f"{name}_box")
         wall = self._clock.wall()
         if abs(wall - stamp / 1e6) > SEAL_WINDOW_S or stamp / 1e6 < self._born:
-            self._drop(f"{name}_stale")
-            return None
+            return self._drop(f"{name}_stale")
         if raw not in self._met:
             if not self._may_meet():
-                self._drop(f"{name}_rate")
-                return None
+                return self._drop(f"{name}_rate")
             self._met[raw] = None
         if tag != (SEAL_TAG if context == b"seal" else context[-16:].ljust(16, b"\0")):
-            self._drop(f"{name}_mac")
-            return None
+            return self._drop(f"{name}_mac")
+        if not self._is_new(nonce, wall):
+            return self._drop(f"{name}_replay")
+        return known_id(raw), data[KNOCK_LENGTH:]
+
+    def _is_new(self, nonce: bytes, wall: float) -> bool:
         if nonce in self._young or nonce in self._old:
-            self._drop(f"{name}_replay")
-            return None
+            return False
         if wall - self._turned > 2 * SEAL_WINDOW_S:
             self._old, self._young, self._turned = self._young, {}, wall
         self._young[nonce] = None
-        return known_id(raw), data[KNOCK_LENGTH:]
+        return True

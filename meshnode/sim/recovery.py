@@ -1,6 +1,6 @@
 """Loss recovery of a modelled link: RFC 9002 in small, with NewReno, so that moves and losses cost what they do there.
 
-Part of ``sim/link.py``; knows packet numbers, times and sizes, not what is in a packet.
+Part of ``sim/link.py``; knows packet numbers, times, sizes and acknowledgements, not what else is in a packet.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meshnode.base.rtt import RttEstimator
+from meshnode.sim.frames import ACK, RANGE
 
 INITIAL_RTT_S = 0.1
 GRANULARITY_S = 0.001
@@ -34,7 +35,7 @@ class Sent:
 
 
 class Recovery:
-    """What is in flight, the round trip, the congestion window and the probe timeout."""
+    """Packets in flight, round trip, congestion window and probe timeout of one connection."""
 
     def __init__(self) -> None:
         self.sent: dict[int, Sent] = {}
@@ -51,7 +52,7 @@ class Recovery:
         self._loss_at: float | None = None
 
     def on_sent(self, number: int, packet: Sent) -> None:
-        """A packet that asks for an acknowledgement has left."""
+        """Note a packet that asks for an acknowledgement and has left now; numbers only rise."""
         self.sent[number] = packet
         self.in_flight += packet.size
         self._last_sent = packet.at
@@ -59,24 +60,22 @@ class Recovery:
             self.probes -= 1
 
     def sample(self, rtt: float) -> None:
-        """One measured round trip."""
+        """Take one measured round trip, in seconds."""
         self._latest = rtt
         self.rtt.sample(rtt)
 
     def on_ack(self, ranges: list[tuple[int, int]], now: float) -> tuple[list[Sent], list[Sent]]:
-        """Return which packets were acknowledged and which are therefore lost."""
-        sent = self.sent
+        """Return which packets were acknowledged now, and which are lost as a consequence.
+
+        ``ranges`` are (low, high) packet numbers, ascending, both included. The round trip is sampled when the largest
+        is new (RFC 9002 section 5.1); any packet that is acknowledged ends the probe timeout's backing off.
+        """
         largest = ranges[-1][1]
-        newest = sent.get(largest)
+        newest = self.sent.get(largest)
         acked: list[Sent] = []
         for low, high in ranges:
-            if high - low < len(sent):
-                numbers = [n for n in range(low, high + 1) if n in sent]
-            else:
-                numbers = [n for n in sent if low <= n <= high]
-            for number in numbers:
-                packet = sent.pop(number)
-                self.in_flight -= packet.size
+            for number in self._sent_in(low, high):
+                packet = self._take(number)
                 if packet.at > self._recovery_began:
                     self._grow(packet.size)
                 acked.append(packet)
@@ -88,11 +87,21 @@ class Recovery:
         self.pto_count = 0
         return acked, self.detect(now)
 
+    def _sent_in(self, low: int, high: int) -> list[int]:
+        sent = self.sent
+        if high - low < len(sent):
+            return [n for n in range(low, high + 1) if n in sent]
+        return [n for n in sent if low <= n <= high]
+
     def _grow(self, size: int) -> None:
         self.window += size if self.window < self._threshold else max(1, 1_200 * size // self.window)
 
     def detect(self, now: float) -> list[Sent]:
-        """Take out what must be lost by now (RFC 9002 section 6.1)."""
+        """Take out what must be lost by now (RFC 9002 section 6.1) and return it.
+
+        That is what was sent at least 3 packets or 9/8 round trips before one that was acknowledged. The window is
+        halved once for all that was sent before the last halving, to 2,400 bytes at the least.
+        """
         delay = TIME_THRESHOLD * max(self.rtt.srtt or INITIAL_RTT_S, self._latest, GRANULARITY_S)
         self._loss_at = None
         lost: list[int] = []
@@ -115,31 +124,41 @@ class Recovery:
         return packet
 
     def oldest(self, count: int) -> list[Sent]:
-        """Take out the oldest packets, to be sent again."""
+        """Take out the ``count`` oldest packets (fewer, if there are fewer), to be sent again."""
         return [self._take(number) for number in list(self.sent)[:count]]
 
     def nudge(self, now: float, count: int) -> list[Sent]:
-        """The path is another one: no backing off, no congestion; take out the oldest packets."""
+        """Begin on another path: take out the ``count`` oldest packets, to be sent again.
+
+        The probe timeout no longer backs off, two probes may leave whatever the window says, and losses of what was
+        sent before ``now`` are no congestion.
+        """
         self.pto_count = 0
         self._recovery_began = now
         self.probes = PROBES
         return self.oldest(count)
 
     def pto(self) -> float:
-        """The probe timeout, backed off."""
+        """Return the probe timeout in seconds (RFC 9002 section 6.2.1).
+
+        It is twice the initial 100 ms before the first sample, and doubled for each that has passed, at most 10 times.
+        """
         first = 2 * INITIAL_RTT_S
         if self.rtt.srtt is not None:
             first = self.rtt.srtt + max(4 * self.rtt.var, GRANULARITY_S) + MAX_ACK_DELAY_S
         return first * float(2 ** min(self.pto_count, MAX_BACKOFF))
 
     def next_timer(self) -> float | None:
-        """When ``on_timer`` has something to do."""
+        """Return when ``on_timer`` has something to do, None when nothing is in flight.
+
+        That is when the oldest packet counts as lost, if a later one was acknowledged, else the probe timeout.
+        """
         if not self.sent:
             return None
         return self._loss_at if self._loss_at is not None else self._last_sent + self.pto()
 
     def on_timer(self, now: float) -> list[Sent]:
-        """Return what must be sent again."""
+        """Return what must be sent again: what is lost by now, or the two oldest packets after a probe timeout."""
         at = self.next_timer()
         if at is None or at > now:
             return []
@@ -151,15 +170,19 @@ class Recovery:
 
 
 class Seen:
-    """Which packet numbers came: ``ranges`` (low, high) in order, as an acknowledgement lists them."""
+    """Packet numbers received: ``ranges`` (low, high) in order, as an acknowledgement lists them."""
 
     def __init__(self) -> None:
         self.ranges: list[list[int]] = []
 
     def accept(self, number: int, floor: int) -> bool:
-        """Note a packet number; False for a duplicate. Below the floor nothing is owed any more."""
+        """Note a packet number; False for a duplicate, and for one that is too old to tell.
+
+        ``floor`` is the oldest number that the peer still has in flight: ranges below it are dropped, for they need no
+        acknowledgement any more. At most ``MAX_RANGES`` are kept, the lowest goes first.
+        """
         seen = self.ranges
-        while seen and seen[0][1] < floor and len(seen) > 1:
+        while len(seen) > 1 and seen[0][1] < floor:
             del seen[0]
         if not seen:
             seen.append([number, number])
@@ -175,6 +198,16 @@ class Seen:
             if len(seen) > MAX_RANGES:
                 del seen[0]
             return True
+        return self._insert(number)
+
+    def frame(self) -> bytes:
+        """Return the ACK frame for all that is kept: kind, count, then so many ranges."""
+        ranges = self.ranges[-MAX_RANGES:]
+        return bytes((ACK, len(ranges))) + b"".join([RANGE.pack(low, high) for low, high in ranges])
+
+    def _insert(self, number: int) -> bool:
+        """Put a late number in its place between the ranges; False when it is in one."""
+        seen = self.ranges
         for i, (low, high) in enumerate(seen):
             if low <= number <= high:
                 return False

@@ -34,7 +34,7 @@ FIRST_SIDE_PORT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """How the network is: one-way ``delay`` and ``jitter`` in seconds, ``loss`` and ``duplicate`` from 0 to 1.
+    """State of the network: one-way ``delay`` and ``jitter`` in seconds, ``loss`` and ``duplicate`` from 0 to 1.
 
     Jitter alone reorders: two datagrams sent together arrive in any order.
     """
@@ -46,7 +46,7 @@ class Weather:
 
 
 class World:
-    """Owns virtual time; also the Clock of every node in it."""
+    """Virtual network with a virtual time; also the Clock of every node in it."""
 
     def __init__(self, seed: int, weather: Weather = Weather()) -> None:
         self.now = 0.0
@@ -63,15 +63,15 @@ class World:
         self._trace = hashlib.blake2b(digest_size=16)
 
     def monotonic(self) -> float:
-        """Virtual seconds."""
+        """Return the virtual time in seconds, 0 at the start."""
         return self.now
 
     def wall(self) -> float:
-        """Virtual Unix seconds."""
+        """Return the virtual time in Unix seconds; every run begins in November 2023."""
         return EPOCH + self.now
 
     def entropy(self, count: int) -> bytes:
-        """Seeded bytes."""
+        """Return ``count`` bytes that follow from the seed and all that was drawn before."""
         return self.rng.randbytes(count)
 
     @property
@@ -80,12 +80,19 @@ class World:
         return self._trace.copy().hexdigest()
 
     def at(self, when: float, action: Callable[[], None]) -> None:
-        """Do something at a virtual time."""
+        """Call ``action`` at a virtual time; one that has passed counts as now.
+
+        Actions of the same time run in the order in which they were given.
+        """
         self._count += 1
         heapq.heappush(self._queue, (max(when, self.now), self._count, action))
 
     def run(self, seconds: float, until: Callable[[], bool] | None = None) -> bool:
-        """Let time pass; ends early, returning True, when ``until`` holds."""
+        """Let ``seconds`` of virtual time pass, with all that is due meanwhile.
+
+        Returns True, at that time, when ``until`` holds after some action; it is asked after each. False when the time
+        is over, and always without ``until``.
+        """
         end = self.now + seconds
         while self._queue and self._queue[0][0] <= end:
             when, _, action = heapq.heappop(self._queue)
@@ -97,7 +104,11 @@ class World:
         return until is not None and until()
 
     def partition(self, one: str, other: str, *, cut: bool, back: bool = True) -> None:
-        """Cut, or mend, both directions between two hosts (address texts), or only what goes from one to the other."""
+        """Cut, or mend, the ways between two hosts.
+
+        Hosts are address texts as the network outside of NATs sees them. With ``back=False`` only what goes from
+        ``one`` to ``other`` is cut. What is on its way arrives.
+        """
         for pair in ((one, other), (other, one)) if back else ((one, other),):
             if cut:
                 self._cut[pair] = None
@@ -105,15 +116,25 @@ class World:
                 self._cut.pop(pair, None)
 
     def nat(self, behaviour: Behaviour, *outside: str, inside: str = "10.0.0.0/24", behind: Nat | None = None) -> Nat:
-        """Make a NAT whose random ports follow from the world's seed."""
+        """Make a NAT whose random ports follow from the world's seed.
+
+        Its arguments are those of ``Nat``; nodes come into its network with ``SimNode(nat=...)`` or ``move``.
+        """
         return Nat(behaviour, outside, rng=random.Random(self.rng.random()), inside=inside, behind=behind)
 
     def distance(self, one: str, other: str, delay: float) -> None:
-        """Set the one-way delay between two hosts (address texts), both ways, instead of the weather's."""
+        """Set the one-way delay in seconds between two hosts, both ways, instead of the weather's.
+
+        Hosts are address texts as the network outside of NATs sees them; jitter and loss stay the weather's.
+        """
         self._delays[(one, other)] = self._delays[(other, one)] = delay
 
     def deliver(self, source: Addr, to: Addr, datagram: bytes, nat: Nat | None = None) -> None:
-        """Carry one datagram, or lose it, or carry it twice; ``nat`` is the one that the sender sits behind."""
+        """Carry one datagram, or lose it, or carry it twice, as the weather has it.
+
+        ``nat`` is the one that the sender sits behind; ``source`` and ``to`` are addresses as the sender knows them.
+        The digest takes it in before anything can drop it.
+        """
         self.sent += 1
         weather, rng = self.weather, self.rng
         self._trace.update(f"{self.now:.9f} {source.host} {source.port} {to.host} {to.port} {len(datagram)}\n".encode())
@@ -140,7 +161,7 @@ class World:
 
 @dataclass
 class Inbox:
-    """What one stream received, with the virtual time of each piece."""
+    """Bytes that one stream received, with the virtual time of each piece."""
 
     data: bytearray = field(default_factory=bytearray)
     times: list[float] = field(default_factory=list)
@@ -155,12 +176,12 @@ class SimSide:
         self.port = FIRST_SIDE_PORT + number
 
     def receive(self, datagram: bytes, source: Addr) -> None:
-        """A datagram has arrived."""
+        """Pass a datagram to the node, with this socket as its way."""
         self._node.receive(datagram, source.through(self.number))
 
 
 class SimNode:
-    """One node: a Mesh, an address, and a timer in the world's queue."""
+    """One node: a protocol stack, an address, and a timer in the world's queue."""
 
     def __init__(
         self,
@@ -238,7 +259,10 @@ class SimNode:
         self._announce(moved=True)
 
     def kill(self) -> None:
-        """Vanish without a word."""
+        """Vanish: nothing is sent any more, and what is under way to it is lost.
+
+        The address is free again, for a node that is made with the same identity, say.
+        """
         self.alive = False
         self._leave()
 
@@ -247,17 +271,20 @@ class SimNode:
             self.world.sites.leave(self.nat, Addr(self.addr.host, port))
 
     def join(self, seed: SimNode) -> None:
-        """Learn of one node to begin with."""
+        """Add ``seed`` as a configured seed: its id and its present address."""
         self.mesh.add_seed(seed.id, [seed.addr], self.world.now)
         self._arm()
 
     @property
     def stalled(self) -> bool:
-        """True while the process gets no CPU: whoever plays its application should wait too."""
+        """True while the process gets no CPU: what plays its application should wait too."""
         return self._unread is not None
 
     def stall(self, seconds: float) -> None:
-        """No CPU for so long: what arrives waits to be read, timers are late. Which of the two comes first varies."""
+        """Give the process no CPU for ``seconds``: what arrives waits to be read, timers are late.
+
+        Which of the two comes first afterwards varies with the seed. Does nothing while it is stalled already.
+        """
         if self._unread is None:
             self._unread = []
             self.world.at(self.world.now + seconds, self._go_on)
@@ -272,7 +299,7 @@ class SimNode:
             self._arm()
 
     def receive(self, datagram: bytes, source: Addr) -> None:
-        """A datagram has arrived."""
+        """Take a datagram; it waits while the process is stalled."""
         if self._unread is not None:
             self._unread.append((datagram, source))
             return
@@ -280,7 +307,10 @@ class SimNode:
         self._arm()
 
     def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
-        """The Link of the mesh."""
+        """Send datagrams as the stack's Transport.
+
+        By an extra socket when the address names one. Returns False when that is closed; a killed node sends nothing.
+        """
         source = self.addr
         if addr.side is not None:
             side = self._sides.get(addr.side)
@@ -293,7 +323,7 @@ class SimNode:
         return True
 
     def open_sides(self, count: int) -> list[int]:
-        """The Link of the mesh."""
+        """Open ``count`` extra sockets as the stack's Transport; returns their numbers, which are never used again."""
         fresh = range(self._side_count, self._side_count + count)
         self._side_count += count
         for number in fresh:
@@ -302,7 +332,7 @@ class SimNode:
         return list(fresh)
 
     def close_side(self, side: int) -> None:
-        """The Link of the mesh."""
+        """Close an extra socket as the stack's Transport; does nothing when it is closed."""
         closed = self._sides.pop(side, None)
         if closed is not None:
             self.world.sites.leave(self.nat, Addr(self.addr.host, closed.port))
@@ -321,7 +351,11 @@ class SimNode:
         self._arm()
 
     def on_dirty(self) -> None:
-        """Flush at this very time, after the caller is done."""
+        """Flush at this very time, after the caller is done.
+
+        It is an action of its own in the world's queue, like a callback of its own in an event loop, and there is
+        one however often this is called meanwhile.
+        """
         if not self._flushing:
             self._flushing = True
             self.world.at(self.world.now, self._flush)
@@ -333,7 +367,10 @@ class SimNode:
             self._arm()
 
     def connect(self, peer: NodeId, seconds: float = 10.0) -> Connection:
-        """Run the world until there is a connection. Raises the error that came instead."""
+        """Run the world until there is a connection, at most ``seconds`` of virtual time.
+
+        Raises the MeshError that came instead, and one when nothing came.
+        """
         found: list[Connection | MeshError] = []
         self.mesh.connect(peer, self.world.now, found.append)
         self.on_dirty()
@@ -345,7 +382,7 @@ class SimNode:
         return result
 
     def open(self, connection: Connection, service: str = "echo") -> tuple[Stream, Inbox]:
-        """Open a stream and collect what comes back."""
+        """Open a stream and collect what comes back; the Inbox fills while the world runs."""
         stream = connection.open(service)
         inbox = Inbox()
 
@@ -359,7 +396,7 @@ class SimNode:
         return stream, inbox
 
     def on_stream(self, connection: Connection, stream: Stream) -> None:
-        """A peer opened a stream (MeshEvents)."""
+        """Accept a stream of a peer, and hand it to ``on_stream_opened``, by default an echo."""
         stream.accept()
         self.on_stream_opened(stream)
 
@@ -374,10 +411,10 @@ class SimNode:
         changed()
 
     def on_connection(self, connection: Connection, up: bool) -> None:
-        """MeshEvents: nothing to do here."""
+        """Ignore it."""
 
     def on_path(self, peer: NodeId, old: Addr | None, new: Addr | None, why: str) -> None:
-        """MeshEvents: nothing to do here."""
+        """Ignore it."""
 
     def on_contacts(self) -> None:
-        """MeshEvents: nothing to do here."""
+        """Ignore it."""
