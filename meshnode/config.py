@@ -32,7 +32,10 @@ class Seed:
 
 
 def parse_seed(text: str) -> Seed:
-    """Parse ``ID@HOST:PORT``; raises ConfigError."""
+    """Parse ``ID@HOST:PORT``: 52 characters, a name or an IP address (IPv6 in brackets), a port from 1 to 65535.
+
+    Names are not looked up here. Raises ConfigError, with a hint that says how a seed is written.
+    """
     id_text, at, where = text.partition("@")
     host, colon, port = where.rpartition(":")
     hint = "a seed is written ID@HOST:PORT; `meshnode id` there prints the id"
@@ -45,7 +48,10 @@ def parse_seed(text: str) -> Seed:
 
 
 def parse_allow(allow: Iterable[str | NodeId]) -> frozenset[NodeId] | None:
-    """``any`` allows every member (None); otherwise the ids. Raises ConfigError, InvalidId."""
+    """Return the ids that are allowed, None when ``any`` is among them: every member.
+
+    Raises InvalidId for text that is no id, and ConfigError for ``role:...``, which this version does not have.
+    """
     ids = set()
     for item in allow:
         if item == "any":
@@ -132,14 +138,18 @@ class Config:
             raise ConfigError("mesh is empty", hint='name a mesh, or leave it out for the public one, "open"')
         self._check_addresses()
         self._check_relay()
-        if self.name and label_of(self.name) is None:
-            raise ConfigError(f"{quoted(self.name)} is no name for a node", hint=NAME_FORM)
-        object.__setattr__(self, "name", label_of(self.name) or "")
+        self._check_name()
         for node in self.allow + self.relay_allow:
             if node != "any":
                 NodeId.parse(node)
         if not self.idle_timeout >= 1:
             raise ConfigError("idle_timeout is at least 1 second", hint="the default is 600; inf never ends one")
+
+    def _check_name(self) -> None:
+        label = label_of(self.name)
+        if self.name and label is None:
+            raise ConfigError(f"{quoted(self.name)} is no name for a node", hint=NAME_FORM)
+        object.__setattr__(self, "name", label or "")
 
     def _check_addresses(self) -> None:
         try:
@@ -194,13 +204,16 @@ class Config:
         values = _read_file(Path(home).expanduser() / FILE_NAME, known)
         _warn_of_unknown(env, known)
         for name, item in known.items():
-            text = env.get(f"MESHNODE_{name.upper()}")
-            if text is not None:
+            if (text := env.get(PREFIX + name.upper())) is not None:
                 values[name] = _from_text(name, str(item.type), text)
         if "key" not in values and (secret := key_of_environment(env)) is not None:
             values["key"] = secret
-        values.update({name: value for name, value in (flags or {}).items() if value is not None})
+        values.update(_given(flags or {}))
         return cls(home=home, **values)  # type: ignore[arg-type]
+
+
+def _given(flags: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in flags.items() if value is not None}
 
 
 def _read_file(path: Path, known: Iterable[str]) -> dict[str, object]:
@@ -239,7 +252,10 @@ def _warn_of_unknown(env: Mapping[str, str], known: Iterable[str]) -> None:
 
 
 def key_of_environment(env: Mapping[str, str]) -> str | None:
-    """Return what ``MESHNODE_KEY`` or the file of ``MESHNODE_KEY_FILE`` holds. Raises ConfigError."""
+    """Return what ``MESHNODE_KEY`` or, without it, the file of ``MESHNODE_KEY_FILE`` holds; None without both.
+
+    It is not checked here whether that is a key. Raises ConfigError when the file cannot be read.
+    """
     text, secret = env.get("MESHNODE_KEY"), env.get("MESHNODE_KEY_FILE")
     if text is not None or secret is None:
         return text
@@ -257,9 +273,7 @@ def key_of_environment(env: Mapping[str, str]) -> str | None:
 def _checked(name: str, kind: str, value: object) -> object:
     """Return the value in its own type; a file can hold any. Raises ConfigError."""
     if kind.startswith("tuple"):
-        if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
-            return tuple(value)
-        raise ConfigError(f"{name} is a list of texts", hint=f'write {name} = ["..."]')
+        return _checked_list(name, value)
     if kind == "bool":
         if isinstance(value, bool):
             return value
@@ -271,6 +285,12 @@ def _checked(name: str, kind: str, value: object) -> object:
     if isinstance(value, str) or (value is None and kind.endswith("None")):
         return value
     raise ConfigError(f"{name} is a text, not a {type(value).__name__}", hint=f'write {name} = "..."')
+
+
+def _checked_list(name: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return tuple(value)
+    raise ConfigError(f"{name} is a list of texts", hint=f'write {name} = ["..."]')
 
 
 def _from_text(name: str, kind: str, text: str) -> object:

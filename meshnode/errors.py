@@ -49,7 +49,10 @@ class MeshError(Exception):
         self.hint = hint
 
     def to_json(self) -> dict[str, dict[str, str]]:
-        """Return ``{"error": {"code", "message", "hint"}}``, as the command line prints it."""
+        """Return ``{"error": {"code", "message", "hint"}}``, as the command line prints it with ``--json``.
+
+        ``code`` is stable, the texts are for people and may change; other attributes of an error are not in it.
+        """
         return {"error": {"code": self.code, "message": self.message, "hint": self.hint}}
 
 
