@@ -140,14 +140,26 @@ class Flow:
         return self.receive.told and self.send.done
 
 
+@dataclass(slots=True)
+class Credit:
+    """The windows of a connection, both ways, in bytes of all its streams."""
+
+    sent: int = 0
+    limit: int = CONNECTION_WINDOW  # the peer's
+    received: int = 0
+    consumed: int = 0
+    granted: int = CONNECTION_WINDOW
+
+
 class Streams:
     """All streams of a connection, its windows and its limits.
 
-    ``events`` and ``controls`` (frames to send) are taken by the engine; ``error`` says that the peer broke a limit.
+    ``happened`` and ``controls`` (frames to send) are taken by the engine, which is this with packets around it;
+    ``error`` says that the peer broke a limit.
     """
 
     def __init__(self) -> None:
-        self.events: list[EngineEvent] = []
+        self.happened: list[EngineEvent] = []  # events that were not taken yet
         self.controls: list[bytes] = []
         self.error = ""
         self.ready: dict[int, Flow] = {}  # may have something to send
@@ -155,8 +167,7 @@ class Streams:
         self._own_next, self._peer_next = 1, 0
         self._own_limit = STREAMS
         self._peer_over = self._peer_granted = 0
-        self._sent_total = self._received_total = self._consumed_total = 0
-        self._send_limit = self._granted = CONNECTION_WINDOW
+        self._credit = Credit()
 
     def be_dialler(self) -> None:
         """Number our streams as a dialler's, with even ids (RFC 9000 section 2.1); a listener's are odd."""
@@ -197,21 +208,21 @@ class Streams:
         ended = half.end is not None and half.next == half.end
         if ready or ended:
             half.told = ended
-            self.events.append(StreamData(stream_id, ready, ended))
+            self.happened.append(StreamData(stream_id, ready, ended))
             if ended:
                 self._maybe_over(stream_id, flow)
 
     def _exceeds(self, half: ReceiveHalf, stop: int) -> bool:
         """Count received bytes up to ``stop``; True when that is more than was granted."""
         if stop > half.highest:
-            self._received_total += stop - half.highest
+            self._credit.received += stop - half.highest
             half.highest = stop
-        return stop > half.granted or self._received_total > self._granted
+        return stop > half.granted or self._credit.received > self._credit.granted
 
     def on_control(self, kind: int, stream_id: int, value: int) -> None:
         """Take a limit (``value`` is the new one; a lower one counts for nothing), a reset or a stop (its code)."""
         if kind == MAX_DATA:
-            self._send_limit = max(self._send_limit, value)
+            self._credit.limit = max(self._credit.limit, value)
             self.ready.update(self._flows)
             return
         if kind == MAX_STREAMS:
@@ -227,11 +238,11 @@ class Streams:
             self.ready[stream_id] = flow
         elif kind == RESET and not flow.receive.told:
             flow.receive.told = True
-            self.events.append(StreamReset(stream_id, value))
+            self.happened.append(StreamReset(stream_id, value))
             self._maybe_over(stream_id, flow)
         elif kind == STOP and not flow.send.reset:
             self.reset(stream_id, value)
-            self.events.append(StopSending(stream_id, value))
+            self.happened.append(StopSending(stream_id, value))
 
     def _maybe_over(self, stream_id: int, flow: Flow) -> None:
         if not flow.over or self._flows.pop(stream_id, None) is None:
@@ -286,11 +297,11 @@ class Streams:
         for stream_id, flow in list(self.ready.items()):
             if room <= DATA.size:
                 break
-            credit = self._send_limit - self._sent_total
+            credit = self._credit.limit - self._credit.sent
             taken = flow.send.take(room - DATA.size, credit)
             if taken is not None:
                 offset, data, fin, new = taken
-                self._sent_total += new
+                self._credit.sent += new
                 pieces.append((stream_id, offset, offset + len(data), fin))
                 body.append(DATA.pack(STREAM_FIN if fin else STREAM, stream_id, offset, len(data)))
                 body.append(data)
@@ -356,10 +367,10 @@ class Streams:
         tell.
         """
         due = False
-        self._consumed_total += count
-        if self._consumed_total + CONNECTION_WINDOW - self._granted >= CONNECTION_WINDOW // 4:
-            self._granted = self._consumed_total + CONNECTION_WINDOW
-            self.controls.append(LIMIT.pack(MAX_DATA, 0, self._granted))
+        self._credit.consumed += count
+        if self._credit.consumed + CONNECTION_WINDOW - self._credit.granted >= CONNECTION_WINDOW // 4:
+            self._credit.granted = self._credit.consumed + CONNECTION_WINDOW
+            self.controls.append(LIMIT.pack(MAX_DATA, 0, self._credit.granted))
             due = True
         flow = self._flows.get(stream_id)
         if flow is not None and not flow.receive.told:

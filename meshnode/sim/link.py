@@ -8,7 +8,8 @@ nothing and must never leave a simulation. All its bytes come from the given ent
     long header   as RFC 9000 section 17.2; the Handshake's payload is the listener's key
 
 Unlike QUIC: one packet number space, every packet acknowledged at once, one connection id a side, at most
-128 streams open at once each way. The parts: ``flows`` (streams, windows), ``recovery`` (losses, congestion).
+128 streams open at once each way. The parts: ``handshake``, ``flows`` (streams, windows), ``recovery`` (losses,
+congestion).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from meshnode.base.clock import Entropy
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
-from meshnode.quic.packets import CID_LENGTH, LONG, MIN_INITIAL, VERSION_1
+from meshnode.quic.packets import CID_LENGTH, LONG, MIN_INITIAL
 from meshnode.quic.seam import IDLE, LOCAL, EngineEvent, HandshakeDone, Terminated, TokenFor
 from meshnode.sim.flows import Streams
 from meshnode.sim.frames import (
@@ -36,31 +37,22 @@ from meshnode.sim.frames import (
     STREAM_FIN,
     TAG,
 )
+from meshnode.sim.handshake import Handshake
 from meshnode.sim.recovery import Piece, Recovery, Seen, Sent
 
-INITIAL, HANDSHAKE, SHORT = b"\xc0", b"\xe0", 0x40
+SHORT = 0x40
 NUDGE_PACKETS = 32
-AMPLIFICATION = 3
 NO_EVENTS: tuple[EngineEvent, ...] = ()
 
 
-class ModelEngine:
+class ModelEngine(Streams):
     """One connection; see ``meshnode.quic.seam.Engine`` for the contract of each method."""
 
     def __init__(self, me: NodeId, odcid: bytes, host_cid: bytes, idle_timeout: float, now: float) -> None:
+        super().__init__()
         self.odcid = odcid
         self.host_cid = host_cid
-        self.peer_certificate_key: bytes | None = None
-        self.handshake_confirmed = False
-        self._me = me
-        self._client = False
-        self._token = b""
-        self._peer_cid = b""
-        self._established = False  # 1-RTT packets may be sent
-        self._greet = False  # a handshake packet is due
-        self._greeted = 0
-        self._greeted_at = now
-        self._unproven = 0  # bytes that a listener may still send before the handshake is done
+        self._handshake = Handshake(me, host_cid, now)
         self._idle = idle_timeout
         self._idle_at = now + idle_timeout
         self._gone = False
@@ -70,20 +62,21 @@ class ModelEngine:
         self._number = 0
         self._seen = Seen()
         self._ack = False
-        self._streams = streams = Streams()
-        self.open_stream = streams.open_stream
-        self.send = streams.send
-        self.reset = streams.reset
-        self.stop = streams.stop
-        self.queued_bytes = streams.queued_bytes
-        self.consumed = streams.consumed
+
+    @property
+    def peer_certificate_key(self) -> bytes | None:
+        """The key that the listener named; nothing proves it."""
+        return self._handshake.peer_key
+
+    @property
+    def handshake_confirmed(self) -> bool:
+        """True once a 1-RTT packet of the peer has come."""
+        return self._handshake.confirmed
 
     def start(self, token: bytes) -> None:
         """Be the dialler: greet the listener, with ``token`` (the knock), in the next ``transmit``."""
-        self._client = self._greet = True
-        self._token = token
-        self._peer_cid = self.odcid
-        self._streams.be_dialler()
+        self._handshake.start(self.odcid, token)
+        self.be_dialler()
 
     # ---- in
 
@@ -97,50 +90,30 @@ class ModelEngine:
             return False
         try:
             if data[0] & LONG:
-                self._on_handshake_packet(data, now)
+                established = self._handshake.on_packet(data)
+                self._idle_at = now + self._idle
+                if established:
+                    self._on_established(PING_FRAME, now)  # for TLS's Finished: the listener needs something
                 return False
             _, dcid, number, floor = HEADER.unpack_from(data)
-            if dcid != self.host_cid or data[-len(TAG) :] != TAG or not self._peer_cid:
-                return False
-            if not self._seen.accept(number, floor):
+            sealed = data[-len(TAG) :] == TAG and self._handshake.peer_cid
+            if dcid != self.host_cid or not sealed or not self._seen.accept(number, floor):
                 return False
             newest: bool = number == self._seen.ranges[-1][1]
             self._idle_at = now + self._idle
-            if not self.handshake_confirmed:
-                self._confirm(now)
+            if not self._handshake.confirmed and self._handshake.confirm():
+                self._on_established(DONE_FRAME, now)
             self._on_frames(data, HEADER.size, len(data) - len(TAG), now)
         except (struct.error, IndexError):
             return False
         return newest
 
-    def _on_handshake_packet(self, data: bytes, now: float) -> None:
-        at = 6 + data[5]
-        scid = data[at + 1 : at + 1 + CID_LENGTH]
-        self._idle_at = now + self._idle
-        if self._client:
-            if not self._established and data[:1] == HANDSHAKE and data[6:at] == self.host_cid:
-                key = data[at + 1 + CID_LENGTH :][:32]
-                self._peer_cid, self.peer_certificate_key = scid, key
-                self._established = True
-                self._greet = False
-                if self._greeted == 1:
-                    self._recovery.sample(now - self._greeted_at)
-                self._streams.events.append(HandshakeDone())
-                self._streams.controls.append(PING_FRAME)  # stands for TLS's Finished: the listener needs something
-        elif data[:1] == INITIAL and not self.handshake_confirmed:
-            self._peer_cid = scid
-            self._unproven += AMPLIFICATION * len(data)
-            self._greet = True
-
-    def _confirm(self, now: float) -> None:
-        self.handshake_confirmed = True
-        if not self._client:
-            self._established = True
-            self._greet = False
-            if self._greeted == 1:
-                self._recovery.sample(now - self._greeted_at)
-            self._streams.events.append(HandshakeDone())
-            self._streams.controls.append(DONE_FRAME)
+    def _on_established(self, answer: bytes, now: float) -> None:
+        rtt = self._handshake.round_trip(now)
+        if rtt is not None:
+            self._recovery.sample(rtt)
+        self.happened.append(HandshakeDone())
+        self.controls.append(answer)
 
     def _on_frames(self, data: bytes, at: int, end: int, now: float) -> None:
         while at < end and not self._gone:
@@ -156,7 +129,7 @@ class ModelEngine:
             if kind in (STREAM, STREAM_FIN):
                 _, stream_id, offset, length = DATA.unpack_from(data, at)
                 at += DATA.size
-                self._streams.on_data(stream_id, offset, data[at : at + length], kind == STREAM_FIN)
+                self.on_data(stream_id, offset, data[at : at + length], kind == STREAM_FIN)
                 at += length
             elif kind == GOODBYE:
                 _, code, length = CLOSE.unpack_from(data, at)
@@ -166,17 +139,17 @@ class ModelEngine:
             else:
                 kind, stream_id, value = LIMIT.unpack_from(data, at)
                 at += LIMIT.size
-                self._streams.on_control(kind, stream_id, value)
-            if self._streams.error:
-                self._end(Terminated(LOCAL, f"the peer broke the protocol: {self._streams.error}", False))
+                self.on_control(kind, stream_id, value)
+            if self.error:
+                self._end(Terminated(LOCAL, f"the peer broke the protocol: {self.error}", False))
 
     def _on_ack(self, ranges: list[tuple[int, int]], now: float) -> None:
         if ranges[-1][1] >= self._number:
             raise struct.error("acknowledges what was never sent")
         acked, lost = self._recovery.on_ack(ranges, now)
         for packet in acked:
-            self._streams.on_acked(packet)
-        self._streams.requeue(lost)
+            self.on_acked(packet)
+        self.requeue(lost)
 
     # ---- out
 
@@ -188,38 +161,22 @@ class ModelEngine:
         if self._gone:
             goodbye, self._goodbye = self._goodbye, None
             return [goodbye] if goodbye is not None else []
-        if self._greet:
-            return self._greeting(now)
-        if not self._established:
+        if self._handshake.due:
+            return self._handshake.transmit(now)
+        if not self._handshake.established:
             return []
         datagrams: list[bytes] = []
-        while self._ack or self._streams.controls or self._streams.ready:
+        while self._ack or self.controls or self.ready:
             datagram = self._packet(now)
             if datagram is None:
                 break
             datagrams.append(datagram)
         return datagrams
 
-    def _greeting(self, now: float) -> list[bytes]:
-        self._greet = False
-        if not self._client:
-            if self._unproven < MIN_INITIAL:
-                return []
-            self._unproven -= MIN_INITIAL
-        self._greeted += 1
-        self._greeted_at = now
-        head = bytes([CID_LENGTH]) + self._peer_cid + bytes([CID_LENGTH]) + self.host_cid
-        if self._client:
-            token = (0x4000 | len(self._token)).to_bytes(2, "big") + self._token
-            packet = INITIAL + VERSION_1 + head + token
-        else:
-            packet = HANDSHAKE + VERSION_1 + head + self._me.raw
-        return [packet.ljust(MIN_INITIAL, b"\0")]
-
     def _header(self) -> bytes:
         number = self._number
         self._number += 1
-        return HEADER.pack(SHORT, self._peer_cid, number, next(iter(self._recovery.sent), number))
+        return HEADER.pack(SHORT, self._handshake.peer_cid, number, next(iter(self._recovery.sent), number))
 
     def _packet(self, now: float) -> bytes | None:
         recovery = self._recovery
@@ -231,7 +188,7 @@ class ModelEngine:
             body.append(self._seen.frame())
             room -= len(body[0])
         if recovery.in_flight < recovery.window or recovery.probes:
-            pieces, controls = self._streams.fill(body, room)
+            pieces, controls = self.fill(body, room)
             if recovery.probes and not pieces and not controls:
                 controls.append(PING_FRAME)
                 body.append(PING_FRAME)
@@ -250,13 +207,9 @@ class ModelEngine:
         """Return the earliest of idling, greeting again and loss recovery, None after the end."""
         if self._gone:
             return None
-        at = self._recovery.next_timer() if self._established else self._greet_at()
+        recovery, handshake = self._recovery, self._handshake
+        at = recovery.next_timer() if handshake.established else handshake.next_timer(recovery.pto())
         return self._idle_at if at is None or at > self._idle_at else at
-
-    def _greet_at(self) -> float | None:
-        if self._greet or (not self._client and self._unproven < MIN_INITIAL):
-            return None
-        return self._greeted_at + self._recovery.pto()
 
     def on_timer(self, now: float) -> None:
         """Let the idle, greeting and loss timers fire; what is sent again leaves with the next ``transmit``."""
@@ -264,30 +217,29 @@ class ModelEngine:
             return
         if now >= self._idle_at:
             self._end(Terminated(IDLE, "nothing was heard for too long", False))
-        elif self._established:
-            self._streams.requeue(self._recovery.on_timer(now))
+        elif self._handshake.established:
+            self.requeue(self._recovery.on_timer(now))
             self._probe()
         else:
-            at = self._greet_at()
+            at = self._handshake.next_timer(self._recovery.pto())
             if at is not None and at <= now:
                 self._recovery.pto_count += 1
-                self._greet = True
+                self._handshake.due = True
 
     def _probe(self) -> None:
-        if self._recovery.probes and not self._streams.controls and not self._streams.ready:
-            self._streams.controls.append(PING_FRAME)
+        if self._recovery.probes and not self.controls and not self.ready:
+            self.controls.append(PING_FRAME)
 
     def events(self) -> Sequence[EngineEvent]:
         """Take what has happened, in its order; the end of the connection comes last."""
-        streams = self._streams
-        if not streams.events:
+        if not self.happened:
             return NO_EVENTS
-        events, streams.events = streams.events, []
+        events, self.happened = self.happened, []
         return events
 
     def _end(self, event: Terminated) -> None:
         self._gone = True
-        self._streams.events.append(event)
+        self.happened.append(event)
 
     # ---- what the connection asks for
 
@@ -312,11 +264,11 @@ class ModelEngine:
         """
         if self._gone:
             return
-        if not self._established:
+        if not self._handshake.established:
             self._recovery.pto_count = 0
-            self._greet = self._client or self._unproven >= MIN_INITIAL
+            self._handshake.repeat()
             return
-        self._streams.requeue(self._recovery.nudge(now, NUDGE_PACKETS))
+        self.requeue(self._recovery.nudge(now, NUDGE_PACKETS))
         self._probe()
 
     def set_datagram_size(self, size: int) -> None:
@@ -329,14 +281,14 @@ class ModelEngine:
     def ping(self) -> None:
         """Ask for an acknowledgement with the next packet; does nothing after the end."""
         if not self._gone:
-            self._streams.controls.append(PING_FRAME)
+            self.controls.append(PING_FRAME)
 
     def close(self, code: int, reason: str) -> None:
         """Queue a goodbye, one packet without an answer; before the handshake is done nothing is sent."""
         if self._gone:
             return
         self._gone = True
-        if self._peer_cid and self._established:
+        if self._handshake.peer_cid and self._handshake.established:
             text = reason.encode()[:200]
             self._goodbye = self._header() + CLOSE.pack(GOODBYE, code, len(text)) + text + TAG
 

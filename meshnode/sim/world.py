@@ -167,6 +167,16 @@ class Inbox:
     times: list[float] = field(default_factory=list)
 
 
+def _echo(stream: Stream) -> None:
+    def changed() -> None:
+        data = stream.read()
+        if data and stream.error is None:
+            stream.write(data)
+
+    stream.on_change = changed
+    changed()
+
+
 class SimSide:
     """An extra socket of a node."""
 
@@ -200,7 +210,7 @@ class SimNode:
         self.addr = Addr(host, 4242)
         self.nat = nat
         self.alive = True
-        self.on_stream_opened: Callable[[Stream], None] = self._echo
+        self.on_stream_opened: Callable[[Stream], None] = _echo
         self.admits: Callable[[NodeId], bool] = lambda peer: True
         identity = identity or Identity(world.entropy(32))
         seal = sealer(identity, MeshKey.from_text("sim"), world, world.entropy, born=world.wall() - 1)
@@ -399,16 +409,6 @@ class SimNode:
         """Accept a stream of a peer, and hand it to ``on_stream_opened``, by default an echo."""
         stream.accept()
         self.on_stream_opened(stream)
-
-    @staticmethod
-    def _echo(stream: Stream) -> None:
-        def changed() -> None:
-            data = stream.read()
-            if data and stream.error is None:
-                stream.write(data)
-
-        stream.on_change = changed
-        changed()
 
     def on_connection(self, connection: Connection, up: bool) -> None:
         """Ignore it."""
