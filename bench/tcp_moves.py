@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.moves import percentile
 from meshnode.demo.play import run_demo
-from meshnode.demo.show import WHO, Show
+from meshnode.demo.show import ENDS, Show
 
 
 class _Quiet(Show):
@@ -20,17 +20,17 @@ class _Quiet(Show):
 
 
 def run(rounds: int = 20) -> dict[str, Any]:
-    """Gaps in milliseconds and lost numbers by who moved. Raises MeshError when the connection ends."""
+    """Gaps in milliseconds and lost numbers by end moved. Raises MeshError when the connection ends."""
     moves = asyncio.run(run_demo(rounds, _Quiet(), netns=True))
     found = {}
-    for who in WHO:
-        gaps = [move.gap_ms for move in moves if move.who == who]
-        found[who] = {
+    for end in ENDS:
+        gaps = [move.gap_ms for move in moves if move.end == end]
+        found[end] = {
             "runs": len(gaps),
             "p50_ms": percentile(gaps, 50),
             "p95_ms": percentile(gaps, 95),
             "max_ms": max(gaps),
-            "lost": sum(move.lost for move in moves if move.who == who),
+            "lost": sum(move.lost for move in moves if move.end == end),
         }
     return found
 

@@ -1,4 +1,4 @@
-"""How commands ask the running node of a home; the control socket's client is loaded with the first question."""
+"""Requests of commands to the running node of a home; the control socket's client is loaded with the first question."""
 
 from __future__ import annotations
 

@@ -22,10 +22,10 @@ def _keep_home(ctx: click.Context, param: click.Parameter, value: str | None) ->
 
 
 def home_option(command: F) -> F:
-    """``--home`` also behind the subcommand's name."""
+    """Add ``--home`` also behind the subcommand's name."""
     return click.option("--home", callback=_keep_home, help="Where the node keeps everything (MESHNODE_HOME).")(command)
 
 
 def json_option(command: F) -> F:
-    """``--json``."""
+    """Add ``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one a line.")(command)

@@ -1,4 +1,4 @@
-"""How commands speak: plain lines for people, ``--json`` for scripts, errors with a hint and no traceback."""
+"""Output of commands: plain lines for people, ``--json`` for scripts, errors with a hint and no traceback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from meshnode.errors import MeshError
 
 
 def visible(text: str) -> str:
-    """``text`` with everything escaped that a terminal would obey instead of showing: others chose these characters."""
+    """Return ``text`` with all that a terminal would obey escaped: other nodes chose these characters."""
     return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -1,4 +1,4 @@
-"""How ``peers`` and ``ping`` show paths to people: aligned, short, ids and detours in words."""
+"""Lines of ``peers`` and ``ping``: aligned, short, ids and detours in words."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Json = dict[str, Any]
 
 
 def way(entry: Json) -> str:
-    """The path in one word; a WebSocket says so."""
+    """Return the path in one word; a WebSocket says so."""
     return "websocket" if entry.get("tunnel") else str(entry.get("path"))
 
 
 def _where(entry: Json) -> str:
-    """Where to, as a word beside the path's: a relay's short id, a WebSocket's host."""
+    """Return where to, as a word beside the path's: a relay's short id, a WebSocket's host."""
     if not entry.get("endpoint"):
         return "-"
     said = short(entry["endpoint"])
@@ -26,7 +26,7 @@ def _where(entry: Json) -> str:
 
 
 def table(peers: list[Json], *, history: bool) -> Iterator[str]:
-    """Lines for ``peers``: the ids in full, for they are copied from here."""
+    """Yield lines for ``peers``: the ids in full, for they are copied from here."""
     rows = [(way(peer), _where(peer), ms(peer["rtt_ms"]) if peer["rtt_ms"] is not None else "-") for peer in peers]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     for peer, (path, at, rtt) in zip(peers, rows, strict=True):
@@ -56,7 +56,7 @@ def _change(change: Json) -> str:
 
 
 class PingView:
-    """Lines for ``ping``: one an echo, one more when the path has changed, and a last one."""
+    """Output of ``ping``: one line an echo, another when the path has changed, and a last one."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -65,11 +65,11 @@ class PingView:
 
     @property
     def answered(self) -> int:
-        """How many echoes came back."""
+        """The number of echoes that came back."""
         return len(self._rtts)
 
     def lines(self, echo: Json) -> Iterator[str]:
-        """What to print for one echo."""
+        """Yield the lines of one echo."""
         self.sent += 1
         now = (way(echo), _where(echo))
         if self._last is not None and now != self._last and echo.get("endpoint"):
@@ -85,7 +85,7 @@ class PingView:
             yield f"{echo['seq']:4}  {echo['rtt_ms']:6.2f} ms  {now[0]}  {now[1]}"
 
     def summary(self) -> str:
-        """The line at the end."""
+        """Return the line at the end."""
         text = f"{self.sent} sent, {self.answered} answered"
         if not self._rtts:
             return text

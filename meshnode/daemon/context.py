@@ -1,4 +1,4 @@
-"""What the handlers of requests work with."""
+"""The context of request handlers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collects what ``meshnode doctor`` reasons about (``diagnosis/``): looks, asks the seeds and the peer, judges nothing.
+"""Collector of what ``meshnode doctor`` reasons about: looks, asks the seeds and the peer, judges nothing.
 
 A snapshot is one JSON object:
 
@@ -68,7 +68,7 @@ async def diagnose(node: Node, wanted: NodeId | None) -> AsyncIterator[Json]:
 
 
 def describe_peer(node: Node, peer: NodeId) -> Json:
-    """What is known of the connection to one peer: whether there is one, its path, candidates and path changes."""
+    """Describe the connection to one peer: whether there is one, its path, candidates and path changes."""
     found: Json = {"id": str(peer), "connected": False, "self": peer == node.id}
     live = next((entry for entry in node.peers() if entry["id"] == str(peer)), None)
     session = runtime_of(node).stack.sessions.get(peer)
@@ -79,7 +79,7 @@ def describe_peer(node: Node, peer: NodeId) -> Json:
 
 
 def last_change(node: Node, peer: NodeId) -> Json:
-    """The newest path change of a peer: ``why`` and ``ago_s``; empty while there is none."""
+    """Return the newest path change of a peer: ``why`` and ``ago_s``; empty while there is none."""
     session = runtime_of(node).stack.sessions.get(peer)
     history = describe_history(session.paths, time.monotonic()) if session is not None else []
     return {name: history[-1][name] for name in ("why", "ago_s")} if history else {}
@@ -104,7 +104,7 @@ async def _find(node: Node, peer: NodeId) -> Json:
 
 
 async def _echo(node: Node, peer: NodeId) -> Json:
-    """``echo_ms``: what is connected need not be there any more; null when it did not answer."""
+    """Return ``echo_ms``, null when the peer did not answer: it may have gone since."""
     if runtime_of(node).stack.sessions.get(peer) is None:
         return {}
     try:
@@ -144,7 +144,7 @@ async def _seed(node: Node, seed: Seed) -> Json:
 
 
 async def _addresses(seed: Seed) -> tuple[list[str], str]:
-    """A seed's IP addresses, or none and the reason."""
+    """Return a seed's IP addresses, or none and the reason."""
     try:
         async with asyncio.timeout(NAME_TIMEOUT_S):
             found = await asyncio.get_running_loop().getaddrinfo(seed.host, seed.port, type=2)

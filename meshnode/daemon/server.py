@@ -27,7 +27,7 @@ MAX_REQUEST = 1 << 16
 
 
 class ControlServer:
-    """Answers one request a connection (``daemon/request.py``): a line in, result lines and an end out."""
+    """Server of the control socket. One request a connection: a line in, result lines and an end out."""
 
     def __init__(self, node: Node, book: ServiceBook, path: Path) -> None:
         self._daemon = Daemon(node, book)

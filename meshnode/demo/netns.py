@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 def missing(*tools: str) -> str | None:
-    """Why there can be no namespaces here, or None when there can. ``ip`` is always needed, ``tools`` besides."""
+    """Return why there can be no namespaces here; None when there can. ``ip`` is always needed, ``tools`` besides."""
     if sys.platform != "linux":
         return "network namespaces need Linux"
     if os.geteuid() != 0:
@@ -82,7 +82,7 @@ class Namespace:
         return run(*self.command(*command), stdin=stdin)
 
     def command(self, *command: str) -> list[str]:
-        """The command line that runs ``command`` in this namespace; the process keeps its id."""
+        """Return the command line that runs ``command`` in this namespace; the process keeps its id."""
         return ["ip", "netns", "exec", self.name, *command]
 
     def inside(self, action: Callable[[], T]) -> T:
@@ -121,7 +121,7 @@ class Switch(Namespace):
         self.ip(f"link add {BRIDGE} type bridge mcast_snooping 0", f"link set {BRIDGE} up")
 
     def plug(self, host: Namespace) -> None:
-        """Lay a cable from a new port to the host's interface."""
+        """Connect a new port to the host's interface by a veth pair."""
         port = f"port{next(self._ports)}"
         run(
             *("ip", "link", "add", port, "netns", self.name, "type", "veth"),
@@ -147,19 +147,19 @@ class Host(Namespace):
         return lines
 
     def renumbering(self, address: str) -> list[str]:
-        """The lines of ``ip`` that take the address away and give another."""
+        """Return the lines of ``ip`` that take the address away and give another."""
         return [f"addr flush dev {IFACE}", *self._address(address)]
 
     def renumber(self, address: str) -> None:
-        """Lose the address and take a new one: what moving to another network looks like to a program."""
+        """Replace the address: what moving to another network looks like to a program."""
         renumber({self: address})
 
     def link_down(self) -> None:
-        """Pull the cable."""
+        """Set the interface down."""
         self.ip(f"link set {IFACE} down")
 
     def link_up(self, address: str) -> None:
-        """Plug in again, under a new address."""
+        """Set the interface up, under a new address."""
         # a route by a gateway can only be added to a link that is up
         self.ip(f"addr flush dev {IFACE}", f"link set {IFACE} up", *self._address(address))
 
@@ -185,7 +185,7 @@ def renumber(moves: dict[Any, str]) -> None:
 
 
 class Network:
-    """Makes namespaces called ``NAME-PID-N-LABEL`` and removes them."""
+    """Namespaces called ``NAME-PID-N-LABEL``, removed at the end."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -219,7 +219,7 @@ class Network:
 
 
 def existing() -> list[str]:
-    """The names of all namespaces."""
+    """Return the names of all namespaces."""
     return [line.split()[0] for line in run("ip", "netns", "list").splitlines() if line]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from meshnode.demo.show import WHO, Move, Show
+from meshnode.demo.show import ENDS, Move, Show
 from meshnode.demo.stage import PREFIX, Process, Stage, open_stage
 from meshnode.errors import MeshError
 
@@ -64,7 +64,7 @@ class Echo:
         return max(0, goal - self.received)
 
     def now(self) -> tuple[int, float]:
-        """How many numbers are back, and the seconds since the last one."""
+        """Return how many numbers are back, and the seconds since the last one."""
         return self.received, time.perf_counter() - self.last
 
 
@@ -102,7 +102,7 @@ async def run_demo(rounds: int, show: Show, *, netns: bool = False) -> list[Move
 
 
 def _remove_orphans() -> None:
-    """Remove the homes that demos left which were killed with -9."""
+    """Remove the homes of demos that were killed with -9."""
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}-*-*"):
         pid = path.name.split("-")[1]
         if pid.isdigit() and not _lives(int(pid)):
@@ -115,7 +115,7 @@ def _lives(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
-        pass  # somebody else's
+        pass  # of another user
     return True
 
 
@@ -168,14 +168,14 @@ async def _moves(stage: Stage, stats: Echo, processes: list[Process], rounds: in
         if number == 1:
             seed.kill()
             show.say("the seed is killed (-9); nothing depends on it any more")
-        for who in WHO:
+        for end in ENDS:
             await stats.settle()
             stats.gap, before = 0.0, stats.disordered
-            show.moving(who)
-            await stage.move([p for p, name in ((dialler, "dialler"), (listener, "listener")) if who in (name, "both")])
+            show.moving(end)
+            await stage.move([p for p, name in ((dialler, "dialler"), (listener, "listener")) if end in (name, "both")])
             await asyncio.sleep(SETTLE_S)
             lost = await stats.settle() + stats.disordered - before
-            moves.append(Move(who, round(stats.gap * 1000, 1), lost))
+            moves.append(Move(end, round(stats.gap * 1000, 1), lost))
             show.moved(moves[-1])
             if stats.over:
                 raise MeshError(f"the connection ended: {stats.over}", hint="this is a defect; please report it")
@@ -183,10 +183,10 @@ async def _moves(stage: Stage, stats: Echo, processes: list[Process], rounds: in
 
 
 def to_json(moves: list[Move]) -> dict[str, Any]:
-    """``{"nodes", "moves": [{"who", "gap_ms", "lost"}]}``."""
+    """Return ``{"nodes", "moves": [{"who", "gap_ms", "lost"}]}``."""  # public keys; words: ok
     return {
         "nodes": PEERS + 1,
-        "moves": [{"who": move.who, "gap_ms": move.gap_ms, "lost": move.lost} for move in moves],
+        "moves": [{"who": move.end, "gap_ms": move.gap_ms, "lost": move.lost} for move in moves],  # words: ok
     }
 
 

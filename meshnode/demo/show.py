@@ -1,4 +1,4 @@
-"""How the demo shows itself: plain lines, or with rich on a terminal a table that is alive while it plays."""
+"""Output of the demo: plain lines, or a live table with rich on a terminal."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import click
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-WHO = ("dialler", "listener", "both")
+ENDS = ("dialler", "listener", "both")
 REFRESHES_S = 8  # of the live table; each costs the demo's own process about 2 ms
 LOG_LINES = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One move: who, the longest silence of the connection, and how many numbers never came back in order."""
+    """One move: the end that moved, the longest silence of the connection, and how many numbers were lost."""
 
-    who: str
+    end: str
     gap_ms: float
     lost: int
 
@@ -45,34 +45,34 @@ class Show:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.perf_counter() - self._started
 
     def say(self, text: str) -> None:
-        """Tell of something that happened."""
+        """Print a line."""
         click.echo(f"{self.seconds:5.1f} s  {text}", err=self._err)
 
     def counting(self, numbers: Callable[[], tuple[int, float]] | None) -> None:
-        """From now on ``numbers()`` returns how many came back and the seconds of silence; None: the count is over."""
+        """Take the source of the count, numbers that are back and seconds of silence; None ends the count."""
 
-    def moving(self, who: str) -> None:
-        """A move begins."""
+    def moving(self, end: str) -> None:
+        """Show that a move begins."""
 
     def moved(self, move: Move) -> None:
-        """A move is over."""
-        self.say(f"{move.who} moved: longest silence {move.gap_ms} ms, {move.lost} lost")
+        """Show a move that is over."""
+        self.say(f"{move.end} moved: longest silence {move.gap_ms} ms, {move.lost} lost")
 
     def result(self, moves: list[Move]) -> None:
-        """The table at the end."""
-        lines = ["", "  who moved    runs   gap median    worst   lost"]
-        for who in WHO:
-            if row := summary(moves, who):
-                lines.append(f"  {who:10} {row[0]:6} {row[1]:9.1f} ms {row[2]:6.1f} ms {row[3]:5}")
+        """Print the table at the end."""
+        lines = ["", "  end          runs   gap median    worst   lost"]
+        for end in ENDS:
+            if row := summary(moves, end):
+                lines.append(f"  {end:10} {row[0]:6} {row[1]:9.1f} ms {row[2]:6.1f} ms {row[3]:5}")
         click.echo("\n".join(lines))
 
 
 class LiveShow(Show):
-    """The same with rich: the last lines, the running count and each kind of move as it happens."""
+    """A live table with rich: the last lines, the running count and each kind of move as it happens."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -112,9 +112,9 @@ class LiveShow(Show):
         """Show the running count."""
         self._numbers = numbers
 
-    def moving(self, who: str) -> None:
+    def moving(self, end: str) -> None:
         """Mark the row."""
-        self._moving = who
+        self._moving = end
 
     def moved(self, move: Move) -> None:
         """Fill the row."""
@@ -122,7 +122,7 @@ class LiveShow(Show):
         self._moves.append(move)
 
     def result(self, moves: list[Move]) -> None:
-        """The table that stays."""
+        """Print the table that stays."""
         self._live.stop()
         self._moving = None
         self._moves = list(moves)
@@ -145,30 +145,30 @@ class LiveShow(Show):
         from rich.table import Table
 
         table = Table(title="One TCP connection, both ends moving")
-        for name in ("who moved", "runs", "last gap", "gap, median", "gap, worst", "lost"):
-            table.add_column(name, justify="left" if name == "who moved" else "right")
-        for who in WHO:
-            style = "bold yellow" if who == self._moving else ""
-            row = summary(self._moves, who)
+        for name in ("end that moved", "runs", "last gap", "gap, median", "gap, worst", "lost"):
+            table.add_column(name, justify="left" if name == "end that moved" else "right")
+        for end in ENDS:
+            style = "bold yellow" if end == self._moving else ""
+            row = summary(self._moves, end)
             if row is None:
-                table.add_row(who, "0", "", "", "", "", style=style)
+                table.add_row(end, "0", "", "", "", "", style=style)
                 continue
-            last = next(move.gap_ms for move in reversed(self._moves) if move.who == who)
+            last = next(move.gap_ms for move in reversed(self._moves) if move.end == end)
             gaps = (f"{ms:.1f} ms" for ms in (last, row[1], row[2]))
-            table.add_row(who, str(row[0]), *gaps, str(row[3]), style=style)
+            table.add_row(end, str(row[0]), *gaps, str(row[3]), style=style)
         return table
 
 
-def summary(moves: list[Move], who: str) -> tuple[int, float, float, int] | None:
-    """Runs, median gap, worst gap (ms) and lost numbers of one kind of move; None when there was none."""
-    gaps = sorted(move.gap_ms for move in moves if move.who == who)
+def summary(moves: list[Move], end: str) -> tuple[int, float, float, int] | None:
+    """Return runs, median gap, worst gap (ms) and lost numbers of one kind of move; None when there was none."""
+    gaps = sorted(move.gap_ms for move in moves if move.end == end)
     if not gaps:
         return None
-    return len(gaps), gaps[len(gaps) // 2], gaps[-1], sum(move.lost for move in moves if move.who == who)
+    return len(gaps), gaps[len(gaps) // 2], gaps[-1], sum(move.lost for move in moves if move.end == end)
 
 
 def make_show(*, as_json: bool) -> Show:
-    """The show for this output: alive where it is a terminal that rich can write on."""
+    """Return the show for this output: a live one on a terminal where rich is installed."""
     if not as_json and sys.stdout.isatty():
         try:
             return LiveShow()

@@ -1,4 +1,4 @@
-"""Where the demo plays: real node processes on loopback addresses, or each in a network namespace of its own.
+"""Stages of the demo: real node processes on loopback addresses, or each in a network namespace of its own.
 
 A stage starts processes, moves them, and gives the demo its two ends of TCP: an echo server beside one node and a
 client beside another. ``Loopback`` moves by ``rebind``; ``Namespaces`` takes a host's address away and gives another.
@@ -38,7 +38,7 @@ LIBC = _libc()  # loaded before any fork: between fork and exec nothing may be i
 
 
 def _die_with_parent() -> None:
-    """A demo that is killed with -9 leaves no nodes behind (Linux: prctl(2), PR_SET_PDEATHSIG)."""
+    """Have a node end with the demo, also one killed with -9 (Linux: prctl(2), PR_SET_PDEATHSIG)."""
     if LIBC is not None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -82,13 +82,13 @@ class Process:
         return self._process.pid
 
     async def ask(self, method: str, **arguments: Any) -> dict[str, Any]:
-        """One request over the control socket, as the command line does it."""
+        """Send one request over the control socket and return the first answer."""
         asked = build(method, arguments)
         results = await asyncio.to_thread(lambda: list(call(self.home, asked)))
         return results[0]
 
     def kill(self) -> None:
-        """kill -9."""
+        """End the process with SIGKILL."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
 
@@ -105,7 +105,7 @@ class Process:
 
 
 class Stage(Protocol):
-    """What the demo needs of the place where it plays."""
+    """Protocol of the places where the demo plays."""
 
     title: str
 
@@ -118,16 +118,16 @@ class Stage(Protocol):
         ...
 
     def listen(self, beside: Process) -> socket.socket:
-        """A TCP socket that listens on the loopback address beside that node."""
+        """Return a TCP socket that listens on the loopback address beside that node."""
         ...
 
     async def connect(self, beside: Process, host: str, port: int) -> socket.socket:
-        """A TCP connection made beside that node."""
+        """Return a TCP connection made beside that node."""
         ...
 
 
 class Loopback:
-    """Every node has a loopback address of its own; a move is a ``rebind``. Needs no rights."""
+    """Nodes on loopback addresses of their own; a move is a ``rebind``. Needs no rights."""
 
     title = "loopback addresses, moves by rebind"
 
@@ -139,23 +139,23 @@ class Loopback:
         return Process(home, f"127.0.1.{number + 1}", args)
 
     async def move(self, processes: list[Process]) -> None:
-        """Rebind each to an address that nobody had."""
+        """Rebind each to an address that no process had."""
         self._place += 2
         await asyncio.gather(
             *(p.ask("rebind", address=f"127.0.2.{self._place + i}:0") for i, p in enumerate(processes))
         )
 
     def listen(self, beside: Process) -> socket.socket:
-        """A listening TCP socket."""
+        """Return a listening TCP socket."""
         return socket.create_server(("127.0.0.1", 0))
 
     async def connect(self, beside: Process, host: str, port: int) -> socket.socket:
-        """A TCP connection."""
+        """Return a TCP connection."""
         return await asyncio.to_thread(socket.create_connection, (host, port), READY_S)
 
 
 class Namespaces:
-    """Every node is a host of its own on one switch; a move takes its address away and gives another."""
+    """Nodes on hosts of their own on one switch; a move takes the address away and gives another."""
 
     title = "network namespaces, real address changes"
 
@@ -178,11 +178,11 @@ class Namespaces:
         await asyncio.to_thread(renumber, moves)
 
     def listen(self, beside: Process) -> socket.socket:
-        """A listening TCP socket in the node's namespace."""
+        """Return a listening TCP socket in the node's namespace."""
         return _host_of(beside).inside(lambda: socket.create_server(("127.0.0.1", 0)))
 
     async def connect(self, beside: Process, host: str, port: int) -> socket.socket:
-        """A TCP connection made in the node's namespace."""
+        """Return a TCP connection made in the node's namespace."""
         make = _host_of(beside).inside
         return await asyncio.to_thread(make, lambda: socket.create_connection((host, port), READY_S))
 

@@ -143,7 +143,7 @@ class Forward:
 
     @property
     def to(self) -> str:
-        """Where it goes, as it was written."""
+        """The service that it goes to, as it was written."""
         return self.service if self.peer is None else f"{self.peer}/{self.service}"
 
     async def start(self) -> tuple[str, int]:

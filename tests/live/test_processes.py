@@ -13,7 +13,7 @@ import pytest
 
 from meshnode.daemon.client import RemoteError
 from meshnode.demo.play import PEERS, run_demo
-from meshnode.demo.show import WHO, Show
+from meshnode.demo.show import ENDS, Show
 from meshnode.demo.stage import Process
 
 NODES = 12
@@ -73,7 +73,7 @@ async def test_services_survive_kill_9_and_are_refused_to_others(tmp_path: Path)
 async def test_the_demo_loses_nothing() -> None:
     assert PEERS + 1 >= 8
     moves = await run_demo(1, Show())
-    assert tuple(move.who for move in moves) == WHO
+    assert tuple(move.end for move in moves) == ENDS
     assert all(move.lost == 0 and move.gap_ms < 1000 for move in moves)
 
 

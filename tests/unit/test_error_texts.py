@@ -77,7 +77,7 @@ def test_a_home_where_others_may_write_is_told_with_chmod(tmp_path: Path) -> Non
 def test_the_node_of_another_user_is_told_with_that_user_and_for_root_with_sudo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = tmp_path / "theirs"
+    home = tmp_path / "other"
     home.mkdir()
     os.chown(home, 12345, 12345)
     message, hint = why_open(socket_path(home)) or ("", "")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
@@ -169,6 +171,15 @@ def test_the_page_has_every_command_and_every_option(name: str) -> None:
     options = [opt for p in command.params if isinstance(p, click.Option) for opt in p.opts]
     for option in set(options) - {"--home", "--json"}:
         assert f"{option}" in text
+
+
+def test_commands_and_requests_are_loaded_without_the_stack() -> None:
+    code = "import sys; from meshnode.cli.main import group; from meshnode.daemon.request import known_requests\n"
+    code += "import meshnode.daemon.client\nassert len(group.load_all()) > 20 and len(known_requests()) > 15\n"
+    code += "loaded = [m for m in ('asyncio', 'aioquic', 'nacl', 'zeroconf', 'meshnode.sdk') if m in sys.modules]\n"
+    code += "assert not loaded, loaded"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_help_line_fits_a_line() -> None:

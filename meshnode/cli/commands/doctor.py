@@ -1,4 +1,4 @@
-"""``doctor``: what this network is, and why a peer is reached as it is, in plain words."""
+"""``doctor``: what this network is, and why a peer is reached by its present path, in plain words."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Peer(Request):
 
 @request("doctor")
 class Doctor(Request):
-    """What this network is and, with an id, why that peer is reached as it is."""
+    """What this network is and, with an id, why that peer is reached by its present path."""
 
     id: str | None = None
 
