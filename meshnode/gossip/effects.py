@@ -23,7 +23,7 @@ class Status(Enum):
 class Fault(Enum):
     """What a peer did that no honest, working node does; ``reputation`` weighs it."""
 
-    MALFORMED = "a message or an entry that no program of ours makes"
+    MALFORMED = "a message or an entry that no version of this program makes"
     FORGED = "an entry that its origin did not sign"
     TOO_MUCH = "one entry of its own over its rate"
     UNTIMELY = "an entry that expired or comes from the future: a wrong clock, as a rule"

@@ -1,4 +1,4 @@
-"""Entries: what gossip carries. Each is signed by its origin, numbered by it, and dies by itself.
+"""Entries, which gossip carries. Each is signed and numbered by its origin, and expires.
 
 An envelope (``identity/envelope.py``) of ``DOMAIN`` around the array
 ``[version, origin, kind, name, seq, issued ms, ttl s, value]``; ``value`` is bytes, or null for a tombstone. At
@@ -32,13 +32,18 @@ DOMAIN = b"meshnode gossip entry v1\x00"
 VERSION = 1
 ID_LENGTH = 8
 MAX_KIND = 0xFFFF
+# of version, kind, seq, issued and ttl; seq and issued are exact in any language
+RANGES = (VERSION, VERSION), (0, MAX_KIND), (0, 2**53), (0, 2**53), (1, GOSSIP_MAX_TTL_S)
 
 Key = tuple[NodeId, int, str]
 
 
 class Kind(IntEnum):
-    """Kinds of entries. Below 16 they are stored (newest of each key) and reconciled; from 16 on they are
-    fleeting: told once, while they are fresh. Nodes pass on kinds that they do not know."""
+    """Kinds of entries. Nodes pass on kinds that they do not know.
+
+    Below 16 they are stored (the newest of each key) and reconciled; from 16 on they are fleeting: passed on once,
+    within their ttl of at most 60 s.
+    """
 
     MEMBER = 1  # name "": a node's record, or that it leaves
     ACCUSATION = 2  # name: the id of the accused; value: the seq of the member entry that it is about
@@ -52,7 +57,7 @@ FIRST_FLEETING = 16
 
 
 class Put(Enum):
-    """What became of an entry that was offered to a store."""
+    """Result of offering an entry to a store."""
 
     NEW = "new"
     KNOWN = "known"
@@ -61,7 +66,7 @@ class Put(Enum):
 
 
 class EntryReject(Enum):
-    """Why an entry that a peer handed over does not count; each is a counter, ``gossip_drop_<value>``."""
+    """Reason for dropping an entry that a peer sent; each is a counter, ``gossip_drop_<value>``."""
 
     OVERSIZED = "oversized"
     MALFORMED = "malformed"
@@ -77,8 +82,10 @@ REJECTED = {
     EntryReject.MALFORMED: describe("gossip_drop_malformed", "entries dropped: not an entry"),
     EntryReject.NOT_CANONICAL: describe("gossip_drop_not_canonical", "entries dropped: not the canonical encoding"),
     EntryReject.FUTURE: describe("gossip_drop_future", "entries dropped: issued in the future, or numbered so"),
-    EntryReject.EXPIRED: describe("gossip_drop_expired", "entries dropped: their time is over"),
-    EntryReject.UNFIT: describe("gossip_drop_unfit", "entries dropped: not what their kind demands (size, ttl, name)"),
+    EntryReject.EXPIRED: describe("gossip_drop_expired", "entries dropped: expired"),
+    EntryReject.UNFIT: describe(
+        "gossip_drop_unfit", "entries dropped: malformed for their kind (size, ttl, name, value)"
+    ),
     EntryReject.FORGED: describe("gossip_drop_forged", "entries dropped: not signed by the origin that they name"),
 }
 
@@ -103,35 +110,45 @@ class Entry:
 
     @property
     def value(self) -> bytes | None:
-        """What it says; None when it withdraws what was said."""
+        """Return the value; None for a tombstone, which withdraws the earlier entry of the same key."""
         return None if self.size is None else self.encoded[len(self.encoded) - self.size :]
 
     @property
     def key(self) -> Key:
-        """What a later entry replaces."""
+        """Return origin, kind and name: of two entries with the same key, the one with the higher seq counts.
+
+        With equal seqs, which only an origin that lost its state makes, it is the one whose bytes are greater.
+        """
         return self.origin, self.kind, self.name
 
     @property
     def expires(self) -> float:
-        """Unix seconds after which nobody may use or pass on the entry."""
+        """Return the Unix seconds after which no node may use or pass on the entry."""
         return self.issued / 1000 + self.ttl
 
     @property
     def fleeting(self) -> bool:
-        """True for kinds that are told once and not kept."""
+        """Return whether entries of this kind are passed on once and not kept."""
         return self.kind >= FIRST_FLEETING
 
 
 def id_of(encoded: bytes) -> bytes:
-    """The 8 bytes by which nodes speak of an entry: BLAKE2b-64. Who finds two entries with one id (2**32 work)
-    must have signed both: what he hides is his own."""
+    """Return the 8 bytes that stand for an entry on the wire: BLAKE2b-64 of its encoding.
+
+    Two entries with one id can be found with about 2**32 hashes, but only among entries that the finder signs: they
+    hide each other, and no other node's.
+    """
     return hashlib.blake2b(encoded, digest_size=ID_LENGTH, person=b"mesh-entry").digest()
 
 
 def sign_entry(
     identity: Identity, *, kind: int, name: str, seq: int, issued_ms: int, ttl: int, value: bytes | None
 ) -> Entry:
-    """Return a signed entry. Raises ValueError for what no receiver would take."""
+    """Return a signed entry; ``issued_ms`` is Unix milliseconds, ``ttl`` seconds, None as ``value`` a tombstone.
+
+    Raises ValueError for what every receiver would drop: a kind, name or ttl out of range, or more than 1,536 bytes
+    (of a fleeting kind 4,096) in all.
+    """
     if not 0 <= kind <= MAX_KIND or len(name) > GOSSIP_MAX_NAME or not 0 < ttl <= GOSSIP_MAX_TTL_S:
         raise ValueError("kind, name or ttl out of range")
     if kind >= FIRST_FLEETING and ttl > GOSSIP_MAX_FLEETING_TTL_S:
@@ -147,7 +164,11 @@ def sign_entry(
 
 
 def open_entry(encoded: bytes, wall: float) -> Entry | EntryReject:
-    """Verify an entry that somebody handed us, cheapest checks first; never raises."""
+    """Verify an entry that a peer sent, with the cheapest checks first; never raises.
+
+    Returns the reason when it is dropped. ``wall`` is Unix seconds: the entry may be issued, and numbered, up to
+    ``GOSSIP_MAX_FUTURE_S`` later than that. The signature comes last, since it costs the most.
+    """
     if len(encoded) > GOSSIP_MAX_ENTRY:
         return EntryReject.OVERSIZED  # and is not kept in the cache
     entry = _parsed(encoded)
@@ -166,7 +187,7 @@ def open_entry(encoded: bytes, wall: float) -> Entry | EntryReject:
     return entry if _signed(encoded, entry.origin) else EntryReject.FORGED
 
 
-# An entry that is refused may come again over other links; what is stored is known by its id, and not opened again.
+# An entry that is dropped may come again over other links; a stored one is known by its id, and not opened again.
 @lru_cache(maxsize=GOSSIP_MAX_OPENED)
 def _parsed(encoded: bytes) -> Entry | EntryReject:
     try:
@@ -183,15 +204,21 @@ def _signed(encoded: bytes, origin: NodeId) -> bool:
 
 
 def _parse(fields: object, encoded: bytes) -> Entry:
-    if not isinstance(fields, list) or len(fields) != 8 or type(fields[0]) is not int or fields[0] != VERSION:
+    """Return the entry of an envelope's fields, its signature unchecked. Raises ValueError."""
+    if not isinstance(fields, list) or len(fields) != 8:
         raise ValueError("wrong fields")
-    _, raw, kind, name, seq, issued, ttl, value = fields
-    for number, first, last in ((kind, 0, MAX_KIND), (seq, 0, 2**53), (issued, 0, 2**53), (ttl, 1, GOSSIP_MAX_TTL_S)):
-        if type(number) is not int or not first <= number <= last:
-            raise ValueError("number out of range")
-    if not isinstance(raw, bytes) or len(raw) != KEY_LENGTH or not isinstance(name, str) or len(name) > GOSSIP_MAX_NAME:
-        raise ValueError("wrong origin or name")
-    if value is not None and not isinstance(value, bytes):
+    version, raw, kind, name, seq, issued, ttl, value = fields
+    if not all(map(_is_between, (version, kind, seq, issued, ttl), RANGES)):
+        raise ValueError("number out of range")
+    if not isinstance(raw, bytes) or len(raw) != KEY_LENGTH:
+        raise ValueError("wrong origin")
+    if not isinstance(name, str) or len(name) > GOSSIP_MAX_NAME:
+        raise ValueError("wrong name")
+    if not isinstance(value, bytes | None):
         raise ValueError("wrong value")
     size = None if value is None else len(value)
     return Entry(known_id(raw), kind, name, seq, issued, ttl, size, encoded, id_of(encoded))
+
+
+def _is_between(number: object, bounds: tuple[int, int]) -> bool:
+    return type(number) is int and bounds[0] <= number <= bounds[1]

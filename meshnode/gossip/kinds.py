@@ -1,4 +1,4 @@
-"""The two kinds of entries that gossip itself understands: who is a member, and who is accused of silence."""
+"""The two kinds of entries that gossip itself reads: members of the mesh, and accusations of silent ones."""
 
 from __future__ import annotations
 
@@ -12,44 +12,57 @@ from meshnode.gossip.entry import Entry
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import open_record
 
-NEEDED = 2  # accusers that it takes until a node believes that a member is gone
+NEEDED = 2  # accusers from which on a node believes that a member is gone
 UNTIMELY = (RecordReject.EXPIRED, RecordReject.FUTURE)
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node lives, with this encoded endpoint record (empty: it has none yet), or leaves; seq is the incarnation."""
+    """Value of a MEMBER entry: the node lives, or has ``left`` the mesh.
+
+    ``record`` is its encoded endpoint record, empty when it has none yet, or left. The entry's seq is the incarnation
+    (SWIM, section 4.2).
+    """
 
     left: bool
     record: bytes
 
     def encoded(self) -> bytes:
-        """The value of the entry."""
+        """Return the value of the entry."""
         return encode([self.left, self.record])
 
 
 @dataclass(frozen=True, slots=True)
 class Accusation:
-    """The entry's origin does not hear ``accused``, whose newest member entry it knows as ``incarnation``."""
+    """Value and name of an ACCUSATION entry: its origin does not hear ``accused``.
+
+    ``incarnation`` is the seq of the newest member entry of the accused that the origin knows.
+    """
 
     accused: NodeId
     incarnation: int
 
     def encoded(self) -> bytes:
-        """The value of the entry; its name is the accused."""
+        """Return the value of the entry; its name is the accused."""
         return encode(self.incarnation)
 
 
 def parse_member(entry: Entry) -> Member | None:
-    """What a MEMBER entry says; None when it is none, or its record is not its origin's."""
+    """Return what a MEMBER entry says; None when it is malformed, or its record is not its origin's.
+
+    The record need not be valid at present: it was when the entry was issued, or its clock differed.
+    """
     if entry.name or entry.value is None:
         return None
     return _member(entry.origin, entry.value, entry.issued)
 
 
 def parse_accusation(entry: Entry) -> Accusation | None:
-    """What an ACCUSATION entry says; None when it is none. Nobody accuses himself, or what is still to come: its seq
-    is at least the incarnation, so that whoever lives can always go above it and refute."""
+    """Return what an ACCUSATION entry says; None when it is malformed.
+
+    A node does not accuse itself, nor an incarnation above the entry's own seq: so a node that lives can always go
+    above it and refute.
+    """
     if entry.value is None:
         return None
     found = _accusation(entry.origin, entry.name, entry.value)
@@ -65,15 +78,19 @@ def _member(origin: NodeId, value: bytes, issued_ms: int) -> Member | None:
     if not isinstance(fields, list) or len(fields) != 2 or type(fields[0]) is not bool or type(fields[1]) is not bytes:
         return None
     left, record = fields
-    if len(record) > MAX_RECORD or (left and record):
+    if record and (left or not _is_record(record, origin, issued_ms)):
         return None
-    if record:
-        try:
-            open_record(record, issued_ms / 1000, expected=origin)
-        except RecordError as error:
-            if error.reason not in UNTIMELY:
-                return None
     return Member(left, record)
+
+
+def _is_record(record: bytes, origin: NodeId, issued_ms: int) -> bool:
+    if len(record) > MAX_RECORD:
+        return False
+    try:
+        open_record(record, issued_ms / 1000, expected=origin)
+    except RecordError as error:
+        return error.reason in UNTIMELY
+    return True
 
 
 @lru_cache(maxsize=GOSSIP_MAX_OPENED)

@@ -52,7 +52,7 @@ class Row:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names of the elements behind the number, in order."""
+        """Return the names of the elements behind the number, in order."""
         return tuple(name for codec in self.codecs.values() for name in codec.names)
 
 
@@ -74,7 +74,11 @@ class MessageTable(Generic[M]):
         return encode(elements)
 
     def decode(self, data: bytes) -> M:
-        """Parse one message. Raises WireError; its subclass UnknownMessage for a number that is not in the table."""
+        """Parse one message of at most ``MAX_CONTROL_FRAME`` bytes.
+
+        Raises WireError when it is malformed or a field is out of bounds; its subclass UnknownMessage for a number that
+        is not in the table.
+        """
         elements = decode(data, MAX_CONTROL_FRAME)
         if not isinstance(elements, list) or not elements or type(elements[0]) is not int:
             raise WireError("not an array with a number")
@@ -93,7 +97,10 @@ class MessageTable(Generic[M]):
         return message
 
     def handler(self, owner: object, message: M) -> Callable[..., None]:
-        """Return the method that handles a message, found from the object that dispatches."""
+        """Return the method that handles a message.
+
+        ``owner`` is the object that dispatches, from which the row's path starts.
+        """
         bound: Callable[..., None] = self._handlers[type(message)](owner)
         return bound
 
@@ -135,7 +142,10 @@ def pairs_of(value: object, most: int) -> list[tuple[object, object]]:
 
 
 def cut(data: bytes, length: int, least: int = 0) -> tuple[bytes, ...]:
-    """Cut joined parts of equal length. Raises WireError."""
+    """Cut joined parts of ``length`` bytes each.
+
+    Raises WireError when a part is cut short, or there are fewer than ``least``.
+    """
     if len(data) % length or len(data) < least * length:
         raise WireError("ids are cut short")
     return tuple(data[i : i + length] for i in range(0, len(data), length))

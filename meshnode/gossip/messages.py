@@ -129,7 +129,7 @@ class IndirectReply(Message):
     alive: bool
 
 
-# ---- broadcast (Plumtree). An empty scope is the whole mesh; topics use theirs on streams of their own.
+# ---- broadcast (Plumtree). An empty scope is the whole mesh; topics use other scopes, on streams of their own.
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 The cores do not know each other; this class owns them, and is the only place where they meet. Each is named after its
 module. A message goes to the handler that its row in messages.py names; what a core wants done comes back as effects,
-which either go to another core here, or out. docs/explanation/gossip.md says why it is as it is.
+which either go to another core here, or out. The reasons are in docs/explanation/gossip.md.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from meshnode.gossip.effects import (
     Status,
 )
 from meshnode.gossip.entry import Entry, Kind, id_of
+from meshnode.gossip.facts import Facts
 from meshnode.gossip.kinds import Member, parse_accusation, parse_member
 from meshnode.gossip.membership.accusations import MEMBER_TTL_S, Accusations, Unreachable
 from meshnode.gossip.membership.hyparview import HyParView
@@ -97,12 +98,12 @@ class Gossip:
         timers = self._timers = Timers()
         self.metrics = metrics
         self._effects: list[Effect] = []
-        facts = self.facts = Facts(self, probeable)
         self.store = EntryStore(metrics, limit=store_limit)
         self.seeds = Seeds(rng, timers, self.status, lambda contact, now: self.hyparview.join(contact, now), now)
         self.hyparview = HyParView(own.id, rng, timers, metrics, lambda: own.record, lambda: self.plumtree.spare(), now)
-        self.swim = Swim(rng, timers, metrics, facts.strangers, now)
+        self.swim = Swim(rng, timers, metrics, lambda: facts.strangers(), now)
         self.members = Members(own.id, timers, metrics, lambda: self.swim.health)
+        facts = Facts(self.status, self.store, self.members, self.hyparview.views, probeable)
         self.plumtree = Plumtree(rng, timers, metrics, now, find=self.store.payload)
         self.anti_entropy = AntiEntropy(rng, timers, metrics, self.store, now)
         self.reputation = Reputation(metrics)
@@ -112,7 +113,11 @@ class Gossip:
     # ---- pumping
 
     def receive(self, peer: NodeId, data: bytes, now: float) -> None:
-        """Take the bytes of a message from a linked peer."""
+        """Take the bytes of a message from a linked peer.
+
+        Malformed ones are dropped, counted, and lower the peer's reputation; unknown ones are only counted, for a later
+        version may send them.
+        """
         if self.reputation.is_banned(peer, now):
             self.metrics.count(BANNED)
             return
@@ -128,7 +133,10 @@ class Gossip:
         self.on_message(peer, message, now)
 
     def on_message(self, peer: NodeId, message: Message, now: float) -> None:
-        """Take a message from a linked peer."""
+        """Take a message from a linked peer.
+
+        Those that only neighbours may send are dropped from others, which are told with Disconnect that they are none.
+        """
         if self.own_entries.left or self.reputation.is_banned(peer, now):
             self.metrics.count(BANNED)
             return
@@ -144,7 +152,10 @@ class Gossip:
         self._route(now)
 
     def tick(self, now: float, wall: float) -> None:
-        """Do what is due; afterwards ``next_deadline()`` is None or later than ``now``."""
+        """Do what is due; afterwards ``next_deadline()`` is None or later than ``now``.
+
+        ``now`` is monotonic seconds, ``wall`` Unix seconds: their difference dates entries until the next call.
+        """
         self.own_entries.offset = wall - now
         while not self.own_entries.left:  # what one core does may be due for another at once
             self._timers.run(now)
@@ -157,7 +168,7 @@ class Gossip:
                 return
 
     def next_deadline(self) -> float | None:
-        """Return when ``tick`` is wanted next."""
+        """Return when ``tick`` is wanted next, in monotonic seconds; None after ``leave``."""
         if self.own_entries.left:
             return None
         at, expiry = self._timers.next_deadline(), self.store.next_expiry()
@@ -174,24 +185,34 @@ class Gossip:
     # ---- verbs
 
     def join(self, contact: Contact, now: float) -> None:
-        """Enter the mesh through a known node."""
+        """Enter the mesh through a known node; nothing happens for this node itself and for a banned one."""
         if contact.id != self.own_entries.id and not self.reputation.is_banned(contact.id, now):
             self.hyparview.join(contact, now)
             self._route(now)
 
     def add_seed(self, contact: Contact, now: float) -> None:
-        """Add a configured node and join through it, at once unless it was known and there are neighbours."""
+        """Add a configured node and join through it, at once unless it was known and there are neighbours.
+
+        It is tried again while there are no neighbours, and now and then afterwards, so that meshes that were cut in
+        two find each other.
+        """
         if self.seeds.add(contact) or not self.hyparview.active:
             self.join(contact, now)
 
     def add_contact(self, contact: Contact, now: float) -> None:
-        """Add a node that another source knows: a neighbour when one is needed."""
+        """Add a node that another source knows: it becomes a neighbour when one is needed.
+
+        A banned node is ignored.
+        """
         if not self.reputation.is_banned(contact.id, now):
             self.hyparview.add_contact(contact, now)
             self._route(now)
 
     def announce(self, record: bytes, now: float) -> Entry:
-        """Publish this node's endpoint record: after its start, and after each move."""
+        """Publish this node's encoded endpoint record: after its start, and after each move.
+
+        The entry goes out even above the rate limit; it is renewed until ``leave``.
+        """
         self.own_entries.record = record
         entry = self._put_out(Publish(Kind.MEMBER, "", Member(False, record).encoded(), MEMBER_TTL_S), now)
         self._route(now)
@@ -208,12 +229,18 @@ class Gossip:
         return entry
 
     def blame(self, peer: NodeId, fault: Fault, now: float) -> None:
-        """Lower the reputation of a peer that handed over what no honest node passes on."""
+        """Lower the reputation of a peer that sent what no honest node passes on.
+
+        At ``BAN_AT`` points it is banned for ``GOSSIP_BAN_S`` (the effect ``Banned``).
+        """
         self.reputation.lower(peer, fault, now)
         self._route(now)
 
     def leave(self, now: float) -> None:
-        """Say goodbye to the mesh; gossip is over afterwards."""
+        """Say goodbye to the mesh; afterwards messages are dropped, and there is no deadline.
+
+        The goodbye lives ``LEAVE_TTL_S``, longer than any entry that says that the node lives. May be repeated.
+        """
         if not self.own_entries.left:
             self._put_out(Publish(Kind.MEMBER, "", Member(True, b"").encoded(), LEAVE_TTL_S, wide=True), now)
             self._route(now)
@@ -222,7 +249,10 @@ class Gossip:
             self.own_entries.left = True
 
     def status(self, peer: NodeId) -> Status:
-        """Return the believed state of a member; UNKNOWN when no entry says that it is one."""
+        """Return the believed state of a member.
+
+        UNKNOWN when no entry says that it is one, unless it is a neighbour; ALIVE for this node itself.
+        """
         status = self.members.status(peer)
         known = status is not Status.ALIVE or peer == self.own_entries.id or self.store.incarnation(peer) is not None
         return status if known or peer in self.hyparview.active else Status.UNKNOWN
@@ -230,7 +260,10 @@ class Gossip:
     # ---- links and signs of life
 
     def on_link(self, peer: NodeId, up: bool, now: float) -> None:
-        """Take up, or give up, a connection to ``peer``, whichever end or layer opened it."""
+        """Take up, or give up, a connection to ``peer``, whichever end or layer opened it.
+
+        A neighbour whose link is over is replaced, and probed: it may have closed the link, or have died.
+        """
         if self.own_entries.left:
             return
         if not up:
@@ -243,7 +276,10 @@ class Gossip:
         self._route(now)
 
     def on_connect_failed(self, peer: NodeId, now: float) -> None:
-        """Give up a peer that ``Connect`` asked for: no link could be opened."""
+        """Give up a peer that ``Connect`` asked for: no link could be opened.
+
+        It leaves the passive view, and is probed now and then when its record is known.
+        """
         self.hyparview.on_connect_failed(peer, now)
         self._route(now)
 
@@ -255,14 +291,17 @@ class Gossip:
         self._route(now)
 
     def on_drained(self, peer: NodeId, now: float) -> None:
-        """Reconcile over a link that had been too full for gossip: messages were dropped."""
+        """Reconcile over a link that was too full for gossip for a while: messages were dropped."""
         self.anti_entropy.ask(peer, now)
         self._route(now)
 
     # ---- handlers that join several cores
 
     def on_eager(self, peer: NodeId, message: Eager, now: float) -> None:
-        """Take payloads of the tree: each is verified and stored before it goes on."""
+        """Take payloads of the tree: each is verified and stored before it is passed on.
+
+        One that was seen is not opened: it shows which of two links is slower.
+        """
         for hops, payload in message.items:
             item = id_of(payload)
             if item in self.plumtree.seen:
@@ -273,12 +312,12 @@ class Gossip:
             if taken is None:
                 self.plumtree.on_rejected(item, now)
             else:
-                wide = self.facts.breaks_the_tree(taken.entry)
+                wide = _breaks_the_tree(self, taken.entry)
                 self.plumtree.on_payload(peer, item, payload, hops, now, wide=wide)
                 self._apply(taken, peer, hops + 1, now)
 
     def on_entries(self, peer: NodeId, message: Entries, now: float) -> None:
-        """Take the entries that anti-entropy brings."""
+        """Take the entries that anti-entropy brings: new ones are announced to the tree, not pushed."""
         ids = [id_of(payload) for payload in message.payloads]
         self.anti_entropy.on_entries(peer, message, ids, now)
         for item, payload in zip(ids, message.payloads, strict=True):
@@ -361,46 +400,15 @@ class Gossip:
             wire(self, effect, now)
 
 
-class Facts:
-    """What cores may ask of each other, through the router."""
-
-    def __init__(self, gossip: Gossip, probeable: Callable[[Contact], bool]) -> None:
-        self._gossip = gossip
-        self._probeable = probeable
-
-    def incarnation(self, peer: NodeId) -> int:
-        """Return the seq of the newest member entry of ``peer``, 0 when there is none."""
-        return self._gossip.store.incarnation(peer) or 0
-
-    def accusers(self, peer: NodeId) -> int:
-        """Return how many nodes accuse ``peer``."""
-        return self._gossip.members.accusers(peer)
-
-    def status(self, peer: NodeId) -> Status:
-        """Return the believed state of ``peer``."""
-        return self._gossip.status(peer)
-
-    def is_neighbour(self, peer: NodeId) -> bool:
-        """Return whether ``peer`` is in the active view."""
-        return peer in self._gossip.hyparview.active
-
-    def may_be_probed(self, contact: Contact) -> bool:
-        """Return whether datagrams reach a node, and nothing speaks against it."""
-        return self._probeable(contact) and self._gossip.members.status(contact.id) is Status.ALIVE
-
-    def strangers(self) -> list[Contact]:
-        """Return known nodes that are no neighbours and that datagrams reach."""
-        return [contact for contact in self._gossip.hyparview.passive.values() if self._probeable(contact)]
-
-    def breaks_the_tree(self, entry: Entry) -> bool:
-        """True for the first accusation of a neighbour that is silent here too: the tree led through it."""
-        accusation = parse_accusation(entry) if entry.kind == Kind.ACCUSATION else None
-        if accusation is None or not self.is_neighbour(accusation.accused):
-            return False
-        return self.accusers(accusation.accused) == 0 and not self._gossip.swim.hears(accusation.accused)
-
-
 # ---- wiring: what an entry or an effect of one core means to the others
+
+
+def _breaks_the_tree(gossip: Gossip, entry: Entry) -> bool:
+    """Return whether an entry is the first accusation of a neighbour that is silent here too, so the tree is broken."""
+    accusation = parse_accusation(entry) if entry.kind == Kind.ACCUSATION else None
+    if accusation is None or accusation.accused not in gossip.hyparview.active:
+        return False
+    return gossip.members.accusers(accusation.accused) == 0 and not gossip.swim.hears(accusation.accused)
 
 
 def _on_member(gossip: Gossip, taken: Taken, now: float) -> None:

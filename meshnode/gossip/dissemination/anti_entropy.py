@@ -9,6 +9,7 @@ sides. It sends what the other lacks, at most 48 kB, and asks for what it lacks 
 from __future__ import annotations
 
 import random
+from collections.abc import Container
 from typing import Protocol
 
 from meshnode.base.limits import GOSSIP_FRAME, GOSSIP_MAX_SYNC, GOSSIP_MAX_TELL_IDS
@@ -19,9 +20,9 @@ from meshnode.gossip.messages import BUCKETS, Entries, SyncRequest, SyncResponse
 from meshnode.identity.node_id import NodeId
 
 EVERY_S = 10.0
-AGAIN_S = 1.0  # when there was more than fitted
-EXCHANGE_S = 5.0  # an exchange without a message for so long is over
-COMING_S = 1.0  # entries that an exchange asked for are not asked of others for so long after its last message
+AGAIN_S = 1.0  # until the next exchange when there was more than fitted into one
+EXCHANGE_S = 5.0  # an exchange without a message for this long is over
+COMING_S = 1.0  # entries that an exchange asked for are not asked of others for this long after its last message
 WANT_IDS = 192
 PER_BUCKET = 8
 
@@ -76,7 +77,7 @@ class AntiEntropy:
     # ---- verbs
 
     def add(self, peer: NodeId, at: float) -> None:
-        """Add a neighbour; the first exchange with it begins at ``at``."""
+        """Add a neighbour; the first exchange with it begins at ``at``, in monotonic seconds."""
         self._neighbours[peer] = None
         self._timers.at(at, lambda now: self.ask(peer, now))
 
@@ -86,7 +87,11 @@ class AntiEntropy:
         self._exchanges.pop(peer, None)
 
     def ask(self, peer: NodeId, now: float) -> None:
-        """Begin an exchange with a neighbour, unless one runs."""
+        """Begin an exchange with a neighbour, unless one runs that had a message within ``EXCHANGE_S``.
+
+        The request has one fingerprint for each bucket of ids; there are as many buckets, a power of two, as put about
+        ``PER_BUCKET`` entries into each.
+        """
         running = self._exchanges.get(peer)
         if peer not in self._neighbours or (running is not None and now - running.heard < EXCHANGE_S):
             return
@@ -100,7 +105,10 @@ class AntiEntropy:
     # ---- what neighbours say
 
     def on_request(self, peer: NodeId, message: SyncRequest, now: float) -> None:
-        """Answer with the ids in the buckets that differ, at most ``GOSSIP_MAX_TELL_IDS``."""
+        """Answer with the ids in the buckets that differ, at most ``GOSSIP_MAX_TELL_IDS``.
+
+        A bucket that does not fit is left out, and the answer says so.
+        """
         count, room, full = len(message.prints), GOSSIP_MAX_TELL_IDS, False
         found: list[tuple[int, tuple[bytes, ...]]] = []
         mine = self._items.folded(count)
@@ -118,33 +126,34 @@ class AntiEntropy:
         self._effects.append(Send(peer, SyncResponse(count, full, tuple(sorted(found)))))
 
     def on_response(self, peer: NodeId, message: SyncResponse, now: float) -> None:
-        """Send what the neighbour lacks, and ask for what this node lacks."""
+        """Send what the neighbour lacks, and ask for what this node lacks.
+
+        What another exchange has asked for is left to it, and looked after in a further exchange.
+        """
         exchange = self._exchanges.get(peer)
         if exchange is None or exchange.missing:
             self._metrics.count(UNASKED)
             return
         exchange.heard = now
-        busy = [other for other in self._exchanges.values() if now - other.heard < COMING_S]
-        coming = {item for other in busy for item in other.missing}
-        lacking: list[bytes] = []
-        for index, ids in message.ids:
-            theirs = dict.fromkeys(ids)
-            mine = dict.fromkeys(self._items.bucket(index, message.buckets))
-            exchange.missing += [item for item in theirs if item not in mine and item not in coming]
-            exchange.again |= any(item in coming for item in theirs)
-            lacking += [item for item in mine if item not in theirs]
+        lacking = self._compare(exchange, message, self._coming(now))
         if lacking or exchange.missing:
             self._metrics.count(DIFFERENT)
         exchange.again |= self._give(peer, lacking) or message.full
         self._go_on(peer, exchange, now)
 
     def on_want(self, peer: NodeId, message: Want, now: float) -> None:
-        """Send entries: as many of them, in the neighbour's order, as may be sent at once."""
+        """Send entries that a neighbour asks for, in its order: at most ``GOSSIP_MAX_SYNC`` bytes of them.
+
+        The last message is marked, and sent also when none of the entries is here any more.
+        """
         if peer in self._neighbours:
             self._give(peer, list(message.ids), answer=True)
 
     def on_entries(self, peer: NodeId, message: Entries, ids: list[bytes], now: float) -> None:
-        """Note entries that came, and ask for the next."""
+        """Note entries that came, and after the last message of an answer ask for the next ones.
+
+        ``ids`` are those of the message's payloads.
+        """
         exchange = self._exchanges.get(peer)
         if exchange is None:
             return
@@ -161,6 +170,22 @@ class AntiEntropy:
 
     # ---- inside
 
+    def _coming(self, now: float) -> set[bytes]:
+        """Return the ids that exchanges have asked for within ``COMING_S``."""
+        running = [exchange for exchange in self._exchanges.values() if now - exchange.heard < COMING_S]
+        return {item for exchange in running for item in exchange.missing}
+
+    def _compare(self, exchange: _Exchange, message: SyncResponse, coming: Container[bytes]) -> list[bytes]:
+        """Note in the exchange what this node lacks; returns the ids that the neighbour lacks."""
+        lacking: list[bytes] = []
+        for index, ids in message.ids:
+            told = dict.fromkeys(ids)
+            held = dict.fromkeys(self._items.bucket(index, message.buckets))
+            exchange.missing += [item for item in told if item not in held and item not in coming]
+            exchange.again |= any(item in coming for item in told)
+            lacking += [item for item in held if item not in told]
+        return lacking
+
     def _go_on(self, peer: NodeId, exchange: _Exchange, now: float) -> None:
         if exchange.missing:
             self._effects.append(Send(peer, Want(tuple(exchange.missing[:WANT_IDS]))))
@@ -170,7 +195,7 @@ class AntiEntropy:
             self._timers.at(now + AGAIN_S, lambda now: self.ask(peer, now))
 
     def _give(self, peer: NodeId, ids: list[bytes], *, answer: bool = False) -> bool:
-        """Send payloads in frames; True when there is more than may be sent at once."""
+        """Send payloads in frames; returns whether there is more than may be sent at once."""
         frames: list[list[bytes]] = [[]]
         size = total = 0
         more = False

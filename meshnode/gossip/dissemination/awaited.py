@@ -50,7 +50,11 @@ class Awaited:
         return len(self._announcers)
 
     def announced(self, peer: NodeId, item: bytes, hops: int, now: float) -> None:
-        """Note that ``peer`` has a payload; dropped (counted) when too many are awaited."""
+        """Note that ``peer`` has a payload, which is asked for when the tree does not bring it in time.
+
+        Dropped, and counted, when ``GOSSIP_MAX_MISSING`` others are awaited. Of a payload, only the first
+        ``GOSSIP_MAX_ANNOUNCERS`` are kept.
+        """
         announcers = self._announcers.get(item)
         if announcers is None:
             if len(self._announcers) >= GOSSIP_MAX_MISSING:
@@ -62,7 +66,7 @@ class Awaited:
             announcers.append((peer, hops))
 
     def received(self, item: bytes) -> list[tuple[NodeId, int]]:
-        """Wait for a payload no longer; return its announcers with the hops that they told."""
+        """Wait for a payload no longer; returns its announcers with the hops that they told, none when not awaited."""
         self._due.pop(item, None)
         return self._announcers.pop(item, [])
 

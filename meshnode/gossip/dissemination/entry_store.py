@@ -59,7 +59,7 @@ class EntryStore:
         return self._size
 
     def get(self, key: Key) -> Entry | None:
-        """Return the newest entry of a key."""
+        """Return the newest entry of a key, a tombstone included; None when there is none."""
         return self._named.get(key[1:], _NOTHING).get(key[0])
 
     def by_id(self, item: bytes) -> Entry | None:
@@ -77,7 +77,10 @@ class EntryStore:
         return entry.seq if entry is not None else None
 
     def entries(self, kind: int) -> Iterator[Entry]:
-        """Iterate over the stored entries of a kind, withdrawn ones (value None) included."""
+        """Iterate over the stored entries of a kind, tombstones (value None) included.
+
+        The store may change meanwhile: the entries are those of the time of the call.
+        """
         return iter([entry for key, named in self._named.items() if key[0] == kind for entry in named.values()])
 
     def named(self, kind: int, name: str) -> Iterator[Entry]:
@@ -85,12 +88,18 @@ class EntryStore:
         return iter(list(self._named.get((kind, name), _NOTHING).values()))
 
     def bucket(self, index: int, count: int) -> list[bytes]:
-        """Return the ids in one of ``count`` buckets (a power of two)."""
+        """Return the ids in one of ``count`` buckets, a power of two up to ``BUCKETS``.
+
+        An id is in the bucket of its leading bits.
+        """
         step = BUCKETS // count
         return [item for part in self._buckets[index * step : (index + 1) * step] for item in part]
 
     def folded(self, count: int) -> tuple[int, ...]:
-        """Return the fingerprints of ``count`` buckets (a power of two)."""
+        """Return the fingerprints of ``count`` buckets, a power of two up to ``BUCKETS``.
+
+        A fingerprint is the XOR of the bucket's ids as big-endian integers, 0 for an empty one.
+        """
         if count == BUCKETS:
             return tuple(self.prints)
         step, found = BUCKETS // count, []
@@ -102,7 +111,10 @@ class EntryStore:
         return tuple(found)
 
     def judge(self, entry: Entry) -> Put:
-        """Return what ``put`` would, as far as the key tells: whether there is room is not looked at."""
+        """Return what ``put`` would, as far as the key tells: NEW, KNOWN or STALE.
+
+        Whether there is room is not looked at. An expired or evicted entry of the same key still counts by its seq.
+        """
         known = self.get(entry.key)
         if known is not None:
             if known.id == entry.id:
@@ -148,7 +160,7 @@ class EntryStore:
             self._raise_floor(entry, entry.seq)
 
     def is_void(self, entry: Entry) -> bool:
-        """True for an accusation that a stored member entry refutes."""
+        """Return whether an entry is an accusation that a stored member entry refutes."""
         accusation = parse_accusation(entry)
         return accusation is not None and accusation.incarnation < (self.incarnation(accusation.accused) or 0)
 
@@ -160,7 +172,10 @@ class EntryStore:
                 self.drop(entry)
 
     def expire(self, wall: float) -> list[Entry]:
-        """Remove and return what has expired; the seqs stay."""
+        """Remove and return the entries that expired before ``wall``, in Unix seconds, earliest first.
+
+        Their seqs stay, up to ``GOSSIP_MAX_FLOORS``, so that no older entry comes back.
+        """
         gone = []
         while self._expiry and self._expiry[0][0] < wall:
             entry = self.by_id(heapq.heappop(self._expiry)[1])
@@ -171,7 +186,7 @@ class EntryStore:
         return gone
 
     def next_expiry(self) -> float | None:
-        """Return the Unix seconds at which the next entry expires."""
+        """Return the Unix seconds at which the next entry expires; None when the store is empty."""
         while self._expiry and self.by_id(self._expiry[0][1]) is None:
             heapq.heappop(self._expiry)
         return self._expiry[0][0] if self._expiry else None

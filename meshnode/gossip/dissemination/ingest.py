@@ -26,7 +26,7 @@ FAULTS = {
 
 
 class Store(Protocol):
-    """The set of entries that count (entry_store.py), as far as it is needed here."""
+    """The store of entries (entry_store.py), in what is needed here."""
 
     def judge(self, entry: Entry) -> Put: ...
     def put(self, entry: Entry) -> Put: ...
@@ -83,20 +83,21 @@ class Ingest:
         return effects
 
     def take(self, peer: NodeId, payload: bytes, now: float) -> Taken | None:
-        """Verify an entry that ``peer`` hands over and store it; None (counted) when it does not count."""
+        """Verify an entry that ``peer`` sent and store it; None when it is dropped (counted) or not new.
+
+        A fleeting entry is not stored, and always new. ``peer`` is blamed for an invalid one, and for its own entries
+        above the rate.
+        """
         entry = open_entry(payload, self._wall(now))
         if isinstance(entry, EntryReject):
             self._reject(peer, entry)
             return None
-        own = entry.origin == self._own
         if not entry.fleeting and self._store.judge(entry) is not Put.NEW:
-            if self._store.put(entry) is Put.STALE and own:
+            if self._store.put(entry) is Put.STALE and entry.origin == self._own:
                 self._on_own(entry, True, now)
             return None
-        if not self._fits(peer, entry) or not (own or self._is_in_rate(peer, entry, now)):
+        if not self._fits(peer, entry) or not self._is_in_rate(peer, entry, now):
             return None
-        if own:
-            self._on_own(entry, False, now)
         if entry.fleeting:
             return Taken(entry, None)
         before = self._store.get(entry.key)
@@ -107,6 +108,10 @@ class Ingest:
         self._effects.append(Blame(peer, FAULTS[reject]))
 
     def _is_in_rate(self, peer: NodeId, entry: Entry, now: float) -> bool:
+        """Return whether the origin's rate allows an entry; this node's own, which it does not remember, always may."""
+        if entry.origin == self._own:
+            self._on_own(entry, False, now)
+            return True
         allowed = self._allows(entry.origin, len(entry.encoded), now)
         if not allowed and entry.origin == peer:  # other peers cannot know how much of it came here
             self._effects.append(Blame(peer, Fault.TOO_MUCH))

@@ -28,7 +28,7 @@ class OwnEntries:
         self.seq = first_seq
 
     def wall(self, now: float) -> float:
-        """Return Unix seconds."""
+        """Return the Unix seconds of a monotonic time."""
         return now + self.offset
 
     def rise_above(self, seq: int) -> None:

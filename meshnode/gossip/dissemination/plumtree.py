@@ -22,8 +22,8 @@ from meshnode.gossip.effects import Send
 from meshnode.gossip.messages import Eager, Graft, IHave, Prune
 from meshnode.identity.node_id import NodeId
 
-PRUNE_AGAIN_S = 0.5  # a neighbour that still pushes so long after a PRUNE is sent another
-SWAP_HOPS = 1  # an announcement that is so many hops nearer than the payload was swaps the links (section 3.8)
+PRUNE_AGAIN_S = 0.5  # a neighbour that still pushes this long after a PRUNE is sent another
+SWAP_HOPS = 1  # an announcement that is this many hops nearer than the payload was swaps the links (section 3.8)
 
 PAYLOADS = describe("gossip_payloads", "payloads received over links")
 TWICE = describe("gossip_payloads_twice", "payloads received a second time")
@@ -102,7 +102,10 @@ class Plumtree:
         self.eager[peer] = None
 
     def link(self, peer: NodeId) -> None:
-        """Add a neighbour: held in reserve where a tree has grown; a node without a tree gets into one at once."""
+        """Add a neighbour: lazy where a tree has grown, else eager.
+
+        A node without eager neighbours takes the link at both ends, so it gets into the tree at once.
+        """
         if self.eager and self.lazy:
             self.lazy[peer] = -math.inf
             return
@@ -111,7 +114,7 @@ class Plumtree:
         self.add(peer)
 
     def unlink(self, peer: NodeId) -> None:
-        """Remove a neighbour; the last eager one is replaced by a lazy one."""
+        """Remove a neighbour; when it was the last eager one, a lazy one drawn at random becomes eager."""
         self.remove(peer)
         if self.lazy and not self.eager:
             self.take_link(self._rng.choice(list(self.lazy)))
@@ -147,7 +150,10 @@ class Plumtree:
     # ---- payloads
 
     def publish(self, item: bytes, payload: bytes, now: float, *, wide: bool = False) -> None:
-        """Spread a payload of this node; ``wide``: at once over all links, when a repair would come too late."""
+        """Spread a payload of this node: over eager links, and as an announcement over lazy ones.
+
+        ``wide`` sends it over all links at once, for when a repair of the tree would come too late.
+        """
         self._spread(item, Payload(payload, 0), None, now, wide)
 
     def announce(self, item: bytes, payload: bytes, source: NodeId, now: float) -> None:
@@ -197,7 +203,10 @@ class Plumtree:
                 self._prune(peer, now)
 
     def on_overtaken(self, peer: NodeId, item: bytes, hops: int, now: float) -> bool:
-        """Pass on a payload that anti-entropy brought before the tree did. False when it is none: a duplicate."""
+        """Pass on a payload that anti-entropy brought before the tree did.
+
+        Returns False when it is none of these, but a duplicate.
+        """
         found = self.recent.get(item)
         if item not in self._early or found is None:
             return False
@@ -206,7 +215,10 @@ class Plumtree:
         return True
 
     def on_duplicate(self, peer: NodeId, item: bytes, now: float) -> bool:
-        """Prune the link that brings a payload a second time; False when that was done just now."""
+        """Prune the link that brings a payload a second time.
+
+        Returns False when that was done within ``PRUNE_AGAIN_S``: what comes meanwhile was under way.
+        """
         self._metrics.count(PAYLOADS)
         self._metrics.count(TWICE)
         pruned = peer in self.eager or now - self.lazy.get(peer, now) > PRUNE_AGAIN_S
@@ -220,7 +232,7 @@ class Plumtree:
         self.seen.add(item, now)
 
     def on_ihave(self, peer: NodeId, message: IHave, now: float) -> None:
-        """Await the announced payloads that have not come."""
+        """Await the announced payloads that have not come (paper, section 3.5)."""
         if not self.is_linked(peer):
             return
         for hops, item in message.items:
@@ -300,7 +312,10 @@ class Announcements:
 
 
 def frames(items: list[tuple[int, bytes]]) -> list[tuple[tuple[int, bytes], ...]]:
-    """Cut a list of payloads into messages that fit a frame; a payload above that size gets one of its own."""
+    """Cut a list of payloads into messages of at most ``GOSSIP_FRAME`` bytes; the order stays.
+
+    A payload above that size gets a message of its own; an empty list gives one empty message.
+    """
     if len(items) == 1:
         return [tuple(items)]
     frames: list[tuple[tuple[int, bytes], ...]] = []

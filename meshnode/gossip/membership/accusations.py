@@ -50,8 +50,11 @@ Probe = Callable[[Contact, float, Callable[[bool, float], None]], bool]
 
 
 class Accusations:
-    """Decides what to publish about members. ``probe`` asks a node for a sign of life and calls back with the answer,
-    or returns False; ``record`` returns this node's encoded record."""
+    """Decides what to publish about members.
+
+    ``probe`` probes a node and calls back with the answer, or returns False; ``record`` returns this node's encoded
+    record.
+    """
 
     def __init__(
         self,
@@ -86,7 +89,11 @@ class Accusations:
             self._effects.append(Publish(Kind.ACCUSATION, name, value, ACCUSATION_TTL_S, wide=True, above=incarnation))
 
     def on_accused(self, contact: Contact, now: float) -> None:
-        """Give a second opinion about a node that is known here and no neighbour."""
+        """Give a second opinion about a node that is known here and no neighbour.
+
+        It is probed after a random wait of up to ``SECOND_OPINION_S``, if by then it has one accuser still, and accused
+        when it does not answer.
+        """
         if self._facts.accusers(contact.id) < NEEDED:
             wait = self._rng.uniform(0.0, SECOND_OPINION_S)
             self._timers.at(now + wait, lambda now: self._second_opinion(contact, now))
@@ -100,7 +107,10 @@ class Accusations:
             self._probe(contact, now, answered)
 
     def on_unwatched(self, contact: Contact, now: float) -> None:
-        """Probe a node that no neighbour of it may be watching any more, and accuse it when it does not answer."""
+        """Probe a node that no neighbour of it may be watching any more, and accuse it when it does not answer.
+
+        One that datagrams do not reach, or that is suspected already, is left to others.
+        """
 
         def answered(alive: bool, now: float) -> None:
             peer = contact.id
@@ -112,7 +122,10 @@ class Accusations:
             self._probe(contact, now, answered)
 
     def refute(self, now: float) -> None:
-        """Publish that this node lives: at once, or ``REFUTE_EVERY_S`` after the last time."""
+        """Publish that this node lives: at once, or ``REFUTE_EVERY_S`` after the last time.
+
+        The new member entry has a higher seq, so it refutes all accusations that have been published.
+        """
         if self._refuting is None or not self._refuting.live:
             wait = max(0.0, self._refuted_at + REFUTE_EVERY_S - now)
             self._refuting = self._timers.at(now + wait, self._refute)

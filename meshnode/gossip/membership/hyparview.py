@@ -4,7 +4,7 @@ HyParView (Leitao, Pereira, Rodrigues, DSN 2007). The active view is symmetric: 
 other's. The passive view is a sample of the rest that shuffles keep fresh. Different from the paper: a node looks for
 neighbours below 6 and takes up to 8; with fewer than 3 it asks with high priority, so that enough others watch it
 (swim.py); gone members are tried again, so that the halves of a partition find each other; and neighbours change slowly
-by further walks, for those that joined together would keep to themselves for ever.
+by further walks, for nodes that joined together would stay neighbours of each other for ever.
 """
 
 from __future__ import annotations
@@ -13,32 +13,25 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from meshnode.base.limits import (
-    GOSSIP_MAX_ACTIVE,
-    GOSSIP_MAX_PASSIVE,
-    GOSSIP_MAX_PENDING,
-    GOSSIP_WALK_BURST,
-    GOSSIP_WALK_RATE,
-)
+from meshnode.base.limits import GOSSIP_MAX_ACTIVE, GOSSIP_MAX_PASSIVE, GOSSIP_MAX_PENDING
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timer, Timers
-from meshnode.base.token_bucket import TokenBucket
 from meshnode.gossip.effects import Connect, NeedContacts, NeighbourDown, NeighbourUp, Probe, Release, Send
+from meshnode.gossip.membership.neighbours import Neighbours
 from meshnode.gossip.membership.shuffles import Shuffles
 from meshnode.gossip.membership.upkeep import LOST_S, MAX_LOST_S, ROTATE_S, SHUFFLE_S, Upkeep
 from meshnode.gossip.membership.views import Views
+from meshnode.gossip.membership.walk_budget import DIAL, WalkBudget
 from meshnode.gossip.messages import Contact, Disconnect, ForwardJoin, Join, Neighbour, NeighbourReply
 from meshnode.identity.node_id import NodeId
 
 ACTIVE = 6
 HIGH_PRIORITY_BELOW = 3  # neighbours
 JOIN_WALK, PASSIVE_WALK = 6, 3  # steps: ARWL, PRWL of the paper
-PASS_ON, DIAL = 1.0, 8.0  # what a walk costs the neighbour that passed it here
-SYNC_LATER_S = 0.5  # a node that has just joined syncs with its contact, not with all neighbours at once
+RECONCILE_S = 0.5  # a node that has just joined reconciles with its contact, not with all neighbours at once
 ANSWER_S = 5.0  # for a Neighbour to be answered, the dial included
 
 REFUSED = describe("gossip_refused", "times that a node had no room for this one as its neighbour")
-WALKS = describe("gossip_drop_walks", "random walks dropped: too many from one neighbour")
 REJOINED = describe("gossip_rejoined", "gone members that answered again")
 
 
@@ -72,14 +65,14 @@ class HyParView:
     ) -> None:
         self.views = Views(own, rng)
         self.active, self.passive = self.views.active, self.views.passive
-        self.shuffles = Shuffles(self.views, rng, metrics, self._may_walk)
+        self._effects: list[ViewEffect] = []
+        self._neighbours = Neighbours(self.views, rng, spare, self._effects.append)
+        self._links = WalkBudget(metrics)
+        self.shuffles = Shuffles(self.views, rng, metrics, self._links.allows)
         self._rng = rng
         self._metrics = metrics
         self._record = record
-        self._spare = spare
-        self._links: dict[NodeId, TokenBucket] = {}  # walks that each may still cause
         self._pending: dict[NodeId, _Pending] = {}
-        self._effects: list[ViewEffect] = []
         self._upkeep = Upkeep(rng, timers, self._fill, lambda: len(self.active) < ACTIVE, now)
         self._upkeep.every(rng.uniform(0.2, 1.0) * SHUFFLE_S, self._shuffle, 0.2, now)
         self._upkeep.every(rng.uniform(0.5, 1.0) * ROTATE_S, self._rotate, 0.25, now)
@@ -87,17 +80,21 @@ class HyParView:
 
     def take_effects(self) -> list[ViewEffect]:
         """Return everything to do since the last call, in order."""
-        effects, self._effects = self._effects, []
-        return effects + self.shuffles.take_effects()
+        effects = [*self._effects, *self.shuffles.take_effects()]
+        self._effects.clear()
+        return effects
 
     # ---- verbs
 
     def join(self, contact: Contact, now: float) -> None:
-        """Enter the mesh through this node."""
+        """Enter the mesh through a node: a Join asks it to start random walks for this one (section 4.2)."""
         self._want(contact, now, join=True, high=True)
 
     def add_contact(self, contact: Contact, now: float) -> None:
-        """Add a node that another source knows: it may become a neighbour when one is needed."""
+        """Add a node that another source knows: it may become a neighbour when one is needed.
+
+        A newer record of a neighbour is taken; a gone node stays gone until it answers.
+        """
         if contact.id in self.active:
             if contact.record:
                 self.active[contact.id] = contact
@@ -109,22 +106,26 @@ class HyParView:
         """Part from all neighbours; nothing is asked of any node afterwards."""
         self._upkeep.stop()
         for peer in list(self.active):
-            self._effects.append(Send(peer, Disconnect(True)))
-            self._part(peer)
+            self._neighbours.dismiss(peer, leaving=True)
         self._pending.clear()
 
     def forget(self, peer: NodeId, now: float) -> None:
-        """Remove a node that has left, or is banned, from all views; it is not tried again."""
+        """Remove a node that has left, or is banned, from all views; it is not tried again.
+
+        A neighbour is told so with Disconnect, and replaced.
+        """
         self.passive.pop(peer, None)
         self.views.lost.pop(peer, None)
         self._pending.pop(peer, None)
         if peer in self.active:
-            self._effects.append(Send(peer, Disconnect(False)))
-            self._part(peer)
+            self._neighbours.dismiss(peer)
             self._upkeep.fill_soon(now, 0.0)
 
     def lose(self, peer: NodeId, now: float) -> None:
-        """Replace a node that is gone, and try it again now and then."""
+        """Replace a node that is gone, and probe it again now and then, ever more rarely.
+
+        One that was unknown, or has left, is not probed; at most ``GOSSIP_MAX_LOST`` nodes are.
+        """
         contact = self.active.get(peer) or self.passive.get(peer)
         since = self.views.lost.get(peer)
         self.forget(peer, now)
@@ -134,23 +135,30 @@ class HyParView:
             self.views.lost.put(peer, since)
 
     def on_alive(self, peer: NodeId, now: float) -> None:
-        """Link to a gone node that shows that it lives: the first link over a gap must not be refused."""
+        """Link to a gone node that shows that it lives.
+
+        It is asked with high priority: the first link that unites the halves of a partition must not be refused.
+        """
         found = self.views.lost.pop(peer, None)
         if found is not None and not self._upkeep.stopped:
             self._metrics.count(REJOINED)
             self._want(found[0], now, high=True)
 
     def wants(self, peer: NodeId) -> bool:
-        """True while a link to ``peer`` is of use."""
+        """Return whether a link to ``peer`` is of use: it is a neighbour, or was asked to be one."""
         return peer in self.active or peer in self._pending
 
     # ---- links
 
     def on_link(self, peer: NodeId, now: float) -> None:
-        """Take up a connection to ``peer``, whichever end or layer opened it."""
+        """Take up a connection to ``peer``, whichever end or layer opened it.
+
+        A node that was asked to be a neighbour gets the message; a gone one is linked to again; with fewer than
+        ``ACTIVE`` neighbours any other is taken into the passive view, and may become one.
+        """
         if peer in self._links:
             return  # told twice: by the connection, and by the answer to ``Connect``
-        self._links[peer] = TokenBucket(GOSSIP_WALK_RATE, GOSSIP_WALK_BURST, now)
+        self._links.add(peer, now)
         pending = self._pending.get(peer)
         if pending is not None:
             self._ask(pending)
@@ -162,17 +170,20 @@ class HyParView:
 
     def on_unlink(self, peer: NodeId, now: float) -> None:
         """Replace a neighbour whose connection is over."""
-        self._links.pop(peer, None)
+        self._links.remove(peer)
         contact = self.active.get(peer)
         if contact is not None:
-            self._part(peer)
+            self._neighbours.remove(peer)
             self.views.remember(contact)
             self._upkeep.fill_soon(now, 0.0)
         if peer in self._pending:
             self.on_connect_failed(peer, now)
 
     def on_connect_failed(self, peer: NodeId, now: float) -> None:
-        """Give up a peer to which no link could be opened, or that did not answer on it."""
+        """Give up a peer to which no link could be opened, or that did not answer within ``ANSWER_S``.
+
+        With a record it is probed again now and then, as gone nodes are.
+        """
         pending = self._pending.pop(peer, None)
         if pending is None:
             return
@@ -185,40 +196,56 @@ class HyParView:
     # ---- what neighbours say
 
     def on_join(self, peer: NodeId, message: Join, now: float) -> None:
-        """Take a new node as a neighbour and start random walks that find it others."""
-        if not self._may_walk(peer, now):
+        """Take a new node as a neighbour and start random walks that find it others.
+
+        A walk of ``JOIN_WALK`` steps starts at each other neighbour (paper, section 4.2, algorithm 1).
+        """
+        if not self._links.allows(peer, now):
             return
         known = peer in self.active
-        self._accept(Contact(peer, message.record), self._sync_when_asked(peer), crowd=True)
+        self._neighbours.add(Contact(peer, message.record), self._sync_when_asked(peer), crowd=True)
         self._effects.append(Send(peer, NeighbourReply(True)))
         if not known:
             forward = ForwardJoin(self.active[peer], JOIN_WALK)
             self._effects += [Send(other, forward) for other in self.active if other != peer]
 
     def on_forward_join(self, peer: NodeId, message: ForwardJoin, now: float) -> None:
-        """Pass on a random walk for a node that joins; where it ends, become its neighbour."""
+        """Pass on a random walk for a node that joins; where it ends, become its neighbour.
+
+        It ends after its steps, or where there is no other neighbour; it is charged to the peer that passed it here.
+        """
         contact = message.contact
-        if peer not in self.active or contact.id == self.views.own or not self._may_walk(peer, now):
+        if peer not in self.active or contact.id == self.views.own or not self._links.allows(peer, now):
             return
         onward = [other for other in self.active if other not in (peer, contact.id)]
         if message.ttl == 0 or not onward:
-            if contact.id not in self.active and self._has_room() and self._may_walk(peer, now, DIAL):
-                self._want(contact, now, high=True, newcomer=True)
+            self._end_walk(peer, contact, now)
             return
         if message.ttl == PASSIVE_WALK:
             self.views.remember(contact)
         self._effects.append(Send(self._rng.choice(onward), ForwardJoin(contact, message.ttl - 1)))
 
+    def _end_walk(self, peer: NodeId, contact: Contact, now: float) -> None:
+        if contact.id not in self.active and self._neighbours.has_room() and self._links.allows(peer, now, DIAL):
+            self._want(contact, now, high=True, newcomer=True)
+
     def on_neighbour(self, peer: NodeId, message: Neighbour, now: float) -> None:
-        """Answer a request to be a neighbour."""
+        """Answer a request to be a neighbour.
+
+        One of high priority, of a node with few neighbours, is granted even when another has to go for it.
+        """
         has_place = message.high or peer in self.active or len(self.active) < GOSSIP_MAX_ACTIVE
         accepted = has_place and not self._upkeep.stopped
         if accepted:
-            self._accept(Contact(peer, message.record), self._sync_when_asked(peer))
+            self._neighbours.add(Contact(peer, message.record), self._sync_when_asked(peer))
         self._effects.append(Send(peer, NeighbourReply(accepted)))
 
     def on_neighbour_reply(self, peer: NodeId, message: NeighbourReply, now: float) -> None:
-        """Take ``peer`` as a neighbour if it accepts, else look for another."""
+        """Take ``peer`` as a neighbour if it accepts, else look for another.
+
+        An acceptance after this node gave up is answered with Disconnect, else the peer would have a neighbour that
+        does not know it.
+        """
         pending = self._pending.pop(peer, None)
         if pending is None:
             if message.accepted and peer not in self.active:
@@ -227,7 +254,7 @@ class HyParView:
         pending.timer.cancel()
         if message.accepted:
             self._upkeep.succeeded()
-            self._accept(pending.contact, SYNC_LATER_S if pending.newcomer else 0.0)
+            self._neighbours.add(pending.contact, RECONCILE_S if pending.newcomer else 0.0)
             self._upkeep.fill_soon(now, 0.05)
         else:
             self._metrics.count(REFUSED)
@@ -235,11 +262,14 @@ class HyParView:
             self._upkeep.failed(now)
 
     def on_disconnect(self, peer: NodeId, message: Disconnect, now: float) -> None:
-        """Part from a neighbour that parts from this node."""
+        """Part from a neighbour that parts from this node.
+
+        It goes to the passive view, unless it leaves the mesh; another is looked for within 0.2 s.
+        """
         contact = self.active.get(peer)
         if contact is None:
             return
-        self._part(peer)
+        self._neighbours.remove(peer)
         if not message.leaving:
             self.views.remember(contact)
         self._upkeep.fill_soon(now, self._rng.uniform(0.0, 0.2))
@@ -267,44 +297,11 @@ class HyParView:
         self._effects.append(Send(pending.contact.id, message))
 
     def _sync_when_asked(self, peer: NodeId) -> float:
-        """Return the seconds until this node, which was asked, syncs: the asker does at once, and of two that asked
-        each other the smaller id."""
-        return 0.0 if peer in self._pending and self.views.own < peer else SYNC_LATER_S
+        """Return the seconds until this node, which was asked, reconciles.
 
-    def _accept(self, contact: Contact, reconcile_in: float, *, crowd: bool = False) -> None:
-        peer = contact.id
-        self.passive.pop(peer, None)
-        self.views.lost.pop(peer, None)
-        if peer in self.active:
-            if contact.record:
-                self.active[peer] = contact
-            return
-        if len(self.active) >= GOSSIP_MAX_ACTIVE:
-            # a crowd that joins here replaces one another: older neighbours send their walks all over the mesh
-            spare = [known for known in self._spare() if known in self.active] or list(self.active)
-            victim = next(reversed(self.active)) if crowd else self._rng.choice(spare)
-            evicted = self.active[victim]
-            self._effects.append(Send(victim, Disconnect(False)))
-            self._part(victim)
-            self.views.remember(evicted)
-        self.active[peer] = contact
-        self._effects.append(NeighbourUp(peer, reconcile_in))
-
-    def _has_room(self) -> bool:
-        return len(self.active) < GOSSIP_MAX_ACTIVE or bool(self._spare())
-
-    def _part(self, peer: NodeId) -> None:
-        del self.active[peer]
-        self._effects.append(NeighbourDown(peer))
-        self._effects.append(Release(peer))
-
-    def _may_walk(self, peer: NodeId, now: float, cost: float = PASS_ON) -> bool:
-        """Charge a walk, which costs a message or a dial, to the neighbour that passed it here."""
-        bucket = self._links.get(peer)
-        allowed = bucket is None or bucket.take(cost, now)
-        if not allowed:
-            self._metrics.count(WALKS)
-        return allowed
+        The asker does at once, and of two that asked each other the one with the smaller id.
+        """
+        return 0.0 if peer in self._pending and self.views.own < peer else RECONCILE_S
 
     # ---- upkeep
 
@@ -331,7 +328,7 @@ class HyParView:
         """Look for another neighbour all over the mesh: those met when it formed need not be the best to have."""
         # a node that still knows few is in a mesh of two dozen, where all are near
         wanted = self._upkeep.is_young(now) or len(self.passive) >= GOSSIP_MAX_PASSIVE // 2
-        if wanted and len(self.active) >= ACTIVE and self._has_room():
+        if wanted and len(self.active) >= ACTIVE and self._neighbours.has_room():
             forward = ForwardJoin(Contact(self.views.own, self._record()), JOIN_WALK)
             self._effects.append(Send(self._rng.choice(list(self.active)), forward))
         return self._upkeep.rotate_wait(now)

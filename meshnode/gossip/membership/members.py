@@ -26,7 +26,7 @@ FORGET_S = 7200.0  # as long as a record lives: by then a member entry of a gone
 SUSPECTS_FULL = describe("gossip_suspects_full", "accusations ignored: too many members are under suspicion")
 SUSPECTED = describe("gossip_suspected", "members that came under suspicion")
 REFUTED = describe("gossip_refuted", "suspicions that the member refuted")
-CONFIRMED = describe("gossip_gone", "members taken for gone")
+CONFIRMED = describe("gossip_gone", "members believed to be gone")
 
 
 @dataclass(slots=True)
@@ -55,7 +55,10 @@ class Members:
         return effects
 
     def status(self, peer: NodeId) -> Status:
-        """Return SUSPECT, GONE or LEFT; ALIVE when nothing speaks against it."""
+        """Return SUSPECT, GONE or LEFT; ALIVE when nothing speaks against it.
+
+        Of a node of which there is no entry, that says nothing.
+        """
         suspect = self._suspects.get(peer)
         if suspect is not None:
             return Status.GONE if suspect.gone else Status.SUSPECT
@@ -115,7 +118,7 @@ class Members:
         self._change(peer, before)
 
     def is_gone(self, peer: NodeId) -> bool:
-        """True when ``peer`` is taken for gone."""
+        """Return whether ``peer`` is believed to be gone."""
         suspect = self._suspects.get(peer)
         return suspect is not None and suspect.gone
 

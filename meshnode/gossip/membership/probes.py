@@ -13,7 +13,7 @@ from meshnode.identity.node_id import NodeId
 
 ANSWER_S = 0.45
 
-PROBES_FULL = describe("gossip_probes_full", "probes for others refused: enough are outstanding")
+PROBES_FULL = describe("gossip_probes_full", "probes refused: too many are outstanding")
 
 Answer = Callable[[bool, float], None]
 

@@ -22,7 +22,7 @@ from meshnode.gossip.effects import Banned, Fault
 from meshnode.identity.node_id import NodeId
 
 FLOOD = describe("gossip_drop_flood", "entries dropped: their origin is over its rate")
-BANS = describe("gossip_bans", "peers that were cut off for lying")
+BANS = describe("gossip_bans", "peers that were banned")
 MARKS = describe("gossip_black_marks", "black marks that peers were given")
 
 BAN_AT = 10.0  # points
@@ -63,17 +63,21 @@ class Reputation:
             self._metrics.count(FLOOD)
         self._rates.put(origin, limit)
         oldest, limit = next(iter(self._rates.items()))
-        if limit.is_full(now):  # it says no more than that of an origin that was never heard
+        if limit.is_full(now):  # it is like that of an origin never heard
             del self._rates[oldest]
         return allowed
 
     def lower(self, peer: NodeId, fault: Fault, now: float) -> bool:
-        """Give a black mark (counted); True when it makes ``BAN_AT`` points: the peer is banned for a while."""
+        """Give a black mark (counted); returns True when the peer is banned for it, at ``BAN_AT`` points.
+
+        Points are ``WEIGHTS[fault]`` each, and one is forgiven in 30 s. Untimely entries alone make no ban, for the
+        clock of this node may be the wrong one.
+        """
         self._metrics.count(MARKS)
         points, at = self._marks.pop(peer, (0.0, now))
         points = max(0.0, points - (now - at) * FORGIVEN_PER_S)
         if fault is Fault.UNTIMELY:
-            points = max(points, min(BAN_AT / 2, points + WEIGHTS[fault]))  # it may be our own clock that is wrong
+            points = max(points, min(BAN_AT / 2, points + WEIGHTS[fault]))  # see above
         else:
             points += WEIGHTS[fault]
         if points < BAN_AT:
@@ -85,11 +89,11 @@ class Reputation:
         return True
 
     def points(self, peer: NodeId) -> float:
-        """Return the black marks of ``peer`` as of its last one."""
+        """Return the points of ``peer`` as of its last black mark; 0.0 after a ban."""
         return self._marks.get(peer, (0.0, 0.0))[0]
 
     def is_banned(self, peer: NodeId, now: float) -> bool:
-        """True while ``peer`` is cut off."""
+        """Return whether ``peer`` is banned."""
         until = self._banned.get(peer)
         if until is not None and until <= now:
             del self._banned[peer]

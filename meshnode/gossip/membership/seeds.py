@@ -36,7 +36,10 @@ class Seeds:
         timers.at(now + LOOK_S * rng.uniform(0.5, 1.5), self._look)
 
     def add(self, contact: Contact) -> bool:
-        """Remember a configured node; True when it was not known."""
+        """Remember a configured node, or its newer contact; returns True when it was not known.
+
+        With ``GOSSIP_MAX_SEEDS`` others it is not kept, but True is returned: the caller joins through it once.
+        """
         known = contact.id in self._contacts
         if known or len(self._contacts) < GOSSIP_MAX_SEEDS:
             self._contacts[contact.id] = contact

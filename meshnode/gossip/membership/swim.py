@@ -10,7 +10,7 @@ no node then.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -30,8 +30,8 @@ FRESH_S = 0.3  # what was heard within this answers a helper's question by itsel
 SAMPLE_S = 5.0  # between probes of members that are no neighbours
 HELPERS = 3  # k of the paper
 MAX_HEALTH = 7  # S of Lifeguard's local health multiplier
-LATE_S = 0.25  # a timer that fires so late: this process was held up
-ISOLATED_S = 8.0  # no neighbour heard for so long: none is left to ask, and none to mislead
+LATE_S = 0.25  # a timer that fires this much late shows that the process was held up
+ISOLATED_S = 8.0  # no neighbour heard for this long: none is left to ask, or to mislead
 
 ACCUSATIONS = describe("gossip_accusations", "neighbours accused of not answering")
 ESTRANGED = describe("gossip_estranged", "neighbours that others hear and this node does not")
@@ -90,7 +90,10 @@ class Swim:
 
     @property
     def health(self) -> float:
-        """Return the factor by which waits are longer than usual, 1 to 8 (Lifeguard's local health multiplier)."""
+        """Return the factor by which waits are longer than usual, 1 to 8.
+
+        It is Lifeguard's local health multiplier (section IV.A), higher while answers are late or this node is accused.
+        """
         return 1.0 + self._ill
 
     def take_effects(self) -> list[SwimEffect]:
@@ -102,7 +105,7 @@ class Swim:
     # ---- verbs
 
     def watch(self, contact: Contact, now: float) -> None:
-        """Watch a new neighbour."""
+        """Watch a new neighbour, which counts as heard now."""
         self._watches[contact.id] = _Watch(contact, now)
 
     def unwatch(self, peer: NodeId) -> None:
@@ -110,12 +113,15 @@ class Swim:
         self._watches.pop(peer, None)
 
     def hears(self, peer: NodeId) -> bool:
-        """True for a neighbour that is not silent at present."""
+        """Return whether ``peer`` is a neighbour that is not silent at present."""
         watch = self._watches.get(peer)
         return watch is not None and watch.phase is Phase.HEARD
 
     def suspect(self, peer: NodeId, now: float) -> None:
-        """Probe a neighbour that others accuse at once, unless it was heard within ``FRESH_S``."""
+        """Probe a neighbour that others accuse at once, unless it was heard within ``FRESH_S``.
+
+        When it does not answer, it is accused without asking helpers, for its accuser has asked some.
+        """
         watch = self._watches.get(peer)
         if watch is not None and now - watch.heard > FRESH_S:
             watch.accused = True
@@ -124,7 +130,10 @@ class Swim:
                 self._arm_check()
 
     def probe(self, contact: Contact, now: float, answer: Answer) -> bool:
-        """Probe a node by datagrams on this node's account; False when it is being probed, or too many are."""
+        """Probe a node by datagrams; returns False when it is being probed already, or too many are.
+
+        ``answer`` is called once, with whether it answered and the time: not when False was returned.
+        """
         return self._probes.probe(contact, now, answer)
 
     def blame_itself(self) -> None:
@@ -134,7 +143,10 @@ class Swim:
     # ---- what happens
 
     def on_heard(self, peer: NodeId, now: float) -> None:
-        """Note that a neighbour lives: any message or probe of it counts."""
+        """Note that a neighbour lives: any message or probe of it counts.
+
+        A peer that is no neighbour is ignored.
+        """
         watch = self._watches.get(peer)
         if watch is not None:
             watch.heard = now
@@ -148,7 +160,10 @@ class Swim:
             watch.phase, watch.accused = Phase.HEARD, False
 
     def on_indirect_probe(self, peer: NodeId, message: IndirectProbe, now: float) -> None:
-        """Probe a node for a neighbour, or answer at once when it was heard within ``FRESH_S``."""
+        """Probe a node for a neighbour, or answer at once when it was heard within ``FRESH_S``.
+
+        The neighbour is told either way (Lifeguard, section IV.A: a nack shows that the helper itself is alive).
+        """
         target = message.contact.id
         watch = self._watches.get(target)
         if peer not in self._watches or target == peer:
@@ -164,7 +179,11 @@ class Swim:
         self._probes.probe(contact, now, answered, peer)
 
     def on_indirect_reply(self, peer: NodeId, message: IndirectReply, now: float) -> None:
-        """Take a helper's answer."""
+        """Take a helper's answer about a silent neighbour.
+
+        One that the helper hears is not accused: it is probed once more, or, silent here for four times the usual wait,
+        counts as estranged, and the fault as this node's.
+        """
         for watch in self._watches.values():
             if watch.phase is Phase.ASKED and watch.tx == message.tx and peer in watch.helpers:
                 del watch.helpers[peer]
@@ -175,7 +194,7 @@ class Swim:
                 return
 
     def on_alive(self, peer: NodeId, now: float) -> None:
-        """Take the answer of ``peer`` to a datagram."""
+        """Take the answer of ``peer`` to a datagram: it ends a probe, and measures the round trip to a neighbour."""
         self._probes.end(peer, True, now)
         watch = self._watches.get(peer)
         if watch is None:
@@ -234,8 +253,8 @@ class Swim:
             if now - watch.deadline > LATE_S * self.health and watch.phase in (Phase.PROBED, Phase.ASKED):
                 self._held_up(now)
                 break
-            if watch.phase is Phase.PROBED and watch.accused and self._is_well(watch, now):
-                self._accuse(watch)  # its accuser had asked helpers: ours would find the same
+            if watch.phase is Phase.PROBED and watch.accused and _hears_others(self._watches.values(), watch, now):
+                self._accuse(watch)  # its accuser had asked helpers: those of this node would find the same
             elif watch.phase is Phase.PROBED:
                 self._ask_helpers(watch, now)
             elif watch.phase is Phase.ASKED:
@@ -263,10 +282,6 @@ class Swim:
             self._metrics.count(OWN_FAULT)  # the helpers do not answer either
             self.blame_itself()
             self._ping(watch, now)
-
-    def _is_well(self, silent: _Watch, now: float) -> bool:
-        """True when other neighbours are heard: the silence is not this node's own link."""
-        return any(w is not silent and now - w.heard < 2 * ROUND_S for w in self._watches.values())
 
     def _accuse(self, watch: _Watch) -> None:
         self._metrics.count(ACCUSATIONS)
@@ -297,3 +312,8 @@ class Swim:
                 self._effects.append(Silent(target))
 
         self._probes.probe(contact, now, answered)
+
+
+def _hears_others(watches: Iterable[_Watch], silent: _Watch, now: float) -> bool:
+    """Return whether other neighbours are heard: the silence is not that of this node's own access."""
+    return any(watch is not silent and now - watch.heard < 2 * ROUND_S for watch in watches)

@@ -42,7 +42,7 @@ class Upkeep:
         self._timers.at(now + first, run)
 
     def at(self, when: float, action: Action) -> Timer:
-        """Do something once."""
+        """Call ``action`` once, at the monotonic time ``when``, even after ``stop`` unless it is cancelled."""
         return self._timers.at(when, action)
 
     def stop(self) -> None:
@@ -50,15 +50,21 @@ class Upkeep:
         self.stopped = True
 
     def is_young(self, now: float) -> bool:
-        """True while this node's first neighbours are of those that joined together with it."""
+        """Return whether this node has been here for less than 1.5 ``ROTATE_S``.
+
+        Its first neighbours are then of the nodes that joined together with it.
+        """
         return now - self._since < 1.5 * ROTATE_S
 
     def rotate_wait(self, now: float) -> float:
-        """Return the seconds until the next walk for another neighbour."""
+        """Return the seconds until the next walk for another neighbour: half of this node's age, 10 s to 600 s."""
         return min(MAX_ROTATE_S, max(ROTATE_S, (now - self._since) / 2))
 
     def fill_soon(self, now: float, wait: float) -> None:
-        """Look for neighbours after ``wait`` seconds, or when that is due already."""
+        """Look for neighbours after ``wait`` seconds, or when that is due already.
+
+        Nothing happens while there are enough.
+        """
         if self.stopped or not self._lacks():
             return
         if self._filling is not None and self._filling.live:
@@ -68,11 +74,14 @@ class Upkeep:
         self._filling = self._timers.at(now + wait, self._fill)
 
     def succeeded(self) -> None:
-        """A neighbour was found: the next attempt waits no longer than the first."""
+        """Note that a neighbour was found: after the next failure the wait is the shortest again."""
         self._failures = 0
 
     def failed(self, now: float) -> None:
-        """An attempt failed: the next waits longer."""
+        """Note that an attempt failed, and make the next one later.
+
+        The waits are those of ``FILL_S``, times a random 0.7 to 1.3.
+        """
         wait = FILL_S[min(self._failures, len(FILL_S) - 1)]
         self._failures += 1
         self.fill_soon(now, wait * self._rng.uniform(0.7, 1.3))
