@@ -95,17 +95,20 @@ class ModelEngine(Streams):
                 if established:
                     self._on_established(PING_FRAME, now)  # for TLS's Finished: the listener needs something
                 return False
-            _, dcid, number, floor = HEADER.unpack_from(data)
-            sealed = data[-len(TAG) :] == TAG and self._handshake.peer_cid
-            if dcid != self.host_cid or not sealed or not self._seen.accept(number, floor):
-                return False
-            newest: bool = number == self._seen.ranges[-1][1]
-            self._idle_at = now + self._idle
-            if not self._handshake.confirmed and self._handshake.confirm():
-                self._on_established(DONE_FRAME, now)
-            self._on_frames(data, HEADER.size, len(data) - len(TAG), now)
+            return self._on_packet(data, now)
         except (struct.error, IndexError):
             return False
+
+    def _on_packet(self, data: bytes, now: float) -> bool:
+        _, dcid, number, floor = HEADER.unpack_from(data)
+        sealed = data[-len(TAG) :] == TAG and self._handshake.peer_cid
+        if dcid != self.host_cid or not sealed or not self._seen.accept(number, floor):
+            return False
+        newest: bool = number == self._seen.ranges[-1][1]
+        self._idle_at = now + self._idle
+        if not self._handshake.confirmed and self._handshake.confirm():
+            self._on_established(DONE_FRAME, now)
+        self._on_frames(data, HEADER.size, len(data) - len(TAG), now)
         return newest
 
     def _on_established(self, answer: bytes, now: float) -> None:
