@@ -31,7 +31,10 @@ class Handshake:
         self._unproven = 0  # bytes that a listener may still send before the handshake is done
 
     def start(self, odcid: bytes, token: bytes) -> None:
-        """Be the dialler: greet the listener, with ``token``, in the next ``transmit``."""
+        """Be the dialler: greet the listener in the next ``transmit``.
+
+        ``token`` is the knock; ``odcid``, the original destination connection id, names the listener until it answers.
+        """
         self._client = self.due = True
         self._token = token
         self.peer_cid = odcid
@@ -58,7 +61,10 @@ class Handshake:
         return False
 
     def confirm(self) -> bool:
-        """Note the first 1-RTT packet of the peer; True when it establishes this end, the listener's."""
+        """Note the first 1-RTT packet of the peer.
+
+        Returns True when it establishes this end, the listener's; the dialler's was established by the greeting.
+        """
         self.confirmed = True
         if self._client:
             return False
@@ -67,7 +73,10 @@ class Handshake:
         return True
 
     def round_trip(self, now: float) -> float | None:
-        """Return the seconds since the greeting; None when it was repeated, so that which was answered is not known."""
+        """Return the seconds since the greeting.
+
+        None when it was repeated: which of the greetings was answered is not known (Karn's algorithm).
+        """
         return now - self._sent_at if self._sent == 1 else None
 
     def transmit(self, now: float) -> list[bytes]:
@@ -88,7 +97,10 @@ class Handshake:
         return [packet.ljust(MIN_INITIAL, b"\0")]
 
     def next_timer(self, pto: float) -> float | None:
-        """Return when to greet again, a probe timeout after the last; None while a greeting is due or not allowed."""
+        """Return when to greet again, ``pto`` seconds after the last greeting.
+
+        None while a greeting is due, and while a listener may not send that much.
+        """
         if self.due or (not self._client and self._unproven < MIN_INITIAL):
             return None
         return self._sent_at + pto
