@@ -8,10 +8,11 @@ import pytest
 
 from meshnode.base.address import Addr
 from meshnode.base.limits import HANDSHAKE_TIMEOUT_S
-from meshnode.errors import InvalidId, NodeClosed, NoPathError, NotFound, PolicyDenied
+from meshnode.errors import ConnectionLost, InvalidId, MeshError, NodeClosed, NoPathError, NotFound, PolicyDenied
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
-from meshnode.quic.connection import Connection
+from meshnode.identity.record import Endpoint, EndpointRecord, sign_record
+from meshnode.quic.connection import Connection, State
 from meshnode.quic.engines import pick_engine
 from meshnode.quic.hello import CloseCode
 from meshnode.sim.link import ModelEngines
@@ -21,9 +22,9 @@ from meshnode.sim.world import SimNode, Weather, World
 ELSEWHERE = Addr("10.0.9.1", 1)  # nothing there answers
 
 
-def _world(seed: int = 1, kind: str = "model", delay: float = 0.02) -> tuple[World, SimNode, SimNode, SimNode]:
+def _world(seed: int = 1, kind: str = "model", jitter: float = 0.0) -> tuple[World, SimNode, SimNode, SimNode]:
     """A seed and two nodes that know each other only through it; of the two the smaller id first."""
-    world = World(seed, Weather(delay=delay))
+    world = World(seed, Weather(delay=0.02, jitter=jitter))
     model = kind == "model"
     engines = ModelEngines(world.entropy) if model else pick_engine(kind)
     more = {"sealer": PlainSealer} if model else {}
@@ -60,17 +61,22 @@ def _first_flight(sender: SimNode, to: NodeId, knocks_as: SimNode | None = None)
 # ---- what a dial answers
 
 
-def test_all_that_wait_for_a_peer_get_the_one_connection_of_one_dial() -> None:
+def test_all_that_wait_for_a_peer_get_the_one_connection_of_one_dial(monkeypatch: pytest.MonkeyPatch) -> None:
     world, _, a, b = _world()
     got: list[object] = []
-    dials, looked = _count(a, "dials"), _count(a, "dht_lookups")
+    asked: list[NodeId] = []
+    resolve = a.mesh.context.records.resolve
+    monkeypatch.setattr(
+        a.mesh.context.records, "resolve", lambda peer, *rest: (asked.append(peer), resolve(peer, *rest))
+    )
+    dials = _count(a, "dials")
     for _ in range(3):
         _dial(a, b.id, got)
     world.run(2.0)
     assert [type(each) for each in got] == [Connection] * 3
     assert got[0] is got[1] is got[2]
     assert _count(a, "dials") - dials == 1
-    assert _count(a, "dht_lookups") - looked <= 2, "one to find it, one to watch it"
+    assert asked == [b.id], "it is looked for once"
     _dial(a, b.id, got)
     assert got[3] is got[0], "a live connection is given at once"
     assert b.mesh.sessions[a.id].connection is not None
@@ -82,7 +88,7 @@ def test_a_peer_that_cannot_be_found_is_an_error_and_leaves_no_trace() -> None:
     got: list[object] = []
     for _ in range(2):
         _dial(a, unknown, got)
-    world.run(30.0)
+    assert world.run(30.0, lambda: bool(got))
     assert [type(each) for each in got] == [NotFound] * 2
     assert unknown not in a.mesh.sessions
 
@@ -133,18 +139,18 @@ def test_a_refused_peer_gets_the_reason_and_keeps_the_other_direction() -> None:
     assert isinstance(b.connect(a.id), Connection)
 
 
-def test_a_dial_that_waits_for_an_address_begins_when_the_peer_publishes_one() -> None:
-    world, seed, a, _ = _world()
-    late = SimNode(world, "10.0.0.9", ModelEngines(world.entropy), sealer=PlainSealer)
-    got: list[object] = []
-    nowhere = Addr("fe80::1", 9)
-    a.mesh.add_seed(late.id, [nowhere], world.now)
-    _dial(a, late.id, got)
-    world.run(1.0)
-    assert got == []
-    late.join(seed)
-    world.run(2.0)
-    assert [type(each) for each in got] == [Connection]
+def test_a_dial_that_has_nowhere_to_go_begins_as_soon_as_a_newer_record_names_an_address() -> None:
+    world, _, a, _ = _world()
+    peer = Identity(world.entropy(32))
+    found: list[EndpointRecord] = []
+    for seq, addr in enumerate((Addr("127.0.0.1", 9), ELSEWHERE), int(world.wall() * 1000)):
+        issued = int(world.wall() * 1000)
+        found.append(sign_record(peer, seq=seq, issued_ms=issued, ttl=600, endpoints=(Endpoint(addr),)))
+    a.mesh.context.records.offer(found[0].encoded, "test", world.now)
+    _dial(a, peer.id, [])
+    assert a.mesh.sessions[peer.id].paths.active is None, "nothing is sent to a loopback address of another host"
+    a.mesh.context.records.offer(found[1].encoded, "test", world.now)
+    assert a.mesh.sessions[peer.id].paths.active == ELSEWHERE
 
 
 # ---- first flights
@@ -164,6 +170,33 @@ def test_a_knock_that_does_not_hold_is_counted_and_begins_nothing() -> None:
     assert _count(b, "drop_no_connection") - none == 1
     b.receive(_first_flight(a, b.id), ELSEWHERE)
     assert _count(b, "accepts") - accepts == 1
+
+
+def test_where_a_first_flight_came_from_is_evidence_of_filters_only_when_its_knock_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, seed, a, b = _world(kind="aioquic")
+    told: list[tuple[str, Addr]] = []
+    filters = b.mesh.context.nat.filters
+    for what in ("stray", "heard"):
+        monkeypatch.setattr(filters, what, lambda source, now, what=what: told.append((what, source)))
+    b.receive(_first_flight(a, seed.id), ELSEWHERE)
+    b.receive(_first_flight(a, b.id), a.addr)
+    assert told == [("stray", ELSEWHERE), ("heard", a.addr)]
+
+
+@pytest.mark.parametrize(("error", "waits"), [(ConnectionLost("gone"), True), (PolicyDenied("no"), False)])
+def test_a_dial_that_is_over_waits_for_the_peers_own_unless_it_was_refused(error: MeshError, waits: bool) -> None:
+    _, _, b, a = _world(kind="aioquic")  # the larger id accepts beside its dial
+    b.kill()
+    got: list[object] = []
+    _dial(a, b.id, got)
+    a.receive(_first_flight(b, a.id), ELSEWHERE)
+    session = a.mesh.sessions[b.id]
+    assert session.dial is not None
+    assert len(session.arrivals) == 1
+    session.dial.abandon(error)
+    assert got == ([] if waits else [error])
 
 
 def test_a_flight_that_was_kept_aside_gets_its_turn_when_our_own_dial_gets_nowhere() -> None:
@@ -226,15 +259,65 @@ def test_a_peer_that_lost_our_goodbye_connects_again_and_both_have_the_new_one(s
     assert ends[0].engine.odcid == again.engine.odcid
 
 
-@pytest.mark.parametrize("apart", range(0, 60, 4))
-def test_dials_that_cross_answer_both_and_leave_one_connection(apart: int) -> None:
-    world, _, a, b = _world(apart)
+def test_a_late_dial_of_the_peer_does_not_replace_the_connection_that_both_have() -> None:
+    world, _, a, b = _world()
+    both = a.connect(b.id)
+    world.run(0.5)
+    its_own = b.mesh.sessions[a.id].connection
+    b.mesh.context.dials._dial(b.mesh.sessions[a.id], None, world.now)  # begun before it had the one of both
+    b.on_dirty()
+    world.run(1.0)
+    assert a.mesh.sessions[b.id].connection is both
+    assert b.mesh.sessions[a.id].connection is its_own
+    assert [end.state for end in (both, its_own)] == [State.READY] * 2  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_dials_that_cross_answer_both_and_leave_one_connection_that_stays(seed: int) -> None:
+    world, _, a, b = _world(seed, jitter=0.04)
     got: list[object] = []
-    world.at(world.now + 0.01, partial(_dial, a, b.id, got))
-    world.at(world.now + 0.01 + apart / 1000, partial(_dial, b, a.id, got))
+    ended: list[Connection] = []
+    for node in (a, b):
+        node.on_connection = lambda connection, up: None if up else ended.append(connection)  # type: ignore[method-assign]
+    for one, other in ((a, b), (b, a)):
+        world.at(world.now + world.rng.uniform(0.0, 0.1), partial(_dial, one, other.id, got))
     world.run(2.0)
     assert [type(each) for each in got] == [Connection] * 2
     ends = [x.mesh.sessions[y.id].connection for x, y in ((a, b), (b, a))]
     assert None not in ends
     assert ends[0].engine.odcid == ends[1].engine.odcid  # type: ignore[union-attr]
-    assert len(a.mesh.sessions[b.id].connections()) == len(b.mesh.sessions[a.id].connections()) == 1
+    assert not ended, "what was given to one that waited is not taken away again"
+
+
+def test_a_peer_that_published_its_address_is_dialled_there_as_soon_as_its_record_is_found() -> None:
+    world, _, a, b = _world()
+    dials = _count(a, "dials")
+    _dial(a, b.id, [])
+    assert world.run(1.0, lambda: _count(a, "dials") > dials)
+    assert a.mesh.sessions[b.id].paths.active == b.addr
+
+
+def test_the_peers_own_dial_that_was_put_off_is_admitted_when_ours_fails() -> None:
+    """Ours has precedence, and the peer may have taken it already: until that is clear, no second one may live."""
+    put_off = 0
+    for seed in range(60):
+        world, _, a, b = _world(seed, jitter=0.06)
+        got: list[object] = []
+        world.at(world.now + world.rng.uniform(0.0, 0.08), partial(_dial, a, b.id, got))
+        world.at(world.now + 0.01, partial(_dial, b, a.id, []))
+
+        def is_put_off(a: SimNode = a, b: SimNode = b) -> bool:
+            session = a.mesh.sessions.get(b.id)
+            return session is not None and session.deferred is not None and session.dial is not None
+
+        if not world.run(1.0, is_put_off):
+            continue
+        put_off += 1
+        session = a.mesh.sessions[b.id]
+        assert got == []
+        assert session.dial is not None
+        session.dial.abandon(ConnectionLost("gone"))
+        assert [type(each) for each in got] == [Connection]
+        assert got[0] is session.connection
+        assert not session.connection.dialler  # type: ignore[union-attr]
+    assert put_off >= 3, put_off

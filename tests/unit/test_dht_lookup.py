@@ -369,3 +369,20 @@ def test_a_slow_answer_has_another_node_asked_long_before_it_counts_as_lost() ->
     while asker.metrics.counters["dht_rpcs"] - asked == ALPHA * PATHS:
         net.run(0.005)
     assert asker.metrics.counters.get("dht_timeouts", 0) == lost
+
+
+def test_a_node_near_the_key_that_answers_without_the_record_is_given_it() -> None:
+    net, nodes = _mesh(4)
+    owner, asker = nodes[1], nodes[2]
+    net.publish(owner)
+    net.run(2.0)
+    net.kill(owner)
+    late = net.add()
+    net.join(late, [nodes[0]])
+    net.run(10.0)
+    assert late.dht.counts()["records"] == 0
+    found, _, _ = net.resolve(asker, owner.id)
+    assert found is not None
+    net.run(2.0)
+    assert late.dht.counts()["records"] == 1
+    assert net.resolve(late, owner.id)[0] is not None

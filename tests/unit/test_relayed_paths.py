@@ -162,7 +162,7 @@ def test_a_round_has_24_probes_75_ms_apart_at_each_better_address() -> None:
     assert OTHER_RELAY not in probed(wire), "that is no better kind"
 
 
-def test_a_change_of_network_begins_a_round_at_once_and_the_pauses_anew() -> None:
+def test_a_change_of_network_begins_a_round_at_once_and_the_pauses_again() -> None:
     wire = on_a_relay()
     wire.paths.add_candidates([(A, "record")], wire.now)
     wire.run(30.0)
