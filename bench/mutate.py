@@ -92,7 +92,14 @@ CORES = {
         ),
     ),
     "directory": Core(("meshnode/directory/*.py",), ("tests/unit/test_directory.py", "tests/unit/test_names.py")),
-    "dialing": Core(("meshnode/stack/dialing.py",), ("tests/sim/test_dialing.py", "tests/sim/test_meeting.py")),
+    "dialing": Core(
+        ("meshnode/stack/dialing.py",),
+        (
+            "tests/sim/test_dialing.py",
+            "tests/sim/test_meeting.py::test_a_peer_that_restarts_in_the_middle_of_a_dial_is_dialled_again",
+            "tests/sim/test_meeting.py::test_a_dial_that_may_not_watch_looks_its_peer_up_again",
+        ),
+    ),
 }
 
 

@@ -168,8 +168,11 @@ def test_a_knock_that_does_not_hold_is_counted_and_begins_nothing() -> None:
     none = _count(b, "drop_no_connection")
     b.receive(b"\x40" + bytes(30), ELSEWHERE)
     assert _count(b, "drop_no_connection") - none == 1
-    b.receive(_first_flight(a, b.id), ELSEWHERE)
+    flight = _first_flight(a, b.id)
+    b.receive(flight, ELSEWHERE)
     assert _count(b, "accepts") - accepts == 1
+    (arrival,) = b.mesh.sessions[a.id].arrivals
+    assert arrival.bytes_in == len(flight), "it is answered without being sent again"
 
 
 def test_where_a_first_flight_came_from_is_evidence_of_filters_only_when_its_knock_holds(

@@ -47,6 +47,12 @@ def test_each_kind_of_bad_record_has_its_name() -> None:
     assert _reason(good, expected=Identity(bytes(32)).id) is RecordReject.WRONG_ID
 
 
+@pytest.mark.parametrize(("seq", "reason"), [(2**63 - 1, RecordReject.FUTURE), (2**63, RecordReject.MALFORMED)])
+def test_a_seq_that_does_not_fit_63_bits_is_malformed(seq: int, reason: RecordReject) -> None:
+    body = encode([1, bytes(ME.id), seq, int(WALL * 1000), 600, [], [], []])
+    assert _reason(ME.sign(DOMAIN + body) + body) is reason
+
+
 def test_another_encoding_of_the_same_record_is_refused_even_when_signed() -> None:
     body = encode([1, bytes(ME.id), 1, int(WALL * 1000), 600, [], [], []])
     assert body[1] == 1

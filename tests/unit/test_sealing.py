@@ -50,6 +50,19 @@ def test_a_replay_is_dropped_and_counted() -> None:
     assert receiver.drops == {"seal_replay": 1}
 
 
+def test_whose_datagram_came_again_is_told_and_only_of_a_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    receiver = _sealer(B)
+    datagram = _sealer(A).seal(B.id, b"x")
+    receiver.unseal(datagram)
+    assert receiver.repeated is None
+    receiver.unseal(datagram)
+    assert receiver.repeated == A.id
+    monkeypatch.setattr(sealing, "MAX_REPLAY_PER_SENDER", 1)
+    assert receiver.unseal(_sealer(A).seal(B.id, b"another")) is None
+    assert receiver.drops == {"seal_replay": 1, "seal_full": 1}
+    assert receiver.repeated is None
+
+
 def test_old_future_and_pre_start_stamps_are_dropped() -> None:
     early, late = _Clock(), _Clock()
     early.now -= limits.SEAL_WINDOW_S + 1
@@ -142,3 +155,8 @@ def test_the_difference_of_the_clocks_is_learnt_from_what_arrives() -> None:
     ahead.now += 5.0
     receiver.unseal(_sealer(A, clock=ahead).seal(B.id, b"x"))
     assert receiver.skew.to_json()["offset_s"] == pytest.approx(5.0)
+    assert receiver.skew.to_json()["stale_offset_s"] is None
+    ahead.now += limits.SEAL_WINDOW_S
+    assert receiver.unseal(_sealer(A, clock=ahead).seal(B.id, b"x")) is None
+    assert receiver.skew.to_json()["stale_offset_s"] == pytest.approx(limits.SEAL_WINDOW_S + 5.0)
+    assert receiver.skew.to_json()["offset_s"] == pytest.approx(5.0), "which proves nothing"
