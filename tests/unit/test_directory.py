@@ -162,6 +162,20 @@ def test_a_refusal_is_remembered_and_a_missing_service_until_it_is_announced_aga
     assert bench.chosen(2.0) == [B.id, A.id]
 
 
+def test_a_missing_service_stays_missing_while_only_its_old_announcement_comes_again() -> None:
+    bench = Bench()
+    old = bench.entry(A)
+    bench.core.on_entry(old, WALL, 0.0)
+    bench.core.experience.on_missing(A.id, "db", 0.0)
+    bench.core.on_entry(old, WALL, 1.0)
+    assert [i.state for i in bench.core.instances("db", 1.0, WALL)] == ["missing"]
+    bench.offer(A, now=2.0)
+    assert [i.state for i in bench.core.instances("db", 2.0, WALL)] == ["up"]
+    bench.core.experience.on_missing(B.id, "db", 3.0)
+    bench.offer(B, now=4.0)
+    assert [i.state for i in bench.core.instances("db", 4.0, WALL)] == ["up"] * 2, "of one that we had never heard of"
+
+
 def test_our_own_services_are_announced_renewed_and_withdrawn() -> None:
     bench = Bench()
     core = bench.core
