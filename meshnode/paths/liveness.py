@@ -52,9 +52,10 @@ class Watchdog:
         self.in_flight = count
 
     def on_data(self, now: float) -> None:
-        """Take note of application data: more is expected within ``DATA_EXPECTED_S``.
+        """Take note of application data: more is to be expected.
 
-        A stream that falls silent right after it delivered is asked about once, since it may simply be at its end.
+        The path counts as busy for ``DATA_EXPECTED_S``. A silence right after data is suspicious once, since the stream
+        may simply be at its end.
         """
         self._data_at = now
 
