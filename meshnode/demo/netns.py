@@ -36,7 +36,10 @@ T = TypeVar("T")
 
 
 def missing(*tools: str) -> str | None:
-    """Return why there can be no namespaces here; None when there can. ``ip`` is always needed, ``tools`` besides."""
+    """Return why there can be no namespaces here; None when there can.
+
+    Needed are Linux, root, ``ip`` and the ``tools`` named; then one namespace is made and removed for a test.
+    """
     if sys.platform != "linux":
         return "network namespaces need Linux"
     if os.geteuid() != 0:
@@ -51,7 +54,10 @@ def missing(*tools: str) -> str | None:
 
 
 def run(*command: str, stdin: str = "") -> str:
-    """Run a command to its end; raises RuntimeError with what it complained of."""
+    """Run a command to its end; returns its standard output.
+
+    Raises RuntimeError with its error output when it fails, subprocess.TimeoutExpired after ``COMMAND_TIMEOUT_S``.
+    """
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=COMMAND_TIMEOUT_S)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
@@ -74,19 +80,29 @@ class Namespace:
             raise
 
     def ip(self, *lines: str) -> None:
-        """Run lines of ``ip`` in this namespace, one after the other in one process."""
+        """Run lines of ``ip`` in this namespace, one after the other in one process.
+
+        The first that fails ends it: the following ones are not run. Raises RuntimeError.
+        """
         run("ip", "-n", self.name, "-batch", "-", stdin="\n".join(lines))
 
     def exec(self, *command: str, stdin: str = "") -> str:
-        """Run a command in this namespace to its end."""
+        """Run a command in this namespace to its end, as ``run`` does."""
         return run(*self.command(*command), stdin=stdin)
 
     def command(self, *command: str) -> list[str]:
-        """Return the command line that runs ``command`` in this namespace; the process keeps its id."""
+        """Return the command line that runs ``command`` in this namespace.
+
+        ``ip`` replaces itself by the command, so the process id is that of the command.
+        """
         return ["ip", "netns", "exec", self.name, *command]
 
     def inside(self, action: Callable[[], T]) -> T:
-        """Call ``action`` in this namespace, in this process: a socket that it makes stays there."""
+        """Call ``action`` in this namespace, in this process: a socket that it makes stays there.
+
+        It runs in a thread of its own and blocks the caller. Its result is returned, what it raises is raised; OSError
+        when the namespace cannot be entered.
+        """
         found: list[T] = []
         failed: list[BaseException] = []
 
@@ -108,7 +124,7 @@ class Namespace:
         return found[0]
 
     def close(self) -> None:
-        """Kill what runs in the namespace and remove it. Never raises."""
+        """Kill what runs in the namespace and remove it."""
         remove(self.name)
 
 
@@ -147,7 +163,10 @@ class Host(Namespace):
         return lines
 
     def renumbering(self, address: str) -> list[str]:
-        """Return the lines of ``ip`` that take the address away and give another."""
+        """Return the lines of ``ip`` that take the address away and give another, with its prefix length.
+
+        ``address`` is the new one from now on, whether or not the lines are run.
+        """
         return [f"addr flush dev {IFACE}", *self._address(address)]
 
     def renumber(self, address: str) -> None:
@@ -155,7 +174,10 @@ class Host(Namespace):
         renumber({self: address})
 
     def link_down(self) -> None:
-        """Set the interface down."""
+        """Set the interface down, as when a cable is pulled.
+
+        Its routes are gone too.
+        """
         self.ip(f"link set {IFACE} down")
 
     def link_up(self, address: str) -> None:
@@ -165,7 +187,11 @@ class Host(Namespace):
 
 
 def renumber(moves: dict[Any, str]) -> None:
-    """Renumber several hosts at the same moment: each ``ip`` has entered its namespace and waits for its lines."""
+    """Renumber several hosts at the same moment.
+
+    ``moves`` gives each host its new address, with its prefix length. Each ``ip`` has entered its namespace before the
+    first gets its lines, so they are about 1 ms apart. Raises RuntimeError.
+    """
     waiting = [
         subprocess.Popen(
             ["ip", "-n", host.name, "-batch", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -206,13 +232,20 @@ class Network:
                 remove(name)
 
     def switch(self, label: str = "switch") -> Switch:
-        """Make a switch."""
+        """Make a switch.
+
+        ``label`` has to be new in this network. Raises RuntimeError.
+        """
         made = Switch(self, label)
         self._all.append(made)
         return made
 
     def host(self, label: str, switch: Switch, address: str, gateway: str | None = None) -> Host:
-        """Make a host on a switch; ``address`` with its prefix length."""
+        """Make a host on a switch.
+
+        ``address`` has its prefix length; ``gateway`` gives a default route, else there is none. ``label`` has to be
+        new in this network. Raises RuntimeError.
+        """
         made = Host(self, label, switch, address, gateway)
         self._all.append(made)
         return made
@@ -224,7 +257,10 @@ def existing() -> list[str]:
 
 
 def remove(name: str) -> None:
-    """Kill what runs in a namespace and remove it; a process that lived on would keep the namespace alive."""
+    """Kill what runs in a namespace and remove it; one that does not exist is no error.
+
+    A process that lived on would keep the namespace alive. This process itself is spared.
+    """
     listed = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False).stdout
     for pid in listed.split():
         if int(pid) == os.getpid():
@@ -235,7 +271,10 @@ def remove(name: str) -> None:
 
 
 def remove_orphans(prefix: str) -> None:
-    """Remove the namespaces of ``Network(prefix)`` in processes that are no more."""
+    """Remove the namespaces of ``Network(prefix)`` in processes that have ended.
+
+    A process is taken for alive while its id is in use.
+    """
     for name in existing():
         first, _, rest = name.partition("-")
         pid = rest.partition("-")[0]

@@ -34,7 +34,10 @@ class Echo:
     over: str = ""
 
     async def write(self, writer: asyncio.StreamWriter) -> None:
-        """Send the next number every 10 ms, whether or not the last one is back."""
+        """Send the next number every 10 ms, whether or not the last one is back, until cancelled.
+
+        A send that blocks delays the following ones, which then come at once until the count has caught up.
+        """
         due = time.perf_counter()
         while True:
             writer.write(self.sent.to_bytes(8, "big"))
@@ -44,7 +47,10 @@ class Echo:
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
 
     async def read(self, reader: asyncio.StreamReader) -> None:
-        """Check what comes back and keep the longest silence."""
+        """Check what comes back and keep the longest silence, until the connection ends.
+
+        ``over`` says then why; nothing is raised.
+        """
         try:
             while True:
                 number = int.from_bytes(await reader.readexactly(8), "big")
@@ -57,7 +63,10 @@ class Echo:
             self.over = repr(error)
 
     async def settle(self, deadline: float = 10.0) -> int:
-        """Wait until what was sent by now is back; returns how many numbers are missing after ``deadline``."""
+        """Wait until what was sent by now is back; returns how many numbers are missing then.
+
+        It waits for ``deadline`` seconds at most, and no longer than the connection lives.
+        """
         goal, until = self.sent, time.perf_counter() + deadline
         while self.received < goal and time.perf_counter() < until and not self.over:
             await asyncio.sleep(INTERVAL_S)
@@ -80,7 +89,11 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def run_demo(rounds: int, show: Show, *, netns: bool = False) -> list[Move]:
-    """Run the whole demo with ``rounds`` moves of each kind; the mesh has ``PEERS + 1`` nodes. Raises MeshError."""
+    """Run the whole demo with ``rounds`` moves of each kind; the mesh has ``PEERS + 1`` nodes.
+
+    The seed is killed after the first round. Processes and files are removed however it ends. Raises MeshError when a
+    node does not start, a namespace cannot be made, or the connection ends.
+    """
     processes: list[Process] = []
     tasks: list[asyncio.Task[None]] = []
     servers: list[asyncio.Server] = []
@@ -191,7 +204,10 @@ def to_json(moves: list[Move]) -> dict[str, Any]:
 
 
 def play(rounds: int, show: Show, netns: bool) -> list[Move]:
-    """Run the demo so that SIGTERM and SIGHUP clear up as Ctrl-C does. Raises MeshError, KeyboardInterrupt."""
+    """Run the demo so that SIGTERM and SIGHUP clear up as Ctrl-C does.
+
+    Blocks until the end. Raises MeshError, or KeyboardInterrupt after a signal.
+    """
     try:
         return asyncio.run(_play(rounds, show, netns))
     except asyncio.CancelledError as error:

@@ -53,7 +53,10 @@ class Show:
         click.echo(f"{self.seconds:5.1f} s  {text}", err=self._err)
 
     def counting(self, numbers: Callable[[], tuple[int, float]] | None) -> None:
-        """Take the source of the count, numbers that are back and seconds of silence; None ends the count."""
+        """Take the source of the running count; None ends the count.
+
+        ``numbers()`` returns how many numbers came back, and the seconds since the last one.
+        """
 
     def moving(self, end: str) -> None:
         """Show that a move begins."""
@@ -168,7 +171,10 @@ def summary(moves: list[Move], end: str) -> tuple[int, float, float, int] | None
 
 
 def make_show(*, as_json: bool) -> Show:
-    """Return the show for this output: a live one on a terminal where rich is installed."""
+    """Return the show for this output: a live one on a terminal where rich is installed.
+
+    Else it is plain lines, on standard error when the output is JSON.
+    """
     if not as_json and sys.stdout.isatty():
         try:
             return LiveShow()

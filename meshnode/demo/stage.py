@@ -53,7 +53,10 @@ class Process:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Start and wait for the ready line. Raises MeshError."""
+        """Start the process and wait for its ready line, which gives ``id`` and ``endpoint``.
+
+        Raises MeshError when there is none within ``READY_S``, or the process ends.
+        """
         command = [sys.executable, "-m", "meshnode", self.args[0], "--home", str(self.home), "--json", "--no-mdns"]
         command += ["--listen", f"{self.address}:0", *self.args[1:]]
         if self.host is not None:
@@ -76,13 +79,16 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The process id. Raises MeshError before the start."""
+        """Return the process id. Raises MeshError before the start."""
         if self._process is None:
             raise MeshError("this process was not started")
         return self._process.pid
 
     async def ask(self, method: str, **arguments: Any) -> dict[str, Any]:
-        """Send one request over the control socket and return the first answer."""
+        """Send one request over the control socket and return the first answer.
+
+        Raises MeshError as the command of the same name fails.
+        """
         asked = build(method, arguments)
         results = await asyncio.to_thread(lambda: list(call(self.home, asked)))
         return results[0]
@@ -93,7 +99,10 @@ class Process:
             self._process.kill()
 
     async def stop(self) -> None:
-        """End the process, politely first."""
+        """End the process and wait for that.
+
+        It gets SIGTERM, and SIGKILL when it lives after ``STOP_S``.
+        """
         if self._process is None or self._process.returncode is not None:
             return
         self._process.send_signal(signal.SIGTERM)
@@ -110,19 +119,28 @@ class Stage(Protocol):
     title: str
 
     def process(self, home: Path, number: int, args: list[str]) -> Process:
-        """Make the process with that number (from 0), not yet started."""
+        """Make the process with that number (from 0), not yet started.
+
+        ``args`` begin with the command; ``home`` is where it keeps its files.
+        """
         ...
 
     async def move(self, processes: list[Process]) -> None:
-        """Give each another address, at the same moment."""
+        """Give each another address, all at the same moment."""
         ...
 
     def listen(self, beside: Process) -> socket.socket:
-        """Return a TCP socket that listens on the loopback address beside that node."""
+        """Return a TCP socket that listens on the loopback address of that node's host.
+
+        The port is a free one.
+        """
         ...
 
     async def connect(self, beside: Process, host: str, port: int) -> socket.socket:
-        """Return a TCP connection made beside that node."""
+        """Return a TCP connection made on that node's host.
+
+        Raises OSError when it fails, or is not made within ``READY_S``.
+        """
         ...
 
 
