@@ -85,7 +85,7 @@ class Instance:
 
     @property
     def meta(self) -> Mapping[str, str]:
-        """Return the texts that its node announces with it."""
+        """The texts that its node announces with it."""
         return self.offer.meta
 
     def to_json(self) -> dict[str, object]:
