@@ -1,18 +1,9 @@
-"""Where datagrams go: UDP addresses, and the two detours that stand in for one.
-
-A UDP address has a canonical text form and a byte form. A *relayed* address means "through that relay", a
-*tunnel* means "as messages of a WebSocket to that host"; both are valid only inside this node, never on the wire.
-"""
+"""UDP addresses: their canonical text form and their byte form. What leads to one is a path (``base/path.py``)."""
 
 from __future__ import annotations
 
 import ipaddress
 from typing import NamedTuple
-
-DETOUR_MARK = "!"
-RELAY_MARK = "relay!"
-SIDE_MARK = "%side"
-TUNNEL_MARK = "wss!"
 
 DUMMY_HOST = "192.0.0.8"  # RFC 7600 section 4.8: an address that no host has
 
@@ -23,59 +14,8 @@ class Addr(NamedTuple):
     host: str
     port: int
 
-    @property
-    def is_udp(self) -> bool:
-        """True for a plain UDP address, False for a detour."""
-        return DETOUR_MARK not in self.host
-
-    @property
-    def is_relayed(self) -> bool:
-        """True for "through that relay"."""
-        return self.host.startswith(RELAY_MARK)
-
-    @property
-    def side(self) -> int | None:
-        """The extra socket by which to send there (``paths/search.py``); None for the node's own one."""
-        _, mark, number = self.host.partition(SIDE_MARK)
-        return int(number) if mark else None
-
-    def through(self, side: int) -> Addr:
-        """Return this IPv4 address "by that extra socket"; an IPv4 address has no other scope."""
-        return Addr(f"{self.host}{SIDE_MARK}{side}", self.port)
-
-    @property
-    def is_tunnel(self) -> bool:
-        """True for "over a WebSocket to that host"."""
-        return self.host.startswith(TUNNEL_MARK)
-
     def __str__(self) -> str:
-        if not self.is_udp:
-            return f"{self.host}:{self.port}" if self.port else self.host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def relayed(relay: str) -> Addr:
-    """Return the address "through the relay with this id"."""
-    return Addr(RELAY_MARK + relay, 0)
-
-
-def relay_of(addr: Addr) -> str:
-    """Return the relay's id that ``relayed`` was given."""
-    return addr.host[len(RELAY_MARK) :]
-
-
-def tunnel(peer: str, host: str, port: int) -> Addr:
-    """Return the address "over a WebSocket to this node on this host" (a name or an IP address).
-
-    With an empty ``peer`` it names a WebSocket that a node opened to us.
-    """
-    return Addr(f"{TUNNEL_MARK}{peer}@{host}" if peer else TUNNEL_MARK + host, port)
-
-
-def tunnel_target(addr: Addr) -> tuple[str, str, int]:
-    """Return what ``tunnel`` was given: the node's id ("" for a WebSocket that was opened to us), host and port."""
-    peer, _, host = addr.host[len(TUNNEL_MARK) :].partition("@")
-    return peer, host, addr.port
 
 
 NOWHERE = Addr(DUMMY_HOST, 9)  # stands for a detour where only UDP addresses are understood
@@ -131,10 +71,10 @@ def unpack_addr(data: bytes) -> Addr:
 def is_dialable(addr: Addr) -> bool:
     """Return whether a datagram to ``addr`` can reach one host by UDP.
 
-    False for detours, port 0, and multicast, unspecified, 0.0.0.0/8 and 240.0.0.0/4 addresses (broadcast among them):
+    False for port 0, and multicast, unspecified, 0.0.0.0/8 and 240.0.0.0/4 addresses (broadcast among them):
     a record that names one would make its readers send where no single host listens.
     """
-    if not 0 < addr.port < 65536 or not addr.is_udp:
+    if not 0 < addr.port < 65536:
         return False
     ip = ipaddress.ip_address(addr.host.partition("%")[0])
     if ip.is_multicast or ip.is_unspecified:

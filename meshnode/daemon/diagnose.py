@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from meshnode.base.limits import MAX_DOCTOR_SEEDS
+from meshnode.base.path import ViaTunnel, udp_address
 from meshnode.config import Seed, parse_seed
 from meshnode.errors import MeshError
 from meshnode.identity.node_id import NodeId
@@ -138,7 +139,7 @@ async def _seed(node: Node, seed: Seed) -> Json:
         answers=rtt is not None,
         rtt_ms=round(rtt * 1000, 3) if rtt is not None else None,
         path=outcome.path,
-        tunnel=outcome.endpoint is not None and outcome.endpoint.is_tunnel,
+        tunnel=isinstance(outcome.endpoint, ViaTunnel),
     )
     return found
 
@@ -161,8 +162,8 @@ def _udp(node: Node, now: float) -> Json:
     heard = {name: filters.quiet_s(now, outside=name == "outside_s") for name in ("outside_s", "lan_s")}
     for session in runtime_of(node).stack.sessions.values():
         for candidate in session.paths.book:
-            if candidate.addr.is_udp and candidate.is_valid and candidate.last_heard != NEVER:
-                kind = describe_endpoint(session.paths, candidate.addr)["path"]
+            if udp_address(candidate.path) is not None and candidate.is_valid and candidate.last_heard != NEVER:
+                kind = describe_endpoint(session.paths, candidate.path)["path"]
                 name, quiet = "lan_s" if kind == "lan" else "outside_s", now - candidate.last_heard
                 heard[name] = quiet if heard[name] is None else min(heard[name] or 0.0, quiet)
     return {name: round(quiet, 3) if quiet is not None else None for name, quiet in heard.items()}

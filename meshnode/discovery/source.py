@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from meshnode.base.address import Addr
+from meshnode.base.path import ViaTunnel
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
 
@@ -28,7 +29,7 @@ class Sink(Protocol):
         ``via`` is the name shown as the record's source, by default the source's ``name``.
         """
 
-    def seed(self, peer: NodeId, addrs: Iterable[Addr]) -> None:
+    def seed(self, peer: NodeId, addrs: Iterable[Addr | ViaTunnel]) -> None:
         """Hand in unsigned addresses of a peer that the operator has configured; the last call for a peer counts."""
 
     def is_wanted(self, peer: NodeId) -> bool:

@@ -18,6 +18,7 @@ from functools import lru_cache
 from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import FILTER_MOVE_S, FILTER_SETTLE_S, MAX_RECENT_SENDERS, MAX_SENT_ADDRESSES, MAX_SENT_PORTS
+from meshnode.base.path import Path, udp_address
 from meshnode.nat.local_networks import on_networks
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -50,7 +51,7 @@ class FilterView:
     """The filtering behaviour seen so far, by family (4 and 6); ``now`` is monotonic seconds."""
 
     def __init__(self) -> None:
-        self._sent: dict[Addr, None] = {}  # never forgotten while we run: use keeps a filter open
+        self._sent: dict[Path, None] = {}  # never forgotten while we run: use keeps a filter open
         self._hosts: dict[str, int] = {}  # how many addresses of it are in _sent
         self._full = False
         self._settled = float("inf")
@@ -94,37 +95,40 @@ class FilterView:
         """Take an outside address of this node, from a trusted observer."""
         self._outside[_ip(addr.host).version][addr.host] = None
 
-    def sent(self, addr: Addr) -> None:
-        """Take note of a datagram to ``addr``: from now on it, and perhaps other ports of its host, may answer.
+    def sent(self, to: Path) -> None:
+        """Take note of a datagram: from now on its address, and perhaps other ports of its host, may answer.
 
         Bounded by ``MAX_SENT_PORTS`` a host and ``MAX_SENT_ADDRESSES`` in all; what is beyond a bound counts as sent
         to, so the bounds can hide evidence and never make any. Tunnels, relays and link-local addresses are ignored.
         """
-        if addr in self._sent or not addr.is_udp or "%" in addr.host:
+        if to in self._sent or not isinstance(to, Addr) or "%" in to.host:
             return
-        ports = self._hosts.get(addr.host, 0)
+        ports = self._hosts.get(to.host, 0)
         if ports >= MAX_SENT_PORTS:
             return  # any of its ports counts as one that we sent to
         if len(self._sent) >= MAX_SENT_ADDRESSES:
             self._full = True  # from now on any host may be one that we sent to
             return
-        self._sent[addr] = None
-        self._hosts[addr.host] = ports + 1
+        self._sent[to] = None
+        self._hosts[to.host] = ports + 1
 
-    def stray(self, source: Addr, now: float) -> None:
+    def stray(self, source: Path, now: float) -> None:
         """Take a datagram that proves nothing: early on, it may be for an earlier process at this port."""
         if now < self._settled:
             self.sent(source)
 
-    def heard(self, source: Addr, now: float) -> None:
+    def heard(self, source: Path, now: float) -> None:
         """Take the source of a datagram that a member sealed to this node, before it is answered.
 
         From a host never sent to, it shows endpoint-independent filtering; from another port of a host that was sent
         to, at most address-dependent filtering; both only where the datagram certainly crossed the filter.
         """
-        if not source.is_udp:
+        addr = udp_address(source)
+        if addr is None:
             return
-        self._recent.put(source, now)
+        self._recent.put(addr, now)
+        if not isinstance(source, Addr):
+            return  # an extra socket has a filter of its own
         ports = self._hosts.get(source.host, 0)
         if source in self._sent or self._full or ports >= MAX_SENT_PORTS or "%" in source.host:
             return

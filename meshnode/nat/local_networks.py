@@ -39,7 +39,7 @@ class LocalNetworks:
         """
         if addr in self.own or (is_loopback(addr) and not self.loopback):
             return False
-        return not addr.is_udp or not _is_broadcast(addr, self.networks)
+        return not _is_broadcast(addr, self.networks)
 
 
 def _is_broadcast(addr: Addr, networks: Iterable[tuple[str, int]]) -> bool:

@@ -15,6 +15,7 @@ from itertools import islice
 
 from meshnode.base.address import Addr
 from meshnode.base.limits import SEARCH_PROBES
+from meshnode.base.path import Path, ViaSocket
 
 FIRST_PORT, LAST_PORT = 1024, 65535
 AHEAD, BEHIND = 48, 16  # ports guessed next to the one seen: NATs that count up, with others' flows between; down
@@ -36,18 +37,18 @@ def guesses(seen: int, rng: random.Random) -> list[int]:
 
 
 class Search:
-    """A paced list of addresses, each probed once. ``at`` is the deadline of the next step, None when it is over."""
+    """A paced list of paths, each probed once. ``at`` is the deadline of the next step, None when it is over."""
 
     __slots__ = ("_gap", "_step", "_targets", "at")
 
-    def __init__(self, targets: Iterable[Addr], step: int, gap: float, at: float) -> None:
+    def __init__(self, targets: Iterable[Path], step: int, gap: float, at: float) -> None:
         self.at: float | None = at
         self._targets = iter(targets)
         self._step = step
         self._gap = gap
 
-    def step(self, now: float) -> list[Addr]:
-        """Return the addresses to probe now, and set the next deadline.
+    def step(self, now: float) -> list[Path]:
+        """Return the paths to probe now, and set the next deadline.
 
         A step that is not full is the last one: ``at`` is None then.
         """
@@ -61,7 +62,7 @@ def spread(to: Addr, sides: Iterable[int], at: float) -> Search:
 
     ``sides`` are numbers of extra sockets; 32 are used every 10 ms, from ``at`` on (monotonic seconds).
     """
-    return Search((to.through(side) for side in sides), SPREAD_STEP, SPREAD_GAP_S, at)
+    return Search((ViaSocket(to, side) for side in sides), SPREAD_STEP, SPREAD_GAP_S, at)
 
 
 def spray(seen: Addr, rng: random.Random, at: float) -> Search:

@@ -20,7 +20,7 @@ class NatView:
 
         Returns True when that changes the reflexive addresses or the mapping behaviour.
         """
-        if not observer.is_udp or not is_dialable(seen):
+        if not is_dialable(seen):
             return False
         is_news = self.mappings.observed(peer, observer, seen, now)
         self.filters.seen(seen)

@@ -1,1 +1,1 @@
-"""Choice of the address to use for a peer. Sans-IO; one ``PeerPaths`` per peer."""
+"""Choice of the path to use for a peer. Sans-IO; one ``PeerPaths`` per peer."""

@@ -1,17 +1,19 @@
-"""The candidate addresses of one peer, and what is known of each (RFC 8445 terms).
+"""The candidate paths to one peer, and what is known of each (RFC 8445 terms).
 
-Each address is a ``Candidate``; a ``CandidateBook`` holds a peer's, bounded, and knows which one is in use.
+Each path is a ``Candidate``; a ``CandidateBook`` holds a peer's, bounded, and knows which one is in use.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import assert_never
 
 from meshnode.base.address import Addr, is_dialable
 from meshnode.base.limits import MAX_CANDIDATES
+from meshnode.base.path import Path, ViaRelay, ViaSocket, ViaTunnel, udp_address
 from meshnode.identity.record import EndpointKind, EndpointRecord
 from meshnode.nat.local_networks import LocalNetworks, on_networks
 from meshnode.paths.mtu import MtuSearch
@@ -34,7 +36,7 @@ class PathState(Enum):
 
 @dataclass(slots=True)
 class Candidate:
-    """One address of a peer. ``rtt`` is smoothed, in seconds; times are monotonic seconds.
+    """One path to a peer. ``rtt`` is smoothed, in seconds; times are monotonic seconds.
 
     - ``claimed``: when the peer last gave a reason to move here;
     - ``answered``: when the latest answered probe was sent;
@@ -42,7 +44,7 @@ class Candidate:
     - ``outcomes``: of the last probes of the relay monitor, True for each that came back.
     """
 
-    addr: Addr
+    path: Path
     source: str
     mtu: MtuSearch
     state: PathState = PathState.UNKNOWN
@@ -70,7 +72,15 @@ class Candidate:
         A tunnel goes to the peer itself. Were it the last choice, two relays whose client has no UDP would be reached
         through each other, and carry nothing for it.
         """
-        return 0 if self.addr.is_udp else 1 if self.addr.is_tunnel else 2
+        match self.path:
+            case Addr() | ViaSocket():
+                return 0
+            case ViaTunnel():
+                return 1
+            case ViaRelay():
+                return 2
+            case _:
+                assert_never(self.path)
 
     @property
     def outcome(self) -> str:
@@ -113,7 +123,7 @@ class Candidate:
 
 
 class CandidateBook:
-    """At most ``MAX_CANDIDATES`` addresses of one peer. Iterates over a copy, the oldest first.
+    """At most ``MAX_CANDIDATES`` paths to one peer. Iterates over a copy, the oldest first.
 
     ``current`` is in use; ``previous`` was validated and in use before it. Neither is evicted: answers that come from
     them must find their candidate. ``here`` is what this node knows of its own networks.
@@ -127,39 +137,43 @@ class CandidateBook:
         self.behind_nat = False  # the peer, as its record says
         self.here = LocalNetworks()
         self._mtu_ceiling = mtu_ceiling
-        self._candidates: dict[Addr, Candidate] = {}
+        self._candidates: dict[Path, Candidate] = {}
 
     def __iter__(self) -> Iterator[Candidate]:
         return iter(list(self._candidates.values()))
 
-    def __contains__(self, addr: Addr) -> bool:
-        return addr in self._candidates
+    def __contains__(self, path: Path) -> bool:
+        return path in self._candidates
 
-    def get(self, addr: Addr) -> Candidate | None:
-        """Return the candidate with this address, if it is known."""
-        return self._candidates.get(addr)
+    def get(self, path: Path) -> Candidate | None:
+        """Return the candidate with this path, if it is known."""
+        return self._candidates.get(path)
 
-    def learn(self, addr: Addr, source: str) -> Candidate | None:
-        """Return the candidate with this address, a new one if need be; None when it can be no peer's.
+    def learn(self, path: Path, source: str) -> Candidate | None:
+        """Return the candidate with this path, a new one if need be; None when it can be no peer's.
 
         The oldest makes room for a new one, so that a lying source can only push out what it brought itself.
         """
-        found = self._candidates.get(addr)
-        if found is not None or (addr.is_udp and not is_dialable(addr)):
+        found = self._candidates.get(path)
+        if found is not None:
             return found
+        addr = udp_address(path)
+        if addr is not None and not is_dialable(addr):
+            return None
         if len(self._candidates) >= MAX_CANDIDATES:
             oldest = next((old for old in self if old is not self.current and old is not self.previous), None)
             if oldest is None:
                 return None
-            del self._candidates[oldest.addr]
-        found = self._candidates[addr] = Candidate(addr, source, MtuSearch(self._mtu_ceiling if addr.is_udp else 0))
+            del self._candidates[oldest.path]
+        mtu = MtuSearch(self._mtu_ceiling if addr is not None else 0)
+        found = self._candidates[path] = Candidate(path, source, mtu)
         return found
 
-    def drop(self, addr: Addr) -> None:
-        """Forget an address that is of no more use (a relay that was left), unless it is in use."""
-        if self.current is not None and addr == self.current.addr:
+    def drop(self, path: Path) -> None:
+        """Forget a path that is of no more use (a relay that was left), unless it is in use."""
+        if self.current is not None and path == self.current.path:
             return
-        dropped = self._candidates.pop(addr, None)
+        dropped = self._candidates.pop(path, None)
         if dropped is self.previous:
             self.previous = None
 
@@ -173,58 +187,59 @@ class CandidateBook:
         self.behind_nat = any(endpoint.kind is EndpointKind.REFLEXIVE for endpoint in record.endpoints)
         for candidate in self:
             in_use = candidate is self.current or candidate is self.previous
-            if candidate.source == "record" and candidate.addr not in listed and not in_use:
-                del self._candidates[candidate.addr]
+            if candidate.source == "record" and candidate.path not in listed and not in_use:
+                del self._candidates[candidate.path]
         return list(listed)
 
-    def is_left(self, listed: Iterable[Addr]) -> bool:
+    def is_left(self, listed: Collection[Addr]) -> bool:
         """Return True when the peer's newer record no longer lists the direct address in use."""
         if self.current is None or self.behind_nat:  # a punched address is the peer's NAT's, and in no record
             return False
-        return self.current.rank == 0 and self.current.addr not in listed
+        return self.current.rank == 0 and self.current.path not in listed
 
-    def on_duplicate(self, addr: Addr) -> None:
+    def on_duplicate(self, path: Path) -> None:
         """Count a sealed datagram that came twice by this path as a loss.
 
         Only for relays: one that repeats datagrams is left as one that drops them.
         """
-        found = self._candidates.get(addr)
-        if found is not None and found.addr.is_relayed:
+        found = self._candidates.get(path)
+        if found is not None and isinstance(path, ViaRelay):
             found.outcomes.append(False)
 
     def relays(self) -> list[Candidate]:
         """Return the relayed candidates that are not in use."""
-        return [c for c in self if c.addr.is_relayed and c is not self.current]
+        return [c for c in self if isinstance(c.path, ViaRelay) and c is not self.current]
 
-    def addresses(self) -> list[Addr]:
-        """Return all candidate addresses."""
+    def paths(self) -> list[Path]:
+        """Return all candidate paths."""
         return list(self._candidates)
 
-    def best_guess(self) -> Addr | None:
-        """Return the address to dial first.
+    def best_guess(self) -> Path | None:
+        """Return the path to dial first.
 
         A validated one; else one on our own networks; else a relay when the peer is behind a NAT, a direct one when
         it is not; in the record's order.
         """
 
         def rank(candidate: Candidate) -> tuple[bool, bool, bool, int]:
-            first = candidate.addr.is_relayed if self.behind_nat else candidate.rank == 0
-            return not candidate.is_valid, self.kind(candidate.addr) != "lan", not first, candidate.rank
+            first = isinstance(candidate.path, ViaRelay) if self.behind_nat else candidate.rank == 0
+            return not candidate.is_valid, self.kind(candidate.path) != "lan", not first, candidate.rank
 
         best = min(self._candidates.values(), key=rank, default=None)
-        return best.addr if best is not None else None
+        return best.path if best is not None else None
 
-    def kind(self, addr: Addr) -> str:
+    def kind(self, path: Path) -> str:
         """Return ``relay``; ``lan`` for an address on one of our networks or loopback; else ``direct``."""
-        return path_kind(addr, self.here.networks)
+        return path_kind(path, self.here.networks)
 
 
-def path_kind(addr: Addr, networks: Iterable[tuple[str, int]]) -> str:
+def path_kind(path: Path, networks: Iterable[tuple[str, int]]) -> str:
     """Return ``relay``, ``lan`` or ``direct``.
 
     ``lan`` is an address in one of ``networks`` (address, prefix length), loopback or link-local; ``direct`` any other
     UDP address, and a WebSocket to the peer itself.
     """
-    if not addr.is_udp:
-        return "relay" if addr.is_relayed else "direct"
-    return "lan" if on_networks(addr, networks) else "direct"
+    if isinstance(path, ViaRelay):
+        return "relay"
+    addr = udp_address(path)
+    return "lan" if addr is not None and on_networks(addr, networks) else "direct"

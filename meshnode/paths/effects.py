@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from meshnode.base.address import Addr
 from meshnode.base.limits import MAX_PATH_HISTORY
+from meshnode.base.path import Path
 from meshnode.base.path_reason import PathReason
 
 MOVED, SEEKING = 1, 2  # flags of a PING: its sender's own address has changed; its sender hears nothing from the peer
@@ -16,7 +16,7 @@ MOVED, SEEKING = 1, 2  # flags of a PING: its sender's own address has changed; 
 class SendProbe:
     """Send a sealed PING; ``pad_to`` is the whole datagram's size in bytes, 0 for the smallest."""
 
-    addr: Addr
+    path: Path
     tx: bytes
     flags: int
     pad_to: int = 0
@@ -29,8 +29,8 @@ class Switched:
     ``failed`` is true when the old path no longer carries packets: what is in flight is likely lost.
     """
 
-    old: Addr | None
-    new: Addr
+    old: Path | None
+    new: Path
     reason: PathReason
     failed: bool
 
@@ -39,15 +39,15 @@ class Switched:
 class Nudge:
     """The path stays, but what is in flight on it is likely lost: QUIC should not wait for its own timers."""
 
-    addr: Addr
+    path: Path
     reason: PathReason
 
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """Our own probe went round trip on this address: no byte budget any more."""
+    """Our own probe went round trip on this path: no byte budget any more."""
 
-    addr: Addr
+    path: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +103,19 @@ Effect = (
 
 
 class Journal:
-    """The effects that wait to be carried out, and the last path changes: monotonic time, reason, address in use."""
+    """The effects that wait to be carried out, and the last path changes: monotonic time, reason, path in use."""
 
     __slots__ = ("effects", "history")
 
     def __init__(self) -> None:
-        self.history: deque[tuple[float, PathReason, Addr | None]] = deque(maxlen=MAX_PATH_HISTORY)
+        self.history: deque[tuple[float, PathReason, Path | None]] = deque(maxlen=MAX_PATH_HISTORY)
         self.effects: list[Effect] = []
 
     def emit(self, effect: Effect) -> None:
         """Ask the stack to do something."""
         self.effects.append(effect)
 
-    def note(self, now: float, reason: PathReason, active: Addr | None) -> None:
+    def note(self, now: float, reason: PathReason, active: Path | None) -> None:
         """Record a path change for people.
 
         The last ``MAX_PATH_HISTORY`` are kept. ``active`` is where packets go from now on, None for nowhere.

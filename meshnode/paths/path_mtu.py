@@ -64,8 +64,8 @@ class PathMtu:
             self._validation.probe(current, 0, now, pad_to=current.mtu.size)
         else:
             self.fall_back(current, now)
-            self._journal.emit(Nudge(current.addr, PathReason.BLACK_HOLE))
-            self._journal.note(now, PathReason.BLACK_HOLE, current.addr)
+            self._journal.emit(Nudge(current.path, PathReason.BLACK_HOLE))
+            self._journal.note(now, PathReason.BLACK_HOLE, current.path)
 
     def _set(self, size: int) -> None:
         if size != self.size:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from meshnode.base.address import Addr
 from meshnode.base.clock import Entropy
 from meshnode.base.limits import BASE_MTU, KEEPALIVE_S
+from meshnode.base.path import Path, ViaRelay
 from meshnode.base.path_reason import PathReason
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
@@ -43,7 +44,7 @@ class PeerPaths:
         self, peer: NodeId, *, rng: random.Random, entropy: Entropy, now: float, mtu_ceiling: int = 1452
     ) -> None:
         self.peer = peer
-        self.active: Addr | None = None
+        self.active: Path | None = None
         self._journal = Journal()
         self.history = self._journal.history
         self.book = CandidateBook(mtu_ceiling)
@@ -58,15 +59,15 @@ class PeerPaths:
 
     # ---- candidates
 
-    def add_candidates(self, addrs: Iterable[tuple[Addr, str]], now: float) -> None:
-        """Learn possible addresses, each with its source.
+    def add_candidates(self, paths: Iterable[tuple[Path, str]], now: float) -> None:
+        """Learn possible paths, each with its source.
 
         New ones are probed at once while the peer is dialled or does not answer. Beyond ``MAX_CANDIDATES`` the oldest
         make room.
         """
-        for addr, source in addrs:
-            is_new = addr not in self.book
-            found = self.book.learn(addr, source)
+        for path, source in paths:
+            is_new = path not in self.book
+            found = self.book.learn(path, source)
             if is_new and found is not None and self.seeking.is_active():
                 self._validation.probe(found, self.seeking.flags(), now)
 
@@ -105,27 +106,27 @@ class PeerPaths:
 
     # ---- the beginning of a connection
 
-    def begin(self, addr: Addr, now: float) -> None:
-        """Dial: the first flight goes to ``addr``; all other candidates are probed beside it.
+    def begin(self, path: Path, now: float) -> None:
+        """Dial: the first flight goes by ``path``; all other candidates are probed beside it.
 
         The address has a budget of one initial window, for the record or the configuration names it (RFC 9000 section
         8).
         """
-        current = self.book.learn(addr, "dial")
+        current = self.book.learn(path, "dial")
         if current is None:
             return
-        self.book.current, self.active = current, addr
+        self.book.current, self.active = current, path
         self._validation.grant_window()  # a record signed by the peer, or a configured address, names it
         self.seeking.dial(now)
-        self._journal.note(now, PathReason.DIAL, addr)
+        self._journal.note(now, PathReason.DIAL, path)
 
-    def accept(self, addr: Addr, now: float) -> None:
-        """Use ``addr``: the handshake with the peer is done there.
+    def accept(self, path: Path, now: float) -> None:
+        """Use ``path``: the handshake with the peer is done by it.
 
         QUIC has validated the address (RFC 9000 section 8.1), so no byte budget applies. The datagram size starts from
         the base again, as the engine of a new connection does.
         """
-        current = self.book.learn(addr, "peer") or self.book.current
+        current = self.book.learn(path, "peer") or self.book.current
         if current is None:
             return
         self.seeking.end_dial()
@@ -136,19 +137,19 @@ class PeerPaths:
         self._use(current, now)
         self._settle(now)
         self._upgrade.again(now)  # both ends are ready now: an introduction before that found only one of them
-        self._journal.emit(Switched(old, current.addr, PathReason.ACCEPTED, False))
-        self._journal.note(now, PathReason.ACCEPTED, current.addr)
+        self._journal.emit(Switched(old, current.path, PathReason.ACCEPTED, False))
+        self._journal.note(now, PathReason.ACCEPTED, current.path)
 
     # ---- packets and probes
 
-    def on_received(self, src: Addr, size: int, newest: bool, now: float) -> None:
+    def on_received(self, src: Path, size: int, newest: bool, now: float) -> None:
         """Take a QUIC datagram of ``size`` bytes.
 
         ``newest``: it has the highest packet number so far, so its source is the peer's own (RFC 9000 section 9.3). The
         source of any other may be spoofed: it only adds to the byte budget of the address in use.
         """
         current = self.book.current
-        if current is not None and src == current.addr:
+        if current is not None and src == current.path:
             if current.state is not PathState.VALIDATED:
                 self._validation.received(size)
             if newest:
@@ -159,7 +160,7 @@ class PeerPaths:
         if newest:
             self._on_other_source(src, now)
 
-    def _on_other_source(self, src: Addr, now: float) -> None:
+    def _on_other_source(self, src: Path, now: float) -> None:
         known = self.book.get(src)
         if known is not None and known.is_valid:
             known.last_heard = now
@@ -171,7 +172,7 @@ class PeerPaths:
             if found.state is not PathState.PROBING:
                 self._validation.probe(found, 0, now)
 
-    def on_ping(self, src: Addr, flags: int, now: float) -> None:
+    def on_ping(self, src: Path, flags: int, now: float) -> None:
         """Take a sealed PING of the peer about the connection with it.
 
         ``flags`` are ``MOVED`` and ``SEEKING``. MOVED from another address switches at once, with a budget of one
@@ -209,7 +210,7 @@ class PeerPaths:
         probe = self._validation.take(tx)
         if probe is None:
             return None
-        found = self.book.get(probe.addr)
+        found = self.book.get(probe.path)
         if found is None:
             return probe.sent
         was_valid = found.is_valid
@@ -227,13 +228,13 @@ class PeerPaths:
     def _on_current_answered(self, current: Candidate, was_valid: bool, now: float) -> None:
         self._validation.confirm_by = None
         if not was_valid:
-            self._journal.emit(Validated(current.addr))
+            self._journal.emit(Validated(current.path))
             current.mtu.start(now)
         if self.seeking.silent_since is not None:
             likely_lost = self.seeking.moved or now - self.seeking.silent_since > SILENCE_MIN_S
             self._settle(now)
             if likely_lost:
-                self._journal.emit(Nudge(current.addr, PathReason.ANSWERED))
+                self._journal.emit(Nudge(current.path, PathReason.ANSWERED))
         self.watchdog.answered()
 
     def local_change(self, now: float) -> None:
@@ -347,7 +348,7 @@ class PeerPaths:
         """Probe other relays beside the one in use, so that one that drops, delays or repeats datagrams is left."""
         others, busy = self.book.relays(), self.watchdog.is_busy(now)
         self._monitor.tick(current, busy and bool(others), now)
-        if not busy or not current.addr.is_relayed or self.seeking.silent_since is not None:
+        if not busy or not isinstance(current.path, ViaRelay) or self.seeking.silent_since is not None:
             return
         if self._decide(RelaysCompared(tuple(others)), now):
             self._settle(now)
@@ -370,20 +371,20 @@ class PeerPaths:
         if is_silent and not self.seeking.moved and old.rank < decision.to.rank:
             old.fell_silent(now)
         self._use(decision.to, now)
-        self._journal.emit(Switched(old.addr, decision.to.addr, decision.reason, decision.failed))
-        self._journal.note(now, decision.reason, decision.to.addr)
+        self._journal.emit(Switched(old.path, decision.to.path, decision.reason, decision.failed))
+        self._journal.note(now, decision.reason, decision.to.path)
         return True
 
     def _use(self, current: Candidate, now: float) -> None:
         """Send everything this way from now on."""
-        self.book.current, self.active = current, current.addr
+        self.book.current, self.active = current, current.path
         self._mtu.use(current, now)
         if current.rank == 0:
             self._upgrade.end()
             self._monitor.end()
             return
         self._upgrade.begin(now)
-        if current.addr.is_relayed:
+        if isinstance(current.path, ViaRelay):
             self._monitor.begin(now)
 
     def _settle(self, now: float) -> None:

@@ -5,8 +5,8 @@ A relay that drops, delays or repeats datagrams can so be told from one that doe
 
 from __future__ import annotations
 
-from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
+from meshnode.base.path import Path, ViaRelay
 from meshnode.paths.candidate import Candidate, CandidateBook
 from meshnode.paths.liveness import TIMER_SLACK_S
 from meshnode.paths.validation import Validation
@@ -28,7 +28,7 @@ class RelayMonitor:
         self.at: float | None = None
         self._book = book
         self._validation = validation
-        self._probes: BoundedDict[bytes, tuple[Addr, float]] = BoundedDict(MAX_PROBES)
+        self._probes: BoundedDict[bytes, tuple[Path, float]] = BoundedDict(MAX_PROBES)
 
     def begin(self, now: float) -> None:
         """Start measuring: a relay is in use."""
@@ -43,7 +43,7 @@ class RelayMonitor:
     def probe(self, current: Candidate, others: list[Candidate], now: float) -> None:
         """Probe the relay in use and the first two others."""
         for candidate in (current, *others[:COMPARED_RELAYS]):
-            self._probes[self._validation.probe(candidate, 0, now)] = (candidate.addr, now)
+            self._probes[self._validation.probe(candidate, 0, now)] = (candidate.path, now)
 
     def answered(self, tx: bytes, candidate: Candidate) -> None:
         """Record the answer to a probe, if it was one of these."""
@@ -57,14 +57,14 @@ class RelayMonitor:
         no CPU, and the probes under way are not counted. ``busy``: data flows, so the next step comes in 0.2 s, else in
         1 s.
         """
-        if not current.addr.is_relayed:
+        if not isinstance(current.path, ViaRelay):
             self.end()
             return
         if self.at is not None and now - self.at > TIMER_SLACK_S:
             self._probes.clear()  # this process got no CPU: the answers may be unread still
         self.at = now + (PERIOD_S if busy else IDLE_PERIOD_S)
-        for tx, (addr, sent) in list(self._probes.items()):
-            candidate = self._book.get(addr)
+        for tx, (path, sent) in list(self._probes.items()):
+            candidate = self._book.get(path)
             if candidate is None:
                 del self._probes[tx]
             elif now - sent > max(LOST_AFTER_S, LOST_RTTS * (candidate.rtt or 0.1)):

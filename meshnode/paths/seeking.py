@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from enum import Enum
 
+from meshnode.base.path import ViaTunnel
 from meshnode.base.path_reason import PathReason
 from meshnode.paths.candidate import Candidate, CandidateBook
 from meshnode.paths.effects import (
@@ -177,7 +178,7 @@ class Seeking:
         self._ask_after = 0.0
         self._validation.probe(current, MOVED, now)
         self.next_probe = now + PROBE_GAPS_S[0]
-        self._journal.emit(Nudge(current.addr, PathReason.MOVED))
+        self._journal.emit(Nudge(current.path, PathReason.MOVED))
         self._note(now, PathReason.MOVED)
 
     def end(self, now: float) -> None:
@@ -200,14 +201,14 @@ class Seeking:
 
     def _note(self, now: float, reason: PathReason) -> None:
         current = self._book.current
-        self._journal.note(now, reason, current.addr if current is not None else None)
+        self._journal.note(now, reason, current.path if current is not None else None)
 
     def _probe_all(self, flags: int, now: float, *, include_current: bool) -> None:
         since = self.silent_since if self.silent_since is not None else self._dialled_at
         without_tunnels = since is None or now - since < TUNNEL_AFTER_S
         current = self._book.current
         for candidate in self._book:
-            if candidate.addr.is_tunnel and without_tunnels and candidate is not current:
+            if isinstance(candidate.path, ViaTunnel) and without_tunnels and candidate is not current:
                 continue
             if include_current or candidate is not current:
                 self._validation.probe(candidate, flags, now)

@@ -109,7 +109,7 @@ def _nearer(found: Candidate, current: Candidate, sent: float, at: Situation) ->
     """On our own network, where the other path leads out and, by a NAT that hairpins, in again."""
     if not current.is_valid or found.rank != current.rank:
         return False
-    near = path_kind(found.addr, at.networks) == "lan" and path_kind(current.addr, at.networks) != "lan"
+    near = path_kind(found.path, at.networks) == "lan" and path_kind(current.path, at.networks) != "lan"
     return near and (current.rtt is None or found.rtt is None or found.rtt < current.rtt + HYSTERESIS_S)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 
+from meshnode.base.path import ViaRelay
 from meshnode.paths.candidate import Candidate, CandidateBook
 from meshnode.paths.effects import Journal, NeedIntroduction
 from meshnode.paths.validation import Validation
@@ -68,7 +69,7 @@ class Upgrade:
         if current.rank == 0:
             self.end()
             return
-        if self._step(now) and current.addr.is_relayed:
+        if self._step(now) and isinstance(current.path, ViaRelay):
             self._journal.emit(NeedIntroduction())
         for candidate in self._book:
             if candidate.rank < current.rank and now >= candidate.trusted_at:

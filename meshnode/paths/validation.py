@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.clock import Entropy
 from meshnode.base.limits import INITIAL_WINDOW, MAX_PROBES_OUT
+from meshnode.base.path import Path
 from meshnode.paths.candidate import Candidate, PathState
 from meshnode.paths.effects import Journal, SendProbe
 
@@ -23,7 +23,7 @@ AMPLIFICATION = 3  # RFC 9000 section 8.1: bytes sent for each byte received, un
 class Probe(NamedTuple):
     """A probe on its way. ``sent`` is monotonic seconds; ``pad_to`` is bytes of datagram, 0 for the smallest."""
 
-    addr: Addr
+    path: Path
     sent: float
     pad_to: int
 
@@ -50,11 +50,11 @@ class Validation:
         datagram in bytes, 0 for the smallest.
         """
         tx = self._entropy(8)
-        self._probes[tx] = Probe(candidate.addr, now, pad_to)
+        self._probes[tx] = Probe(candidate.path, now, pad_to)
         candidate.probes += 1
         if candidate.state in (PathState.UNKNOWN, PathState.FAILED):
             candidate.state = PathState.PROBING
-        self._journal.emit(SendProbe(candidate.addr, tx, flags, pad_to))
+        self._journal.emit(SendProbe(candidate.path, tx, flags, pad_to))
         return tx
 
     def take(self, tx: bytes) -> Probe | None:

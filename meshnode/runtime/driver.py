@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from meshnode.base.address import Addr
 from meshnode.base.clock import Clock
+from meshnode.base.path import Path
 from meshnode.base.timers import RETRY_S
 from meshnode.runtime.faults import Faults
 from meshnode.stack.stack import Stack
@@ -30,7 +30,7 @@ class Driver:
         self._flush_soon = False
         self._closed = False
 
-    def on_batch(self, batch: list[tuple[bytes, Addr]]) -> None:
+    def on_batch(self, batch: list[tuple[bytes, Path]]) -> None:
         """Hand received datagrams to the stack, and flush at the end of this turn of the loop.
 
         ``batch`` holds (datagram, source) in the order of arrival; all get the same time.
@@ -43,7 +43,7 @@ class Driver:
                 self._faults.take(error)
         self.on_dirty()  # flushed behind the readers that this wakes: an answer and its ACK share a packet
 
-    def on_tunnelled(self, datagram: bytes, source: Addr) -> None:
+    def on_tunnelled(self, datagram: bytes, source: Path) -> None:
         """Take a datagram that a WebSocket carried."""
         if not self._closed:
             self.on_batch([(datagram, source)])

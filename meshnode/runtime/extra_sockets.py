@@ -6,6 +6,7 @@ import asyncio
 
 from meshnode.base.address import Addr
 from meshnode.base.metrics import Metrics, describe
+from meshnode.base.path import ViaSocket
 from meshnode.errors import MeshError
 from meshnode.runtime.udp import OnBatch, UdpSocket
 
@@ -42,10 +43,10 @@ class ExtraSockets:
             opened.append(self._count)
         return opened
 
-    def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
-        """Send by the socket that the address names; False when it is closed."""
-        found = self._sockets.get(addr.side or 0)
-        return found is not None and found.send(addr, datagrams)
+    def send(self, path: ViaSocket, datagrams: list[bytes]) -> bool:
+        """Send by the socket that the path names; False when it is closed."""
+        found = self._sockets.get(path.socket)
+        return found is not None and found.send(path.addr, datagrams)
 
     def close_one(self, side: int) -> None:
         """Close one."""

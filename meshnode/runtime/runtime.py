@@ -39,7 +39,7 @@ from meshnode.runtime.name_store import NameStore
 from meshnode.runtime.sockets import Sockets
 from meshnode.runtime.sources import Surroundings, make_sources
 from meshnode.runtime.tasks import Tasks
-from meshnode.stack.context import TUNNEL, StackSettings
+from meshnode.stack.context import TUNNEL, OnPath, StackSettings
 from meshnode.stack.probe import Pinged
 from meshnode.stack.stack import Stack
 
@@ -52,7 +52,6 @@ T = TypeVar("T")
 
 OnStream = Callable[[Connection, Stream], None]
 OnConnection = Callable[[Connection, bool], None]
-OnPath = Callable[[NodeId, Addr | None, Addr | None, str], None]
 
 
 @dataclass(frozen=True, slots=True)

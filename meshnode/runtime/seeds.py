@@ -9,8 +9,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from meshnode.base.address import Addr, canonical_host, tunnel
+from meshnode.base.address import Addr, canonical_host
 from meshnode.base.metrics import Metrics
+from meshnode.base.path import ViaTunnel
 from meshnode.config import Seed
 from meshnode.discovery.source import RecordSource, Sink
 from meshnode.runtime.tasks import Spawn
@@ -65,5 +66,5 @@ class SeedSource(RecordSource):
             return
         self._errors.pop(seed.host, None)
         addrs = list(dict.fromkeys(Addr(canonical_host(str(item[4][0])), seed.port) for item in found))
-        tunnels = [tunnel(str(seed.id), seed.host, port) for port in dict.fromkeys((seed.port, HTTPS_PORT))]
+        tunnels = [ViaTunnel(str(seed.id), seed.host, port) for port in dict.fromkeys((seed.port, HTTPS_PORT))]
         sink.seed(seed.id, [*addrs, *tunnels])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from typing import assert_never
 
-from meshnode.base.address import DETOUR_MARK, SIDE_MARK, Addr
+from meshnode.base.address import Addr
 from meshnode.base.metrics import Metrics
+from meshnode.base.path import Hop, ViaSocket, ViaTunnel
 from meshnode.config import Config
 from meshnode.identity.sealing import Sealer
 from meshnode.runtime.extra_sockets import ExtraSockets
 from meshnode.runtime.udp import OnBatch, UdpSocket
-from meshnode.runtime.websocket import WebSockets
+from meshnode.runtime.websocket import OnDatagram, WebSockets
 
 
 class Sockets:
@@ -23,7 +24,7 @@ class Sockets:
         config: Config,
         sealer: Sealer,
         on_batch: OnBatch,
-        on_tunnelled: Callable[[bytes, Addr], None],
+        on_tunnelled: OnDatagram,
         metrics: Metrics,
     ) -> None:
         self._config = config
@@ -53,17 +54,21 @@ class Sockets:
 
     # ---- Transport
 
-    def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
-        """Send by the socket that the address names: the node's UDP socket, an extra one, or a WebSocket.
+    def send(self, path: Hop, datagrams: list[bytes]) -> bool:
+        """Send by the socket that the path names: the node's UDP socket, an extra one, or a WebSocket.
 
         False means that there is no way there: the extra socket is closed, tunnels are off, or the host has no such
         address family. True promises nothing about arrival.
         """
-        if DETOUR_MARK in addr.host:
-            return self._config.tunnel and self.tunnels.send(addr, datagrams)
-        if SIDE_MARK in addr.host:
-            return self.extra.send(addr, datagrams)
-        return self.udp.send(addr, datagrams)
+        match path:
+            case Addr():
+                return self.udp.send(path, datagrams)
+            case ViaSocket():
+                return self.extra.send(path, datagrams)
+            case ViaTunnel():
+                return self._config.tunnel and self.tunnels.send(path, datagrams)
+            case _:
+                assert_never(path)
 
     def open_sides(self, count: int) -> list[int]:
         """Open extra sockets; returns the numbers of those that could be had."""

@@ -17,6 +17,7 @@ from itertools import islice
 
 from meshnode.base.address import Addr, canonical_host
 from meshnode.base.metrics import Metrics
+from meshnode.base.path import Path, ViaSocket
 from meshnode.base.refusals import listen_refusal
 from meshnode.errors import AddressInUse, ConfigError
 
@@ -33,7 +34,7 @@ MAX_GSO = 65_000
 MAX_BACKLOG = 512  # datagrams kept while the kernel's buffer is full; QUIC repeats what is dropped
 MAX_ADDRESSES = 4096  # cached conversions
 RETRY_ERRORS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
-OnBatch = Callable[[list[tuple[bytes, Addr]]], None]
+OnBatch = Callable[[list[tuple[bytes, Path]]], None]
 
 
 class UdpSocket:
@@ -61,7 +62,7 @@ class UdpSocket:
         self._gso = True
         self._buffer = bytearray(65_536) if buffer is None else buffer
         self._view = memoryview(self._buffer)
-        self._froms: dict[tuple[object, ...], Addr] = {}
+        self._froms: dict[tuple[object, ...], Path] = {}
         self._tos: dict[Addr, tuple[str, int] | tuple[str, int, int, int] | None] = {}
         self._backlog: deque[tuple[Addr, bytes]] = deque()
 
@@ -110,7 +111,7 @@ class UdpSocket:
     # ---- receiving
 
     def _readable(self, sock: socket.socket) -> None:
-        batch: list[tuple[bytes, Addr]] = []
+        batch: list[tuple[bytes, Path]] = []
         buffer, view = self._buffer, self._view
         while len(batch) < BATCH:
             try:
@@ -133,15 +134,14 @@ class UdpSocket:
         if batch:
             self._on_batch(batch)
 
-    def _learn(self, name: tuple[object, ...]) -> Addr:
+    def _learn(self, name: tuple[object, ...]) -> Path:
         if len(self._froms) >= MAX_ADDRESSES:
             self._froms.clear()
         host = str(name[0])
         if len(name) == 4 and name[3] and "%" not in host:
             host = f"{host}%{socket.if_indextoname(int(str(name[3])))}"
-        source = Addr(canonical_host(host), int(str(name[1])))
-        if self._side is not None:
-            source = source.through(self._side)
+        addr = Addr(canonical_host(host), int(str(name[1])))
+        source = addr if self._side is None else ViaSocket(addr, self._side)
         self._froms[name] = source
         return source
 
@@ -214,8 +214,6 @@ class UdpSocket:
         if len(self._tos) >= MAX_ADDRESSES:
             self._tos.clear()
         host, _, scope = addr.host.partition("%")
-        if self._side is not None:
-            scope = ""
         to: tuple[str, int] | tuple[str, int, int, int] | None
         if self._v6:
             mapped = host if ":" in host else f"::ffff:{host}"

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meshnode.base.address import Addr, tunnel, tunnel_target
+from meshnode.base.address import Addr
 from meshnode.base.files import write_atomic
 from meshnode.base.limits import (
     MAX_DATAGRAM,
@@ -29,6 +29,7 @@ from meshnode.base.limits import (
     TUNNEL_RETRY_S,
 )
 from meshnode.base.metrics import Metrics, describe
+from meshnode.base.path import ViaTunnel
 from meshnode.errors import InvalidId
 from meshnode.identity.node_id import NodeId
 from meshnode.runtime.client_hello import MAX_HELLO, server_name
@@ -51,7 +52,7 @@ BACKLOG_FULL = describe("tunnel_drop_backlog", "datagrams dropped: the WebSocket
 
 Knock = Callable[[NodeId, bytes], bytes]
 Check = Callable[[bytes, bytes], NodeId | None]
-OnDatagram = Callable[[bytes, Addr], None]
+OnDatagram = Callable[[bytes, ViaTunnel], None]
 
 
 def knock_name(token: bytes) -> str:
@@ -88,29 +89,29 @@ class WebSockets:
         self._check = check
         self._on_datagram = on_datagram
         self._metrics = metrics
-        self._outgoing: dict[Addr, _Outgoing] = {}
-        self._incoming: dict[Addr, _Incoming] = {}
+        self._outgoing: dict[ViaTunnel, _Outgoing] = {}
+        self._incoming: dict[ViaTunnel, _Incoming] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
         self._context: ssl.SSLContext | None = None
         self._count = 0
 
-    def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
-        """Send datagrams over the WebSocket to ``addr``, opening it when this node is the one that dials.
+    def send(self, path: ViaTunnel, datagrams: list[bytes]) -> bool:
+        """Send datagrams over that WebSocket, opening it when this node is the one that dials.
 
         While it opens, ``MAX_TUNNEL_BACKLOG`` datagrams wait; the rest is dropped and counted. After a failure the next
-        attempt comes ``TUNNEL_RETRY_S`` later; datagrams before it are dropped. False when ``addr`` is the address of a
-        member's WebSocket that is closed.
+        attempt comes ``TUNNEL_RETRY_S`` later; datagrams before it are dropped. False for a member's WebSocket that is
+        closed.
         """
-        incoming = self._incoming.get(addr)
+        incoming = self._incoming.get(path)
         if incoming is not None:
             incoming.send(datagrams)
             return True
-        outgoing = self._outgoing.get(addr)
+        outgoing = self._outgoing.get(path)
         if outgoing is None:
-            if "@" not in addr.host:
+            if not path.peer:
                 return False  # a member's, and gone
-            outgoing = self._outgoing[addr] = _Outgoing(self, addr)
+            outgoing = self._outgoing[path] = _Outgoing(self, path)
         outgoing.send(datagrams)
         return True
 
@@ -135,10 +136,10 @@ class WebSockets:
         """Return a fresh server name for one attempt. Raises InvalidId."""
         return knock_name(self._knock(NodeId.parse(peer), PURPOSE))
 
-    def deliver(self, datagram: bytes, addr: Addr) -> None:
+    def deliver(self, datagram: bytes, path: ViaTunnel) -> None:
         """Hand a received message to the node, unless it is empty or longer than ``MAX_DATAGRAM``."""
         if 0 < len(datagram) <= MAX_DATAGRAM:
-            self._on_datagram(datagram, addr)
+            self._on_datagram(datagram, path)
 
     def opened(self, failed: bool) -> None:
         """Count the outcome of an attempt."""
@@ -208,10 +209,10 @@ class WebSockets:
                 sock.close()
                 return
             self._count += 1
-            addr = tunnel("", member.short, self._count)
+            path = ViaTunnel("", member.short, self._count)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._loop.connect_accepted_socket(
-                lambda: _Incoming(self, addr), sock, ssl=self._context, ssl_handshake_timeout=TUNNEL_KNOCK_S
+                lambda: _Incoming(self, path), sock, ssl=self._context, ssl_handshake_timeout=TUNNEL_KNOCK_S
             )
             self._metrics.count(ACCEPTED)
         except (OSError, InvalidId, TimeoutError):
@@ -232,21 +233,21 @@ class WebSockets:
             await asyncio.sleep(0.01)
         return None
 
-    def joined(self, addr: Addr, incoming: _Incoming) -> None:
+    def joined(self, path: ViaTunnel, incoming: _Incoming) -> None:
         """Register a member's WebSocket that has opened."""
-        self._incoming[addr] = incoming
+        self._incoming[path] = incoming
 
-    def left(self, addr: Addr) -> None:
+    def left(self, path: ViaTunnel) -> None:
         """Forget a member's WebSocket that has closed."""
-        self._incoming.pop(addr, None)
+        self._incoming.pop(path, None)
 
 
 class _Outgoing:
     """A WebSocket to a relay: opened by the first datagram, again after failures, with a bounded queue."""
 
-    def __init__(self, tunnels: WebSockets, addr: Addr) -> None:
+    def __init__(self, tunnels: WebSockets, path: ViaTunnel) -> None:
         self._tunnels = tunnels
-        self._addr = addr
+        self._path = path
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(MAX_TUNNEL_BACKLOG)
         self._task_running = False
         self._retry_at = 0.0
@@ -270,7 +271,7 @@ class _Outgoing:
         from websockets.asyncio.client import connect
         from websockets.exceptions import WebSocketException
 
-        peer, host, port = tunnel_target(self._addr)
+        peer, host, port = self._path
         try:
             name = self._tunnels.open_name(peer)
             bracketed = f"[{host}]" if ":" in host else host
@@ -290,14 +291,14 @@ class _Outgoing:
                 try:
                     async for message in websocket:
                         if isinstance(message, bytes):
-                            self._tunnels.deliver(message, self._addr)
+                            self._tunnels.deliver(message, self._path)
                 finally:
                     for task in beside:
                         task.cancel()
                     await asyncio.gather(*beside, return_exceptions=True)
         except (OSError, TimeoutError, WebSocketException, InvalidId, ValueError, EOFError) as error:
             self._tunnels.opened(failed=True)
-            log.debug("tunnel %s: %s", self._addr, error)
+            log.debug("tunnel %s: %s", self._path, error)
         finally:
             self._task_running = False
             self._retry_at = self._loop.time() + TUNNEL_RETRY_S
@@ -318,12 +319,12 @@ class _Outgoing:
 class _Incoming(asyncio.Protocol):
     """A member's WebSocket, on websockets' sans-IO protocol."""
 
-    def __init__(self, tunnels: WebSockets, addr: Addr) -> None:
+    def __init__(self, tunnels: WebSockets, path: ViaTunnel) -> None:
         from websockets.protocol import State
         from websockets.server import ServerProtocol
 
         self._tunnels = tunnels
-        self._addr = addr
+        self._path = path
         self._transport: asyncio.Transport | None = None
         self._websocket: ServerProtocol = ServerProtocol(max_size=MAX_DATAGRAM)
         self._open_state = State.OPEN
@@ -341,9 +342,9 @@ class _Incoming(asyncio.Protocol):
         for event in websocket.events_received():
             if isinstance(event, Request):
                 websocket.send_response(websocket.accept(event))
-                self._tunnels.joined(self._addr, self)
+                self._tunnels.joined(self._path, self)
             elif isinstance(event, Frame) and event.opcode is Opcode.BINARY and event.fin:
-                self._tunnels.deliver(bytes(event.data), self._addr)
+                self._tunnels.deliver(bytes(event.data), self._path)
         self._flush()
 
     def eof_received(self) -> None:
@@ -351,7 +352,7 @@ class _Incoming(asyncio.Protocol):
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._tunnels.left(self._addr)
+        self._tunnels.left(self._path)
 
     def send(self, datagrams: list[bytes]) -> None:
         transport = self._transport

@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from meshnode.base.address import Addr
 from meshnode.base.metrics import Metrics
+from meshnode.base.path import Path
 from meshnode.directory.names import NameConflict
 from meshnode.directory.services import ServiceChanged
 from meshnode.gossip.effects import MemberChanged
@@ -71,7 +71,7 @@ class EventStreams:
         reason = "" if up or link.error is None else link.error.message
         self._emit(Event(EventKind.CONNECTED if up else EventKind.DISCONNECTED, link.peer, reason))
 
-    def on_path(self, peer: NodeId, old: Addr | None, new: Addr | None, why: str) -> None:
+    def on_path(self, peer: NodeId, old: Path | None, new: Path | None, why: str) -> None:
         """A peer's path changed."""
         self._emit(Event(EventKind.PATH, peer, f"{old} -> {new}: {why}"))
 

@@ -13,8 +13,10 @@ import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import assert_never
 
 from meshnode.base.address import Addr
+from meshnode.base.path import Hop, Path, ViaSocket, ViaTunnel
 from meshnode.errors import MeshError
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
@@ -187,7 +189,7 @@ class SimSide:
 
     def receive(self, datagram: bytes, source: Addr) -> None:
         """Pass a datagram to the node, with this socket as its way."""
-        self._node.receive(datagram, source.through(self.number))
+        self._node.receive(datagram, ViaSocket(source, self.number))
 
 
 class SimNode:
@@ -219,7 +221,7 @@ class SimNode:
         self._side_count = 0
         self._timer_at: float | None = None
         self._flushing = False
-        self._unread: list[tuple[bytes, Addr]] | None = None
+        self._unread: list[tuple[bytes, Path]] | None = None
         self.mesh = Stack(
             identity,
             seal,
@@ -308,7 +310,7 @@ class SimNode:
                 step()
             self._arm()
 
-    def receive(self, datagram: bytes, source: Addr) -> None:
+    def receive(self, datagram: bytes, source: Path) -> None:
         """Take a datagram; it waits while the process is stalled."""
         if self._unread is not None:
             self._unread.append((datagram, source))
@@ -316,20 +318,28 @@ class SimNode:
         self.mesh.receive([(datagram, source)], self.world.now)
         self._arm()
 
-    def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
+    def send(self, path: Hop, datagrams: list[bytes]) -> bool:
         """Send datagrams as the stack's Transport.
 
-        By an extra socket when the address names one. Returns False when that is closed; a killed node sends nothing.
+        By an extra socket when the path names one. Returns False when that is closed, and for tunnels, which the
+        simulator has not; a killed node sends nothing.
         """
         source = self.addr
-        if addr.side is not None:
-            side = self._sides.get(addr.side)
-            if side is None:
+        match path:
+            case Addr():
+                to = path
+            case ViaSocket(to, number):
+                side = self._sides.get(number)
+                if side is None:
+                    return False
+                source = Addr(source.host, side.port)
+            case ViaTunnel():
                 return False
-            source, addr = Addr(source.host, side.port), Addr(addr.host.partition("%")[0], addr.port)
+            case _:
+                assert_never(path)
         if self.alive:
             for datagram in datagrams:
-                self.world.deliver(source, addr, datagram, self.nat)
+                self.world.deliver(source, to, datagram, self.nat)
         return True
 
     def open_sides(self, count: int) -> list[int]:
@@ -413,7 +423,7 @@ class SimNode:
     def on_connection(self, connection: Connection, up: bool) -> None:
         """Ignore it."""
 
-    def on_path(self, peer: NodeId, old: Addr | None, new: Addr | None, why: str) -> None:
+    def on_path(self, peer: NodeId, old: Path | None, new: Path | None, why: str) -> None:
         """Ignore it."""
 
     def on_contacts(self) -> None:

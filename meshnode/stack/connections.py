@@ -9,9 +9,9 @@ from __future__ import annotations
 from functools import partial
 from itertools import islice
 
-from meshnode.base.address import Addr
 from meshnode.base.limits import MAX_HELD_DATAGRAMS, MAX_SESSIONS
 from meshnode.base.metrics import describe
+from meshnode.base.path import Path
 from meshnode.base.timers import RETRY_S
 from meshnode.errors import ConnectionLost, MeshError, NodeClosed
 from meshnode.identity.node_id import NodeId
@@ -82,7 +82,7 @@ class Connections(Component):
 
     # ---- QUIC in
 
-    def on_quic(self, data: bytes, source: Addr, now: float) -> None:
+    def on_quic(self, data: bytes, source: Path, now: float) -> None:
         """Route a QUIC datagram to its connection by connection id, whatever its source."""
         cid = packets.dcid_of(data)
         connection = self._peers.by_cid.get(cid) if cid is not None else None

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from meshnode.base.address import Addr
 from meshnode.base.clock import Clock, Entropy
 from meshnode.base.metrics import Metrics
+from meshnode.base.path import Path
 from meshnode.base.timers import Timers
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
@@ -27,13 +27,15 @@ from meshnode.stack.component import Component, Dials, Hooks, Links, Own, Probes
 from meshnode.stack.peer_table import PeerTable
 from meshnode.stack.sender import Sender, Transport
 
+OnPath = Callable[[NodeId, Path | None, Path | None, str], None]  # peer, old, new, why
+
 
 class StackEvents(Protocol):
     """What the stack tells its runtime, synchronously."""
 
     def on_stream(self, connection: Connection, stream: Stream) -> None: ...
     def on_connection(self, connection: Connection, up: bool) -> None: ...
-    def on_path(self, peer: NodeId, old: Addr | None, new: Addr | None, why: str) -> None: ...
+    def on_path(self, peer: NodeId, old: Path | None, new: Path | None, why: str) -> None: ...
     def on_contacts(self) -> None: ...
     def on_dirty(self) -> None: ...
 
@@ -90,7 +92,7 @@ class Context:
     # set by the composition root
     sender: Sender = field(init=False)
     hooks: Hooks = field(init=False)
-    deliver: Callable[[bytes, Addr, float], None] = field(init=False)  # a datagram that came inside another
+    deliver: Callable[[bytes, Path, float], None] = field(init=False)  # a datagram that came inside another
     links: Links = field(init=False)
     dials: Dials = field(init=False)
     probes: Probes = field(init=False)

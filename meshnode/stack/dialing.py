@@ -5,7 +5,6 @@ When both ends dial at once, the dial of the smaller id lives; the other is kept
 
 from __future__ import annotations
 
-from meshnode.base.address import Addr
 from meshnode.base.limits import (
     DIAL_REFRESH_S,
     DIAL_WATCH_S,
@@ -14,6 +13,7 @@ from meshnode.base.limits import (
     MAX_ARRIVALS_PER_PEER,
 )
 from meshnode.base.metrics import describe
+from meshnode.base.path import Path
 from meshnode.discovery.resolver import Resolved
 from meshnode.errors import (
     ConnectionLost,
@@ -127,7 +127,7 @@ class Dialing(Component):
             session.paths.peer_record(record, now)
             self._context.relays.offer(session, now)
         if peer in self._context.records.hints:
-            session.paths.add_candidates([(addr, "seed") for addr in self._context.records.hints[peer]], now)
+            session.paths.add_candidates([(path, "seed") for path in self._context.records.hints[peer]], now)
         context.metrics.count(DIALS)
         if not self.begin(session, now):
             self._context.records.look_up(peer, now)  # what we know of it names nowhere to go: an old record, perhaps
@@ -163,7 +163,7 @@ class Dialing(Component):
     def _handshake_timeout(self, session: Session, connection: Connection) -> None:
         self._context.metrics.count(TIMEOUTS)
         if connection is session.dial:
-            attempts = [(str(c.addr), c.outcome) for c in session.paths.book]
+            attempts = [(str(c.path), c.outcome) for c in session.paths.book]
             heard = connection.bytes_in > 0
             text = "stopped answering during the handshake" if heard else "did not answer"
             at = f"{text} at {', '.join(a for a, _ in attempts)}" if attempts else "has published no usable address"
@@ -177,7 +177,7 @@ class Dialing(Component):
             error = HandshakeTimeout("the dialler never finished its handshake")
         connection.abandon(error)
 
-    def on_initial(self, data: bytes, odcid: bytes | None, source: Addr, now: float) -> None:
+    def on_initial(self, data: bytes, odcid: bytes | None, source: Path, now: float) -> None:
         """Take a QUIC packet of no connection: it may begin one."""
         if odcid is None:
             self._context.metrics.count(NO_CONNECTION)
@@ -212,7 +212,7 @@ class Dialing(Component):
             return None
         return peer
 
-    def _accept(self, session: Session, data: bytes, odcid: bytes, source: Addr, now: float) -> None:
+    def _accept(self, session: Session, data: bytes, odcid: bytes, source: Path, now: float) -> None:
         if len(session.arrivals) >= MAX_ARRIVALS_PER_PEER:
             self._context.metrics.count(ARRIVALS_FULL)
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from meshnode.base.address import Addr
+from meshnode.base.path import Path
 from meshnode.errors import RecordError
 from meshnode.gossip import Contact
 from meshnode.identity.node_id import NodeId
@@ -13,7 +13,7 @@ from meshnode.identity.record import EndpointRecord, open_record
 from meshnode.stack.context import Context
 
 PINGS, PING_AGAIN_S = 3, 0.15
-PING_ADDRESSES = 3
+PING_PATHS = 3
 
 
 class GossipProbes:
@@ -59,7 +59,7 @@ class GossipProbes:
         """Send a PING to where the peer is; again, and elsewhere too, while there is no answer."""
         if peer not in self._asked:
             return
-        where = self._addresses(peer, record, first=number == 0)
+        where = self._paths(peer, record, first=number == 0)
         connection = self._context.peers.connection(peer)
         self._context.probes.ask(peer, connection, where, now, partial(self._answered, peer))
         if number < PINGS - 1:
@@ -68,13 +68,13 @@ class GossipProbes:
         else:
             self._asked.pop(peer, None)
 
-    def _addresses(self, peer: NodeId, record: EndpointRecord | None, *, first: bool) -> list[Addr]:
+    def _paths(self, peer: NodeId, record: EndpointRecord | None, *, first: bool) -> list[Path]:
         session = self._context.peers.sessions.get(peer)
         active = session.paths.active if session is not None and session.connection is not None else None
-        addrs = [active] if active is not None else []
+        paths: list[Path] = [active] if active is not None else []
         if record is not None and (active is None or not first):
-            addrs += [endpoint.addr for endpoint in record.endpoints]
-        return list(dict.fromkeys(addrs))[:PING_ADDRESSES]
+            paths += [endpoint.addr for endpoint in record.endpoints]
+        return list(dict.fromkeys(paths))[:PING_PATHS]
 
     def _answered(self, peer: NodeId) -> None:
         self._asked.pop(peer, None)

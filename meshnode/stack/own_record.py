@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from meshnode.base.address import Addr
+from meshnode.base.path import Path
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import Endpoint, EndpointKind, sign_record
 from meshnode.nat.local_networks import LocalNetworks, is_loopback, on_networks
@@ -56,10 +57,10 @@ class OwnRecord(Component):
         self._timer.set(min(self._timer.when, now + RENEW_DELAY_S))
         self._context.events.on_dirty()
 
-    def seen_as(self, peer: NodeId, source: Addr, seen: Addr, now: float) -> None:
+    def seen_as(self, peer: NodeId, source: Path, seen: Addr, now: float) -> None:
         """A member at ``source`` saw this node as ``seen``. Only those that we chose to talk to have a say."""
         chosen = peer in self._context.records.hints or self._peers.connection(peer) is not None
-        if not chosen or not source.is_udp or source.side is not None:
+        if not chosen or not isinstance(source, Addr):
             return
         if on_networks(source, self._peers.here.networks):
             return
@@ -73,7 +74,7 @@ class OwnRecord(Component):
 
     def _settle_here(self, networks: tuple[tuple[str, int], ...], own: frozenset[Addr]) -> None:
         hints = self._context.records.hints.values()
-        hinted = any(is_loopback(addr) for addrs in hints for addr in addrs)
+        hinted = any(isinstance(path, Addr) and is_loopback(path) for paths in hints for path in paths)
         near = self._peers.here.loopback or hinted or any(is_loopback(addr) for addr in own)
         self._peers.set_here(LocalNetworks(networks, own, near))
 

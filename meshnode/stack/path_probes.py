@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_UNANSWERED_PINGS
 from meshnode.base.metrics import describe
+from meshnode.base.path import Path, udp_address
 from meshnode.base.path_reason import PathReason
 from meshnode.base.timers import Timer
 from meshnode.errors import PeerRestarted
@@ -97,7 +97,7 @@ class PathProbes(Component):
                 self._switched(session, effect, now)
                 nudge = nudge or effect.failed
             elif isinstance(effect, Nudge):
-                self._context.events.on_path(session.peer, effect.addr, effect.addr, effect.reason)
+                self._context.events.on_path(session.peer, effect.path, effect.path, effect.reason)
                 nudge = True
             elif isinstance(effect, Resumed):
                 self._context.events.on_path(session.peer, None, session.paths.active, PathReason.RESUMED)
@@ -132,7 +132,7 @@ class PathProbes(Component):
     def _send_probe(self, session: Session, effect: SendProbe) -> None:
         ping = probe.Ping(effect.flags, effect.tx, probe.connection_tag(session.connection))
         body = probe.encode_ping(ping, max(probe.MIN_PING, effect.pad_to - SEAL_OVERHEAD))
-        self._context.sender.send_sealed(session.peer, effect.addr, body)
+        self._context.sender.send_sealed(session.peer, effect.path, body)
 
     def _switched(self, session: Session, switched: Switched, now: float) -> None:
         if switched.old not in (None, switched.new):
@@ -168,9 +168,9 @@ class PathProbes(Component):
         self._context.events.on_dirty()
 
     def ask(
-        self, peer: NodeId, connection: Connection | None, addrs: Sequence[Addr], now: float, alive: Callable[[], None]
+        self, peer: NodeId, connection: Connection | None, paths: Sequence[Path], now: float, alive: Callable[[], None]
     ) -> None:
-        """Send a PING to each address; ``alive`` is called for each one that the peer answers."""
+        """Send a PING by each path; ``alive`` is called for each one that the peer answers."""
         tag = probe.connection_tag(connection)
 
         def done(unknown: bool | None, then: float) -> None:
@@ -179,15 +179,15 @@ class PathProbes(Component):
             if unknown:  # a neighbour that is none: it has restarted, or its goodbye was lost
                 self._forgotten(tag)
 
-        for addr in addrs:
+        for path in paths:
             tx = self._expect(peer, tag, now + ASK_S, done, is_echo=False)
-            self._context.sender.send_sealed(peer, addr, probe.encode_ping(probe.Ping(0, tx, tag)))
+            self._context.sender.send_sealed(peer, path, probe.encode_ping(probe.Ping(0, tx, tag)))
 
-    def ping_once(self, session: Session, addr: Addr) -> None:
+    def ping_once(self, session: Session, path: Path) -> None:
         """Send one probe whose answer says nothing new: a peer that gets it probes us in turn."""
         tag = probe.connection_tag(session.connection)
         ping = probe.Ping(0, self._context.entropy(probe.TX_LENGTH), tag)
-        self._context.sender.send_sealed(session.peer, addr, probe.encode_ping(ping))
+        self._context.sender.send_sealed(session.peer, path, probe.encode_ping(ping))
 
     def _expect(
         self, peer: NodeId, tag: bytes, deadline: float, done: Callable[[bool | None, float], None], *, is_echo: bool
@@ -212,14 +212,14 @@ class PathProbes(Component):
 
     # ---- PINGs and PONGs of others
 
-    def on_sealed(self, sender: NodeId, body: bytes, source: Addr, size: int, now: float) -> None:
+    def on_sealed(self, sender: NodeId, body: bytes, source: Path, size: int, now: float) -> None:
         """Handle a PING or a PONG."""
         if body[0] == probe.PING:
             self.on_ping(sender, body, source, now)
         else:
             self.on_pong(sender, body, source, size, now)
 
-    def on_ping(self, sender: NodeId, body: bytes, source: Addr, now: float) -> None:
+    def on_ping(self, sender: NodeId, body: bytes, source: Path, now: float) -> None:
         """Answer the PING of a member."""
         context = self._context
         ping = probe.decode_ping(body)
@@ -229,7 +229,7 @@ class PathProbes(Component):
         connection = self._peers.by_tag.get(ping.handle)
         known = connection is not None and connection.peer == sender
         flags = 0 if known or ping.handle == probe.NO_HANDLE else probe.NO_CONN
-        context.sender.send_sealed(sender, source, probe.encode_pong(probe.Pong(flags, ping.tx, source)))
+        context.sender.send_sealed(sender, source, probe.encode_pong(probe.Pong(flags, ping.tx, udp_address(source))))
         for hook in context.hooks.probed:
             hook(sender, now)
         session = self._peers.sessions.get(sender)
@@ -237,7 +237,7 @@ class PathProbes(Component):
             session.paths.on_ping(source, ping.flags, now)
             self.settle(session, now)
 
-    def on_pong(self, sender: NodeId, body: bytes, source: Addr, size: int, now: float) -> None:
+    def on_pong(self, sender: NodeId, body: bytes, source: Path, size: int, now: float) -> None:
         """Match a member's answer with the PING of this node that it answers."""
         pong = probe.decode_pong(body)
         if pong is None:

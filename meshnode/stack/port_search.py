@@ -24,6 +24,7 @@ from meshnode.base.limits import (
     SEARCH_WAIT_S,
 )
 from meshnode.base.metrics import describe
+from meshnode.base.path import ViaRelay, ViaSocket, udp_address
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointKind
 from meshnode.nat.local_networks import is_loopback
@@ -85,7 +86,7 @@ class PortSearch(Component):
         known, active = session.introduction, session.paths.active
         if known is None or now - known.at > SEARCH_FRESH_S or session.connection is None:
             return None
-        if active is None or not active.is_relayed or ":" in known.addr.host or is_loopback(known.addr):
+        if not isinstance(active, ViaRelay) or ":" in known.addr.host or is_loopback(known.addr):
             return None
         if not self._is_named(session.peer, known.addr.host) or self._tries.get(session.peer, 0) >= SEARCH_TRIES:
             return None
@@ -145,9 +146,9 @@ class PortSearch(Component):
     def on_switched(self, session: Session, switched: Switched, now: float) -> None:
         """A direct path ends the search."""
         new = switched.new
-        if not new.is_udp:
+        if udp_address(new) is None:
             return
-        side = new.side
+        side = new.socket if isinstance(new, ViaSocket) else None
         for running in (self._spread, self._spray):
             if running is not None and running.peer == session.peer:
                 self._context.metrics.count(FOUND)
@@ -179,9 +180,9 @@ class PortSearch(Component):
         session = self._context.peers.sessions.get(running.peer)
         if session is not None and running.sides:
             gone = dict.fromkeys(running.sides)
-            for addr in session.paths.book.addresses():
-                if addr.side in gone:
-                    session.paths.book.drop(addr)
+            for path in session.paths.book.paths():
+                if isinstance(path, ViaSocket) and path.socket in gone:
+                    session.paths.book.drop(path)
         self._closing += running.sides
         self._close_at = self._context.clock.monotonic() + CLOSE_GAP_S
         self._arm()
@@ -193,9 +194,9 @@ class PortSearch(Component):
 
     def _close(self, side: int, peer: NodeId) -> None:
         session = self._context.peers.sessions.get(peer)
-        for addr in session.paths.book.addresses() if session is not None else ():
-            if addr.side == side and session is not None:
-                session.paths.book.drop(addr)
+        for path in session.paths.book.paths() if session is not None else ():
+            if isinstance(path, ViaSocket) and path.socket == side and session is not None:
+                session.paths.book.drop(path)
         self._context.link.close_side(side)
 
     # ---- time
@@ -235,7 +236,7 @@ class PortSearch(Component):
 
     def _probe(self, running: _Running, now: float) -> None:
         session = self._context.peers.sessions.get(running.peer)
-        for addr in running.search.step(now):
+        for path in running.search.step(now):
             self._context.metrics.count(PROBES)
             if session is not None:
-                self._context.probes.ping_once(session, addr)
+                self._context.probes.ping_once(session, path)

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from meshnode.base.address import Addr, pack_addr, unpack_addr
+from meshnode.base.path import Path
 from meshnode.paths.effects import MOVED, SEEKING
 from meshnode.quic.connection import Connection
 
@@ -33,7 +34,7 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """The answer. ``observed`` is the address that the probe was seen to come from."""
+    """The answer. ``observed`` is the address that the probe was seen to come from; None for a detour."""
 
     flags: int
     tx: bytes
@@ -55,7 +56,7 @@ def decode_ping(body: bytes) -> Ping | None:
 
 def encode_pong(pong: Pong) -> bytes:
     """Return a PONG body."""
-    observed = pack_addr(pong.observed) if pong.observed is not None and pong.observed.is_udp else b""
+    observed = pack_addr(pong.observed) if pong.observed is not None else b""
     return bytes([PONG, pong.flags]) + pong.tx + observed
 
 
@@ -77,12 +78,12 @@ class Pinged:
     Attributes:
         rtt: The round trip in seconds; None when the echo was lost.
         path: The kind of path that it took: ``direct``, ``lan`` or ``relay``.
-        endpoint: The address that it was sent to.
+        endpoint: The address that it was sent to, or the detour; ``str()`` shows it.
     """
 
     rtt: float | None
     path: str
-    endpoint: Addr | None = None
+    endpoint: Path | None = None
 
 
 def connection_tag(connection: Connection | None) -> bytes:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from meshnode.base.address import Addr, is_dialable, relay_of, relayed, tunnel, unpack_addr
+from meshnode.base.address import Addr, is_dialable, unpack_addr
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import HOME_RELAYS, INTRODUCED_AGAIN_S, MAX_RELAYS_HELD, MAX_RELAYS_LOST, RELAY_RETRY_S
 from meshnode.base.metrics import describe
+from meshnode.base.path import Hop, ViaRelay, ViaTunnel
 from meshnode.errors import InvalidId, MeshError
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointKind, EndpointRecord
@@ -127,7 +128,8 @@ class RelayClient(Component):
         session = self._context.peers.sessions.get(relay)
         if session is None or session.paths.seeking.connectivity is Connectivity.SUSPENDED:
             return False
-        return session.paths.active is not None and not session.paths.active.is_relayed  # no relay through a relay
+        active = session.paths.active
+        return active is not None and not isinstance(active, ViaRelay)  # no relay through a relay
 
     def _rtt(self, relay: NodeId) -> float:
         connection = self._context.peers.sessions[relay].connection
@@ -158,7 +160,7 @@ class RelayClient(Component):
         self._by_reservation.pop(holding.reservation, None)
         self._retry[relay] = now + RELAY_RETRY_S
         for session in self._context.peers.sessions.values():
-            session.paths.book.drop(relayed(str(relay)))
+            session.paths.book.drop(ViaRelay(str(relay)))
         self._wake(now)
 
     def offer(self, session: Session, now: float) -> None:
@@ -171,15 +173,15 @@ class RelayClient(Component):
         for relay in record.relays:
             holding = self._holdings.get(relay)
             if holding is not None and holding.granted:
-                session.paths.add_candidates([(relayed(str(relay)), "relay")], now)
+                session.paths.add_candidates([(ViaRelay(str(relay)), "relay")], now)
             elif relay not in (self._context.identity.id, session.peer):
                 self.hold(relay, now)
 
     def _offer_tunnels(self, session: Session, record: EndpointRecord, now: float) -> None:
         hosts = [e.addr for e in record.endpoints if e.kind in (EndpointKind.HOST, EndpointKind.MAPPED)][:2]
         hosts = [addr for addr in hosts if self._context.peers.here.believes(addr)]
-        tunnels = [tunnel(str(record.id), addr.host, addr.port) for addr in hosts]
-        session.paths.add_candidates([(addr, "record") for addr in tunnels if "%" not in addr.host], now)
+        tunnels = [ViaTunnel(str(record.id), addr.host, addr.port) for addr in hosts if "%" not in addr.host]
+        session.paths.add_candidates([(path, "record") for path in tunnels], now)
 
     # ---- connections come, speak and go
 
@@ -222,7 +224,7 @@ class RelayClient(Component):
         for session in list(self._context.peers.sessions.values()):
             record = self._context.records.cached(session.peer)
             if record is not None and relay in record.relays:
-                session.paths.add_candidates([(relayed(str(relay)), "relay")], now)
+                session.paths.add_candidates([(ViaRelay(str(relay)), "relay")], now)
                 self._context.dials.begin(session, now)
                 self._context.probes.settle(session, now)
         self._wake(now)
@@ -232,9 +234,9 @@ class RelayClient(Component):
     def ask_introduction(self, session: Session) -> None:
         """Have the relay in use tell both ends as which addresses it sees them."""
         active = session.paths.active
-        if active is None or not active.is_relayed or session.connection is None:
+        if not isinstance(active, ViaRelay) or session.connection is None:
             return
-        holding = self._by_text.get(relay_of(active))
+        holding = self._by_text.get(active.relay)
         relay = self._context.peers.sessions.get(holding.relay) if holding is not None else None
         if relay is not None and relay.connection is not None:
             relay.connection.send_frame(Control.INTRODUCE, bytes(session.peer))
@@ -261,12 +263,12 @@ class RelayClient(Component):
 
     # ---- frames
 
-    def wrap(self, peer: NodeId, addr: Addr, datagrams: list[bytes]) -> tuple[Addr, list[bytes]] | None:
-        """Return where frames for ``peer`` go, and the frames; None when the relay is not at hand."""
-        holding = self._by_text.get(relay_of(addr))
+    def wrap(self, peer: NodeId, path: ViaRelay, datagrams: list[bytes]) -> tuple[Hop, list[bytes]] | None:
+        """Return by which path frames for ``peer`` go, and the frames; None when the relay is not at hand."""
+        holding = self._by_text.get(path.relay)
         session = self._context.peers.sessions.get(holding.relay) if holding is not None and holding.granted else None
         active = session.paths.active if session is not None else None
-        if holding is None or active is None or active.is_relayed:
+        if holding is None or active is None or isinstance(active, ViaRelay):
             self._context.metrics.count(NO_RELAY, len(datagrams))
             return None
         to = label(peer)
@@ -285,14 +287,14 @@ class RelayClient(Component):
         if holding is None or nested or not proven(frame, holding.key, DOWN):
             self._context.metrics.count(BAD_FRAME)
         else:
-            self._context.deliver(frame.inner, relayed(str(holding.relay)), now)
+            self._context.deliver(frame.inner, ViaRelay(str(holding.relay)), now)
 
     def on_switched(self, session: Session, switched: Switched, now: float) -> None:
         """See whether a relay lives whose path was left because it was silent."""
-        addr = switched.old
+        old = switched.old
         if not switched.failed:
             return
-        holding = self._by_text.get(relay_of(addr)) if addr is not None and addr.is_relayed else None
+        holding = self._by_text.get(old.relay) if isinstance(old, ViaRelay) else None
         relay = self._context.peers.connection(holding.relay) if holding is not None else None
         if relay is not None:
             self._context.probes.ping(relay, 1.0, now, lambda _: None)

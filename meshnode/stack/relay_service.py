@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from meshnode.base.address import Addr, pack_addr
+from meshnode.base.path import Hop, ViaRelay, udp_address
 from meshnode.errors import InvalidId
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import Connection
@@ -25,7 +26,7 @@ class RelayService(Component):
             now, limits = context.clock.monotonic(), context.settings.relay_limits
             self.server = RelayServer(limits, context.relay_allow, context.entropy, context.metrics, now)
         self._context = context
-        self._outbox: dict[Addr, list[bytes]] = {}
+        self._outbox: dict[Hop, list[bytes]] = {}
 
     def serves(self, peer: NodeId) -> bool:
         """True when ``peer`` holds a reservation here."""
@@ -89,7 +90,7 @@ class RelayService(Component):
     def _pass_on(self, to: NodeId, frame: bytes) -> None:
         session = self._context.peers.sessions.get(to)
         active = session.paths.active if session is not None else None
-        if active is None or active.is_relayed:
+        if active is None or isinstance(active, ViaRelay):
             self._context.metrics.count(NO_RELAY)
             return
         self._outbox.setdefault(active, []).append(frame)
@@ -98,17 +99,18 @@ class RelayService(Component):
     def flush(self, now: float) -> None:
         """Send what was forwarded since the last time, in batches."""
         outbox, self._outbox = self._outbox, {}
-        for addr, frames in outbox.items():
-            if not self._context.link.send(addr, frames):
+        for path, frames in outbox.items():
+            if not self._context.link.send(path, frames):
                 self._context.metrics.count(NO_RELAY, len(frames))
 
 
 def _seen(session: Session) -> tuple[Addr, float] | None:
     """Return where the relay sees a client, and the round trip to it; None when that is no UDP address."""
     active = session.paths.active
-    if active is None or not active.is_udp:
+    seen = udp_address(active) if active is not None else None
+    if seen is None:
         return None
-    return active, (session.connection.engine.rtt() or 0.0) if session.connection is not None else 0.0
+    return seen, (session.connection.engine.rtt() or 0.0) if session.connection is not None else 0.0
 
 
 def _introduce(to: Session, peer: NodeId, at: Addr, difference: float) -> None:

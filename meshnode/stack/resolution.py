@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from meshnode.base.address import NOWHERE, Addr, is_dialable
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_SOUGHT, SEEK_S
+from meshnode.base.path import Path, ViaTunnel
 from meshnode.discovery.dht import FIRST_KIND, LAST_KIND, Dht, DhtSource
 from meshnode.discovery.resolver import Resolved, Resolver
 from meshnode.discovery.source import RecordSource
@@ -29,7 +30,7 @@ class Resolution(Component):
 
     def __init__(self, context: Context) -> None:
         self.resolver = Resolver(context.metrics)
-        self.hints: dict[NodeId, tuple[Addr, ...]] = {}
+        self.hints: dict[NodeId, tuple[Path, ...]] = {}
         self.sources: list[RecordSource] = []
         self._context = context
         self._id = context.identity.id
@@ -64,18 +65,19 @@ class Resolution(Component):
 
     # ---- what sources hand in
 
-    def add_seed(self, peer: NodeId, addrs: Iterable[Addr], now: float) -> None:
+    def add_seed(self, peer: NodeId, paths: Iterable[Addr | ViaTunnel], now: float) -> None:
         """Take configured addresses of a peer, those of them that can be dialled; they replace earlier ones."""
-        given = list(addrs)
-        if any(is_loopback(addr) for addr in given):
+        given = list(paths)
+        if any(isinstance(path, Addr) and is_loopback(path) for path in given):
             self._context.own.hear_loopback()
-        known = tuple(a for a in given if is_dialable(a) or a.is_tunnel)
+        known = tuple(path for path in given if isinstance(path, ViaTunnel) or is_dialable(path))
         if peer == self._id or not known:
             return
         self.hints[peer] = known
         if self._uses_dht:
-            for addr in filter(is_dialable, known):
-                self.dht.add_seed(peer, addr, now)
+            for path in known:
+                if isinstance(path, Addr):
+                    self.dht.add_seed(peer, path, now)
         for hook in self._context.hooks.seed:
             hook(peer, now)
 
@@ -182,9 +184,9 @@ class Resolution(Component):
         self.watch(connection.peer, self._context.clock.monotonic())
         return False
 
-    def on_sealed(self, sender: NodeId, body: bytes, source: Addr, size: int, now: float) -> None:
+    def on_sealed(self, sender: NodeId, body: bytes, source: Path, size: int, now: float) -> None:
         """Give a DHT message to the core."""
-        self.dht.handle(sender, body, source if source.is_udp and source.side is None else NOWHERE, size, now)
+        self.dht.handle(sender, body, source if isinstance(source, Addr) else NOWHERE, size, now)
 
     def flush(self, now: float) -> None:
         """Carry out what the DHT wants done."""
@@ -201,9 +203,9 @@ class Resolution(Component):
         """Send a DHT message, by the detour by which this node is connected to that peer, if it is."""
         session = self._context.peers.sessions.get(peer)
         active = session.paths.active if session is not None and session.connection is not None else None
-        if active is not None and (not active.is_udp or active.side is not None):
-            addr = active
-        if addr != NOWHERE:
+        if active is not None and not isinstance(active, Addr):
+            self._context.sender.send_sealed(peer, active, body)
+        elif addr != NOWHERE:
             self._context.sender.send_sealed(peer, addr, body)
 
 
@@ -221,7 +223,7 @@ class Intake:
             take(encoded, via or self._source.name, self._context.clock.monotonic())
             self._context.events.on_dirty()
 
-    def seed(self, peer: NodeId, addrs: Iterable[Addr]) -> None:
+    def seed(self, peer: NodeId, addrs: Iterable[Addr | ViaTunnel]) -> None:
         if not self._context.links.closed:
             self._resolution.add_seed(peer, addrs, self._context.clock.monotonic())
             self._context.events.on_dirty()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from meshnode.base.address import RELAY_MARK, Addr
 from meshnode.base.metrics import Metrics, describe
+from meshnode.base.path import Hop, Path, ViaRelay
 from meshnode.errors import InvalidId
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.sealing import Sealer
@@ -18,22 +18,22 @@ WEAK_ID = describe("drop_weak_id", "sealed datagrams not sent: the id is no poin
 class Transport(Protocol):
     """Where datagrams go; ``send`` returns False when the system refused (no route, say).
 
-    A *side* is an extra UDP socket, named by a number: what goes to ``addr.through(side)`` leaves by it, and what
-    comes in by it has such a source. ``open_sides`` returns those that could be had.
+    A *side* is an extra UDP socket, named by a number: a ``ViaSocket`` names it, as a way out and as the source of what
+    comes in by it. ``open_sides`` returns those that could be had.
     """
 
-    def send(self, addr: Addr, datagrams: list[bytes]) -> bool: ...
+    def send(self, path: Hop, datagrams: list[bytes]) -> bool: ...
     def open_sides(self, count: int) -> list[int]: ...
     def close_side(self, side: int) -> None: ...
 
 
-Wrap = Callable[[NodeId, Addr, list[bytes]], "tuple[Addr, list[bytes]] | None"]
+Wrap = Callable[[NodeId, ViaRelay, list[bytes]], tuple[Hop, list[bytes]] | None]
 
 
 class Sender:
-    """Sends to a peer at an address of its; ``wrap`` makes frames of what goes through a relay.
+    """Sends to a peer by one of its paths; ``wrap`` makes frames of what goes through a relay.
 
-    ``note`` is told every address that something goes to.
+    ``note`` is told every path that something goes by.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Sender:
         sealer: Sealer,
         metrics: Metrics,
         wrap: Wrap,
-        note: Callable[[Addr], None],
+        note: Callable[[Hop], None],
     ) -> None:
         self._link = link
         self._sealer = sealer
@@ -50,22 +50,22 @@ class Sender:
         self._wrap = wrap
         self._note = note
 
-    def send(self, peer: NodeId, addr: Addr, datagrams: list[bytes]) -> None:
-        """Send datagrams, in relay frames when the address is a relayed one."""
-        if addr.host.startswith(RELAY_MARK):
-            wrapped = self._wrap(peer, addr, datagrams)
+    def send(self, peer: NodeId, path: Path, datagrams: list[bytes]) -> None:
+        """Send datagrams, in relay frames when the path is a relayed one."""
+        if isinstance(path, ViaRelay):
+            wrapped = self._wrap(peer, path, datagrams)
             if wrapped is None:
                 return
-            addr, datagrams = wrapped
-        self._note(addr)
-        if not self._link.send(addr, datagrams):
+            path, datagrams = wrapped
+        self._note(path)
+        if not self._link.send(path, datagrams):
             self._metrics.count(SEND_ERRORS)
 
-    def send_sealed(self, peer: NodeId, addr: Addr, body: bytes) -> None:
+    def send_sealed(self, peer: NodeId, path: Path, body: bytes) -> None:
         """Seal ``body`` to ``peer`` and send it."""
         try:
             datagram = self._sealer.seal(peer, body)
         except InvalidId:  # a lying contact: 32 bytes that are no point of the curve
             self._metrics.count(WEAK_ID)
             return
-        self.send(peer, addr, [datagram])
+        self.send(peer, path, [datagram])

@@ -9,6 +9,7 @@ from functools import partial
 
 from meshnode.base.address import Addr
 from meshnode.base.limits import MAX_HELD_DATAGRAMS
+from meshnode.base.path import Path
 from meshnode.base.timers import Timers
 from meshnode.errors import MeshError
 from meshnode.identity.node_id import NodeId
@@ -50,7 +51,7 @@ class Session:
         self.begun = False  # the dial's first flight is out
         self.check_at = float("inf")  # when to refresh a slow dial
         self.redials = 0  # how often for those that wait
-        self.arrivals: dict[Connection, Addr] = {}
+        self.arrivals: dict[Connection, Path] = {}
         self.held: HeldInitial | None = None
         self.deferred: tuple[Connection, Hello] | None = None  # an arrival's Hello, while ours may live
         self.outbox: deque[bytes] = deque(maxlen=MAX_HELD_DATAGRAMS)  # what the 3x rule holds back
@@ -100,7 +101,7 @@ class HeldInitial:
 
     __slots__ = ("datagram", "deadline", "odcid", "source")
 
-    def __init__(self, datagram: bytes, odcid: bytes, source: Addr, deadline: float) -> None:
+    def __init__(self, datagram: bytes, odcid: bytes, source: Path, deadline: float) -> None:
         self.datagram = datagram
         self.odcid = odcid
         self.source = source

@@ -14,6 +14,7 @@ from meshnode.base.address import Addr
 from meshnode.base.clock import Clock, Entropy
 from meshnode.base.limits import MAX_DATAGRAM
 from meshnode.base.metrics import Metrics, describe
+from meshnode.base.path import Path, ViaTunnel
 from meshnode.base.timers import RETRY_S, OnError, reraise
 from meshnode.discovery.dht import Dht
 from meshnode.discovery.resolver import Resolved
@@ -164,13 +165,13 @@ class Stack:
 
     # ---- what the runtime calls
 
-    def receive(self, batch: Iterable[tuple[bytes, Addr]], now: float) -> None:
+    def receive(self, batch: Iterable[tuple[bytes, Path]], now: float) -> None:
         """Take received datagrams; then send what they caused."""
         for data, source in batch:
             self.datagram(data, source, now)
         self.flush(now)
 
-    def datagram(self, data: bytes, source: Addr, now: float) -> None:
+    def datagram(self, data: bytes, source: Path, now: float) -> None:
         """Demultiplex one datagram on its first byte. Hostile input is dropped and counted."""
         if not data or len(data) > MAX_DATAGRAM:
             self.metrics.count(BAD_SIZE)
@@ -183,7 +184,7 @@ class Stack:
         else:
             self.metrics.count(UNKNOWN)
 
-    def _on_sealed(self, data: bytes, source: Addr, now: float) -> None:
+    def _on_sealed(self, data: bytes, source: Path, now: float) -> None:
         context = self.context
         opened = context.sealer.unseal(data)
         if opened is None or not opened[1]:
@@ -195,7 +196,7 @@ class Stack:
             return
         sender, body = opened
         context.nat.filters.heard(source, now)
-        if is_loopback(source):
+        if isinstance(source, Addr) and is_loopback(source):
             self.own_record.hear_loopback()
         hook = self.context.hooks.sealed.get(body[0])
         if hook is not None:
@@ -250,9 +251,9 @@ class Stack:
         """The sources of records, the DHT among them, in the order in which they were added."""
         return self.resolution.sources
 
-    def add_seed(self, peer: NodeId, addrs: Iterable[Addr], now: float) -> None:
+    def add_seed(self, peer: NodeId, paths: Iterable[Addr | ViaTunnel], now: float) -> None:
         """Take configured addresses of a seed or a static contact."""
-        self.resolution.add_seed(peer, addrs, now)
+        self.resolution.add_seed(peer, paths, now)
         self.flush(now)
 
     def add_contact(self, peer: NodeId, addr: Addr, now: float) -> None:

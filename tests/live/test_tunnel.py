@@ -9,7 +9,7 @@ import ssl
 import pytest
 
 from meshnode import Node
-from meshnode.base.address import tunnel as tunnel_to
+from meshnode.base.path import ViaTunnel
 from meshnode.runtime import websocket as tunnel
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode
@@ -114,7 +114,7 @@ async def test_a_tunnel_that_is_not_needed_any_more_is_given_up(
     seed = await make_node(seed_role=True)
     node = await make_node(seed=seed)
     assert (await node.ping(seed.id)).path == "lan"
-    by_tunnel = tunnel_to(str(seed.id), "127.0.0.1", seed.record.endpoints[0].addr.port)
+    by_tunnel = ViaTunnel(str(seed.id), "127.0.0.1", seed.record.endpoints[0].addr.port)
     runtime_of(node).sockets.tunnels.send(by_tunnel, [b"\x00 a probe"])
     async with asyncio.timeout(5):
         for some in (1, 0):

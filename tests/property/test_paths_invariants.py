@@ -144,12 +144,12 @@ class Paths(RuleBasedStateMachine):
 
     @rule(src=addrs, size=sizes)
     def spoofed_packet(self, src: Addr, size: int) -> None:
-        before, known = self.paths.active, self.paths.book.addresses()
+        before, known = self.paths.active, self.paths.book.paths()
         if src == before:
             self.owed += 3 * size
         self.paths.on_received(src, size, False, self.now)
         assert self.paths.active == before, "a spoofed source moves no traffic"
-        assert self.paths.book.addresses() == known, "and teaches no address"
+        assert self.paths.book.paths() == known, "and teaches no address"
         assert not self.paths.take_effects(), "and causes no byte to be sent"
 
     @rule(src=addrs, tx=st.binary(max_size=8))
@@ -163,15 +163,15 @@ class Paths(RuleBasedStateMachine):
 
     @invariant()
     def bounds_hold(self) -> None:
-        assert len(self.paths.book.addresses()) <= MAX_CANDIDATES
+        assert len(self.paths.book.paths()) <= MAX_CANDIDATES
         assert len(self.paths._validation._probes) <= MAX_PROBES_OUT
         assert len(self.paths.history) <= MAX_PATH_HISTORY
-        assert self.paths.active is None or self.paths.active in self.paths.book.addresses()
-        assert not set(JUNK) & set(self.paths.book.addresses())
+        assert self.paths.active is None or self.paths.active in self.paths.book.paths()
+        assert not set(JUNK) & set(self.paths.book.paths())
 
     @invariant()
     def an_unproven_address_has_a_budget(self) -> None:
-        found = {c.addr: c for c in self.paths.book}
+        found = {c.path: c for c in self.paths.book}
         active = found.get(self.paths.active) if self.paths.active is not None else None
         if active is not None:
             unlimited = self.paths.budget() is None

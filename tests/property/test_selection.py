@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshnode.base.address import Addr, relayed, tunnel
+from meshnode.base.address import Addr
+from meshnode.base.path import Path, ViaRelay, ViaTunnel
 from meshnode.base.path_reason import PathReason
 from meshnode.paths.candidate import NEVER, Candidate, PathState
 from meshnode.paths.mtu import MtuSearch
@@ -24,13 +25,13 @@ from meshnode.paths.selection import (
 
 NOW = 100.0
 MTU = MtuSearch(0)
-ADDRS = [
+PATHS: list[Path] = [
     Addr("192.0.2.1", 1),
     Addr("10.9.0.7", 1),
     Addr("2001:db8::1", 1),
-    tunnel("peer", "192.0.2.3", 443),
-    relayed("one"),
-    relayed("other"),
+    ViaTunnel("peer", "192.0.2.3", 443),
+    ViaRelay("one"),
+    ViaRelay("other"),
 ]
 times = st.just(NEVER) | st.floats(NOW - 3, NOW)
 rtts = st.none() | st.floats(0.0001, 1.0)
@@ -42,7 +43,7 @@ def candidates(draw: st.DrawFn) -> Candidate:
     state = draw(st.sampled_from(PathState))
     samples = draw(st.integers(1, 9)) if state is PathState.VALIDATED else 0
     candidate = Candidate(
-        draw(st.sampled_from(ADDRS)),
+        draw(st.sampled_from(PATHS)),
         "record",
         MTU,
         state,
@@ -60,6 +61,7 @@ def candidates(draw: st.DrawFn) -> Candidate:
     return candidate
 
 
+relayed = candidates().filter(lambda c: isinstance(c.path, ViaRelay))
 valid = candidates().filter(lambda c: c.is_valid)
 situations = st.builds(
     Situation,
@@ -75,7 +77,9 @@ events = st.one_of(
     answers,
     st.builds(PeerMoved, candidates()),
     st.just(MoveUnconfirmed()),
-    st.builds(RelaysCompared, st.lists(candidates().filter(lambda c: c.addr.is_relayed), max_size=3).map(tuple)),
+    st.builds(
+        RelaysCompared, st.lists(candidates().filter(lambda c: isinstance(c.path, ViaRelay)), max_size=3).map(tuple)
+    ),
 )
 law = settings(max_examples=600, deadline=None, derandomize=True)
 

@@ -8,6 +8,7 @@ import pytest
 
 from meshnode.base.address import Addr, pack_addr
 from meshnode.base.limits import SEARCH_PROBES, SEARCH_SIDES
+from meshnode.base.path import ViaSocket
 from meshnode.quic.hello import Frame
 from meshnode.sim.nat import PRESETS
 from meshnode.sim.world import SimNode
@@ -97,8 +98,8 @@ def test_a_lying_relay_alone_cannot_aim_a_port_search() -> None:
 
 def test_however_often_a_peer_asks_for_a_search_the_probes_are_bounded() -> None:
     pair = Pair(PRESETS["port_restricted"], PRESETS["symmetric"])
-    pair.there.send = lambda addr, datagrams: (  # type: ignore[method-assign]
-        True if addr.side is not None else SimNode.send(pair.there, addr, datagrams)
+    pair.there.send = lambda path, datagrams: (  # type: ignore[method-assign]
+        True if isinstance(path, ViaSocket) else SimNode.send(pair.there, path, datagrams)
     )  # its own sockets never send, so no search is ever won
     pair.there.mesh.context.link.send = pair.there.send  # type: ignore[method-assign]
     pair.open()

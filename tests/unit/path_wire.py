@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from meshnode.base.address import Addr, relayed
+from meshnode.base.address import Addr
+from meshnode.base.path import Path, ViaRelay
 from meshnode.identity.keys import Identity
 from meshnode.identity.record import Endpoint, EndpointRecord
 from meshnode.paths.effects import Effect, SendProbe
@@ -12,7 +13,7 @@ from meshnode.paths.peer import PeerPaths
 
 PEER = Identity(bytes(32)).id
 A, B, C = (Addr(f"192.0.2.{n}", 4242) for n in (1, 2, 3))
-VIA_RELAY = relayed("a-relay")
+VIA_RELAY = ViaRelay("a-relay")
 RTT = 0.02
 START = 100.0
 
@@ -23,14 +24,14 @@ class Wire:
     ``rtts`` has other round trips by address; of the padded probes the next ``lost`` of each size are lost.
     """
 
-    def __init__(self, *up: Addr, mtu: int = 1500) -> None:
+    def __init__(self, *up: Path, mtu: int = 1500) -> None:
         rng = random.Random(1)
         self.paths = PeerPaths(PEER, rng=rng, entropy=rng.randbytes, now=START)
         self.up = list(up)
         self.mtu = mtu
         self.now = START
         self.effects: list[Effect] = []
-        self.rtts: dict[Addr, float] = {}
+        self.rtts: dict[Path, float] = {}
         self.lost = 0
         self._losses: dict[int, int] = {}
         self._pongs: list[tuple[float, SendProbe]] = []
@@ -39,11 +40,11 @@ class Wire:
         """Take the effects; what reaches an address that is up will be answered."""
         for effect in self.paths.take_effects():
             self.effects.append(effect)
-            if isinstance(effect, SendProbe) and effect.addr in self.up and effect.pad_to <= self.mtu:
+            if isinstance(effect, SendProbe) and effect.path in self.up and effect.pad_to <= self.mtu:
                 if effect.pad_to and self._losses.get(effect.pad_to, 0) < self.lost:
                     self._losses[effect.pad_to] = self._losses.get(effect.pad_to, 0) + 1
                     continue
-                self._pongs.append((self.now + self.rtts.get(effect.addr, RTT), effect))
+                self._pongs.append((self.now + self.rtts.get(effect.path, RTT), effect))
 
     def run(self, seconds: float) -> None:
         """Let time pass, timers fire and answers arrive, each at its time."""
@@ -71,7 +72,7 @@ class Wire:
         return [e for e in self.effects if isinstance(e, kind)]
 
 
-def connected(*up: Addr, at: Addr = A, mtu: int = 1500) -> Wire:
+def connected(*up: Path, at: Path = A, mtu: int = 1500) -> Wire:
     """A wire whose connection was accepted at ``at`` and has come to rest."""
     wire = Wire(*up, mtu=mtu)
     wire.paths.accept(at, wire.now)

@@ -8,6 +8,7 @@ import pytest
 
 from meshnode.base.address import Addr
 from meshnode.base.limits import FILTER_MOVE_S, FILTER_SETTLE_S, MAX_SENT_ADDRESSES, MAX_SENT_PORTS
+from meshnode.base.path import ViaRelay
 from meshnode.nat.filtering import Filtering, FilterView
 from meshnode.sim.nat import PRESETS, Behaviour, Dependence, Nat, Ports
 
@@ -59,7 +60,7 @@ NO_EVIDENCE = {
     "another private network": (_view, Addr("192.168.7.7", 1)),
     "behind our carrier's NAT": (_view, Addr("100.64.0.9", 1)),
     "behind our own NAT, hairpinned": (_view, Addr(OUTSIDE.host, 9)),
-    "a relayed address": (_view, Addr("relay!x", 0)),
+    "a relayed path": (_view, ViaRelay("x")),
     "our outside address is not known": (lambda: _view(seen=None), STRANGER),
     "we have two addresses": (lambda: _view(own=(OWN, Addr("192.168.1.2", 4242))), STRANGER),
     "the same site": (lambda: _view(own=(Addr("198.51.100.1", 1),)), Addr("198.51.7.7", 1)),

@@ -8,6 +8,8 @@ import pytest
 
 from meshnode.base.address import Addr
 from meshnode.base.limits import MAX_CANDIDATES, MAX_ENDPOINTS, SEARCH_PROBES
+from meshnode.base.path import Path as PeerPath
+from meshnode.base.path import udp_address
 from meshnode.identity.keys import Identity
 from meshnode.identity.record import Endpoint, EndpointRecord
 from meshnode.nat.local_networks import LocalNetworks
@@ -47,13 +49,13 @@ def record(*addrs: Addr) -> EndpointRecord:
     )
 
 
-def probed(paths: PeerPaths, seconds: float = 3.0) -> list[Addr]:
+def probed(paths: PeerPaths, seconds: float = 3.0) -> list[PeerPath]:
     """Everyone that gets a probe, though the peer has moved and is sought at every address known."""
     now = 0.0
     paths.local_change(now)
     found = []
     while now < seconds:
-        found += [effect.addr for effect in paths.take_effects() if isinstance(effect, SendProbe)]
+        found += [effect.path for effect in paths.take_effects() if isinstance(effect, SendProbe)]
         now += 0.01
         paths.tick(now)
     return found
@@ -84,7 +86,7 @@ def test_thousands_of_introductions_cost_no_more_probes_than_there_are_candidate
     paths.take_effects()
     paths.local_change(0.0)
     paths.tick(0.01)
-    burst = [effect.addr for effect in paths.take_effects() if isinstance(effect, SendProbe)]
+    burst = [effect.path for effect in paths.take_effects() if isinstance(effect, SendProbe)]
     assert len(burst) <= MAX_CANDIDATES + 1
     assert RELAY in burst
 
@@ -102,12 +104,12 @@ def test_a_search_tries_the_likeliest_ports_first_each_once_and_not_one_more_tha
 def test_a_search_is_paced_and_ends(part: str) -> None:
     to = Addr("198.51.100.7", 40_000)
     search = spread(to, range(256), 5.0) if part == "spread" else spray(to, random.Random(1), 5.0)
-    sent: list[Addr] = []
+    sent: list[PeerPath] = []
     now = 5.0
     while search.at is not None:
         now = search.at
         sent += search.step(now)
     assert len(set(sent)) == len(sent) == (256 if part == "spread" else SEARCH_PROBES)
-    assert {addr.host.partition("%")[0] for addr in sent} == {to.host}
+    assert {addr.host for addr in map(udp_address, sent) if addr is not None} == {to.host}
     assert (now - 5.0) < (0.1 if part == "spread" else 2.0)
     assert search.step(now) == []

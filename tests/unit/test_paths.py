@@ -34,12 +34,12 @@ def test_a_dialler_that_moves_says_so_at_once_and_is_connected_after_one_round_t
     wire.collect()
     first = wire.seen(SendProbe)[0]
     assert isinstance(first, SendProbe)
-    assert (first.addr, first.flags & MOVED) == (A, MOVED)
+    assert (first.path, first.flags & MOVED) == (A, MOVED)
     assert wire.paths.seeking.connectivity is Connectivity.SEEKING
     wire.run(RTT * 1.5)
     assert wire.paths.seeking.connectivity is Connectivity.CONNECTED
     nudges = [e for e in wire.seen(Nudge) if isinstance(e, Nudge)]
-    assert nudges[-1].addr == A, "what was in flight is sent again as soon as the peer has answered"
+    assert nudges[-1].path == A, "what was in flight is sent again as soon as the peer has answered"
 
 
 def test_a_move_of_this_node_nudges_quic_and_switches_nothing() -> None:
@@ -56,7 +56,7 @@ def test_a_peer_that_moved_is_followed_within_one_window_and_probed() -> None:
     wire.collect()
     assert wire.paths.active == B
     assert wire.paths.budget() == INITIAL_WINDOW
-    assert [e.addr for e in wire.effects if isinstance(e, SendProbe)] == [B]
+    assert [e.path for e in wire.effects if isinstance(e, SendProbe)] == [B]
     wire.run(RTT * 1.5)
     assert wire.paths.budget() is None, "our own probe went round trip: no limit any more"
     assert wire.seen(Validated) == [Validated(B)]
@@ -110,7 +110,7 @@ def test_a_claimed_source_moves_nothing_until_our_probe_came_back_from_it() -> N
     assert wire.paths.active == A, "no peer answers at B"
     wire.up = [B]
     wire.paths.on_received(C, 1200, False, wire.now)
-    assert C not in wire.paths.book.addresses(), "a packet that any host may have made teaches nothing"
+    assert C not in wire.paths.book.paths(), "a packet that any host may have made teaches nothing"
 
 
 def test_a_peer_whose_nat_mapping_changed_is_followed_after_one_round_trip() -> None:
@@ -384,7 +384,7 @@ def test_what_is_nobodys_unicast_address_is_never_probed(addr: Addr) -> None:
     wire.paths.local_change(wire.now)
     wire.run(3.0)
     assert wire.paths.active == A
-    assert addr not in {e.addr for e in wire.effects if isinstance(e, SendProbe)}
+    assert addr not in {e.path for e in wire.effects if isinstance(e, SendProbe)}
 
 
 def test_a_peer_on_loopback_is_reached_there() -> None:
@@ -400,8 +400,8 @@ def test_thousands_of_addresses_stay_within_the_bound_and_never_push_out_the_act
     for n in range(3000):
         wire.paths.add_candidates([(Addr(f"10.0.{n >> 8}.{n & 255}", 4242), "record")], wire.now)
         wire.paths.on_received(Addr(f"10.1.{n >> 8}.{n & 255}", 4242), 100, True, wire.now)
-    assert len(wire.paths.book.addresses()) <= MAX_CANDIDATES
-    assert A in wire.paths.book.addresses()
+    assert len(wire.paths.book.paths()) <= MAX_CANDIDATES
+    assert A in wire.paths.book.paths()
     wire.effects.clear()
     wire.paths.take_effects()
     wire.paths.local_change(wire.now)
@@ -415,7 +415,7 @@ def test_a_flood_of_addresses_does_not_push_out_the_one_that_an_unconfirmed_move
     assert wire.paths.active == B
     for n in range(100):
         wire.paths.add_candidates([(Addr(f"10.0.0.{n + 1}", 4242), "record")], wire.now)
-    assert len(wire.paths.book.addresses()) == MAX_CANDIDATES
+    assert len(wire.paths.book.paths()) == MAX_CANDIDATES
     wire.run(CONFIRM_S + 3.0)
     assert (wire.paths.active, wire.paths.seeking.connectivity) == (A, Connectivity.CONNECTED), (
         "answers from it must count"

@@ -6,24 +6,24 @@ from itertools import pairwise
 
 import pytest
 
-from meshnode.base.address import Addr, relayed, tunnel
+from meshnode.base.path import Path, ViaRelay, ViaTunnel
 from meshnode.base.path_reason import PathReason
 from meshnode.paths.effects import MOVED, NeedIntroduction, SendProbe, Switched
 from meshnode.paths.upgrade import PAUSES_S
 from tests.unit.path_wire import VIA_RELAY, A, B, C, Wire, record
 
-OTHER_RELAY = relayed("b-relay")
-TUNNEL = tunnel("peer", "192.0.2.9", 443)
+OTHER_RELAY = ViaRelay("b-relay")
+TUNNEL = ViaTunnel("peer", "192.0.2.9", 443)
 
 
-def on_a_relay(*up: Addr) -> Wire:
+def on_a_relay(*up: Path) -> Wire:
     """A wire that was just accepted through a relay; ``up`` answers too."""
     wire = Wire(VIA_RELAY, *up)
     wire.paths.accept(VIA_RELAY, wire.now)
     return wire
 
 
-def beside_another(*up: Addr) -> Wire:
+def beside_another(*up: Path) -> Wire:
     """A wire on a relay that has come to rest, and that knows a second one."""
     wire = on_a_relay(OTHER_RELAY, *up)
     wire.paths.add_candidates([(OTHER_RELAY, "record")], wire.now)
@@ -50,14 +50,14 @@ def ask_without_answer(wire: Wire) -> None:
         busy(wire, 0.05)
 
 
-def probed(wire: Wire) -> list[Addr]:
-    """The addresses that got a probe."""
-    return [effect.addr for effect in wire.effects if isinstance(effect, SendProbe)]
+def probed(wire: Wire) -> list[Path]:
+    """The paths that got a probe."""
+    return [effect.path for effect in wire.effects if isinstance(effect, SendProbe)]
 
 
-def losses(wire: Wire, addr: Addr) -> int:
-    """The lost ones of the last probes on ``addr``."""
-    found = wire.paths.book.get(addr)
+def losses(wire: Wire, path: Path) -> int:
+    """The lost ones of the last probes on ``path``."""
+    found = wire.paths.book.get(path)
     assert found is not None
     return found.losses
 
@@ -224,7 +224,7 @@ def test_a_move_of_the_peer_is_no_move_of_this_node() -> None:
     wire.effects.clear()
     wire.paths.on_ping(B, MOVED, wire.now)
     wire.collect()
-    assert [(e.addr, e.flags) for e in wire.effects if isinstance(e, SendProbe)] == [(B, 0)]
+    assert [(e.path, e.flags) for e in wire.effects if isinstance(e, SendProbe)] == [(B, 0)]
 
 
 def test_a_ping_on_the_path_in_use_costs_no_probe_and_moves_nothing() -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from meshnode.base.address import Addr, relayed, tunnel
+from meshnode.base.address import Addr
+from meshnode.base.path import Path as PeerPath
+from meshnode.base.path import ViaRelay, ViaTunnel
 from meshnode.base.path_reason import PathReason, in_words
 from meshnode.paths.candidate import Candidate, PathState
 from meshnode.paths.mtu import MtuSearch
@@ -33,16 +35,16 @@ DOCS = Path(__file__).parents[2] / "docs" / "explanation" / "path-selection.md"
 NOW = 100.0
 SENT = NOW - 0.05
 A, B, LAN = Addr("192.0.2.1", 4242), Addr("192.0.2.2", 4242), Addr("10.9.0.7", 4242)
-RELAY, OTHER_RELAY, TUNNEL = relayed("one"), relayed("other"), tunnel("peer", "192.0.2.3", 443)
+RELAY, OTHER_RELAY, TUNNEL = ViaRelay("one"), ViaRelay("other"), ViaTunnel("peer", "192.0.2.3", 443)
 NETWORKS = (("10.9.0.1", 24),)
 
 
 def path(
-    addr: Addr, rtt: float | None = 0.05, *, samples: int = 5, valid: bool = True, heard: float = NOW
+    by: PeerPath, rtt: float | None = 0.05, *, samples: int = 5, valid: bool = True, heard: float = NOW
 ) -> Candidate:
     """A candidate that was probed ``samples`` times and last heard of at ``heard``."""
     state = PathState.VALIDATED if valid else PathState.PROBING
-    return Candidate(addr, "record", MtuSearch(0), state, rtt, samples, samples, last_heard=heard, answered=heard)
+    return Candidate(by, "record", MtuSearch(0), state, rtt, samples, samples, last_heard=heard, answered=heard)
 
 
 def answered(found: Candidate, current: Candidate, *, sent: float = SENT, **more: object) -> Decision:
@@ -54,7 +56,7 @@ def answered(found: Candidate, current: Candidate, *, sent: float = SENT, **more
 
 
 def test_the_first_answer_after_a_silence_decides_unless_the_path_in_use_was_heard_since() -> None:
-    found = path(relayed("far"), 0.5)
+    found = path(ViaRelay("far"), 0.5)
     current = path(A, heard=SENT - 0.01)
     assert answered(found, current, silent=True) == Decision(found, PathReason.ANSWERED, failed=True)
     assert answered(found, current, silent=False) == STAY
@@ -111,7 +113,9 @@ def test_an_unconfirmed_move_goes_back_to_a_path_that_was_validated_or_stays() -
 
 
 @pytest.mark.parametrize(("better", "worse"), [(A, TUNNEL), (TUNNEL, RELAY), (A, RELAY)])
-def test_a_better_kind_is_taken_however_slow_it_is_and_a_worse_one_however_fast(better: Addr, worse: Addr) -> None:
+def test_a_better_kind_is_taken_however_slow_it_is_and_a_worse_one_however_fast(
+    better: PeerPath, worse: PeerPath
+) -> None:
     slow, fast = path(better, 0.5), path(worse, 0.01)
     assert answered(slow, fast) == Decision(slow, PathReason.BETTER_KIND)
     assert answered(fast, slow) == STAY

@@ -94,6 +94,7 @@ class Ping(Request):
         """Yield one object an echo. Once the peer has answered, whatever goes wrong is a lost echo."""
         import asyncio
 
+        from meshnode.base.path import ViaTunnel
         from meshnode.daemon.diagnose import last_change
         from meshnode.stack.probe import Pinged
 
@@ -114,7 +115,7 @@ class Ping(Request):
                 "rtt_ms": round(outcome.rtt * 1000, 3) if outcome.rtt is not None else None,
                 "path": outcome.path,
                 "endpoint": str(endpoint) if endpoint is not None else None,
-                "tunnel": endpoint is not None and endpoint.is_tunnel,
+                "tunnel": isinstance(endpoint, ViaTunnel),
                 "change": last_change(daemon.node, peer),
             }
 
