@@ -62,6 +62,14 @@ def test_a_link_that_the_tree_does_not_use_gives_way_first() -> None:
     assert _id(100) in views.active
 
 
+def test_where_a_walk_ends_the_newcomer_becomes_a_neighbour_even_of_a_full_node() -> None:
+    views, _ = _full(_id(8))
+    views.on_forward_join(_id(1), ForwardJoin(Contact(_id(100), b"record"), 0), 1.0)
+    assert views.take_effects() == [Connect(Contact(_id(100), b"record"))]
+    views.on_link(_id(100), 1.1)
+    assert views.take_effects() == [Send(_id(100), Neighbour(True, b""))]
+
+
 def _answer(views: HyParView, peer: NodeId, *, high: bool) -> bool:
     """Whether a request of this node to be a neighbour is accepted."""
     views.on_neighbour(peer, Neighbour(high, b""), 1.0)
