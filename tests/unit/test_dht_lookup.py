@@ -386,3 +386,10 @@ def test_a_node_near_the_key_that_answers_without_the_record_is_given_it() -> No
     net.run(2.0)
     assert late.dht.counts()["records"] == 1
     assert net.resolve(late, owner.id)[0] is not None
+
+
+def test_each_answer_that_came_without_a_retransmission_is_a_round_trip_measured() -> None:
+    net, nodes = _mesh(3)
+    rtts = nodes[1].dht._shared.rpcs.rtts
+    for other in (nodes[0], nodes[2]):
+        assert 2 * net.base <= (rtts.of(other.id).srtt or 0.0) <= 2.2 * (net.base + 1.5 * net.spread)

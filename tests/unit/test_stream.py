@@ -378,3 +378,12 @@ def test_a_stream_keeps_its_first_error_and_is_reset_once() -> None:
     other.reset(3)
     other.reset(3)
     assert port.asked == [("reset", 3), ("stop", 3)]
+
+
+def test_a_control_stream_that_is_reset_ends_the_connection_with_a_reason() -> None:
+    pair = Pair()
+    pair.dialler.engine.reset(0, 0)
+    pair.run(0.2)
+    assert pair.listener.state is State.CLOSED
+    assert isinstance(pair.here.closed, ConnectionLost)
+    assert "control stream" in pair.here.closed.message
