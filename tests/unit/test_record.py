@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.base.address import Addr
-from meshnode.base.limits import MAX_RECORD
+from meshnode.base.limits import MAX_CAPABILITY_LENGTH, MAX_RECORD
 from meshnode.base.wire import encode
 from meshnode.errors import RecordError, RecordReject
 from meshnode.identity.keys import Identity
@@ -51,6 +51,31 @@ def test_each_kind_of_bad_record_has_its_name() -> None:
 def test_a_seq_that_does_not_fit_63_bits_is_malformed(seq: int, reason: RecordReject) -> None:
     body = encode([1, bytes(ME.id), seq, int(WALL * 1000), 600, [], [], []])
     assert _reason(ME.sign(DOMAIN + body) + body) is reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "good"),
+    [
+        ({7: ["c" * MAX_CAPABILITY_LENGTH]}, True),
+        ({7: ["c" * (MAX_CAPABILITY_LENGTH + 1)]}, False),
+        ({7: [b"relay"]}, False),
+        ({7: [5]}, False),
+        ({3: 2**53}, False),
+        ({3: -1}, False),
+        ({4: -1}, False),
+    ],
+    ids=str,
+)
+def test_fields_that_are_too_long_or_of_another_kind_are_malformed(changes: dict[int, object], good: bool) -> None:
+    fields = [1, bytes(ME.id), 1, int(WALL * 1000), 600, [], [], []]
+    for place, value in changes.items():
+        fields[place] = value
+    body = encode(fields)
+    encoded = ME.sign(DOMAIN + body) + body
+    if good:
+        assert open_record(encoded, WALL).capabilities == tuple(changes[7])  # type: ignore[arg-type]
+    else:
+        assert _reason(encoded) is RecordReject.MALFORMED
 
 
 def test_another_encoding_of_the_same_record_is_refused_even_when_signed() -> None:
