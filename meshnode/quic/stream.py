@@ -429,7 +429,7 @@ class StreamTable:
         self._streams.clear()
         draining, self.draining = self.draining, {}
         for stream in draining.values():
-            stream.on_change()
+            stream.fail(error)  # ended in both directions, perhaps, but not all of it has arrived
 
     # ---- what a stream asks
 

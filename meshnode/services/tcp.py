@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import socket
+import struct
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -32,25 +34,44 @@ async def _pump(reader: MeshReader | asyncio.StreamReader, writer: MeshWriter | 
         writer.write_eof()
 
 
+def end_by_reset(writer: asyncio.StreamWriter, reset: bool) -> None:
+    """Have the kernel end a connection by RST, or by FIN again; it does so too when this process is killed."""
+    with suppress(OSError):  # over already
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", reset, 0))
+
+
+def abort(writer: asyncio.StreamWriter) -> None:
+    """End a connection by RST: its other end must not take what it got for the whole."""
+    end_by_reset(writer, True)
+    writer.transport.abort()
+
+
 async def splice(tcp: tuple[asyncio.StreamReader, asyncio.StreamWriter], mesh: tuple[MeshReader, MeshWriter]) -> None:
     """Carry bytes both ways until both directions have ended.
 
-    An end of one direction is passed on as such (half-close). An error on either side resets the stream and aborts the
-    TCP connection; it is logged and not raised. Each direction holds at most ``CHUNK`` bytes beside the buffers of both
-    ends.
+    An end of one direction is passed on as such (half-close). Any other end than that of both, an error or the
+    cancellation of this task, resets both sides; errors are logged and not raised. Each direction holds at most
+    ``CHUNK`` bytes beside the buffers of both ends.
     """
+    end_by_reset(tcp[1], True)
+    is_whole = False
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(_pump(tcp[0], mesh[1]))
             group.create_task(_pump(mesh[0], tcp[1]))
         await mesh[1].wait_closed()
+        await mesh[1].drain()  # raises when the connection was lost before the peer had everything
+        is_whole = True
     except* (MeshError, OSError) as error:
         log.debug("a spliced connection ended: %s", error.exceptions[0])
-        mesh[1].reset()
-        tcp[1].transport.abort()
     finally:
-        tcp[1].close()
-        mesh[1].close() if not mesh[1].is_closing() else None
+        if is_whole:
+            end_by_reset(tcp[1], False)
+            tcp[1].close()
+            mesh[1].close()
+        else:
+            mesh[1].reset()
+            abort(tcp[1])
 
 
 def parse_target(text: str) -> tuple[str, int]:
@@ -167,8 +188,9 @@ class Forward:
         task = asyncio.current_task()
         assert task is not None
         if len(self._tasks) >= MAX_CLIENTS:
-            writer.transport.abort()
+            abort(writer)
             return
+        end_by_reset(writer, True)
         self._tasks[task] = None
         try:
             if self.peer is None:
@@ -178,9 +200,9 @@ class Forward:
             await splice((reader, writer), mesh)
         except MeshError as error:
             log.warning("forward %s to %s: %s (%s)", self.listen, self.to, error, error.code)
-            writer.transport.abort()
+            abort(writer)
         except asyncio.CancelledError:
-            writer.transport.abort()  # the forward is being closed
+            abort(writer)  # the forward is being closed
         finally:
             self._tasks.pop(task, None)
 

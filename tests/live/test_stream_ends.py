@@ -1,0 +1,192 @@
+"""How a stream ends: whole or lost. TCP clients of a forward see EOF or a reset, never one for the other."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from meshnode import Node
+from meshnode.demo.stage import Process
+from meshnode.errors import ConnectionLost
+from meshnode.sdk.node import runtime_of
+from meshnode.services.registry import ServiceBook
+from tests.conftest import MakeNode
+
+SIZE = 100_000
+PATIENCE_S = 20.0
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+class Target:
+    """A TCP server that sends ``SIZE`` bytes and then does as it is told; remembers how its clients ended."""
+
+    def __init__(self) -> None:
+        self.end: Callable[[asyncio.StreamWriter], None] | None = None
+        self.writers: list[asyncio.StreamWriter] = []
+        self.endings: asyncio.Queue[str] = asyncio.Queue()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Handle one client."""
+        self.writers.append(writer)
+        writer.write(b"x" * SIZE)
+        try:
+            while await reader.read(65_536):
+                pass
+            await self.endings.put("eof")
+        except ConnectionResetError:
+            await self.endings.put("reset")
+
+
+@asynccontextmanager
+async def _target() -> AsyncIterator[tuple[Target, int]]:
+    target = Target()
+    server = await asyncio.start_server(target.serve, "127.0.0.1", 0)
+    try:
+        yield target, server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for writer in target.writers:
+            writer.transport.abort()
+
+
+async def _rest(reader: asyncio.StreamReader) -> str:
+    try:
+        return "eof" if not await asyncio.wait_for(reader.read(1), PATIENCE_S) else "more"
+    except ConnectionResetError:
+        return "reset"
+
+
+class Setting:
+    """Two nodes with a service between them and one client of its forward, which has read all that was sent."""
+
+    def __init__(self, there: Node, here: Node, target: Target, books: tuple[ServiceBook, ServiceBook]) -> None:
+        self.there, self.here, self.target, self.books = there, here, target, books
+        self.listen = ""
+
+    async def client(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect and read what the target sends at first."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(self.listen.rpartition(":")[2]))
+        assert len(await asyncio.wait_for(reader.readexactly(SIZE), PATIENCE_S)) == SIZE
+        return reader, writer
+
+
+@pytest.fixture
+async def setting(make_node: MakeNode) -> AsyncIterator[Setting]:
+    there = await make_node(idle_timeout=3.0)
+    here = await make_node(seed=there, idle_timeout=3.0)
+    books = ServiceBook(there), ServiceBook(here)
+    async with _target() as (target, port):
+        books[0].expose("x", f"tcp://127.0.0.1:{port}", ("any",))
+        found = Setting(there, here, target, books)
+        found.listen = (await books[1].forward("127.0.0.1:0", f"{there.id}/x"))["listen"]
+        yield found
+        for book in books:
+            await book.close()
+
+
+async def _target_resets(setting: Setting) -> None:
+    _reset(setting.target.writers[-1])
+
+
+async def _unforward(setting: Setting) -> None:
+    await setting.books[1].unforward(setting.listen)
+
+
+async def _stop_there(setting: Setting) -> None:
+    await setting.there.close()
+
+
+async def _stop_here(setting: Setting) -> None:
+    await setting.here.close()
+
+
+async def _close_connection(setting: Setting) -> None:
+    (await setting.there.connect(setting.here.id)).close()
+
+
+async def _be_unreachable(setting: Setting) -> None:
+    for node in (setting.there, setting.here):
+        runtime_of(node).sockets.send = lambda addr, datagrams: True  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    "end", [_target_resets, _unforward, _stop_there, _stop_here, _close_connection, _be_unreachable]
+)
+async def test_an_abnormal_end_is_a_reset_at_the_client(
+    setting: Setting, end: Callable[[Setting], Awaitable[None]]
+) -> None:
+    reader, writer = await setting.client()
+    await end(setting)
+    assert await _rest(reader) == "reset"
+    writer.close()
+    if end is not _target_resets:
+        assert await asyncio.wait_for(setting.target.endings.get(), PATIENCE_S) == "reset"
+
+
+async def test_an_end_is_an_end_at_both(setting: Setting) -> None:
+    reader, writer = await setting.client()
+    writer.write_eof()
+    assert await asyncio.wait_for(setting.target.endings.get(), PATIENCE_S) == "eof"
+    setting.target.writers[-1].write(b"y" * SIZE)  # after its client's end
+    setting.target.writers[-1].close()
+    assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b"y" * SIZE
+    writer.close()
+
+
+async def test_a_client_that_resets_is_a_reset_at_the_target(setting: Setting) -> None:
+    _, writer = await setting.client()
+    _reset(writer)
+    assert await asyncio.wait_for(setting.target.endings.get(), PATIENCE_S) == "reset"
+
+
+@pytest.mark.parametrize("end", [_target_resets, _stop_there, _close_connection, _be_unreachable])
+async def test_an_abnormal_end_is_connection_lost_in_the_sdk(
+    setting: Setting, end: Callable[[Setting], Awaitable[None]]
+) -> None:
+    reader, writer = await setting.here.open(setting.there.id, "x")
+    await reader.readexactly(SIZE)
+    await end(setting)
+    with pytest.raises(ConnectionLost):
+        await asyncio.wait_for(reader.read(), PATIENCE_S)
+    with pytest.raises(ConnectionLost):
+        writer.write(b"late")
+
+
+@pytest.mark.parametrize("how", ["killed", "asleep"])
+async def test_a_node_that_is_killed_or_sleeps_too_long_resets_its_clients(tmp_path: Path, how: str) -> None:
+    for name in ("there", "here"):
+        (tmp_path / name).mkdir(mode=0o700)
+        (tmp_path / name / "meshnode.toml").write_text("idle_timeout = 2.0\n")
+    there = Process(tmp_path / "there", "127.0.4.140", ["up"])
+    await there.start()
+    here = Process(tmp_path / "here", "127.0.4.141", ["up", "--seed", f"{there.id}@{there.endpoint}"])
+    try:
+        await here.start()
+        async with _target() as (_, port):
+            await there.ask("expose", name="x", target=f"tcp://127.0.0.1:{port}", allow=["any"])
+            listen = (await here.ask("forward", listen="127.0.0.1:0", to=f"{there.id}/x"))["listen"]
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(listen.rpartition(":")[2]))
+            await asyncio.wait_for(reader.readexactly(SIZE), PATIENCE_S)
+            if how == "killed":
+                here.kill()
+            else:
+                assert here.pid is not None
+                os.kill(here.pid, signal.SIGSTOP)
+                await asyncio.sleep(5.0)
+                os.kill(here.pid, signal.SIGCONT)
+            assert await _rest(reader) == "reset"
+            writer.close()
+    finally:
+        await asyncio.gather(here.stop(), there.stop())
