@@ -14,7 +14,7 @@ MeshError
   PolicyDenied         the peer refuses this node [PermissionError]
   ServiceNotFound      the peer has no such service [ConnectionError]
   ServiceUnavailable   the peer's service does not work now [ConnectionError]
-  StreamLimitError     the peer grants no more streams now [ConnectionError]
+  StreamLimitError     the peer granted no more streams in time [ConnectionError]
   ConnectionLost       the connection or the stream is over [ConnectionError]
     PeerRestarted      because the peer's process has restarted
   TopicClosed          the topic was left [ConnectionError]
@@ -178,7 +178,7 @@ class ServiceUnavailable(MeshError, ConnectionError):
 
 
 class StreamLimitError(MeshError, ConnectionError):
-    """The peer grants no more streams now; close some, or try later."""
+    """The peer granted no more streams in time; close some, or try later."""
 
     code = "stream_limit"
 

@@ -40,7 +40,7 @@ from meshnode.quic.seam import (
     StreamReset,
     Terminated,
 )
-from meshnode.quic.stream import Stream, StreamTable
+from meshnode.quic.stream import OnOpened, Stream, StreamTable
 
 UNIDIRECTIONAL = 2  # the bit of a stream id, RFC 9000 section 2.1: nothing could be answered there
 CONTROL_STREAM = 0  # RFC 9000 section 2.1: the first client-initiated bidirectional stream
@@ -134,6 +134,8 @@ class Connection:
         newest = self.engine.receive(data, now)
         if events := self.engine.events():
             self._take(events)
+        if self.streams.openers:
+            self.streams.open_granted()
         return newest
 
     def on_timer(self, now: float) -> None:
@@ -270,6 +272,15 @@ class Connection:
         if self.state is not State.READY:
             raise self.error or ConnectionLost("the connection is not ready")
         return self.streams.open(service)
+
+    def open_when_granted(self, service: str, answer: OnOpened) -> None:
+        """Open a stream as soon as the peer grants one, in the order of asking; ``answer`` gets it, or the error.
+
+        Raises as ``open``, but for StreamLimitError: the caller bounds the wait, with ``streams.give_up``.
+        """
+        if self.state is not State.READY:
+            raise self.error or ConnectionLost("the connection is not ready")
+        self.streams.open_when_granted(service, answer)
 
     # ---- control
 

@@ -26,7 +26,7 @@ from meshnode.runtime.status import describe_node, describe_peers
 from meshnode.sdk.connection import Connection
 from meshnode.sdk.events import Event, EventStreams
 from meshnode.sdk.failover import Failover
-from meshnode.sdk.service import Handler, Service, ServiceTable
+from meshnode.sdk.service import LIMIT, Handler, Service, ServiceTable
 from meshnode.sdk.streams import MeshReader, MeshWriter
 from meshnode.sdk.topic import Topic, TopicBook
 from meshnode.stack.probe import Pinged
@@ -269,7 +269,7 @@ class Node:
             ServiceNotFound: The peer has no such service.
             ServiceUnavailable: It has, but what is behind it does not answer.
             PolicyDenied: This node may not use it.
-            StreamLimitError: The peer grants no more streams now.
+            StreamLimitError: The peer granted no more streams within 10 s.
             ConnectionLost: The connection ended meanwhile.
             ConfigError: The service's name is empty or longer than 255 bytes.
             And as ``connect``.
@@ -328,11 +328,12 @@ class Node:
         accept: bool = True,
         announce: bool | None = None,
         meta: Mapping[str, str] | None = None,
+        limit: int = LIMIT,
     ) -> Service:
         """Serve a name: each stream that a peer opens to it runs ``handler(reader, writer, peer)``.
 
-        The writer is closed when the handler returns, and reset when it raises. At most 1,024 handlers run at once;
-        more streams are refused. May be called before the start.
+        The writer is closed when the handler returns, and reset when it raises. May be called
+        before the start.
 
         Args:
             name: 1 to 64 visible characters without a slash, where it is announced.
@@ -342,9 +343,11 @@ class Node:
                 ServiceUnavailable and ``open_any`` there goes on to another instance.
             announce: Tell the mesh of it. By default, when any node is allowed.
             meta: Texts that are announced with it: at most 16, of at most 128 characters each.
+            limit: How many of its handlers run at once. A stream over it waits for one to end, 10 s at most and with
+                512 others at most; then its opener gets ServiceUnavailable.
 
         Raises:
-            ConfigError: The name is served already, or cannot be announced.
+            ConfigError: The name is served already, or cannot be announced, or the limit is below 1.
             InvalidId: Something in ``allow`` is no id.
             NodeClosed: The node was closed.
 
@@ -360,7 +363,7 @@ class Node:
         """
         if self._closed:
             raise NodeClosed("the node was closed")
-        return self._services.add(name, handler, allow, accept=accept, announce=announce, meta=meta)
+        return self._services.add(name, handler, allow, accept=accept, announce=announce, meta=meta, limit=limit)
 
     async def join(self, topic: str, *, replay: int = 0, limit: int = TOPIC_QUEUE) -> Topic:
         """Take part in a topic.

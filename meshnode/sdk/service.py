@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-from meshnode.base.metrics import Metrics
+from meshnode.base.metrics import Metrics, describe
 from meshnode.config import parse_allow
 from meshnode.directory.announcement import Offer, is_service_name
 from meshnode.errors import ConfigError, MeshError
@@ -22,7 +22,10 @@ from meshnode.sdk.streams import MeshReader, MeshWriter, wrap
 
 log = logging.getLogger("meshnode.services")
 
-MAX_HANDLERS = 1024  # streams served at once; more are refused until some end
+LIMIT = 1024  # streams that one service serves at once, unless it is told otherwise
+MAX_WAITING = 512  # streams over its limit that wait; more are refused
+WAIT_S = 10.0  # until a stream over the limit is refused
+FULL = describe("refused_service_full", "streams over a service's limit that waited too long, or were too many")
 
 Handler = Callable[[MeshReader, MeshWriter, NodeId], Awaitable[None]]
 
@@ -43,8 +46,13 @@ class Service:
         accept: bool,
         announce: bool | None,
         meta: Mapping[str, str] | None,
+        limit: int,
     ) -> None:
+        if limit < 1:
+            raise ConfigError(f"a service with a limit of {limit} serves no stream", hint="a limit of at least 1")
         self._table = table
+        self._slots = asyncio.Semaphore(limit)
+        self._room = limit + MAX_WAITING
         self._name = name
         self._handler = handler
         self._allow = allow
@@ -143,6 +151,7 @@ class ServiceTable:
         accept: bool,
         announce: bool | None,
         meta: Mapping[str, str] | None,
+        limit: int,
     ) -> Service:
         """Serve a name. Raises ConfigError, InvalidId."""
         if announce and not is_service_name(name):
@@ -151,7 +160,9 @@ class ServiceTable:
             )
         if name in self._services:
             raise ConfigError(f"the service {name!r} exists already", hint="unexpose it first")
-        service = Service(self, name, handler, parse_allow(allow), accept=accept, announce=announce, meta=meta)
+        service = Service(
+            self, name, handler, parse_allow(allow), accept=accept, announce=announce, meta=meta, limit=limit
+        )
         self._services[name] = service
         try:
             self.announce(service)
@@ -187,16 +198,45 @@ class ServiceTable:
         if service is None or runtime is None:
             self._metrics.count("refused_no_service")
             stream.refuse(StreamStatus.NO_SUCH_SERVICE)
-        elif (service._allow is not None and link.peer not in service._allow) or len(runtime.tasks) >= MAX_HANDLERS:
+        elif service._allow is not None and link.peer not in service._allow:
             self._metrics.count("refused_service_policy")
             stream.refuse(StreamStatus.DENIED)
+        elif not service._room:
+            self._refuse_full(stream)
         else:
-            if service._accept:
-                stream.accept()
-            runtime.tasks.spawn(_handle(service, stream, link.peer))
+            service._room -= 1
+            runtime.tasks.spawn(self._serve(service, stream, link.peer))
+
+    def _refuse_full(self, stream: Stream) -> None:
+        self._metrics.count(FULL)
+        stream.refuse(StreamStatus.UNAVAILABLE)
+
+    async def _serve(self, service: Service, stream: Stream, peer: NodeId) -> None:
+        """Run the handler once the service has a free place; a service that hangs takes none of another's."""
+        try:
+            if not await _acquire(service._slots):
+                self._refuse_full(stream)
+                return
+            try:
+                if stream.error is None:
+                    await _handle(service, stream, peer)
+            finally:
+                service._slots.release()
+        finally:
+            service._room += 1
+
+
+async def _acquire(slots: asyncio.Semaphore) -> bool:
+    try:
+        async with asyncio.timeout(WAIT_S):
+            return await slots.acquire()
+    except TimeoutError:
+        return False
 
 
 async def _handle(service: Service, stream: Stream, peer: NodeId) -> None:
+    if service._accept:
+        stream.accept()
     reader, writer = wrap(stream, peer)
     try:
         await service._handler(reader, writer, peer)

@@ -175,7 +175,7 @@ class Forward:
         """
         host, port = parse_listen(self.listen)
         try:
-            self._server = await asyncio.start_server(self._client, host, port)
+            self._server = await asyncio.start_server(self._client, host, port, backlog=MAX_CLIENTS)
         except OSError as error:
             reason, hint = listen_refusal(error, port)
             raise AddressInUse(f"cannot listen on {host_port(host, port)}: {reason}", hint=hint) from error

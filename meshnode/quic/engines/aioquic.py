@@ -33,6 +33,7 @@ from meshnode.quic.engines.common import (
     MICROSECOND,
     NO_EVENTS,
     STREAM_WINDOW,
+    STREAMS,
     check_attributes,
     check_stream_limit,
     ended_locally,
@@ -81,6 +82,7 @@ class _Quic(QuicConnection):
         self.consumed_total = 0
         super().__init__(**kwargs)  # type: ignore[arg-type]
         self._logger.logger = SILENT
+        self._local_max_streams_bidi.value = self._local_max_streams_bidi.sent = STREAMS
         self._loss._pacer = _Pacer(max_datagram_size=self._max_datagram_size)
         self._host_cids[0].cid = self.host_cid = routable_cid(self.host_cid)
         self._local_initial_source_connection_id = self.host_cid
@@ -411,7 +413,7 @@ PRIVATE = {
     "": (
         "_close_at _close_event _events _get_or_create_stream_for_send _handshake_complete _handshake_confirmed "
         "_host_cids _initialize _local_initial_source_connection_id _local_max_data _logger _loss "
-        "_max_datagram_size _network_paths "
+        "_local_max_streams_bidi _max_datagram_size _network_paths "
         "_peer_token _remote_max_streams_bidi _replenish_connection_ids _set_state _spaces _state _streams "
         "_write_connection_limits _write_stream_limits"
     ),

@@ -16,6 +16,7 @@ from meshnode.quic.seam import ALPN, IDLE, LOCAL, EngineEvent, Terminated
 
 STREAM_WINDOW = 1 << 21
 CONNECTION_WINDOW = 1 << 22
+STREAMS = 2048  # open at once, each way: more than one service serves and has waiting, so that others have room too
 MICROSECOND = 1e-6  # a timer is asked for this much late: one that fires exactly on time can spin
 MAINLINE = (b"1:", b"2:")  # behind the byte "d" these would look like a Mainline DHT message on a shared socket
 IDLE_REASON = "Idle timeout"  # as aioquic and its forks say it
