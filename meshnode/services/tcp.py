@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import socket
 import struct
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -23,6 +24,9 @@ TARGET_FORM = "write PORT, HOST:PORT or tcp://HOST:PORT"
 CHUNK = 1 << 16
 CONNECT_TIMEOUT_S = 10.0
 RECOVER_S = 2.0  # between looks whether a target that did not answer does so now
+KEEP_ALIVE_S = 15
+GONE_S = 5.0  # between looks whether the other end of a half-closed connection is there
+TCP_CLOSE = 7  # linux/tcp_states.h
 MAX_CLIENTS = 1024  # connections one forward holds at once
 
 
@@ -40,6 +44,23 @@ def end_by_reset(writer: asyncio.StreamWriter, reset: bool) -> None:
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", reset, 0))
 
 
+def _keep_alive(writer: asyncio.StreamWriter) -> None:
+    """Have the kernel ask whether the other end is there (tcp(7)); where it cannot, a dead one is met by writing."""
+    sock = writer.get_extra_info("socket")
+    with suppress(OSError, AttributeError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_ALIVE_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_ALIVE_S)
+
+
+def _check_there(writer: asyncio.StreamWriter) -> None:
+    """Raise ConnectionResetError when the kernel has given the connection up: no reader is told after an EOF."""
+    if sys.platform == "linux":
+        state = writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        if state[0] == TCP_CLOSE:
+            raise ConnectionResetError("the other end of a half-closed connection has gone")
+
+
 def abort(writer: asyncio.StreamWriter) -> None:
     """End a connection by RST: its other end must not take what it got for the whole."""
     end_by_reset(writer, True)
@@ -54,11 +75,15 @@ async def splice(tcp: tuple[asyncio.StreamReader, asyncio.StreamWriter], mesh: t
     ``CHUNK`` bytes beside the buffers of both ends.
     """
     end_by_reset(tcp[1], True)
+    _keep_alive(tcp[1])
     is_whole = False
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(_pump(tcp[0], mesh[1]))
-            group.create_task(_pump(mesh[0], tcp[1]))
+            back = group.create_task(_pump(mesh[0], tcp[1]))
+            await _pump(tcp[0], mesh[1])
+            while not back.done():  # asyncio watches no socket whose end was read: look whether it is there at all
+                await asyncio.wait([back], timeout=GONE_S)
+                _check_there(tcp[1])
         await mesh[1].wait_closed()
         await mesh[1].drain()  # raises when the connection was lost before the peer had everything
         is_whole = True

@@ -151,6 +151,40 @@ async def test_a_client_that_resets_is_a_reset_at_the_target(setting: Setting) -
     assert await asyncio.wait_for(setting.target.endings.get(), PATIENCE_S) == "reset"
 
 
+async def test_a_half_closed_connection_ends_when_its_client_has_gone(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshnode.services.tcp.GONE_S", 0.1)
+    monkeypatch.setattr("meshnode.services.tcp.KEEP_ALIVE_S", 1)
+    _, writer = await setting.client()
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 1)  # the kernel forgets it a second after its close
+    writer.write_eof()
+    assert await asyncio.wait_for(setting.target.endings.get(), PATIENCE_S) == "eof"
+    link = await runtime_of(setting.here).connect(setting.there.id)
+    assert [stream for stream in link.streams if stream.service == "x"]
+    writer.close()  # and the target neither says nor closes anything
+    for _ in range(200):
+        if not [stream for stream in link.streams if stream.service == "x"]:
+            break
+        await asyncio.sleep(0.05)
+    else:
+        pytest.fail("the stream of a client that has gone is still open after 10 s")
+
+
+async def test_a_half_closed_connection_whose_client_waits_stays(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshnode.services.tcp.GONE_S", 0.1)
+    monkeypatch.setattr("meshnode.services.tcp.KEEP_ALIVE_S", 1)
+    reader, writer = await setting.client()
+    writer.write_eof()
+    await asyncio.sleep(2.0)  # two probes, and less than the idle timeout
+    setting.target.writers[-1].write(b"late")
+    assert await asyncio.wait_for(reader.readexactly(4), PATIENCE_S) == b"late"
+    writer.close()
+
+
 @pytest.mark.parametrize("end", [_target_resets, _stop_there, _close_connection, _be_unreachable])
 async def test_an_abnormal_end_is_connection_lost_in_the_sdk(
     setting: Setting, end: Callable[[Setting], Awaitable[None]]
