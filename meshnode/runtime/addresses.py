@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from meshnode.base.address import Addr, parse_addr
 from meshnode.base.clock import Clock
-from meshnode.base.limits import MAX_ENDPOINTS
 from meshnode.base.metrics import Metrics
 from meshnode.base.timers import RETRY_S, OnError
 from meshnode.config import Config
 from meshnode.identity.record import Endpoint, EndpointKind
-from meshnode.runtime.interfaces import InterfaceWatcher, local_networks
+from meshnode.nat.own_addresses import HostView
+from meshnode.runtime.interfaces import InterfaceWatcher
 
 if TYPE_CHECKING:
     from meshnode.runtime.port_mapping import PortMapping
@@ -48,6 +48,9 @@ class OwnAddresses:
         self._metrics = metrics
         self._on_error = on_error
         self._watcher = InterfaceWatcher(loop, self._on_interfaces, on_error)
+        self._view, _ = self._watcher.look()
+        self._told: HostView | None = None  # what ``on_change`` was told of last, without an error
+        self._rerouted = False
         self.port_maps: PortMapping | None = None
         self._mapping_handle: asyncio.TimerHandle | None = None
         self._closed = False
@@ -63,10 +66,14 @@ class OwnAddresses:
         self._loop.call_soon(self._update_port_maps)  # after the start, which it must not delay
 
     def moved(self) -> None:
-        """Publish the addresses after a move of the socket or a change of interfaces.
+        """Publish the addresses after a move of the socket.
 
         ``on_change`` is called with ``moved`` True, and port mappings are asked for at the new addresses.
         """
+        self._view, _ = self._watcher.look()
+        self._moved()
+
+    def _moved(self) -> None:
         self._publish(moved=True)
         self._update_port_maps()
 
@@ -95,25 +102,34 @@ class OwnAddresses:
     def _publish(self, *, moved: bool) -> None:
         endpoints, networks = self._endpoints()
         self._on_change(endpoints, networks, moved)
+        self._told = self._view
 
     def _endpoints(self) -> tuple[tuple[Endpoint, ...], tuple[tuple[str, int], ...]]:
         bound = self._local()
-        networks = local_networks(loopback=True)
         found = [Endpoint(parse_addr(text), EndpointKind.MAPPED) for text in self._config.advertise]
         if bound.host in ("::", "0.0.0.0"):
-            found += [Endpoint(Addr(host, bound.port)) for host in _hosts(bound.host, networks)]
+            hosts = self._view.hosts(ipv6=bound.host == "::")
+            found += [Endpoint(Addr(host, bound.port)) for host in hosts]
         else:
             found.append(Endpoint(bound))
         mapped = self.port_maps.mappings() if self.port_maps is not None else []
         known = {endpoint.addr for endpoint in found}
-        more = [Endpoint(m.external, EndpointKind.MAPPED) for m in mapped if m.external not in known]
-        found[MAX_ENDPOINTS - len(more) :] = more  # a host with many interfaces must not crowd them out
-        return tuple(found), tuple(networks)
+        found += [Endpoint(m.external, EndpointKind.MAPPED) for m in mapped if m.external not in known]
+        return tuple(found), self._view.networks()
 
     def _on_interfaces(self) -> None:
-        if not self._closed:
+        """Tell of a change of interfaces what it changes: a move, other addresses, or nothing."""
+        if self._closed:
+            return
+        self._view, rerouted = self._watcher.look()
+        self._rerouted = self._rerouted or rerouted
+        view, told = self._view, self._told
+        if told is None or self._rerouted or view.place() != told.place():
             self._metrics.count("interface_changes")
-            self.moved()
+            self._moved()
+            self._rerouted = False
+        elif (view.hosts(ipv6=True), view.networks()) != (told.hosts(ipv6=True), told.networks()):
+            self._publish(moved=False)
 
     def _update_port_maps(self) -> None:
         """Refresh port mappings after an address or port change; skipped when bound to loopback."""
@@ -149,13 +165,6 @@ class OwnAddresses:
         except Exception as error:
             self._mapping_handle = self._loop.call_later(RETRY_S, self._publish_mappings)
             self._on_error(error)
-
-
-def _hosts(wildcard: str, networks: list[tuple[str, int]]) -> list[str]:
-    """The addresses that a socket bound to a wildcard is reached at; loopback where there is no other."""
-    hosts = [host for host, _ in networks if wildcard == "::" or ":" not in host]
-    real = [host for host in hosts if not _is_loopback(host)]
-    return [host for host in real or hosts if "%" not in host and host != "::1"]
 
 
 def _is_loopback(host: str) -> bool:

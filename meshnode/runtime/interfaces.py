@@ -7,7 +7,7 @@ it: the usual one costs 10 MB and 80 ms at import); elsewhere ``ifaddr`` is poll
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import logging
 import socket
 import sys
 from collections.abc import Callable
@@ -15,34 +15,64 @@ from collections.abc import Callable
 import ifaddr
 
 from meshnode.base.timers import RETRY_S, OnError, reraise
+from meshnode.nat.own_addresses import BRIDGE_TIER, HostAddress, HostView, Link, WayOut, host_view
+from meshnode.runtime.netlink import WAYS_OUT, Change, Netlink, changes
+from meshnode.runtime.routes import ioctl_addresses, source_towards
 
 # linux/rtnetlink.h: link, IPv4 address and route, IPv6 address and route
 GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 DEBOUNCE_S = 0.003
 POLL_S = 1.0
+# where netlink does not tell an interface's kind, its name does
+KIND_BY_NAME = {
+    "bridge": ("docker", "br-", "virbr", "lxcbr", "lxdbr", "podman", "cni", "vmnet", "vboxnet", "bridge"),
+    "veth": ("veth", "cali", "vnet", "tap"),
+    "tun": ("tun", "utun", "wg", "tailscale", "zt", "ppp", "ipsec", "nebula"),
+}
+log = logging.getLogger("meshnode.node")
 
 
 def local_networks(*, loopback: bool = False) -> list[tuple[str, int]]:
-    """Return this host's unicast addresses with their prefix lengths, best first.
+    """Return the addresses at which others may reach this host with their prefix lengths (``HostView.networks``).
 
-    IPv4 comes before IPv6, then loopback (only with ``loopback``), then link-local addresses, whose IPv6 ones carry
-    their ``%interface``.
+    Loopback is listed only with ``loopback``.
     """
-    found: dict[tuple[str, int], int] = {}
-    for adapter in ifaddr.get_adapters():
-        for item in adapter.ips:
-            host = item.ip if isinstance(item.ip, str) else item.ip[0]
-            ip = ipaddress.ip_address(host)
-            if ip.is_loopback and not loopback:
-                continue
-            if ip.is_link_local:
-                if ip.version == 6:
-                    host = f"{host}%{adapter.name}"
-                rank = 3
-            else:
-                rank = 2 if ip.is_loopback else ip.version == 6
-            found[(host, item.network_prefix)] = int(rank)
-    return sorted(found, key=lambda network: found[network])
+    try:
+        netlink = Netlink()
+        try:
+            view = netlink.view()
+        finally:
+            netlink.close()
+    except OSError:
+        view = _view_without_netlink()
+    return [(host, prefix) for host, prefix in view.networks() if loopback or not _is_loopback(host)]
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "::1" or host.startswith("127.")
+
+
+def _view_without_netlink() -> HostView:
+    """Ask the C library, which on Linux needs netlink itself; where that fails, the older ioctls and ``/proc``."""
+    try:
+        found = [
+            (adapter.name, adapter.index or 0, item.ip if isinstance(item.ip, str) else item.ip[0], item.network_prefix)
+            for adapter in ifaddr.get_adapters()
+            for item in adapter.ips
+        ]
+    except OSError:
+        found = ioctl_addresses()
+    addresses = []
+    for name, index, host, prefix in found:
+        scoped = f"{host}%{name}" if host.startswith("fe80:") else host
+        addresses.append(HostAddress(scoped, prefix, Link(index, name, _kind(name))))
+    by_host = {address.host: address for address in addresses}
+    sources = [source for target in WAYS_OUT if (source := source_towards(target)) in by_host]
+    return host_view(addresses, tuple(WayOut(by_host[source].link.index, source) for source in sources))
+
+
+def _kind(name: str) -> str:
+    return next((kind for kind, prefixes in KIND_BY_NAME.items() if name.startswith(prefixes)), "")
 
 
 class InterfaceWatcher:
@@ -57,6 +87,25 @@ class InterfaceWatcher:
         self._netlink: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._last: list[tuple[str, int]] = []
+        self._query: Netlink | None = None
+        self._view: HostView | None = None
+        self._routed: set[int] | None = set()  # interfaces whose routes changed; None when events were lost
+
+    def look(self) -> tuple[HostView, bool]:
+        """Return what this host has now, and whether routes of it changed since the last look.
+
+        Changes of routes by bridges and by interfaces that are left out of the view do not count.
+        """
+        try:
+            self._query = self._query or Netlink()
+            view = self._query.view()
+        except OSError:
+            view = _view_without_netlink()
+        routed, self._routed = self._routed, set()
+        addresses = view.addresses + (self._view.addresses if self._view is not None else ())
+        counted = {0, *(a.link.index for a in addresses if a.link.tier != BRIDGE_TIER)}
+        self._view = view
+        return view, routed is None or not counted.isdisjoint(routed)
 
     def start(self) -> None:
         """Start watching: by netlink on Linux, else by a look once a second.
@@ -67,7 +116,8 @@ class InterfaceWatcher:
             try:
                 netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
                 netlink.bind((0, GROUPS))
-            except OSError:
+            except OSError as error:
+                log.warning("no netlink here (%s): changes of addresses are noticed once a second", error)
                 self._poll()
                 return
             self._netlink = netlink
@@ -81,21 +131,34 @@ class InterfaceWatcher:
             self._loop.remove_reader(self._netlink)
             self._netlink.close()
             self._netlink = None
+        if self._query is not None:
+            self._query.close()
+            self._query = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _readable(self) -> None:
         assert self._netlink is not None
+        matters = False
         try:
-            while self._netlink.recv(65_536):
-                pass
+            while data := self._netlink.recv(65_536):
+                matters = self._take(data) or matters
         except BlockingIOError:
             pass
         except OSError:
-            pass  # ENOBUFS: events were lost, which is itself an event
-        if self._timer is None:
+            self._routed, matters = None, True  # ENOBUFS: events were lost, which is itself an event
+        if matters and self._timer is None:
             self._timer = self._loop.call_later(DEBOUNCE_S, self._fire)
+
+    def _take(self, data: bytes) -> bool:
+        """Return whether a batch of events may change the view: a container's cable, which has no address, does not."""
+        view, matters = self._view, False
+        for what, link in changes(data):
+            if what is Change.ROUTE and self._routed is not None:
+                self._routed.add(link)
+            matters = matters or what is not Change.LINK or view is None or link in view.addressed
+        return matters
 
     def _fire(self) -> None:
         self._timer = None

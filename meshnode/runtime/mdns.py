@@ -161,7 +161,9 @@ class MdnsSource(RecordSource):
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def publish(self, record: EndpointRecord, now: float) -> None:
-        """Announce a newer record."""
+        """Announce a newer record, on the interfaces of its addresses."""
+        if self._record is not None and self._record.endpoints != record.endpoints:
+            self._has_moved = True  # a bridge that a first container came up on is no move of this node
         self._record = record
         self._wake.set()
 

@@ -5,11 +5,12 @@ The kernel's own tables are read (``/proc/net``), so that a mapping is asked of 
 
 from __future__ import annotations
 
+import array
+import fcntl
 import ipaddress
 import socket
+import struct
 from pathlib import Path
-
-import ifaddr
 
 from meshnode.base.address import Addr
 from meshnode.base.limits import MAX_ROUTE_TABLE
@@ -19,6 +20,8 @@ PROC = Path("/proc/net")
 UP, GATEWAY = 0x1, 0x2  # linux/route.h
 TENTATIVE, DEPRECATED = 0x40, 0x20  # linux/if_addr.h
 GLOBAL_SCOPE = 0
+SIOCGIFCONF, SIOCGIFNETMASK, SIOCGIFINDEX = 0x8912, 0x891B, 0x8933  # linux/sockios.h
+IFREQ_SIZE, MAX_IFREQS = 40, 256  # linux/if.h, on a 64-bit machine
 # documentation's addresses (RFC 5737, RFC 3849): no host has them, so their route is the default route
 DOCUMENTATION4, DOCUMENTATION6 = "192.0.2.1", "2001:db8:ffff:ffff::1"
 
@@ -72,7 +75,7 @@ def _addresses6(interface: str) -> list[str]:
     return found
 
 
-def _source(host: str) -> str | None:
+def source_towards(host: str) -> str | None:
     """Return this host's address towards ``host``: connecting a UDP socket asks the kernel and sends nothing."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -100,9 +103,9 @@ def default_routes(bound: Addr) -> list[Route]:
 
 
 def _routes4(bound: str | None) -> list[Route]:
-    way_out = _source(DOCUMENTATION4)
+    way_out = source_towards(DOCUMENTATION4)
     for router, interface in gateways4():
-        internal = bound or _source(router)
+        internal = bound or source_towards(router)
         if internal is None or (bound is not None and bound not in _addresses4(interface)):
             continue
         if way_out in (internal, None) and not ipaddress.IPv4Address(internal).is_global:
@@ -112,7 +115,7 @@ def _routes4(bound: str | None) -> list[Route]:
 
 
 def _routes6(bound: str | None) -> list[Route]:
-    way_out = _source(DOCUMENTATION6)
+    way_out = source_towards(DOCUMENTATION6)
     for router, interface in gateways6()[:1]:
         own = _addresses6(interface)
         if way_out is None or way_out in own:
@@ -121,8 +124,33 @@ def _routes6(bound: str | None) -> list[Route]:
 
 
 def _addresses4(interface: str) -> list[str]:
-    adapters = [adapter for adapter in ifaddr.get_adapters() if adapter.name == interface]
-    return [item.ip for adapter in adapters for item in adapter.ips if isinstance(item.ip, str)]
+    return [host for name, _, host, _ in ioctl_addresses() if name == interface and ":" not in host]
+
+
+def ioctl_addresses() -> list[tuple[str, int, str, int]]:
+    """Return (interface, its index, address, prefix length) as Linux tells them without netlink.
+
+    IPv6 as far as ``/proc`` tells; IPv4 only where a socket may be opened.
+    """
+    found = []
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            buffer = array.array("B", bytes(IFREQ_SIZE * MAX_IFREQS))
+            asked = struct.pack("iL", len(buffer), buffer.buffer_info()[0])
+            (size,) = struct.unpack_from("i", fcntl.ioctl(probe, SIOCGIFCONF, asked))
+            for at in range(0, size, IFREQ_SIZE):
+                request = bytes(buffer[at : at + IFREQ_SIZE])
+                mask = fcntl.ioctl(probe, SIOCGIFNETMASK, request)[20:24]
+                (index,) = struct.unpack_from("i", fcntl.ioctl(probe, SIOCGIFINDEX, request), 16)
+                name = request[:16].partition(b"\0")[0].decode(errors="replace")
+                found.append((name, index, socket.inet_ntoa(request[20:24]), int.from_bytes(mask).bit_count()))
+    except OSError:
+        found = []
+    for fields in _lines("if_inet6"):
+        if len(fields) >= 6:
+            host = str(ipaddress.IPv6Address(bytes.fromhex(fields[0])))
+            found.append((fields[5], int(fields[1], 16), host, int(fields[2], 16)))
+    return found
 
 
 _LITTLE = socket.htons(1) != 1  # the table prints addresses as numbers of the host's byte order

@@ -9,6 +9,7 @@ from meshnode.base.path import Path
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import Endpoint, EndpointKind, sign_record
 from meshnode.nat.local_networks import LocalNetworks, is_loopback, on_networks
+from meshnode.nat.own_addresses import named
 from meshnode.stack.component import Component
 from meshnode.stack.context import SYMMETRIC, Context
 
@@ -43,6 +44,7 @@ class OwnRecord(Component):
             frozenset(endpoint.addr for endpoint in endpoints if endpoint.kind is EndpointKind.HOST)
         )
         if changed:
+            self._timer.set(now)  # should it fail now, it is tried again
             self._sign(now)
         if moved:
             context.records.moving(now)
@@ -87,19 +89,17 @@ class OwnRecord(Component):
     def _sign(self, now: float) -> None:
         context = self._context
         settings, mappings = context.settings, context.nat.mappings
-        known = {endpoint.addr for endpoint in self._endpoints}
-        seen = tuple(Endpoint(addr, EndpointKind.REFLEXIVE) for addr in mappings.reflexive(now) if addr not in known)
         capabilities = (*settings.capabilities, SYMMETRIC) if mappings.symmetric(now) else settings.capabilities
         record = context.record = sign_record(
             context.identity,
             seq=context.next_seq(),
             issued_ms=int(context.clock.wall() * 1000),
             ttl=settings.record_ttl,
-            endpoints=self._endpoints + seen,
+            endpoints=named(self._endpoints, mappings.reflexive(now)),
             relays=context.relays.homes,
             capabilities=capabilities,
         )
-        self._settle_here(self._peers.here.networks, frozenset(e.addr for e in record.endpoints))
+        self._settle_here(self._peers.here.networks, frozenset(e.addr for e in self._endpoints + record.endpoints))
         self._timer.set(now + settings.record_ttl * context.rng.uniform(0.3, 0.5))
 
     def _publish(self, now: float) -> None:
