@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from meshnode.base.refusals import refusal
 from meshnode.base.wire import decode, encode
 from meshnode.errors import AlreadyRunning, ConfigError
 from meshnode.identity.node_id import NodeId
+
+log = logging.getLogger("meshnode.node")
 
 MAX_FILE = 64 * MAX_SAVED_CONTACTS + 64
 
@@ -56,14 +59,16 @@ class HomeLock:
 class SeqSource:
     """Numbers for our own records: strictly increasing over restarts and clock steps.
 
-    Never below the wall clock's milliseconds, and on disk before anyone sees it. Without a path it only
-    lives as long as the process. Raises OSError when the file cannot be written.
+    Never below the wall clock's milliseconds, and on disk before it is used. Where the disk is full or read-only, or
+    descriptors have run out, a number is given all the same, with one warning: a node that moves must be found. Without
+    a path it only lives as long as the process.
     """
 
     def __init__(self, path: Path | None, clock: Clock) -> None:
         self._path = path
         self._clock = clock
         self._last = 0
+        self._unsaved = False
         if path is not None and path.exists():
             try:
                 self._last = int(path.read_text())
@@ -71,14 +76,19 @@ class SeqSource:
                 self._last = 0  # the wall clock's milliseconds take over
 
     def next(self) -> int:
-        """Return the next seq, which is on disk by then if there is a path.
+        """Return the next seq, which is on disk by then if there is a path that can be written.
 
-        It is the wall clock in milliseconds, or one more than the last one where the clock stands behind that. Raises
-        OSError.
+        It is the wall clock in milliseconds, or one more than the last one where the clock stands behind that.
         """
         self._last = max(self._last + 1, int(self._clock.wall() * 1000))
         if self._path is not None:
-            write_atomic(self._path, str(self._last).encode())
+            try:
+                write_atomic(self._path, str(self._last).encode())
+                self._unsaved = False
+            except OSError as error:
+                if not self._unsaved:
+                    log.warning("cannot save the record's number (%s): it is published unsaved", error)
+                self._unsaved = True
         return self._last
 
 

@@ -126,6 +126,20 @@ def test_seq_survives_restarts_and_clock_steps(tmp_path: Path) -> None:
     assert SeqSource(path, _Clock(WALL)).next() == first
 
 
+def test_a_number_is_given_though_it_cannot_be_saved_and_the_next_one_is_saved_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "missing" / "seq"
+    source = SeqSource(path, _Clock(WALL))
+    first, second = source.next(), source.next()
+    assert second > first
+    assert len(caplog.records) == 1, "told once"
+    path.parent.mkdir()
+    third = source.next()
+    assert third > second
+    assert path.read_text() == str(third)
+
+
 def test_a_record_says_of_itself_what_people_and_scripts_read() -> None:
     record = open_record(_record(), WALL)
     assert record.expires_ms == int(WALL * 1000) + 600_000
