@@ -169,7 +169,7 @@ class Inbox:
     times: list[float] = field(default_factory=list)
 
 
-def _echo(stream: Stream) -> None:
+def echo_stream(stream: Stream) -> None:
     def changed() -> None:
         data = stream.read()
         if data and stream.error is None:
@@ -212,7 +212,7 @@ class SimNode:
         self.addr = Addr(host, 4242)
         self.nat = nat
         self.alive = True
-        self.on_stream_opened: Callable[[Stream], None] = _echo
+        self.on_stream_opened: Callable[[Stream], None] = echo_stream
         self.admits: Callable[[NodeId], bool] = lambda peer: True
         identity = identity or Identity(world.entropy(32))
         seal = sealer(identity, MeshKey.from_text("sim"), world, world.entropy, born=world.wall() - 1)

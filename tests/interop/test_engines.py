@@ -20,7 +20,7 @@ from meshnode.quic.hello import CloseCode, Hello, LocalEnd
 from meshnode.quic.packets import acceptable, initial_token, is_v1_initial
 from meshnode.quic.seam import Engine
 from meshnode.quic.stream import Stream
-from meshnode.sim.world import Inbox, SimNode, Weather, World
+from meshnode.sim.world import Inbox, SimNode, Weather, World, echo_stream
 from tests.conftest import MakeNode, echo
 
 try:
@@ -172,7 +172,7 @@ def test_more_streams_than_granted_are_a_named_error_and_some_later_succeed(pair
     for stream in streams:
         stream.read()
     stream, inbox = dialler.open(connection)
-    listener.on_stream_opened = SimNode._echo
+    listener.on_stream_opened = echo_stream
     stream.write(b"again")
     assert world.run(2.0, lambda: bytes(inbox.data) == b"again")
 
@@ -212,7 +212,7 @@ def test_a_reader_that_does_not_read_leaves_the_other_streams_alone(pair: Pair) 
     _send(world, stuck, bytes(8 << 20))
     world.run(5.0)
     assert len(held) == 1
-    listener.on_stream_opened = SimNode._echo
+    listener.on_stream_opened = echo_stream
     stream, inbox = dialler.open(connection)
     payload = random.Random(4).randbytes(5 << 20)
     _send(world, stream, payload)
@@ -274,7 +274,7 @@ def test_an_acceptor_that_drops_a_stream_in_full_flow_keeps_the_connection(pair:
     listener.on_dirty()
     world.run(2.0)
     assert connection.state is State.READY, connection.error
-    listener.on_stream_opened = SimNode._echo
+    listener.on_stream_opened = echo_stream
     stream, inbox = dialler.open(connection)
     stream.write(b"still there?")
     assert world.run(1.0, lambda: bytes(inbox.data) == b"still there?")

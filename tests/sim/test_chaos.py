@@ -38,7 +38,7 @@ def _first_living(names: Names, label: str, wall: float) -> object:
         (EntryStore, "judge", _always(Put.NEW), "went back"),
         (EntryStore, "_make_room", _always(True), "entries of"),
         (AntiEntropy, "ask", _always(None), "which lives"),
-        (Accusations, "refute_soon", _always(None), "which lives"),
+        (Accusations, "refute", _always(None), "which lives"),
         (Reputation, "lower", _always(False), "blamed no node"),
         (Names, "resolve", _first_living, "in silence"),
         (gossip, "WireError", KeyError, "WireError"),
