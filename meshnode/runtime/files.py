@@ -11,6 +11,7 @@ from pathlib import Path
 from meshnode.base.address import Addr, is_dialable, pack_addr, unpack_addr
 from meshnode.base.clock import Clock
 from meshnode.base.files import write_atomic
+from meshnode.base.forks import close_in_child
 from meshnode.base.limits import MAX_SAVED_CONTACTS
 from meshnode.base.refusals import refusal
 from meshnode.base.wire import decode, encode
@@ -44,16 +45,15 @@ class HomeLock:
                     f"a node runs in {home} already", hint="use another --home, or stop that one"
                 ) from error
             raise
-        self._fd: int | None = fd
+        self._file = os.fdopen(fd, "rb")
+        close_in_child(self._file)
 
     def release(self) -> None:
         """Let others in; safe to call twice.
 
         The file stays: to delete it would let two processes hold locks on different files of that name.
         """
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        self._file.close()
 
 
 class SeqSource:

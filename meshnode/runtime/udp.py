@@ -16,6 +16,7 @@ from collections.abc import Callable
 from itertools import islice
 
 from meshnode.base.address import Addr, canonical_host
+from meshnode.base.forks import close_in_child
 from meshnode.base.metrics import Metrics
 from meshnode.base.path import Path, ViaSocket
 from meshnode.base.refusals import listen_refusal
@@ -256,6 +257,7 @@ def _open(listen: Addr) -> tuple[socket.socket, bool]:
             _options(sock, family)
             host = "0.0.0.0" if wildcard and family == socket.AF_INET else listen.host
             sock.bind((host, listen.port))
+            close_in_child(sock)
             return sock, family == socket.AF_INET6
         except OSError as error:
             sock.close()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from meshnode.base.address import Addr
 from meshnode.base.files import write_atomic
+from meshnode.base.forks import close_in_child
 from meshnode.base.limits import (
     MAX_DATAGRAM,
     MAX_TUNNEL_BACKLOG,
@@ -170,6 +171,7 @@ class WebSockets:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             sock.bind((addr.host, addr.port))
             sock.listen(MAX_TUNNEL_PENDING)
+            close_in_child(sock)
         except OSError as error:
             log.warning("no WebSocket tunnel on TCP %s: %s", addr, error.strerror)
             return False
