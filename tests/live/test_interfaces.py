@@ -53,3 +53,22 @@ async def test_a_closed_watcher_is_silent_and_closes_twice() -> None:
 def test_loopback_is_listed_only_when_asked_for() -> None:
     assert ("127.0.0.1", 8) in local_networks(loopback=True)
     assert not [host for host, _ in local_networks() if host.startswith("127.") or host == "::1"]
+
+
+async def test_without_netlink_and_without_the_c_librarys_list_addresses_are_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*args: object) -> None:
+        raise OSError("refused")
+
+    def ask() -> tuple[set[str], set[str]]:
+        watcher = InterfaceWatcher(asyncio.get_running_loop(), lambda: None)
+        view, _ = watcher.look()
+        watcher.close()
+        return {host for host, _ in view.networks() if ":" not in host}, {way.source for way in view.ways_out}
+
+    known = ask()
+    monkeypatch.setattr(interfaces, "Netlink", refused)
+    by_library = ask()
+    monkeypatch.setattr("ifaddr.get_adapters", refused)
+    assert known == by_library == ask()
