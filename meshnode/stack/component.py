@@ -36,47 +36,82 @@ class Component:
     kinds: Sequence[int] = ()
 
     def on_control(self, connection: Connection, fields: list[object], now: float) -> None:
-        """Handle one of its control frames."""
+        """Handle one of its control frames.
+
+        ``fields`` begins with the frame's number; the peer chose the rest, which is to be checked here.
+        """
 
     def on_sealed(self, sender: NodeId, body: bytes, source: Path, size: int, now: float) -> None:
-        """Handle one of its sealed messages; ``size`` is that of the whole datagram."""
+        """Handle one of its sealed messages.
+
+        ``sender`` has proven its key; ``body`` begins with the kind, and the rest is unchecked. ``source`` is unproven:
+        answers there must not be much larger than ``size``, that of the whole datagram.
+        """
 
     def on_link(self, connection: Connection, up: bool, now: float) -> None:
-        """A peer's connection is ready, or over."""
+        """Note that a peer's connection is ready, or over.
+
+        It is told once each; a connection that never became ready is not told.
+        """
 
     def takes_stream(self, connection: Connection, stream: Stream) -> bool:
-        """Return True to take a stream that a peer has opened; the application gets what no component takes."""
+        """Return True to take a stream that a peer has opened.
+
+        The components are asked in order until one takes it; the application gets what none takes.
+        """
         return False
 
     def on_session_gone(self, session: Session, now: float) -> None:
-        """Nothing is kept for this peer any more."""
+        """Note that nothing is kept for this peer any more."""
 
     def on_newer_record(self, session: Session, record: EndpointRecord, now: float) -> None:
-        """A newer record of a peer that has a session."""
+        """Take a newer record of a peer that has a session.
+
+        It has been verified, and its addresses are candidates already.
+        """
 
     def on_switched(self, session: Session, switched: Switched, now: float) -> None:
-        """A peer's packets are sent another way."""
+        """Note that a peer's packets are sent over another path.
+
+        ``switched.old`` is None for the first path; ``switched.failed`` says that the old one was silent.
+        """
 
     def on_silence(self, peer: NodeId, silent: bool, now: float) -> None:
-        """Something that was expected of a peer did not come, or the peer answers again."""
+        """Note that something expected of a peer did not come in time, or that the peer answers again.
+
+        The wait is a few round trips: long before QUIC gives the connection up.
+        """
 
     def on_probed(self, sender: NodeId, now: float) -> None:
-        """A member has sent a PING."""
+        """Note that a member has sent a PING."""
 
     def on_introduced(self, session: Session, begin: float, now: float) -> None:
-        """A relay has introduced the peer; the ordinary probes begin at ``begin``."""
+        """Note that a relay has introduced the peer.
+
+        The ordinary probes begin at ``begin``, in monotonic seconds, at both ends together.
+        """
 
     def on_seed(self, peer: NodeId, now: float) -> None:
-        """There is a configured address of this peer."""
+        """Note that there is a configured address of this peer.
+
+        It is in ``Context.records.hints``, and may be there again.
+        """
 
     def on_own_record(self, record: EndpointRecord, now: float) -> None:
-        """This node's record is new: tell it to the nodes that should have it."""
+        """Tell this node's new record to the nodes that should have it."""
 
     def flush(self, now: float) -> None:
-        """Send what is due; called after the component has entered itself in ``Context.dirty``."""
+        """Send what is due.
+
+        It is called once after the component has entered itself in ``Context.dirty``, and again after ``RETRY_S`` when
+        it raises.
+        """
 
     def close(self, now: float) -> None:
-        """Say goodbye; the last of the list is the first to do so."""
+        """Say goodbye to peers.
+
+        The last of the list is the first to do so; what it sends is flushed before the next one's turn.
+        """
 
 
 class Hooks:

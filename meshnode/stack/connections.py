@@ -45,7 +45,10 @@ class Connections(Component):
     # ---- sessions
 
     def session(self, peer: NodeId, now: float) -> Session | None:
-        """Return the peer's session, a new one when there is none; None when there are too many."""
+        """Return the peer's session, a new one when there is none.
+
+        None when there are ``MAX_SESSIONS``.
+        """
         sessions = self._peers.sessions
         found = sessions.get(peer)
         if found is None:
@@ -60,7 +63,10 @@ class Connections(Component):
         return found
 
     def forget_if_idle(self, session: Session) -> None:
-        """Drop a session of which nothing is worth keeping."""
+        """Drop a session of which nothing is worth keeping, with its paths and timer.
+
+        Components that keep something for the peer hear of it.
+        """
         if session.idle and self._peers.sessions.get(session.peer) is session:
             del self._peers.sessions[session.peer]
             session.timer.cancel()
@@ -69,7 +75,10 @@ class Connections(Component):
                 hook(session, now)
 
     def close(self, now: float) -> None:
-        """Say goodbye on every connection."""
+        """Say goodbye on every connection; those that wait for one are told ``NodeClosed``.
+
+        Nothing is waited for: the goodbye may be lost.
+        """
         self.closed = True
         for session in list(self._peers.sessions.values()):
             for connection in session.connections():
@@ -83,7 +92,11 @@ class Connections(Component):
     # ---- QUIC in
 
     def on_quic(self, data: bytes, source: Path, now: float) -> None:
-        """Route a QUIC datagram to its connection by connection id, whatever its source."""
+        """Route a QUIC datagram to its connection by connection id, whatever its source.
+
+        One of no connection may begin one (``Dialing.on_initial``). A source that is new to the connection becomes a
+        candidate, and is not used before it is validated (RFC 9000 section 9.3).
+        """
         cid = packets.dcid_of(data)
         connection = self._peers.by_cid.get(cid) if cid is not None else None
         if connection is None:
@@ -105,7 +118,7 @@ class Connections(Component):
     # ---- QUIC out
 
     def touch(self, connection: Connection) -> None:
-        """Have the connection send what it may have at the next flush."""
+        """Have the connection send at the next flush, if it has anything."""
         self._dirty[connection] = None
         self._context.dirty[self] = None
 
@@ -113,7 +126,10 @@ class Connections(Component):
         self.touch(connection)
 
     def flush(self, now: float) -> None:
-        """Send what is due."""
+        """Send what is due.
+
+        When a connection raises, the others go in the next round, and it is tried again after ``RETRY_S``.
+        """
         dirty, self._dirty = self._dirty, {}
         done = 0
         try:
@@ -179,12 +195,14 @@ class Connections(Component):
     # ---- time
 
     def arm(self, session: Session) -> None:
-        """Set the session's timer to the earliest of everything that it waits for."""
+        """Set the session's timer to the earliest of everything that it waits for.
+
+        To be called after any change of its paths, connections or dials.
+        """
         at = session.paths.next_deadline()
         if session.connection is None or session.arrivals or session.held is not None:
-            waits = self._context.dials.deadline(session)
-            if waits is not None and (at is None or waits < at):
-                at = waits
+            waits = at, self._context.dials.deadline(session)
+            at = min((when for when in waits if when is not None), default=None)
         for connection in filter(None, (session.connection, session.dial, *session.arrivals)):
             timer = connection.engine.next_timer()
             if timer is not None and (at is None or timer < at):
@@ -208,18 +226,21 @@ class Connections(Component):
     # ---- what connections tell (ConnectionEvents)
 
     def on_cid(self, connection: Connection, cid: bytes, issued: bool) -> None:
-        """Route a new connection id of ours, or a retired one no more."""
+        """Route a connection id that this node has issued, or one no more that was retired."""
         if issued:
             self._peers.by_cid[cid] = connection
         else:
             self._peers.retire_cid(connection, cid)
 
     def on_hello(self, connection: Connection, hello: Hello) -> None:
-        """The dialler has proven its key."""
+        """Decide about an arrival: its dialler has proven its key."""
         self._context.dials.on_hello(connection, hello)
 
     def on_ready(self, connection: Connection) -> None:
-        """Both keys are proven and policy agrees: this is the peer's connection now."""
+        """Make a connection the peer's: both keys are proven and policy agrees.
+
+        A dial that runs still is given up, and those that wait for a connection get this one.
+        """
         context, peer = self._context, connection.peer
         now = self._monotonic()
         session = self._peers.session_of.get(connection)
@@ -250,31 +271,37 @@ class Connections(Component):
             hook(connection, True, now)
 
     def on_record(self, connection: Connection, encoded: bytes) -> None:
-        """A live peer pushed its newest record."""
+        """Take the newest record of a live peer, which pushed it."""
         self._context.records.offer(encoded, "connection", self._monotonic())
 
     def on_frame(self, connection: Connection, fields: list[object]) -> None:
-        """Give a control frame to the component that owns it; unknown ones are ignored: later versions may add some."""
+        """Give a control frame to the component that owns it.
+
+        Unknown ones are ignored, for later versions may add some.
+        """
         kind = fields[0]
         hook = self._context.hooks.control.get(kind) if isinstance(kind, int) else None
         if hook is not None:
             hook(connection, fields, self._monotonic())
 
     def on_stream(self, connection: Connection, stream: Stream) -> None:
-        """The peer opened a stream and named its service."""
+        """Offer a stream, whose peer named a service, to the components, then to the application."""
         for hook in self._context.hooks.stream:
             if hook(connection, stream):
                 return
         self._context.events.on_stream(connection, stream)
 
     def on_stream_data(self, connection: Connection) -> None:
-        """Application bytes arrived: more are to be expected."""
+        """Note that application bytes arrived: more are to be expected."""
         session = self._peers.session_of.get(connection)
         if session is not None:
             session.paths.watchdog.on_data(self._monotonic())
 
     def on_closed(self, connection: Connection, error: MeshError) -> None:
-        """A connection is over, for whatever reason."""
+        """Clear up after a connection that is over, for whatever reason.
+
+        A failed dial may be followed by another; a peer's ready connection is not made again unless it is asked for.
+        """
         session = self._peers.remove(connection)
         if session is None:
             return
@@ -296,7 +323,7 @@ class Connections(Component):
         self.forget_if_idle(session)
 
     def on_dirty(self, connection: Connection) -> None:
-        """A connection has something to send."""
+        """Note that a connection has something to send."""
         self._dirty[connection] = None
         self._context.dirty[self] = None
         self._context.events.on_dirty()

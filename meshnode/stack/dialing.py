@@ -39,7 +39,7 @@ from meshnode.stack.session import HeldInitial, OnConnect, Session
 
 DIALS = describe("dials", "connections begun here")
 ACCEPTS = describe("accepts", "first flights with a valid knock")
-HELD = describe("simultaneous_dial_held", "first flights kept aside because our own dial has precedence")
+HELD = describe("simultaneous_dial_held", "first flights kept aside because this node's own dial has precedence")
 TIMEOUTS = describe("handshake_timeouts", "handshakes that were not finished in time")
 REFUSED = describe("refused_policy", "peers that policy does not admit")
 NO_CONNECTION = describe("drop_no_connection", "QUIC packets of no connection, without a knock")
@@ -61,7 +61,11 @@ class Dialing(Component):
     # ---- dialling
 
     def connect(self, peer: NodeId, now: float, answer: OnConnect) -> None:
-        """Give ``answer`` a READY connection to ``peer``, the live one if there is one, or the error."""
+        """Give ``answer`` a READY connection to ``peer``, or the error.
+
+        The live one is given at once, before this returns; so are errors that are known then. Else a dial begins, or
+        the one that runs is shared, and the answer comes with its end.
+        """
         if self._context.links.closed:
             answer(NodeClosed("the node was closed"))
             return
@@ -76,7 +80,7 @@ class Dialing(Component):
             answer(session.connection)
             return
         session.waiting.append(answer)
-        session.redials = 0
+        session.attempt.redials = 0
         if session.dial is None and len(session.waiting) == 1:
             self._find(session, now)
 
@@ -98,12 +102,12 @@ class Dialing(Component):
             else:
                 self._dial(current, result.record, self._context.clock.monotonic())
 
-        session.check_at = now + DIAL_WATCH_S
+        session.attempt.check_at = now + DIAL_WATCH_S
         self._context.links.arm(session)
         self._context.records.resolve(peer, now, resolved)
 
     def on_seed(self, peer: NodeId, now: float) -> None:
-        """There is a configured address of ``peer`` now: a dial that waited for any may begin."""
+        """Begin a dial that waited for an address: there is a configured one now."""
         session = self._context.peers.sessions.get(peer)
         if session is not None and session.waiting and session.dial is None:
             self._dial(session, None, now)
@@ -121,8 +125,8 @@ class Dialing(Component):
         )
         connection = self._new_connection(session, engine, dialler=True, now=now)
         session.dial = connection
-        session.begun = False
-        session.check_at = now + DIAL_WATCH_S
+        session.attempt.begun = False
+        session.attempt.check_at = now + DIAL_WATCH_S
         if record is not None:
             session.paths.peer_record(record, now)
             self._context.relays.offer(session, now)
@@ -138,14 +142,17 @@ class Dialing(Component):
         self.begin(session, now)
 
     def begin(self, session: Session, now: float) -> bool:
-        """Send a dial's first flight, now that there may be somewhere to send it; False when there is not."""
+        """Send a dial's first flight to the most promising address; returns False while there is none.
+
+        Nothing happens when it was sent already.
+        """
         dial = session.dial
-        if dial is None or session.begun:
-            return session.begun
+        if dial is None or session.attempt.begun:
+            return session.attempt.begun
         best = session.paths.book.best_guess()
         if best is None:
             return False
-        session.begun = True
+        session.attempt.begun = True
         session.paths.begin(best, now)
         self._context.links.touch(dial)
         self._context.probes.drain(session, now)
@@ -178,7 +185,11 @@ class Dialing(Component):
         connection.abandon(error)
 
     def on_initial(self, data: bytes, odcid: bytes | None, source: Path, now: float) -> None:
-        """Take a QUIC packet of no connection: it may begin one."""
+        """Take a QUIC packet of no connection: it may begin one.
+
+        It does when it is an Initial whose token is a valid knock, else it is dropped and counted. ``odcid`` is its
+        destination connection id.
+        """
         if odcid is None:
             self._context.metrics.count(NO_CONNECTION)
             return
@@ -193,7 +204,7 @@ class Dialing(Component):
         if session is None:
             return
         if session.dial is not None and self._id < peer and session.held is None:
-            # Both dial at once: the smaller id's dial lives. Keep theirs for a moment, in case ours gets nowhere.
+            # Both dial at once: the smaller id's dial lives. Keep the other for a moment, in case it gets no answer.
             session.held = HeldInitial(data, odcid, source, now + HELD_INITIAL_S)
             self._held[odcid] = session
             self._context.metrics.count(HELD)
@@ -225,13 +236,16 @@ class Dialing(Component):
         self._context.links.arm(session)
 
     def release_held(self, session: Session) -> None:
-        """Forget the flight kept aside."""
+        """Forget the first flight that was kept aside."""
         if session.held is not None:
             self._held.pop(session.held.odcid, None)
             session.held = None
 
     def on_hello(self, connection: Connection, hello: Hello) -> None:
-        """Decide about an arrival whose dialler has proven its key: admit, refuse, or wait for our own dial."""
+        """Decide about an arrival whose dialler has proven its key: admit it, refuse it, or wait.
+
+        It waits while this node's own dial, which has precedence, may live.
+        """
         session = self._context.peers.sessions.get(connection.peer)
         if session is None or self._context.links.closed:
             connection.abandon(NodeClosed("the node was closed"))
@@ -242,8 +256,8 @@ class Dialing(Component):
             return
         dial = session.dial
         if dial is not None and self._id < connection.peer and dial.engine.peer_certificate_key is not None:
-            session.deferred = connection, hello  # our own Hello is out and the peer may take it: only one may live
-            self._ask_of(dial)  # or it has restarted since, and knows nothing of our dial
+            session.deferred = connection, hello  # this node's Hello is out and the peer may take it: only one may live
+            self._ask_of(dial)  # or it has restarted since, and does not know the dial
             return
         if session.connection is None:
             connection.admit()
@@ -261,9 +275,9 @@ class Dialing(Component):
         new.admit()
 
     def _choose(self, session: Session, old: Connection, new: Connection, hello: Hello) -> None:
-        """Ask the peer which connection it has: our own dial lives, and the peer's arrives all the same.
+        """Ask the peer which connection it has: this node's dial lives, and the peer's arrives all the same.
 
-        It may be late, or the peer has closed ours and its goodbye was lost.
+        It may be late, or the peer has closed the older one and its goodbye was lost.
         """
         if session.deferred is not None:
             new.close(CloseCode.DUPLICATE, "another connection lives")
@@ -277,7 +291,10 @@ class Dialing(Component):
         self._context.probes.ping(old, HANDSHAKE_TIMEOUT_S, self._context.clock.monotonic(), answered)
 
     def resume(self, session: Session) -> None:
-        """Decide again about the arrival that was deferred while our own dial, or an older connection, might live."""
+        """Decide again about an arrival that was deferred.
+
+        It was while this node's own dial, or an older connection, might live.
+        """
         deferred, session.deferred = session.deferred, None
         if deferred is not None and session.connection is None:
             self.on_hello(*deferred)
@@ -300,8 +317,8 @@ class Dialing(Component):
 
     def _redial(self, session: Session, now: float) -> bool:
         """Dial a peer again that restarted in the middle of a dial. False after a few times."""
-        session.redials += 1
-        if not session.waiting or session.redials > MAX_REDIALS:
+        session.attempt.redials += 1
+        if not session.waiting or session.attempt.redials > MAX_REDIALS:
             return False
         self._dial(session, self._context.records.cached(session.peer), now)
         return True
@@ -312,7 +329,7 @@ class Dialing(Component):
         A peer that has restarted rejects knocks that are older than its start.
         """
         dial = session.dial
-        session.check_at = now + DIAL_REFRESH_S
+        session.attempt.check_at = now + DIAL_REFRESH_S
         # a peer that moved, or starts, or waits for a relay, publishes only later
         self._context.records.watch_if_used(session.peer, now)
         if dial is None or now < dial.started + DIAL_REFRESH_S:
@@ -323,34 +340,37 @@ class Dialing(Component):
             return
         for path in session.paths.book:
             waited = now - dial.started >= max(2 * DIAL_REFRESH_S, 3 * (path.rtt or 0.0))
-            if path.answered >= dial.started and waited and session.redials < MAX_REDIALS:
+            if path.answered >= dial.started and waited and session.attempt.redials < MAX_REDIALS:
                 dial.abandon(PeerRestarted(f"{session.peer.short} answers, but not our first flight"))
                 return
 
     # ---- time
 
     def deadline(self, session: Session) -> float | None:
-        """Return when the first handshake of this peer is over time, or the flight kept aside gets its turn."""
+        """Return when ``tick`` is wanted for this peer, in monotonic seconds; None when nothing is awaited.
+
+        That is the first of: a handshake's timeout, the refresh of a slow dial, the end of a first flight kept aside.
+        """
         waits = [session.held.deadline] if session.held is not None else []
         if session.dials:
-            waits.append(session.check_at)
+            waits.append(session.attempt.check_at)
         for connection in session.connections():
             if connection.state is State.HANDSHAKE:
                 waits.append(connection.started + HANDSHAKE_TIMEOUT_S)
         return min(waits, default=None)
 
     def tick(self, session: Session, now: float) -> None:
-        """Give up what is over time."""
+        """Give up handshakes over ``HANDSHAKE_TIMEOUT_S``, refresh a slow dial, accept a flight kept aside."""
         for connection in session.connections():
             if connection.state is State.HANDSHAKE and now >= connection.started + HANDSHAKE_TIMEOUT_S:
                 self._handshake_timeout(session, connection)
-        if session.dials and now >= session.check_at:
+        if session.dials and now >= session.attempt.check_at:
             self._check(session, now)
         if session.held is not None and session.held.deadline <= now:
             self._accept_held(session, session.held, now)
 
     def _accept_held(self, session: Session, held: HeldInitial, now: float) -> None:
-        """Accept the flight kept aside when our own dial got nowhere."""
+        """Accept the first flight kept aside when this node's own dial got no answer."""
         self.release_held(session)
         dial = session.dial
         if session.connection is None and (dial is None or dial.bytes_in == 0):

@@ -57,7 +57,10 @@ class DirectoryLink(Component):
         self.drain(now)
 
     def drain(self, now: float) -> None:
-        """Carry out what the cores want; to be called after each command to one of them."""
+        """Carry out what the cores want done.
+
+        To be called after each command to one of them; a call from within has no effect, for the outer one goes on.
+        """
         if self._draining:
             return
         self._draining = True
@@ -82,12 +85,12 @@ class DirectoryLink(Component):
     # ---- what happens
 
     def on_link(self, connection: Connection, up: bool, now: float) -> None:
-        """Believe in a peer again; also when its connection is over: that was the silent one, and a new one is not."""
+        """Count a peer as heard again, also when its connection is over: a new one is not silent."""
         self.directory.experience.on_heard(connection.peer)
         self.drain(now)
 
     def on_silence(self, peer: NodeId, silent: bool, now: float) -> None:
-        """Something that was expected of ``peer`` did not come, or it answers again."""
+        """Note that something expected of ``peer`` did not come, or that it answers again."""
         if silent:
             self.directory.experience.on_silent(peer, now)
             self.on_peer_silent(peer)
@@ -112,14 +115,14 @@ class DirectoryLink(Component):
     # ---- questions
 
     def rtt(self, peer: NodeId) -> float | None:
-        """Seconds to a peer and back, while there is a connection."""
+        """Return the seconds to a peer and back; None without a connection."""
         connection = self._context.peers.connection(peer)
         return connection.engine.rtt() if connection is not None else None
 
     def instances(self, name: str, now: float) -> list[Instance]:
-        """All instances of a service."""
+        """Return the instances of a service that other nodes announce, sorted by id."""
         return self.directory.instances(name, now, self._context.clock.wall(), self.rtt)
 
     def choose(self, name: str, now: float, *, sticky: bool = False) -> list[Instance]:
-        """The instances of a service in the order in which to try them."""
+        """Return the instances of a service in the order in which to try them (``Services.choose``)."""
         return self.directory.choose(name, now, self._context.clock.wall(), self.rtt, sticky=sticky)

@@ -26,22 +26,31 @@ class GossipEntries:
         self._subscribers: dict[int, list[OnEntry]] = {}
         self._expiries: list[Callable[[Entry, float], None]] = []
         self._watchers: list[OnMember] = []
-        self._postponed: dict[tuple[Kind, str], tuple[bytes | None, int]] = {}  # bounded: our own names are
+        self._postponed: dict[tuple[Kind, str], tuple[bytes | None, int]] = {}  # bounded: this node's own names are
 
     # ---- verbs
 
     def check(self, kind: int, fits: Callable[[Entry], bool]) -> None:
-        """Refuse entries of that kind that do not fit."""
+        """Drop entries of a kind for which ``fits`` returns False, and blame the peers that pass them on.
+
+        One check for each kind: a second one replaces the first.
+        """
         self._core.ingest.checks[kind] = fits
 
     def publish(self, kind: int, name: str, value: bytes | None, ttl: int, now: float) -> Entry:
-        """Sign and spread an entry; None withdraws it. Raises ValueError (too large), RateLimited (too many)."""
+        """Sign and spread an entry, which lives ``ttl`` seconds; None as ``value`` withdraws an earlier one.
+
+        Raises ValueError when it is too large, RateLimited when other nodes would drop it.
+        """
         entry = self._core.publish(kind, name, value, ttl, now)
         self._carry_out(now)
         return entry
 
     def publish_soon(self, kind: Kind, name: str, value: bytes | None, ttl: int, now: float) -> None:
-        """Publish; what is over the rate that others take waits, and only the newest of each name."""
+        """Publish; what is over the rate waits, and is tried again each ``POSTPONE_S``.
+
+        Of several that wait under one kind and name, only the newest is published.
+        """
         self._postponed.pop((kind, name), None)
         try:
             self.publish(kind, name, value, ttl, now)
@@ -56,20 +65,23 @@ class GossipEntries:
             self.publish_soon(kind, name, value, ttl, now)
 
     def add_record(self, record: EndpointRecord, now: float) -> None:
-        """Take a node that a source of records has found."""
+        """Take a node that a source of records has found: it may become a neighbour."""
         self._core.add_contact(Contact(record.id, record.encoded), now)
         self._carry_out(now)
 
     def subscribe(self, kind: int, callback: OnEntry) -> None:
-        """Have ``callback`` called with every new entry of that kind, our own included."""
+        """Have ``callback`` called with every new entry of that kind, this node's own included.
+
+        Its ``via`` is None for those.
+        """
         self._subscribers.setdefault(kind, []).append(callback)
 
     def on_expiry(self, callback: Callable[[Entry, float], None]) -> None:
-        """Have ``callback`` called with stored entries that were not renewed."""
+        """Have ``callback`` called with stored entries of any kind that expired."""
         self._expiries.append(callback)
 
     def watch(self, callback: OnMember) -> None:
-        """Have ``callback`` called when something else is believed of a member."""
+        """Have ``callback`` called when the believed state of a member changes."""
         self._watchers.append(callback)
 
     def blame(self, peer: NodeId, fault: Fault, now: float) -> None:
@@ -78,7 +90,7 @@ class GossipEntries:
         self._carry_out(now)
 
     def status(self, peer: NodeId) -> Status:
-        """Return what is believed of a member."""
+        """Return the believed state of a member."""
         return self._core.status(peer)
 
     # ---- what the core tells
@@ -99,6 +111,6 @@ class GossipEntries:
             watcher(change, now)
 
     def on_expired(self, entry: Entry, now: float) -> None:
-        """Tell of an entry that was not renewed."""
+        """Tell of an entry that expired."""
         for callback in self._expiries:
             callback(entry, now)

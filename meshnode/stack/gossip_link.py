@@ -71,15 +71,15 @@ class GossipLink(Component):
         self._arm()
 
     def status(self, peer: NodeId) -> Status:
-        """Return what is believed of a member."""
+        """Return the believed state of a member."""
         return self.core.status(peer)
 
     def members(self) -> list[NodeId]:
-        """Return the nodes of which a member entry is stored, but those that have left."""
+        """Return the nodes of which a member entry is stored, without those that have left; gone ones are included."""
         return [e.origin for e in self.core.store.entries(Kind.MEMBER) if self.core.status(e.origin) is not Status.LEFT]
 
     def summary(self) -> dict[str, object]:
-        """For status pages; plain JSON."""
+        """Return gossip's state for status pages, as plain JSON."""
         core = self.core
         return {
             "neighbours": [str(peer) for peer in core.hyparview.active],
@@ -103,7 +103,7 @@ class GossipLink(Component):
         self._carry_out(now)
 
     def on_link(self, connection: Connection, up: bool, now: float) -> None:
-        """A neighbour is reached, or no longer."""
+        """Tell the core of a connection; it may become a link, or a link is over."""
         peer = connection.peer
         self._behind.pop(peer, None)
         self.use.on_link(peer, up)
@@ -111,7 +111,7 @@ class GossipLink(Component):
         self._carry_out(now)
 
     def on_control(self, connection: Connection, fields: list[object], now: float) -> None:
-        """Handle a message, or a neighbour's word that it needs the connection no longer."""
+        """Handle a gossip message, or a peer's note that it does not need the connection."""
         if fields[0] == Frame.GOSSIP:
             data = fields[1] if len(fields) == 2 else None
             self.core.receive(connection.peer, data if isinstance(data, bytes) else b"", now)
@@ -126,7 +126,7 @@ class GossipLink(Component):
         self._carry_out(now)
 
     def on_probed(self, sender: NodeId, now: float) -> None:
-        """A member probes this node, for whatever reason."""
+        """Note that a member lives, as its PING shows."""
         self.core.swim.on_heard(sender, now)
         self._arm()
 

@@ -36,7 +36,10 @@ class GossipProbes:
         return record is not None and not record.relays
 
     def probe(self, contact: Contact, now: float) -> None:
-        """Ask a member for a sign of life."""
+        """Ask a member for a sign of life: ``PINGS`` rounds of PINGs, ``PING_AGAIN_S`` apart, while it does not answer.
+
+        A member that uses relays is also connected to, unless it is already.
+        """
         record = self._record(contact)
         self._asked[contact.id] = None
         self._ping(contact.id, record, 0, now)

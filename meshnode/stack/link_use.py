@@ -30,14 +30,17 @@ class LinkUse:
         return peer in self._used or peer in self._context.records.hints or self._context.relays.uses(peer)
 
     def add(self, peer: NodeId) -> None:
-        """Keep the connection to ``peer``, whatever gossip wants: the application asked for it."""
+        """Keep the connection to ``peer`` until it is over: the application asked for it.
+
+        Gossip does not close it then.
+        """
         self._used[peer] = None
         connection = self._connection(peer)
         if connection is not None and self._said.pop(peer, 0) is None:
             connection.send_frame(Frame.GOSSIP_IDLE, False)
 
     def on_link(self, peer: NodeId, up: bool) -> None:
-        """Forget what was said on the connection before."""
+        """Forget what was told on the connection before."""
         self._said.pop(peer, None)
         self._heard.pop(peer, None)
         if not up:
@@ -52,7 +55,10 @@ class LinkUse:
             self._heard.pop(peer, None)
 
     def close_if_idle(self, peer: NodeId) -> None:
-        """Say that this end does not need a connection, if so; close it when the other end said so too."""
+        """Tell the peer when this end does not need the connection; close it when neither end does.
+
+        Nothing happens while the application, a relay or gossip itself uses it.
+        """
         connection = self._connection(peer)
         if connection is None or connection.streams or peer in self._used or self._wanted(peer):
             return

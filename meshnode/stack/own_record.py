@@ -37,12 +37,7 @@ class OwnRecord(Component):
                 session.paths.local_change(now)
                 context.probes.drain(session, now)
             context.links.flush(now)  # what was in flight goes again before a signature, and a file that is synced
-        changed = bool(endpoints) and endpoints != self._endpoints
-        self._endpoints = endpoints
-        # a mapping is the NAT's doing: it neither makes us seen as ourselves, nor spoils what others saw
-        context.nat.mappings.moved(
-            frozenset(endpoint.addr for endpoint in endpoints if endpoint.kind is EndpointKind.HOST)
-        )
+        changed = self._take_endpoints(endpoints)
         if changed:
             self._timer.set(now)  # should it fail now, it is tried again
             self._sign(now)
@@ -54,13 +49,27 @@ class OwnRecord(Component):
             context.records.moved(now)
         context.nat.filters.moved(own, networks, now, moved=moved)
 
+    def _take_endpoints(self, endpoints: tuple[Endpoint, ...]) -> bool:
+        changed = bool(endpoints) and endpoints != self._endpoints
+        self._endpoints = endpoints
+        # a mapping is the NAT's doing: it does not change how others see this node
+        hosts = frozenset(endpoint.addr for endpoint in endpoints if endpoint.kind is EndpointKind.HOST)
+        self._context.nat.mappings.moved(hosts)
+        return changed
+
     def changed(self, now: float) -> None:
-        """Renew the record in a moment, together with what else changes now."""
+        """Renew the record after ``RENEW_DELAY_S``, together with what else changes until then.
+
+        Not later than a renewal that is due earlier.
+        """
         self._timer.set(min(self._timer.when, now + RENEW_DELAY_S))
         self._context.events.on_dirty()
 
     def seen_as(self, peer: NodeId, source: Path, seen: Addr, now: float) -> None:
-        """A member at ``source`` saw this node as ``seen``. Only those that we chose to talk to have a say."""
+        """Note that a member at ``source`` saw this node as ``seen``.
+
+        Only seeds and connected peers count, which this node chose; not those on its own networks, nor over detours.
+        """
         chosen = peer in self._context.records.hints or self._peers.connection(peer) is not None
         if not chosen or not isinstance(source, Addr):
             return
@@ -70,7 +79,7 @@ class OwnRecord(Component):
             self.changed(now)
 
     def hear_loopback(self) -> None:
-        """A member of our mesh is on this host: its peers' loopback addresses mean something."""
+        """Take peers' loopback addresses for real: a member of the mesh is on this host."""
         if not self._peers.here.loopback:
             self._peers.set_here(replace(self._peers.here, loopback=True))
 
@@ -81,7 +90,7 @@ class OwnRecord(Component):
         self._peers.set_here(LocalNetworks(networks, own, near))
 
     def _renew(self, now: float) -> None:
-        """Replace a record that grows old, or says what is true no longer."""
+        """Replace a record that grows old, or is no longer true."""
         if self._endpoints:
             self._sign(now)
             self._publish(now)

@@ -77,7 +77,10 @@ class PathProbes(Component):
     # ---- effects of path cores
 
     def settle(self, session: Session, now: float) -> None:
-        """Carry out what the session's paths want, and set its timer: after each touch of its paths."""
+        """Carry out what the session's paths want done, and set its timer.
+
+        To be called after each call to its paths that does not end in a flush of its connection.
+        """
         self.drain(session, now)
         self._context.links.arm(session)
 
@@ -115,12 +118,9 @@ class PathProbes(Component):
         if isinstance(effect, Suspended):
             context.metrics.count(SUSPENDED)
             context.events.on_path(session.peer, session.paths.active, None, PathReason.SUSPENDED)
-        elif isinstance(effect, Validated):
+        elif isinstance(effect, Validated | MtuChanged):
             if connection is not None:
-                context.links.touch(connection)
-        elif isinstance(effect, MtuChanged):
-            if connection is not None:
-                connection.engine.set_datagram_size(effect.size)
+                self._tell_connection(connection, effect)
         elif isinstance(effect, FellSilent | Answered):
             for hook in context.hooks.silence:
                 hook(session.peer, isinstance(effect, FellSilent), now)
@@ -128,6 +128,12 @@ class PathProbes(Component):
             context.records.seek(session.peer, now)
         elif isinstance(effect, NeedIntroduction):
             context.relays.ask_introduction(session)
+
+    def _tell_connection(self, connection: Connection, effect: Validated | MtuChanged) -> None:
+        if isinstance(effect, MtuChanged):
+            connection.engine.set_datagram_size(effect.size)
+        else:
+            self._context.links.touch(connection)
 
     def _send_probe(self, session: Session, effect: SendProbe) -> None:
         ping = probe.Ping(effect.flags, effect.tx, probe.connection_tag(session.connection))
@@ -144,7 +150,11 @@ class PathProbes(Component):
     # ---- PINGs of this node
 
     def ping(self, connection: Connection, timeout: float, now: float, answer: Callable[[Pinged], None]) -> None:
-        """Send one echo over the peer's active path."""
+        """Send one echo over the peer's active path.
+
+        ``answer`` gets the round trip, or None for it when no answer came within ``timeout`` seconds, or the peer does
+        not know the connection; the latter ends the connection.
+        """
         peer = connection.peer
         session = self._peers.sessions.get(peer)
         active = session.paths.active if session is not None else None
@@ -170,7 +180,10 @@ class PathProbes(Component):
     def ask(
         self, peer: NodeId, connection: Connection | None, paths: Sequence[Path], now: float, alive: Callable[[], None]
     ) -> None:
-        """Send a PING by each path; ``alive`` is called for each one that the peer answers."""
+        """Send a PING to each address; ``alive`` is called for each one that the peer answers within ``ASK_S``.
+
+        ``connection`` is the one to that peer, if any: when the peer does not know it, it is given up.
+        """
         tag = probe.connection_tag(connection)
 
         def done(unknown: bool | None, then: float) -> None:
@@ -184,7 +197,7 @@ class PathProbes(Component):
             self._context.sender.send_sealed(peer, path, probe.encode_ping(probe.Ping(0, tx, tag)))
 
     def ping_once(self, session: Session, path: Path) -> None:
-        """Send one probe whose answer says nothing new: a peer that gets it probes us in turn."""
+        """Send one probe whose answer is ignored: a peer that gets it probes this node in turn."""
         tag = probe.connection_tag(session.connection)
         ping = probe.Ping(0, self._context.entropy(probe.TX_LENGTH), tag)
         self._context.sender.send_sealed(session.peer, path, probe.encode_ping(ping))
@@ -205,7 +218,7 @@ class PathProbes(Component):
             ping.end(unknown, now)
 
     def on_closed(self, connection: Connection, now: float) -> None:
-        """No echo comes back about a connection that is over: give them up."""
+        """Give up echoes on a connection that is over: none comes back."""
         tag = probe.connection_tag(connection)
         for tx in [tx for tx, ping in self._unanswered.items() if ping.is_echo and ping.tag == tag]:
             self._end(tx, None, now)
@@ -220,7 +233,10 @@ class PathProbes(Component):
             self.on_pong(sender, body, source, size, now)
 
     def on_ping(self, sender: NodeId, body: bytes, source: Path, now: float) -> None:
-        """Answer the PING of a member."""
+        """Answer the PING of a member with a PONG to where it came from, whether or not there is a session.
+
+        The PONG says when this node does not know the connection that the PING names.
+        """
         context = self._context
         ping = probe.decode_ping(body)
         if ping is None:
@@ -238,7 +254,11 @@ class PathProbes(Component):
             self.settle(session, now)
 
     def on_pong(self, sender: NodeId, body: bytes, source: Path, size: int, now: float) -> None:
-        """Match a member's answer with the PING of this node that it answers."""
+        """Match a member's answer with the PING of this node that it answers.
+
+        Its observed address is evidence of this node's NAT mapping. When it says that the peer does not know the
+        connection, that is given up, unless the PING is older than the connection.
+        """
         pong = probe.decode_pong(body)
         if pong is None:
             self._context.metrics.count(BAD_PONG)

@@ -28,7 +28,7 @@ class PeerTable:
             self.by_cid[connection.engine.odcid] = connection
 
     def remove(self, connection: Connection) -> Session | None:
-        """Forget a connection that is over; return its session."""
+        """Forget a connection that is over; returns its session, None when it has been forgotten."""
         for cid in [c for c, owner in self.by_cid.items() if owner is connection]:
             del self.by_cid[cid]
         tag = connection_tag(connection)
@@ -42,7 +42,7 @@ class PeerTable:
             del self.by_cid[cid]
 
     def connection(self, peer: NodeId) -> Connection | None:
-        """Return the peer's ready connection."""
+        """Return the peer's ready connection; None when there is none."""
         session = self.sessions.get(peer)
         return session.connection if session is not None else None
 

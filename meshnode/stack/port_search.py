@@ -61,7 +61,7 @@ class PortSearch(Component):
     def __init__(self, context: Context) -> None:
         self._context = context
         self._timer = context.timers.timer(self._tick)
-        self._begin: BoundedDict[NodeId, float] = BoundedDict(MAX_SEARCH_BOOK)  # when we shall ask for a search
+        self._begin: BoundedDict[NodeId, float] = BoundedDict(MAX_SEARCH_BOOK)  # when to ask for a search
         # of a peer or a host: its last search
         self._last: BoundedDict[NodeId | str, float] = BoundedDict(MAX_SEARCH_BOOK)
         self._tries: dict[NodeId, int] = {}
@@ -72,7 +72,10 @@ class PortSearch(Component):
         self._close_at: float | None = None
 
     def on_introduced(self, session: Session, begin: float, now: float) -> None:
-        """Plan to ask for a search, for when the ordinary probes have had their time."""
+        """Plan to ask for a search ``SEARCH_AFTER_S`` after the ordinary probes begin.
+
+        Only the end with a symmetric NAT asks, and only a peer without one.
+        """
         if self._ours_to_ask(session, now):
             self._begin[session.peer] = begin + SEARCH_AFTER_S
             self._arm()
@@ -88,10 +91,13 @@ class PortSearch(Component):
             return None
         if not isinstance(active, ViaRelay) or ":" in known.addr.host or is_loopback(known.addr):
             return None
-        if not self._is_named(session.peer, known.addr.host) or self._tries.get(session.peer, 0) >= SEARCH_TRIES:
-            return None
-        last = max(self._last.get(key, float("-inf")) for key in (session.peer, known.addr.host))
-        return known.addr if now - last >= SEARCH_AGAIN_S else None
+        may = self._is_named(session.peer, known.addr.host) and self._may_search(session.peer, known.addr.host, now)
+        return known.addr if may else None
+
+    def _may_search(self, peer: NodeId, host: str, now: float) -> bool:
+        """Return whether the last search, for the peer or the host, is long ago, and the peer had few."""
+        last = max(self._last.get(key, float("-inf")) for key in (peer, host))
+        return self._tries.get(peer, 0) < SEARCH_TRIES and now - last >= SEARCH_AGAIN_S
 
     def _is_named(self, peer: NodeId, host: str) -> bool:
         """Return whether the peer's own signed record names that host: a relay alone cannot aim a search."""
@@ -130,7 +136,10 @@ class PortSearch(Component):
     # ---- the other side
 
     def on_control(self, connection: Connection, fields: list[object], now: float) -> None:
-        """The peer asks us to try its ports."""
+        """Try the peer's ports, as it asks.
+
+        Refused, and counted, when a search runs, this node's NAT is symmetric too, or no signed record names the host.
+        """
         session = self._context.peers.sessions.get(connection.peer)
         target = self._target(session, now) if session is not None else None
         if session is None or target is None or self._spray is not None or self._context.nat.mappings.symmetric(now):
@@ -144,7 +153,7 @@ class PortSearch(Component):
     # ---- what happens
 
     def on_switched(self, session: Session, switched: Switched, now: float) -> None:
-        """A direct path ends the search."""
+        """End the search when there is a direct path; the socket that found it is kept."""
         new = switched.new
         if udp_address(new) is None:
             return

@@ -40,14 +40,14 @@ from meshnode.stack.session import Introduction, Session
 KEEP_S = 1.0
 
 BAD_FRAME = describe("drop_relay_frame", "relay frames dropped: malformed, of no reservation, or not proven")
-HELD = describe("relay_reservations", "reservations that relays have granted us")
+HELD = describe("relay_reservations", "reservations that relays have granted")
 TOO_OFTEN = describe("introductions_too_often", "introductions ignored: one of that peer came just before")
-INTRODUCTIONS = describe("introductions", "times that a relay told us to probe a peer, and where")
+INTRODUCTIONS = describe("introductions", "times that a relay said where to probe a peer")
 
 
 @dataclass(slots=True)
 class Holding:
-    """A reservation of ours; without a key it is only asked for."""
+    """A reservation of this node at a relay; without a key it is only asked for."""
 
     relay: NodeId
     reservation: bytes = b""
@@ -55,7 +55,7 @@ class Holding:
 
     @property
     def granted(self) -> bool:
-        """True once the relay has said yes."""
+        """Return whether the relay has granted it."""
         return bool(self.key)
 
 
@@ -76,7 +76,10 @@ class RelayClient(Component):
     # ---- which relays
 
     def known(self) -> list[NodeId]:
-        """Return the nodes that may be a relay for this one: the configured seeds, and peers that say so."""
+        """Return the nodes that may be a relay for this one.
+
+        They are the configured seeds, and peers whose records name the capability.
+        """
         found = dict.fromkeys(self._context.records.hints)
         for peer in self._context.peers.sessions:
             record = self._context.records.cached(peer)
@@ -89,11 +92,11 @@ class RelayClient(Component):
         self._timer.set(now)
 
     def on_seed(self, peer: NodeId, now: float) -> None:
-        """A seed may be a relay."""
+        """Look at the relays again: a seed may be one."""
         self._wake(now)
 
     def uses(self, peer: NodeId) -> bool:
-        """True when a connection to ``peer`` carries our reservation there, or its own here."""
+        """Return whether a reservation, at ``peer`` or of it here, needs the connection."""
         return peer in self._holdings or self._context.serving.serves(peer)
 
     def _keep(self, now: float) -> None:
@@ -137,7 +140,10 @@ class RelayClient(Component):
         return rtt if rtt is not None else 10.0
 
     def hold(self, relay: NodeId, now: float) -> None:
-        """Get a reservation at this relay, unless there is one or it has just been refused."""
+        """Get a reservation at this relay.
+
+        Not when there is one, ``MAX_RELAYS_HELD`` are held, or this one was lost or refused within ``RELAY_RETRY_S``.
+        """
         if relay in self._holdings or relay == self._context.identity.id or self._retry.get(relay, 0.0) > now:
             return
         if len(self._holdings) >= MAX_RELAYS_HELD:
@@ -164,7 +170,10 @@ class RelayClient(Component):
         self._wake(now)
 
     def offer(self, session: Session, now: float) -> None:
-        """Give a session's paths the relays that its peer's record names."""
+        """Give a session's paths the relays and tunnels that its peer's record names.
+
+        A relay at which this node has no reservation is asked for one, and becomes a candidate when it grants it.
+        """
         record = self._context.records.cached(session.peer)
         if record is None or not self._context.settings.use_relays:
             return
@@ -186,11 +195,14 @@ class RelayClient(Component):
     # ---- connections come, speak and go
 
     def on_newer_record(self, session: Session, record: EndpointRecord, now: float) -> None:
-        """The record may name other relays."""
+        """Offer the relays of a newer record."""
         self.offer(session, now)
 
     def on_link(self, connection: Connection, up: bool, now: float) -> None:
-        """A connection that is over takes its reservation with it; a new one may lead to a relay."""
+        """Forget a reservation with its connection; look at the relays when there is a new connection.
+
+        A relay whose connection is over is asked again after ``KEEP_S``.
+        """
         if up:
             self._wake(now)
             return
@@ -200,7 +212,7 @@ class RelayClient(Component):
             self._retry[peer] = now + KEEP_S
 
     def on_control(self, connection: Connection, fields: list[object], now: float) -> None:
-        """Handle a control frame of a relay."""
+        """Handle a control frame of a relay: a grant, a refusal or an introduction; counted when malformed."""
         try:
             if fields[0] == Control.RELAY_GRANT:
                 self._on_grant(connection.peer, fields, now)
@@ -232,7 +244,10 @@ class RelayClient(Component):
     # ---- introductions
 
     def ask_introduction(self, session: Session) -> None:
-        """Have the relay in use tell both ends as which addresses it sees them."""
+        """Ask the relay in use to tell both ends as which addresses it sees them.
+
+        Nothing happens when the active path is not a relayed one.
+        """
         active = session.paths.active
         if not isinstance(active, ViaRelay) or session.connection is None:
             return
@@ -250,7 +265,7 @@ class RelayClient(Component):
         if holding is None or not holding.granted:
             raise ValueError("not asked for: no reservation at that relay")
         last = session.introduction
-        if last is not None and now - last.at < INTRODUCED_AGAIN_S:  # else a relay could have us flood others
+        if last is not None and now - last.at < INTRODUCED_AGAIN_S:  # else a relay could have this node flood others
             self._context.metrics.count(TOO_OFTEN)
             return
         self._context.metrics.count(INTRODUCTIONS)
@@ -264,7 +279,10 @@ class RelayClient(Component):
     # ---- frames
 
     def wrap(self, peer: NodeId, path: ViaRelay, datagrams: list[bytes]) -> tuple[Hop, list[bytes]] | None:
-        """Return by which path frames for ``peer`` go, and the frames; None when the relay is not at hand."""
+        """Return where frames for ``peer`` go, and the frames, one for each datagram.
+
+        None, counted, without a reservation or a direct path to the relay. Each frame adds ``FRAME_OVERHEAD`` bytes.
+        """
         holding = self._by_text.get(path.relay)
         session = self._context.peers.sessions.get(holding.relay) if holding is not None and holding.granted else None
         active = session.paths.active if session is not None else None
@@ -275,7 +293,10 @@ class RelayClient(Component):
         return active, [make_frame(holding.key, UP, holding.reservation, to, inner) for inner in datagrams]
 
     def on_relayed(self, data: bytes, now: float) -> None:
-        """Take a relay frame: have it forwarded when this node is its relay, open it when it is for this node."""
+        """Take a relay frame: forward it when this node is its relay, open it when it is for this node.
+
+        One that is not proven by the reservation's key is dropped and counted, and so is a frame in a frame.
+        """
         frame = parse_frame(data)
         if frame is None:
             self._context.metrics.count(BAD_FRAME)
@@ -290,7 +311,7 @@ class RelayClient(Component):
             self._context.deliver(frame.inner, ViaRelay(str(holding.relay)), now)
 
     def on_switched(self, session: Session, switched: Switched, now: float) -> None:
-        """See whether a relay lives whose path was left because it was silent."""
+        """Ask a relay for a sign of life when a path through it was left for silence."""
         old = switched.old
         if not switched.failed:
             return

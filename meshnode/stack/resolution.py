@@ -54,7 +54,10 @@ class Resolution(Component):
             self.add_source(self.dht)
 
     def add_source(self, source: RecordSource) -> None:
-        """Start a source; it is given this node's record and the questions that wait, which may be older than it."""
+        """Start a source of records, and keep it until the stack is closed.
+
+        It is given this node's record, and the questions that wait, which may be older than it.
+        """
         now = self._context.clock.monotonic()
         self.sources.append(source)
         source.start(Intake(self, source), now)
@@ -66,28 +69,35 @@ class Resolution(Component):
     # ---- what sources hand in
 
     def add_seed(self, peer: NodeId, paths: Iterable[Addr | ViaTunnel], now: float) -> None:
-        """Take configured addresses of a peer, those of them that can be dialled; they replace earlier ones."""
+        """Take configured addresses of a peer, which replace earlier ones.
+
+        Those that cannot be dialled are left out; without any, or for this node itself, nothing changes.
+        """
         given = list(paths)
-        if any(isinstance(path, Addr) and is_loopback(path) for path in given):
+        addrs = [path for path in given if isinstance(path, Addr)]
+        if any(map(is_loopback, addrs)):
             self._context.own.hear_loopback()
-        known = tuple(path for path in given if isinstance(path, ViaTunnel) or is_dialable(path))
+        known = _usable(given)
         if peer == self._id or not known:
             return
         self.hints[peer] = known
         if self._uses_dht:
-            for path in known:
-                if isinstance(path, Addr):
-                    self.dht.add_seed(peer, path, now)
+            for addr in filter(is_dialable, addrs):
+                self.dht.add_seed(peer, addr, now)
         for hook in self._context.hooks.seed:
             hook(peer, now)
 
     def add_contact(self, peer: NodeId, addr: Addr, now: float) -> None:
-        """Take a DHT contact of an earlier run."""
+        """Take a DHT contact of an earlier run; ignored when the DHT is off."""
         if self._uses_dht and peer != self._id and is_dialable(addr):
             self.dht.add_contact(peer, addr, now)
 
     def offer(self, encoded: bytes, source: str, now: float) -> EndpointRecord | None:
-        """Take a record from ``source``; returned when it is valid, newer and not this node's own."""
+        """Take a record from ``source``, the name of where it came from.
+
+        Returned when it is valid, newer than what is held, and not this node's own; else None. Paths of the peer get
+        its addresses, and questions for it their answer.
+        """
         record = self.resolver.offer(encoded, source, now, self._context.clock.wall())
         self._timer.set(self.resolver.next_deadline())
         if record is None or record.id == self._id:
@@ -115,11 +125,14 @@ class Resolution(Component):
     # ---- questions
 
     def cached(self, peer: NodeId) -> EndpointRecord | None:
-        """Return the newest valid record that is held."""
+        """Return the newest record of a peer that is held and valid now; None when there is none."""
         return self.resolver.get(peer, self._context.clock.wall())
 
     def resolve(self, peer: NodeId, now: float, answer: Callable[[Resolved | NotFound], None]) -> None:
-        """Find the record of ``peer``: from the cache at once, else from the source that is first."""
+        """Find the record of ``peer``: from the cache at once, else from the source that is first.
+
+        ``answer`` gets it, or ``NotFound`` when no source has it in time.
+        """
         cached = self.cached(peer)
         if cached is not None:
             answer(Resolved(cached, self.resolver.source(peer), 0.0))
@@ -130,19 +143,28 @@ class Resolution(Component):
             self.look_up(peer, now)
 
     def look_up(self, peer: NodeId, now: float) -> None:
-        """Ask every source, whatever the cache holds."""
+        """Ask every source for a record, whatever the cache holds.
+
+        What comes is handled like any record that a source hands in.
+        """
         for source in self.sources:
             source.resolve(peer, now)
         self._context.events.on_dirty()
 
     def watch(self, peer: NodeId, now: float) -> None:
-        """Have newer records of ``peer`` pushed to this node from now on."""
+        """Have newer records of ``peer`` pushed to this node by the DHT, until its session is gone.
+
+        Nothing happens when the DHT is off.
+        """
         if self._uses_dht:
             cached = self.cached(peer)
             self.dht.watch(peer, cached.seq if cached is not None else 0, now)
 
     def watch_if_used(self, peer: NodeId, now: float) -> None:
-        """Watch ``peer``, unless gossip alone has use for it: that need not watch its neighbours."""
+        """Watch ``peer``, unless gossip alone has use for the connection.
+
+        Gossip needs no watch: it carries its neighbours' records itself.
+        """
         use = self._context.use
         if use is None or use.is_used(peer):
             self.watch(peer, now)
@@ -155,7 +177,7 @@ class Resolution(Component):
             self.look_up(peer, now)
 
     def contacts(self) -> list[NodeId]:
-        """Return the DHT's contacts; none when it is off."""
+        """Return the ids of the DHT's contacts; none when it is off."""
         return [peer for peer, _ in self.dht.dht.contacts()] if self._uses_dht else []
 
     # ---- what happens
@@ -166,17 +188,17 @@ class Resolution(Component):
             self.dht.moving(now)
 
     def moved(self, now: float) -> None:
-        """Tell the sources; the new record is on its way."""
+        """Tell the sources that this node has moved; its new record has been published."""
         for source in self.sources:
             source.moved(now)
 
     def on_own_record(self, record: EndpointRecord, now: float) -> None:
-        """Publish the record by every source."""
+        """Publish this node's record by every source."""
         for source in self.sources:
             source.publish(record, now)
 
     def on_session_gone(self, session: Session, now: float) -> None:
-        """Watch that peer no more."""
+        """End the watch of that peer."""
         self.dht.unwatch(session.peer, now)
 
     def takes_stream(self, connection: Connection, stream: Stream) -> bool:
@@ -207,6 +229,10 @@ class Resolution(Component):
             self._context.sender.send_sealed(peer, active, body)
         elif addr != NOWHERE:
             self._context.sender.send_sealed(peer, addr, body)
+
+
+def _usable(paths: Iterable[Addr | ViaTunnel]) -> tuple[Addr | ViaTunnel, ...]:
+    return tuple(path for path in paths if isinstance(path, ViaTunnel) or is_dialable(path))
 
 
 class Intake:

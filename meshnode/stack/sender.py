@@ -51,7 +51,10 @@ class Sender:
         self._note = note
 
     def send(self, peer: NodeId, path: Path, datagrams: list[bytes]) -> None:
-        """Send datagrams, in relay frames when the path is a relayed one."""
+        """Send datagrams, in relay frames when the path is relayed.
+
+        Errors of the socket are only counted: a path that carries nothing is found by its silence.
+        """
         if isinstance(path, ViaRelay):
             wrapped = self._wrap(peer, path, datagrams)
             if wrapped is None:
@@ -62,7 +65,10 @@ class Sender:
             self._metrics.count(SEND_ERRORS)
 
     def send_sealed(self, peer: NodeId, path: Path, body: bytes) -> None:
-        """Seal ``body`` to ``peer`` and send it."""
+        """Seal ``body`` to ``peer`` and send it.
+
+        Dropped, and counted, when the id is no point of the curve, as a false contact may be.
+        """
         try:
             datagram = self._sealer.seal(peer, body)
         except InvalidId:  # a lying contact: 32 bytes that are no point of the curve

@@ -25,8 +25,7 @@ class Session:
 
     __slots__ = (
         "arrivals",
-        "begun",
-        "check_at",
+        "attempt",
         "connection",
         "deferred",
         "dial",
@@ -36,7 +35,6 @@ class Session:
         "paths",
         "peer",
         "ready_at",
-        "redials",
         "timer",
         "waiting",
     )
@@ -48,19 +46,17 @@ class Session:
         self.connection: Connection | None = None
         self.ready_at = float("-inf")  # since when it is the connection
         self.dial: Connection | None = None
-        self.begun = False  # the dial's first flight is out
-        self.check_at = float("inf")  # when to refresh a slow dial
-        self.redials = 0  # how often for those that wait
+        self.attempt = Attempt()
         self.arrivals: dict[Connection, Path] = {}
         self.held: HeldInitial | None = None
-        self.deferred: tuple[Connection, Hello] | None = None  # an arrival's Hello, while ours may live
+        self.deferred: tuple[Connection, Hello] | None = None  # an arrival's Hello, while this node's dial may live
         self.outbox: deque[bytes] = deque(maxlen=MAX_HELD_DATAGRAMS)  # what the 3x rule holds back
         self.waiting: list[OnConnect] = []
         self.introduction: Introduction | None = None  # the last one, of the ready connection
 
     @property
     def idle(self) -> bool:
-        """True when nothing of this peer is worth keeping."""
+        """Return whether nothing of this peer is worth keeping."""
         return (
             self.connection is None
             and self.dial is None
@@ -71,33 +67,48 @@ class Session:
 
     @property
     def dials(self) -> bool:
-        """True while we dial the peer, or look for its record in order to."""
+        """Return whether the peer is being dialled, or looked up for that."""
         return self.connection is None and (self.dial is not None or bool(self.waiting))
 
     def connections(self) -> list[Connection]:
-        """All connections, in any state."""
+        """Return all connections, in any state.
+
+        The ready one comes first, then the dial, then arrivals.
+        """
         if self.connection is not None and self.dial is None and not self.arrivals:
             return [self.connection]
         found = [c for c in (self.connection, self.dial) if c is not None]
         return found + list(self.arrivals)
 
     def answer(self, result: Connection | MeshError) -> None:
-        """Tell all callers that wait for a connection."""
+        """Give the result to all callers that wait for a connection.
+
+        A caller that asks again meanwhile waits for the next result.
+        """
         waiting, self.waiting = self.waiting, []
         for callback in waiting:
             callback(result)
 
 
+@dataclass(slots=True)
+class Attempt:
+    """Progress of a session's dial."""
+
+    begun: bool = False  # the first flight is out
+    check_at: float = float("inf")  # when to refresh a slow dial
+    redials: int = 0  # for the callers that wait
+
+
 @dataclass(frozen=True, slots=True)
 class Introduction:
-    """A relay has said that the peer is seen at ``addr``."""
+    """Word of a relay that the peer is seen at ``addr``."""
 
     addr: Addr
     at: float
 
 
 class HeldInitial:
-    """The first flight of a dial that lost to ours: kept for 300 ms, in case ours gets nowhere."""
+    """First flight of a dial that lost to this node's own: kept for 300 ms, in case that gets no answer."""
 
     __slots__ = ("datagram", "deadline", "odcid", "source")
 

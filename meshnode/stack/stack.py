@@ -46,7 +46,7 @@ from meshnode.stack.sender import Sender, Transport
 from meshnode.stack.session import OnConnect, Session
 from meshnode.stack.topic_link import TopicLink
 
-QUIC_BIT = 0x40  # RFC 9443: set in every QUIC packet, clear in everything of ours
+QUIC_BIT = 0x40  # RFC 9443: set in every QUIC packet, clear in all other messages of this protocol
 FLUSH_ROUNDS = 8  # what one component sends may give another something to send; more rounds than this are a loop
 
 BAD_SIZE = describe("drop_size", "datagrams that are empty or too long")
@@ -93,7 +93,7 @@ class Stack:
             settings or StackSettings(),
             self.metrics,
         )
-        self._on_error = context.timers.on_error = on_error
+        context.timers.on_error = on_error
         self.own_record = context.own = OwnRecord(context)
         self.resolution = context.records = Resolution(context)
         self.probing = context.probes = PathProbes(context)
@@ -112,9 +112,9 @@ class Stack:
         # The order in which components hear of what happens to all of them:
         # - a newer record, or a seed: relays that it names become candidates, before a dial begins at the best one;
         # - a path that was left: a search ends before the relay is asked whether it lives;
-        # - our own new record: live peers, which wait for it, then gossip, then the DHT, which takes seconds;
+        # - this node's new record: live peers, which wait for it, then gossip, then the DHT, which takes seconds;
         # - a connection: relays and searches, which it carries, then gossip, then what stands on gossip's members;
-        # - a stream: topics take theirs before the application is asked;
+        # - a stream: topics take those of their service before the application is asked;
         # - the end: in reverse, so that what stands on connections says goodbye before they close.
         parts: list[Component | None] = [
             self.own_record,
@@ -145,34 +145,40 @@ class Stack:
 
     @property
     def record(self) -> EndpointRecord | None:
-        """This node's own record; None until it has an address."""
+        """Return this node's own record; None until it has an address."""
         return self.context.record
 
     @property
     def sessions(self) -> dict[NodeId, Session]:
-        """What is kept for each peer."""
+        """Return what is kept for each peer."""
         return self.context.peers.sessions
 
     @property
     def nat(self) -> NatView:
-        """What others see of our address."""
+        """Return what is known of this node's NAT."""
         return self.context.nat
 
     @property
     def dht(self) -> Dht:
-        """The DHT core."""
+        """Return the DHT's core."""
         return self.resolution.dht.dht
 
     # ---- what the runtime calls
 
     def receive(self, batch: Iterable[tuple[bytes, Path]], now: float) -> None:
-        """Take received datagrams; then send what they caused."""
+        """Take received datagrams, each with the address that it came from; then send what they caused.
+
+        Those that were read together share one time, and their answers share packets.
+        """
         for data, source in batch:
             self.datagram(data, source, now)
         self.flush(now)
 
     def datagram(self, data: bytes, source: Path, now: float) -> None:
-        """Demultiplex one datagram on its first byte. Hostile input is dropped and counted."""
+        """Demultiplex one datagram on its first byte (RFC 9443).
+
+        Never raises for what a peer sends: hostile input is dropped and counted. ``flush`` is to follow.
+        """
         if not data or len(data) > MAX_DATAGRAM:
             self.metrics.count(BAD_SIZE)
         elif data[0] & QUIC_BIT:
@@ -205,12 +211,18 @@ class Stack:
             self.metrics.count(UNKNOWN_KIND)
 
     def tick(self, now: float) -> None:
-        """Let every due timer fire; then send what they caused."""
+        """Let every due timer fire; then send what they caused.
+
+        To be called at ``next_deadline()``, or later: a late call shows gossip that the process was held up.
+        """
         self.context.timers.run(now)
         self.flush(now)
 
     def flush(self, now: float) -> None:
-        """Let the components send that have something to send; one that raises stops no other, and is asked again."""
+        """Let the components send that have something to send.
+
+        One that raises stops no other: it is asked again after ``RETRY_S``, and the error goes to ``on_error``.
+        """
         dirty = self.context.dirty
         for _ in range(FLUSH_ROUNDS):
             if not dirty:
@@ -221,13 +233,16 @@ class Stack:
                     component.flush(now)
                 except Exception as error:
                     self.context.timers.at(now + RETRY_S, partial(self._flush_again, component))
-                    self._on_error(error)
+                    self.context.timers.on_error(error)
 
     def _flush_again(self, component: Component, _: float) -> None:
         self.context.dirty[component] = None
 
     def close(self, now: float) -> None:
-        """Say goodbye to the mesh, then on every connection."""
+        """Say goodbye to the mesh, then on every connection.
+
+        All goodbyes are sent when this returns. The stack is not to be used afterwards.
+        """
         for hook in self.context.hooks.close:
             hook(now)
             self.flush(now)
@@ -237,18 +252,24 @@ class Stack:
     def set_addresses(
         self, endpoints: tuple[Endpoint, ...], networks: tuple[tuple[str, int], ...], now: float, *, moved: bool
     ) -> None:
-        """Take these as the local endpoints. When ``moved``, every live peer is probed first, then told."""
+        """Take these as the local endpoints; ``networks`` are address and prefix length of each local network.
+
+        When ``moved``, every live peer is probed from the new address first; then the new record is signed, and told.
+        """
         self.own_record.set_addresses(endpoints, networks, now, moved=moved)
         self.flush(now)
 
     def add_source(self, source: RecordSource) -> None:
-        """Start one more source of records."""
+        """Start one more source of records (``discovery/source.py``).
+
+        It may hand in records and seeds from now on, until the stack is closed.
+        """
         self.resolution.add_source(source)
         self.context.events.on_dirty()
 
     @property
     def sources(self) -> Sequence[RecordSource]:
-        """The sources of records, the DHT among them, in the order in which they were added."""
+        """Return the sources of records, the DHT among them, in the order in which they were added."""
         return self.resolution.sources
 
     def add_seed(self, peer: NodeId, paths: Iterable[Addr | ViaTunnel], now: float) -> None:
@@ -261,11 +282,17 @@ class Stack:
         self.resolution.add_contact(peer, addr, now)
 
     def offer_record(self, encoded: bytes, source: str, now: float) -> EndpointRecord | None:
-        """Take a record that came by none of the sources (a ticket, say); returned when it is valid and newer."""
+        """Take a record that came by none of the sources, as with a ticket.
+
+        ``source`` names where it came from. Returned when it is valid, newer and of another node; else None.
+        """
         return self.resolution.introduce(encoded, source, now)
 
     def resolve(self, peer: NodeId, now: float, answer: Callable[[Resolved | NotFound], None]) -> None:
-        """Find the record of ``peer``: from the cache at once, else from whichever source is first."""
+        """Find the record of ``peer``: from the cache at once, else from the source that is first.
+
+        ``answer`` gets it, or ``NotFound`` when no source has it in time. This node finds its own.
+        """
         if peer == self.id and self.record is not None:
             answer(Resolved(self.record, "self", 0.0))
         else:
@@ -274,7 +301,11 @@ class Stack:
     # ---- peers
 
     def connect(self, peer: NodeId, now: float, answer: OnConnect) -> None:
-        """Give ``answer`` a READY connection to ``peer``, the live one if there is one, or the error."""
+        """Give ``answer`` a READY connection to ``peer``, or the error.
+
+        The live one is given at once, before this returns. From then on the connection counts as used by the
+        application, so gossip does not close it.
+        """
         self.dialing.connect(peer, now, answer)
         if self.gossip is not None:
             self.gossip.use.add(peer)

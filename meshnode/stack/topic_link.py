@@ -37,7 +37,7 @@ class TopicLink(Component):
         gossip.watch(self._on_member)
 
     def drain(self, now: float) -> None:
-        """Carry out what the core wants; to be called after each command to it."""
+        """Carry out what the core wants done; to be called after each command to it."""
         if self._draining:
             return
         self._draining = True
@@ -81,7 +81,7 @@ class TopicLink(Component):
     # ---- what happens
 
     def on_link(self, connection: Connection, up: bool, now: float) -> None:
-        """A link of topics may begin, or is over."""
+        """Tell the core of a connection: a link of topics may begin, or is over."""
         self._streams.on_link(connection.peer, up)
         self.topics.on_link(connection.peer, up, now)
         self.drain(now)

@@ -56,7 +56,7 @@ class TopicStreams:
     # ---- verbs
 
     def send(self, peer: NodeId, message: Message, now: float) -> None:
-        """Say something to a member that we are connected to."""
+        """Send a message to a connected member."""
         stream = self._stream(peer)
         if stream is None:
             self._context.metrics.count(NO_LINK)
@@ -78,7 +78,7 @@ class TopicStreams:
             self._on_busy(peer, True, now)
 
     def release(self, peer: NodeId) -> None:
-        """No topic needs this link any more."""
+        """End the stream to a peer: no topic needs it any more."""
         stream = self._out.pop(peer, None)
         if stream is not None:
             stream.stop_reading()
