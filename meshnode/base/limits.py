@@ -105,11 +105,14 @@ MAX_SEARCH_BOOK = 256  # peers and hosts remembered for these pauses; x about 20
 MAX_SIDES_KEPT = 16  # sockets that won, x one path in use; the oldest goes back to its relay
 
 # ---- tunnels
-TUNNEL_KNOCK_S = 5.0  # for the first flight, and again for TLS: a silent TCP connection costs a socket for no longer
+TUNNEL_KNOCK_S = 5.0  # for the first flight, for TLS, and for the WebSocket: each stage ends or the connection does
 TUNNEL_IDLE_S = 40.0  # without a datagram of this node, which is more than two keepalives: given up
 TUNNEL_RETRY_S = 2.0  # between attempts to open one
-MAX_TUNNEL_PENDING = 128  # TCP connections that have not knocked yet; x a socket
-MAX_TUNNEL_CLIENTS = 512  # x about 330 KB: asyncio's TLS buffer is 256 KB (measured); 169 MB at the very worst
+MAX_TUNNEL_PENDING = 128  # TCP connections that have not knocked yet, shared by source network; x a socket
+MAX_TUNNEL_WAKES = 8  # looks at an unfinished ClientHello where the kernel does not wait for SO_RCVLOWAT
+TUNNEL_ACCEPT_PAUSE_S = 1.0  # after descriptors ran out: an accept that fails at once would spin
+MAX_TUNNELS_PER_MEMBER = 4  # one in use, and those that a move left behind until they are idle
+MAX_TUNNEL_CLIENTS = 512  # by network; x about 330 KB: asyncio's TLS buffer is 256 KB (measured); 169 MB at worst
 MAX_TUNNEL_BACKLOG = 512  # datagrams waiting for a WebSocket; the rest is dropped, which QUIC takes for congestion
 MAX_TUNNEL_BUFFER = 512_000  # bytes in a transport's buffer above which datagrams are dropped
 

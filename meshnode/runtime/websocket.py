@@ -12,19 +12,20 @@ import base64
 import logging
 import socket
 import ssl
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshnode.base.address import Addr
+from meshnode.base.fair_table import FairTable
 from meshnode.base.files import write_atomic
-from meshnode.base.forks import close_in_child
 from meshnode.base.limits import (
     MAX_DATAGRAM,
     MAX_TUNNEL_BACKLOG,
     MAX_TUNNEL_BUFFER,
     MAX_TUNNEL_CLIENTS,
-    MAX_TUNNEL_PENDING,
+    MAX_TUNNELS_PER_MEMBER,
     TUNNEL_IDLE_S,
     TUNNEL_KNOCK_S,
     TUNNEL_RETRY_S,
@@ -33,7 +34,7 @@ from meshnode.base.metrics import Metrics, describe
 from meshnode.base.path import ViaTunnel
 from meshnode.errors import InvalidId
 from meshnode.identity.node_id import NodeId
-from meshnode.runtime.client_hello import MAX_HELLO, server_name
+from meshnode.runtime.knock_listener import KnockListener
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -47,8 +48,8 @@ LABEL = 63  # RFC 1035 section 2.3.4
 OPENED = describe("tunnels_opened", "WebSockets to relays that were opened")
 FAILED = describe("tunnel_failures", "WebSockets to relays that could not be opened")
 ACCEPTED = describe("tunnels_accepted", "WebSockets of members that were accepted")
-BAD_KNOCK = describe("tunnel_drop_knock", "TCP connections closed unanswered: no valid knock")
-PENDING_FULL = describe("tunnel_drop_pending", "TCP connections closed unanswered: too many at once")
+CLIENTS_FULL = describe("tunnel_drop_clients", "connections of members closed: too many of their network at once")
+SILENT = describe("tunnel_drop_silent", "connections of members closed: no WebSocket in time, or silent for long")
 BACKLOG_FULL = describe("tunnel_drop_backlog", "datagrams dropped: the WebSocket is slower than its sender")
 
 Knock = Callable[[NodeId, bytes], bytes]
@@ -85,7 +86,7 @@ class WebSockets:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, knock: Knock, check: Check, on_datagram: OnDatagram, metrics: Metrics
     ) -> None:
-        self._loop = loop
+        self.loop = loop
         self._knock = knock
         self._check = check
         self._on_datagram = on_datagram
@@ -93,7 +94,9 @@ class WebSockets:
         self._outgoing: dict[ViaTunnel, _Outgoing] = {}
         self._incoming: dict[ViaTunnel, _Incoming] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._listener: socket.socket | None = None
+        self._knocks = KnockListener(loop, self._verify, self._on_member, metrics)
+        self._clients: FairTable[_Incoming] = FairTable(MAX_TUNNEL_CLIENTS)
+        self._members: dict[NodeId, OrderedDict[_Incoming, None]] = {}
         self._context: ssl.SSLContext | None = None
         self._count = 0
 
@@ -118,7 +121,7 @@ class WebSockets:
 
     def spawn(self, work: object) -> None:
         """Run a coroutine that ``close`` will end."""
-        task: asyncio.Task[None] = self._loop.create_task(work)  # type: ignore[arg-type]
+        task: asyncio.Task[None] = self.loop.create_task(work)  # type: ignore[arg-type]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -128,8 +131,9 @@ class WebSockets:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for incoming in list(self._incoming.values()):
-            incoming.close()
+        for of_member in list(self._members.values()):
+            for incoming in list(of_member):
+                incoming.close()
 
     # ---- opening
 
@@ -150,6 +154,10 @@ class WebSockets:
         """Count a datagram that was dropped."""
         self._metrics.count(BACKLOG_FULL)
 
+    def silent(self) -> None:
+        """Count a member's connection that is closed because nothing came."""
+        self._metrics.count(SILENT)
+
     # ---- accepting
 
     def listen(self, addr: Addr, certificate: Path) -> bool:
@@ -162,86 +170,66 @@ class WebSockets:
         Returns:
             False when the port cannot be had; UDP goes on without tunnels.
         """
-        self.stop_listening()
-        family = socket.AF_INET6 if ":" in addr.host else socket.AF_INET
-        try:
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            sock.bind((addr.host, addr.port))
-            sock.listen(MAX_TUNNEL_PENDING)
-            close_in_child(sock)
-        except OSError as error:
-            log.warning("no WebSocket tunnel on TCP %s: %s", addr, error.strerror)
+        if not self._knocks.listen(addr):
             return False
         if self._context is None:
             self._context = _server_context(certificate)
-        self._listener = sock
-        self._loop.add_reader(sock, self._acceptable, sock)
         return True
 
     def stop_listening(self) -> None:
         """Accept no more."""
-        if self._listener is not None:
-            self._loop.remove_reader(self._listener)
-            self._listener.close()
-            self._listener = None
+        self._knocks.stop()
 
-    def _acceptable(self, listener: socket.socket) -> None:
+    def _verify(self, name: str) -> NodeId | None:
+        token = knock_of(name)
         try:
-            sock, _ = listener.accept()
-        except OSError:
-            return
-        sock.setblocking(False)
-        if len(self._tasks) >= MAX_TUNNEL_PENDING or len(self._incoming) >= MAX_TUNNEL_CLIENTS:
-            self._metrics.count(PENDING_FULL)
-            sock.close()
-            return
-        self.spawn(self._admit(sock))
+            return self._check(token, PURPOSE) if token is not None else None
+        except InvalidId:
+            return None
 
-    async def _admit(self, sock: socket.socket) -> None:
-        """Read the knock without taking it from the socket; then let TLS and the WebSocket begin."""
+    def _on_member(self, sock: socket.socket, member: NodeId, network: bytes) -> None:
+        """A TCP connection has shown a valid knock: it is in the tables from here until it is closed."""
+        self._count += 1
+        incoming = _Incoming(self, ViaTunnel("", member.short, self._count), member)
+        of_member = self._members.setdefault(member, OrderedDict())
+        of_member[incoming] = None
+        if len(of_member) > MAX_TUNNELS_PER_MEMBER:
+            next(iter(of_member)).close()
+        pushed_out = self._clients.add(incoming, network)
+        if pushed_out is not None:
+            self._metrics.count(CLIENTS_FULL)
+            pushed_out.close()
+        incoming.task = self.loop.create_task(self._begin(sock, incoming))
+        self._tasks.add(incoming.task)
+        incoming.task.add_done_callback(self._tasks.discard)
+
+    async def _begin(self, sock: socket.socket, incoming: _Incoming) -> None:
+        """Let TLS begin; the WebSocket follows inside."""
         try:
-            name = await self._peek(sock)
-            token = knock_of(name) if name else None
-            member = self._check(token, PURPOSE) if token is not None else None
-            if member is None:
-                self._metrics.count(BAD_KNOCK)
-                sock.close()
-                return
-            self._count += 1
-            path = ViaTunnel("", member.short, self._count)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await self._loop.connect_accepted_socket(
-                lambda: _Incoming(self, path), sock, ssl=self._context, ssl_handshake_timeout=TUNNEL_KNOCK_S
+            await self.loop.connect_accepted_socket(
+                lambda: incoming, sock, ssl=self._context, ssl_handshake_timeout=TUNNEL_KNOCK_S
             )
             self._metrics.count(ACCEPTED)
-        except (OSError, InvalidId, TimeoutError):
+        except (OSError, TimeoutError):
             sock.close()
+        finally:
+            if not incoming.is_open:
+                self.left(incoming)
 
-    async def _peek(self, sock: socket.socket) -> str | None:
-        deadline = self._loop.time() + TUNNEL_KNOCK_S
-        while self._loop.time() < deadline:
-            try:
-                data = sock.recv(MAX_HELLO, socket.MSG_PEEK)
-            except BlockingIOError:
-                data = None
-            if data == b"":
-                return None
-            name = server_name(data) if data else ""
-            if name != "":
-                return name
-            await asyncio.sleep(0.01)
-        return None
-
-    def joined(self, path: ViaTunnel, incoming: _Incoming) -> None:
+    def joined(self, incoming: _Incoming) -> None:
         """Register a member's WebSocket that has opened."""
-        self._incoming[path] = incoming
+        self._incoming[incoming.path] = incoming
 
-    def left(self, path: ViaTunnel) -> None:
-        """Forget a member's WebSocket that has closed."""
-        self._incoming.pop(path, None)
+    def left(self, incoming: _Incoming) -> None:
+        """Forget a member's connection that is closed, in whatever stage it was."""
+        self._incoming.pop(incoming.path, None)
+        self._clients.discard(incoming)
+        of_member = self._members.get(incoming.member)
+        if of_member is not None:
+            of_member.pop(incoming, None)
+            if not of_member:
+                del self._members[incoming.member]
 
 
 class _Outgoing:
@@ -321,19 +309,45 @@ class _Outgoing:
 class _Incoming(asyncio.Protocol):
     """A member's WebSocket, on websockets' sans-IO protocol."""
 
-    def __init__(self, tunnels: WebSockets, path: ViaTunnel) -> None:
+    def __init__(self, tunnels: WebSockets, path: ViaTunnel, member: NodeId) -> None:
         from websockets.protocol import State
         from websockets.server import ServerProtocol
 
+        self.path = path
+        self.member = member
+        self.task: asyncio.Task[None] | None = None
         self._tunnels = tunnels
-        self._path = path
         self._transport: asyncio.Transport | None = None
         self._websocket: ServerProtocol = ServerProtocol(max_size=MAX_DATAGRAM)
         self._open_state = State.OPEN
+        self._heard_at = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """True from the end of the TLS handshake until the connection is closed."""
+        return self._transport is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._watch = self._tunnels.loop.call_later(TUNNEL_KNOCK_S, self._expect_websocket)
+
+    def _expect_websocket(self) -> None:
+        if self._websocket.state is not self._open_state:
+            self._tunnels.silent()
+            self.close()
+        else:
+            self._expect_datagram()
+
+    def _expect_datagram(self) -> None:
+        """The client gives up an idle tunnel after ``TUNNEL_IDLE_S``; one that does not is closed after twice that."""
+        left = self._heard_at + 2 * TUNNEL_IDLE_S - self._tunnels.loop.time()
+        if left <= 0:
+            self._tunnels.silent()
+            self.close()
+        else:
+            self._watch = self._tunnels.loop.call_later(left, self._expect_datagram)
 
     def data_received(self, data: bytes) -> None:
         from websockets.frames import Frame, Opcode
@@ -344,9 +358,11 @@ class _Incoming(asyncio.Protocol):
         for event in websocket.events_received():
             if isinstance(event, Request):
                 websocket.send_response(websocket.accept(event))
-                self._tunnels.joined(self._path, self)
+                self._heard_at = self._tunnels.loop.time()
+                self._tunnels.joined(self)
             elif isinstance(event, Frame) and event.opcode is Opcode.BINARY and event.fin:
-                self._tunnels.deliver(bytes(event.data), self._path)
+                self._heard_at = self._tunnels.loop.time()
+                self._tunnels.deliver(bytes(event.data), self.path)
         self._flush()
 
     def eof_received(self) -> None:
@@ -354,7 +370,10 @@ class _Incoming(asyncio.Protocol):
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._tunnels.left(self._path)
+        if self._watch is not None:
+            self._watch.cancel()
+        self._transport = None
+        self._tunnels.left(self)
 
     def send(self, datagrams: list[bytes]) -> None:
         transport = self._transport
@@ -369,8 +388,11 @@ class _Incoming(asyncio.Protocol):
         self._flush()
 
     def close(self) -> None:
+        """Close it in whatever stage it is; during TLS there is a task and no transport yet."""
         if self._transport is not None:
             self._transport.abort()
+        elif self.task is not None:
+            self.task.cancel()
 
     def _flush(self) -> None:
         if self._transport is None:

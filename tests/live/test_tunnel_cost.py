@@ -1,0 +1,180 @@
+"""What the tunnel's TCP port costs before a knock, and after one that leads to nothing: bounded, and shared fairly."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from meshnode import Identity, Node
+from meshnode.base.address import Addr
+from meshnode.base.clock import SystemClock
+from meshnode.base.limits import MAX_TUNNEL_PENDING, MAX_TUNNELS_PER_MEMBER
+from meshnode.base.metrics import Metrics
+from meshnode.identity.sealing import MeshKey, Sealer
+from meshnode.runtime import knock_listener, websocket
+from meshnode.runtime.knock_listener import KnockListener
+from meshnode.runtime.websocket import knock_name
+from meshnode.sdk.node import runtime_of
+from tests.conftest import MakeNode
+
+UNFINISHED = b"\x16\x03\x01\x0f\x00\x01\x00\x0e\xfc\x03\x03" + bytes(2_000)  # says 3,840 bytes, has 2,011
+
+
+def counters(node: Node) -> dict[str, int]:
+    return dict(runtime_of(node).metrics.counters)
+
+
+class Member:
+    """TLS connections with valid knocks of one throw-away id."""
+
+    def __init__(self, relay: Node) -> None:
+        self._relay = relay
+        mesh = MeshKey.from_text(runtime_of(relay).config.mesh)
+        self._sealer = Sealer(Identity.generate(), mesh, SystemClock(), os.urandom, born=0)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._context.check_hostname = False
+        self._context.verify_mode = ssl.CERT_NONE
+
+    def connect(self) -> ssl.SSLSocket:
+        host, port = runtime_of(self._relay).sockets.udp.local
+        name = knock_name(self._sealer.knock(self._relay.id, b"tunnel"))
+        sock = socket.create_connection((host, port), timeout=5)
+        return self._context.wrap_socket(sock, server_hostname=name)
+
+
+@contextlib.contextmanager
+def strangers(node: Node, count: int, data: bytes = b"") -> Iterator[list[socket.socket]]:
+    socks = []
+    try:
+        for _ in range(count):
+            sock = socket.create_connection(runtime_of(node).sockets.udp.local, timeout=5)
+            socks.append(sock)
+            sock.sendall(data)
+        yield socks
+    finally:
+        for sock in socks:
+            sock.close()
+
+
+async def ended(sock: socket.socket) -> bool:
+    """True when the other end has closed without a byte."""
+    sock.settimeout(5)
+    try:
+        return await asyncio.to_thread(sock.recv, 1) == b""
+    except ConnectionError:
+        return True
+
+
+async def test_members_enter_while_silent_connections_hold_all_places(make_node: MakeNode) -> None:
+    relay = await make_node(seed_role=True)
+    member = Member(relay)
+    with contextlib.ExitStack() as held:
+        await asyncio.to_thread(held.enter_context, strangers(relay, MAX_TUNNEL_PENDING + 20))
+        for _ in range(3):
+            tls = await asyncio.to_thread(member.connect)
+            tls.close()
+    assert counters(relay)["tunnel_drop_pending"] >= 20
+
+
+async def test_a_client_hello_that_never_ends_is_not_read_again_and_again(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = await make_node(seed_role=True)
+    looks = 0
+    readable = KnockListener._readable
+
+    def counted(self: KnockListener, sock: socket.socket) -> None:
+        nonlocal looks
+        looks += 1
+        readable(self, sock)
+
+    monkeypatch.setattr(KnockListener, "_readable", counted)
+    with strangers(relay, 16, UNFINISHED):
+        await asyncio.sleep(0.5)
+        assert 16 <= looks <= 32  # once for the record's header, and then not before it is whole
+    assert "tunnels_accepted" not in counters(relay)
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x16\x03\x01\x40\x00" + bytes(100), b"GET / HTTP/1.1\r\n\r\n", b"\x17\x03\x03\x00\x05hello"]
+)
+async def test_what_cannot_become_a_knock_is_closed_at_its_first_bytes(make_node: MakeNode, data: bytes) -> None:
+    relay = await make_node(seed_role=True)
+    with strangers(relay, 1, data) as (sock,):
+        begun = time.monotonic()
+        assert await ended(sock)
+        assert time.monotonic() - begun < 4  # before the deadline for a knock
+
+
+async def test_a_silent_connection_is_closed_at_the_deadline(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knock_listener, "TUNNEL_KNOCK_S", 0.2)
+    relay = await make_node(seed_role=True)
+    with strangers(relay, 1) as (sock,):
+        assert await ended(sock)
+
+
+async def test_a_member_that_never_opens_its_web_socket_is_closed(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "TUNNEL_KNOCK_S", 1.0)
+    relay = await make_node(seed_role=True)
+    tls = await asyncio.to_thread(Member(relay).connect)
+    tls.settimeout(10)
+    with pytest.raises(OSError), contextlib.closing(tls):
+        if not await asyncio.to_thread(tls.recv, 1):
+            raise OSError("closed")
+    assert counters(relay)["tunnel_drop_silent"] == 1
+    tunnels = runtime_of(relay).sockets.tunnels
+    assert (len(tunnels._clients), tunnels._members) == (0, {})
+
+
+async def test_one_member_has_few_connections_and_its_oldest_goes(make_node: MakeNode) -> None:
+    relay = await make_node(seed_role=True)
+    member, other = Member(relay), Member(relay)
+    kept = await asyncio.to_thread(other.connect)
+    many = [await asyncio.to_thread(member.connect) for _ in range(MAX_TUNNELS_PER_MEMBER + 2)]
+    tunnels = runtime_of(relay).sockets.tunnels
+    async with asyncio.timeout(5):
+        while len(tunnels._clients) > MAX_TUNNELS_PER_MEMBER + 1:  # noqa: ASYNC110 - it is not announced
+            await asyncio.sleep(0.01)
+    kept.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        await asyncio.to_thread(kept.recv, 1)
+    for tls in (kept, *many):
+        tls.close()
+
+
+async def test_accepting_pauses_when_descriptors_run_out_and_goes_on_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knock_listener, "TUNNEL_ACCEPT_PAUSE_S", 0.2)
+    metrics = Metrics()
+    listener = KnockListener(asyncio.get_running_loop(), lambda name: None, lambda *_: None, metrics)
+
+    class Exhausted(socket.socket):
+        tries = 0
+
+        def accept(self) -> tuple[socket.socket, object]:
+            Exhausted.tries += 1
+            if Exhausted.tries <= 2:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return super().accept()
+
+    monkeypatch.setattr(socket, "socket", Exhausted)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert listener.listen(Addr("127.0.0.1", port))
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert await ended(sock)
+    assert Exhausted.tries == 3  # not once a turn of the loop
+    assert metrics.counters["tunnel_accept_paused"] == 2
+    listener.stop()
