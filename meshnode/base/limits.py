@@ -17,7 +17,11 @@ MAX_SHARED_KEYS = 4_096  # x 32 bytes and bookkeeping = about 1 MB of cached X25
 
 # ---- sealing
 SEAL_WINDOW_S = 30.0  # a datagram older or newer than this is dropped
-MAX_REPLAY_ENTRIES = 100_000  # nonces remembered a generation; x 2 x about 110 bytes = 22 MB at the very worst
+MAX_REPLAY_ENTRIES = 100_000  # nonces remembered a generation; x 2 x about 110 bytes = 22 MB at the very worst;
+#   when it is full the window shrinks: at 10,000 a second to 10 s
+MAX_REPLAY_RESERVED = 512  # a minute, of each peer with a connection: 8 a second; a move takes about 30
+MAX_REPLAY_AHEAD = 20_000  # a minute, with stamps ahead of our clock by more than
+REPLAY_AHEAD_S = 2.0
 MAX_REPLAY_PER_SENDER = 20_000  # one insider cannot fill the guard: 5 of them would have to
 NEW_SENDERS_PER_S = 500.0  # X25519 costs 100 us: strangers with the mesh key cost at most 5 % of a core
 NEW_SENDERS_BURST = 2_000.0

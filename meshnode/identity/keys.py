@@ -72,6 +72,12 @@ class Identity:
         It takes 100 us, so the ``MAX_SHARED_KEYS`` last used are cached. Raises InvalidId when the peer's id is no
         point of the curve, or one of small order.
         """
+        key = self.pairwise_key(peer)
+        self.remember_key(peer, key)
+        return key
+
+    def pairwise_key(self, peer: NodeId) -> bytes:
+        """Return the same without remembering it: for a peer that has proven nothing yet. Raises InvalidId."""
         key = self._shared.get(peer)
         if key is None:
             try:
@@ -79,10 +85,11 @@ class Identity:
                 key = crypto_box_beforenm(curve, self._curve)
             except (CryptoError, RuntimeError) as error:
                 raise InvalidId("that key is not a point of the curve") from error
-            self._shared[peer] = key
-        else:
-            self._shared.move_to_end(peer)
         return key
+
+    def remember_key(self, peer: NodeId, key: bytes) -> None:
+        """Keep the pairwise key of a peer; the least recently used of ``MAX_SHARED_KEYS`` goes."""
+        self._shared.put(peer, key)
 
 
 def verify(signer: NodeId, message: bytes, signature: bytes) -> bool:

@@ -14,6 +14,7 @@ import base64
 import hashlib
 import hmac
 import struct
+from collections.abc import Callable
 
 from nacl.bindings import crypto_secretbox, crypto_secretbox_open
 from nacl.exceptions import CryptoError
@@ -22,8 +23,6 @@ from meshnode.base.bounded import BoundedDict
 from meshnode.base.clock import Clock, Entropy
 from meshnode.base.clock_offset import ClockOffset
 from meshnode.base.limits import (
-    MAX_REPLAY_ENTRIES,
-    MAX_REPLAY_PER_SENDER,
     MAX_SHARED_KEYS,
     NEW_SENDERS_BURST,
     NEW_SENDERS_PER_S,
@@ -33,6 +32,7 @@ from meshnode.base.token_bucket import TokenBucket
 from meshnode.errors import ConfigError, InvalidId
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId, known_id
+from meshnode.identity.replay import ReplayGuard
 
 SEALED = 0x01
 NONCE_LENGTH = 24
@@ -79,33 +79,6 @@ class MeshKey:
         return hashlib.blake2b(data, key=self.bytes, digest_size=32, person=purpose).digest()
 
 
-class ReplayGuard:
-    """Replay protection: accepts each nonce once. When it is full it refuses new ones, it never forgets old ones."""
-
-    def __init__(self, now: float) -> None:
-        self._young: dict[bytes, None] = {}
-        self._old: dict[bytes, None] = {}
-        self._senders: dict[NodeId, int] = {}
-        self._turned = now
-
-    def admit(self, sender: NodeId, nonce: bytes, wall: float) -> str:
-        """Return '' and remember the nonce, or the reason why not: 'replay' or 'full'.
-
-        A nonce is remembered for at least two ``SEAL_WINDOW_S``, longer than its datagram can be valid. Call it last,
-        with an authentic sender: otherwise strangers could fill the guard, or have a nonce refused before it is used.
-        """
-        if wall - self._turned > 2 * SEAL_WINDOW_S or wall < self._turned - 2 * SEAL_WINDOW_S:
-            self._old, self._young, self._senders, self._turned = self._young, {}, {}, wall
-        if nonce in self._young or nonce in self._old:
-            return "replay"
-        used = self._senders.get(sender, 0)
-        if len(self._young) >= MAX_REPLAY_ENTRIES or used >= MAX_REPLAY_PER_SENDER:
-            return "full"
-        self._young[nonce] = None
-        self._senders[sender] = used + 1
-        return ""
-
-
 class Sealer:
     """Seals to and unseals from any peer of one mesh. ``drops`` counts what was refused, by reason."""
 
@@ -124,6 +97,7 @@ class Sealer:
         self._guard = ReplayGuard(born)
         self._new_senders = TokenBucket(NEW_SENDERS_PER_S, NEW_SENDERS_BURST, clock.monotonic())
         self.skew = ClockOffset()
+        self.is_established: Callable[[NodeId], bool] = lambda peer: False  # set by the stack
 
     # ---- sealed datagrams
 
@@ -207,16 +181,18 @@ class Sealer:
         if abs(wall - sent) > SEAL_WINDOW_S or sent < self._born:
             return self._drop_stale(f"{name}_stale", sent - wall)
         sender = known_id(plain[:32])
-        if not self._identity.knows(sender) and not self._may_meet():
+        established = self.is_established(sender)
+        if not self._identity.knows(sender) and not established and not self._may_meet():
             return self._drop(f"{name}_rate")
         try:
-            key = self._identity.shared_key(sender)
+            key = self._identity.pairwise_key(sender)
             authentic = hmac.compare_digest(mac, _mac(key, nonce, sender, self._identity.id, stamp, context, body))
         except InvalidId:
             authentic = False
         if not authentic:
             return self._drop(f"{name}_mac")
-        refused = self._guard.admit(sender, nonce, wall)
+        self._identity.remember_key(sender, key)  # only now: an unproven sender must not push out a peer's key
+        refused = self._guard.admit(sender, nonce, sent, wall, established=established)
         if refused:
             return self._drop_known(f"{name}_", refused, sender)
         self.skew.proven(sender, sent - wall)

@@ -131,6 +131,7 @@ class Stack:
         ]
         context.hooks = Hooks([part for part in parts if part is not None])
         context.deliver = self.datagram
+        sealer.is_established = lambda peer: context.peers.connection(peer) is not None
         context.sender = Sender(
             link,
             sealer,

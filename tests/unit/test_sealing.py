@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from meshnode.base import limits
 from meshnode.identity import sealing
 from meshnode.identity.keys import Identity
-from meshnode.identity.sealing import KNOCK_LENGTH, SEAL_OVERHEAD, MeshKey, ReplayGuard, Sealer
+from meshnode.identity.replay import ReplayGuard
+from meshnode.identity.sealing import KNOCK_LENGTH, SEAL_OVERHEAD, MeshKey, Sealer
 
 
 class _Clock:
@@ -127,17 +128,17 @@ def test_any_changed_byte_is_noticed(body: bytes, position: int, flip: int) -> N
 def test_the_replay_guard_is_bounded_and_fails_closed() -> None:
     guard = ReplayGuard(0.0)
     for number in range(limits.MAX_REPLAY_PER_SENDER):
-        assert guard.admit(A.id, number.to_bytes(8, "big"), 1.0) == ""
-    assert guard.admit(A.id, b"one more", 1.0) == "full"
-    assert guard.admit(B.id, b"another sender", 1.0) == ""
+        assert guard.admit(A.id, number.to_bytes(8, "big"), 1.0, 1.0) == ""
+    assert guard.admit(A.id, b"one more", 1.0, 1.0) == "full"
+    assert guard.admit(B.id, b"another sender", 1.0, 1.0) == ""
 
 
 def test_a_sender_whose_allowance_is_used_up_has_another_one_a_minute_later() -> None:
     guard = ReplayGuard(0.0)
     for number in range(limits.MAX_REPLAY_PER_SENDER):
-        guard.admit(A.id, number.to_bytes(8, "big"), 1.0)
-    assert guard.admit(A.id, b"one more", 2 * limits.SEAL_WINDOW_S + 0.1) == ""
-    assert guard.admit(A.id, bytes(8), 2 * limits.SEAL_WINDOW_S + 0.2) == "replay"
+        guard.admit(A.id, number.to_bytes(8, "big"), 1.0, 1.0)
+    assert guard.admit(A.id, b"one more", 2 * limits.SEAL_WINDOW_S + 0.1, 2 * limits.SEAL_WINDOW_S + 0.1) == ""
+    assert guard.admit(A.id, bytes(8), 2 * limits.SEAL_WINDOW_S + 0.2, 2 * limits.SEAL_WINDOW_S + 0.2) == "replay"
 
 
 def test_unknown_senders_are_limited_and_known_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
