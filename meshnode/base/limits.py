@@ -38,6 +38,11 @@ HELD_INITIAL_S = 0.3  # how long the losing dial of two simultaneous ones is kep
 DIAL_WATCH_S = 0.1  # a dial that takes longer watches for a newer record
 DIAL_REFRESH_S = 0.4  # period in which an unfinished dial checks for a newer record and asks what became of it
 MAX_ARRIVALS_PER_PEER = 4  # half-open connections a peer may cost us, x 70 KB
+MAX_HALF_OPEN = 256  # of peers without a connection, shared by source network; x 70 KB = 18 MB
+ACCEPTS_PER_S = 200.0  # first flights of peers without a connection; x 2 ms = 40 % of a core at the very worst
+ACCEPTS_BURST = 400.0
+ACCEPTS_PER_NETWORK_PER_S = 64.0  # so that 256 places last one network 4 s, a handshake's time
+ACCEPTS_PER_NETWORK_BURST = 128.0
 MAX_SESSIONS = 2_048  # peers with state, x 75 KB = 150 MB
 MAX_DATAGRAM = 65_507
 MAX_HELD_DATAGRAMS = 64  # held until an address is validated; x 1,452 B = 93 KB a peer, the oldest go first

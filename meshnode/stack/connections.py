@@ -247,6 +247,7 @@ class Connections(Component):
         if session is None:
             return
         source = session.arrivals.pop(connection, None)
+        self._peers.half_open.discard(connection)
         session.deferred = None
         session.connection, session.ready_at = connection, now
         if not connection.dialler:

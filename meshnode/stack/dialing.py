@@ -44,6 +44,8 @@ TIMEOUTS = describe("handshake_timeouts", "handshakes that were not finished in 
 REFUSED = describe("refused_policy", "peers that policy does not admit")
 NO_CONNECTION = describe("drop_no_connection", "QUIC packets of no connection, without a knock")
 BAD_KNOCK = describe("drop_knock", "first flights whose knock does not hold")
+ACCEPTS_SLOWED = describe("drop_accepts_slowed", "first flights dropped: too many a second from new peers")
+PUSHED_OUT = describe("half_open_pushed_out", "half-open handshakes ended in favour of newer ones")
 ARRIVALS_FULL = describe("drop_arrivals_full", "first flights dropped: too many half-open ones of that peer")
 
 MAX_REDIALS = 2
@@ -200,6 +202,10 @@ class Dialing(Component):
             self._context.nat.filters.stray(source, now)
             return
         self._context.nat.filters.heard(source, now)
+        connected = self._context.peers.connection(peer) is not None
+        if not connected and not self._context.peers.half_open.take(source, now):
+            self._context.metrics.count(ACCEPTS_SLOWED)
+            return
         session = self._context.links.session(peer, now)
         if session is None:
             return
@@ -230,6 +236,11 @@ class Dialing(Component):
         engine = self._context.engines.accept(self._context.identity, odcid, self._context.settings.idle_timeout, now)
         connection = self._new_connection(session, engine, dialler=False, now=now)
         session.arrivals[connection] = source
+        if session.connection is None:
+            pushed_out = self._context.peers.half_open.add(connection, source)
+            if pushed_out is not None:
+                self._context.metrics.count(PUSHED_OUT)
+                pushed_out.abandon(HandshakeTimeout("pushed out by newer handshakes of its network"))
         self._context.metrics.count(ACCEPTS)
         connection.receive(data, now)
         self._context.links.touch(connection)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from meshnode.identity.node_id import NodeId
 from meshnode.nat.local_networks import LocalNetworks
 from meshnode.quic.connection import Connection
+from meshnode.stack.half_open import HalfOpen
 from meshnode.stack.probe import connection_tag
 from meshnode.stack.session import Session
 
@@ -18,6 +19,7 @@ class PeerTable:
         self.by_tag: dict[bytes, Connection] = {}
         self.session_of: dict[Connection, Session] = {}
         self.here = LocalNetworks()
+        self.half_open = HalfOpen()
 
     def add(self, session: Session, connection: Connection) -> None:
         """Enter a new connection: by its first connection id, and by its tag."""
@@ -34,6 +36,7 @@ class PeerTable:
         tag = connection_tag(connection)
         if self.by_tag.get(tag) is connection:
             del self.by_tag[tag]
+        self.half_open.discard(connection)
         return self.session_of.pop(connection, None)
 
     def retire_cid(self, connection: Connection, cid: bytes) -> None:

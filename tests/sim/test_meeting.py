@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 
 import pytest
 
 from meshnode.base.address import Addr
-from meshnode.base.limits import HANDSHAKE_TIMEOUT_S, MAX_ARRIVALS_PER_PEER
+from meshnode.base.limits import ACCEPTS_PER_NETWORK_BURST, HANDSHAKE_TIMEOUT_S, MAX_ARRIVALS_PER_PEER
 from meshnode.discovery.dht import watching
 from meshnode.identity.keys import Identity
+from meshnode.identity.sealing import Sealer
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.engines import pick_engine
 from meshnode.quic.hello import CloseCode
@@ -244,3 +246,27 @@ def test_while_our_own_dial_has_precedence_one_first_flight_is_kept_aside_and_th
     world.run(2.0)
     assert _is_connected(smaller, larger)
     assert _is_connected(larger, smaller)
+
+
+def _throw_away(world: World, to: SimNode) -> bytes:
+    """A first flight of an id that nothing is known of, and that never answers."""
+    identity = Identity(world.entropy(32))
+    sealer = Sealer(identity, to.mesh.context.sealer._mesh, to.mesh.context.clock, os.urandom, born=0)
+    engine = pick_engine("aioquic").dial(identity, to.id, lambda odcid: sealer.knock(to.id, odcid), 30.0, world.now)
+    return engine.transmit(world.now)[0]
+
+
+def test_throw_away_ids_take_neither_a_newcomers_place_nor_a_connected_peers() -> None:
+    world, (_, a, b), _ = _three(1, 0.002)
+    flood = Addr("10.0.9.1", 1)
+    for _ in range(300):
+        b.receive(_throw_away(world, b), flood)
+    counters = b.mesh.metrics.counters
+    assert counters["accepts"] <= ACCEPTS_PER_NETWORK_BURST + 10
+    assert counters["drop_accepts_slowed"] >= 300 - ACCEPTS_PER_NETWORK_BURST - 10
+    a.connect(b.id, 1.0)  # from another network
+    assert _is_connected(b, a)
+    before = counters["accepts"]
+    for _ in range(MAX_ARRIVALS_PER_PEER):
+        b.receive(_first_flight(a, b), flood)  # a peer that has a connection spends no token, wherever it is now
+    assert counters["accepts"] == before + MAX_ARRIVALS_PER_PEER
