@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshnode.base import limits
-from meshnode.identity import sealing
+from meshnode.identity import replay, sealing
 from meshnode.identity.keys import Identity
 from meshnode.identity.replay import ReplayGuard
 from meshnode.identity.sealing import KNOCK_LENGTH, SEAL_OVERHEAD, MeshKey, Sealer
@@ -58,7 +58,7 @@ def test_whose_datagram_came_again_is_told_and_only_of_a_replay(monkeypatch: pyt
     assert receiver.repeated is None
     receiver.unseal(datagram)
     assert receiver.repeated == A.id
-    monkeypatch.setattr(sealing, "MAX_REPLAY_PER_SENDER", 1)
+    monkeypatch.setattr(replay, "MAX_REPLAY_PER_SENDER", 1)
     assert receiver.unseal(_sealer(A).seal(B.id, b"another")) is None
     assert receiver.drops == {"seal_replay": 1, "seal_full": 1}
     assert receiver.repeated is None
