@@ -132,11 +132,14 @@ class HostView:
     def place(self) -> frozenset[object]:
         """Return what changes when this host moves: addresses and their carriers except on bridges, and the ways out.
 
-        Bridges count where a default route leaves by them; a container that starts is no move.
+        Bridges count where a default route leaves by them; a container that starts is no move. An address that is
+        deprecated is left by the kernel, which is one.
         """
         ours = {way.link for way in self.ways_out}
         counted = (a for a in self.addresses if a.link.tier != BRIDGE_TIER or a.link.index in ours)
-        return frozenset((a.host, a.prefix, a.link.index, a.link.has_carrier) for a in counted).union(self.ways_out)
+        return frozenset((a.host, a.prefix, a.is_passing, a.link.index, a.link.has_carrier) for a in counted).union(
+            self.ways_out
+        )
 
 
 def host_view(addresses: list[HostAddress], ways_out: tuple[WayOut, ...] = ()) -> HostView:

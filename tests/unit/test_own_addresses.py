@@ -127,12 +127,13 @@ def test_a_bridge_in_use_is_published_and_no_move() -> None:
     "after",
     [
         view(HostAddress("192.168.1.6", 24, ETHERNET), UPLINK[1]),
+        view(UPLINK[0], HostAddress("2001:db8::5", 64, ETHERNET, is_passing=True)),
         view(*UPLINK, routes=ROUTES[1:]),
         view(*UPLINK, routes=(WayOut(200, "192.168.1.5", "192.168.1.254"), ROUTES[1])),
         view(*(HostAddress(a.host, a.prefix, Link(200, "eth0", has_carrier=False)) for a in UPLINK)),
         view(*(HostAddress(a.host, a.prefix, Link(201, "eth0")) for a in UPLINK)),
     ],
-    ids=["address", "no route", "router", "cable out", "interface made again"],
+    ids=["address", "deprecated", "no route", "router", "cable out", "interface made again"],
 )
 def test_a_move_is_an_address_a_way_out_a_carrier_or_another_interface(after: HostView) -> None:
     assert after.place() != view(*UPLINK).place()
