@@ -26,7 +26,7 @@ NOUNS = ["ours", "theirs"]  # in prose; as identifiers they are the two ends of 
 MOODS = ["PATIENCE_S", "CALM_S", "LATER_S", "FEW", "FAR"]  # a constant is named by what it measures
 
 # Hits in 1,000 lines that an area may have. Only ever lowered; the aim is 0.5 in each.
-BUDGET = {"meshnode": 10.0, "docs": 0.5, "tests": 1.5}
+BUDGET = {"meshnode": 0.5, "docs": 0.5, "tests": 0.5}
 
 ALLOWED = "words: ok"
 SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".service", ".sh", ""}

@@ -6,8 +6,8 @@ Strangers' bytes: nothing here raises. A name that is not there yet is b"" and `
 from __future__ import annotations
 
 HEADER_LENGTH = 5  # of a TLS record (RFC 8446 section 5.1)
-MAX_HELLO = 4_096  # ours has about 600 bytes, 1,900 with a hybrid key share; parsing takes 0.3 ms at the very worst
-MAX_EXTENSIONS = 64  # ours has 13
+MAX_HELLO = 4_096  # a dialler sends about 600 bytes, 1,900 with a hybrid key share; parsing takes 0.3 ms at worst
+MAX_EXTENSIONS = 64  # a dialler sends 13
 
 
 class _Short(Exception):

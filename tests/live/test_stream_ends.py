@@ -21,7 +21,7 @@ from meshnode.services.registry import ServiceBook
 from tests.conftest import MakeNode
 
 SIZE = 100_000
-PATIENCE_S = 20.0
+DEADLINE_S = 20.0
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
@@ -30,7 +30,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 class Target:
-    """A TCP server that sends ``SIZE`` bytes and then does as it is told; remembers how its clients ended."""
+    """A TCP server that sends ``SIZE`` bytes and then ends as the test asks; remembers how its clients ended."""
 
     def __init__(self) -> None:
         self.end: Callable[[asyncio.StreamWriter], None] | None = None
@@ -63,7 +63,7 @@ async def _target() -> AsyncIterator[tuple[Target, int]]:
 
 async def _rest(reader: asyncio.StreamReader) -> str:
     try:
-        return "eof" if not await asyncio.wait_for(reader.read(1), PATIENCE_S) else "more"
+        return "eof" if not await asyncio.wait_for(reader.read(1), DEADLINE_S) else "more"
     except ConnectionResetError:
         return "reset"
 
@@ -78,7 +78,7 @@ class Setting:
     async def client(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect and read what the target sends at first."""
         reader, writer = await asyncio.open_connection("127.0.0.1", int(self.listen.rpartition(":")[2]))
-        assert len(await asyncio.wait_for(reader.readexactly(SIZE), PATIENCE_S)) == SIZE
+        assert len(await asyncio.wait_for(reader.readexactly(SIZE), DEADLINE_S)) == SIZE
         return reader, writer
 
 
@@ -132,23 +132,23 @@ async def test_an_abnormal_end_is_a_reset_at_the_client(
     assert await _rest(reader) == "reset"
     writer.close()
     if end is not _target_resets:
-        assert await asyncio.wait_for(setting.target.endings.get(), PATIENCE_S) == "reset"
+        assert await asyncio.wait_for(setting.target.endings.get(), DEADLINE_S) == "reset"
 
 
 async def test_an_end_is_an_end_at_both(setting: Setting) -> None:
     reader, writer = await setting.client()
     writer.write_eof()
-    assert await asyncio.wait_for(setting.target.endings.get(), PATIENCE_S) == "eof"
+    assert await asyncio.wait_for(setting.target.endings.get(), DEADLINE_S) == "eof"
     setting.target.writers[-1].write(b"y" * SIZE)  # after its client's end
     setting.target.writers[-1].close()
-    assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b"y" * SIZE
+    assert await asyncio.wait_for(reader.read(), DEADLINE_S) == b"y" * SIZE
     writer.close()
 
 
 async def test_a_client_that_resets_is_a_reset_at_the_target(setting: Setting) -> None:
     _, writer = await setting.client()
     _reset(writer)
-    assert await asyncio.wait_for(setting.target.endings.get(), PATIENCE_S) == "reset"
+    assert await asyncio.wait_for(setting.target.endings.get(), DEADLINE_S) == "reset"
 
 
 async def test_a_half_closed_connection_ends_when_its_client_has_gone(
@@ -160,7 +160,7 @@ async def test_a_half_closed_connection_ends_when_its_client_has_gone(
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 1)  # the kernel forgets it a second after its close
     writer.write_eof()
-    assert await asyncio.wait_for(setting.target.endings.get(), PATIENCE_S) == "eof"
+    assert await asyncio.wait_for(setting.target.endings.get(), DEADLINE_S) == "eof"
     link = await runtime_of(setting.here).connect(setting.there.id)
     assert [stream for stream in link.streams if stream.service == "x"]
     writer.close()  # and the target neither says nor closes anything
@@ -181,7 +181,7 @@ async def test_a_half_closed_connection_whose_client_waits_stays(
     writer.write_eof()
     await asyncio.sleep(2.0)  # two probes, and less than the idle timeout
     setting.target.writers[-1].write(b"late")
-    assert await asyncio.wait_for(reader.readexactly(4), PATIENCE_S) == b"late"
+    assert await asyncio.wait_for(reader.readexactly(4), DEADLINE_S) == b"late"
     writer.close()
 
 
@@ -193,7 +193,7 @@ async def test_an_abnormal_end_is_connection_lost_in_the_sdk(
     await reader.readexactly(SIZE)
     await end(setting)
     with pytest.raises(ConnectionLost):
-        await asyncio.wait_for(reader.read(), PATIENCE_S)
+        await asyncio.wait_for(reader.read(), DEADLINE_S)
     with pytest.raises(ConnectionLost):
         writer.write(b"late")
 
@@ -212,7 +212,7 @@ async def test_a_node_that_is_killed_or_sleeps_too_long_resets_its_clients(tmp_p
             await there.ask("expose", name="x", target=f"tcp://127.0.0.1:{port}", allow=["any"])
             listen = (await here.ask("forward", listen="127.0.0.1:0", to=f"{there.id}/x"))["listen"]
             reader, writer = await asyncio.open_connection("127.0.0.1", int(listen.rpartition(":")[2]))
-            await asyncio.wait_for(reader.readexactly(SIZE), PATIENCE_S)
+            await asyncio.wait_for(reader.readexactly(SIZE), DEADLINE_S)
             if how == "killed":
                 here.kill()
             else:

@@ -29,7 +29,11 @@ def test_the_demo_moves_real_addresses_and_loses_nothing() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["nodes"] == 8
-    assert [move["who"] for move in found["moves"]] == ["dialler", "listener", "both"]
+    assert [move["who"] for move in found["moves"]] == [
+        "dialler",
+        "listener",
+        "both",
+    ]  # words: ok, a public key of the JSON
     assert all(move["lost"] == 0 and move["gap_ms"] < 1000 for move in found["moves"]), found
 
 
