@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -10,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from meshnode.base.address import Addr, parse_addr
+from meshnode.base.limits import MAX_RECORD
 from meshnode.base.refusals import refusal
 from meshnode.errors import ConfigError, InvalidId
 from meshnode.identity.node_id import NAME_FORM, NodeId, label_of, quoted
@@ -64,6 +66,22 @@ def parse_allow(allow: Iterable[str | NodeId]) -> frozenset[NodeId] | None:
     return frozenset(ids)
 
 
+def parse_record_text(text: str) -> bytes:
+    """Return the bytes of a record in base64 (RFC 4648 section 4), at most ``MAX_RECORD`` of them.
+
+    Its signature and its age are checked when it is used, as those of every record. Raises ConfigError for other text.
+    """
+    try:
+        encoded = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise ConfigError(
+            "a record in `records` is damaged", hint="base64 of `node.record.encoded`, all of it"
+        ) from error
+    if not 0 < len(encoded) <= MAX_RECORD:
+        raise ConfigError("a record in `records` has the wrong length", hint=f"at most {MAX_RECORD} bytes in base64")
+    return encoded
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The settings of one node: frozen, all by keyword, checked when it is made.
@@ -76,6 +94,8 @@ class Config:
         mesh: The mesh to be in: a public name, or a secret key that begins with ``mk-``.
         name: What other nodes may call this one, 1 to 40 of a-z, 0-9 and inner hyphens.
         seeds: Nodes to begin with, each ``ID@HOST:PORT``.
+        records: Signed records of nodes to begin with, each the base64 of ``node.record.encoded``; no seed is needed.
+            They expire two hours after they were signed.
         mdns: Find nodes on the LAN, and be found there.
         port_mapping: Ask the router for a port (PCP, NAT-PMP, UPnP) in the background, and give it back at the end.
             What is granted is in ``node.record`` and ``node.status()["nat"]["mappings"]``. Off on a loopback address.
@@ -109,6 +129,7 @@ class Config:
     mesh: str = field(default="open", repr=False)
     name: str = ""
     seeds: tuple[str, ...] = ()
+    records: tuple[str, ...] = ()
     mdns: bool = True
     port_mapping: bool = True
     upnp: bool = True
@@ -160,6 +181,8 @@ class Config:
             raise ConfigError(str(error), hint="as in 0.0.0.0:4242 or [::]:0") from error
         for text in self.seeds:
             parse_seed(text)
+        for text in self.records:
+            parse_record_text(text)
 
     def _check_relay(self) -> None:
         if self.relay not in ("auto", "on", "off"):

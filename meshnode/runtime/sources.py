@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from meshnode.base.address import Addr
 from meshnode.base.metrics import Metrics
-from meshnode.config import Config, parse_seed
+from meshnode.config import Config, parse_record_text, parse_seed
 from meshnode.discovery.source import RecordSource
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.sealing import Sealer
 from meshnode.runtime.seeds import SeedSource
+from meshnode.runtime.static_records import StaticSource
 from meshnode.runtime.tasks import Spawn
 
 log = logging.getLogger("meshnode.node")
@@ -41,6 +42,11 @@ def _seeds(node: Surroundings) -> RecordSource | None:
     return SeedSource(seeds, node.spawn, node.is_joined, node.metrics) if seeds else None
 
 
+def _static(node: Surroundings) -> RecordSource | None:
+    records = [parse_record_text(text) for text in node.config.records]
+    return StaticSource(records) if records else None
+
+
 def _mdns(node: Surroundings) -> RecordSource | None:
     if not node.config.mdns:
         return None
@@ -55,6 +61,7 @@ def _mdns(node: Surroundings) -> RecordSource | None:
 # Each makes one source, or None where the configuration has no use for it. They start in this order.
 SOURCES: list[Callable[[Surroundings], RecordSource | None]] = [
     _seeds,
+    _static,
     _mdns,
 ]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from meshnode import NodeId, NotFound
+from meshnode import ConfigError, NodeId, NotFound
 from meshnode.discovery.source import RecordSource
 from meshnode.runtime import sources
 from meshnode.runtime.seeds import SeedSource
@@ -89,3 +90,28 @@ async def test_a_seed_without_an_address_is_shown_with_its_error(make_node: Make
             await asyncio.sleep(0.01)
     source = next(s for s in runtime_of(node).stack.sources if isinstance(s, SeedSource))
     assert list(source.status()["errors"]) == ["no-such-host.invalid"]  # type: ignore[call-overload]
+
+
+async def test_a_node_is_found_by_a_configured_record_without_any_seed(make_node: MakeNode) -> None:
+    there = await make_node()
+    text = base64.b64encode(there.record.encoded).decode()
+    here = await make_node(records=(text,), dht=False, gossip=False)
+    found = await here.resolve(there.id)
+    assert (found.record.id, found.source) == (there.id, "static")
+    assert (await here.ping(there.id)).rtt is not None
+    assert here.status()["sources"]["static"] == {"configured": 1}
+
+
+@pytest.mark.parametrize("text", ["no base64!", "", base64.b64encode(bytes(1_001)).decode()])
+async def test_a_record_that_is_damaged_is_refused_at_the_start(make_node: MakeNode, text: str) -> None:
+    with pytest.raises(ConfigError, match="a record in `records`"):
+        await make_node(records=(text,))
+
+
+async def test_a_configured_record_that_is_not_signed_by_its_node_counts_for_nothing(make_node: MakeNode) -> None:
+    there = await make_node()
+    forged = bytearray(there.record.encoded)
+    forged[-1] ^= 1
+    here = await make_node(records=(base64.b64encode(forged).decode(),), dht=False, gossip=False)
+    with pytest.raises(NotFound):
+        await here.resolve(there.id)

@@ -26,7 +26,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "upnp version 1": {"upnp": True, "igd": 1},
 }
 # leases of seconds instead of minutes: everything else is unchanged
-SHORT = "import meshnode.limits as l; l.UPNP_LEASE_S = 12; from meshnode.cli.main import main; main()"
+SHORT = "import meshnode.base.limits as l; l.UPNP_LEASE_S = 12; from meshnode.cli.main import main; main()"
 
 
 class Running:
