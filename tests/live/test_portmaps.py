@@ -66,7 +66,7 @@ def test_the_default_routes_are_those_with_a_gateway_that_are_up_the_preferred_f
 
 def test_each_usable_ipv6_address_of_the_way_out_gets_a_route(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = {"10.0.0.1": "10.0.0.7", "192.168.1.1": "192.168.1.7", routes.DOCUMENTATION4: "10.0.0.7"}
-    monkeypatch.setattr(routes, "_source", sources.get)
+    monkeypatch.setattr(routes, "source_towards", sources.get)
     assert routes.default_routes(Addr("::", 1)) == [
         Route("10.0.0.1", "10.0.0.7"),
         Route("2001:db8::1", "2001:db8::17"),
@@ -83,7 +83,7 @@ def test_each_usable_ipv6_address_of_the_way_out_gets_a_route(tables: Path, monk
 
 
 def test_a_public_address_needs_no_mapping(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "_source", lambda host: "8.8.4.4")
+    monkeypatch.setattr(routes, "source_towards", lambda host: "8.8.4.4")
     assert routes.default_routes(Addr("0.0.0.0", 1)) == []
 
 
