@@ -178,11 +178,13 @@ class Gossip:
         return expiry if at is None else min(at, expiry)
 
     def take_effects(self) -> list[Effect]:
-        """Return everything to do since the last call, in order."""
-        effects, self._effects = self._effects, []
-        return effects
+        """Return what is to be done since the last call.
 
-    # ---- verbs
+        In order, but for changes of members, which come first: one message may bring a node's service before its member
+        entry, and a node is back before its services are.
+        """
+        effects, self._effects = self._effects, []
+        return sorted(effects, key=lambda effect: not isinstance(effect, MemberChanged))
 
     def join(self, contact: Contact, now: float) -> None:
         """Enter the mesh through a known node; nothing happens for this node itself and for a banned one."""

@@ -11,10 +11,11 @@ from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timers
 from meshnode.gossip import Changed, Entry, Gossip, Kind, MemberChanged, Status
 from meshnode.gossip.dissemination.entry_store import EntryStore, Put
+from meshnode.gossip.effects import Send
 from meshnode.gossip.entry import sign_entry
 from meshnode.gossip.kinds import Accusation, Member, parse_member
 from meshnode.gossip.membership.members import Members
-from meshnode.gossip.messages import Eager, Entries, Neighbour
+from meshnode.gossip.messages import Eager, Entries, Neighbour, Prune
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 
@@ -193,3 +194,11 @@ def test_an_accusation_is_void_only_when_a_newer_member_entry_is_here(seq: int, 
     gossip.on_message(PEER.id, Eager(b"", ((0, accusation.encoded),)), 0.1)
     assert gossip.status(OTHER.id) is (Status.ALIVE if void else Status.SUSPECT)
     assert (gossip.store.get(accusation.key) is None) is void
+
+
+def test_a_change_of_a_member_comes_before_what_one_message_brought_ahead_of_it() -> None:
+    gossip = object.__new__(Gossip)
+    peer = Identity(bytes(32)).id
+    other, back = Send(peer, Prune(b"")), MemberChanged(peer, Status.ALIVE, Status.GONE)
+    gossip._effects = [other, back, other]
+    assert gossip.take_effects() == [back, other, other]
