@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from tools.children import ended_together
+
 Row = tuple[str, float, float, bool]  # what, measured, target, whether more is better
 
 
@@ -35,6 +37,17 @@ def _footprint(short: bool) -> list[Row]:
     ]
 
 
+def _cold(short: bool) -> list[Row]:
+    from bench import cold
+
+    found = cold.run(7 if short else 21)
+    print(f"cold: {found}", file=sys.stderr)
+    return [
+        ("function, process start to first byte echoed, best, ms", found["wall_ms"]["best"], 250, False),
+        ("function, the same in CPU time, median, ms", found["cpu_ms"]["median"], 250, False),
+    ]
+
+
 def _namespaces(name: str, *tools: str) -> bool:
     """True when namespaces can be had; otherwise say why there are no rows."""
     from meshnode.demo.netns import missing
@@ -43,6 +56,18 @@ def _namespaces(name: str, *tools: str) -> bool:
     if reason is not None:
         print(f"{name}: skipped, {reason}", file=sys.stderr)
     return reason is None
+
+
+def _rest(short: bool) -> Iterable[Row]:
+    from bench import rest
+
+    return rest.rows(short)
+
+
+def _scale(short: bool) -> Iterable[Row]:
+    from bench import scale
+
+    return scale.run(short)
 
 
 def _moves(short: bool) -> list[Row]:
@@ -194,9 +219,138 @@ def _calls(short: bool) -> Iterable[Row]:
             yield f"{what}: {name}", count, target, False
 
 
+def _post_quantum(short: bool) -> Iterable[Row]:
+    from bench import post_quantum
+
+    found = post_quantum.run(60 if short else 400)
+    print(f"post-quantum: {found}", file=sys.stderr)
+    for engines, figures in found.items():
+        yield (f"hybrid key exchange, {engines}: CPU more a handshake, ms", figures["more_ms"], 1.0, False)
+        if "round_trips_more" in figures:
+            yield (f"hybrid key exchange, {engines}: round trips more", figures["round_trips_more"], 0, False)
+
+
+def _handshakes(short: bool) -> Iterable[Row]:
+    from bench import handshakes
+
+    targets = {"datagrams": 12, "sealed": 6, "round_trips": 2, "echo_round_trips": 2, "calls": 4_000}
+    rates = {"per_s": 500, "per_s_at_once": 900}
+    for engine in ("qh3",) if short else ("qh3", "aioquic"):
+        found = handshakes.run(engine, 50 if short else 300)
+        print(f"handshakes: {found}", file=sys.stderr)
+        yield from ((f"a dial, {engine}: {name}", found[name], target, False) for name, target in targets.items())
+        yield from ((f"dials, {engine}: {name}", found[name], target, True) for name, target in rates.items())
+        yield f"a connection, {engine}: kB an end, engine alone", found["connection_kB"], 40, False
+
+
+def _guard(short: bool) -> Iterable[Row]:
+    from bench import guard
+    from meshnode.errors import ConfigError
+    from meshnode.quic.engines import pick_engine
+
+    for engine, most in guard.baseline()["cpu_to_tls"].items():
+        try:
+            pick_engine(engine)
+        except ConfigError as error:
+            print(f"guard: {error.message}", file=sys.stderr)
+            continue
+        for what, count, allowed in guard.counted(engine):
+            yield f"{what}, {engine}: calls", count, allowed, False
+        yield f"transfer, {engine}: CPU a MB, times that of TLS", guard.cpu(engine, short=short), most, False
+
+
+def _fresh(short: bool) -> list[Row]:
+    from bench import fresh
+
+    reason = fresh.missing()
+    if reason is not None:
+        print(f"fresh: skipped, {reason}", file=sys.stderr)
+        return []
+    found = fresh.run()
+    rows: list[Row] = [("fresh Debian, root: ./dev demo with all set-up, s", round(found.pop("seconds")), 300, False)]
+    return rows + [(f"fresh Debian, {what}", held, 1, True) for what, held in found.items()]
+
+
+def _cases(short: bool) -> list[Row]:
+    from bench import cases
+
+    if not _namespaces("cases", "nft", "nsenter"):
+        return []
+    slow, twins = cases.slow_disk(seconds=3 if short else 15), cases.cloned_machine(5 if short else 60)
+    names, clock = cases.dead_name_server(), cases.clock_once_ahead()
+    full, read_only = cases.full_disk(), cases.read_only_disk()
+    unlike = [found["echo"] != "lan" or not found["degraded"] for found in (full, read_only)]
+    return [
+        ("fsync of 1.5 s: gap of a stream, ms", slow["still"]["gap_ms"], 300, False),
+        ("fsync of 1.5 s: gap at a move, ms", slow["move"]["gap_ms"], 300, False),
+        ("dead name server: until the other seed is met, s", names["met_s"], 3, False),
+        ("dead name server: until the node has ended, s", names["ended_s"], 3, False),
+        ("clock set back by a year: until a service is known, s", clock["known_s"], 10, False),
+        ("two hosts with one key: connections a second at a friend", twins["connections_a_s"], 0.5, False),
+        ("two hosts with one key: nodes of four that say so", len(twins["told"]), 4, True),
+        _nothing("full and read-only disks: nodes not reached, or silent about it", sum(unlike)),
+        *_crowds(short),
+    ]
+
+
+def _crowds(short: bool) -> list[Row]:
+    from bench import crowds
+
+    found = crowds.run(short)
+    at_once, visitors, paused = found["at_once"], found["visitors"], found["paused"]
+    rows = [
+        ("1,000 connections at once through one forward, served", min(at_once["served"]), at_once["of"], True),
+        ("short connections: kB that the nodes grew by", found["short_ones"]["grown_kB"], 6000, False),
+        ("short connections: kB that 1,000 more of them leave", found["short_ones"]["kB_per_1000"], 250, False),
+        _nothing("short connections: descriptors left", max(0, found["short_ones"]["descriptors"])),
+        _nothing("short connections: streams left", max(0, found["short_ones"]["streams"])),
+        ("peers that come once: kB that each of the last two thirds leaves", visitors["kB_each"], 80, False),
+        _nothing("peers that come once: descriptors left", max(0, visitors["descriptors"])),
+        ("a node was paused: until its stream has caught up, s", max(paused["late_s"], default=99.0), 2, False),
+        _nothing("a node was paused: streams that were not whole", not paused["whole"]),
+    ]
+    if "redis" in found:
+        served = found["redis"]["forward"]
+        rows.append(("redis-benchmark -c 200 through a forward, requests a second", min(served.values()), 1000, True))
+    return rows
+
+
+def _ways(short: bool) -> Iterable[Row]:
+    from bench import ways
+
+    found = ways.run(ways.SHORT if short else ways.Work())
+    print(f"ways: {found}", file=sys.stderr)
+    for way in ways.WAYS:
+        if way.least is not None:
+            yield f"throughput of {way.name}, by a stream's", found[way.name]["of_stream"], way.least, True
+
+
+def _policy(short: bool) -> list[Row]:
+    from bench import policy
+
+    found = policy.run(2_000 if short else 20_000)
+    return [
+        ("decision from the cache, us of CPU", found["cached_us"], 5, False),
+        (f"decision by {policy.RULES} rules, us of CPU", found["cold_us"], 50, False),
+    ]
+
+
+def _revocation(short: bool) -> list[Row]:
+    from bench import revocation
+
+    count = 4 if short else revocation.PROCESSES
+    return [
+        (f"{order}: a live stream is cut, mesh of {count} processes, s", revocation.cut_s(count, order), 1.0, False)
+        for order in revocation.ORDERS
+    ]
+
+
 BENCHES: dict[str, Callable[[bool], Iterable[Row]]] = {
     "quic": _quic,
     "footprint": _footprint,
+    "cold": _cold,
+    "rest": _rest,
+    "scale": _scale,
     "moves": _moves,
     "tcp": _tcp,
     "sim": _sim,
@@ -210,16 +364,29 @@ BENCHES: dict[str, Callable[[bool], Iterable[Row]]] = {
     "services": _services,
     "topics": _topics,
     "calls": _calls,
+    "ways": _ways,
+    "guard": _guard,
+    "handshakes": _handshakes,
+    "post-quantum": _post_quantum,
+    "policy": _policy,
+    "revocation": _revocation,
+    "fresh": _fresh,
+    "cases": _cases,
 }
 
 
 def main() -> int:
     """Run the named benches (all by default); 1 when a target is missed."""
+    if "--peers" in sys.argv:
+        from bench.peers.run import main as peers
+
+        return peers([word for word in sys.argv[1:] if word != "--peers"])
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; all by default")
     parser.add_argument("--short", action="store_true", help="fewer rounds")
     parser.add_argument("--json", action="store_true", help="one object a line")
     parser.add_argument("--engine", default="auto", help="the QUIC engine of `quic`: auto, aioquic or qh3")
+    parser.add_argument("--peers", action="store_true", help="beside what others have: `--peers --help` says more")
     parser.add_argument("--nat", action="store_true", help="the same as the name `nat`")
     options = parser.parse_args()
     options.names += ["nat"] if options.nat else []
@@ -246,4 +413,5 @@ def main() -> int:
     return 1 if missed else 0
 
 
-sys.exit(main())
+with ended_together():
+    sys.exit(main())

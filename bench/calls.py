@@ -1,8 +1,8 @@
 """Calls of this package's functions on the ways that every byte takes, of two real nodes on loopback.
 
-``python -m bench.calls`` prints each call, indented by depth. ``files`` are those that a reader visits, ``folders``
-how often control crosses from one folder of the package to another. The smallest of several rounds counts: timers that
-fire in between are not the flow's.
+``python -m bench.calls [ENGINE]`` prints each call, indented by depth. ``files`` are those that a reader visits,
+``folders`` how often control crosses from one folder of the package to another. The smallest of several rounds counts:
+timers that fire in between are not the flow's.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class Flow:
         self.calls.append((depth, path[len(ROOT) :], name))
 
 
-async def _flows() -> dict[str, Flow]:
+async def _flows(engine: str) -> dict[str, Flow]:
+    settings: dict[str, Any] = {**QUIET, "engine": engine}
     found: dict[str, Flow] = {}
 
     def keep(what: str, flow: Flow) -> None:
@@ -65,9 +66,9 @@ async def _flows() -> dict[str, Flow]:
             found[what] = flow
 
     with tempfile.TemporaryDirectory() as home, tempfile.TemporaryDirectory() as other:
-        async with meshnode.Node(meshnode.Config(home=home, **QUIET)) as server:
+        async with meshnode.Node(meshnode.Config(home=home, **settings)) as server:
             seed = f"{server.id}@{server.record.endpoints[0]}"
-            async with meshnode.Node(meshnode.Config(home=other, seeds=(seed,), **QUIET)) as client:
+            async with meshnode.Node(meshnode.Config(home=other, seeds=(seed,), **settings)) as client:
                 arrived = asyncio.Event()
 
                 async def read(reader: Any, writer: Any, peer: Any) -> None:
@@ -93,14 +94,15 @@ async def _flows() -> dict[str, Flow]:
     return found
 
 
-def run() -> list[tuple[str, int, int, int]]:
+def run(engine: str = "auto") -> list[tuple[str, int, int, int]]:
     """Return flow, calls, files and folder changes."""
-    return [(what, len(flow.calls), flow.files(), flow.folders()) for what, flow in asyncio.run(_flows()).items()]
+    flows = asyncio.run(_flows(engine))
+    return [(what, len(flow.calls), flow.files(), flow.folders()) for what, flow in flows.items()]
 
 
 def main() -> None:
     """Print the flows."""
-    for what, flow in asyncio.run(_flows()).items():
+    for what, flow in asyncio.run(_flows((sys.argv[1:] or ["auto"])[0])).items():
         print(f"{what}: {len(flow.calls)} calls, {flow.files()} files, {flow.folders()} changes of folder")
         for depth, path, name in flow.calls:
             print(f"  {'  ' * depth}{path}:{name}")

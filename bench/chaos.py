@@ -2,7 +2,8 @@
 
 Each seed is one mesh of 8 to 20 cores that for 30 s of virtual time moves, crashes, restarts with and without memory
 and with clocks that are up to two minutes wrong, leaves and comes back, is joined by crowds, is cut in two, loses,
-delays, stalls, has its keys used by two nodes at once, and has nodes whose clocks are ten minutes wrong, and liars:
+delays, stalls, has too little CPU for what it publishes, a node surrounded by a crowd that vanishes, keys used by two
+nodes at once, nodes whose clocks are ten minutes wrong, and liars; six of its members are listed, others as they offer:
 
 - no entry counts anywhere that its origin did not sign, or that is over or of the future by its receiver's clock;
 - at no node does the seq of a key go back; a name that was used there does not come to mean another node in silence;
@@ -28,6 +29,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from bench.chaos_load import eclipse, overload
 from bench.invariants import (
     NODES,
     STORED,
@@ -62,6 +64,7 @@ from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import Endpoint, sign_record
 from tests.sim.gossip_sim import EPOCH, GossipNet, GossipNode
+from tools.children import ended_together
 
 TROUBLE_S, PEACE_S, STEP_S = 30.0, 90.0, 0.5
 LABELS = ("ant", "bee", "cat", "dog")
@@ -122,9 +125,8 @@ class Chaos:
         """The names as a node's present life knows them."""
         life = node.number, node.born
         if life not in self.names:
-            metrics, wall = node.metrics, self.net.wall(node)
-            self.names[life] = Names(node.id, metrics, node.gossip.status, wall)
-            node.gossip.ingest.checks[Kind.NAME] = is_claim
+            self.names[life] = Names(node.id, node.metrics, node.gossip.status)
+            node.gossip.arrivals.ingest.checks[Kind.NAME] = is_claim
         return self.names[life]
 
     def _watch(self) -> None:
@@ -172,12 +174,13 @@ class Chaos:
         if self.log:
             print(f"{self.net.now:8.2f}  {text}")
 
-    def _arrive(self, via: GossipNode | None) -> None:
+    def _arrive(self, via: GossipNode | None) -> GossipNode:
         node = self.net.add()
         self._say(f"node {node.number} arrives")
         if via is not None:
             self.net.join(node, via)
         self._settle_in(node)
+        return node
 
     def _settle_in(self, node: GossipNode) -> None:
         """Tell where the node is, and claim a name for it."""
@@ -295,6 +298,16 @@ class Chaos:
         node = self._some()
         self._say(f"node {node.number} gets no CPU")
         node.stalled_until = self.net.now + self.rng.uniform(0.5, 5.0)
+
+    def _overload(self) -> None:
+        self._say("too little CPU for all")
+        overload(self.net, self.rng, [n for n in self.net.living() if n not in self.liars])
+
+    def _eclipse(self) -> None:
+        victim, room = self._some(), MOST_NODES - len(self.net.nodes)
+        if room > 0 and len(self.net.living()) > 5:
+            self._say(f"a crowd surrounds node {victim.number}")
+            eclipse(self.net, victim, room, self._arrive)
 
     def _twin(self) -> None:
         """A second node runs with a key that is in use: two values under one seq, told to different nodes."""
@@ -441,6 +454,7 @@ class Chaos:
 ACTIONS = (
     *("publish", "publish", "move", "crash", "restart", "partition", "heal", "weather", "stall", "twin"),
     *("join", "leave", "liar", "heal", "publish", "flood", "crowd", "double", "wrong"),
+    *("overload", "eclipse"),
 )
 
 
@@ -484,4 +498,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with ended_together():
+        sys.exit(main())

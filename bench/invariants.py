@@ -23,17 +23,20 @@ from meshnode.base.limits import (
     NAMES_MAX_RIVALS,
 )
 from meshnode.directory.names import Names
-from meshnode.errors import NameChanged, NotFound
+from meshnode.errors import NameChanged, NameDisputed, NotFound
 from meshnode.gossip import Entry, Kind, Status
 from meshnode.gossip.entry import EntryReject
-from meshnode.gossip.kinds import parse_member
+from meshnode.gossip.kinds import Member, parse_member
 from meshnode.identity.node_id import NodeId
 from tests.sim.gossip_sim import GossipNet, GossipNode
 
 STORED = 100  # of a kind, instead of GOSSIP_MAX_STORED
 NARROW = {
+    "GOSSIP_LISTED": 6,
     "GOSSIP_MAX_ACCUSATIONS": STORED,
     "GOSSIP_MAX_EARLY": 32,
+    "GOSSIP_MAX_GIVEN": 64,
+    "GOSSIP_MAX_GIVEN_UP": 256,
     "GOSSIP_MAX_LOST": 6,
     "GOSSIP_MAX_MISSING": 64,
     "GOSSIP_MAX_ORIGINS": 10,
@@ -45,6 +48,7 @@ NARROW = {
     "GOSSIP_MAX_SEEN": 512,
     "GOSSIP_MAX_STANDINGS": 1,
     "GOSSIP_MAX_SUSPECTS": 6,
+    "GOSSIP_MAX_WAITING": 32,
     "GOSSIP_MAX_WALKS": 8,
 }
 MIN_NEIGHBOURS = 3  # a node with fewer asks with high priority, which no node may refuse
@@ -56,8 +60,13 @@ HEAP = 64 + 2 * STORED + 1  # a heap keeps what was replaced until it surfaces
 BOUNDS = {
     "Gossip._effects": 0,
     "Ingest.checks": KINDS,
+    "Arrivals._links": GOSSIP_MAX_ACTIVE,
+    "Intake._queues": GOSSIP_MAX_ACTIVE,
+    "Intake._turns": 2 * GOSSIP_MAX_ACTIVE,
+    "Intake._waiting": 2 * GOSSIP_MAX_ACTIVE * NARROW["GOSSIP_MAX_WAITING"],
     "Ingest._effects": 0,
     "Seeds._contacts": GOSSIP_MAX_SEEDS,
+    "Seeds._waits": GOSSIP_MAX_SEEDS,
     "Timers._heap": TIMERS,
     "Views.active": GOSSIP_MAX_ACTIVE,
     "Views.passive": NARROW["GOSSIP_MAX_PASSIVE"],
@@ -85,18 +94,23 @@ BOUNDS = {
     "Announcements._waiting": GOSSIP_MAX_ACTIVE,
     "Announcements._waiting[]": 4 * GOSSIP_MAX_IDS,
     "Announcements._effects": 0,
-    "EntryStore.prints": 256,
+    "Buckets.prints": 256,
     "EntryStore._named": KINDS * STORED,
     "EntryStore._named[]": STORED,
-    "EntryStore._buckets": 256,
-    "EntryStore._buckets[]": KINDS * STORED,
-    "EntryStore._of_kind": KINDS,
+    "Buckets._entries": 256,
+    "Buckets._entries[]": KINDS * STORED,
+    "EntryStore._places": KINDS,
     "EntryStore._of_origin": KINDS * STORED,
     "EntryStore._of_origin[]": KINDS * NARROW["GOSSIP_MAX_PER_ORIGIN"],
-    "EntryStore._oldest": KINDS,
-    "EntryStore._oldest[]": HEAP,
     "EntryStore._expiry": KINDS * HEAP,
-    "EntryStore._floors": GOSSIP_MAX_FLOORS,
+    "Gone.floors": GOSSIP_MAX_FLOORS,
+    "Gone.lost_floors": GOSSIP_MAX_FLOORS,
+    "Gone.given_up": NARROW["GOSSIP_MAX_GIVEN_UP"],
+    "EntryStore._effects": 0,
+    "Places._settled": STORED,
+    "Places._settled_of": STORED,
+    "Places._newcomers": STORED,
+    "Places._came": STORED,
     "Swim._watches": GOSSIP_MAX_ACTIVE,
     "Swim._effects": 0,
     "Probes._running": NARROW["GOSSIP_MAX_PROBES"],
@@ -109,6 +123,7 @@ BOUNDS = {
     "Reputation._banned": NARROW["GOSSIP_MAX_STANDINGS"],
     "Reputation._effects": 0,
     "AntiEntropy._neighbours": GOSSIP_MAX_ACTIVE,
+    "AntiEntropy._neighbours[]": NARROW["GOSSIP_MAX_GIVEN"],
     "AntiEntropy._exchanges": GOSSIP_MAX_ACTIVE,
     "AntiEntropy._effects": 0,
     "Names._claims": NAMES_MAX_CLAIMS,
@@ -149,12 +164,32 @@ def check_bounds(node: GossipNode, names: Names | None = None) -> None:
     gossip = node.gossip
     views, tree, store, members = gossip.hyparview, gossip.plumtree, gossip.store, gossip.members
     inner = (views.views, views.shuffles, tree.seen, tree.recent, tree.awaited, tree.announcements, gossip.swim._probes)
-    others = (gossip.ingest, gossip.swim, gossip.accusations, gossip.reputation, gossip.anti_entropy, gossip.seeds)
-    parts = (gossip, views, tree, store, members, *inner, *others, gossip._timers)
+    others = (
+        gossip.arrivals.ingest,
+        gossip.arrivals.intake,
+        gossip.swim,
+        gossip.accusations,
+        gossip.reputation,
+        gossip.anti_entropy,
+        gossip.seeds,
+    )
+    parts = (
+        gossip,
+        views,
+        tree,
+        store,
+        store.buckets,
+        store.gone,
+        *store._places.values(),
+        members,
+        *inner,
+        *others,
+        gossip._timers,
+    )
     for part in (*parts, *([names] if names else [])):
         _check_part(node, part)
     _most(node, "bytes of recent payloads", tree.recent.size, NARROW["GOSSIP_MAX_RECENT"])
-    _most(node, "entries of a kind", max(store._of_kind.values(), default=0), STORED)
+    _most(node, "entries of a kind", max(map(len, store._places.values()), default=0), STORED)
     for (kind, name), named in store._named.items():
         if kind == Kind.ACCUSATION:
             _most(node, f"accusations of {name}", len(named), GOSSIP_MAX_ACCUSERS)
@@ -198,12 +233,15 @@ def check_standing(node: GossipNode, dubious: dict[NodeId, None]) -> None:
 
 
 def check_resolution(node: GossipNode, names: Names, label: str, before: NodeId | None, wall: float) -> NodeId | None:
-    """Resolve a name; raise Broken when it means another node than ``before`` and no warning is given."""
+    """Resolve a name; raise Broken when it means another node than ``before`` and no warning is given.
+
+    A name that the node has taken for itself since then means itself.
+    """
     try:
         found = names.resolve(label, wall)
-    except (NameChanged, NotFound):
+    except (NameChanged, NameDisputed, NotFound):
         return before
-    if before is not None and found != before:
+    if before is not None and found not in (before, node.id):
         raise Broken(f"node {node.number}: the name {label} was taken over in silence")
     return found
 
@@ -221,20 +259,31 @@ def check_agreement(net: GossipNet, nodes: list[GossipNode], amiss: dict[NodeId,
             raise Broken(f"node {node.number} has too few neighbours")
         own = node.gossip.store.get((node.id, Kind.MEMBER, ""))
         member = parse_member(own) if own is not None else None
-        if member is None or member.left or member.record != node.gossip.own_entries.record:
+        listed = node.gossip.own_entries.listing.listed
+        if (member is None and listed) or (own is not None and not _is_so(node, member)):
             raise Broken(f"node {node.number} is not what its own entry says")
         for other in nodes:
             status = node.gossip.status(other.id)
-            if other is not node and status is not Status.ALIVE:
+            is_right = status is Status.ALIVE or (status is Status.UNKNOWN and not _is_told(other))
+            if other is not node and not is_right:
                 raise Broken(f"node {node.number} takes node {other.number}, which lives, for {status.value}")
-    if all(node.gossip.store.prints == nodes[0].gossip.store.prints for node in nodes):
+    if all(node.gossip.store.buckets.prints == nodes[0].gossip.store.buckets.prints for node in nodes):
         return
-    union = {entry.id: entry for node in nodes for bucket in node.gossip.store._buckets for entry in bucket.values()}
+    union = {entry.id: entry for node in nodes for entry in node.gossip.store.buckets}
     for node in nodes:
         for entry in _lacking(node, union.values()):
             if not _excused(net, nodes, node, entry, amiss):
                 origin = net.by_id[entry.origin].number
                 raise Broken(f"node {node.number} lacks an entry of kind {entry.kind} of node {origin}")
+
+
+def _is_so(node: GossipNode, member: Member | None) -> bool:
+    return member is not None and not member.left and member.record == node.gossip.own_entries.record
+
+
+def _is_told(node: GossipNode) -> bool:
+    """True when all have to know a node."""
+    return node.gossip.store.get((node.id, Kind.MEMBER, "")) is not None
 
 
 def _lacking(node: GossipNode, union: Iterable[Entry]) -> Iterator[Entry]:
@@ -244,7 +293,8 @@ def _lacking(node: GossipNode, union: Iterable[Entry]) -> Iterator[Entry]:
 def _excused(
     net: GossipNet, nodes: list[GossipNode], node: GossipNode, entry: Entry, amiss: dict[NodeId, None]
 ) -> bool:
-    """A node need not have what is over by the clock of some node, or older than all that fills its bounds."""
+    """A node need not have what is over by the clock of some node, what is of a kind that is full there, or older than
+    all that fills its origin's share."""
     store = node.gossip.store
     if any(entry.expires < net.wall(other) for other in nodes):
         return True  # a node that takes it for over does not pass it on
@@ -256,14 +306,13 @@ def _excused(
             return True
     if store.get(entry.key) is not None:
         return False
+    if not store._of_kind(entry.kind).has_room or entry.seq <= store.gone.lost_floors.get(entry.key, -1):
+        return True  # it, or what replaced it, has given way or may do so
     own = [e for e in store._of_origin.get(entry.origin, ()) if e.kind == entry.kind]
-    kind = list(store.entries(entry.kind))
-    for filled, most in ((own, NARROW["GOSSIP_MAX_PER_ORIGIN"]), (kind, STORED)):
-        if len(filled) >= most and (entry.seq, entry.id) < min((e.seq, e.id) for e in filled):
-            return True
-    return False
+    full = len(own) >= NARROW["GOSSIP_MAX_PER_ORIGIN"]
+    return full and (entry.seq, entry.id) < min((e.seq, e.id) for e in own)
 
 
 def _remembers_newer(node: GossipNode, entry: Entry) -> bool:
     held = node.gossip.store.get(entry.key)
-    return entry.seq <= node.gossip.store._floors.get(entry.key, -1) or (held is not None and held.seq > entry.seq)
+    return entry.seq <= node.gossip.store.gone.floors.get(entry.key, -1) or (held is not None and held.seq > entry.seq)

@@ -27,10 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.mutations import Mutation, mutations, sample
+from tools.children import ended_together
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests" / "mutation"
-COPIED = ("meshnode", "tests", "bench", "docs", "README.md", "pyproject.toml")
+COPIED = ("meshnode", "tests", "tools", "bench", "docs", "README.md", "pyproject.toml")
 SHARE = 0.85
 SLOWER, AT_LEAST_S = 10.0, 30.0  # a run that takes longer than this has come to no end
 
@@ -49,8 +50,11 @@ CORES = {
         (
             "tests/unit/test_selection.py",
             "tests/unit/test_paths.py",
+            "tests/unit/test_path_mtu.py",
+            "tests/unit/test_path_candidates.py",
             "tests/unit/test_relayed_paths.py",
             "tests/unit/test_path_views.py",
+            "tests/unit/test_path_history.py",
             "tests/unit/test_liveness.py",
             "tests/unit/test_liars.py",
             "tests/property/test_paths_invariants.py",
@@ -61,6 +65,7 @@ CORES = {
         (
             "tests/unit/test_hyparview.py",
             "tests/unit/test_anti_entropy.py",
+            "tests/unit/test_intake.py",
             "tests/unit/test_swim.py",
             "tests/unit/test_accusations.py",
             "tests/unit/test_reputation.py",
@@ -73,6 +78,7 @@ CORES = {
         (
             "tests/unit/test_dht_lookup.py",
             "tests/unit/test_dht_parts.py",
+            "tests/unit/test_dht_shares.py",
             "tests/vectors/test_vectors.py",
             "tests/unit/test_dht_mesh.py::test_a_small_mesh_outlives_its_only_seed[5]",
         ),
@@ -83,19 +89,27 @@ CORES = {
     ),
     "relay": Core(("meshnode/relay/*.py",), ("tests/unit/test_relay.py", "tests/vectors/test_vectors.py")),
     "quic": Core(
-        tuple(f"meshnode/quic/{name}.py" for name in ("connection", "stream", "hello", "packets")),
+        tuple(f"meshnode/quic/{name}.py" for name in ("connection", "stream", "preface", "hello", "packets")),
         (
             "tests/unit/test_hello.py",
             "tests/unit/test_packets.py",
             "tests/unit/test_stream.py",
+            "tests/sim/test_unread.py::test_a_dialler_that_sends_much_and_never_says_hello_is_cut_off",
             "tests/vectors/test_vectors.py",
         ),
     ),
-    "directory": Core(("meshnode/directory/*.py",), ("tests/unit/test_directory.py", "tests/unit/test_names.py")),
+    "directory": Core(
+        ("meshnode/directory/*.py",),
+        ("tests/unit/test_directory.py", "tests/unit/test_names.py", "tests/unit/test_providers.py"),
+    ),
     "dialing": Core(
-        ("meshnode/stack/dialing.py",),
+        ("meshnode/stack/admission.py", "meshnode/stack/dialing.py"),
         (
             "tests/sim/test_dialing.py",
+            "tests/sim/test_key_twins.py",
+            "tests/sim/test_access.py",
+            "tests/sim/test_meeting.py::test_throw_away_ids_take_neither_a_newcomers_place_nor_a_connected_peers",
+            "tests/sim/test_meeting.py::test_a_peer_that_begins_after_the_dial_did_is_dialled_again",
             "tests/sim/test_meeting.py::test_a_peer_that_restarts_in_the_middle_of_a_dial_is_dialled_again",
             "tests/sim/test_meeting.py::test_a_dial_that_may_not_watch_looks_its_peer_up_again",
         ),
@@ -309,4 +323,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with ended_together():
+        sys.exit(main())

@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from meshnode.base.address import Addr
     from meshnode.config import Config
+    from meshnode.daemon.attached.node import AttachedNode, attach
+    from meshnode.daemon.attached.patch import Patch, patch
     from meshnode.directory.announcement import Instance, Offer
     from meshnode.discovery.resolver import Resolved
     from meshnode.errors import (
@@ -36,17 +38,24 @@ if TYPE_CHECKING:
         AlreadyRunning,
         ConfigError,
         ConnectionLost,
+        DatagramsUnsupported,
+        FlowClosed,
+        GrantError,
+        GrantReject,
         HandshakeTimeout,
         InvalidId,
         KeyFileError,
+        LibraryMissing,
         MeshError,
         NameChanged,
+        NameDisputed,
         NodeClosed,
         NoPathError,
         NotFound,
         NotRunning,
         PeerIdentityError,
         PeerRestarted,
+        PeerSilent,
         PolicyDenied,
         RateLimited,
         RecordError,
@@ -55,16 +64,21 @@ if TYPE_CHECKING:
         ServiceNotFound,
         ServiceUnavailable,
         StreamLimitError,
+        StreamMisused,
         TopicClosed,
+        Unsupported,
     )
     from meshnode.identity.keys import Identity
     from meshnode.identity.node_id import NodeId
     from meshnode.identity.record import Endpoint, EndpointKind, EndpointRecord
+    from meshnode.sdk.asyncio_server import ProtocolServer
     from meshnode.sdk.connection import Connection
+    from meshnode.sdk.datagrams import DatagramHandler, Datagrams
     from meshnode.sdk.events import Event, EventKind
     from meshnode.sdk.node import Node
     from meshnode.sdk.service import Handler, Service
-    from meshnode.sdk.streams import MeshReader, MeshWriter
+    from meshnode.sdk.sockets import MeshSocket
+    from meshnode.sdk.streams import MeshReader, MeshStream, MeshWriter
     from meshnode.sdk.topic import Topic
     from meshnode.stack.probe import Pinged
     from meshnode.topics.inbox import TopicMessage
@@ -75,25 +89,36 @@ __all__ = [
     "Addr",
     "AddressInUse",
     "AlreadyRunning",
+    "AttachedNode",
     "Config",
     "ConfigError",
     "Connection",
     "ConnectionLost",
+    "DatagramHandler",
+    "Datagrams",
+    "DatagramsUnsupported",
     "Endpoint",
     "EndpointKind",
     "EndpointRecord",
     "Event",
     "EventKind",
+    "FlowClosed",
+    "GrantError",
+    "GrantReject",
     "Handler",
     "HandshakeTimeout",
     "Identity",
     "Instance",
     "InvalidId",
     "KeyFileError",
+    "LibraryMissing",
     "MeshError",
     "MeshReader",
+    "MeshSocket",
+    "MeshStream",
     "MeshWriter",
     "NameChanged",
+    "NameDisputed",
     "NoPathError",
     "Node",
     "NodeClosed",
@@ -101,10 +126,13 @@ __all__ = [
     "NotFound",
     "NotRunning",
     "Offer",
+    "Patch",
     "PeerIdentityError",
     "PeerRestarted",
+    "PeerSilent",
     "Pinged",
     "PolicyDenied",
+    "ProtocolServer",
     "RateLimited",
     "RecordError",
     "RecordExpired",
@@ -114,14 +142,20 @@ __all__ = [
     "ServiceNotFound",
     "ServiceUnavailable",
     "StreamLimitError",
+    "StreamMisused",
     "Topic",
     "TopicClosed",
     "TopicMessage",
+    "Unsupported",
     "__version__",
+    "attach",
+    "patch",
 ]
 
 if not TYPE_CHECKING:  # checkers see the imports above, so that a misspelt name is an error to them
     _MODULES = {
+        "meshnode.daemon.attached.node": ("AttachedNode", "attach"),
+        "meshnode.daemon.attached.patch": ("Patch", "patch"),
         "meshnode.base.address": ("Addr",),
         "meshnode.config": ("Config",),
         "meshnode.directory.announcement": ("Instance", "Offer"),
@@ -129,11 +163,14 @@ if not TYPE_CHECKING:  # checkers see the imports above, so that a misspelt name
         "meshnode.identity.keys": ("Identity",),
         "meshnode.identity.node_id": ("NodeId",),
         "meshnode.identity.record": ("Endpoint", "EndpointKind", "EndpointRecord"),
+        "meshnode.sdk.asyncio_server": ("ProtocolServer",),
         "meshnode.sdk.connection": ("Connection",),
+        "meshnode.sdk.datagrams": ("DatagramHandler", "Datagrams"),
         "meshnode.sdk.events": ("Event", "EventKind"),
         "meshnode.sdk.node": ("Node",),
         "meshnode.sdk.service": ("Handler", "Service"),
-        "meshnode.sdk.streams": ("MeshReader", "MeshWriter"),
+        "meshnode.sdk.sockets": ("MeshSocket",),
+        "meshnode.sdk.streams": ("MeshReader", "MeshStream", "MeshWriter"),
         "meshnode.sdk.topic": ("Topic",),
         "meshnode.stack.probe": ("Pinged",),
         "meshnode.topics.inbox": ("TopicMessage",),

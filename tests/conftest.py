@@ -3,27 +3,124 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from meshnode import Config, Node
+from meshnode import Config, Identity, Node
+from meshnode.identity import keyfile
+from tests.engines import CHOICES, MIXED, Turns, take_turns
+from tools.children import end, on_interruption
+
+LONGEST_S = 600  # of one test: what waits longer waits for ever
 
 MakeNode = Callable[..., Awaitable[Node]]
 
+# A script that starts the tests in the background, or nohup, has them ignore a signal, and what is ignored stays so in
+# every program that they start (POSIX, exec); what is handled does not.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A script that starts the tests in the background has them ignore SIGINT, and what is ignored stays so in every
-    # program that they start (POSIX, exec); what is handled does not.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
+
+
+def _stop(number: int) -> None:
+    raise KeyboardInterrupt(f"signal {number}")  # as Ctrl-C, which has fixtures give back what they have
+
+
+TOLD = on_interruption(_stop, signal.SIGTERM)
+
+
+def pytest_unconfigure() -> None:
+    """End the processes that an interrupted test has left."""
+    end(TOLD)
+
+
+TURNS = pytest.StashKey[Turns]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the choice of the nodes' QUIC engine."""
+    parser.addoption("--engine", choices=CHOICES, default=MIXED, help="the QUIC engine of the tests' nodes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the nodes of all tests the engine that was asked for."""
+    config.stash[TURNS] = take_turns(config.getoption("--engine"))
+
+
+WAITING, COMPUTING = ("netns", "live"), ("sim", "interop", "property", "fuzz")  # folders whose files take long
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take long first, those that wait and those that compute by turns.
+
+    Workers take files in this order: while one waits another has work, and the quick ones at the end fill the gaps.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    waiting, computing = ([path for path in files if path.parent.name in names] for names in (WAITING, COMPUTING))
+    by_turns = [path for pair in itertools.zip_longest(waiting, computing) for path in pair if path is not None]
+    items[:] = [item for path in dict.fromkeys([*by_turns, *files]) for item in files[path]]
+
+
+@pytest.fixture(autouse=True)
+def _engines(request: pytest.FixtureRequest) -> None:
+    """Begin the engines' turns of a test."""
+    request.config.stash[TURNS].begin(request.node.nodeid)
+
+
+@pytest.fixture(autouse=True)
+def _an_end() -> Iterator[None]:
+    """End a test that hangs, with a traceback of the place, so that the others still run."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"the test did not end in {LONGEST_S} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(LONGEST_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(autouse=True)
+def _ids_without_a_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the keys of new homes in this process at once: a price takes 0.3 s of CPU, and tests make thousands.
+
+    Processes that tests start pay it, and ``tests/unit/test_dht_eclipse.py`` holds what it is for.
+    """
+    monkeypatch.setattr(keyfile, "make_identity", Identity.generate)
+
+
+@pytest.fixture(autouse=True)
+def _log_levels() -> Iterator[None]:
+    """Put back the levels that a command of the test has set: INFO records keep what they tell of."""
+    loggers = [logging.getLogger(name) for name in (None, "meshnode")]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture
 async def make_node(tmp_path: Path) -> AsyncIterator[MakeNode]:
     """Start nodes on loopback, without mDNS unless asked; all are closed at the end."""
+    async with several_nodes(tmp_path) as make:
+        yield make
+
+
+@asynccontextmanager
+async def several_nodes(tmp_path: Path) -> AsyncIterator[MakeNode]:
+    """Do what the fixture ``make_node`` does, on any loop."""
     numbers = itertools.count()
     async with AsyncExitStack() as stack:
 

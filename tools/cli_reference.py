@@ -7,12 +7,14 @@ parts: only what stands between its two marks is replaced.
 from __future__ import annotations
 
 import inspect
+import json
 import re
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 
 import click
 
-from meshnode.cli.main import group
+from meshnode.cli.front import group
 from meshnode.config import Config
 from tools.sdk_reference import sections
 
@@ -27,6 +29,16 @@ def commands() -> list[click.Command]:
     """Return all commands, sorted by name."""
     found = group.load_all()
     return [found[name] for name in sorted(found)]
+
+
+def in_full() -> list[tuple[str, click.Command]]:
+    """Return all commands as they are typed, a group's behind it."""
+    found: list[tuple[str, click.Command]] = []
+    for command in commands():
+        inner = command.commands if isinstance(command, click.Group) else {}
+        found.append((str(command.name), command))
+        found += [(f"{command.name} {name}", inner[name]) for name in sorted(inner)]
+    return found
 
 
 def summary(command: click.Command) -> str:
@@ -45,9 +57,9 @@ def index() -> str:
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def usage(command: click.Command) -> str:
+def usage(name: str, command: click.Command) -> str:
     """How a command is typed, without its options."""
-    context = click.Context(command, info_name=f"meshnode {command.name}")
+    context = click.Context(command, info_name=f"meshnode {name}")
     return " ".join([context.command_path, *(p.make_metavar(context) for p in _arguments(command))])
 
 
@@ -55,12 +67,12 @@ def _arguments(command: click.Command) -> list[click.Argument]:
     return [p for p in command.params if isinstance(p, click.Argument)]
 
 
-def section(command: click.Command) -> str:
+def section(name: str, command: click.Command) -> str:
     """One command as Markdown: usage, what it does, options."""
     text = inspect.cleandoc(command.help or "")
     prose, _, example = text.partition("\b\n")
     prose = re.sub(r"^JSON: (.+)", lambda found: "JSON: `" + " ".join(found[1].split()) + "`", prose, flags=re.M | re.S)
-    parts = [f"### {command.name}", f"    {usage(command)}", re.sub(r"\n\n+", "\n\n", prose.strip())]
+    parts = [f"### {name}", f"    {usage(name, command)}", re.sub(r"\n\n+", "\n\n", prose.strip())]
     context = click.Context(command)
     options = [p for p in command.params if isinstance(p, click.Option) and p.name not in ("home", "as_json")]
     records = [record for option in options if (record := option.get_help_record(context)) is not None]
@@ -80,14 +92,26 @@ def settings() -> str:
             entries[-1] += " " + line.strip()
         elif line:
             entries.append(line)
-    rows = [entry.partition(": ")[::2] for entry in entries]
-    body = [f"| `{name}` | `MESHNODE_{name.upper()}` | {text.replace('``', '`')} |" for name, text in rows]
-    return "\n".join(["| setting | environment | meaning |", "|---|---|---|", *body])
+    meaning = dict(entry.partition(": ")[::2] for entry in entries)
+    rows = ["| setting | environment | default | meaning |", "|---|---|---|---|"]
+    for item in fields(Config):  # one without a sentence in the docstring is an error
+        text = meaning[item.name].replace("``", "`")
+        rows.append(f"| `{item.name}` | `MESHNODE_{item.name.upper()}` | {_default(item)} | {text} |")
+    return "\n".join(rows)
+
+
+def _default(item: Field[object]) -> str:
+    """A setting's default as ``meshnode.toml`` writes it."""
+    value = "~/.meshnode" if item.default is MISSING else item.default
+    if value is None:
+        return "none"
+    shown = list(value) if isinstance(value, tuple) else value
+    return f"`{json.dumps(shown)}`"
 
 
 def page(text: str) -> str:
     """The page with its written parts replaced."""
-    text = _between(text, BEGIN, END, "\n\n".join(section(command) for command in commands()))
+    text = _between(text, BEGIN, END, "\n\n".join(section(name, command) for name, command in in_full()))
     return _between(text, *SETTINGS, settings())
 
 

@@ -84,7 +84,9 @@ def try_wheel(wheel: Path, version: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         _run(sys.executable, "-m", "venv", folder)
         pip = Path(folder, "bin", "pip")
-        _run(pip, "install", "--quiet", "--disable-pip-version-check", "-c", ROOT / "requirements.lock", wheel)
+        install: tuple[str | Path, ...] = (pip, "install", "--quiet", "--disable-pip-version-check")
+        _run(*install, "--require-hashes", "-r", ROOT / "requirements-node.lock")
+        _run(*install, "--no-deps", wheel)
         answer = _run(Path(folder, "bin", "meshnode"), "--version", cwd=Path(folder))
         if not answer.strip().endswith(version):
             raise Refused(f"the installed wheel answers {answer.strip()!r} to --version")

@@ -25,10 +25,16 @@ ALL = "all"
 # The order of the page. A class that is more than a part of the SDK shows only what programs need of it.
 CLASSES: dict[str, str | tuple[str, ...]] = {
     "Node": ALL,
+    "AttachedNode": ALL,
+    "Patch": ALL,
     "Config": ("load",),
     "Connection": ALL,
+    "MeshStream": (),
     "MeshReader": ALL,
     "MeshWriter": ALL,
+    "Datagrams": ALL,
+    "MeshSocket": ("shutdown",),
+    "ProtocolServer": ALL,
     "Service": ALL,
     "Topic": ALL,
     "TopicMessage": ALL,
@@ -44,11 +50,22 @@ CLASSES: dict[str, str | tuple[str, ...]] = {
     "Endpoint": (),
     "EndpointKind": ALL,
     "RecordReject": ALL,
+    "GrantReject": ALL,
     "Addr": (),
 }
 MADE = ("Node", "Config", "Identity")  # classes that programs call
-INSTANCES = {"EndpointRecord": "record", "MeshReader": "reader", "MeshWriter": "writer", "NodeId": "node_id"}
-OTHER = {"Handler", "__version__"}  # explained with node.serve, and by its name
+FUNCTIONS = ("attach", "patch")
+INSTANCES = {
+    "AttachedNode": "node",
+    "Datagrams": "flow",
+    "EndpointRecord": "record",
+    "MeshReader": "reader",
+    "MeshSocket": "sock",
+    "MeshWriter": "writer",
+    "NodeId": "node_id",
+    "ProtocolServer": "server",
+}
+OTHER = {"DatagramHandler", "Handler", "__version__"}  # explained with node.serve and its like, and by its name
 
 HEAD = """<!-- Written by `python -m tools.sdk_reference` from the docstrings: edit those. -->
 # SDK
@@ -201,12 +218,15 @@ def error_rows() -> Iterator[str]:
 
 def page() -> str:
     """The whole page."""
-    missing = set(meshnode.__all__) - set(CLASSES) - OTHER
+    missing = set(meshnode.__all__) - set(CLASSES) - set(FUNCTIONS) - OTHER
     errors = {name for name in missing if issubclass(getattr(meshnode, name), MeshError)}
     if missing != errors:
         raise SystemExit(f"the page leaves out {', '.join(sorted(missing - errors))}")
     parts = [HEAD.format(intro=document(meshnode.__doc__ or ""))]
     parts += [class_text(name) for name in CLASSES]
+    for name in FUNCTIONS:
+        function = getattr(meshnode, name)
+        parts.append(f"## {name}\n\n{code(signature(name, function))}\n\n{document(function.__doc__ or '')}\n")
     parts.append("## Errors\n\n" + document(MeshError.__doc__ or "") + "\n")
     parts.append("| error | code | is also a | |\n|---|---|---|---|\n" + "\n".join(error_rows()) + "\n")
     return "\n".join(parts)

@@ -17,7 +17,10 @@ _held: weakref.WeakSet[Closable] = weakref.WeakSet()
 
 
 def close_in_child(resource: Closable) -> None:
-    """Close a file or socket in every child that this process forks from now on; the parent keeps it."""
+    """Close a file or socket in every child that this process forks from now on.
+
+    The parent keeps it.
+    """
     _held.add(resource)
 
 

@@ -25,8 +25,8 @@ class ViaSocket(NamedTuple):
 class ViaTunnel(NamedTuple):
     """As messages of a WebSocket to this node (its id as text) on this host, which is a name or an IP address.
 
-    With an empty ``peer`` it is a WebSocket that the peer opened to this node; ``host`` and ``port`` only tell it from
-    others.
+    With an empty ``peer`` it is a WebSocket that the peer opened to this node: ``host`` is the IP address that it came
+    from, and ``port`` only tells it from others.
     """
 
     peer: str

@@ -22,7 +22,8 @@ REASONS = {
     errno.EMFILE: ("no file descriptors are left", "raise the limit (ulimit -n 4096) and start again"),
     errno.ENFILE: ("no file descriptors are left on this host", "end other programs"),
     errno.ENAMETOOLONG: ("the path is too long", "choose a shorter --home"),
-    errno.ELOOP: ("its symbolic links lead in a circle", "remove one of them"),
+    errno.ELOOP: ("it is a symbolic link, or one in a circle", "remove it"),
+    errno.ETIMEDOUT: ("it is a pipe or a device, and nothing comes of it", "name a file"),
     errno.EIO: ("the disk fails", "check the disk; the system's log says more"),
     errno.ESTALE: ("the network file system was remounted", "start again"),
 }
@@ -55,10 +56,13 @@ def listen_refusal(error: OSError, port: int) -> tuple[str, str]:
 
 
 def refused(error: OSError) -> MeshError:
-    """Return what the system refused as an error with a hint; its code is ``no_space`` when the disk is full."""
+    """Return what the system refused as an error with a hint.
+
+    Its code is ``no_space`` when the disk is full.
+    """
     reason, hint = refusal(error)
-    where = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
-    told = MeshError(f"{where}{reason}", hint=hint)
+    where = os.fsdecode(error.filename) if error.filename is not None else ""
+    told = MeshError(reason if where in reason else f"{where}: {reason}", hint=hint)
     if error.errno in FULL:
         told.code = "no_space"
     return told
@@ -91,6 +95,7 @@ def _not_permitted(path: Path | None) -> tuple[str, str]:
             continue
         if owner != os.geteuid():
             name, me = user_name(owner), user_name(os.geteuid())
-            return f"{place} belongs to user {name}", f"run it as {name}, or: chown -R {me} {place}"
+            whole = place if place.is_dir() else place.parent  # the other files in it are hardly one's own
+            return f"{place} belongs to user {name}", f"run it as {name}, or: chown -R {me} {whole}"
         return "its mode forbids it", f"chmod u+rwX {place}"
     return "it is not permitted", "choose another --home"

@@ -51,7 +51,10 @@ class Timer:
             heapq.heappush(table._heap, (when, table._count, self))
 
     def cancel(self) -> None:
-        """Take the deadline back for good, and forget the action. May be repeated."""
+        """Take the deadline back for good, and forget the action.
+
+        May be repeated.
+        """
         self.when = NEVER
         self._action = None
 

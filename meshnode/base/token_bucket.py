@@ -41,6 +41,10 @@ class TokenBucket:
         self._fill(now)
         return self._tokens >= self.burst
 
+    def give(self, amount: float) -> None:
+        """Give tokens back that were taken in vain."""
+        self._tokens = min(self.burst, self._tokens + amount)
+
     def drain(self, most: float) -> None:
         """Forget saved tokens above ``most``, for a limit that shall not begin with a burst."""
         self._tokens = min(self._tokens, most)

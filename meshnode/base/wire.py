@@ -80,7 +80,10 @@ def as_flag(value: object) -> bool:
 
 
 def as_bytes(value: object, least: int, most: int) -> bytes:
-    """Return a decoded byte string of ``least`` to ``most`` bytes; raises WireError for anything else."""
+    """Return a decoded byte string of ``least`` to ``most`` bytes.
+
+    Raises WireError for anything else.
+    """
     if type(value) is not bytes or not least <= len(value) <= most:
         raise WireError("bytes are missing or not of the right length")
     return value

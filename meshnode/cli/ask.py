@@ -10,13 +10,19 @@ if TYPE_CHECKING:
     from meshnode.daemon.request import Request
 
 
-def ask(home: Path, request: Request) -> Iterator[dict[str, Any]]:
-    """Yield the answers of the node that runs in ``home``. Raises MeshError: it refused, or none runs."""
+def ask(home: Path, request: Request, timeout: float | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the answers of the node that runs in ``home``; each may take ``timeout`` seconds.
+
+    Raises MeshError: it refused, none runs, or no answer came in time.
+    """
     from meshnode.daemon.client import call
 
-    return call(home, request)
+    return call(home, request, timeout)
 
 
-def ask_one(home: Path, request: Request) -> dict[str, Any]:
-    """Return the one answer. Raises MeshError."""
-    return next(iter(list(ask(home, request))))
+def ask_one(home: Path, request: Request, timeout: float | None = None) -> dict[str, Any]:
+    """Return the one answer.
+
+    Raises MeshError.
+    """
+    return next(iter(list(ask(home, request, timeout))))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from meshnode.cli.output import say
 from meshnode.diagnosis.finding import Finding, Level
 
 MARKS = {Level.OK: "ok", Level.NOTE: "note", Level.PROBLEM: "PROBLEM"}
 COLOURS = {Level.OK: "green", Level.NOTE: None, Level.PROBLEM: "red"}
-DETAILS = ("tried", "history")  # topics whose findings stand below the one before
+DETAILS = ("tried", "known", "history")  # topics whose findings stand below the one before
 
 
 def show(findings: list[Finding]) -> None:
@@ -19,8 +20,8 @@ def show(findings: list[Finding]) -> None:
         mark = click.style(f"{MARKS[finding.level]:7}", fg=COLOURS[finding.level], bold=finding.level is Level.PROBLEM)
         quiet = finding.topic in DETAILS and finding.topic == before
         topic = "" if quiet else finding.topic
-        click.echo(f"{mark}  {topic:{width}}  {finding.text}")
+        say(f"  {topic:{width}}  {finding.text}", mark=mark)
         if finding.hint:
             arrow = "do" if finding.level is Level.PROBLEM else "hint"
-            click.echo(f"{'':7}  {'':{width}}  {arrow}: {finding.hint}")
+            say(f"{'':7}  {'':{width}}  {arrow}: {finding.hint}")
         before = finding.topic

@@ -1,112 +1,27 @@
-"""Entry point: finds a command's module only when it is asked for, and prints errors.
-
-``INDEX`` follows from the commands (``python -m tools.cli_reference``), so that ``--help`` need not load them.
-"""
+"""Entry point. It loads nothing itself, so that Ctrl-C is quiet from the first moment on."""
 
 from __future__ import annotations
 
+import os
 import sys
-from difflib import get_close_matches
-from importlib import import_module
-
-import click
-
-from meshnode.cli.index import INDEX
-from meshnode.cli.options import EMPTY_HOME
-from meshnode.cli.output import fail
-from meshnode.errors import MeshError
-
-COMMANDS = "meshnode.cli.commands"
-
-
-class Front(click.Group):
-    """The group of all commands, each loaded from its module in ``cli/commands/`` when it is used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names that the index has."""
-        return sorted(INDEX)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return one command; one that the index has not yet is looked for in all modules."""
-        if cmd_name not in INDEX:
-            return self.load_all().get(cmd_name)
-        return _commands_in(f"{COMMANDS}.{INDEX[cmd_name][0]}")[cmd_name]
-
-    def load_all(self) -> dict[str, click.Command]:
-        """Import every module of commands."""
-        from pkgutil import iter_modules
-
-        modules = iter_modules(import_module(COMMANDS).__path__, f"{COMMANDS}.")
-        return {name: command for module in modules for name, command in _commands_in(module.name).items()}
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; an unknown one is answered with those that are spelt like it. Raises UsageError."""
-        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            close = get_close_matches(args[0], INDEX, n=3, cutoff=0.5)
-            hint = f" Did you mean {', '.join(close)}?" if close else ""
-            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list without importing any of them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, INDEX[name][1]) for name in self.list_commands(ctx)])
-
-
-def _commands_in(module: str) -> dict[str, click.Command]:
-    values = vars(import_module(module)).values()
-    return {str(value.name): value for value in values if isinstance(value, click.Command)}
-
-
-@click.group(cls=Front, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--home",
-    default="~/.meshnode",
-    show_default=True,
-    envvar="MESHNODE_HOME",
-    help="Where one node keeps its key, state and control socket.",
-)
-@click.version_option(package_name="meshnode")
-@click.pass_context
-def group(ctx: click.Context, home: str) -> None:
-    """A userspace mesh: a program's address is its public key.
-
-    \b
-    meshnode up                              run a node here
-    meshnode id                              its id, to give to others
-    meshnode expose web tcp://127.0.0.1:80 --allow any
-    meshnode forward 8080 web                on another node: its port 8080 is that service
-    meshnode doctor                          what this network is, when something does not work
-    """
-    if not home:
-        raise EMPTY_HOME
-    ctx.obj = home
+from contextlib import suppress
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 an error, 2 wrong usage, 130 interrupted."""
-    as_json = "--json" in sys.argv[1:]
+    """Run the command line and exit: 0 done, 1 an error, 2 wrong usage, 130 interrupted."""
     try:
-        result = group(standalone_mode=False)
-        sys.exit(result if isinstance(result, int) else 0)
-    except MeshError as error:
-        fail(error, as_json)
-        sys.exit(1)
-    except click.ClickException as error:
-        if as_json:
-            fail(MeshError(error.format_message(), hint="see --help"), True)
-        else:
-            error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
-    except OSError as error:  # a full disk, a home that went away
-        from meshnode.base.refusals import refused
+        _take_standard_numbers()
+        from meshnode.cli.front import run
 
-        fail(refused(error), as_json)
-        sys.exit(1)
+        status = run()
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)
+
+
+def _take_standard_numbers() -> None:
+    """Open the null device as each of 0, 1 and 2 that is closed (``<&-``), so that no socket gets its number."""
+    with suppress(OSError):  # without the device, or at the limit of descriptors
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(number)

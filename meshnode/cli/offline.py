@@ -17,7 +17,10 @@ NAME_TIMEOUT_S = 3.0
 
 
 def snapshot_without_node(home: Path) -> Snapshot:
-    """Return this host's addresses, and whether the names of the seeds resolve. Raises ConfigError."""
+    """Return this host's addresses, and whether the names of the seeds resolve.
+
+    Raises ConfigError.
+    """
     seeds = [parse_seed(text) for text in Config.load(home).seeds[:MAX_DOCTOR_SEEDS]]
     names = _look_up(list(dict.fromkeys(seed.host for seed in seeds)))
     return {

@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from meshnode.cli.output import say
 from meshnode.errors import ConfigError
 
 EMPTY_HOME = ConfigError("--home is empty", hint="name a directory, or leave --home out for ~/.meshnode")
+EMPTY_HOME_VARIABLE = ConfigError("MESHNODE_HOME is empty", hint="name a directory in it, or unset it for ~/.meshnode")
+SAY_IT_THEMSELVES = ("up", "seed", "doctor")  # they load the settings, or may have to
 F = Callable[..., Any]
 
 
 def _keep_home(ctx: click.Context, param: click.Parameter, value: str | None) -> Path:
     if value == "":
         raise EMPTY_HOME
-    chosen = value if value is not None else ctx.obj or "~/.meshnode"
-    return Path(chosen).expanduser().absolute()
+    if value is None and ctx.obj is None and os.environ.get("MESHNODE_HOME") == "":
+        raise EMPTY_HOME_VARIABLE
+    if ctx.info_name not in SAY_IT_THEMSELVES:
+        warn_of_variables()
+    chosen = value or ctx.obj or "~/.meshnode"
+    try:
+        return Path(chosen).expanduser().absolute()
+    except RuntimeError:  # no $HOME, and no entry in the user database
+        from meshnode.config import expanded
+
+        return expanded(chosen)  # says so
+
+
+def warn_of_variables() -> None:
+    """Warn on stderr of each ``MESHNODE_*`` variable that no setting has."""
+    if all(name == "MESHNODE_HOME" for name in os.environ if name.startswith("MESHNODE_")):
+        return
+    from meshnode.config import unknown_variables  # 3 ms, which few commands need
+
+    for warning in unknown_variables(os.environ):
+        say(f"warning: {warning}", err=True)
 
 
 def home_option(command: F) -> F:

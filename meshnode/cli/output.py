@@ -1,23 +1,35 @@
-"""Output of commands: plain lines for people, ``--json`` for scripts, errors with a hint and no traceback."""
+"""Output of commands: plain lines for people, ``--json`` for scripts, errors with a hint and no traceback.
+
+All that commands print passes here, so that all of it is visible (``foreign_text``); a test holds them to it.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from meshnode.errors import MeshError
+from meshnode.foreign_text import visible
 
 
-def visible(text: str) -> str:
-    """Return ``text`` with all that a terminal would obey escaped: other nodes chose these characters."""
-    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
+def say(text: str = "", *, mark: str = "", err: bool = False) -> None:
+    """Print one line; whatever is in ``text`` cannot make it two, nor be obeyed by the terminal.
+
+    ``mark`` stands before it as it is: it is the program's own, and may have colours.
+    """
+    click.echo(mark + visible(text), err=err)
 
 
-def emit(value: dict[str, Any], as_json: bool, text: str) -> None:
-    """Print ``value`` as one JSON line, or ``text``, which may have several lines."""
-    click.echo(json.dumps(value) if as_json else "\n".join(map(visible, text.split("\n"))))
+def emit(value: Mapping[str, Any], as_json: bool, *lines: str) -> None:
+    """Print ``value`` as one JSON line, or ``lines``."""
+    if as_json:
+        click.echo(json.dumps(value))
+        return
+    for line in lines:
+        say(line)
 
 
 def fail(error: MeshError, as_json: bool) -> None:
@@ -25,6 +37,6 @@ def fail(error: MeshError, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(error.to_json()))
         return
-    click.echo(f"error: {error.message}", err=True)
+    say(f"error: {error.message}", err=True)
     if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
+        say(f"hint: {error.hint}", err=True)

@@ -7,7 +7,8 @@ from statistics import median
 from typing import Any
 
 from meshnode.base.path_reason import in_words
-from meshnode.diagnosis.finding import ms, seconds, short
+from meshnode.diagnosis.finding import change_in_words, ms, seconds, short
+from meshnode.foreign_text import visible
 
 Json = dict[str, Any]
 
@@ -26,14 +27,20 @@ def _where(entry: Json) -> str:
 
 
 def table(peers: list[Json], *, history: bool) -> Iterator[str]:
-    """Yield lines for ``peers``: the ids in full, for they are copied from here."""
+    """Yield lines for ``peers``: the ids in full, for they are copied from here.
+
+    Names where any peer has one.
+    """
+    names = [visible(str(peer.get("name") or "")) for peer in peers]
     rows = [(way(peer), _where(peer), ms(peer["rtt_ms"]) if peer["rtt_ms"] is not None else "-") for peer in peers]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-    for peer, (path, at, rtt) in zip(peers, rows, strict=True):
+    wide = max(map(len, names), default=0)
+    for peer, name, (path, at, rtt) in zip(peers, names, rows, strict=True):
         state = "" if peer["state"] == "connected" else f"  {peer['state']}"
         last = peer["history"][-1] if peer["history"] and not history else None
         change = f"  {in_words(last['why'])} {seconds(last['ago_s'])} ago" if last else ""
-        line = f"{peer['id']}  {path:{widths[0]}}  {at:{widths[1]}}  {rtt:>{widths[2]}}{state}{change}"
+        called = f"  {name:{wide}}" if wide else ""
+        line = f"{peer['id']}{called}  {path:{widths[0]}}  {at:{widths[1]}}  {rtt:>{widths[2]}}{state}{change}"
         yield line.rstrip()
         if history:
             yield from _details(peer)
@@ -48,7 +55,7 @@ def _details(peer: Json) -> Iterator[str]:
         tries = f"{candidate['answers']} of {candidate['probes']} probes answered{rtt}"
         yield f"    or   {_where(candidate):{wide}}  {way(candidate):9}  {candidate['state']}: {tries}"
     for change in peer["history"]:
-        yield f"    {seconds(change['ago_s']):>7} ago  {_change(change):{far}}  {in_words(change['why'])}"
+        yield f"    {seconds(change['ago_s']):>7} ago  {_change(change):{far}}  {change_in_words(change)}"
 
 
 def _change(change: Json) -> str:

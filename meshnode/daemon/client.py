@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from meshnode.base.refusals import refusal
-from meshnode.daemon.paths import socket_path, why_open
+from meshnode.base.files import why_unsafe
+from meshnode.base.refusals import as_user, refusal, user_name
+from meshnode.daemon.paths import socket_path, stand_in
 from meshnode.daemon.request import Json, Request, encode
 from meshnode.errors import MeshError, NotRunning
+
+UCRED = struct.Struct("iII")  # unix(7): process, user, group
+
+STOPPED_HINT = "its own output says why; `meshnode up` starts it again"
 
 
 class RemoteError(MeshError):
@@ -21,33 +30,103 @@ class RemoteError(MeshError):
         self.code = code
 
 
-def call(home: Path, asked: Request) -> Iterator[Json]:
-    """Ask the node of ``home`` and yield its answers. Raises NotRunning, RemoteError."""
-    path = socket_path(home)
-    if (unsafe := why_open(path)) is not None:
-        raise NotRunning(unsafe[0], hint=unsafe[1])
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _check_owner(connection: socket.socket, home: Path) -> None:
+    """Ask the kernel whose process listens: in a volume that others may write in they can put a socket. Raises."""
+    if hasattr(socket, "SO_PEERCRED"):
+        user = UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))[1]
+        if user not in (0, os.geteuid()):
+            raise NotRunning(f"the node in {home} is one of user {user_name(user)}", hint=as_user(user, home))
+
+
+def call(home: Path, asked: Request, timeout: float | None = None) -> Iterator[Json]:
+    """Ask the node of ``home`` and yield its answers; each may take ``timeout`` seconds.
+
+    Raises NotRunning, also when no answer comes in time, and RemoteError.
+    """
+    answered = False
     try:
-        try:
-            connection.connect(str(path))
-        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
-            raise NotRunning(f"no node runs in {home}", hint=f"start one: meshnode --home {home} up") from error
-        except PermissionError as error:
-            reason, hint = refusal(error, path)
-            raise NotRunning(f"cannot ask the node in {home}: {reason}", hint=hint) from error
-        connection.sendall(encode(asked))
-        answered = False
-        with connection.makefile("rb") as lines:
+        with _connected(home, asked, timeout) as (_, lines):
             for line in lines:
                 answer = json.loads(line)
-                if "error" in answer:
-                    error_ = answer["error"]
-                    raise RemoteError(error_["code"], error_["message"], error_["hint"])
                 if answer.get("end"):
                     return
+                yield _result(answer)
                 answered = True
-                yield answer["result"]
-        gone = "the node has stopped" if answered else "the node stopped before it answered"
-        raise NotRunning(gone, hint="its own output says why; `meshnode up` starts it again")
-    finally:
+    except (TimeoutError, BlockingIOError) as error:
+        raise NotRunning(f"the node in {home} does not answer", hint="is its process stopped, or very busy?") from error
+    except (ConnectionResetError, BrokenPipeError):
+        pass  # it was killed
+    gone = "the node has stopped" if answered else "the node stopped before it answered"
+    raise NotRunning(gone, hint=STOPPED_HINT)
+
+
+@contextmanager
+def open_stream(home: Path, asked: Request) -> Iterator[tuple[socket.socket, BinaryIO]]:
+    """Ask the node of ``home`` for a stream; once the service has accepted, give the socket, and what is read from it.
+
+    From then on both sides speak frames (``daemon/frames.py``). Raises NotRunning, and RemoteError with what the
+    service or the node answered.
+    """
+    with _connected(home, asked) as (connection, lines):
+        line = lines.readline()
+        if not line:
+            raise NotRunning("the node stopped before it answered", hint=STOPPED_HINT)
+        _result(json.loads(line))
+        yield connection, lines
+
+
+def connect(home: Path, timeout: float | None = None) -> socket.socket:
+    """Return a connection to the node of ``home``, whose calls may take ``timeout`` seconds.
+
+    Raises NotRunning, and TimeoutError when the node takes no connection in time.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout)
+        places = dict.fromkeys((socket_path(home), stand_in(home)))
+        if not any(_connects(connection, path, home) for path in places):
+            raise NotRunning(f"no node runs in {home}", hint=f"start one: meshnode --home {home} up")
+        _check_owner(connection, home)
+    except BaseException:
         connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def _connected(home: Path, asked: Request, timeout: float | None = None) -> Iterator[tuple[socket.socket, BinaryIO]]:
+    with connect(home, timeout) as connection:
+        connection.sendall(encode(asked))
+        with connection.makefile("rb") as lines:
+            yield connection, lines
+
+
+def _connects(connection: socket.socket, path: Path, home: Path) -> bool:
+    """Connect to a socket; False when no process listens there. Raises NotRunning: it must or can not be asked."""
+    if (unsafe := why_unsafe(path.parent)) is not None:
+        raise NotRunning(unsafe[0], hint=unsafe[1])
+    try:
+        connection.connect(str(path))
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+        return False
+    except PermissionError as error:
+        reason, hint = refusal(error, path)
+        raise NotRunning(f"cannot ask the node in {home}: {reason}", hint=hint) from error
+    return True
+
+
+def _result(answer: Json) -> Json:
+    if "error" in answer:
+        raise error_of(answer)
+    result: Json = answer["result"]
+    return result
+
+
+def error_of(answer: Json) -> RemoteError:
+    """Return the error that an answer of the node tells.
+
+    ``answer`` is ``{"error": {"code", "message", "hint"}}``; ``--json`` prints the code as the
+    node gave it.
+    """
+    found = answer["error"]
+    return RemoteError(found["code"], found["message"], found["hint"])

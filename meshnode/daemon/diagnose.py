@@ -7,6 +7,7 @@ A snapshot is one JSON object:
     peers      as ``meshnode peers``
     addresses  [[host, prefix length], ...] of this host
     udp        {"outside_s", "lan_s"}: seconds since a member was heard by UDP from outside, and from our own networks
+    wall       Unix seconds
     settings   {"listen", "mdns", "dht", "tunnel"}
     seeds      [{"id", "host", "port", "addresses", "error", "answers", "rtt_ms", "path", "tunnel", "why"}, ...]
     peer       null, or as ``peer`` below describes
@@ -26,6 +27,7 @@ from meshnode.errors import MeshError
 from meshnode.identity.node_id import NodeId
 from meshnode.paths.candidate import NEVER
 from meshnode.paths.describe import describe_candidates, describe_endpoint, describe_history
+from meshnode.runtime.host_names import look_up
 from meshnode.runtime.interfaces import local_networks
 from meshnode.sdk.node import Node, runtime_of
 
@@ -38,7 +40,16 @@ Json = dict[str, Any]
 
 
 async def diagnose(node: Node, wanted: NodeId | None) -> AsyncIterator[Json]:
-    """Yield ``{"progress": text}`` while it takes time, then ``{"snapshot": ...}``."""
+    """Look at the node, ask its seeds and a peer, and yield what the doctor reasons about.
+
+    Args:
+        node: The running node.
+        wanted: A peer to connect to and to describe as well; None for the network alone.
+
+    Yields:
+        ``{"progress": text}`` before each step that may take seconds, then one ``{"snapshot": ...}`` with the keys in
+        the module's docstring. What fails on the way is part of the snapshot and raises nothing.
+    """
     seeds = [seed for seed in map(parse_seed, node.config.seeds) if seed.id != node.id][:MAX_DOCTOR_SEEDS]
     if seeds:
         yield {"progress": "asking the seeds"}
@@ -61,6 +72,7 @@ async def diagnose(node: Node, wanted: NodeId | None) -> AsyncIterator[Json]:
             "peers": node.peers(),
             "addresses": [list(network) for network in local_networks(loopback=True)],
             "udp": _udp(node, now),
+            "wall": runtime_of(node).clock.wall(),
             "settings": {name: getattr(node.config, name) for name in ("listen", "mdns", "dht", "tunnel")},
             "seeds": asked,
             "peer": found,
@@ -69,7 +81,11 @@ async def diagnose(node: Node, wanted: NodeId | None) -> AsyncIterator[Json]:
 
 
 def describe_peer(node: Node, peer: NodeId) -> Json:
-    """Describe the connection to one peer: whether there is one, its path, candidates and path changes."""
+    """Describe the connection to one peer.
+
+    Returns ``id``, ``connected`` and ``self`` and, when it is connected, what ``meshnode peers`` has of it and its
+    ``candidates``: every address that it may be at, with probes, answers and round trips.
+    """
     found: Json = {"id": str(peer), "connected": False, "self": peer == node.id}
     live = next((entry for entry in node.peers() if entry["id"] == str(peer)), None)
     session = runtime_of(node).stack.sessions.get(peer)
@@ -80,7 +96,10 @@ def describe_peer(node: Node, peer: NodeId) -> Json:
 
 
 def last_change(node: Node, peer: NodeId) -> Json:
-    """Return the newest path change of a peer: ``why`` and ``ago_s``; empty while there is none."""
+    """Return the newest path change of a peer: ``why`` and ``ago_s``.
+
+    Empty while there is none.
+    """
     session = runtime_of(node).stack.sessions.get(peer)
     history = describe_history(session.paths, time.monotonic()) if session is not None else []
     return {name: history[-1][name] for name in ("why", "ago_s")} if history else {}
@@ -148,12 +167,11 @@ async def _addresses(seed: Seed) -> tuple[list[str], str]:
     """Return a seed's IP addresses, or none and the reason."""
     try:
         async with asyncio.timeout(NAME_TIMEOUT_S):
-            found = await asyncio.get_running_loop().getaddrinfo(seed.host, seed.port, type=2)
+            return await look_up(seed.host), ""
     except TimeoutError:
         return [], "the name server does not answer"
     except OSError as error:
         return [], error.strerror or str(error)
-    return list(dict.fromkeys(str(item[4][0]) for item in found)), ""
 
 
 def _udp(node: Node, now: float) -> Json:

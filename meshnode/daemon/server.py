@@ -3,69 +3,138 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 import json
 import logging
 import os
-import signal
-from collections.abc import Callable
+import resource
+import socket
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from meshnode.base.address import Addr
+from meshnode.base.bounded import BoundedDict
+from meshnode.base.files import make_private, why_unsafe
+from meshnode.base.limits import CONTROL_REQUEST_S, MAX_CONTROL, MAX_CONTROL_SILENT, MIN_DESCRIPTORS
 from meshnode.base.refusals import refused
 from meshnode.config import Config
+from meshnode.daemon.carry import Carried, carry
 from meshnode.daemon.context import Daemon
-from meshnode.daemon.paths import socket_path, why_open
+from meshnode.daemon.orphans import reap_orphans
+from meshnode.daemon.paths import socket_path, stand_in
 from meshnode.daemon.request import Request, known_requests, parse
+from meshnode.daemon.service_manager import notify, stay_alive
+from meshnode.daemon.signals import handle_signals
 from meshnode.errors import ConfigError, MeshError
-from meshnode.sdk.node import Node
+from meshnode.runtime.acceptor import Accepted, Acceptor
+from meshnode.runtime.state_files import set_aside
+from meshnode.sdk.node import Node, runtime_of
+from meshnode.services.proxy.book import ProxyBook
 from meshnode.services.registry import ServiceBook
 
 log = logging.getLogger("meshnode.daemon")
 
 MAX_REQUEST = 1 << 16
+ELSEWHERE = "set XDG_RUNTIME_DIR to a folder of this user, or use a shorter --home: this one is too long for a socket"
 
 
 class ControlServer:
     """Server of the control socket. One request a connection: a line in, result lines and an end out."""
 
-    def __init__(self, node: Node, book: ServiceBook, path: Path) -> None:
-        self._daemon = Daemon(node, book)
-        self._path = path
-        self._server: asyncio.Server | None = None
+    def __init__(self, daemon: Daemon, home: Path, accepted: Accepted) -> None:
+        """Make a server that does not listen yet; ``accepted`` is the node's counter of connections."""
+        self._daemon = daemon
+        self._path = socket_path(home)
+        self._stand_in = stand_in(home)
+        self._accepted = accepted
+        self._acceptor: Acceptor | None = None
         self._clients: dict[asyncio.Task[None], None] = {}
+        self._silent: BoundedDict[asyncio.Task[None], socket.socket] = BoundedDict(MAX_CONTROL_SILENT)
 
     async def start(self) -> None:
-        """Listen. This process holds the home's lock, so a socket that is there already was left by a dead one."""
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if (unsafe := why_open(self._path)) is not None:
-            raise ConfigError(unsafe[0], hint=unsafe[1])
+        """Listen on the home's socket, which only this user can open (0600); elsewhere where the disk is read-only.
+
+        This process holds the home's lock, so a socket that is there already was left by a dead one and is replaced.
+        Raises ConfigError when others can write in its folder, and OSError when it cannot be made.
+        """
+        try:
+            await self._listen()
+        except OSError as error:
+            if error.errno != errno.EROFS or self._path == self._stand_in:
+                raise
+            log.warning("the disk of %s is read-only: what changes is not saved", self._path.parent)
+            self._path = self._stand_in
+            await self._listen()
+
+    async def _listen(self) -> None:
+        make_private(self._path.parent)
+        if (unsafe := why_unsafe(self._path.parent)) is not None:
+            raise ConfigError(unsafe[0], hint=ELSEWHERE if self._path == self._stand_in else unsafe[1])
+        if self._path.is_dir():
+            set_aside(self._path, "it is a directory")
         self._path.unlink(missing_ok=True)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         mask = os.umask(0o177)
         try:
-            self._server = await asyncio.start_unix_server(self._client, str(self._path), limit=MAX_REQUEST)
+            sock.bind(str(self._path))
+            sock.listen(MAX_CONTROL)
+        except OSError:
+            sock.close()
+            raise
         finally:
             os.umask(mask)
+        loop = asyncio.get_running_loop()
+        self._acceptor = Acceptor(loop, self._accepted, [sock], self._on_connection, reserved=True)
 
     async def close(self) -> None:
-        """Stop listening and remove the socket."""
-        if self._server is not None:
-            self._server.close()
+        """Stop listening, end every client's answer, and remove the socket.
+
+        Clients that wait see the end of the connection, and say that the node has stopped.
+        """
+        if self._acceptor is not None:
+            self._acceptor.close()
         for task in list(self._clients):
             task.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that has become read-only
+            self._path.unlink(missing_ok=True)
 
-    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _on_connection(self, sock: socket.socket, source: Addr) -> None:
+        """Serve a client. Clients that ask nothing push out one another, and none that has asked."""
+        if len(self._clients) >= MAX_CONTROL:
+            sock.close()
+            return
+        task = asyncio.get_running_loop().create_task(self._client(sock))
+        self._clients[task] = None
+        task.add_done_callback(lambda done: self._on_end(done, sock))
+        pushed_out = self._silent.put(task, sock)
+        if pushed_out is not None:
+            pushed_out[0].cancel()
+
+    def _on_end(self, task: asyncio.Task[None], sock: socket.socket) -> None:
+        self._clients.pop(task, None)
+        self._silent.pop(task, None)
+        if task.cancelled():
+            sock.close()  # before it began
+        elif (error := task.exception()) is not None:
+            sock.close()
+            log.error("a control client failed", exc_info=error)
+
+    async def _client(self, sock: socket.socket) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._clients[task] = None
+        reader, writer = await asyncio.open_connection(sock=sock, limit=MAX_REQUEST)
         try:
-            await self._serve(await reader.readline(), reader, writer)
-        except (ConnectionError, ValueError, asyncio.CancelledError) as error:
+            async with asyncio.timeout(CONTROL_REQUEST_S):
+                line = await _request_line(reader)
+            self._silent.pop(task, None)
+            await self._serve(line, reader, writer)
+        except (ConnectionError, TimeoutError, ValueError, asyncio.CancelledError) as error:
             log.debug("a control client went away: %r", error)
         finally:
-            self._clients.pop(task, None)
             writer.close()
 
     async def _serve(self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -76,8 +145,8 @@ class ControlServer:
             return
         if asked.endless:
             await self._answer_while_heard(asked, reader, writer)
-        else:
-            await self._answer(asked, writer)
+        elif (stream := await self._answer(asked, writer)) is not None:
+            await carry((reader, writer), stream)
 
     async def _answer_while_heard(
         self, asked: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -92,9 +161,12 @@ class ControlServer:
                 task.cancel()
             await asyncio.gather(answering, leaving, return_exceptions=True)
 
-    async def _answer(self, asked: Request, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, asked: Request, writer: asyncio.StreamWriter) -> Carried | None:
+        """Write the results and the end, or the error; return a stream that is to be carried instead of the end."""
         try:
             async for result in asked.answer(self._daemon):
+                if isinstance(result, Carried):
+                    return result
                 await _write(writer, {"result": result})
             answer: dict[str, Any] = {"end": True}
         except MeshError as error:
@@ -107,6 +179,15 @@ class ControlServer:
         except (TypeError, KeyError, ValueError) as error:
             answer = MeshError(f"bad request: {error}", hint="are both ends of one version?").to_json()
         await _write(writer, answer)
+        return None
+
+
+async def _request_line(reader: asyncio.StreamReader) -> bytes:
+    """Return the line of a request; one that is longer than ``MAX_REQUEST`` is as good as none, and answered so."""
+    try:
+        return await reader.readline()
+    except ValueError:
+        return b""
 
 
 async def _write(writer: asyncio.StreamWriter, line: dict[str, Any]) -> None:
@@ -115,25 +196,66 @@ async def _write(writer: asyncio.StreamWriter, line: dict[str, Any]) -> None:
 
 
 def run(config: Config, ready: Callable[[Node], None]) -> None:
-    """Run a node until SIGINT or SIGTERM; ``ready`` is called once it answers requests. Raises MeshError."""
+    """Run a node until SIGINT, SIGTERM or the end of its terminal; ``ready`` is called once it answers requests.
+
+    SIGHUP otherwise has it read its policy again. Raises MeshError when it cannot start; what happens later ends it no
+    more.
+    """
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if 0 <= descriptors < MIN_DESCRIPTORS:  # RLIM_INFINITY is negative
+        raise ConfigError(f"only {descriptors} file descriptors are allowed", hint="ulimit -n 4096")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the node's key and the mesh's
     known_requests()  # before the node starts: no import on its loop later
-    asyncio.run(_run(config, ready))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_run(config, ready))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the event loop: uvloop's where it is installed (``meshnode[uvloop]``), else asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 async def _run(config: Config, ready: Callable[[Node], None]) -> None:
-    stop = asyncio.Event()
+    stop, now = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        (now if stop.is_set() else stop).set()
+
     async with Node(config) as node:
         book = ServiceBook(node)
-        control = ControlServer(node, book, socket_path(config.home_path))
+        proxies = ProxyBook(node)
+        daemon = Daemon(node, book, proxies)
+        control = ControlServer(daemon, config.home_path, runtime_of(node).sockets.accepted)
         await control.start()
         try:
             await book.restore()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                with suppress(NotImplementedError):
-                    loop.add_signal_handler(number, stop.set)
+            await proxies.restore()
+            handle_signals(loop, end, runtime_of(node).policy.read_again)
             ready(node)
+            notify("READY=1")
+            gc.freeze()  # what a node starts with stays: the collector need not look at it again and again
+            helpers = asyncio.gather(stay_alive(), reap_orphans())
             await stop.wait()
+            if config.drain:
+                notify("STOPPING=1")
+                await _first(book.drain(config.drain), now.wait())
+            helpers.cancel()
         finally:
+            notify("STOPPING=1")
             await control.close()
+            await proxies.close()
             await book.close()
+
+
+async def _first(*work: Coroutine[Any, Any, object]) -> None:
+    """Run these until one has ended, then end the others."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -79,7 +79,10 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Return the process id. Raises MeshError before the start."""
+        """Return the process id.
+
+        Raises MeshError before the start.
+        """
         if self._process is None:
             raise MeshError("this process was not started")
         return self._process.pid
@@ -109,7 +112,7 @@ class Process:
         try:
             await asyncio.wait_for(self._process.wait(), STOP_S)
         except TimeoutError:
-            self._process.kill()
+            self.kill()
             await self._process.wait()
 
 
@@ -212,7 +215,10 @@ def _host_of(process: Process) -> Host:
 
 @contextlib.asynccontextmanager
 async def open_stage(*, netns: bool) -> AsyncIterator[Stage]:
-    """Set the stage and clear it away, however the block ends. Raises MeshError where namespaces cannot be had."""
+    """Set the stage and clear it away, however the block ends.
+
+    Raises MeshError where namespaces cannot be had.
+    """
     if not netns:
         yield Loopback()
         return

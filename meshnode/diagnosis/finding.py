@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from meshnode.base.path_reason import PathReason, in_words
+
 Snapshot = Mapping[str, Any]  # what crosses the control socket; every key may be missing (another version)
 
 
@@ -41,7 +43,10 @@ def ok(topic: str, text: str) -> Finding:
 
 
 def note(topic: str, text: str, hint: str = "") -> Finding:
-    """Return a finding that is worth knowing and needs nothing done; a ``hint`` may say what would help."""
+    """Return a finding that is worth knowing and needs nothing done.
+
+    A ``hint`` may say what would help.
+    """
     return Finding(topic, Level.NOTE, text, hint)
 
 
@@ -85,6 +90,20 @@ def short(text: object) -> str:
     if mark:  # by which of our extra sockets: nothing that a person wants to know
         return f"{host}:{rest.rpartition(':')[2]}"
     return where[:8] if len(where) == 52 and where.isalnum() else where
+
+
+def change_in_words(change: Snapshot) -> str:
+    """Return why a path changed, for how long nothing was heard, and how often, from an entry of ``history``."""
+    words, silent = in_words(change.get("why")), change.get("silent_s")
+    times = int(change.get("times") or 1)
+    if change.get("silent"):
+        return f"{words}, and is silent still"
+    if times > 1:
+        return f"{words}, {times} times" + (f" for up to {seconds(silent)}" if silent is not None else "")
+    if silent is None:
+        return words
+    lasted = change.get("why") in (PathReason.SILENT, PathReason.SUSPENDED)
+    return f"{words} for {seconds(silent)}" if lasted else f"{words}, {seconds(silent)} without an answer"
 
 
 def opened_by_us(peer: Snapshot) -> bool:

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from meshnode.base.limits import SEAL_WINDOW_S
 from meshnode.diagnosis.finding import Finding, Snapshot, ms, note, ok, opened_by_us, plural, problem, seconds, short
+from meshnode.diagnosis.host import on_clock, on_degraded, on_grant
 
 RECENT_S = 60.0  # four keepalives: a node that was heard within this is there
 TUNNEL_S = 20.0  # where WebSockets are in use, one keepalive and a bit
-CLOCK_NOTE_S, CLOCK_PROBLEM_S = 2.0, 10.0
 ULA = ipaddress.ip_network("fc00::/7")
 
 
 def diagnose(snapshot: Snapshot) -> list[Finding]:
-    """Return everything that can be told of the node and its network, in a fixed order of topics.
+    """Return everything that can be told of the node and its network, in a fixed order of topics: causes come first.
 
     Every key of ``snapshot`` may be missing. Without ``running`` it covers this host's addresses and the names of the
     seeds alone.
     """
     if not snapshot.get("running"):
-        topics: tuple[Callable[[Snapshot], Iterator[Finding]], ...] = (_absent, _addresses, _seeds)
+        topics: tuple[Callable[[Snapshot], Iterator[Finding]], ...] = (_absent, _addresses, _names, _seeds)
     else:
-        topics = (_node, _addresses, _udp, _nat, _ipv6, _mappings, _relays, _mdns, _clock, _dht, _seeds)
+        topics = (
+            _node,
+            _addresses,
+            _names,
+            _udp,
+            _nat,
+            _ipv6,
+            _mappings,
+            _relays,
+            _mdns,
+            on_clock,
+            on_grant,
+            _dht,
+            _seeds,
+            on_degraded,
+        )
     return [finding for topic in topics for finding in topic(snapshot)]
 
 
@@ -66,7 +80,11 @@ def _node(snapshot: Snapshot) -> Iterator[Finding]:
     where = ", ".join(map(short, endpoints)) or "no address"
     live = plural(int(status.get("peers", 0)), "live peer")
     name, up = short(status.get("id", "")), seconds(status.get("uptime_s", 0))
-    yield ok("node", f"node {name} has been up for {up}, with {live}, at {where}")
+    yield ok(
+        "node", f"node {name} has been up for {up}, with {live}, at {where}; QUIC by {status.get('engine', 'aioquic')}"
+    )
+    if refusal := status.get("engine_refused"):
+        yield note("engine", str(refusal), "install the versions that the project's lock file names")
     if _confined(snapshot):
         yield note(
             "node",
@@ -86,7 +104,12 @@ def _addresses(snapshot: Snapshot) -> Iterator[Finding]:
     elif not snapshot.get("running"):
         yield ok("addresses", f"this host's addresses are {', '.join(four + hosts(snapshot, 6))}")
         if not six:
-            yield note("ipv6", "this host has no global IPv6 address; IPv4 is used")
+            yield _no_global6(four)
+
+
+def _no_global6(four: Sequence[str]) -> Finding:
+    rest = "IPv4 is used" if four else "without IPv4 it reaches its own network only"
+    return note("ipv6", f"this host has no global IPv6 address; {rest}")
 
 
 def _udp(snapshot: Snapshot) -> Iterator[Finding]:
@@ -106,6 +129,8 @@ def _udp(snapshot: Snapshot) -> Iterator[Finding]:
         )
     elif on_lan:
         yield ok("udp", f"UDP works on this network (heard {seconds(lan)} ago); no node outside of it has answered yet")
+    elif seeds and all(seed.get("error") for seed in seeds):
+        yield note("udp", "whether UDP works cannot be told: no name of a seed resolves, so no node was asked")
     elif any(not seed.get("answers") for seed in seeds):
         failed = int(snapshot.get("status", {}).get("counters", {}).get("tunnel_failures", 0))
         how = "by UDP or by WebSocket over TCP" if failed else "by UDP"
@@ -178,7 +203,7 @@ def _ipv6(snapshot: Snapshot) -> Iterator[Finding]:
     elif mine:
         yield note("ipv6", f"this host has IPv6 ({', '.join(mine)}), but no node outside has answered over it yet")
     else:
-        yield note("ipv6", "this host has no global IPv6 address; IPv4 is used")
+        yield _no_global6(hosts(snapshot, 4))
 
 
 def _mappings(snapshot: Snapshot) -> Iterator[Finding]:
@@ -249,33 +274,9 @@ def _mdns(snapshot: Snapshot) -> Iterator[Finding]:
         yield note("mdns", "mDNS is on and no node was heard: no other node is on this LAN, or it carries no multicast")
 
 
-def _clock(snapshot: Snapshot) -> Iterator[Finding]:
-    status = snapshot.get("status", {})
-    clock, counters = status.get("clock", {}), status.get("counters", {})
-    dropped = int(counters.get("seal_stale", 0)) + int(counters.get("knock_stale", 0))
-    offset, stale, peers = clock.get("offset_s"), clock.get("stale_offset_s"), int(clock.get("peers", 0))
-    lost = f"; dropped as stale: {plural(dropped, 'datagram')}" if stale is not None else ""
-    hint = f"let NTP set the clocks: what is more than {SEAL_WINDOW_S:.0f} s off is dropped unanswered"
-    if offset is None and stale is not None and dropped >= 3:
-        way = "behind" if stale < 0 else "ahead of"
-        yield problem(
-            "clock", f"members' clocks are {seconds(abs(stale))} {way} this one, and all they sent was dropped", hint
-        )
-    elif offset is None:
-        yield note("clock", f"there is no peer to compare this clock with{lost}")
-    elif abs(offset) < CLOCK_NOTE_S:
-        yield ok(
-            "clock", f"the clock agrees with {plural(peers, 'peer')} (within {seconds(max(abs(offset), 0.1))}){lost}"
-        )
-    else:
-        yield _clock_off(offset, peers, lost, hint)
-
-
-def _clock_off(offset: float, peers: int, lost: str, hint: str) -> Finding:
-    way = "behind" if offset > 0 else "ahead of"
-    whose = "" if peers > 1 else " (or the peer's is wrong)"
-    text = f"this clock is {seconds(abs(offset))} {way} {plural(peers, 'peer')}{whose}{lost}"
-    return problem("clock", text, hint) if abs(offset) >= CLOCK_PROBLEM_S else note("clock", text, hint)
+def _hears_lan(snapshot: Snapshot) -> bool:
+    mdns = snapshot.get("status", {}).get("mdns", {})
+    return bool(mdns.get("on")) and not mdns.get("error")
 
 
 def _dht(snapshot: Snapshot) -> Iterator[Finding]:
@@ -284,25 +285,37 @@ def _dht(snapshot: Snapshot) -> Iterator[Finding]:
         yield note("dht", "the DHT is off: peers are found through live connections and mDNS only")
     elif contacts:
         yield ok("dht", f"the DHT has {plural(contacts, 'contact')} to ask where a node is")
-    elif snapshot.get("seeds"):
-        yield problem(
+    elif seeds := snapshot.get("seeds"):
+        told = note if all(seed.get("error") for seed in seeds) else problem
+        yield told(
             "dht", "the DHT has no contact, so no node can be asked where a peer is", "see the findings on seeds"
         )
     else:
+        others = "only nodes on this LAN" if _hears_lan(snapshot) else "no other node"
         yield note(
             "dht",
-            "the DHT has no contact: only nodes on this LAN can be found",
+            f"the DHT has no contact: {others} can be found",
             "name any node of the mesh: meshnode up --seed ID@HOST:PORT",
         )
 
 
+def _names(snapshot: Snapshot) -> Iterator[Finding]:
+    for seed in snapshot.get("seeds", ()):
+        if seed.get("error"):
+            text = f"{_seed(seed)}: the name does not resolve ({seed['error']})"
+            yield problem("seeds", text, "check the name, and this host's DNS")
+
+
+def _seed(seed: Snapshot) -> str:
+    host = str(seed.get("host"))
+    return f"seed {short(seed.get('id'))} at {f'[{host}]' if ':' in host else host}:{seed.get('port')}"
+
+
 def _seeds(snapshot: Snapshot) -> Iterator[Finding]:
     for seed in snapshot.get("seeds", ()):
-        name = f"seed {short(seed.get('id'))} at {seed.get('host')}:{seed.get('port')}"
+        name = _seed(seed)
         if seed.get("error"):
-            yield problem(
-                "seeds", f"{name}: the name does not resolve ({seed['error']})", "check the name, and this host's DNS"
-            )
+            continue  # told first
         elif not snapshot.get("running"):
             yield ok("seeds", f"{name}: the name resolves to {', '.join(seed.get('addresses', ()))}")
         elif seed.get("answers"):

@@ -5,8 +5,19 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
-from meshnode.base.path_reason import in_words
-from meshnode.diagnosis.finding import Finding, Snapshot, ms, note, ok, opened_by_us, plural, problem, seconds, short
+from meshnode.diagnosis.finding import (
+    Finding,
+    Snapshot,
+    change_in_words,
+    ms,
+    note,
+    ok,
+    opened_by_us,
+    plural,
+    problem,
+    seconds,
+    short,
+)
 
 MAX_LISTED = 6
 SYMMETRIC = "symmetric"  # the capability by which a record says so
@@ -142,7 +153,8 @@ def _tried(peer: Snapshot) -> Iterator[Finding]:
         failures = candidate.get("failures")
         left = f", left {plural(failures, 'time')} because it fell silent" if failures else ""
         where = f"{short(candidate.get('endpoint'))} (from {candidate.get('source')})"
-        yield note("tried", f"{where}: {_outcome(candidate)}{left}")
+        topic = "tried" if candidate.get("probes") or candidate.get("answers") or failures else "known"
+        yield note(topic, f"{where}: {_outcome(candidate)}{left}")
     if len(others) > MAX_LISTED:
         yield note("tried", f"and {plural(len(others) - MAX_LISTED, 'more address', 'more addresses')}, see --json")
 
@@ -150,7 +162,9 @@ def _tried(peer: Snapshot) -> Iterator[Finding]:
 def _outcome(candidate: Snapshot) -> str:
     probes, answers = candidate.get("probes") or 0, candidate.get("answers") or 0
     if not answers:
-        return f"no answer to {plural(probes, 'probe')}" if probes else "not tried"
+        if probes:
+            return f"no answer to {plural(probes, 'probe')}"
+        return "it was in use" if candidate.get("failures") else "not tried yet"
     rtt, heard = candidate.get("rtt_ms"), candidate.get("heard_s")
     outcome = f"answered {answers} of {plural(probes, 'probe')}" + (f" in {ms(rtt)}" if rtt is not None else "")
     return outcome + (f", last heard {seconds(heard)} ago" if heard is not None else "")
@@ -159,4 +173,4 @@ def _outcome(candidate: Snapshot) -> str:
 def _changes(peer: Snapshot) -> Iterator[Finding]:
     for change in (peer.get("history") or ())[-MAX_LISTED:]:
         where = f": {short(change['endpoint'])}" if change.get("endpoint") else ""
-        yield note("history", f"{seconds(float(change.get('ago_s', 0)))} ago{where}, {in_words(change.get('why'))}")
+        yield note("history", f"{seconds(float(change.get('ago_s', 0)))} ago{where}, {change_in_words(change)}")

@@ -20,6 +20,7 @@ from meshnode.base.limits import (
     SERVICE_MAX_VALUE,
 )
 from meshnode.base.wire import WireError, decode, encode
+from meshnode.foreign_text import visible
 from meshnode.gossip.entry import Entry
 from meshnode.identity.node_id import NodeId
 
@@ -106,7 +107,9 @@ class Instance:
 
 def is_service_name(name: str) -> bool:
     """Return whether a service of this name can be announced: 1 to 64 visible characters, no slash, no space."""
-    return 0 < len(name) <= GOSSIP_MAX_NAME and name.isprintable() and "/" not in name and " " not in name
+    if not 0 < len(name) <= GOSSIP_MAX_NAME or "/" in name or " " in name:
+        return False
+    return name.isprintable() and visible(name) == name
 
 
 def is_offer(entry: Entry) -> bool:

@@ -6,11 +6,11 @@ It counts at once, long before the mesh agrees that a node is gone, and for a wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import DIRECTORY_MAX_SHUNNED, DIRECTORY_MAX_STICKY
 from meshnode.base.metrics import Metrics, describe
+from meshnode.base.value import state
 from meshnode.gossip.effects import Status
 from meshnode.identity.node_id import NodeId
 
@@ -21,7 +21,7 @@ FORGIVEN_S = 30.0  # after this long without a failure the doubling begins again
 SHUNNED = describe("directory_shunned", "times that an instance failed, refused or fell silent, and is tried last")
 
 
-@dataclass(slots=True)
+@state
 class _Shun:
     state: str
     until: float

@@ -1,52 +1,48 @@
-"""Names of nodes: ``laptop.mesh``. Unique by first signed claim, and never taken over without an error. Sans I/O.
+"""Names of nodes: ``laptop.mesh``. A promise from the first use on, and never taken over without an error. Sans I/O.
 
-A claim is a NAME entry of its own node; its value is when the node first claimed the name (Unix milliseconds), which it
-keeps when it renews. Among living claims the earliest counts, then the smaller id: the same everywhere, whatever the
-order in which claims come, so both sides of a healed partition agree. A new claim with an old date gains an hour at
-most: a node that has been here for an hour takes no claim that it has never seen for older than one hour. (Hence a
-partition of more than an hour may leave each side with its own holder, and a warning.)
-
-The first use of a name here pins its id, as ssh does with host keys. From then on the name means that id or an error,
-until the user calls ``forget``. A second living claim, and a disputed pin, are told as ``NameConflict``.
+A claim is a NAME entry of its own node, and any member can make one for any name, with any date in it. So a date that a
+claimant gives counts for nothing: a claim is as old as this node has known it. The first use of a name that one living
+node claims pins its id, as ssh does with host keys; when several claim it, the first use is an error that names them.
+From then on the name means that id or an error, until the user calls ``forget``. A second living claim is told as
+``NameConflict`` either way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, MutableMapping
 
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import NAMES_MAX_CLAIMS, NAMES_MAX_PINS, NAMES_MAX_RIVALS
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timers
+from meshnode.base.value import state, value
 from meshnode.base.wire import WireError, decode, encode
 from meshnode.directory.services import Announce
-from meshnode.errors import NameChanged, NotFound
+from meshnode.errors import NameChanged, NameDisputed, NotFound
 from meshnode.gossip.effects import Status
 from meshnode.gossip.entry import Entry, Kind
 from meshnode.identity.node_id import MAX_LABEL, NodeId, is_label
 
 LEASE_S = 43_200  # below the longest ttl, so that the end of a claim outlives it
 RENEW_S = LEASE_S / 3
-BACKDATED_S = 3600.0  # how much older a claim may be than its first sight here
 MAX_VALUE = 16
 
 MALFORMED = describe("names_drop_malformed", "name entries dropped: not a claim, or not a name")
 FULL = describe("names_full", "claims not kept: there are too many, or too many of one name")
-BACKDATED = describe("names_backdated", "claims with a date before the earliest that is credible")
 CONFLICTS = describe("names_conflicts", "times that two living nodes claimed one name, or a pinned name was disputed")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NameConflict:
-    """More than one node claims ``name``: here it means ``holder``, not ``rival``."""
+    """More than one node claims ``name``: ``rival`` after ``holder``, which it means here when it ``is_pinned``."""
 
     name: str
     holder: NodeId
     rival: NodeId
+    is_pinned: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PinsChanged:
     """The pins changed, and are to be saved."""
 
@@ -54,11 +50,18 @@ class PinsChanged:
 Effect = Announce | NameConflict | PinsChanged
 
 
-@dataclass(slots=True)
+@state
 class _Claim:
     node: NodeId
-    first: float  # Unix seconds; not before what is credible
+    seen: int  # how many claims came here before it
     expires: float
+
+
+def follow(pins: MutableMapping[str, NodeId], old: NodeId, new: NodeId) -> bool:
+    """Have pins of an old key mean its new one; return whether there were any."""
+    found = [name for name, node in pins.items() if node == old]
+    pins.update(dict.fromkeys(found, new))
+    return bool(found)
 
 
 def is_claim(entry: Entry) -> bool:
@@ -78,17 +81,15 @@ class Names:
         own: NodeId,
         metrics: Metrics,
         status: Callable[[NodeId], Status],
-        wall: float,
         pins: Mapping[str, NodeId] | None = None,
     ) -> None:
         self.own_name = ""
-        self._since = wall
         self._own = own
         self._metrics = metrics
         self._status = status
         self._claims: dict[str, dict[NodeId, _Claim]] = {}
         self._of: dict[NodeId, dict[str, None]] = {}
-        self._count = 0
+        self._count = self._came = 0
         self._pins: BoundedDict[str, NodeId] = BoundedDict(NAMES_MAX_PINS, pins or {})
         self._told: BoundedDict[str, tuple[NodeId, NodeId]] = BoundedDict(NAMES_MAX_CLAIMS)
         self._first_ms = 0
@@ -113,8 +114,8 @@ class Names:
     def claim(self, label: str, first_ms: int, now: float) -> None:
         """Claim a name for this node; renewed each ``RENEW_S`` from now on.
 
-        ``first_ms`` is when this node first claimed it, in Unix milliseconds: it is to be kept from run to run. Raises
-        ValueError when the label is none.
+        ``first_ms`` is when this node first claimed it, in Unix milliseconds: it is told, and counts for nothing with
+        nodes of this version. Raises ValueError when the label is none.
         """
         if not is_label(label):
             raise ValueError(f"a name has 1 to {MAX_LABEL} of a-z, 0-9 and hyphens inside")
@@ -128,6 +129,11 @@ class Names:
     def restore(self, pins: Mapping[str, NodeId]) -> None:
         """Add pins: the ids that names meant in earlier runs."""
         self._pins.update(pins)
+
+    def follow(self, old: NodeId, new: NodeId) -> None:
+        """Let names that mean a node mean the key that has replaced its key."""
+        if follow(self._pins, old, new):
+            self._effects.append(PinsChanged())
 
     def forget(self, label: str) -> bool:
         """Drop the pin of a name; returns False when there was none.
@@ -156,8 +162,7 @@ class Names:
         if entry.value is None:
             self._drop(label, entry.origin)
             return
-        first_ms = _first(entry.value)
-        if first_ms is None or not is_label(label):
+        if _first(entry.value) is None or not is_label(label):
             self._metrics.count(MALFORMED)
             return
         if entry.origin == self._own and label != self.own_name:
@@ -166,25 +171,27 @@ class Names:
         known = self._claims.get(label, {}).get(entry.origin)
         if known is not None:
             known.expires = entry.expires
-            known.first = max(known.first, first_ms / 1000)
-        elif not self._add(label, entry, first_ms / 1000, wall):
+        elif not self._add(label, entry, wall):
             self._metrics.count(FULL)
             return
         self._check(label, wall)
 
-    def _add(self, label: str, entry: Entry, first: float, wall: float) -> bool:
+    def _add(self, label: str, entry: Entry, wall: float) -> bool:
         """Add a claim that is new here; False when there is no room."""
-        earliest = wall - BACKDATED_S
-        if self._since < earliest and first < earliest and entry.origin != self._own:
-            self._metrics.count(BACKDATED)
-            first = earliest
         claims = self._claims.setdefault(label, {})
-        if not self._room(label, claims, first, entry.origin, wall):
+        if not self._room(label, claims, entry.origin, wall):
             return False
-        claims[entry.origin] = _Claim(entry.origin, first, entry.expires)
+        self._came += 1
+        claims[entry.origin] = _Claim(entry.origin, self._came, entry.expires)
         self._of.setdefault(entry.origin, {})[label] = None
         self._count += 1
         return True
+
+    def on_expired(self, entry: Entry) -> None:
+        """Forget a claim that gossip keeps no longer, unless it was renewed."""
+        claim = self._claims.get(entry.name, {}).get(entry.origin)
+        if claim is not None and claim.expires <= entry.expires:
+            self._drop(entry.name, entry.origin)
 
     def on_member(self, peer: NodeId, wall: float) -> None:
         """Check the names of a node again: the membership believes something else of it.
@@ -194,16 +201,15 @@ class Names:
         for label in list(self._of.get(peer, ())):
             self._check(label, wall)
 
-    def _room(self, label: str, claims: dict[NodeId, _Claim], first: float, node: NodeId, wall: float) -> bool:
+    def _room(self, label: str, claims: dict[NodeId, _Claim], node: NodeId, wall: float) -> bool:
+        """Make room for a claim; False when there is none: those that were there first stay."""
         for claim in list(claims.values()):
             if claim.expires < wall:
                 self._drop(label, claim.node, keep=True)  # ``claims`` is about to get another
-        if len(claims) >= NAMES_MAX_RIVALS:
-            latest = max(claims.values(), key=lambda c: (c.first, c.node))
-            if (latest.first, latest.node) < (first, node) or latest.node == self._own:
-                return False
-            self._drop(label, latest.node, keep=True)
-        elif self._count >= NAMES_MAX_CLAIMS and node != self._own:
+        if node == self._own:
+            if len(claims) >= NAMES_MAX_RIVALS:
+                self._drop(label, max(claims.values(), key=lambda c: c.seen).node, keep=True)
+        elif len(claims) >= NAMES_MAX_RIVALS or self._count >= NAMES_MAX_CLAIMS:
             if not claims:
                 del self._claims[label]
             return False
@@ -229,28 +235,32 @@ class Names:
             return
         self._told[label] = holder, rival
         self._metrics.count(CONFLICTS)
-        self._effects.append(NameConflict(label, holder, rival))
+        self._effects.append(NameConflict(label, holder, rival, label in self._pins))
 
     def _living(self, label: str, wall: float) -> list[_Claim]:
-        """Return the claims whose lease runs, the best first; a crashed node keeps its name until its lease is over."""
+        """Return the claims whose lease runs, by first sight; a crashed node keeps its name until its lease is over."""
         found = [
             c
             for c in self._claims.get(label, {}).values()
             if c.expires >= wall and self._status(c.node) is not Status.LEFT
         ]
-        return sorted(found, key=lambda c: (c.first, c.node))
+        return sorted(found, key=lambda c: c.seen)
 
     # ---- questions
 
     def resolve(self, label: str, wall: float) -> NodeId:
         """Return the node of a name, which this use pins.
 
-        A pinned name means the pinned node while no other one claims it, even when its claim has run out.
+        A pinned name means the pinned node while no other one claims it, even when its claim has run out. This node's
+        own name means this node.
 
         Raises:
             NotFound: No living node claims the name, and it is not pinned.
+            NameDisputed: Several claim it, and it was never used here.
             NameChanged: Only other nodes than the pinned one claim it now.
         """
+        if label == self.own_name:
+            return self._own
         living = self._living(label, wall)
         pinned = self._pins.get(label)
         if pinned is None:
@@ -259,6 +269,8 @@ class Names:
                 if label == "id":
                     hint = "ID stands for the id that `meshnode id` prints"
                 raise NotFound(f"no node is called {label}", hint=hint)
+            if len(living) > 1:
+                raise _disputed(label, living)
             pinned = living[0].node
             self._pins[label] = pinned
             self._effects.append(PinsChanged())
@@ -273,14 +285,25 @@ class Names:
     def name_of(self, node: NodeId, wall: float) -> str:
         """Return the name that a node holds, or held when it left; "" when it has none.
 
-        A name that means another node here is not returned. Pins nothing.
+        A name that means another node here, or that several claim, is not returned. Pins nothing.
         """
         for label in self._of.get(node, ()):
             living = self._living(label, wall)
-            holder = self._pins.get(label) or (living[0].node if living else None)
-            if holder == node or (holder is None and self._claims[label][node].expires >= wall):
+            holder = self._pins.get(label) or (living[0].node if len(living) == 1 else None)
+            if node == self._own or holder == node:
+                return label
+            if not living and holder is None and self._claims[label][node].expires >= wall:
                 return label
         return ""
+
+
+def _disputed(label: str, living: list[_Claim]) -> NameDisputed:
+    ids = tuple(sorted(str(claim.node) for claim in living))
+    return NameDisputed(
+        f"{label} is claimed by {len(ids)} nodes: {', '.join(ids)}",
+        claimants=ids,
+        hint="use the id of the right one; `meshnode id` there prints it",
+    )
 
 
 def _first(value: bytes) -> int | None:

@@ -8,13 +8,14 @@ and as a tombstone at the end.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import DIRECTORY_MAX_OFFERS, SERVICE_MAX_OWN
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timer, Timers
+from meshnode.base.value import state, value
 from meshnode.directory.announcement import Instance, Offer, is_service_name, parse_offer
 from meshnode.directory.experience import Experience
 from meshnode.gossip.effects import Status
@@ -37,7 +38,7 @@ FULL = describe("directory_full", "instances forgotten: there are too many")
 PAST = describe("directory_past_withdrawn", "announcements of an earlier run of this node that it withdrew")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Announce:
     """Publish an entry of this node, which lives ``ttl`` seconds; None as value withdraws it."""
 
@@ -47,7 +48,7 @@ class Announce:
     ttl: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ServiceChanged:
     """An instance came (``up``), announces or is believed something else (``changed``), or is gone (``down``)."""
 
@@ -58,7 +59,7 @@ class ServiceChanged:
 Effect = Announce | ServiceChanged
 
 
-@dataclass(slots=True)
+@state
 class _Own:
     offer: Offer
     sent: Offer | None = None
@@ -191,6 +192,12 @@ class Services:
         self.experience.on_announced(entry.origin, entry.name, entry.seq)
         self._tell(key, now)
 
+    def on_expired(self, entry: Entry) -> None:
+        """Forget an announcement that gossip keeps no longer, unless there is a newer one."""
+        found = self._offers.get((entry.name, entry.origin))
+        if found is not None and found[0].seq <= entry.seq:
+            self._forget((entry.name, entry.origin))
+
     def on_member(self, peer: NodeId, now: float) -> None:
         """Tell the changes of a node's services: the membership believes something else of it.
 
@@ -248,14 +255,23 @@ class Services:
         return sorted(self._by_name)
 
     def instances(
-        self, name: str, now: float, wall: float, rtt: Callable[[NodeId], float | None] | None = None
+        self,
+        name: str,
+        now: float,
+        wall: float,
+        rtt: Callable[[NodeId], float | None] | None = None,
+        only: Collection[NodeId] | None = None,
     ) -> list[Instance]:
         """Return the instances of a service whose nodes are in the mesh, sorted by id; each with its state.
 
-        ``rtt`` returns the seconds to a node and back, None without a connection. Instances of this node are not here.
+        ``rtt`` returns the seconds to a node and back, None without a connection; ``only`` leaves out all other nodes,
+        so that a crowd that offers the same name costs nothing. Instances of this node are not here.
         """
         self._wall = wall
-        found = [self._instance((name, node), now, rtt) for node in sorted(self._by_name.get(name, ()))]
+        nodes: Iterable[NodeId] = self._by_name.get(name, ())
+        if only is not None:
+            nodes = (node for node in only if (name, node) in self._offers)
+        found = [self._instance((name, node), now, rtt) for node in sorted(nodes)]
         return [instance for instance in found if instance is not None]
 
     def choose(
@@ -267,6 +283,7 @@ class Services:
         *,
         sticky: bool = False,
         without: Iterable[NodeId] = (),
+        only: Collection[NodeId] | None = None,
     ) -> list[Instance]:
         """Return the instances of a service in the order in which to try them.
 
@@ -281,10 +298,11 @@ class Services:
             rtt: Seconds to a node and back; None, counted as ``UNKNOWN_RTT_S``, without a connection.
             sticky: Begin with the instance that was opened last, while it is up.
             without: Nodes to leave out.
+            only: Nodes that may serve; None: all.
         """
         excluded = dict.fromkeys(without)
         ranked = []
-        for instance in self.instances(name, now, wall, rtt):
+        for instance in self.instances(name, now, wall, rtt, only):
             if instance.node in excluded:
                 continue
             tier = _TIERS[instance.state]

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_CACHED_RECORDS, MAX_PENDING_RESOLVES, RESOLVE_TIMEOUT_S
 from meshnode.base.metrics import Metrics
+from meshnode.base.value import state
 from meshnode.errors import NotFound, RecordError
 from meshnode.identity.node_id import NodeId
-from meshnode.identity.record import EndpointRecord, newer, open_record
+from meshnode.identity.record import EndpointRecord, is_ahead, newer, open_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +35,13 @@ class Resolved:
     ms: float
 
 
-@dataclass(slots=True)
+@state
 class _Cached:
     record: EndpointRecord
     source: str
 
 
-@dataclass(slots=True)
+@state
 class _Question:
     asked: float
     deadline: float
@@ -51,6 +52,7 @@ class Resolver:
     """The newest valid record of each id, up to ``MAX_CACHED_RECORDS``: the least recently used go first."""
 
     def __init__(self, metrics: Metrics) -> None:
+        self.is_barred: Callable[[NodeId], bool] = lambda peer: False  # keys whose records count no longer
         self._metrics = metrics
         self._cache: BoundedDict[NodeId, _Cached] = BoundedDict(MAX_CACHED_RECORDS)
         self._questions: dict[NodeId, list[_Question]] = {}
@@ -68,8 +70,11 @@ class Resolver:
         except RecordError as error:
             self._metrics.count(f"record_{error.reason.name.lower()}")
             return None
+        if self.is_barred(record.id):
+            self._metrics.count("record_revoked")
+            return None
         cached = self._cache.get(record.id)
-        if cached is not None and not newer(record, cached.record):
+        if cached is not None and not is_ahead(cached.record, wall) and not newer(record, cached.record):
             if cached.record.encoded != record.encoded:
                 self._metrics.count("record_old")
             if cached.record.expires_ms >= wall * 1000:  # an expired one outranks older ones, but is no answer
@@ -85,14 +90,14 @@ class Resolver:
             question.answer(Resolved(record, source, (now - question.asked) * 1000))
 
     def get(self, peer: NodeId, wall: float) -> EndpointRecord | None:
-        """Return the cached record when it has not expired.
+        """Return the cached record when it has not expired, and is not ahead of the clock.
 
         A record that is used stays longest; ``wall`` is Unix seconds.
         """
         cached = self._cache.get(peer)
         if cached is None:
             return None
-        if cached.record.expires_ms < wall * 1000:
+        if cached.record.expires_ms < wall * 1000 or is_ahead(cached.record, wall) or self.is_barred(peer):
             del self._cache[peer]
             return None
         self._cache.move_to_end(peer)  # a flood of records pushes out those that are not asked for

@@ -30,7 +30,10 @@ class Sink(Protocol):
         """
 
     def seed(self, peer: NodeId, addrs: Iterable[Addr | ViaTunnel]) -> None:
-        """Hand in unsigned addresses of a peer that the operator has configured; the last call for a peer counts."""
+        """Hand in unsigned addresses of a peer that the operator has configured.
+
+        The last call for a peer counts.
+        """
 
     def is_wanted(self, peer: NodeId) -> bool:
         """Return True while a caller waits for the record of ``peer``."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
+from meshnode.base.value import value
 from meshnode.gossip.entry import Entry
 from meshnode.gossip.messages import Contact, Message
 from meshnode.identity.node_id import NodeId
@@ -25,14 +25,14 @@ class Fault(Enum):
 
     MALFORMED = "a message or an entry that no version of this program makes"
     FORGED = "an entry that its origin did not sign"
-    TOO_MUCH = "one entry of its own over its rate"
+    TOO_MUCH = "one entry of its own over its rate, or one message over its link's"
     UNTIMELY = "an entry that expired or comes from the future: a wrong clock, as a rule"
 
 
 # ---- of the cores, and on to the stack
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Send:
     """Send a message to a linked peer."""
 
@@ -40,33 +40,33 @@ class Send:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Connect:
     """Open a link; ``on_link`` or ``on_connect_failed`` answers."""
 
     contact: Contact
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Release:
     """Gossip no longer needs the link."""
 
     peer: NodeId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Probe:
     """Probe a node, linked or not, by a few datagrams; ``on_alive`` reports its answer."""
 
     contact: Contact
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NeedContacts:
     """No known node is left to ask: pass other sources' nodes to ``add_contact``."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Banned:
     """``peer`` is cut off for its faults: close the link."""
 
@@ -76,7 +76,7 @@ class Banned:
 # ---- of the cores, for the router only
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NeighbourUp:
     """``peer`` entered the active view; reconcile with it in so many seconds."""
 
@@ -84,35 +84,49 @@ class NeighbourUp:
     reconcile_in: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NeighbourDown:
     """``peer`` left the active view."""
 
     peer: NodeId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Accuse:
     """``peer`` answers neither direct nor indirect probes."""
 
     peer: NodeId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Estranged:
     """Other nodes hear ``peer`` and this one does not: the link is broken, not the peer."""
 
     peer: NodeId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Silent:
     """A member that is no neighbour did not answer a probe."""
 
     peer: NodeId
 
 
-@dataclass(frozen=True, slots=True)
+@value
+class Reconciled:
+    """This node has what ``peer`` had a moment ago."""
+
+    peer: NodeId
+
+
+@value
+class Doubt:
+    """``peer``, which is not listed, answers neither direct nor indirect probes: for this node itself to know."""
+
+    peer: NodeId
+
+
+@value
 class Publish:
     """Publish an entry of this node, whatever its rate: ``wide`` at once to all neighbours, its seq above ``above``."""
 
@@ -127,7 +141,7 @@ class Publish:
 # ---- for the layers above
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Changed:
     """A new entry counts, in place of ``before``. It came from ``via`` (None: this node) over ``hops`` links (0: by
     anti-entropy)."""
@@ -138,14 +152,14 @@ class Changed:
     hops: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Expired:
-    """An entry was not renewed and counts no longer."""
+    """An entry counts no longer: it was not renewed, or gave way to others."""
 
     entry: Entry
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MemberChanged:
     """The believed state of a member changed."""
 

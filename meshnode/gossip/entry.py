@@ -10,7 +10,6 @@ to 1,536 bytes, fleeting ones to 60 s.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from enum import Enum, IntEnum
 from functools import lru_cache
 
@@ -24,7 +23,8 @@ from meshnode.base.limits import (
     GOSSIP_MAX_TTL_S,
 )
 from meshnode.base.metrics import describe
-from meshnode.identity.envelope import EnvelopeError, open_envelope, sign_envelope, verify_envelope
+from meshnode.base.value import value
+from meshnode.identity.envelope import SIGNATURE_LENGTH, EnvelopeError, open_envelope, sign_envelope, verify_envelope
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import KEY_LENGTH, NodeId, known_id
 
@@ -34,6 +34,8 @@ ID_LENGTH = 8
 MAX_KIND = 0xFFFF
 # of version, kind, seq, issued and ttl; seq and issued are exact in any language
 RANGES = (VERSION, VERSION), (0, MAX_KIND), (0, 2**53), (0, 2**53), (1, GOSSIP_MAX_TTL_S)
+
+ORIGIN_AT = SIGNATURE_LENGTH + 4  # in the encoding: an array of 8, the version, and a byte string of 32
 
 Key = tuple[NodeId, int, str]
 
@@ -50,6 +52,8 @@ class Kind(IntEnum):
     SERVICE = 8
     NAME = 9
     SUBSCRIPTION = 10
+    REDEMPTION = 11  # name: the id of an invitation; value: the grants that prove that the origin joined by it
+    GRANTS = 12  # name "": the grants of the origin
     TOPIC = 16
 
 
@@ -90,7 +94,7 @@ REJECTED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Entry:
     """A verified (or just signed) entry. ``issued`` is Unix milliseconds, ``ttl`` seconds, ``id`` names the bytes.
 
@@ -163,12 +167,29 @@ def sign_entry(
     return Entry(identity.id, kind, name, seq, issued_ms, ttl, size, encoded, id_of(encoded))
 
 
+def claimed_origin(encoded: bytes) -> NodeId | None:
+    """Return the origin that bytes name, if they are an entry, which is not looked at; None when they are too short."""
+    raw = encoded[ORIGIN_AT : ORIGIN_AT + KEY_LENGTH]
+    return known_id(raw) if len(raw) == KEY_LENGTH else None
+
+
+def latest_ms(wall: float) -> float:
+    """Return the latest date and number, in Unix milliseconds, that an entry may have now."""
+    return (wall + GOSSIP_MAX_FUTURE_S) * 1000
+
+
 def open_entry(encoded: bytes, wall: float) -> Entry | EntryReject:
     """Verify an entry that a peer sent, with the cheapest checks first; never raises.
 
     Returns the reason when it is dropped. ``wall`` is Unix seconds: the entry may be issued, and numbered, up to
     ``GOSSIP_MAX_FUTURE_S`` later than that. The signature comes last, since it costs the most.
     """
+    entry = read_entry(encoded, wall)
+    return entry if isinstance(entry, EntryReject) or is_signed(entry) else EntryReject.FORGED
+
+
+def read_entry(encoded: bytes, wall: float) -> Entry | EntryReject:
+    """Do what ``open_entry`` does, without the signature: the entry counts only when ``is_signed`` too."""
     if len(encoded) > GOSSIP_MAX_ENTRY:
         return EntryReject.OVERSIZED  # and is not kept in the cache
     entry = _parsed(encoded)
@@ -179,12 +200,15 @@ def open_entry(encoded: bytes, wall: float) -> Entry | EntryReject:
             return EntryReject.UNFIT
     elif len(encoded) > GOSSIP_MAX_STORED_ENTRY:
         return EntryReject.UNFIT
-    latest = (wall + GOSSIP_MAX_FUTURE_S) * 1000
+    latest = latest_ms(wall)
     if entry.issued > latest or entry.seq > latest:
         return EntryReject.FUTURE
-    if entry.expires < wall:
-        return EntryReject.EXPIRED
-    return entry if _signed(encoded, entry.origin) else EntryReject.FORGED
+    return EntryReject.EXPIRED if entry.expires < wall else entry
+
+
+def is_signed(entry: Entry) -> bool:
+    """Return whether the origin signed an entry."""
+    return _signed(entry.encoded, entry.origin)
 
 
 # An entry that is dropped may come again over other links; a stored one is known by its id, and not opened again.

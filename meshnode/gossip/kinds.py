@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 from meshnode.base.limits import GOSSIP_MAX_OPENED, GOSSIP_MAX_STORED_ENTRY, MAX_RECORD
+from meshnode.base.value import value
 from meshnode.base.wire import WireError, decode, encode
 from meshnode.errors import InvalidId, RecordError, RecordReject
 from meshnode.gossip.entry import Entry
@@ -16,7 +16,7 @@ NEEDED = 2  # accusers from which on a node believes that a member is gone
 UNTIMELY = (RecordReject.EXPIRED, RecordReject.FUTURE)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Member:
     """Value of a MEMBER entry: the node lives, or has ``left`` the mesh.
 
@@ -32,7 +32,7 @@ class Member:
         return encode([self.left, self.record])
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Accusation:
     """Value and name of an ACCUSATION entry: its origin does not hear ``accused``.
 

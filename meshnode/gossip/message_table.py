@@ -7,11 +7,11 @@ the cores need not check again. A number stands for its message for ever: never 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from meshnode.base.limits import MAX_CONTROL_FRAME
+from meshnode.base.value import value
 from meshnode.base.wire import WireError, as_bytes, as_flag, as_list, as_number, decode, encode
 
 M = TypeVar("M")
@@ -36,7 +36,7 @@ def _as_it_is(value: Any) -> list[object]:
     return [value]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Row:
     """One kind of message: its class, its attributes in the order of the wire, and the method that handles it.
 
@@ -134,7 +134,10 @@ def ids(name: str, length: int, most: int, *, least: int = 0) -> Codec:
 
 
 def pairs_of(value: object, most: int) -> list[tuple[object, object]]:
-    """Return a flat list ``[a, b, a, b, ...]`` of at most ``most`` pairs as pairs. Raises WireError."""
+    """Return a flat list ``[a, b, a, b, ...]`` of at most ``most`` pairs as pairs.
+
+    Raises WireError.
+    """
     flat = as_list(value, 2 * most)
     if len(flat) % 2:
         raise WireError("half of a pair is missing")

@@ -6,7 +6,6 @@ A message is the canonical CBOR array ``[number, field, ...]`` in a GOSSIP frame
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 from meshnode.base.limits import (
@@ -17,6 +16,7 @@ from meshnode.base.limits import (
     GOSSIP_MAX_TELL_IDS,
     MAX_RECORD,
 )
+from meshnode.base.value import value
 from meshnode.base.wire import WireError, as_bytes, as_list, as_number
 from meshnode.gossip.entry import ID_LENGTH
 from meshnode.gossip.message_table import (
@@ -45,7 +45,7 @@ class Message:
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Contact:
     """A node and its encoded endpoint record (empty when the sender has none)."""
 
@@ -56,14 +56,14 @@ class Contact:
 # ---- partial views (HyParView)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Join(Message):
     """Joins the mesh: the receiver becomes a neighbour, and starts random walks that find the sender others."""
 
     record: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ForwardJoin(Message):
     """A random walk for a node that joins, of ``ttl`` further steps; its last node becomes a neighbour."""
 
@@ -71,7 +71,7 @@ class ForwardJoin(Message):
     ttl: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Neighbour(Message):
     """Requests a place in the receiver's active view; ``high`` priority may not be refused."""
 
@@ -79,21 +79,21 @@ class Neighbour(Message):
     record: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NeighbourReply(Message):
     """Answers Neighbour and Join."""
 
     accepted: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Disconnect(Message):
     """Ends being neighbours; ``leaving``: because the sender leaves the mesh."""
 
     leaving: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Shuffle(Message):
     """A sample of the views of the node that drew ``tx``, on a random walk of ``ttl`` further steps."""
 
@@ -102,7 +102,7 @@ class Shuffle(Message):
     contacts: tuple[Contact, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ShuffleReply(Message):
     """A sample in return; goes back the way of the shuffle."""
 
@@ -113,7 +113,7 @@ class ShuffleReply(Message):
 # ---- failure detection (SWIM)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class IndirectProbe(Message):
     """Requests a probe of ``contact``, which does not answer the sender (ping-req of the paper)."""
 
@@ -121,7 +121,7 @@ class IndirectProbe(Message):
     contact: Contact
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class IndirectReply(Message):
     """Result of an indirect probe."""
 
@@ -132,7 +132,7 @@ class IndirectReply(Message):
 # ---- broadcast (Plumtree). An empty scope is the whole mesh; topics use other scopes, on streams of their own.
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Eager(Message):
     """Payloads, each with the number of hops that it has come (GOSSIP of the paper)."""
 
@@ -140,7 +140,7 @@ class Eager(Message):
     items: tuple[tuple[int, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class IHave(Message):
     """Ids of payloads that the sender has, each with the hops that it would come over the sender."""
 
@@ -148,7 +148,7 @@ class IHave(Message):
     items: tuple[tuple[int, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Graft(Message):
     """Requests these payloads, and makes the link eager."""
 
@@ -156,7 +156,7 @@ class Graft(Message):
     ids: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Prune(Message):
     """Makes the link lazy: ids only from now on."""
 
@@ -166,14 +166,14 @@ class Prune(Message):
 # ---- anti-entropy
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SyncRequest(Message):
     """Fingerprints of all stored entries: one for each of 1 to 256 buckets of ids."""
 
     prints: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SyncResponse(Message):
     """Ids stored in the buckets that differ; ``full``: there are more such buckets."""
 
@@ -182,14 +182,14 @@ class SyncResponse(Message):
     ids: tuple[tuple[int, tuple[bytes, ...]], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Want(Message):
     """Requests entries by id."""
 
     ids: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Entries(Message):
     """Entries that were wanted, or that the receiver lacks; ``last``: no more of them come now."""
 
@@ -289,7 +289,7 @@ MESSAGES: dict[int, Row] = {
     7: Row(ShuffleReply, {"tx": TX, "contacts": CONTACTS}, "hyparview.shuffles.on_shuffle_reply"),
     8: Row(IndirectProbe, {"tx": TX, "contact": CONTACT}, "swim.on_indirect_probe", True),
     9: Row(IndirectReply, {"tx": TX, "alive": flag("alive")}, "swim.on_indirect_reply"),
-    10: Row(Eager, {"scope": SCOPE, "items": COUNTED_PAYLOADS}, "on_eager", True),
+    10: Row(Eager, {"scope": SCOPE, "items": COUNTED_PAYLOADS}, "arrivals.on_eager", True),
     11: Row(IHave, {"scope": SCOPE, "items": COUNTED_IDS}, "plumtree.on_ihave", True),
     12: Row(Graft, {"scope": SCOPE, "ids": IDS}, "plumtree.on_graft", True),
     13: Row(Prune, {"scope": SCOPE}, "plumtree.on_prune", True),
@@ -302,7 +302,7 @@ MESSAGES: dict[int, Row] = {
         _check_buckets,
     ),
     16: Row(Want, {"ids": ids("ids", ID_LENGTH, GOSSIP_MAX_IDS, least=1)}, "anti_entropy.on_want", True),
-    17: Row(Entries, {"last": flag("last"), "payloads": PAYLOADS}, "on_entries", True),
+    17: Row(Entries, {"last": flag("last"), "payloads": PAYLOADS}, "arrivals.on_entries", True),
 }
 TABLE: MessageTable[Message] = MessageTable(MESSAGES)
 encode_message, decode_message = TABLE.encode, TABLE.decode

@@ -8,44 +8,31 @@ which either go to another core here, or out. The reasons are in docs/explanatio
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Hashable
+from typing import cast
 
 from meshnode.base.limits import GOSSIP_MAX_STORED, GOSSIP_OWN_SHARE
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timers
 from meshnode.base.wire import WireError
 from meshnode.errors import RateLimited
+from meshnode.gossip.arrivals import Arrivals
 from meshnode.gossip.dissemination.anti_entropy import AntiEntropy
 from meshnode.gossip.dissemination.entry_store import EntryStore
-from meshnode.gossip.dissemination.ingest import Blame, Ingest, Taken
+from meshnode.gossip.dissemination.ingest import Ingest, Taken
+from meshnode.gossip.dissemination.listing import Listing
 from meshnode.gossip.dissemination.own_entries import OwnEntries
 from meshnode.gossip.dissemination.plumtree import Plumtree
-from meshnode.gossip.effects import (
-    Accuse,
-    Banned,
-    Changed,
-    Effect,
-    Estranged,
-    Expired,
-    Fault,
-    MemberChanged,
-    NeighbourDown,
-    NeighbourUp,
-    Publish,
-    Send,
-    Silent,
-    Status,
-)
-from meshnode.gossip.entry import Entry, Kind, id_of
+from meshnode.gossip.effects import Banned, Changed, Effect, Expired, Fault, MemberChanged, Publish, Send, Status
+from meshnode.gossip.entry import Entry, Kind, latest_ms
 from meshnode.gossip.facts import Facts
-from meshnode.gossip.kinds import Member, parse_accusation, parse_member
-from meshnode.gossip.membership.accusations import MEMBER_TTL_S, Accusations, Unreachable
+from meshnode.gossip.kinds import Member, parse_accusation
+from meshnode.gossip.membership.accusations import Accusations
 from meshnode.gossip.membership.hyparview import HyParView
 from meshnode.gossip.membership.members import Members
 from meshnode.gossip.membership.reputation import Reputation
 from meshnode.gossip.membership.seeds import Seeds
-from meshnode.gossip.membership.swim import Swim
+from meshnode.gossip.membership.swim import NEVER, Swim
 from meshnode.gossip.message_table import UnknownMessage
 from meshnode.gossip.messages import (
     MESSAGES,
@@ -53,18 +40,19 @@ from meshnode.gossip.messages import (
     Contact,
     Disconnect,
     Eager,
-    Entries,
     Graft,
     IHave,
     Message,
     Prune,
     decode_message,
 )
+from meshnode.gossip.wiring import WIRING, breaks_the_tree, has_standing, on_accusation, on_member, publish_member
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 
 LEAVE_TTL_S = 86_400  # no replayed member entry, which lives two hours, outlives the goodbye
 EXPIRY_SLACK_S = 1.0  # many entries expire in one go
+OF_MEMBERS = (Kind.REDEMPTION, Kind.GRANTS)  # what any member may say of itself: it offers nothing to others by that
 ROUNDS = 8  # of effects that cause effects; more would be a loop
 
 MALFORMED = describe("gossip_drop_message", "messages dropped: not a message")
@@ -79,7 +67,9 @@ class Gossip:
     """Gossip of one node. Peer input never raises; after each call, ``take_effects()``.
 
     ``first_seq`` is above every seq that this identity has used before (wall milliseconds, as a rule); ``probeable``
-    tells whether datagrams reach a node.
+    tells whether datagrams reach a node, ``answered`` whether a node is connected or has answered this one, and
+    ``network_of`` the source network of a linked one, and ``heard_at`` when anything came by the connection with one.
+    ``listed``: all members have to know this one, however many they are.
     """
 
     def __init__(
@@ -92,23 +82,52 @@ class Gossip:
         wall: float,
         first_seq: int = 0,
         store_limit: int = GOSSIP_MAX_STORED,
+        listed: bool = False,
         probeable: Callable[[Contact], bool] = lambda contact: True,
+        answered: Callable[[NodeId], bool] = lambda peer: False,
+        network_of: Callable[[NodeId], Hashable] = lambda peer: None,
+        heard_at: Callable[[NodeId], float] = lambda peer: NEVER,
     ) -> None:
-        own = self.own_entries = OwnEntries(identity, wall - now, first_seq)
         timers = self._timers = Timers()
+        listing = Listing(rng, timers, lambda: facts.listed(), lambda now: publish_member(self, now), always=listed)
+        own = self.own_entries = OwnEntries(identity, wall - now, first_seq, listing)
         self.metrics = metrics
         self._effects: list[Effect] = []
-        self.store = EntryStore(metrics, limit=store_limit)
+
+        def standing(peer: NodeId) -> bool:
+            return has_standing(self, answered, peer)
+
+        self.store = EntryStore(
+            metrics,
+            limit=store_limit,
+            own=own.id,
+            has_standing=standing,
+            is_kept=lambda peer: peer in self.hyparview.active or peer in self.seeds,
+            network_of=network_of,
+        )
         self.seeds = Seeds(rng, timers, self.status, lambda contact, now: self.hyparview.join(contact, now), now)
-        self.hyparview = HyParView(own.id, rng, timers, metrics, lambda: own.record, lambda: self.plumtree.spare(), now)
-        self.swim = Swim(rng, timers, metrics, lambda: facts.strangers(), now)
+        self.hyparview = HyParView(
+            own.id, rng, timers, metrics, lambda: own.record, lambda: self.plumtree.spare(), now, network_of
+        )
+        self.swim = Swim(rng, timers, metrics, lambda: facts.strangers(), now, heard_at)
         self.members = Members(own.id, timers, metrics, lambda: self.swim.health)
         facts = Facts(self.status, self.store, self.members, self.hyparview.views, probeable)
-        self.plumtree = Plumtree(rng, timers, metrics, now, find=self.store.payload)
-        self.anti_entropy = AntiEntropy(rng, timers, metrics, self.store, now)
+        self.plumtree = Plumtree(rng, timers, metrics, now, find=self.store.buckets.payload)
+        self.anti_entropy = AntiEntropy(rng, timers, metrics, self.store.buckets, self.store.lacks, now)
         self.reputation = Reputation(metrics)
         self.accusations = Accusations(rng, timers, metrics, facts, self.swim.probe, lambda: own.record)
-        self.ingest = Ingest(own.id, metrics, self.store, own.wall, self.reputation.allows, self._on_own_entry)
+        ingest = Ingest(own.id, metrics, self.store, own.wall, self.reputation.allows, self._on_own_entry)
+        self.arrivals = Arrivals(
+            timers,
+            metrics,
+            now,
+            (self.plumtree, self.anti_entropy, ingest, self.store),
+            self._apply,
+            lambda entry: breaks_the_tree(self, entry),
+            standing,
+            network_of,
+            lambda peer, now: self.reputation.lower(peer, Fault.TOO_MUCH, now),
+        )
 
     # ---- pumping
 
@@ -141,6 +160,7 @@ class Gossip:
             self.metrics.count(BANNED)
             return
         self.swim.on_heard(peer, now)
+        self.members.on_heard(peer)
         if isinstance(message, Eager | IHave | Graft | Prune) and message.scope:
             self.metrics.count(UNKNOWN)  # not of the whole mesh: a later version may have a meaning for it
         elif NEIGHBOURS_ONLY[type(message)] and peer not in self.hyparview.active:
@@ -166,6 +186,20 @@ class Gossip:
             at = self.next_deadline()
             if at is None or at > now:
                 return
+
+    def on_clock_set(self, now: float, wall: float) -> None:
+        """Drop entries that are dated ahead of the clock, and publish this node's again.
+
+        The clock was wrong before, or is now: others refuse what this node has dated by it.
+        """
+        own = self.own_entries
+        own.set_clock(now, wall)
+        published = self.store.of_origin(own.id)
+        self._effects += [Expired(entry) for entry in self.store.drop_ahead(latest_ms(wall)) if entry.origin != own.id]
+        for entry in published:
+            if entry.kind != Kind.ACCUSATION and not own.left:
+                self.put_out(Publish(entry.kind, entry.name, entry.value, entry.ttl), now)
+        self._route(now)
 
     def next_deadline(self) -> float | None:
         """Return when ``tick`` is wanted next, in monotonic seconds; None after ``leave``."""
@@ -210,13 +244,17 @@ class Gossip:
             self.hyparview.add_contact(contact, now)
             self._route(now)
 
-    def announce(self, record: bytes, now: float) -> Entry:
-        """Publish this node's encoded endpoint record: after its start, and after each move.
+    def announce(self, record: bytes, now: float) -> Entry | None:
+        """Take this node's encoded endpoint record: after its start, after each move, and to renew it until ``leave``.
 
-        The entry goes out even above the rate limit; it is renewed until ``leave``.
+        It is published, even above the rate limit, by a node that is listed; else None is returned, and it may be later
+        (``listing.py``).
         """
-        self.own_entries.record = record
-        entry = self._put_out(Publish(Kind.MEMBER, "", Member(False, record).encoded(), MEMBER_TTL_S), now)
+        own = self.own_entries
+        own.record = record
+        before = self.store.get((own.id, Kind.MEMBER, ""))
+        age = own.wall(now) - before.issued / 1000 if before is not None else None
+        entry = publish_member(self, now) if own.listing.announces(now, age) else None
         self._route(now)
         return entry
 
@@ -224,9 +262,12 @@ class Gossip:
         """Sign an entry and spread it; None as ``value`` withdraws an earlier one. ``ttl`` is in seconds.
 
         Raises ValueError when it is too large, RateLimited when others would drop it (nothing has changed then). It
-        replaces what this node published before under the same kind and name, and lives at least as long.
+        replaces what this node published before under the same kind and name, and lives at least as long. A node that
+        publishes what others are to find is listed from then on.
         """
-        entry = self._put_out(Publish(kind, name, value, ttl), now, must=False)
+        entry = self.put_out(Publish(kind, name, value, ttl), now, must=False)
+        if not entry.fleeting and kind not in OF_MEMBERS:
+            self.own_entries.listing.must(now)
         self._route(now)
         return entry
 
@@ -241,23 +282,26 @@ class Gossip:
     def leave(self, now: float) -> None:
         """Say goodbye to the mesh; afterwards messages are dropped, and there is no deadline.
 
-        The goodbye lives ``LEAVE_TTL_S``, longer than any entry that says that the node lives. May be repeated.
+        The goodbye lives ``LEAVE_TTL_S``, longer than any entry that says that the node lives; when there is none, only
+        neighbours are told. May be repeated.
         """
-        if not self.own_entries.left:
-            self._put_out(Publish(Kind.MEMBER, "", Member(True, b"").encoded(), LEAVE_TTL_S, wide=True), now)
-            self._route(now)
+        own = self.own_entries
+        if not own.left:
+            if self.store.incarnation(own.id) is not None:
+                self.put_out(Publish(Kind.MEMBER, "", Member(True, b"").encoded(), LEAVE_TTL_S, wide=True), now)
+                self._route(now)
             self.hyparview.leave(now)
             self._route(now)
-            self.own_entries.left = True
+            own.left = True
 
     def status(self, peer: NodeId) -> Status:
         """Return the believed state of a member.
 
-        UNKNOWN when no entry says that it is one, unless it is a neighbour; ALIVE for this node itself.
+        UNKNOWN when no entry says that it is one, unless it is connected; ALIVE for this node itself.
         """
         status = self.members.status(peer)
         known = status is not Status.ALIVE or peer == self.own_entries.id or self.store.incarnation(peer) is not None
-        return status if known or peer in self.hyparview.active else Status.UNKNOWN
+        return status if known or peer in self.hyparview.links else Status.UNKNOWN
 
     # ---- links and signs of life
 
@@ -274,6 +318,7 @@ class Gossip:
             if contact is not None:  # no neighbour may watch it now: did it close the link, or die?
                 self.accusations.on_unwatched(contact, now)
         elif not self.reputation.is_banned(peer, now):
+            self.members.on_heard(peer)
             self.hyparview.on_link(peer, now)
         self._route(now)
 
@@ -285,52 +330,28 @@ class Gossip:
         self.hyparview.on_connect_failed(peer, now)
         self._route(now)
 
+    def on_heard(self, peer: NodeId, now: float) -> None:
+        """Take a sign of life of ``peer``."""
+        self.swim.on_heard(peer, now)
+        self.members.on_heard(peer)
+        self._route(now)
+
     def on_alive(self, peer: NodeId, now: float) -> None:
         """Take the answer of ``peer`` to a ``Probe``."""
         self.swim.on_alive(peer, now)
+        self.members.on_heard(peer)
         if not self.reputation.is_banned(peer, now):
             self.hyparview.on_alive(peer, now)
         self._route(now)
 
     def on_drained(self, peer: NodeId, now: float) -> None:
         """Reconcile over a link that was too full for gossip for a while: messages were dropped."""
-        self.anti_entropy.ask(peer, now)
+        self.anti_entropy.ask_again(peer, now)
         self._route(now)
-
-    # ---- handlers that join several cores
-
-    def on_eager(self, peer: NodeId, message: Eager, now: float) -> None:
-        """Take payloads of the tree: each is verified and stored before it is passed on.
-
-        One that was seen is not opened: it shows which of two links is slower.
-        """
-        for hops, payload in message.items:
-            item = id_of(payload)
-            if item in self.plumtree.seen:
-                if not self.plumtree.on_overtaken(peer, item, hops, now):
-                    self.plumtree.on_duplicate(peer, item, now)
-                continue
-            taken = self.ingest.take(peer, payload, now)
-            if taken is None:
-                self.plumtree.on_rejected(item, now)
-            else:
-                wide = _breaks_the_tree(self, taken.entry)
-                self.plumtree.on_payload(peer, item, payload, hops, now, wide=wide)
-                self._apply(taken, peer, hops + 1, now)
-
-    def on_entries(self, peer: NodeId, message: Entries, now: float) -> None:
-        """Take the entries that anti-entropy brings: new ones are announced to the tree, not pushed."""
-        ids = [id_of(payload) for payload in message.payloads]
-        self.anti_entropy.on_entries(peer, message, ids, now)
-        for item, payload in zip(ids, message.payloads, strict=True):
-            taken = self.ingest.take(peer, payload, now) if self.store.by_id(item) is None else None
-            if taken is not None:
-                self.plumtree.announce(item, payload, peer, now)
-                self._apply(taken, peer, 0, now)
 
     # ---- inside
 
-    def _put_out(self, wanted: Publish, now: float, *, must: bool = True) -> Entry:
+    def put_out(self, wanted: Publish, now: float, *, must: bool = True) -> Entry:
         """Publish an entry of this node. Raises RateLimited when it ``must`` not go out whatever the rate is."""
         own = self.own_entries
         before = self.store.get((own.id, wanted.kind, wanted.name))
@@ -344,6 +365,7 @@ class Gossip:
         if not entry.fleeting:
             self.store.put(entry)
         if entry.kind == Kind.MEMBER:
+            own.listing.on_published()
             self.store.void_accusations(own.id, entry.seq)
         self.plumtree.publish(entry.id, entry.encoded, now, wide=wanted.wide)
         self._effects.append(Changed(entry, before, None, 0))
@@ -355,11 +377,11 @@ class Gossip:
     def _apply(self, taken: Taken, via: NodeId, hops: int, now: float) -> None:
         """Tell the cores and the layers above of a new entry of another node."""
         if taken.entry.kind == Kind.MEMBER:
-            _on_member(self, taken, now)
+            on_member(self, taken, now)
         elif taken.entry.kind == Kind.ACCUSATION:
-            _on_accusation(self, taken.entry, now)
-        for effect in self.members.take_effects():  # first, for a node is back before its services are
-            self._carry(effect, now)
+            on_accusation(self, taken.entry, now)
+        for effect in (*self.store.take_effects(), *self.members.take_effects()):  # first: what gave way to it, and
+            self._carry(effect, now)  # that its node is back
         self._effects.append(Changed(taken.entry, taken.before, via, hops))
 
     def _on_own_entry(self, entry: Entry, stale: bool, now: float) -> None:
@@ -367,7 +389,7 @@ class Gossip:
         if stale:
             wanted = self.own_entries.outlive(entry, self.store.get(entry.key), now)
             if wanted is not None:
-                self._put_out(wanted, now)
+                self.put_out(wanted, now)
             return
         self.own_entries.rise_above(entry.seq)
         if entry.kind == Kind.MEMBER:  # also when seqs are higher already: others take it for the newest
@@ -384,8 +406,9 @@ class Gossip:
             self.plumtree,
             self.anti_entropy,
             self.accusations,
-            self.ingest,
+            self.arrivals.ingest,
             self.reputation,
+            self.store,
         )
         for _ in range(ROUNDS):
             effects = [effect for core in cores for effect in core.take_effects()]
@@ -395,95 +418,8 @@ class Gossip:
                 self._carry(effect, now)
 
     def _carry(self, effect: object, now: float) -> None:
-        wire = _WIRING.get(type(effect))
-        if wire is None:
-            self._effects.append(cast(Effect, effect))
-        else:
+        wire = WIRING.get(type(effect))
+        if wire is not None:
             wire(self, effect, now)
-
-
-# ---- wiring: what an entry or an effect of one core means to the others
-
-
-def _breaks_the_tree(gossip: Gossip, entry: Entry) -> bool:
-    """Return whether an entry is the first accusation of a neighbour that is silent here too, so the tree is broken."""
-    accusation = parse_accusation(entry) if entry.kind == Kind.ACCUSATION else None
-    if accusation is None or accusation.accused not in gossip.hyparview.active:
-        return False
-    return gossip.members.accusers(accusation.accused) == 0 and not gossip.swim.hears(accusation.accused)
-
-
-def _on_member(gossip: Gossip, taken: Taken, now: float) -> None:
-    """Take news of a member: it lives, has moved, refutes an accusation, or leaves."""
-    peer, seq, member = taken.entry.origin, taken.entry.seq, parse_member(taken.entry)
-    if peer == gossip.own_entries.id or member is None:
-        return
-    gossip.members.on_member(peer, seq, member.left, now, news=taken.before is None)
-    gossip.store.void_accusations(peer, seq)
-    if member.left:
-        gossip.hyparview.forget(peer, now)
-    else:
-        gossip.hyparview.views.note_record(Contact(peer, member.record))
-        gossip.swim.on_refuted(peer)
-
-
-def _on_accusation(gossip: Gossip, entry: Entry, now: float) -> None:
-    """Handle an accusation: refute it when it names this node, else suspect and perhaps probe the accused."""
-    accusation = parse_accusation(entry)
-    if accusation is None:
-        return
-    accused = accusation.accused
-    if accused == gossip.own_entries.id:
-        gossip.own_entries.rise_above(accusation.incarnation)
-        gossip.swim.blame_itself()
-        gossip.accusations.refute(now)
-        return
-    gossip.members.on_accused(accused, entry.origin, accusation.incarnation, now)
-    gossip.swim.suspect(accused, now)
-    contact = gossip.hyparview.passive.get(accused)
-    if contact is not None:
-        gossip.accusations.on_accused(contact, now)
-
-
-def _neighbour_up(gossip: Gossip, effect: NeighbourUp, now: float) -> None:
-    peer = effect.peer
-    gossip.plumtree.link(peer)
-    gossip.swim.watch(gossip.hyparview.active[peer], now)
-    gossip.anti_entropy.add(peer, now + effect.reconcile_in)
-
-
-def _neighbour_down(gossip: Gossip, effect: NeighbourDown, now: float) -> None:
-    gossip.plumtree.unlink(effect.peer)
-    gossip.swim.unwatch(effect.peer)
-    gossip.anti_entropy.remove(effect.peer)
-
-
-def _silent(gossip: Gossip, effect: Silent, now: float) -> None:
-    contact = gossip.hyparview.passive.get(effect.peer)
-    if contact is not None:
-        gossip.accusations.on_unwatched(contact, now)  # once more: three lost datagrams are no death
-
-
-def _banned(gossip: Gossip, effect: Banned, now: float) -> None:
-    gossip.hyparview.forget(effect.peer, now)
-    gossip._effects.append(effect)
-
-
-def _member_changed(gossip: Gossip, effect: MemberChanged, now: float) -> None:
-    if effect.status is Status.GONE:
-        gossip.hyparview.lose(effect.peer, now)
-    gossip._effects.append(effect)
-
-
-_WIRING: dict[type, Callable[[Gossip, Any, float], object]] = {
-    NeighbourUp: _neighbour_up,
-    NeighbourDown: _neighbour_down,
-    Accuse: lambda gossip, effect, now: gossip.accusations.accuse(effect.peer, now),
-    Estranged: lambda gossip, effect, now: gossip.hyparview.lose(effect.peer, now),
-    Silent: _silent,
-    Unreachable: lambda gossip, effect, now: gossip.hyparview.passive.pop(effect.peer, None),
-    Publish: lambda gossip, effect, now: gossip._put_out(effect, now),
-    Blame: lambda gossip, effect, now: gossip.reputation.lower(effect.peer, effect.fault, now),
-    Banned: _banned,
-    MemberChanged: _member_changed,
-}
+        if wire is None or isinstance(effect, Banned | MemberChanged):
+            self._effects.append(cast(Effect, effect))

@@ -7,13 +7,12 @@ import os
 import stat
 from pathlib import Path
 
-from nacl import pwhash, secret, utils
-from nacl.exceptions import CryptoError
-
-from meshnode.base.files import write_atomic
-from meshnode.base.refusals import refusal
+from meshnode.base.files import is_volume, make_private, read_given, why_unsafe, write_atomic
+from meshnode.base.limits import MAX_SETTINGS
+from meshnode.base.refusals import refusal, user_name
 from meshnode.errors import KeyFileError
 from meshnode.identity.keys import Identity
+from meshnode.identity.price import make_identity
 
 PLAIN = b"meshnode-key-1 "
 LOCKED = b"meshnode-key-1-locked "
@@ -26,38 +25,57 @@ def save(path: Path, identity: Identity, passphrase: str | None = None) -> None:
     With a passphrase the key is encrypted: argon2id (3 passes over 64 MiB) and XSalsa20-Poly1305. Raises KeyFileError.
     """
     if passphrase:
-        salt = utils.random(pwhash.argon2id.SALTBYTES)
-        box = secret.SecretBox(_stretch(passphrase, salt))
-        data = LOCKED + base64.b64encode(salt + bytes(box.encrypt(identity.seed)))
+        from meshnode.identity.passphrase import lock  # few keys are locked, and every start would load it
+
+        data = LOCKED + base64.b64encode(lock(identity.seed, passphrase))
     else:
         data = PLAIN + base64.b64encode(identity.seed)
+    write_secret(path, data + b"\n")
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    """Write a file (0600) into a directory of this user's own, made (0700) if there is none.
+
+    Raises KeyFileError.
+    """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomic(path, data + b"\n")
+        make_private(path.parent)
+        unsafe = why_unsafe(path.parent)
+        if unsafe is None:
+            write_atomic(path, data)
     except OSError as error:
         reason, hint = refusal(error, path)
         raise KeyFileError(f"cannot write {path}: {reason}", hint=hint) from error
+    if unsafe is not None:
+        raise KeyFileError(f"cannot write {path}: {unsafe[0]}", hint=unsafe[1])
 
 
 def load(path: Path, passphrase: str | None = None) -> Identity:
     """Read a key.
 
     A regular file of this user must have no permission for others (mode & 077 is 0); mounted secrets, which have
-    another owner, are taken with the mode they have.
+    another owner, are taken with the mode they have. In a volume that others may write in that owner is root.
 
     Raises:
         KeyFileError: It is unreadable, readable by others, damaged, or under another passphrase or none given.
     """
     try:
-        mode = path.stat().st_mode
-        data = path.read_bytes().strip()
+        found = path.stat()
+        data = read_given(path, MAX_SETTINGS)[0].strip()
     except FileNotFoundError as error:
+        if path.is_symlink():
+            raise KeyFileError(
+                f"{path} is a link to {os.readlink(path)}, where there is no file",
+                hint="mount the secret that it means, or remove the link for a new key",
+            ) from error
         raise KeyFileError(f"there is no key in {path.parent}", hint="`meshnode keygen` makes one") from error
     except OSError as error:
         reason, hint = refusal(error, path)
         raise KeyFileError(f"cannot read {path}: {reason}", hint=hint) from error
-    if stat.S_ISREG(mode) and mode & 0o077 and os.name == "posix" and os.stat(path).st_uid == os.getuid():
+    if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077 and found.st_uid == os.geteuid():
         raise KeyFileError(f"others may read {path}", hint=f"chmod 600 {path}")
+    if found.st_uid not in (0, os.geteuid()) and is_volume(path.parent):
+        raise KeyFileError(f"{path} belongs to user {user_name(found.st_uid)}", hint="is it yours? remove it, if not")
     try:
         if data.startswith(LOCKED):
             return _unlock(path, base64.b64decode(data[len(LOCKED) :], validate=True), passphrase)
@@ -69,21 +87,12 @@ def load(path: Path, passphrase: str | None = None) -> Identity:
 def _unlock(path: Path, data: bytes, passphrase: str | None) -> Identity:
     if not passphrase:
         raise KeyFileError(f"{path} needs its passphrase", hint="set MESHNODE_PASSPHRASE")
-    salt, sealed = data[: pwhash.argon2id.SALTBYTES], data[pwhash.argon2id.SALTBYTES :]
-    try:
-        return Identity(secret.SecretBox(_stretch(passphrase, salt)).decrypt(sealed))
-    except CryptoError as error:
-        raise KeyFileError(f"that passphrase does not open {path}", hint="check MESHNODE_PASSPHRASE") from error
+    from meshnode.identity.passphrase import unlock
 
-
-def _stretch(passphrase: str, salt: bytes) -> bytes:
-    return pwhash.argon2id.kdf(
-        secret.SecretBox.KEY_SIZE,
-        passphrase.encode(),
-        salt,
-        opslimit=pwhash.argon2id.OPSLIMIT_MODERATE,
-        memlimit=pwhash.argon2id.MEMLIMIT_INTERACTIVE,
-    )
+    seed = unlock(data, passphrase)
+    if seed is None:
+        raise KeyFileError(f"that passphrase does not open {path}", hint="check MESHNODE_PASSPHRASE")
+    return Identity(seed)
 
 
 def parse_seed_text(text: str) -> Identity:
@@ -104,7 +113,10 @@ def parse_seed_text(text: str) -> Identity:
 
 
 def given_key(text: str) -> Identity:
-    """Return the key that a setting, the environment or a mounted secret holds. Raises KeyFileError."""
+    """Return the key that a setting, the environment or a mounted secret holds.
+
+    Raises KeyFileError.
+    """
     try:
         return parse_seed_text(text)
     except ValueError as error:
@@ -112,9 +124,13 @@ def given_key(text: str) -> Identity:
 
 
 def load_or_create(path: Path, passphrase: str | None = None) -> Identity:
-    """Read the key at ``path``, or make one there, under ``passphrase`` if there is one. Raises KeyFileError."""
-    if path.exists():
+    """Read the key at ``path``, or make one there, under ``passphrase`` if there is one.
+
+    A link that leads nowhere, as to a secret that is not mounted yet, is no reason for a new identity. Raises
+    KeyFileError.
+    """
+    if os.path.lexists(path):
         return load(path, passphrase)
-    identity = Identity.generate()
+    identity = make_identity()
     save(path, identity, passphrase)
     return identity

@@ -42,6 +42,7 @@ class Identity:
         self.id = known_id(public)
         self._curve = crypto_sign_ed25519_sk_to_curve25519(self._secret)
         self._shared: BoundedDict[NodeId, bytes] = BoundedDict(MAX_SHARED_KEYS)  # least recently used goes
+        self._kept: BoundedDict[NodeId, bytes] = BoundedDict(MAX_SHARED_KEYS)  # of established peers: ids are free
 
     @classmethod
     def generate(cls, entropy: Entropy = os.urandom) -> Identity:
@@ -49,6 +50,9 @@ class Identity:
 
         Args:
             entropy: Returns so many random bytes; ``os.urandom`` by default.
+
+        Returns:
+            The pair.
         """
         return cls(entropy(KEY_LENGTH))
 
@@ -63,22 +67,32 @@ class Identity:
         return crypto_sign(message, self._secret)[:64]
 
     def knows(self, peer: NodeId) -> bool:
-        """True when the pairwise key with ``peer`` is cached, so that using it costs no X25519."""
-        return peer in self._shared
+        """Return whether the pairwise key with a peer is at hand.
 
-    def shared_key(self, peer: NodeId) -> bytes:
+        Args:
+            peer: The other node.
+
+        Returns:
+            True when the key is cached, so that using it costs no X25519.
+        """
+        return peer in self._kept or peer in self._shared
+
+    def shared_key(self, peer: NodeId, *, established: bool = False) -> bytes:
         """Return the 32-byte static X25519 key with ``peer``; ``peer`` computes the same from our public key.
 
-        It takes 100 us, so the ``MAX_SHARED_KEYS`` last used are cached. Raises InvalidId when the peer's id is no
-        point of the curve, or one of small order.
+        It takes 100 us, so it is cached (``remember_key``). Raises InvalidId when the peer's id is no point of the
+        curve, or one of small order.
         """
         key = self.pairwise_key(peer)
-        self.remember_key(peer, key)
+        self.remember_key(peer, key, established=established)
         return key
 
     def pairwise_key(self, peer: NodeId) -> bytes:
-        """Return the same without remembering it: for a peer that has proven nothing yet. Raises InvalidId."""
-        key = self._shared.get(peer)
+        """Return the same without remembering it: for a peer that has proven nothing yet.
+
+        Raises InvalidId.
+        """
+        key = self._kept.get(peer) or self._shared.get(peer)
         if key is None:
             try:
                 curve = crypto_sign_ed25519_pk_to_curve25519(peer.raw)
@@ -87,9 +101,12 @@ class Identity:
                 raise InvalidId("that key is not a point of the curve") from error
         return key
 
-    def remember_key(self, peer: NodeId, key: bytes) -> None:
-        """Keep the pairwise key of a peer; the least recently used of ``MAX_SHARED_KEYS`` goes."""
-        self._shared.put(peer, key)
+    def remember_key(self, peer: NodeId, key: bytes, *, established: bool = False) -> None:
+        """Keep the pairwise key of a peer; of ``MAX_SHARED_KEYS`` the least recently used goes.
+
+        Keys of established peers are kept apart, where no crowd of new ids can push them out.
+        """
+        (self._kept if established else self._shared).put(peer, key)
 
 
 def verify(signer: NodeId, message: bytes, signature: bytes) -> bool:

@@ -63,17 +63,18 @@ class NodeId:
         if len(text) != TEXT_LENGTH:
             raise InvalidId(f"{quoted(value)} is not a node id", hint=hint)
         try:
-            node_id = cls(base64.b32decode(text.upper() + "===="))
+            return _of_text(text)
         except ValueError as error:
             raise InvalidId(f"{quoted(value)} is not a node id", hint=hint) from error
-        if str(node_id) != text:  # the last character carries spare bits: only one spelling counts
-            raise InvalidId(f"{quoted(value)} is not a node id", hint=hint)
-        return node_id
 
     def __bytes__(self) -> bytes:
         return self.raw
 
     def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         return base64.b32encode(self.raw).decode().rstrip("=").lower()
 
     def __repr__(self) -> str:
@@ -127,6 +128,15 @@ def dht_key_of(overlay: ipaddress.IPv6Address) -> bytes:
     return hashlib.blake2b(overlay.packed, digest_size=20, person=b"mesh-dht-key").digest()
 
 
+@lru_cache(1024)
+def _of_text(text: str) -> NodeId:
+    """Return the id of 52 lower-case characters; programs open stream after stream by one text. Raises ValueError."""
+    node_id = NodeId(base64.b32decode(text.upper() + "===="))
+    if str(node_id) != text:  # the last character carries spare bits: only one spelling counts
+        raise ValueError("another spelling")
+    return node_id
+
+
 def is_label(text: str) -> bool:
     """Return whether a node may have this name: 1 to 40 of a-z, 0-9 and inner hyphens."""
     return (
@@ -144,7 +154,10 @@ def quoted(text: object) -> str:
 
 
 def id_or_label(text: str) -> NodeId | str:
-    """Return the id or the node's name that a text is, with or without ``.mesh``. Raises InvalidId."""
+    """Return the id or the node's name that a text is, with or without ``.mesh``.
+
+    Raises InvalidId.
+    """
     try:
         return NodeId.parse(text.lower().removesuffix(MESH_SUFFIX))
     except InvalidId:
@@ -152,6 +165,15 @@ def id_or_label(text: str) -> NodeId | str:
     if label is None:
         raise InvalidId(f"{quoted(text)} is neither a node id nor a name", hint=f"{ID_FORM}; {NAME_FORM}")
     return label
+
+
+def is_id(text: str) -> bool:
+    """Return whether a text is a node's id, with or without ``.mesh``."""
+    try:
+        NodeId.parse(text)
+    except InvalidId:
+        return False
+    return True
 
 
 def label_of(text: str) -> str | None:

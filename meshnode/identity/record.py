@@ -21,7 +21,9 @@ from meshnode.base.limits import (
     MAX_RECORD_FUTURE_S,
     MAX_RECORD_TTL_S,
     MAX_RELAYS,
+    MAX_WAKE_URL,
 )
+from meshnode.base.wake_url import WAKE
 from meshnode.base.wire import as_bytes, as_list, as_number
 from meshnode.errors import RecordError, RecordExpired, RecordReject
 from meshnode.identity.envelope import EnvelopeError, open_envelope, sign_envelope, verify_envelope
@@ -73,7 +75,7 @@ class EndpointRecord:
         endpoints: The node's addresses, best first; each prints as ``HOST:PORT``.
         relays: The nodes that relay for it.
         capabilities: What it is to others: ``seed``, ``relay``, ``wss`` (takes WebSockets on the TCP port of the same
-            number), ``symmetric`` (its NAT gives it another port for each destination).
+            number), ``symmetric`` (its NAT gives it another port for each destination), ``wake:URL`` (see ``wake``).
         encoded: The signed bytes, as other nodes get them.
     """
 
@@ -91,8 +93,17 @@ class EndpointRecord:
         """Unix milliseconds after which the record must not be used."""
         return self.issued + self.ttl * 1000
 
+    @property
+    def wake(self) -> str:
+        """The URL to which one HTTPS request starts this node where it sleeps; "" when there is none."""
+        return next((text.removeprefix(WAKE) for text in self.capabilities if text.startswith(WAKE)), "")
+
     def to_json(self) -> dict[str, object]:
-        """Return the record as ``meshnode resolve --json`` prints it."""
+        """Return the record as ``meshnode resolve --json`` prints it.
+
+        Returns:
+            A dict of JSON values: the id, its number and dates, the endpoints as text.
+        """
         return {
             "id": str(self.id),
             "address": str(self.id.overlay),
@@ -157,7 +168,7 @@ def open_record(encoded: bytes, wall: float, *, expected: NodeId | None = None) 
 
     Args:
         encoded: The signed bytes.
-        wall: Unix seconds. The record may be up to ``MAX_RECORD_FUTURE_S`` ahead of it.
+        wall: Unix seconds. The record's time and its seq may be up to ``MAX_RECORD_FUTURE_S`` ahead of it.
         expected: The node that was asked for; None when any will do.
 
     Raises:
@@ -172,7 +183,7 @@ def open_record(encoded: bytes, wall: float, *, expected: NodeId | None = None) 
         raise RecordError(RecordReject.MALFORMED) from error
     if expected is not None and record.id != expected:
         raise RecordError(RecordReject.WRONG_ID)
-    if record.issued > (wall + MAX_RECORD_FUTURE_S) * 1000 or record.seq > (wall + MAX_RECORD_FUTURE_S) * 1000 + 1e9:
+    if is_ahead(record, wall):
         raise RecordError(RecordReject.FUTURE)
     if record.expires_ms < wall * 1000:
         raise RecordExpired(RecordReject.EXPIRED)
@@ -193,8 +204,9 @@ def _signed(signer: NodeId, encoded: bytes) -> bool:
 
 
 def _parse(fields: object, encoded: bytes) -> EndpointRecord:
-    if not isinstance(fields, list) or len(fields) != 8 or fields[0] != VERSION:
+    if not isinstance(fields, list) or len(fields) != 8:
         raise ValueError("wrong fields")
+    as_number(fields[0], VERSION, VERSION)
     _, raw, seq, issued, ttl, endpoints, relays, capabilities = fields
     if not isinstance(raw, bytes):
         raise ValueError("no id")
@@ -219,9 +231,25 @@ def _parse_endpoint(item: object) -> Endpoint:
 
 
 def _parse_capability(item: object) -> str:
-    if not isinstance(item, str) or len(item) > MAX_CAPABILITY_LENGTH:
+    if not isinstance(item, str):
+        raise ValueError("wrong capability")
+    if len(item) > (len(WAKE) + MAX_WAKE_URL if item.startswith(WAKE) else MAX_CAPABILITY_LENGTH):
         raise ValueError("wrong capability")
     return item
+
+
+def is_ahead(record: EndpointRecord, wall: float) -> bool:
+    """Return whether a record is issued, or numbered, further ahead of ``wall`` (Unix seconds) than clocks differ.
+
+    No node takes such a record, and one that was taken while the taker's own clock was ahead is as good as none: its
+    number would outrank all that its owner signs until that time.
+    """
+    return max(record.issued, record.seq) > latest_ms(wall)
+
+
+def latest_ms(wall: float) -> float:
+    """Return the highest issue time and seq that is believed at ``wall``, in Unix milliseconds."""
+    return (wall + MAX_RECORD_FUTURE_S) * 1000
 
 
 def newer(a: EndpointRecord, b: EndpointRecord) -> bool:

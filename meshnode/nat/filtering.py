@@ -48,10 +48,14 @@ def _is_private(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 class FilterView:
-    """The filtering behaviour seen so far, by family (4 and 6); ``now`` is monotonic seconds."""
+    """The filtering behaviour seen so far, by family (4 and 6); ``now`` is monotonic seconds.
+
+    Attributes:
+        noted: Addresses that ``sent`` need not be told of again.
+    """
 
     def __init__(self) -> None:
-        self._sent: dict[Path, None] = {}  # never forgotten while we run: use keeps a filter open
+        self.noted: dict[Path, None] = {}  # never forgotten while we run: use keeps a filter open
         self._hosts: dict[str, int] = {}  # how many addresses of it are in _sent
         self._full = False
         self._settled = float("inf")
@@ -101,15 +105,15 @@ class FilterView:
         Bounded by ``MAX_SENT_PORTS`` a host and ``MAX_SENT_ADDRESSES`` in all; what is beyond a bound counts as sent
         to, so the bounds can hide evidence and never make any. Tunnels, relays and link-local addresses are ignored.
         """
-        if to in self._sent or not isinstance(to, Addr) or "%" in to.host:
+        if to in self.noted or not isinstance(to, Addr) or "%" in to.host:
             return
         ports = self._hosts.get(to.host, 0)
         if ports >= MAX_SENT_PORTS:
             return  # any of its ports counts as one that we sent to
-        if len(self._sent) >= MAX_SENT_ADDRESSES:
+        if len(self.noted) >= MAX_SENT_ADDRESSES:
             self._full = True  # from now on any host may be one that we sent to
             return
-        self._sent[to] = None
+        self.noted[to] = None
         self._hosts[to.host] = ports + 1
 
     def stray(self, source: Path, now: float) -> None:
@@ -130,7 +134,7 @@ class FilterView:
         if not isinstance(source, Addr):
             return  # an extra socket has a filter of its own
         ports = self._hosts.get(source.host, 0)
-        if source in self._sent or self._full or ports >= MAX_SENT_PORTS or "%" in source.host:
+        if source in self.noted or self._full or ports >= MAX_SENT_PORTS or "%" in source.host:
             return
         if now < self._settled:
             self.sent(source)

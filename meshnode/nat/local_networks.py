@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 
 from meshnode.base.address import Addr
+from meshnode.base.limits import MAX_SCOPES
+from meshnode.base.value import value
 
 
 @lru_cache(maxsize=256)
@@ -20,7 +21,7 @@ def is_loopback(addr: Addr) -> bool:
     return addr.host.startswith("127.") or addr.host.partition("%")[0] == "::1"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LocalNetworks:
     """The addresses and networks of this node, against which the addresses that peers name are checked.
 
@@ -40,6 +41,19 @@ class LocalNetworks:
         if addr in self.own or (is_loopback(addr) and not self.loopback):
             return False
         return not _is_broadcast(addr, self.networks)
+
+    def reachable(self, addr: Addr) -> list[Addr]:
+        """Return the addresses at which ``addr`` of a record may be reached from here; none when none can be.
+
+        An IPv6 link-local address means one host on each link: it is returned with the scope of each of this host's
+        links that have such addresses, at most ``MAX_SCOPES``.
+        """
+        if not self.believes(addr):
+            return []
+        if "%" in addr.host or not addr.host.startswith("fe80:"):
+            return [addr]
+        scopes = dict.fromkeys(host.partition("%")[2] for host, _ in self.networks if "%" in host)
+        return [Addr(f"{addr.host}%{scope}", addr.port) for scope in list(scopes)[:MAX_SCOPES]]
 
 
 def _is_broadcast(addr: Addr, networks: Iterable[tuple[str, int]]) -> bool:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 
 from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_OBSERVERS, OBSERVATION_S
+from meshnode.base.value import value
 from meshnode.identity.node_id import NodeId
 
 
@@ -27,7 +27,7 @@ class Mapping(Enum):
     DEPENDENT = "endpoint-dependent"  # "symmetric": another port for every destination
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Observation:
     """The peer at ``observer`` saw this node as ``seen``, at a monotonic time in seconds."""
 

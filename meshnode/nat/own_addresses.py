@@ -6,10 +6,10 @@ A record has room for ``MAX_ENDPOINTS``, and a Docker host easily has more: most
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 
 from meshnode.base.address import Addr
 from meshnode.base.limits import MAX_ENDPOINTS
+from meshnode.base.value import value
 from meshnode.identity.record import Endpoint, EndpointKind
 
 # of Docker, Podman, LXC and libvirt: peers have them too, so that they lead a peer to its own bridge
@@ -22,10 +22,10 @@ PHYSICAL_KINDS = frozenset({"", "vlan", "bond", "team", "macvlan", "ipvlan"})
 BRIDGE_KINDS = frozenset({"bridge", "openvswitch"})
 TUNNEL_KINDS = frozenset({"tun", "wireguard", "ppp", "ipip", "gre", "sit", "ip6tnl", "vti", "xfrm", "vxlan"})
 
-BRIDGE_TIER = 2
+BRIDGE_TIER, TIERS = 2, 3
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Link:
     """A network interface. ``kind`` is its driver's name, "" for hardware.
 
@@ -46,7 +46,7 @@ class Link:
         return BRIDGE_TIER if self.kind in BRIDGE_KINDS else 3 if self.kind in TUNNEL_KINDS else 1
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HostAddress:
     """One unicast address of this host; an IPv6 link-local one is written with its ``%interface``.
 
@@ -69,7 +69,7 @@ class HostAddress:
         return not self.ip.is_loopback and "%" not in self.host
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class WayOut:
     """The default route of one family: the index of its interface, our address there, and the router if any."""
 
@@ -78,7 +78,7 @@ class WayOut:
     router: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HostView:
     """The addresses and default routes of this host at one moment, without those by which no other host reaches it.
 
@@ -99,35 +99,42 @@ class HostView:
     def hosts(self, *, ipv6: bool) -> list[str]:
         """Return the addresses that others may reach this host at, the best first; loopback where there is no other.
 
-        Only IPv4 without ``ipv6``.
+        Only IPv4 without ``ipv6``. An IPv6 link-local address is named, without its scope, for an interface that has
+        no other: a cable between two hosts, a LAN without a router.
         The first is one of the default route's interface, then hardware, other virtual interfaces, bridges, tunnels.
         Each (interface, network) has its best address named before any has its second.
         """
-        ours = {way.link for way in self.ways_out}
-        sources = {way.source for way in self.ways_out}
-
-        def order(address: HostAddress) -> tuple[bool, bool, int, bool, bool, bool, bool, bool]:
-            return (
-                address.link.index not in ours,
-                not address.link.has_carrier,
-                address.link.tier,
-                address.ip.is_link_local,
-                any(address.ip in network for network in COMMON_NETWORKS),
-                address.ip.version == 6,
-                address.is_passing,
-                address.host not in sources,
-            )
-
-        ranked = sorted((a for a in self.addresses if a.is_routable and (ipv6 or a.ip.version == 4)), key=order)
+        with_routable = {a.link.index for a in self.addresses if a.is_routable}
+        named = [
+            address
+            for address in self.addresses
+            if (ipv6 or address.ip.version == 4)
+            and not address.ip.is_loopback
+            and (address.is_routable or address.link.index not in with_routable)
+        ]
         subnets: set[tuple[int, object]] = set()
         first: list[str] = []
         more: list[str] = []
-        for address in ranked:
+        for address in sorted(named, key=self._order):
             subnet = (address.link.index, ipaddress.ip_network((address.ip, address.prefix), strict=False))
-            (more if subnet in subnets else first).append(address.host)
+            (more if subnet in subnets else first).append(str(address.ip))
             subnets.add(subnet)
         loopback = [a.host for a in self.addresses if a.host.startswith("127.")]
         return list(dict.fromkeys(first + more)) or loopback or ["127.0.0.1"]
+
+    def _order(self, address: HostAddress) -> tuple[bool, ...]:
+        """Return what sorts before: the first difference counts, and False comes first."""
+        tier = address.link.tier
+        return (
+            all(address.link.index != way.link for way in self.ways_out),
+            not address.link.has_carrier,
+            *(tier > limit for limit in range(TIERS)),
+            address.ip.is_link_local,
+            any(address.ip in network for network in COMMON_NETWORKS),
+            address.ip.version == 6,
+            address.is_passing,
+            all(address.host != way.source for way in self.ways_out),
+        )
 
     def place(self) -> frozenset[object]:
         """Return what changes when this host moves: addresses and their carriers except on bridges, and the ways out.

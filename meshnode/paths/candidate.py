@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import assert_never
 
 from meshnode.base.address import Addr, is_dialable
-from meshnode.base.limits import MAX_CANDIDATES
+from meshnode.base.limits import BASE_MTU, MAX_CANDIDATES
 from meshnode.base.path import Path, ViaRelay, ViaSocket, ViaTunnel, udp_address
+from meshnode.base.value import state
 from meshnode.identity.record import EndpointKind, EndpointRecord
-from meshnode.nat.local_networks import LocalNetworks, on_networks
+from meshnode.nat.local_networks import LocalNetworks, is_loopback, on_networks
 from meshnode.paths.mtu import MtuSearch
 
 LOSS_WINDOW = 8  # probes whose outcome is remembered
@@ -23,6 +24,7 @@ DISTRUST_MIN_S, DISTRUST_MAX_S = 0.1, 32.0
 DISTRUST_HALF_LIFE_S = 10.0  # a path that falls silent six times a minute keeps as much distrust as it has
 RACE_DISTRUST_MAX_S = 2.0  # up to this distrust, an answer to a probe from before the path was left restores it
 NEVER = float("-inf")
+SOURCES_SEEN = ("packet", "peer", "ping")  # of a candidate that is only where a datagram came from
 
 
 class PathState(Enum):
@@ -34,12 +36,14 @@ class PathState(Enum):
     FAILED = "failed"
 
 
-@dataclass(slots=True)
+@state
 class Candidate:
     """One path to a peer. ``rtt`` is smoothed, in seconds; times are monotonic seconds.
 
     - ``claimed``: when the peer last gave a reason to move here;
     - ``answered``: when the latest answered probe was sent;
+    - ``named``: a record, a relay or the configuration names it; else it is only the source of datagrams;
+    - ``padded``: how many long probes told of this node's last move by it;
     - ``probes`` were sent and ``samples`` of them came back; ``failures``: how often it was in use and had to be left;
     - ``outcomes``: of the last probes of the relay monitor, True for each that came back.
     """
@@ -59,6 +63,8 @@ class Candidate:
     distrust: float = 0.0
     left_at: float = NEVER
     outcomes: deque[bool] = field(default_factory=lambda: deque(maxlen=LOSS_WINDOW))
+    named: bool = False
+    padded: int = 0
 
     @property
     def is_valid(self) -> bool:
@@ -129,15 +135,23 @@ class CandidateBook:
     them must find their candidate. ``here`` is what this node knows of its own networks.
     """
 
-    __slots__ = ("_candidates", "_mtu_ceiling", "behind_nat", "current", "here", "previous")
+    __slots__ = ("_candidates", "_loopback_mtu", "_mtu_ceiling", "behind_nat", "current", "here", "previous")
 
-    def __init__(self, mtu_ceiling: int) -> None:
+    def __init__(self, mtu_ceiling: int, loopback_mtu: int = 0) -> None:
         self.current: Candidate | None = None
         self.previous: Candidate | None = None
         self.behind_nat = False  # the peer, as its record says
         self.here = LocalNetworks()
         self._mtu_ceiling = mtu_ceiling
+        self._loopback_mtu = loopback_mtu  # 0 when it is no other than the base
         self._candidates: dict[Path, Candidate] = {}
+
+    def floor_of(self, path: Path) -> int:
+        """Return the bytes of UDP payload that a path surely carries: more than the base within this host."""
+        addr = udp_address(path)
+        if addr is not None and self._loopback_mtu and is_loopback(addr):
+            return self._loopback_mtu
+        return BASE_MTU
 
     def __iter__(self) -> Iterator[Candidate]:
         return iter(list(self._candidates.values()))
@@ -156,6 +170,7 @@ class CandidateBook:
         """
         found = self._candidates.get(path)
         if found is not None:
+            found.named |= source not in SOURCES_SEEN
             return found
         addr = udp_address(path)
         if addr is not None and not is_dialable(addr):
@@ -165,8 +180,9 @@ class CandidateBook:
             if oldest is None:
                 return None
             del self._candidates[oldest.path]
-        mtu = MtuSearch(self._mtu_ceiling if addr is not None else 0)
-        found = self._candidates[path] = Candidate(path, source, mtu)
+        floor = self.floor_of(path)
+        mtu = MtuSearch(max(floor, self._mtu_ceiling) if addr is not None else 0, floor)
+        found = self._candidates[path] = Candidate(path, source, mtu, named=source not in SOURCES_SEEN)
         return found
 
     def drop(self, path: Path) -> None:
@@ -183,7 +199,7 @@ class CandidateBook:
         Addresses that no other node can have are left out (``LocalNetworks.believes``). ``behind_nat`` is set from the
         record; ``current`` and ``previous`` are kept even when it does not list them.
         """
-        listed = dict.fromkeys(e.addr for e in record.endpoints if self.here.believes(e.addr))
+        listed = dict.fromkeys(addr for e in record.endpoints for addr in self.here.reachable(e.addr))
         self.behind_nat = any(endpoint.kind is EndpointKind.REFLEXIVE for endpoint in record.endpoints)
         for candidate in self:
             in_use = candidate is self.current or candidate is self.previous

@@ -22,10 +22,19 @@ def describe_history(paths: PeerPaths, now: float) -> list[Json]:
     """Return the path changes, the oldest first.
 
     ``ago_s`` is seconds, ``why`` a ``PathReason``, ``endpoint`` where packets went from then on (null: nowhere).
+    ``silent_s`` is for how long nothing was heard (null: there was no silence, or it lasts: then ``silent`` is true),
+    ``times`` how many silences on that path the entry stands for.
     """
     return [
-        {"ago_s": round(now - at, 3), "why": reason.value, "endpoint": str(path) if path else None}
-        for at, reason, path in paths.history
+        {
+            "ago_s": round(now - change.at, 3),
+            "why": change.reason.value,
+            "endpoint": str(change.path) if change.path else None,
+            "silent_s": round(change.silent_s, 3) if change.silent_s is not None else None,
+            "silent": change.is_open,
+            "times": change.times,
+        }
+        for change in paths.history
     ]
 
 

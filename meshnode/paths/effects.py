@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
-
-from meshnode.base.limits import MAX_PATH_HISTORY
 from meshnode.base.path import Path
 from meshnode.base.path_reason import PathReason
+from meshnode.base.value import value
+from meshnode.paths.history import PathHistory
 
 MOVED, SEEKING = 1, 2  # flags of a PING: its sender's own address has changed; its sender hears nothing from the peer
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendProbe:
-    """Send a sealed PING; ``pad_to`` is the whole datagram's size in bytes, 0 for the smallest."""
+    """Send a sealed PING; ``pad_to`` is the whole datagram's size in bytes, 0 for the smallest.
+
+    ``named``: a record, a relay or the configuration names the address; it is not only the source of a datagram.
+    """
 
     path: Path
     tx: bytes
     flags: int
     pad_to: int = 0
+    named: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Switched:
     """Packets go to ``new`` from now on (the same as ``old`` when a new connection begins on the path in use).
 
@@ -35,7 +37,7 @@ class Switched:
     failed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Nudge:
     """The path stays, but what is in flight on it is likely lost: QUIC should not wait for its own timers."""
 
@@ -43,46 +45,46 @@ class Nudge:
     reason: PathReason
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Validated:
-    """Our own probe went round trip on this path: no byte budget any more."""
+    """Our own probe went round trip on the path in use."""
 
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MtuChanged:
     """Datagrams of ``size`` bytes fit the active path."""
 
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FellSilent:
     """An expected packet is overdue: other addresses are being probed."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answered:
     """The peer answers again: the end of ``FellSilent``."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Suspended:
     """No path works: streams stay open, writers wait."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Resumed:
     """A path works again."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NeedRecord:
     """No known address answers: ask the watches and the resolver for a newer record of the peer."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NeedIntroduction:
     """The active path is a relay: have it tell both ends each other's observed addresses, and when to probe."""
 
@@ -103,12 +105,12 @@ Effect = (
 
 
 class Journal:
-    """The effects that wait to be carried out, and the last path changes: monotonic time, reason, path in use."""
+    """The effects that wait to be carried out, and the last path changes."""
 
     __slots__ = ("effects", "history")
 
     def __init__(self) -> None:
-        self.history: deque[tuple[float, PathReason, Path | None]] = deque(maxlen=MAX_PATH_HISTORY)
+        self.history = PathHistory()
         self.effects: list[Effect] = []
 
     def emit(self, effect: Effect) -> None:
@@ -118,9 +120,9 @@ class Journal:
     def note(self, now: float, reason: PathReason, active: Path | None) -> None:
         """Record a path change for people.
 
-        The last ``MAX_PATH_HISTORY`` are kept. ``active`` is where packets go from now on, None for nowhere.
+        ``active`` is where packets go from now on, None for nowhere.
         """
-        self.history.append((now, reason, active))
+        self.history.note(now, reason, active)
 
     def take(self) -> list[Effect]:
         """Return the waiting effects in order, and forget them."""

@@ -32,15 +32,20 @@ def threshold(rtt: float | None) -> float:
 class Watchdog:
     """Liveness watchdog of the active path: the time since which an expected packet is overdue.
 
-    Times are monotonic seconds; ``in_flight`` is bytes sent and unacknowledged.
+    Times are monotonic seconds.
+
+    Attributes:
+        in_flight: Bytes sent and unacknowledged.
+        data_at: When application data came last: more is to be expected. The path counts as busy for
+            ``DATA_EXPECTED_S``. A silence right after data is suspicious once, since the stream may be at its end.
     """
 
-    __slots__ = ("_awake_since", "_data_at", "_expecting_since", "_fired_at", "_flight_began", "in_flight")
+    __slots__ = ("_awake_since", "_expecting_since", "_fired_at", "_flight_began", "data_at", "in_flight")
 
     def __init__(self, now: float) -> None:
         self.in_flight = 0
         self._flight_began = now
-        self._data_at = NEVER
+        self.data_at = NEVER
         self._expecting_since: float | None = None
         self._fired_at = NEVER
         self._awake_since = NEVER
@@ -50,14 +55,6 @@ class Watchdog:
         if count and not self.in_flight:
             self._flight_began = now
         self.in_flight = count
-
-    def on_data(self, now: float) -> None:
-        """Take note of application data: more is to be expected.
-
-        The path counts as busy for ``DATA_EXPECTED_S``. A silence right after data is suspicious once, since the stream
-        may simply be at its end.
-        """
-        self._data_at = now
 
     def expect(self, now: float) -> None:
         """Take note that something which the peer answers was sent."""
@@ -75,7 +72,7 @@ class Watchdog:
 
     def is_busy(self, now: float) -> bool:
         """Return whether data is under way."""
-        return self.in_flight > 0 or now - self._data_at < DATA_EXPECTED_S
+        return self.in_flight > 0 or now - self.data_at < DATA_EXPECTED_S
 
     def suspicious_at(self, heard: float, rtt: float | None) -> float | None:
         """Return when silence is suspicious on a path last heard of at ``heard``.
@@ -88,8 +85,8 @@ class Watchdog:
             since = self._expecting_since
         if self.in_flight and (since is None or self._flight_began < since):
             since = self._flight_began
-        if self._fired_at < self._data_at and (since is None or self._data_at < since):
-            since = self._data_at  # a stream that just delivered is expected to go on; asked once
+        if self._fired_at < self.data_at and (since is None or self.data_at < since):
+            since = self.data_at  # a stream that just delivered is expected to go on; asked once
         return None if since is None else max(since, heard, self._awake_since) + threshold(rtt)
 
     def is_real(self, due: float, heard: float, now: float) -> bool:

@@ -14,7 +14,7 @@ START_DELAY_S = 0.02  # after validation: behind the first data
 MAX_PROBES = 3  # RFC 8899 section 5.1.2: of one size, before it counts as too big
 RESOLUTION = 24  # bytes: smaller gains are not worth a probe
 RAISE_TIMER_S = 600.0  # RFC 8899 section 5.1.1
-CONFIRM_S = 1.0
+CONFIRM_SIZE_S = 1.0  # while data is under way
 BLACK_HOLE_PAUSE_S = 2.0  # before the next search
 PROBE_TIMER_MIN_S, PROBE_TIMER_RTTS = 0.3, 3  # RFC 8899 section 5.1.1: until a probe counts as lost
 
@@ -23,13 +23,14 @@ class MtuSearch:
     """The search on one path. Sizes are bytes of UDP payload; ``size`` is what is known to fit.
 
     ``at`` is when the next probe is due, ``confirm_at`` when the size in use is to be confirmed (monotonic seconds).
-    With a ``ceiling`` of 0 there is no search.
+    With a ``ceiling`` of 0 there is no search. ``floor`` is what such a path surely carries, validated or not: more
+    than the base within a host, where nothing is in between.
     """
 
-    __slots__ = ("_ceiling", "_high", "_probing", "_tries", "_unconfirmed", "at", "confirm_at", "size")
+    __slots__ = ("_ceiling", "_high", "_probing", "_tries", "_unconfirmed", "at", "confirm_at", "floor", "size")
 
-    def __init__(self, ceiling: int) -> None:
-        self.size = BASE_MTU
+    def __init__(self, ceiling: int, floor: int = BASE_MTU) -> None:
+        self.size = self.floor = floor
         self.at: float | None = None
         self.confirm_at: float | None = None
         self._unconfirmed = 0
@@ -47,11 +48,6 @@ class MtuSearch:
         """Send no more probes: another path is in use."""
         self.at = self.confirm_at = None
         self._unconfirmed = 0
-
-    def on_sent(self, now: float) -> None:
-        """Have the size confirmed in a second: data is under way."""
-        if self.confirm_at is None and self.size > BASE_MTU:
-            self.confirm_at = now + CONFIRM_S
 
     def confirm(self, rtt: float, now: float) -> bool:
         """Return True when a probe of the size in use should be sent to confirm it.
@@ -103,11 +99,11 @@ class MtuSearch:
         return True
 
     def on_black_hole(self, now: float) -> None:
-        """Fall back to the base size: large packets vanish.
+        """Fall back to the floor: larger packets vanish.
 
         The search begins again after ``BLACK_HOLE_PAUSE_S``, from the ceiling.
         """
-        self.size = BASE_MTU
+        self.size = self.floor
         self.confirm_at = None
         self._unconfirmed = 0
         self._high = self._ceiling

@@ -28,8 +28,8 @@ class PathMtu:
         self.size = BASE_MTU
 
     def use(self, current: Candidate, now: float) -> None:
-        """Take the size of a path that is in use from now on: the base size until it is validated."""
-        self._set(current.mtu.size if current.is_valid else BASE_MTU)
+        """Take the size of a path that is in use from now on: its floor until it is validated."""
+        self._set(current.mtu.size if current.is_valid else current.mtu.floor)
         if current.is_valid:
             current.mtu.start(now)
 
@@ -39,9 +39,9 @@ class PathMtu:
             self._set(found.mtu.size)
 
     def fall_back(self, current: Candidate, now: float) -> None:
-        """Use the base size: large packets may be what is lost."""
+        """Use the path's floor: larger packets may be what is lost."""
         current.mtu.on_black_hole(now)
-        self._set(BASE_MTU)
+        self._set(current.mtu.floor)
 
     def tick(self, current: Candidate, now: float) -> None:
         """Send the probes that are due on the path in use.

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from meshnode.base.address import Addr
 from meshnode.base.clock import Entropy
-from meshnode.base.limits import BASE_MTU, KEEPALIVE_S
+from meshnode.base.limits import KEEPALIVE_S
 from meshnode.base.path import Path, ViaRelay
 from meshnode.base.path_reason import PathReason
 from meshnode.identity.node_id import NodeId
@@ -18,6 +18,7 @@ from meshnode.identity.record import EndpointRecord
 from meshnode.paths.candidate import NEVER, Candidate, CandidateBook, PathState
 from meshnode.paths.effects import MOVED, SEEKING, Effect, Journal, Nudge, Switched, Validated
 from meshnode.paths.liveness import SILENCE_MIN_S, Keepalive, Watchdog
+from meshnode.paths.mtu import CONFIRM_SIZE_S
 from meshnode.paths.path_mtu import PathMtu
 from meshnode.paths.relay_monitor import RelayMonitor
 from meshnode.paths.seeking import Seeking
@@ -31,7 +32,7 @@ from meshnode.paths.selection import (
     choose,
 )
 from meshnode.paths.upgrade import Upgrade
-from meshnode.paths.validation import CONFIRM_S, Validation
+from meshnode.paths.validation import CONFIRM_S, Probe, Validation
 
 
 class PeerPaths:
@@ -41,21 +42,29 @@ class PeerPaths:
     """
 
     def __init__(
-        self, peer: NodeId, *, rng: random.Random, entropy: Entropy, now: float, mtu_ceiling: int = 1452
+        self,
+        peer: NodeId,
+        *,
+        rng: random.Random,
+        entropy: Entropy,
+        now: float,
+        mtu_ceiling: int = 1452,
+        loopback_mtu: int = 0,
     ) -> None:
         self.peer = peer
         self.active: Path | None = None
         self._journal = Journal()
         self.history = self._journal.history
-        self.book = CandidateBook(mtu_ceiling)
+        self.book = CandidateBook(mtu_ceiling, loopback_mtu)
         self.watchdog = Watchdog(now)
         self._keepalive = Keepalive(rng)
         self._validation = Validation(self._journal, entropy)
         self.seeking = Seeking(self.book, self._validation, self._journal, rng)
-        self._mtu = PathMtu(self._validation, self.watchdog, self._journal)
+        self.mtu = PathMtu(self._validation, self.watchdog, self._journal)
         self._upgrade = Upgrade(self.book, self._validation, self._journal, rng)
         self._monitor = RelayMonitor(self.book, self._validation)
         self._peer_moved_at = NEVER
+        self.due = float("inf")  # when ``next_deadline`` is to be asked next: kept by what drives this
 
     # ---- candidates
 
@@ -69,7 +78,7 @@ class PeerPaths:
             is_new = path not in self.book
             found = self.book.learn(path, source)
             if is_new and found is not None and self.seeking.is_active():
-                self._validation.probe(found, self.seeking.flags(), now)
+                self.seeking.probe(found, now)
 
     def peer_record(self, record: EndpointRecord, now: float) -> None:
         """Take the peer's newer record: probe addresses that are new, forget those that are gone.
@@ -90,7 +99,7 @@ class PeerPaths:
             if left:
                 found.claimed = now
             if is_new or left or seeking.next_probe is not None:
-                self._validation.probe(found, seeking.flags(), now)
+                seeking.probe(found, now)
         if news:
             self._upgrade.again(now)
         seeking.hurry(now)
@@ -107,51 +116,50 @@ class PeerPaths:
     # ---- the beginning of a connection
 
     def begin(self, path: Path, now: float) -> None:
-        """Dial: the first flight goes by ``path``; all other candidates are probed beside it.
-
-        The address has a budget of one initial window, for the record or the configuration names it (RFC 9000 section
-        8).
-        """
+        """Dial: the first flight goes by ``path``; all other candidates are probed beside it."""
         current = self.book.learn(path, "dial")
         if current is None:
             return
         self.book.current, self.active = current, path
-        self._validation.grant_window()  # a record signed by the peer, or a configured address, names it
         self.seeking.dial(now)
         self._journal.note(now, PathReason.DIAL, path)
 
-    def accept(self, path: Path, now: float) -> None:
+    def accept(self, path: Path, now: float, *, round_trip: bool = True) -> None:
         """Use ``path``: the handshake with the peer is done by it.
 
-        QUIC has validated the address (RFC 9000 section 8.1), so no byte budget applies. The datagram size starts from
-        the base again, as the engine of a new connection does.
+        ``round_trip``: the whole of it went this way, which validates the address (RFC 9000 section 8.1); else our own
+        probe must. The datagram size starts from the base again, as the engine of a new connection does.
         """
         current = self.book.learn(path, "peer") or self.book.current
         if current is None:
             return
         self.seeking.end_dial()
-        current.state = PathState.VALIDATED
+        if round_trip:
+            current.state = PathState.VALIDATED
         current.last_heard = now
         old = self.active
-        self._mtu.reset()
+        self.mtu.reset()
         self._use(current, now)
         self._settle(now)
         self._upgrade.again(now)  # both ends are ready now: an introduction before that found only one of them
         self._journal.emit(Switched(old, current.path, PathReason.ACCEPTED, False))
         self._journal.note(now, PathReason.ACCEPTED, current.path)
+        if not current.is_valid:
+            self._confirm(current, now)
 
     # ---- packets and probes
 
-    def on_received(self, src: Path, size: int, newest: bool, now: float) -> None:
-        """Take a QUIC datagram of ``size`` bytes.
+    def on_received(self, src: Path, newest: bool, now: float, *, proven: bool = False) -> None:
+        """Take note of a QUIC datagram.
 
         ``newest``: it has the highest packet number so far, so its source is the peer's own (RFC 9000 section 9.3). The
-        source of any other may be spoofed: it only adds to the byte budget of the address in use.
+        source of any other may be spoofed, and is ignored. ``proven``: it shows that a dial's first flight arrived
+        where it was sent, which validates the path in use: an answer by a relay is no reason to leave it.
         """
         current = self.book.current
         if current is not None and src == current.path:
-            if current.state is not PathState.VALIDATED:
-                self._validation.received(size)
+            if proven:
+                current.state = PathState.VALIDATED
             if newest:
                 current.last_heard = now
                 if self.seeking.silent_since is not None and not self.seeking.moved:
@@ -175,8 +183,8 @@ class PeerPaths:
     def on_ping(self, src: Path, flags: int, now: float) -> None:
         """Take a sealed PING of the peer about the connection with it.
 
-        ``flags`` are ``MOVED`` and ``SEEKING``. MOVED from another address switches at once, with a budget of one
-        initial window until our own probe is answered there, for which it has ``CONFIRM_S``.
+        ``flags`` are ``MOVED`` and ``SEEKING``. MOVED from another address switches at once; our own probe must be
+        answered there within ``CONFIRM_S``.
         """
         found = self.book.learn(src, "ping")
         if found is None:
@@ -186,23 +194,31 @@ class PeerPaths:
         if found is self.book.current:
             if flags & MOVED:
                 self._peer_moved_at = now
-            self.seeking.probe_if_silent(found, now)
+            if flags & MOVED and not found.is_valid:
+                self.seeking.probe(found, now)  # the first one may have been lost
+            else:
+                self.seeking.probe_if_silent(found, now)
             return
         if flags & MOVED and self._decide(PeerMoved(found), now):
             self._peer_moved_at = now
-            self._validation.grant_window()
-            self._validation.probe(found, 0, now)
-            if not found.is_valid:
-                self._validation.confirm_by = now + CONFIRM_S
+            if found.is_valid:
+                self._validation.probe(found, 0, now)
+            else:
+                self._confirm(found, now)
             return
         if flags & (SEEKING | MOVED):
             self._validation.claim(found, self.book.current, is_silent, now)
-            self._validation.probe(found, self.seeking.flags(), now)
+            self.seeking.probe(found, now)
         elif not found.is_valid or is_silent:
-            self._validation.probe(found, self.seeking.flags(), now)
+            self.seeking.probe(found, now)
 
-    def on_pong(self, tx: bytes, now: float) -> float | None:
-        """Take a PONG; return when the probe that it answers was sent (monotonic seconds).
+    def _confirm(self, current: Candidate, now: float) -> None:
+        """Probe the path in use, which is not validated: it counts as failed without an answer in ``CONFIRM_S``."""
+        self._validation.probe(current, 0, now)
+        self._validation.confirm_by = now + CONFIRM_S
+
+    def on_pong(self, tx: bytes, now: float) -> Probe | None:
+        """Take a PONG; return the probe that it answers.
 
         None when ``tx`` is unknown: answered already, too old, or another peer's. A probe's answer validates its
         address, and may change the path in use.
@@ -212,18 +228,27 @@ class PeerPaths:
             return None
         found = self.book.get(probe.path)
         if found is None:
-            return probe.sent
+            return probe
         was_valid = found.is_valid
         is_current = found is self.book.current
         found.measured(probe.sent, now)
         self._monitor.answered(tx, found)
         if probe.pad_to:
-            self._mtu.answered(found, probe.pad_to, now, is_current=is_current)
+            self.mtu.answered(found, probe.pad_to, now, is_current=is_current)
         if is_current:
             self._on_current_answered(found, was_valid, now)
         elif self._decide(ProbeAnswered(found, probe.sent), now):
             self._settle(now)
-        return probe.sent
+        return probe
+
+    def unsent(self, tx: bytes) -> None:
+        """Take note that a probe did not leave: its address has not earned it yet, so the next reason may probe it."""
+        probe = self._validation.take(tx)
+        found = self.book.get(probe.path) if probe is not None else None
+        if found is not None:
+            found.probes -= 1
+            if found.state is PathState.PROBING and not found.probes:
+                found.state = PathState.UNKNOWN
 
     def _on_current_answered(self, current: Candidate, was_valid: bool, now: float) -> None:
         self._validation.confirm_by = None
@@ -241,9 +266,10 @@ class PeerPaths:
         """Tell the peer of a change of this node's own addresses.
 
         PINGs with MOVED go out at 0, 10, 30, 70, 150 ms and so on until the peer answers, as from any address that this
-        node has then.
+        node has then. While data is under way, the first are as long as a packet: the peer owes the new address nothing
+        yet, and may send three bytes for each of theirs.
         """
-        self.seeking.move(now)
+        self.seeking.move(now, is_busy=self.watchdog.is_busy(now) or self.seeking.dial_at is not None)
         self._upgrade.again(now)
 
     # ---- hints of the connection above
@@ -255,30 +281,14 @@ class PeerPaths:
         """
         self.watchdog.set_in_flight(count, now)
         current = self.book.current
-        if count and current is not None and current.mtu.confirm_at is None:
-            current.mtu.on_sent(now)
-
-    def note_sent(self, size: int) -> None:
-        """Take note of bytes that went to the active address."""
-        current = self.book.current
-        if current is not None and current.state is not PathState.VALIDATED:
-            self._validation.sent(size)
+        if count and current is not None and (mtu := current.mtu).confirm_at is None and mtu.size > mtu.floor:
+            mtu.confirm_at = now + CONFIRM_SIZE_S
 
     def on_answer(self, now: float) -> None:
         """Take note of an answer on the active path to what ``watchdog.expect`` was told of."""
         self.watchdog.answered()
         if self.book.current is not None:
             self.book.current.last_heard = now
-
-    def budget(self) -> int | None:
-        """Return how many bytes may go to the active address now; None when it is validated.
-
-        Three times what came from it (RFC 9000 section 8.1), and one initial window where the peer named the address.
-        """
-        current = self.book.current
-        if current is None:
-            return 0
-        return None if current.state is PathState.VALIDATED else self._validation.budget()
 
     # ---- time
 
@@ -315,7 +325,7 @@ class PeerPaths:
         if current is None:
             return
         self._tick_silence(current, now)
-        self._mtu.tick(current, now)
+        self.mtu.tick(current, now)
         if _is_due(self._upgrade.at, now):
             self._upgrade.tick(current, now)
         if _is_due(self._monitor.at, now):
@@ -336,8 +346,8 @@ class PeerPaths:
                 self.seeking.begin(now)
         due = self._suspicious_at()
         if due is not None and due <= now and self.watchdog.is_real(due, current.last_heard, now):
-            if self._mtu.size > BASE_MTU and self.watchdog.in_flight:
-                self._mtu.fall_back(current, now)
+            if self.mtu.size > current.mtu.floor and self.watchdog.in_flight:
+                self.mtu.fall_back(current, now)
             self.seeking.begin(now)
         if _is_due(self.seeking.next_probe, now):
             self.seeking.round(now)
@@ -378,7 +388,7 @@ class PeerPaths:
     def _use(self, current: Candidate, now: float) -> None:
         """Send everything this way from now on."""
         self.book.current, self.active = current, current.path
-        self._mtu.use(current, now)
+        self.mtu.use(current, now)
         if current.rank == 0:
             self._upgrade.end()
             self._monitor.end()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from enum import Enum
 
+from meshnode.base.limits import BASE_MTU, MAX_MOVED_PADDED
 from meshnode.base.path import ViaTunnel
 from meshnode.base.path_reason import PathReason
 from meshnode.paths.candidate import Candidate, CandidateBook
@@ -87,10 +88,14 @@ class Seeking:
             return 0
         return MOVED | SEEKING if self.moved else SEEKING
 
+    def probe(self, candidate: Candidate, now: float) -> None:
+        """Probe a candidate, telling the peer what is known here of the silence."""
+        self._probe(candidate, self.flags(), now)
+
     def probe_if_silent(self, heard: Candidate, now: float) -> None:
         """Probe an address where the peer was heard, unless the path in use answers."""
         if self.silent_since is not None:
-            self._validation.probe(heard, self.flags(), now)
+            self.probe(heard, now)
 
     # ---- a dial
 
@@ -160,23 +165,26 @@ class Seeking:
             self._step = 0
             self.next_probe = now + PROBE_GAPS_S[0]
 
-    def move(self, now: float) -> None:
+    def move(self, now: float, *, is_busy: bool) -> None:
         """Tell the peer of a move of this node from wherever it is now, until the peer answers.
 
         A MOVED probe goes out on the path in use, rounds to all candidates follow in 10 ms, and QUIC is nudged to send
-        again what is in flight. Does nothing before the first path is in use.
+        again what is in flight. The first of each path are padded when data is under way (``is_busy``). Does nothing
+        before the first path is in use.
         """
         current = self._book.current
         if current is None:
             return
         self.moved = True
+        for candidate in self._book:
+            candidate.padded = 0 if is_busy else MAX_MOVED_PADDED
         if self.silent_since is None:
             self.silent_since = now
         if self.connectivity is Connectivity.CONNECTED:  # a suspended peer stays so until it answers, and is resumed
             self.connectivity = Connectivity.SEEKING
         self._step = 0
         self._ask_after = 0.0
-        self._validation.probe(current, MOVED, now)
+        self._probe(current, MOVED, now)
         self.next_probe = now + PROBE_GAPS_S[0]
         self._journal.emit(Nudge(current.path, PathReason.MOVED))
         self._note(now, PathReason.MOVED)
@@ -192,6 +200,7 @@ class Seeking:
         self.connectivity = Connectivity.CONNECTED
         if self.silent_since is not None:
             self._journal.emit(Answered())
+            self._journal.history.settled(now)
         self.silent_since = None
         self.next_probe = None
         self.moved = False
@@ -211,4 +220,11 @@ class Seeking:
             if isinstance(candidate.path, ViaTunnel) and without_tunnels and candidate is not current:
                 continue
             if include_current or candidate is not current:
-                self._validation.probe(candidate, flags, now)
+                self._probe(candidate, flags, now)
+
+    def _probe(self, candidate: Candidate, flags: int, now: float) -> None:
+        pad_to = 0
+        if flags & MOVED and candidate.rank == 0 and candidate.padded < MAX_MOVED_PADDED:
+            candidate.padded += 1
+            pad_to = BASE_MTU
+        self._validation.probe(candidate, flags, now, pad_to=pad_to)

@@ -7,9 +7,9 @@ the other side's choice makes both flap. For an answered probe the first rule of
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from meshnode.base.path_reason import PathReason
+from meshnode.base.value import value
 from meshnode.paths.candidate import NEVER, Candidate, path_kind
 
 SAME_MOVE_S = 0.3  # MOVED probes of one burst arrive from several addresses: the first one wins
@@ -19,7 +19,7 @@ LOSSES_TO_LEAVE = 3  # of the last 8 probes: at 200 ms, a relay that drops half 
 MIN_OUTCOMES = 2  # of another relay, before it is preferred
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Situation:
     """Inputs of a decision beside the event. Times are monotonic seconds.
 
@@ -35,7 +35,7 @@ class Situation:
     networks: tuple[tuple[str, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ProbeAnswered:
     """Our probe to ``found``, sent at ``sent``, went round trip."""
 
@@ -43,19 +43,19 @@ class ProbeAnswered:
     sent: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PeerMoved:
     """A fresh sealed MOVED of the peer came from ``found``."""
 
     found: Candidate
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MoveUnconfirmed:
     """The address in use, which a MOVED brought, did not answer in time."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RelaysCompared:
     """Probes on the relay in use and on ``others`` have shown what each loses."""
 
@@ -65,7 +65,7 @@ class RelaysCompared:
 Event = ProbeAnswered | PeerMoved | MoveUnconfirmed | RelaysCompared
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Decision:
     """Use ``to`` from now on, for that reason; ``to`` is None when the path in use stays.
 

@@ -1,8 +1,6 @@
-"""Path validation by sealed probes, and the limit on what an unvalidated address is sent (RFC 9000 section 8).
+"""Path validation by sealed probes: the probes of one peer's paths that have no answer yet (RFC 9000 section 8.2).
 
-An address is used without a byte budget only after our own probe went round trip on it, so that a spoofed source moves
-no traffic. A fresh sealed MOVED from the peer earns one initial window (RFC 9002 section 7.2) in advance, which halves
-the gap of a move.
+How much goes to an address before that is not decided here, but for all peers together in ``stack/address_credit``.
 """
 
 from __future__ import annotations
@@ -11,13 +9,12 @@ from typing import NamedTuple
 
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.clock import Entropy
-from meshnode.base.limits import INITIAL_WINDOW, MAX_PROBES_OUT
+from meshnode.base.limits import MAX_PROBES_OUT
 from meshnode.base.path import Path
 from meshnode.paths.candidate import Candidate, PathState
 from meshnode.paths.effects import Journal, SendProbe
 
 CONFIRM_S = 1.0  # an address that a MOVED brought must answer our probe within this
-AMPLIFICATION = 3  # RFC 9000 section 8.1: bytes sent for each byte received, until the address is validated
 
 
 class Probe(NamedTuple):
@@ -29,19 +26,18 @@ class Probe(NamedTuple):
 
 
 class Validation:
-    """The probes without an answer yet, and the byte credit of the path in use while that is not validated.
+    """The probes without an answer yet.
 
     ``confirm_by`` is when a path that the peer's MOVED brought counts as failed.
     """
 
-    __slots__ = ("_credit", "_entropy", "_journal", "_probes", "confirm_by")
+    __slots__ = ("_entropy", "_journal", "_probes", "confirm_by")
 
     def __init__(self, journal: Journal, entropy: Entropy) -> None:
         self.confirm_by: float | None = None
         self._journal = journal
         self._entropy = entropy
         self._probes: BoundedDict[bytes, Probe] = BoundedDict(MAX_PROBES_OUT)
-        self._credit = 0
 
     def probe(self, candidate: Candidate, flags: int, now: float, pad_to: int = 0) -> bytes:
         """Send a probe; return its transaction id of 8 bytes.
@@ -54,7 +50,7 @@ class Validation:
         candidate.probes += 1
         if candidate.state in (PathState.UNKNOWN, PathState.FAILED):
             candidate.state = PathState.PROBING
-        self._journal.emit(SendProbe(candidate.path, tx, flags, pad_to))
+        self._journal.emit(SendProbe(candidate.path, tx, flags, pad_to, candidate.named))
         return tx
 
     def take(self, tx: bytes) -> Probe | None:
@@ -73,23 +69,3 @@ class Validation:
             found.claimed = now
         if not is_silent:
             self.probe(current, 0, now)
-
-    def grant_window(self) -> None:
-        """Allow one initial window: the peer itself, or the configuration, named the address."""
-        self._credit = INITIAL_WINDOW
-
-    def received(self, size: int) -> None:
-        """Take note of bytes that came from the unvalidated address in use."""
-        self._credit += AMPLIFICATION * size
-
-    def sent(self, size: int) -> None:
-        """Take note of bytes that went to the unvalidated address in use."""
-        self._credit -= size
-
-    def budget(self) -> int:
-        """Return how many bytes may go to the unvalidated address in use now.
-
-        One initial window where one was granted, and three bytes for each byte received (RFC 9000 section 8.1); never
-        negative.
-        """
-        return max(0, self._credit)

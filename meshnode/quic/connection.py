@@ -13,15 +13,19 @@ from enum import Enum, auto
 from functools import partial
 from typing import Protocol
 
+from meshnode.base.limits import MAX_CONTROL_QUEUE, MAX_EARLY, MAX_RULE_NAME
 from meshnode.base.wire import WireError
-from meshnode.errors import ConnectionLost, MeshError, PeerIdentityError, PolicyDenied
+from meshnode.errors import ConnectionLost, MeshError, PeerIdentityError, PeerSilent, PolicyDenied
 from meshnode.identity.node_id import NodeId
+from meshnode.quic.ended import EndedEngine
 from meshnode.quic.hello import (
+    RULE,
     CloseCode,
     Frame,
     FrameReader,
     Hello,
     LocalEnd,
+    as_grants,
     frame,
     make_hello,
     make_welcome,
@@ -29,9 +33,12 @@ from meshnode.quic.hello import (
     open_welcome,
 )
 from meshnode.quic.seam import (
+    IDLE,
+    NO_GROUP,
     WRONG_KEY,
     CidIssued,
     CidRetired,
+    Datagram,
     Engine,
     EngineEvent,
     HandshakeDone,
@@ -43,6 +50,7 @@ from meshnode.quic.seam import (
 from meshnode.quic.stream import OnOpened, Stream, StreamTable
 
 UNIDIRECTIONAL = 2  # the bit of a stream id, RFC 9000 section 2.1: nothing could be answered there
+DENIED_HINT = "ask its operator to allow this node's id (`meshnode id`), or for a ticket (`meshnode invite`)"
 CONTROL_STREAM = 0  # RFC 9000 section 2.1: the first client-initiated bidirectional stream
 
 
@@ -54,6 +62,14 @@ class State(Enum):
     CLOSED = auto()
 
 
+class KeyInUse(PolicyDenied):
+    """The peer keeps its connection with another host that uses this node's key; ``proof`` is the peer's."""
+
+    def __init__(self, message: str, *, hint: str = "", proof: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.proof = proof
+
+
 class ConnectionEvents(Protocol):
     """Callbacks of a connection, called synchronously."""
 
@@ -61,7 +77,11 @@ class ConnectionEvents(Protocol):
         """Route datagrams with ``cid`` to the connection, or (not ``issued``) no longer."""
 
     def on_hello(self, connection: Connection, hello: Hello) -> None:
-        """Decide about a dialler whose key is proven: ``admit`` it, now or later, or ``close``."""
+        """Decide about a peer whose key is proven: ``admit`` it, ``refuse`` it or ``close``.
+
+        A dialler's own Hello has come, and it may be decided later; or a listener's Welcome, with what that says of
+        itself in the same form, and it is to be decided at once.
+        """
 
     def on_ready(self, connection: Connection) -> None:
         """Note that both keys are proven and streams may be opened."""
@@ -82,11 +102,37 @@ class ConnectionEvents(Protocol):
     def on_stream_data(self, connection: Connection) -> None:
         """Note that data of a stream that is not ``background`` came: the peer is alive."""
 
+    def count(self, counter: str, /) -> None:
+        """Count something that was dropped."""
+
     def on_closed(self, connection: Connection, error: MeshError) -> None:
         """Drop the connection; called once, after all its streams have failed."""
 
     def on_dirty(self, connection: Connection) -> None:
         """Call ``transmit`` soon: there is something to send."""
+
+
+class Handshake:
+    """What comes before both keys are proven: TLS's group, at most ``MAX_EARLY`` bytes of streams, grants."""
+
+    def __init__(self) -> None:
+        self.held: list[StreamData] = []
+        self.grants: tuple[bytes, ...] = ()
+        self.group = ""
+        self.binding = b""  # of TLS's secret
+        self.size = 0  # of all that ever came
+
+    def add(self, event: StreamData) -> None:
+        """Keep a piece. Raises WireError when there are too many bytes."""
+        self.size += len(event.data)
+        if self.size > MAX_EARLY:
+            raise WireError("too much before the Hello")
+        self.held.append(event)
+
+    def take(self) -> list[StreamData]:
+        """Hand over what was kept, in its order."""
+        held, self.held = self.held, []
+        return held
 
 
 class Connection:
@@ -102,7 +148,7 @@ class Connection:
         dialler: bool,
         now: float,
     ) -> None:
-        self.engine = engine
+        self.engine: Engine = engine
         self.peer = peer
         self.dialler = dialler
         self.state = State.HANDSHAKE
@@ -116,22 +162,28 @@ class Connection:
             opened=partial(events.on_stream, self),
             received=partial(events.on_stream_data, self),
             dirty=partial(events.on_dirty, self),
+            dropped=events.count,
         )
         self.bytes_in = 0  # of datagrams
         self._local = local
         self._events = events
         self._frames = FrameReader()
-        self._early: list[StreamData] = []
+        self.handshake = Handshake()
+
+    @property
+    def own(self) -> NodeId:
+        """This node's id."""
+        return self._local.identity.id
 
     # ---- driving the engine
 
-    def receive(self, data: bytes, now: float) -> bool:
-        """Feed one datagram and deliver what it brings.
+    def receive(self, datagrams: Sequence[bytes], now: float) -> bool:
+        """Feed datagrams that came together from one source, and deliver what they bring.
 
-        Returns True when it carried the newest authenticated 1-RTT packet so far, as ``Engine.receive``.
+        Returns True when one carried the newest authenticated 1-RTT packet so far, as ``Engine.receive``.
         """
-        self.bytes_in += len(data)
-        newest = self.engine.receive(data, now)
+        self.bytes_in += sum(map(len, datagrams))
+        newest = self.engine.receive(datagrams, now)
         if events := self.engine.events():
             self._take(events)
         if self.streams.openers:
@@ -158,14 +210,17 @@ class Connection:
         for event in events:
             if type(event) is StreamData:
                 self._on_data(event)
+            elif type(event) is Datagram:
+                self.streams.flows.on_datagram(event.data)
             elif type(event) is CidIssued:
                 self._events.on_cid(self, event.cid, True)
             elif type(event) is CidRetired:
                 self._events.on_cid(self, event.cid, False)
             elif type(event) is HandshakeDone:
+                self.handshake.group, self.handshake.binding = event.group, event.binding
                 self._on_handshake()
             elif type(event) is StreamReset:
-                self._on_reset(event.stream_id)
+                self._on_reset(event.stream_id, event.code)
             elif type(event) is StopSending:
                 self.streams.on_stop(event.stream_id)
             elif type(event) is Terminated:
@@ -183,7 +238,16 @@ class Connection:
         stream_id = self.engine.open_stream()
         assert stream_id == CONTROL_STREAM
         local = self._local
-        hello = make_hello(local.identity, self.peer, self.engine.odcid, key, boot=local.boot, record=local.record)
+        hello = make_hello(
+            local.identity,
+            self.peer,
+            self.engine.odcid,
+            key,
+            self.handshake.binding,
+            boot=local.boot,
+            record=local.record,
+            grants=local.grants,
+        )
         self.engine.send(CONTROL_STREAM, hello)
         self._events.on_dirty(self)
 
@@ -214,29 +278,37 @@ class Connection:
 
     def _on_handshake_frame(self, fields: list[object]) -> None:
         if fields[0] == Frame.HELLO and not self.dialler and not self.peer_boot:
-            hello = open_hello(fields, self._local.identity.id, self.peer, self.engine.odcid)
+            me, binding = self._local.identity.id, self.handshake.binding
+            hello = open_hello(fields, me, self.peer, self.engine.odcid, binding)
             self.peer_boot, self.peer_record = hello.boot, hello.record
+            if not hello.grants:  # it may be of a version that knows none
+                self._local = replace(self._local, grants=())
             self._events.on_hello(self, hello)
+        elif fields[0] == Frame.GRANTS and self.dialler:
+            self.handshake.grants = as_grants(fields[1] if len(fields) == 2 else None)
         elif fields[0] == Frame.WELCOME and self.dialler:
             welcome = open_welcome(fields)
             self.peer_boot, self.peer_record = welcome.boot, welcome.record
-            self._become_ready()
+            self._events.on_hello(self, Hello(welcome.boot, welcome.record, self.handshake.grants))
         else:
             raise WireError("control frame out of order")
 
     def admit(self) -> None:
-        """Send the Welcome (a listener, in or after ``on_hello``).
+        """Admit the peer, in or after ``on_hello``; a listener sends its grants and the Welcome.
 
         The connection is READY from now on: ``on_ready`` is called, then what came early on streams is delivered.
         """
-        self.engine.send(CONTROL_STREAM, make_welcome(self._local.boot, self._local.record))
+        local = self._local
+        if not self.dialler and local.grants:
+            self.engine.send(CONTROL_STREAM, frame(Frame.GRANTS, list(local.grants)))
+        if not self.dialler:
+            self.engine.send(CONTROL_STREAM, make_welcome(local.boot, local.record))
         self._become_ready()
 
     def _become_ready(self) -> None:
         self.state = State.READY
         self._events.on_ready(self)
-        early, self._early = self._early, []
-        for event in early:
+        for event in self.handshake.take():
             self._on_data(event)
         self._events.on_dirty(self)
 
@@ -251,17 +323,17 @@ class Connection:
             elif event.stream_id & UNIDIRECTIONAL:
                 raise WireError("a unidirectional stream, which this protocol does not have")
             elif self.state is State.HANDSHAKE:
-                self._early.append(event)  # bounded: the stream windows hold the peer back
+                self.handshake.add(event)
             else:
                 self.streams.on_data(event)
         except WireError as error:
             self.close(CloseCode.PROTOCOL, str(error))
 
-    def _on_reset(self, stream_id: int) -> None:
+    def _on_reset(self, stream_id: int, code: int) -> None:
         if stream_id == CONTROL_STREAM:
             self.close(CloseCode.PROTOCOL, "the control stream was reset")
         else:
-            self.streams.on_reset(stream_id)
+            self.streams.on_reset(stream_id, code)
 
     def open(self, service: str) -> Stream:
         """Open a stream to ``service`` of the peer.
@@ -285,7 +357,10 @@ class Connection:
     # ---- control
 
     def push_record(self, encoded: bytes) -> None:
-        """Send this node's newest record to the peer; before READY it goes into the Hello or Welcome instead."""
+        """Send this node's newest record to the peer.
+
+        Before READY it goes into the Hello or Welcome instead.
+        """
         self._local = replace(self._local, record=encoded)
         self.send_frame(Frame.RECORD, encoded)
 
@@ -294,9 +369,13 @@ class Connection:
 
         ``fields`` are those that ``hello.FIELDS`` names for ``kind``.
         """
-        if self.state is State.READY:
-            self.engine.send(CONTROL_STREAM, frame(kind, *fields))
-            self._events.on_dirty(self)
+        if self.state is not State.READY:
+            return
+        if self.engine.queued_bytes(CONTROL_STREAM) > MAX_CONTROL_QUEUE:
+            self.close(CloseCode.PROTOCOL, "control frames that are not taken")
+            return
+        self.engine.send(CONTROL_STREAM, frame(kind, *fields))
+        self._events.on_dirty(self)
 
     def close(self, code: CloseCode, reason: str = "") -> None:
         """Close with a code and a reason that the peer sees, without waiting for it.
@@ -310,6 +389,13 @@ class Connection:
         self._close(ConnectionLost(f"closed here: {reason or code.name.lower()}"))
         self._events.on_dirty(self)
 
+    def refuse(self, reason: str, error: MeshError, code: CloseCode = CloseCode.POLICY_DENIED) -> None:
+        """Close because policy, or another process, forbids it: the peer sees ``reason``, streams here ``error``."""
+        if self.state is not State.CLOSED:
+            self.engine.close(int(code), reason)
+            self._close(error)
+            self._events.on_dirty(self)
+
     def abandon(self, error: MeshError) -> None:
         """Forget the connection without sending a byte; streams and ``on_closed`` get ``error``.
 
@@ -319,26 +405,50 @@ class Connection:
             self.engine.abandon()
             self._close(error)
 
+    def release(self) -> None:
+        """Give the engine's memory back, once CLOSED and after the last ``transmit``; the ids stay."""
+        engine = self.engine
+        self.engine = self.streams.engine = self.streams.flows.engine = EndedEngine(engine)
+        engine.release()
+
     def _on_terminated(self, event: Terminated) -> None:
         if event.code == WRONG_KEY and self.dialler:
             self._refuse_key()
         elif event.by_peer and event.code == CloseCode.POLICY_DENIED:
+            self._close(self._denied(event.reason))
+        elif event.by_peer and event.code == CloseCode.KEY_IN_USE:
             self._close(
-                PolicyDenied(
-                    f"{self.peer.short} refuses connections from this node",
-                    hint="ask its operator to allow this node's id (`meshnode id`)",
+                KeyInUse(
+                    f"{self.peer.short} is connected with another host that uses this node's key",
+                    hint="stop one of the two, and give it a key of its own (`meshnode keygen`)",
+                    proof=event.reason,
+                )
+            )
+        elif event.by_peer and event.reason == NO_GROUP and self.dialler:
+            self._close(
+                ConnectionLost(
+                    f"{self.peer.short} and this node accept no key exchange in common",
+                    hint="set post_quantum to on at the one that has it off",
                 )
             )
         elif event.by_peer:
             self._close(ConnectionLost(f"{self.peer.short} closed the connection: {event.reason or event.code}"))
+        elif event.code == IDLE:
+            self._close(PeerSilent(f"nothing was heard of {self.peer.short} for the idle timeout"))
         else:
             self._close(ConnectionLost(f"the connection to {self.peer.short} ended: {event.reason or event.code}"))
+
+    def _denied(self, reason: str) -> PolicyDenied:
+        """Return the error for a peer that refuses this node, with the rule or the reason that it tells."""
+        rule = reason[len(RULE) :][:MAX_RULE_NAME] if reason.startswith(RULE) else ""
+        why = f" (rule {rule})" if rule else f": {reason}" if reason else ""
+        return PolicyDenied(f"{self.peer.short} refuses connections from this node{why}", hint=DENIED_HINT, rule=rule)
 
     def _close(self, error: MeshError) -> None:
         if self.state is State.CLOSED:
             return
         self.state = State.CLOSED
         self.error = error
-        self._early.clear()
+        self.handshake.take()
         self.streams.close(error)
         self._events.on_closed(self, error)

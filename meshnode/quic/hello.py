@@ -2,8 +2,9 @@
 
 TLS 1.3 has already proven the listener's key to the dialler when the first Hello byte is sent. The
 Hello proves the dialler's: an Ed25519 signature over both ids, the original destination connection id
-(which TLS authenticates as a transport parameter, RFC 9000 section 7.3) and the key of the listener's
-certificate, so a Hello that was made for one listener or one connection is worthless on any other.
+(which TLS authenticates as a transport parameter, RFC 9000 section 7.3), the key of the listener's
+certificate and a value of this connection's TLS secret, so a Hello that was made for one listener or one
+connection is worthless on any other, also to one that has stolen the listener's key.
 
 Frames on the control stream: 2-byte big-endian length, then a canonical CBOR array ``[kind, ...]``.
 """
@@ -11,16 +12,17 @@ Frames on the control stream: 2-byte big-endian length, then a canonical CBOR ar
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 
-from meshnode.base.limits import MAX_CONTROL_FRAME, MAX_GRANTS
-from meshnode.base.wire import WireError, decode, encode
+from meshnode.base.limits import MAX_CHAIN, MAX_CONTROL_FRAME, MAX_GRANT
+from meshnode.base.value import value
+from meshnode.base.wire import WireError, as_bytes, as_list, decode, encode
 from meshnode.identity.keys import Identity, verify
 from meshnode.identity.node_id import NodeId
 
-DOMAIN = b"meshnode hello v1\x00"
+DOMAIN = b"meshnode hello v2\x00"
 BOOT_LENGTH = 8
+BINDING_LENGTH = 32
 HEADER = struct.Struct("!H")
 
 
@@ -36,6 +38,17 @@ class Frame(IntEnum):
     INTRODUCE = 7
     INTRODUCED = 8
     SEARCH = 9
+    KEY_IN_USE = 10
+    GRANTS = 11
+    RENEW = 12
+    RENEWED = 13
+    MESH_KEY = 14
+    POLICY_HAVE = 20
+    POLICY_ASK = 21
+    POLICY_PART = 22
+    REVOKED_HAVE = 15
+    REVOKED_ASK = 18
+    REVOKED = 19
     GOSSIP = 16
     GOSSIP_IDLE = 17
 
@@ -51,6 +64,17 @@ FIELDS: dict[Frame, tuple[str, ...]] = {
     Frame.INTRODUCE: ("id",),
     Frame.INTRODUCED: ("id", "address", "delay"),
     Frame.SEARCH: (),
+    Frame.KEY_IN_USE: (),
+    Frame.GRANTS: ("grants",),
+    Frame.RENEW: (),
+    Frame.RENEWED: ("grants",),
+    Frame.MESH_KEY: ("rotation",),
+    Frame.POLICY_HAVE: ("version",),
+    Frame.POLICY_ASK: ("version", "part"),
+    Frame.POLICY_PART: ("version", "part", "parts", "bytes"),
+    Frame.REVOKED_HAVE: ("prints",),
+    Frame.REVOKED_ASK: ("bucket", "names"),
+    Frame.REVOKED: ("bucket", "statements"),
     Frame.GOSSIP: ("message",),
     Frame.GOSSIP_IDLE: ("idle",),
 }
@@ -65,9 +89,13 @@ class CloseCode(IntEnum):
     BAD_HELLO = 3
     SHUTDOWN = 4
     PROTOCOL = 5
+    KEY_IN_USE = 6  # another host that uses the dialler's key is connected
 
 
-@dataclass(frozen=True, slots=True)
+RULE = "rule "  # begins the reason of POLICY_DENIED where the policy tells the refused node which rule it was
+
+
+@value
 class Hello:
     """What the dialler says first: its process's boot id (8 bytes), its record (or nothing), its grants."""
 
@@ -76,7 +104,7 @@ class Hello:
     grants: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Welcome:
     """The listener's answer: its process's boot id and its record (or nothing)."""
 
@@ -84,17 +112,24 @@ class Welcome:
     record: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LocalEnd:
-    """What this node shows of itself in a Hello or Welcome: identity, boot id (8 bytes), record (or nothing)."""
+    """What this node shows of itself: identity, boot id (8 bytes), record (or nothing), the chain of its grants."""
 
     identity: Identity
     boot: bytes
     record: bytes
+    grants: tuple[bytes, ...] = ()
 
 
-def _signed(dialler: NodeId, listener: NodeId, odcid: bytes, certificate_key: bytes, rest: bytes) -> bytes:
-    return DOMAIN + bytes(dialler) + bytes(listener) + bytes([len(odcid)]) + odcid + certificate_key + rest
+def _signed(
+    dialler: NodeId, listener: NodeId, odcid: bytes, certificate_key: bytes, binding: bytes, rest: bytes
+) -> bytes:
+    if len(binding) != BINDING_LENGTH:
+        raise WireError("hello: no value of TLS's secret")
+    return b"".join(
+        (DOMAIN, bytes(dialler), bytes(listener), bytes([len(odcid)]), odcid, certificate_key, binding, rest)
+    )
 
 
 def make_hello(
@@ -102,6 +137,7 @@ def make_hello(
     listener: NodeId,
     odcid: bytes,
     certificate_key: bytes,
+    binding: bytes,
     *,
     boot: bytes,
     record: bytes,
@@ -114,16 +150,17 @@ def make_hello(
         listener: The node that was dialled.
         odcid: The original destination connection id, which TLS authenticates (RFC 9000 section 7.3).
         certificate_key: The raw key (32 bytes) seen in the listener's certificate.
+        binding: The value of TLS's secret (32 bytes) that ``HandshakeDone`` brought.
         boot: The 8 bytes that tell this process from an earlier one of the same node.
         record: The dialler's signed record, b"" while it has none.
-        grants: At most ``MAX_GRANTS``; empty today.
+        grants: Its chain of grants, at most ``MAX_CHAIN`` and a succession; empty where it has none.
     """
     body = encode([boot, record, list(grants)])
-    signature = me.sign(_signed(me.id, listener, odcid, certificate_key, body))
+    signature = me.sign(_signed(me.id, listener, odcid, certificate_key, binding, body))
     return frame(Frame.HELLO, bytes(me.id), body, signature)
 
 
-def open_hello(fields: list[object], me: NodeId, dialler: NodeId, odcid: bytes) -> Hello:
+def open_hello(fields: list[object], me: NodeId, dialler: NodeId, odcid: bytes, binding: bytes) -> Hello:
     """Verify a Hello that arrived on the connection whose knock named ``dialler``.
 
     ``fields`` are those of the frame, its kind first. The record inside is not opened here. Raises WireError when the
@@ -136,7 +173,7 @@ def open_hello(fields: list[object], me: NodeId, dialler: NodeId, odcid: bytes) 
         raise WireError("hello: wrong types")
     if sender != bytes(dialler):
         raise WireError("hello: another id than the knock's")
-    if not verify(dialler, _signed(dialler, me, odcid, bytes(me), body), signature):
+    if not verify(dialler, _signed(dialler, me, odcid, bytes(me), binding, body), signature):
         raise WireError("hello: signature does not hold")
     return _open_body(body)
 
@@ -148,9 +185,15 @@ def _open_body(body: bytes) -> Hello:
     boot, record, grants = inner
     if not isinstance(boot, bytes) or len(boot) != BOOT_LENGTH or not isinstance(record, bytes):
         raise WireError("hello: wrong body types")
-    if not isinstance(grants, list) or len(grants) > MAX_GRANTS or not all(isinstance(g, bytes) for g in grants):
-        raise WireError("hello: wrong grants")
-    return Hello(boot, record, tuple(grants))
+    return Hello(boot, record, as_grants(grants))
+
+
+def as_grants(item: object) -> tuple[bytes, ...]:
+    """Return a chain of grants as a peer sent it: its sizes are checked, what is in it is not.
+
+    Raises WireError.
+    """
+    return tuple(as_bytes(grant, 0, MAX_GRANT) for grant in as_list(item, MAX_CHAIN + 1))
 
 
 def make_welcome(boot: bytes, record: bytes) -> bytes:
@@ -171,7 +214,10 @@ def open_welcome(fields: list[object]) -> Welcome:
 
 
 def frame(kind: Frame, *fields: object) -> bytes:
-    """Return one control frame with its length before it; ``fields`` are those that ``FIELDS`` names for ``kind``."""
+    """Return one control frame with its length before it.
+
+    ``fields`` are those that ``FIELDS`` names for ``kind``.
+    """
     assert len(fields) == len(FIELDS[kind])
     body = encode([int(kind), *fields])
     return HEADER.pack(len(body)) + body

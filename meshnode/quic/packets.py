@@ -11,6 +11,7 @@ VERSION_1 = b"\x00\x00\x00\x01"
 MIN_INITIAL = 1200  # RFC 9000 section 14.1
 LONG = 0x80
 FIXED = 0x40
+FORM = LONG | FIXED  # the bits that tell a 1-RTT packet (FIXED alone) from all others
 
 
 def dcid_of(datagram: bytes) -> bytes | None:
@@ -31,6 +32,11 @@ def dcid_of(datagram: bytes) -> bytes | None:
     return datagram[1 : 1 + CID_LENGTH] if len(datagram) > CID_LENGTH else None
 
 
+def is_short(datagram: bytes) -> bool:
+    """Return whether a datagram has the short header of a 1-RTT packet, with a whole connection id of ours."""
+    return len(datagram) > CID_LENGTH and datagram[0] & FORM == FIXED
+
+
 def acceptable(datagram: bytes) -> bool:
     """Return whether a datagram may be fed to an engine.
 
@@ -41,6 +47,11 @@ def acceptable(datagram: bytes) -> bool:
     if not first & LONG:
         return bool(first & FIXED)
     return datagram[1:5] == VERSION_1 and first & 0x70 != 0x70
+
+
+def is_initial(datagram: bytes) -> bool:
+    """Return whether a datagram begins with an Initial packet (RFC 9000 section 17.2.2)."""
+    return bool(datagram) and datagram[0] & 0xF0 == 0xC0
 
 
 def is_v1_initial(datagram: bytes) -> bool:

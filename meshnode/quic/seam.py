@@ -7,24 +7,34 @@ connect (``stack/``) or what a Hello is (``hello.py``). Engines interoperate: th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from meshnode.base.limits import BASE_MTU
+from meshnode.base.value import value
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
+from meshnode.quic.datagram_queue import DatagramQueue
 
 ALPN = "meshnode/1"
+MAX_DATAGRAM_FRAME = 65_535  # the transport parameter of RFC 9221 section 3: any that fits a packet is taken
 WRONG_KEY = -1  # Terminated.code: the listener proved a key that is not the dialled one
 IDLE = -2  # Terminated.code: nothing was heard for the idle timeout
 LOCAL = -3  # Terminated.code: closed or failed here
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HandshakeDone:
-    """TLS is complete; for a dialler, the listener's key is proven."""
+    """TLS is complete; for a dialler, the listener's key is proven.
+
+    ``group`` is that of the key exchange: X25519MLKEM768 or X25519. ``binding`` (32 bytes) follows from TLS's secret:
+    the two ends of one TLS connection have the same, and no other two.
+    """
+
+    group: str
+    binding: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StreamData:
     """In-order bytes of a stream, and whether they were its last."""
 
@@ -33,7 +43,7 @@ class StreamData:
     fin: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StreamReset:
     """The peer dropped its sending direction (RFC 9000 section 19.4)."""
 
@@ -41,7 +51,7 @@ class StreamReset:
     code: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StopSending:
     """The peer reads this stream no more (RFC 9000 section 19.5)."""
 
@@ -49,21 +59,28 @@ class StopSending:
     code: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
+class Datagram:
+    """The payload of a DATAGRAM frame (RFC 9221): once, whole, in any order, or never."""
+
+    data: bytes
+
+
+@value
 class CidIssued:
     """Datagrams with this connection id belong to the connection from now on."""
 
     cid: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CidRetired:
     """The peer will not use this connection id again."""
 
     cid: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Terminated:
     """The connection is over. ``code`` is the peer's when ``by_peer``, else WRONG_KEY, IDLE or LOCAL."""
 
@@ -72,12 +89,15 @@ class Terminated:
     by_peer: bool
 
 
+NO_GROUP = "no key exchange that this node accepts was offered"  # the reason of a listener, as its dialler hears it
 TokenFor = Callable[[bytes], bytes]  # original destination connection id -> the token of the first Initial
-EngineEvent = HandshakeDone | StreamData | StreamReset | StopSending | CidIssued | CidRetired | Terminated
+EngineEvent = HandshakeDone | StreamData | Datagram | StreamReset | StopSending | CidIssued | CidRetired | Terminated
 
 
 class Engine(Protocol):
     """One connection. Times are monotonic seconds; sizes are bytes of UDP payload."""
+
+    datagrams: DatagramQueue  # what waits to be sent in DATAGRAM frames; the next ``transmit`` takes from it
 
     @property
     def odcid(self) -> bytes:
@@ -99,13 +119,13 @@ class Engine(Protocol):
         """True once the peer surely has 1-RTT keys (RFC 9001 section 4.1.2)."""
 
     @property
-    def pto_count(self) -> int:
-        """Consecutive probe timeouts (RFC 9002 section 6.2), 0 after anything was acknowledged."""
+    def backlog(self) -> int:
+        """Bytes that came behind holes in streams, estimated at the last ``receive``; 0 where ``unread`` has them."""
 
-    def receive(self, data: bytes, now: float) -> bool:
-        """Feed one datagram.
+    def receive(self, datagrams: Sequence[bytes], now: float) -> bool:
+        """Feed datagrams that came together from one source, in the order of arrival.
 
-        Returns True when it held the newest authenticated 1-RTT packet so far: only such a one may prove that the peer
+        Returns True when one held the newest authenticated 1-RTT packet so far: only such a one may prove that the peer
         has moved (RFC 9000 section 9.3). Never raises, whatever the bytes: what breaks the protocol is a Terminated.
         """
 
@@ -144,10 +164,16 @@ class Engine(Protocol):
         """
 
     def reset(self, stream_id: int, code: int) -> None:
-        """Abort our direction (RESET_STREAM): what is queued is dropped. Does nothing when it is over."""
+        """Abort our direction (RESET_STREAM): what is queued is dropped.
+
+        Does nothing when it is over.
+        """
 
     def stop(self, stream_id: int, code: int) -> None:
-        """Ask the peer to end its direction (STOP_SENDING). Does nothing when it is over."""
+        """Ask the peer to end its direction (STOP_SENDING).
+
+        Does nothing when it is over.
+        """
 
     def queued_bytes(self, stream_id: int) -> int:
         """Return the bytes written and not yet acknowledged; 0 for a stream that is not known.
@@ -160,6 +186,9 @@ class Engine(Protocol):
 
         Returns True when the peer must be told, in the next ``transmit``: a window would move by a quarter of its size.
         """
+
+    def unread(self) -> int:
+        """Return the bytes of all streams that arrived and that the application has not taken (``consumed``)."""
 
     def in_flight(self) -> int:
         """Return the bytes sent and neither acknowledged nor lost."""
@@ -181,10 +210,16 @@ class Engine(Protocol):
         """Ask for an acknowledgement with the next ``transmit``."""
 
     def close(self, code: int, reason: str) -> None:
-        """Queue a CONNECTION_CLOSE with an application code (RFC 9000 section 19.19); one ``transmit`` sends it."""
+        """Queue a CONNECTION_CLOSE with an application code (RFC 9000 section 19.19).
+
+        One ``transmit`` sends it.
+        """
 
     def abandon(self) -> None:
         """Forget the connection; nothing more is sent."""
+
+    def release(self) -> None:
+        """Drop all that the engine holds, circles included, so that its memory is free at once; the last call."""
 
 
 class EngineFactory(Protocol):
@@ -194,7 +229,15 @@ class EngineFactory(Protocol):
     def name(self) -> str:
         """The word that ``Config.engine`` and the status have for this kind."""
 
-    def dial(self, identity: Identity, peer: NodeId, token_for: TokenFor, idle_timeout: float, now: float) -> Engine:
+    def dial(
+        self,
+        identity: Identity,
+        peer: NodeId,
+        token_for: TokenFor,
+        idle_timeout: float,
+        now: float,
+        size: int = BASE_MTU,
+    ) -> Engine:
         """Begin a connection.
 
         Args:
@@ -203,7 +246,11 @@ class EngineFactory(Protocol):
             token_for: Makes the knock for the original destination connection id.
             idle_timeout: Seconds without a packet of the peer until IDLE; ``inf`` for never.
             now: The time.
+            size: Bytes that datagrams may have from the start; an engine may begin with less.
         """
 
-    def accept(self, identity: Identity, odcid: bytes, idle_timeout: float, now: float) -> Engine:
-        """Make the listener's end for an Initial that carried a valid knock for ``odcid``; feed it next."""
+    def accept(self, identity: Identity, odcid: bytes, idle_timeout: float, now: float, size: int = BASE_MTU) -> Engine:
+        """Make the listener's end for an Initial that carried a valid knock for ``odcid``.
+
+        Feed it next.
+        """

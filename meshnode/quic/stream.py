@@ -1,97 +1,28 @@
 """The application streams of a connection, sans-IO: bytes in order, true back-pressure in both directions.
 
-The opener sends a header (2-byte length, CBOR ``[service]``); the acceptor answers with one status byte
-before its first application byte. Receive credit follows what the application has consumed, never what
-has arrived, so a slow reader holds its sender back (measured: 500 MB at 2 MB/s leaves both ends flat).
+What comes before the application's bytes is in ``preface.py``. Receive credit follows what the application has
+consumed, never what has arrived, so a slow reader holds its sender back (measured: 500 MB at 2 MB/s leaves both ends
+flat).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from enum import Enum, IntEnum, auto
 
 from meshnode.base.bounded import BoundedDict
-from meshnode.base.limits import MAX_GONE_STREAMS, MAX_SERVICE_NAME, STREAM_HIGH_WATER, STREAM_LOW_WATER
-from meshnode.base.wire import WireError, decode, encode
-from meshnode.errors import (
-    ConnectionLost,
-    MeshError,
-    PolicyDenied,
-    ServiceNotFound,
-    ServiceUnavailable,
-    StreamLimitError,
-)
+from meshnode.base.limits import MAX_GONE_STREAMS
+from meshnode.base.wire import WireError
+from meshnode.errors import ConnectionLost, MeshError, PolicyDenied, StreamLimitError
+from meshnode.quic.buffers import DEFAULT_MARKS, Unread
+from meshnode.quic.flows import FlowTable
+from meshnode.quic.preface import HeaderReader, Preface, Purpose, StreamStatus, encode_header, purpose_of, refusal_error
 from meshnode.quic.seam import Engine, StreamData
-
-
-class StreamStatus(IntEnum):
-    """First byte of the acceptor."""
-
-    ACCEPTED = 0
-    NO_SUCH_SERVICE = 1
-    DENIED = 2
-    UNAVAILABLE = 3
-
 
 ENDED_HERE = "this end has closed the stream"
 
 
-class Preface(Enum):
-    """What an opener, or an acceptor that has the header, still awaits of its peer before application data."""
-
-    STATUS = auto()
-    NOTHING = auto()
-
-
-class HeaderReader:
-    """The header of a stream, as it comes to the acceptor."""
-
-    def __init__(self) -> None:
-        self._head = b""
-
-    def feed(self, data: bytes) -> tuple[str, int, bytes] | None:
-        """Return service, size of the header and what follows it; None while it is incomplete. Raises WireError."""
-        head = self._head = self._head + data
-        size = int.from_bytes(head[:2], "big")
-        if len(head) >= 2 and size > MAX_SERVICE_NAME + 8:
-            raise WireError("stream header too long")
-        if len(head) < 2 + size:
-            return None
-        fields = decode(head[2 : 2 + size], MAX_SERVICE_NAME + 8)
-        if not isinstance(fields, list) or len(fields) != 1 or not isinstance(fields[0], str) or not fields[0]:
-            raise WireError("stream header malformed")
-        return fields[0], 2 + size, head[2 + size :]
-
-
-def encode_header(service: str) -> bytes:
-    """Return the opener's header for ``service``: 2 bytes of length, then CBOR ``[service]``.
-
-    Raises ValueError for a name that is empty or longer than ``MAX_SERVICE_NAME`` bytes of UTF-8.
-    """
-    if not service or len(service.encode()) > MAX_SERVICE_NAME:
-        raise ValueError(f"a service name has 1 to {MAX_SERVICE_NAME} bytes")
-    body = encode([service])
-    return len(body).to_bytes(2, "big") + body
-
-
-def _refusal(status: StreamStatus, service: str) -> MeshError | None:
-    """Return the opener's error for the acceptor's answer, None when it has accepted."""
-    if status is StreamStatus.NO_SUCH_SERVICE:
-        return ServiceNotFound(f"the peer has no service {service!r}", hint="`meshnode status` there lists what it has")
-    if status is StreamStatus.DENIED:
-        return PolicyDenied(
-            "the peer does not allow us to use this service", hint="ask its owner for `--allow` with your id"
-        )
-    if status is StreamStatus.UNAVAILABLE:
-        return ServiceUnavailable(
-            f"the service {service!r} is there, but its target does not answer",
-            hint="does the program that it exposes run there? Its node's log names the target",
-        )
-    return None
-
-
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     return None
 
 
@@ -100,34 +31,34 @@ class Stream:
 
     __slots__ = (
         "_awaits",
-        "_chunks",
         "_done",
         "_table",
         "background",
-        "buffered",
         "error",
         "fin_received",
         "id",
+        "marks",
+        "named",
         "on_change",
-        "service",
         "status",
         "stopped",
+        "unread",
         "write_end",
     )
 
     def __init__(self, table: StreamTable, stream_id: int, *, opener: bool) -> None:
         self._table = table
         self.id = stream_id
-        self.service = ""
+        self.named = ""  # in its header
         self.status: StreamStatus | None = None
         self.error: MeshError | None = None
         self.fin_received = False
         self.write_end = ""  # why nothing more may be written; "" while it may
         self.stopped = False  # we read no more, but what the peer has sent before it heard so still arrives
-        self.buffered = 0
+        self.unread = Unread()
+        self.marks = DEFAULT_MARKS
         self.background = False  # what comes says nothing of when more will: its absence is no silence of the path
         self.on_change: Callable[[], None] = _nothing
-        self._chunks: deque[bytes] = deque()
         self._awaits: HeaderReader | Preface = Preface.STATUS if opener else HeaderReader()
         self._done = False
 
@@ -144,8 +75,8 @@ class Stream:
         if data and self.stopped:
             self._table.consume(self.id, len(data))
         elif data:
-            self._chunks.append(data)
-            self.buffered += len(data)
+            self.unread.append(data)
+            self.unread.size += len(data)
         if fin:
             self.fin_received = True
             if self._awaits is Preface.STATUS and self.error is None:
@@ -161,7 +92,7 @@ class Stream:
         found = self._awaits.feed(data)
         if found is None:
             return b""
-        self.service, size, rest = found
+        self.named, size, rest = found
         self._awaits = Preface.NOTHING
         self._table.consume(self.id, size)
         return rest
@@ -173,8 +104,11 @@ class Stream:
             raise WireError("stream status unknown") from error
         self._table.consume(self.id, 1)
         self._awaits = Preface.NOTHING
-        self.error = self.error or _refusal(self.status, self.service)
-        return data[1:]
+        if self.status is StreamStatus.ACCEPTED:
+            return data[1:]
+        self._table.consume(self.id, len(data) - 1)
+        self.error = self.error or refusal_error(self.status, self.service, data[1:])
+        return b""
 
     def fail(self, error: MeshError) -> None:
         """End the stream without its ends: it was reset, or its connection is gone. The first error stays."""
@@ -186,19 +120,23 @@ class Stream:
     # ---- what the application does
 
     def accept(self) -> None:
-        """Tell the opener that its stream has a handler (acceptor only, before anything is written)."""
-        self.status = StreamStatus.ACCEPTED
-        self._table.send(self.id, bytes([StreamStatus.ACCEPTED]), False)
+        """Tell the opener that its stream has a handler (acceptor only, before anything is written).
 
-    def refuse(self, status: StreamStatus) -> None:
-        """Answer with the reason and end both directions (acceptor only).
+        Does nothing when it was told, or refused: the status is the first byte, and another would be data.
+        """
+        if self.status is None:
+            self.status = StreamStatus.ACCEPTED
+            self._table.send(self.id, bytes([StreamStatus.ACCEPTED]), False)
+
+    def refuse(self, status: StreamStatus, told: str = "") -> None:
+        """Answer with the reason and end both directions (acceptor only); ``told`` is the rule that the peer may know.
 
         What the peer has sent before it heard so is dropped, and its credit goes back.
         """
         self.status = status
         self.write_end = ENDED_HERE
         self.stopped = True
-        self._table.send(self.id, bytes([status]), True)
+        self._table.send(self.id, bytes([status]) + told.encode(), True)
         self._table.stop(self.id, int(status))
         self.discard()
 
@@ -208,21 +146,21 @@ class Stream:
         Credit for them goes back to the sender. b"" when nothing is there: ``at_eof`` tells the end from a pause. With
         a limit it may return less than is buffered, one received piece at a time, which spares copying.
         """
-        chunks = self._chunks
-        if not chunks:
+        if not self.unread:
             return b""
-        if limit < 0 or limit >= self.buffered:
-            data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            chunks.clear()
-        elif len(chunks[0]) <= limit:
-            data = chunks.popleft()
-        else:
-            first = chunks[0]
-            data = first[:limit]
-            chunks[0] = first[limit:]
-        self.buffered -= len(data)
+        data = self.unread.take(limit)
         self._table.consume(self.id, len(data))
         return data
+
+    @property
+    def service(self) -> str:
+        """The service's name."""
+        return purpose_of(self.named)[1]
+
+    @property
+    def purpose(self) -> Purpose:
+        """What the stream is for."""
+        return purpose_of(self.named)[0]
 
     @property
     def header_complete(self) -> bool:
@@ -230,9 +168,14 @@ class Stream:
         return isinstance(self._awaits, Preface)
 
     @property
+    def buffered(self) -> int:
+        """Received bytes that the application has not taken."""
+        return self.unread.size
+
+    @property
     def at_eof(self) -> bool:
         """True when the peer has ended its direction and everything was read."""
-        return self.fin_received and not self.buffered
+        return self.fin_received and not self.unread
 
     def write(self, data: bytes, fin: bool = False) -> None:
         """Queue bytes, ``fin`` with the last.
@@ -261,11 +204,11 @@ class Stream:
         return self._table.queued(self.id)
 
     def drained(self) -> bool:
-        """Return whether a writer may go on: at most 1 MiB is unacknowledged, or the stream has failed.
+        """Return whether a writer may go on: at most ``marks.high`` bytes are unacknowledged, or the stream has failed.
 
-        Otherwise ``on_change`` will be called once it has fallen to 512 KiB.
+        Otherwise ``on_change`` will be called once they have fallen to ``marks.low``.
         """
-        if self.error is not None or self.queued <= STREAM_HIGH_WATER:
+        if self.error is not None or self.queued <= self.marks.high:
             return True
         self._table.await_drain(self)
         return False
@@ -282,20 +225,24 @@ class Stream:
     @property
     def low(self) -> bool:
         """True when the send queue is short enough to wake a writer that waited."""
-        return self.queued <= STREAM_LOW_WATER
+        return self.queued <= self.marks.low
 
-    def reset(self, code: int = 0) -> None:
+    def reset(self, code: int = 0, error: MeshError | None = None, *, ended: bool = False) -> None:
         """Drop both directions at once, with an application code; the peer's reader sees ConnectionLost.
 
-        What is unread is dropped too. After both directions have ended only that happens.
+        With ``StreamStatus.DENIED`` it sees PolicyDenied. What is unread is dropped too. After both directions have
+        ended only that happens, but with ``ended`` what has not arrived never does. ``error`` is what this end's reader
+        sees.
         """
-        if self._done:
+        if self._done or (self.stopped and self.write_end):  # ended here already, refused say: the end must arrive
             self.discard()
+            if ended:
+                self._table.reset(self.id, code)
             return
         self._table.reset(self.id, code)
         self._table.stop(self.id, code)
         self.discard()
-        self.fail(ConnectionLost("the stream was reset here"))
+        self.fail(error or ConnectionLost("the stream was reset here"))
 
     def stop_reading(self) -> None:
         """Read no more: give the credit back and ask the peer to stop.
@@ -310,10 +257,9 @@ class Stream:
 
     def discard(self) -> None:
         """Drop what is unread and give its credit back."""
-        if self.buffered:
-            self._table.consume(self.id, self.buffered)
-        self._chunks.clear()
-        self.buffered = 0
+        unread, self.unread = self.unread, Unread()
+        if unread:
+            self._table.consume(self.id, unread.size)
 
     def _finish(self) -> None:
         if self.fin_received and self.write_end and not self._done:
@@ -335,15 +281,18 @@ class StreamTable:
         opened: Callable[[Stream], None],
         received: Callable[[], None],
         dirty: Callable[[], None],
+        dropped: Callable[[str], None],
     ) -> None:
         """Make an empty table.
 
         ``opened`` is called with a stream of the peer's when its header is complete, ``received`` for application data
-        of every stream that is not ``background``, ``dirty`` when the engine has something to send.
+        of every stream that is not ``background``, ``dirty`` when the engine has something to send, ``dropped`` with
+        the counter of each datagram that is dropped.
         """
+        self.flows = FlowTable(engine, received=received, dirty=dirty, dropped=dropped)
         self.bytes_out = 0  # of application streams
+        self.engine = engine
         self.draining: dict[int, Stream] = {}  # those that await a low queue
-        self._engine = engine
         self._own_bit = 0 if dialler else 1  # RFC 9000 section 2.1: the lowest bit of the ids of our own streams
         self._opened = opened
         self._received = received
@@ -368,9 +317,9 @@ class StreamTable:
         Raises ValueError for a name that no service can have, StreamLimitError when the peer grants no more streams.
         """
         header = encode_header(service)
-        stream_id = self._engine.open_stream()
+        stream_id = self.engine.open_stream()
         stream = self._streams[stream_id] = Stream(self, stream_id, opener=True)
-        stream.service = service
+        stream.named = service
         self.send(stream_id, header, False)
         return stream
 
@@ -399,13 +348,16 @@ class StreamTable:
             answer(stream)
 
     def on_data(self, event: StreamData) -> None:
-        """Take data of an application stream. Raises WireError when its header or status is junk."""
+        """Take data of an application stream.
+
+        Raises WireError when its header or status is junk.
+        """
         stream = self._streams.get(event.stream_id)
         if stream is None:
             if self._is_given_up(event):
                 return
             stream = self._streams[event.stream_id] = Stream(self, event.stream_id, opener=False)
-        waiting = not stream.header_complete
+        waiting = type(stream._awaits) is HeaderReader
         stream.feed(event.data, event.fin)
         if waiting and stream.header_complete:
             self._opened(stream)
@@ -421,18 +373,27 @@ class StreamTable:
             self._gone.pop(event.stream_id, None)
         return True
 
-    def on_reset(self, stream_id: int) -> None:
+    def accepted(self) -> list[Stream]:
+        """Return the streams that the peer opened and that were accepted here."""
+        return [s for s in self if s.id & 1 != self._own_bit and s.status is StreamStatus.ACCEPTED]
+
+    def on_reset(self, stream_id: int, code: int = 0) -> None:
         """End a stream that the peer reset.
 
         What is unread is dropped: no reader goes past an error, and it must not hold back other streams.
         """
         stream = self._streams.pop(stream_id, None)
         self._gone.pop(stream_id, None)
+        self.flows.end(stream_id)
         if stream is not None:
             if not stream.write_end and stream.error is None:
-                self._engine.reset(stream_id, 0)
+                self.engine.reset(stream_id, 0)
             stream.discard()
-            stream.fail(ConnectionLost("the peer reset the stream"))
+            if code == StreamStatus.DENIED and stream_id & 1 == self._own_bit:
+                hint = "ask its operator; `meshnode policy explain` there says why"
+                stream.fail(PolicyDenied("the peer allows this node to use the service no longer", hint=hint))
+            else:
+                stream.fail(ConnectionLost("the peer reset the stream"))
 
     def on_stop(self, stream_id: int) -> None:
         """End our direction, which the peer reads no more.
@@ -459,6 +420,7 @@ class StreamTable:
     def close(self, error: MeshError) -> None:
         """Fail every stream with ``error``; from now on nothing reaches the engine."""
         self._closed = True
+        self.flows.close()
         for stream in list(self._streams.values()):
             stream.fail(error)
         self._streams.clear()
@@ -468,6 +430,7 @@ class StreamTable:
         draining, self.draining = self.draining, {}
         for stream in draining.values():
             stream.fail(error)  # ended in both directions, perhaps, but not all of it has arrived
+        self._opened = self._received = self._dirty = _nothing  # they refer to the connection, which refers to this
 
     # ---- what a stream asks
 
@@ -475,7 +438,7 @@ class StreamTable:
         """Queue bytes on a stream."""
         if not self._closed:
             self.bytes_out += len(data)
-            self._engine.send(stream_id, data, fin)
+            self.engine.send(stream_id, data, fin)
             self._dirty()
 
     def consume(self, stream_id: int, count: int) -> None:
@@ -483,24 +446,24 @@ class StreamTable:
 
         The peer is told when that moves a window by a quarter of its size, so that credit costs few packets.
         """
-        if not self._closed and self._engine.consumed(stream_id, count):
+        if not self._closed and self.engine.consumed(stream_id, count):
             self._dirty()
 
     def queued(self, stream_id: int) -> int:
         """Return the bytes of a stream, the control stream included, that are written and not acknowledged."""
-        return 0 if self._closed else self._engine.queued_bytes(stream_id)
+        return 0 if self._closed else self.engine.queued_bytes(stream_id)
 
     def reset(self, stream_id: int, code: int) -> None:
         """Abort our direction with an application code (RFC 9000 section 19.4) and forget the stream."""
         if not self._closed:
-            self._engine.reset(stream_id, code)
+            self.engine.reset(stream_id, code)
             self.forget(stream_id)
             self._dirty()
 
     def stop(self, stream_id: int, code: int) -> None:
         """Ask the peer to stop sending (RFC 9000 section 19.5)."""
         if not self._closed:
-            self._engine.stop(stream_id, code)
+            self.engine.stop(stream_id, code)
             self._dirty()
 
     def forget(self, stream_id: int) -> None:
@@ -510,6 +473,7 @@ class StreamTable:
         stream with a header.
         """
         stream = self._streams.pop(stream_id, None)
+        self.flows.end(stream_id)
         if stream is not None and (stream.stopped or not stream.fin_received):
             self._gone[stream_id] = None
 

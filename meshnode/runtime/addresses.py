@@ -40,9 +40,8 @@ class OwnAddresses:
         on_error: OnError,
     ) -> None:
         self._loop = loop
-        self._clock = clock
         self._config = config
-        self._mapping_secret = mapping_secret
+        self._clock_and_secret = clock, mapping_secret
         self._local = local
         self._on_change = on_change
         self._metrics = metrics
@@ -65,6 +64,10 @@ class OwnAddresses:
         self._watcher.start()
         self._loop.call_soon(self._update_port_maps)  # after the start, which it must not delay
 
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Return what the record names of this host, without what others see."""
+        return self._endpoints()[0]
+
     def moved(self) -> None:
         """Publish the addresses after a move of the socket.
 
@@ -83,6 +86,10 @@ class OwnAddresses:
         Empty with ``port_mapping`` off, and when the node is bound to loopback.
         """
         return self.port_maps.to_json() if self.port_maps is not None else {}
+
+    def degraded(self) -> list[str]:
+        """Return what this host lacks, a sentence each."""
+        return self._watcher.degraded()
 
     def stop(self) -> None:
         """Stop watching and publishing.
@@ -142,8 +149,7 @@ class OwnAddresses:
 
             self.port_maps = PortMapping(
                 self._loop,
-                self._clock,
-                self._mapping_secret,
+                *self._clock_and_secret,
                 os.urandom,
                 self._on_mappings,
                 self._metrics,

@@ -7,46 +7,120 @@ what they and the readers that they woke have caused: an answer and its ACK shar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from time import thread_time
 
 from meshnode.base.clock import Clock
+from meshnode.base.limits import DEAR_DATAGRAM_S, PACED_FROM
+from meshnode.base.metrics import describe
 from meshnode.base.path import Path
 from meshnode.base.timers import RETRY_S
+from meshnode.identity.node_id import NodeId
 from meshnode.runtime.faults import Faults
+from meshnode.stack.newest_first import NewestFirst
+from meshnode.stack.receive_pace import ReceivePace, pace_of
+from meshnode.stack.reception import Run
 from meshnode.stack.stack import Stack
+
+PACED = describe("drop_paced", "datagrams dropped: their peer sent more than its share of this node's CPU can take")
+BEHIND = describe("drop_behind", "datagrams of no connection dropped: newer ones took all CPU while they waited")
+
+MEASURED = 64  # receptions after one that took long, by the clock of the wall
 
 
 class Driver:
     """The pump of one stack, which is set before the loop runs again."""
 
-    stack: Stack
+    pace: ReceivePace[NodeId | Path]
+    backlog: NewestFirst
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, faults: Faults) -> None:
         self._loop = loop
         self._clock = clock
-        self._faults = faults
+        self.faults = faults
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._flush_soon = False
+        self._turn_soon = False
+        self._taken = 0  # datagrams in this turn of the loop
+        self._measured = 0  # receptions to come of which the CPU is measured, which costs a microsecond
         self._closed = False
 
-    def on_batch(self, batch: list[tuple[bytes, Path]]) -> None:
+    @property
+    def stack(self) -> Stack:
+        """The stack that is driven."""
+        return self._stack
+
+    @stack.setter
+    def stack(self, stack: Stack) -> None:
+        self._stack = stack
+        self.pace = pace_of(stack.context, thread_time)
+        self.backlog = NewestFirst(stack.context.credit.proven.__contains__, thread_time)
+
+    def on_batch(self, runs: list[Run]) -> bool:
         """Hand received datagrams to the stack, and flush at the end of this turn of the loop.
 
-        ``batch`` holds (datagram, source) in the order of arrival; all get the same time.
+        All get the same time. When many came, peers take turns (``ReceivePace``), and what is of no peer has as much
+        CPU as all of them, the newest first (``NewestFirst``). Returns True while some wait: then the more is read, the
+        fairer the turns are.
         """
-        now = self._clock.monotonic()
-        for data, source in batch:
-            try:
-                self.stack.datagram(data, source, now)
-            except Exception as error:
-                self._faults.take(error)
+        pace = self.pace
+        count = 0
+        for datagrams, _ in runs:
+            count += len(datagrams)
+        self._taken += count
+        if self._taken < PACED_FROM and not pace.waiting:
+            if self._measured:
+                self._take_measured(runs, count)
+                return False
+            began = self._clock.monotonic()
+            self._take(runs)
+            if self._clock.monotonic() - began > DEAR_DATAGRAM_S:
+                self._measured = MEASURED
+            return False
+        dropped = pace.dropped
+        if others := pace.offer(runs):
+            self.backlog.put(others, self._clock.monotonic())
+        if pace.dropped > dropped:
+            self.stack.metrics.count(PACED, pace.dropped - dropped)
+        if not self._turn_soon:
+            self._turn()
+        return pace.waiting > 0
+
+    def _take_measured(self, runs: list[Run], count: int) -> None:
+        """Take a few datagrams and charge what they cost, when it was much."""
+        self._measured -= 1
+        began = thread_time()
+        self._take(runs)
+        spent = thread_time() - began
+        if spent > DEAR_DATAGRAM_S:
+            self._measured = MEASURED
+            self.pace.spent(runs, count, spent)
+
+    def _turn(self) -> None:
+        """Let peers take their turns, and then what is of no peer, once in a turn of the loop."""
+        self._turn_soon = False
+        if self._closed:
+            return
+        backlog = self.backlog
+        self.pace.turn(self._take, self._flush)
+        if backlog.waiting:
+            dropped = backlog.dropped
+            backlog.turn(self._take, self._clock.monotonic())
+            if backlog.dropped > dropped:
+                self.stack.metrics.count(BEHIND, backlog.dropped - dropped)
+        if self.pace.waiting or backlog.waiting:
+            self._turn_soon = True
+            self._loop.call_soon(self._turn)
+
+    def _take(self, runs: Sequence[Run]) -> None:
+        self._stack.take(runs, self._clock.monotonic())
         self.on_dirty()  # flushed behind the readers that this wakes: an answer and its ACK share a packet
 
     def on_tunnelled(self, datagram: bytes, source: Path) -> None:
         """Take a datagram that a WebSocket carried."""
         if not self._closed:
-            self.on_batch([(datagram, source)])
+            self.on_batch([([datagram], source)])
 
     def on_dirty(self) -> None:
         """Flush in this turn of the loop: the stack has something to send.
@@ -60,20 +134,25 @@ class Driver:
     def pump(self) -> None:
         """Flush now."""
         self._flush_soon = False
+        self._taken = 0
         if not self._closed:
-            self._drive(self.stack.flush)
+            self._drive(self._stack.flush)
+
+    def _flush(self) -> None:
+        if not self._closed:
+            self._drive(self._stack.flush)
 
     def _tick(self) -> None:
         self._timer = None
         if not self._closed:
-            self._drive(self.stack.tick)
+            self._drive(self._stack.tick)
 
     def _drive(self, step: Callable[[float], None]) -> None:
         """Take one step of the stack. Whatever it raises, the timer is set again."""
         try:
             step(self._clock.monotonic())
         except Exception as error:
-            self._faults.take(error)
+            self.faults.take(error)
             self._set(self._clock.monotonic() + RETRY_S)
         else:
             self.arm()
@@ -84,7 +163,7 @@ class Driver:
         A timer that is set to an earlier time is left alone: it fires early at worst and arms itself again, which costs
         less than to cancel one per packet.
         """
-        at = self.stack.next_deadline()
+        at = self._stack.next_deadline()
         timer = self._timer
         if timer is not None:
             if at is not None and self._timer_at <= at:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from meshnode.base.address import Addr
 from meshnode.base.metrics import Metrics, describe
-from meshnode.base.path import ViaSocket
+from meshnode.base.path import Path, ViaSocket
 from meshnode.errors import MeshError
 from meshnode.runtime.udp import OnBatch, UdpSocket
 
@@ -21,6 +22,7 @@ class ExtraSockets:
         self._on_batch = on_batch
         self._metrics = metrics
         self._buffer = bytearray(65_536)
+        self.refused: Collection[Path] = ()
         self._sockets: dict[int, UdpSocket] = {}
         self._count = 0
 
@@ -34,6 +36,7 @@ class ExtraSockets:
         for _ in range(count):
             self._count += 1
             made = UdpSocket(self._loop, self._on_batch, self._metrics, side=self._count, buffer=self._buffer)
+            made.refused = self.refused
             try:
                 made.bind(Addr(like.host, 0))
             except (OSError, MeshError):

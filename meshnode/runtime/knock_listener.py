@@ -9,129 +9,98 @@ knocked are shared by source network (``FairTable``), so silent connections push
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from meshnode.base.address import Addr
-from meshnode.base.fair_table import FairTable, network_of
-from meshnode.base.forks import close_in_child
-from meshnode.base.limits import MAX_TUNNEL_PENDING, MAX_TUNNEL_WAKES, TUNNEL_ACCEPT_PAUSE_S, TUNNEL_KNOCK_S
+from meshnode.base.fair_table import FairTable, source_shares
+from meshnode.base.limits import MAX_TUNNEL_PENDING, MAX_TUNNEL_WAKES, TUNNEL_KNOCK_S
 from meshnode.base.metrics import Metrics, describe
+from meshnode.base.value import state
 from meshnode.identity.node_id import NodeId
+from meshnode.runtime.acceptor import Accepted, Acceptor, listen_tcp
 from meshnode.runtime.client_hello import HEADER_LENGTH, record_length, server_name
 
 log = logging.getLogger("meshnode.net.tunnel")
 
 BAD_KNOCK = describe("tunnel_drop_knock", "TCP connections closed unanswered: no valid knock")
 PENDING_FULL = describe("tunnel_drop_pending", "TCP connections closed unanswered: too many of their network at once")
-ACCEPT_PAUSED = describe("tunnel_accept_paused", "times that accepting paused because descriptors or memory ran out")
 
-EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
-Verify = Callable[[str], NodeId | None]
-OnMember = Callable[[socket.socket, NodeId, bytes], None]
+Verify = Callable[[str, Addr], NodeId | None]
+OnMember = Callable[[socket.socket, NodeId, Addr], None]
 
 
-@dataclass(slots=True)
+@state
 class _Pending:
     """A connection that has not knocked yet."""
 
     needed: int  # bytes to be peeked next: the record's header, then the record
     wakes: int
     deadline: asyncio.TimerHandle
-    network: bytes
+    source: Addr
 
 
 class KnockListener:
     """One listening TCP socket."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, verify: Verify, on_member: OnMember, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        verify: Verify,
+        on_member: OnMember,
+        metrics: Metrics,
+        accepted: Accepted,
+    ) -> None:
         """Make a listener that is not bound yet.
 
         Args:
             loop: The running event loop.
-            verify: Given the server name, returns the member whose valid knock it is, else None.
-            on_member: Takes over a connection whose knock is valid: the socket, unread, the member and its network.
+            verify: Given the server name and the source, returns the member whose valid knock it is, else None.
+            on_member: Takes over a connection whose knock is valid: the socket, unread, the member and the source.
             metrics: Counts what was dropped.
+            accepted: The node's counter of accepted connections.
         """
         self._loop = loop
         self._verify = verify
         self._on_member = on_member
         self._metrics = metrics
-        self._listener: socket.socket | None = None
-        self._resume: asyncio.TimerHandle | None = None
+        self._accepted = accepted
+        self._acceptor: Acceptor | None = None
         self._pending: dict[socket.socket, _Pending] = {}
         self._places: FairTable[socket.socket] = FairTable(MAX_TUNNEL_PENDING)
 
     def listen(self, addr: Addr) -> bool:
-        """Accept on this TCP address, and on no other any more. False (and a warning) when it cannot be had."""
+        """Accept on this TCP address, and on no other any more.
+
+        False (and a warning) when it cannot be had.
+        """
         self.stop()
-        family = socket.AF_INET6 if ":" in addr.host else socket.AF_INET
         try:
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            sock = listen_tcp(addr.host, addr.port, MAX_TUNNEL_PENDING, both=True)
         except OSError as error:
             log.warning("no WebSocket tunnel on TCP %s: %s", addr, error.strerror)
             return False
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            sock.bind((addr.host, addr.port))
-            sock.listen(MAX_TUNNEL_PENDING)
-            close_in_child(sock)
-        except OSError as error:
-            sock.close()
-            log.warning("no WebSocket tunnel on TCP %s: %s", addr, error.strerror)
-            return False
-        self._listener = sock
-        self._loop.add_reader(sock, self._accept)
+        self._acceptor = Acceptor(self._loop, self._accepted, [sock], self._on_connection)
         return True
 
     def stop(self) -> None:
         """Accept no more, and drop the connections that have not knocked."""
-        if self._resume is not None:
-            self._resume.cancel()
-            self._resume = None
         for sock in list(self._pending):
             self._drop(sock)
-        if self._listener is not None:
-            self._loop.remove_reader(self._listener)
-            self._listener.close()
-            self._listener = None
+        if self._acceptor is not None:
+            self._acceptor.close()
+            self._acceptor = None
 
-    def _accept(self) -> None:
-        assert self._listener is not None
-        try:
-            sock, source = self._listener.accept()
-        except OSError as error:
-            if error.errno in EXHAUSTED:
-                self._pause()
-            return  # any other is the fault of a connection that is gone again
-        sock.setblocking(False)
+    def _on_connection(self, sock: socket.socket, source: Addr) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, HEADER_LENGTH)
-        network = network_of(source[0])
         deadline = self._loop.call_later(TUNNEL_KNOCK_S, self._refuse, sock)
-        self._pending[sock] = _Pending(HEADER_LENGTH, 0, deadline, network)
-        pushed_out = self._places.add(sock, network)
+        self._pending[sock] = _Pending(HEADER_LENGTH, 0, deadline, source)
+        pushed_out = self._places.add(sock, *source_shares(source.host))
         self._loop.add_reader(sock, self._readable, sock)
         if pushed_out is not None:
             self._metrics.count(PENDING_FULL)
             self._drop(pushed_out)
-
-    def _pause(self) -> None:
-        """Accept again later: the waiting connection keeps the listener readable, and the loop would spin."""
-        assert self._listener is not None
-        self._metrics.count(ACCEPT_PAUSED)
-        self._loop.remove_reader(self._listener)
-        self._resume = self._loop.call_later(TUNNEL_ACCEPT_PAUSE_S, self._accept_again)
-
-    def _accept_again(self) -> None:
-        self._resume = None
-        if self._listener is not None:
-            self._loop.add_reader(self._listener, self._accept)
 
     def _readable(self, sock: socket.socket) -> None:
         """As many bytes as were asked for are here, or no more will come."""
@@ -158,13 +127,13 @@ class KnockListener:
             self._knocked(sock, pending, server_name(data))
 
     def _knocked(self, sock: socket.socket, pending: _Pending, name: str | None) -> None:
-        member = self._verify(name) if name else None
+        member = self._verify(name, pending.source) if name else None
         if member is None:
             self._refuse(sock)
             return
         self._forget(sock)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        self._on_member(sock, member, pending.network)
+        self._on_member(sock, member, pending.source)
 
     def _refuse(self, sock: socket.socket) -> None:
         self._metrics.count(BAD_KNOCK)

@@ -43,7 +43,10 @@ def _padded(size: int) -> int:
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """Split a run of netlink attributes: type to value. What is cut short is left out."""
+    """Split a run of netlink attributes: type to value.
+
+    What is cut short is left out.
+    """
     found, at = {}, 0
     while at + 4 <= len(data):
         size, kind = struct.unpack_from("=HH", data, at)
@@ -55,7 +58,10 @@ def attributes(data: bytes) -> dict[int, bytes]:
 
 
 def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Split what one read gave: (type, sequence number, body). What is cut short is left out."""
+    """Split what one read gave: (type, sequence number, body).
+
+    What is cut short is left out.
+    """
     at = 0
     while at + HEADER.size <= len(data):
         size, kind, _, seq, _ = HEADER.unpack_from(data, at)
@@ -108,7 +114,10 @@ class Netlink:
         self._socket.close()
 
     def view(self) -> HostView:
-        """Return this host's addresses and default routes now. Raises OSError."""
+        """Return this host's addresses and default routes now.
+
+        Raises OSError.
+        """
         links = _links(self._ask(GET_LINK, LINK_HEAD.pack(0, 0, 0, 0, 0), DUMP, NEW_LINK))
         bodies = self._ask(GET_ADDRESS, ADDRESS_HEAD.pack(0, 0, 0, 0, 0), DUMP, NEW_ADDRESS)
         found = [address for body in bodies if (address := _address(body, links)) is not None]

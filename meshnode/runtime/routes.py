@@ -18,7 +18,7 @@ from meshnode.nat.portmap.vocabulary import Route
 
 PROC = Path("/proc/net")
 UP, GATEWAY = 0x1, 0x2  # linux/route.h
-TENTATIVE, DEPRECATED = 0x40, 0x20  # linux/if_addr.h
+TENTATIVE, DEPRECATED, DAD_FAILED = 0x40, 0x20, 0x08  # linux/if_addr.h
 GLOBAL_SCOPE = 0
 SIOCGIFCONF, SIOCGIFNETMASK, SIOCGIFINDEX = 0x8912, 0x891B, 0x8933  # linux/sockios.h
 IFREQ_SIZE, MAX_IFREQS = 40, 256  # linux/if.h, on a 64-bit machine
@@ -73,6 +73,18 @@ def _addresses6(interface: str) -> list[str]:
         if int(fields[4], 16) & (TENTATIVE | DEPRECATED) == 0 and ip.packed[0] & 0xFE != 0xFC:
             found.append(str(ip))
     return found
+
+
+def tentative_addresses() -> frozenset[str]:
+    """Return the IPv6 addresses that duplicate address detection still checks, as ``/proc/net/if_inet6`` writes them.
+
+    Nothing can be bound to one (RFC 4862 section 5.4). Empty where there is no such file.
+    """
+    return frozenset(
+        fields[0]
+        for fields in _lines("if_inet6")
+        if len(fields) >= 6 and int(fields[4], 16) & (TENTATIVE | DAD_FAILED) == TENTATIVE
+    )
 
 
 def source_towards(host: str) -> str | None:

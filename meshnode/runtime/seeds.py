@@ -1,12 +1,14 @@
 """Seeds as a source: their names are resolved now, and again with growing pauses while no contact answers.
 
-A seed gives no record but unsigned addresses; the record comes with the first connection to it.
+A seed gives no record but unsigned addresses; the record comes with the first connection to it. A name that does not
+resolve delays no other seed. A seed that is not reached is told in the log once, and again when it is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, Sequence
 
 from meshnode.base.address import Addr, canonical_host
@@ -14,9 +16,14 @@ from meshnode.base.metrics import Metrics
 from meshnode.base.path import ViaTunnel
 from meshnode.config import Seed
 from meshnode.discovery.source import RecordSource, Sink
+from meshnode.identity.node_id import NodeId
+from meshnode.runtime.host_names import look_up
 from meshnode.runtime.tasks import Spawn
 
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # between attempts while no contact answers
+WARN_AFTER_S = 5.0  # a handshake's time
+LOOK_EVERY_S = 1.0
+REFUSED_S = 0.5  # an ICMP error is here by then
 HTTPS_PORT = 443
 log = logging.getLogger("meshnode.node")
 
@@ -25,46 +32,108 @@ class SeedSource(RecordSource):
     """The configured seeds.
 
     ``spawn`` runs a coroutine until the node closes; ``is_joined`` says whether a contact answers, so that no name need
-    be resolved.
+    be resolved; ``is_reached`` says whether that node has answered this one.
     """
 
     name = "seeds"
 
-    def __init__(self, seeds: Sequence[Seed], spawn: Spawn, is_joined: Callable[[], bool], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        seeds: Sequence[Seed],
+        spawn: Spawn,
+        is_joined: Callable[[], bool],
+        is_reached: Callable[[NodeId], bool],
+        metrics: Metrics,
+    ) -> None:
         self._seeds = seeds
         self._spawn = spawn
         self._is_joined = is_joined
+        self._is_reached = is_reached
         self._metrics = metrics
         self._errors: dict[str, str] = {}  # by host name
+        self._found: dict[Seed, list[Addr]] = {}
 
     def start(self, sink: Sink, now: float) -> None:
-        """Resolve the names in a task."""
-        self._spawn(self._follow(sink))
+        """Resolve each name in a task of its own."""
+        for seed in self._seeds:
+            self._spawn(self._follow(seed, sink))
+            self._spawn(self._watch(seed))
 
     def status(self) -> dict[str, object]:
         """Return how many seeds are configured, and the last error of each name that could not be resolved."""
         return {"configured": len(self._seeds), "errors": dict(self._errors)}
 
-    async def _follow(self, sink: Sink) -> None:
+    async def _follow(self, seed: Seed, sink: Sink) -> None:
         attempt = 0
         while True:
             if self._is_joined():
                 attempt = len(RETRY_S) - 1
             else:
-                for seed in self._seeds:
-                    await self._find(seed, sink)
+                await self._find(seed, sink)
             await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
             attempt += 1
 
     async def _find(self, seed: Seed, sink: Sink) -> None:
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(seed.host, seed.port, type=2)
+            hosts = await look_up(seed.host)
         except OSError as error:
             self._metrics.count("seed_name_errors")
-            self._errors[seed.host] = str(error)
+            self._errors[seed.host] = error.strerror or str(error)
             log.debug("seed %s: %s", seed.host, error)
             return
         self._errors.pop(seed.host, None)
-        addrs = list(dict.fromkeys(Addr(canonical_host(str(item[4][0])), seed.port) for item in found))
-        tunnels = [ViaTunnel(str(seed.id), seed.host, port) for port in dict.fromkeys((seed.port, HTTPS_PORT))]
+        self._found[seed] = [Addr(host, seed.port) for host in dict.fromkeys(map(canonical_host, hosts))]
+        known = [(other, addrs) for other, addrs in self._found.items() if other.id == seed.id]
+        addrs = dict.fromkeys(addr for _, addrs in known for addr in addrs)
+        tunnels = dict.fromkeys(
+            ViaTunnel(str(seed.id), other.host, port) for other, _ in known for port in (other.port, HTTPS_PORT)
+        )
         sink.seed(seed.id, [*addrs, *tunnels])
+
+    # ---- what is told of them
+
+    async def _watch(self, seed: Seed) -> None:
+        """Tell once that a seed is not reached, and why as far as it shows; tell when it is."""
+        loop = asyncio.get_running_loop()
+        begun, told = loop.time(), False
+        while not self._is_reached(seed.id):
+            if not told and loop.time() - begun >= WARN_AFTER_S:
+                told = True
+                log.warning("seed %s is not reached: %s", _named(seed), await self._why(seed))
+            await asyncio.sleep(LOOK_EVERY_S)
+        log.info("seed %s is reached", _named(seed))
+
+    async def _why(self, seed: Seed) -> str:
+        if seed.host in self._errors:
+            return f"its name does not resolve ({self._errors[seed.host]})"
+        addrs = self._found.get(seed)
+        if not addrs:
+            return "its name does not resolve (the name server does not answer)"
+        silent = [addr for addr in addrs if not await _is_refused(addr)]
+        if not silent:
+            return f"nothing listens at {', '.join(map(str, addrs))}"
+        # a node does not answer what is not sealed for its own id and mesh: these look alike from here
+        return (
+            f"no answer from {', '.join(map(str, silent))}: is it down, does it have another id, "
+            "is it in another mesh, is a clock wrong, or does a firewall drop UDP?"
+        )
+
+
+def _named(seed: Seed) -> str:
+    return f"{seed.id.short} at {Addr(seed.host, seed.port)}"
+
+
+async def _is_refused(addr: Addr) -> bool:
+    """Return whether the host says that no program listens at an address (ICMP port unreachable)."""
+    with socket.socket(socket.AF_INET6 if ":" in addr.host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect((addr.host, addr.port))
+            probe.send(b"\0")  # no message of this protocol: a node drops it
+            async with asyncio.timeout(REFUSED_S):
+                await asyncio.get_running_loop().sock_recv(probe, 1)
+        except ConnectionRefusedError:
+            return True
+        except OSError:  # TimeoutError is one
+            return False
+    return False

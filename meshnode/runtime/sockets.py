@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Collection, Iterable
 from typing import assert_never
 
 from meshnode.base.address import Addr
 from meshnode.base.metrics import Metrics
-from meshnode.base.path import Hop, ViaSocket, ViaTunnel
+from meshnode.base.path import Hop, Path, ViaSocket, ViaTunnel
 from meshnode.config import Config
 from meshnode.identity.sealing import Sealer
+from meshnode.runtime.acceptor import Accepted
 from meshnode.runtime.extra_sockets import ExtraSockets
 from meshnode.runtime.udp import OnBatch, UdpSocket
 from meshnode.runtime.websocket import OnDatagram, WebSockets
+
+CHOICES = 3  # more of a port that is free for UDP and for TCP; of 28,000 a busy host has used some hundreds
 
 
 class Sockets:
@@ -30,8 +34,10 @@ class Sockets:
         self._config = config
         self.udp = UdpSocket(loop, on_batch, metrics)
         self.udp.bind(config.listen_addr)
+        self._chosen = config.listen_addr.port == 0
         self.extra = ExtraSockets(loop, on_batch, metrics)
-        self.tunnels = WebSockets(loop, sealer.knock, sealer.check_knock, on_tunnelled, metrics)
+        self.accepted = Accepted(metrics)  # connections of all listeners: tunnels, forwards, the control socket
+        self.tunnels = WebSockets(loop, sealer.knock, sealer.check_knock, on_tunnelled, self.accepted)
 
     @property
     def local(self) -> Addr:
@@ -39,18 +45,39 @@ class Sockets:
         return self.udp.local
 
     def bind(self, target: Addr) -> None:
-        """Move to another local address. Raises AddressInUse or ConfigError."""
+        """Move to another local address.
+
+        Raises AddressInUse or ConfigError.
+        """
         self.udp.bind(target)
+        self._chosen = target.port == 0
         self.listen_for_tunnels()
 
     def listen_for_tunnels(self) -> bool:
         """On a relay, accept WebSockets on the TCP port with the UDP port's number.
 
-        Returns False when this node is no relay, tunnels are off, or the TCP port is taken.
+        A port that the kernel chose for UDP may be taken for TCP: then it chooses another. Returns False when this node
+        is no relay, tunnels are off, or no TCP port can be had.
         """
         if not (self._config.is_relay and self._config.tunnel):
             return False
-        return self.tunnels.listen(self.udp.local, self._config.home_path / "tunnel.pem")
+        certificate = self._config.home_path / "tunnel.pem"
+        for _ in range(CHOICES if self._chosen else 0):
+            if self.tunnels.listen(self.udp.local, certificate):
+                return True
+            self.udp.bind(Addr(self.udp.local.host, 0))
+        return self.tunnels.listen(self.udp.local, certificate)
+
+    def refuse(
+        self, sources: Collection[Path], tunnels: Collection[Path], in_use: Callable[[], Iterable[object]]
+    ) -> None:
+        """Drop what comes from these sources unread, and close these tunnels.
+
+        The containers may change later. When a flood leaves no room, what comes from the sources ``in_use`` has it.
+        """
+        self.udp.favour(in_use)
+        self.udp.refused = self.extra.refused = sources
+        self.tunnels.refused = tunnels
 
     # ---- Transport
 

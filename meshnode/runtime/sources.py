@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from meshnode.base.address import Addr
 from meshnode.base.metrics import Metrics
+from meshnode.base.value import value
 from meshnode.config import Config, parse_record_text, parse_seed
 from meshnode.discovery.source import RecordSource
 from meshnode.identity.node_id import NodeId
@@ -19,13 +19,13 @@ from meshnode.runtime.tasks import Spawn
 log = logging.getLogger("meshnode.node")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Surroundings:
     """Parts of a node that a source may use.
 
     ``spawn`` runs a coroutine until the node closes and logs what it raises, ``local`` returns the address that the
-    socket is bound to, ``is_joined`` whether a DHT contact answers. Only members of the mesh can read what ``sealer``
-    seals with ``encrypt_hint``.
+    socket is bound to, ``is_joined`` whether a DHT contact answers, ``is_reached`` whether that node has answered. Only
+    members of the mesh can read what ``sealer`` seals with ``encrypt_hint``.
     """
 
     id: NodeId
@@ -35,11 +35,12 @@ class Surroundings:
     spawn: Spawn
     local: Callable[[], Addr]
     is_joined: Callable[[], bool]
+    is_reached: Callable[[NodeId], bool]
 
 
 def _seeds(node: Surroundings) -> RecordSource | None:
     seeds = [parse_seed(text) for text in node.config.seeds]
-    return SeedSource(seeds, node.spawn, node.is_joined, node.metrics) if seeds else None
+    return SeedSource(seeds, node.spawn, node.is_joined, node.is_reached, node.metrics) if seeds else None
 
 
 def _static(node: Surroundings) -> RecordSource | None:

@@ -1,22 +1,30 @@
-"""The asyncio tasks of one node: each has an owner, what it raises is logged, and all end with the node."""
+"""The asyncio tasks of one node, and the answers that its callers wait for: all of them end with the node.
+
+Each task has an owner, and what it raises is logged.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+from meshnode.base.log_lines import LogRate, rated_logger
+from meshnode.errors import MeshError, NodeClosed
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
-log = logging.getLogger("meshnode.node")
+T = TypeVar("T")
+log = rated_logger("meshnode.node")
 
 
 class Tasks:
-    """Owner of tasks until they end or ``close`` cancels them."""
+    """Owner of tasks until they end or ``close`` cancels them, and of answers until they come or the node ends."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, rate: LogRate) -> None:
         self._loop = loop
+        self._log = rate.of_node(log)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asked: set[asyncio.Future[Any]] = set()
         self._closed = False
 
     def __len__(self) -> int:
@@ -37,11 +45,23 @@ class Tasks:
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a task failed", exc_info=error)
+            self._log.error("a task failed", exc_info=error)
+
+    def ask(self) -> asyncio.Future[Any]:
+        """Return a future for an answer of the stack, which may not come before the node's end.
+
+        See ``settle``.
+        """
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._asked.add(future)
+        future.add_done_callback(self._asked.discard)
+        return future
 
     def refuse(self) -> None:
-        """Start no more tasks."""
+        """Start no more tasks, and end the waits for answers with NodeClosed."""
         self._closed = True
+        for future in list(self._asked):
+            settle(future, NodeClosed("the node was closed meanwhile"))
 
     async def close(self) -> None:
         """Cancel every task and wait for its end."""
@@ -49,3 +69,13 @@ class Tasks:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def settle(future: asyncio.Future[T], result: T | MeshError) -> None:
+    """Give an answer to its caller, which may have gone meanwhile."""
+    if future.done():
+        return
+    if isinstance(result, MeshError):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

@@ -11,38 +11,56 @@ import asyncio
 import errno
 import socket
 import struct
+import sys
+import time
 from collections import deque
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Collection, Iterable
 
 from meshnode.base.address import Addr, canonical_host
 from meshnode.base.forks import close_in_child
-from meshnode.base.metrics import Metrics
+from meshnode.base.limits import BASE_MTU, LOOPBACK_MTU, MAX_QUEUED_S
+from meshnode.base.metrics import Metrics, describe
 from meshnode.base.path import Path, ViaSocket
 from meshnode.base.refusals import listen_refusal
 from meshnode.errors import AddressInUse, ConfigError
+from meshnode.runtime.socket_filter import FloodFilter
+from meshnode.stack.reception import Run
 
 UDP_SEGMENT = 103  # linux/udp.h
 UDP_GRO = 104
 GRO_SIZE = (socket.SOL_UDP, UDP_GRO)  # level and type of the ancillary data
+SO_TIMESTAMPNS = 35  # asm-generic/socket.h: two longs, the clock of the wall when the kernel took the packet
+RECEIVED_AT = (socket.SOL_SOCKET, SO_TIMESTAMPNS)
+TIMESPEC = struct.Struct("@ll")
 IP_MTU_DISCOVER = 10  # linux/in.h
+IP_MTU = 14
+IP_AND_UDP = 48  # bytes of headers, the larger of the two families
 IPV6_MTU_DISCOVER = 23  # linux/in6.h
 PMTUDISC_PROBE = 3
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 BUFFER = 4 << 20
-BATCH = 64  # datagrams a wake-up, so that one busy peer cannot starve the timers
+BATCH = 128  # datagrams of connections a wake-up, so that one busy peer cannot starve the timers
+CONTENDED = 1_024  # while some wait for their peer's turn: those of others are behind them in the kernel
+READS = 256  # of all kinds: what is dropped costs a tenth, and would else wait for as long in the kernel as it comes
+LONG_HEADER, SHORT_HEADER = 0xC0, 0x40  # RFC 9000 section 17: the first two bits of QUIC's packets
 MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS of the oldest kernels with GSO
 MAX_GSO = 65_000
 MAX_BACKLOG = 512  # datagrams kept while the kernel's buffer is full; QUIC repeats what is dropped
 MAX_ADDRESSES = 4096  # cached conversions
 RETRY_ERRORS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
-OnBatch = Callable[[list[tuple[bytes, Path]]], None]
+STALE = describe("drop_waited", "datagrams of no connection dropped unread: they waited in the kernel for 2 s or more")
+REFUSED = describe("drop_refused", "receptions dropped unread: their source sent much junk within the second")
+OnBatch = Callable[[list[Run]], bool | None]
 
 
 class UdpSocket:
-    """UDP socket of a node. ``on_batch`` gets what arrived, at most 64 datagrams or so at a time.
+    """UDP socket of a node. ``on_batch`` gets what arrived: at most 256 datagrams or so, 64 of connections.
 
     An extra one (``side``) marks the sources of what it receives; a ``buffer`` may be shared, for it is only used
     while reading.
+
+    Attributes:
+        refused: Sources of which nothing is handed on now (``stack/junk.py``).
     """
 
     def __init__(
@@ -58,14 +76,20 @@ class UdpSocket:
         self._side = side
         self._on_batch = on_batch
         self._metrics = metrics
+        self.refused: Collection[Path] = ()
+        self._filter = FloodFilter(loop, metrics)
         self._socket: socket.socket | None = None
         self._v6 = False
         self._gso = True
-        self._buffer = bytearray(65_536) if buffer is None else buffer
-        self._view = memoryview(self._buffer)
+        self._most = BATCH
+        self._view = memoryview(bytearray(65_536) if buffer is None else buffer)
         self._froms: dict[tuple[object, ...], Path] = {}
         self._tos: dict[Addr, tuple[str, int] | tuple[str, int, int, int] | None] = {}
         self._backlog: deque[tuple[Addr, bytes]] = deque()
+
+    def favour(self, sources: Callable[[], Iterable[object]]) -> None:
+        """Let these sources through when there is no room for all; it is asked at most every ``LOOK_S`` of a flood."""
+        self._filter.favoured = sources
 
     @property
     def local(self) -> Addr:
@@ -90,6 +114,7 @@ class UdpSocket:
         self._tos.clear()
         self._froms.clear()
         self._backlog.clear()
+        self._filter = self._filter.for_new_socket()  # the one before has its own
         self._loop.add_reader(fresh, self._readable, fresh)
         if old is not None:
             self._drop(old)
@@ -112,28 +137,43 @@ class UdpSocket:
     # ---- receiving
 
     def _readable(self, sock: socket.socket) -> None:
-        batch: list[tuple[bytes, Path]] = []
-        buffer, view = self._buffer, self._view
-        while len(batch) < BATCH:
+        batch: list[Run] = []
+        view, refused = self._view, self.refused
+        dropped = of_connections = stale = 0
+        too_old = int(time.time() - MAX_QUEUED_S)
+        for _ in range(READS):
             try:
-                length, ancillary, _, name = sock.recvmsg_into([buffer], 64)
+                length, ancillary, _, name = sock.recvmsg_into([view], 128)
                 source = self._froms.get(name) or self._learn(name)
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:  # an ICMP error for an earlier datagram, or an interface that has gone
                 self._metrics.count("udp_receive_errors")
                 continue
-            segment = length
-            for level, kind, value in ancillary:
-                if (level, kind) == GRO_SIZE:
-                    (segment,) = struct.unpack_from("=i", value)
-            if segment >= length:
-                batch.append((bytes(view[:length]), source))
-            else:
-                for start in range(0, length, segment):
-                    batch.append((bytes(view[start : min(start + segment, length)]), source))
+            if refused and source in refused:
+                dropped += 1
+                continue
+            segment, since = _told(ancillary, length, too_old)
+            if since < too_old and not view[0] & SHORT_HEADER:
+                stale += 1
+                continue
+            data = bytes(view[:length])
+            datagrams = [data] if segment >= length else [data[i : i + segment] for i in range(0, length, segment)]
+            batch.append((datagrams, source))
+            if view[0] & LONG_HEADER == SHORT_HEADER:
+                of_connections += len(datagrams)
+                if of_connections >= self._most:
+                    self._filter.on_more(sock)
+                    break
+        else:
+            self._filter.on_more(sock)
+        if stale:
+            self._metrics.count(STALE, stale)
+        if dropped:
+            self._metrics.count(REFUSED, dropped)
+            self._filter.on_refused(sock, dropped, refused)
         if batch:
-            self._on_batch(batch)
+            self._most = CONTENDED if self._on_batch(batch) else BATCH
 
     def _learn(self, name: tuple[object, ...]) -> Path:
         if len(self._froms) >= MAX_ADDRESSES:
@@ -167,13 +207,14 @@ class UdpSocket:
         if len(datagrams) == 1:
             return self._send_one(sock, addr, to, datagrams[0])
         sent = True
+        sizes = [*map(len, datagrams)]
         start = 0
         while start < len(datagrams):
-            count = _run(datagrams, start) if self._gso else 1
-            if count == 1 or not self._send_run(sock, to, datagrams, start, count):
-                for datagram in islice(datagrams, start, start + count):
+            run = datagrams[start : start + (_run(sizes, start) if self._gso else 1)]
+            if len(run) == 1 or not self._send_run(sock, to, run):
+                for datagram in run:
                     sent &= self._send_one(sock, addr, to, datagram)
-            start += count
+            start += len(run)
         return sent
 
     def _send_one(self, sock: socket.socket, addr: Addr, to: object, datagram: bytes) -> bool:
@@ -187,9 +228,8 @@ class UdpSocket:
             return error.errno == errno.EMSGSIZE
         return True
 
-    def _send_run(self, sock: socket.socket, to: object, datagrams: list[bytes], start: int, count: int) -> bool:
-        size = struct.pack("=H", len(datagrams[start]))
-        run = datagrams[start : start + count]
+    def _send_run(self, sock: socket.socket, to: object, run: list[bytes]) -> bool:
+        size = struct.pack("=H", len(run[0]))
         try:
             sock.sendmsg(run, [(socket.SOL_UDP, UDP_SEGMENT, size)], 0, to)  # type: ignore[arg-type]
         except OSError as error:
@@ -229,18 +269,27 @@ class UdpSocket:
         return to
 
 
-def _run(datagrams: list[bytes], start: int) -> int:
+def _told(ancillary: list[tuple[int, int, bytes]], length: int, default: int) -> tuple[int, int]:
+    """Return the size of each datagram of a reception, and the Unix second in which the kernel took it."""
+    segment, since = length, default
+    for level, kind, value in ancillary:
+        if (level, kind) == RECEIVED_AT:
+            since = TIMESPEC.unpack(value)[0]
+        elif (level, kind) == GRO_SIZE:
+            (segment,) = struct.unpack_from("=i", value)
+    return segment, since
+
+
+def _run(sizes: list[int], start: int) -> int:
     """Return how many datagrams from ``start`` make one GSO send: equal sizes, the last may be shorter."""
-    size = len(datagrams[start])
-    total, count = size, 1
-    for datagram in islice(datagrams, start + 1, start + MAX_SEGMENTS):
-        if len(datagram) > size or total + len(datagram) > MAX_GSO:
-            break
-        total += len(datagram)
-        count += 1
-        if len(datagram) < size:
-            break
-    return count
+    size = sizes[start]
+    most = max(1, min(MAX_SEGMENTS, MAX_GSO // (size or 1)))
+    ahead = sizes[start : start + most]
+    equal = len(ahead)
+    if ahead.count(size) < equal:
+        equal = next(at for at, other in enumerate(ahead) if other != size)
+        equal += ahead[equal] < size
+    return equal
 
 
 def _open(listen: Addr) -> tuple[socket.socket, bool]:
@@ -271,6 +320,17 @@ def _open(listen: Addr) -> tuple[socket.socket, bool]:
     raise ConfigError(f"cannot listen on {listen}: {reason}", hint=hint)
 
 
+def loopback_mtu() -> int:
+    """Return the UDP payload that datagrams within this host may have, at most ``LOOPBACK_MTU``; 0 when unknown."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(("127.0.0.1", 9))  # sends nothing
+            mtu = probe.getsockopt(socket.IPPROTO_IP, IP_MTU)
+    except OSError:
+        return 0
+    return min(LOOPBACK_MTU, mtu - IP_AND_UDP) if mtu - IP_AND_UDP > BASE_MTU else 0
+
+
 def _family(host: str) -> int:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
@@ -282,10 +342,15 @@ def _options(sock: socket.socket, family: int) -> None:
         (socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER),
         (socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER),
         (socket.SOL_UDP, UDP_GRO, 1),
+        (*RECEIVED_AT, 1),
         (socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE),
     ]
     if family == socket.AF_INET6:
         wanted.append((socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE))
+    if (
+        sys.platform == "linux"
+    ):  # past the limit of net.core.rmem_max, which is 208 kB by default, where that is allowed
+        wanted.insert(1, (socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER))
     for level, option, value in wanted:
         try:
             sock.setsockopt(level, option, value)

@@ -9,51 +9,57 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import logging
 import socket
 import ssl
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from meshnode.base.address import Addr
-from meshnode.base.fair_table import FairTable
-from meshnode.base.files import write_atomic
 from meshnode.base.limits import (
     MAX_DATAGRAM,
     MAX_TUNNEL_BACKLOG,
     MAX_TUNNEL_BUFFER,
-    MAX_TUNNEL_CLIENTS,
-    MAX_TUNNELS_PER_MEMBER,
+    MAX_TUNNELS_OUT,
+    TUNNEL_EMPTY_BURST,
+    TUNNEL_EMPTY_PER_S,
     TUNNEL_IDLE_S,
     TUNNEL_KNOCK_S,
     TUNNEL_RETRY_S,
 )
-from meshnode.base.metrics import Metrics, describe
+from meshnode.base.log_lines import rated_logger
+from meshnode.base.metrics import describe
 from meshnode.base.path import ViaTunnel
+from meshnode.base.refusals import refusal
+from meshnode.base.token_bucket import TokenBucket
 from meshnode.errors import InvalidId
 from meshnode.identity.node_id import NodeId
+from meshnode.runtime.acceptor import Accepted
+from meshnode.runtime.host_names import connect_tcp
 from meshnode.runtime.knock_listener import KnockListener
+from meshnode.runtime.tunnel_places import TunnelPlaces
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
     from websockets.server import ServerProtocol
 
-log = logging.getLogger("meshnode.net.tunnel")
+log = rated_logger("meshnode.net.tunnel")
 PURPOSE = b"tunnel"
 SUFFIX = ".mesh"
+SLICE = 4_096  # bytes that are parsed at once: 10 ms of the smallest frames
 LABEL = 63  # RFC 1035 section 2.3.4
 
 OPENED = describe("tunnels_opened", "WebSockets to relays that were opened")
 FAILED = describe("tunnel_failures", "WebSockets to relays that could not be opened")
 ACCEPTED = describe("tunnels_accepted", "WebSockets of members that were accepted")
 CLIENTS_FULL = describe("tunnel_drop_clients", "connections of members closed: too many of their network at once")
+JUNK = describe("tunnel_drop_junk", "connections of members closed: their datagrams prove nothing")
 SILENT = describe("tunnel_drop_silent", "connections of members closed: no WebSocket in time, or silent for long")
+UNEARNED = describe("tunnel_not_earned", "datagrams dropped: too many dials of a host where no node has answered")
 BACKLOG_FULL = describe("tunnel_drop_backlog", "datagrams dropped: the WebSocket is slower than its sender")
 
 Knock = Callable[[NodeId, bytes], bytes]
-Check = Callable[[bytes, bytes], NodeId | None]
+Check = Callable[[bytes, bytes, Addr], NodeId | None]
 OnDatagram = Callable[[bytes, ViaTunnel], None]
 
 
@@ -84,19 +90,25 @@ class WebSockets:
     """All WebSockets of a node: those it opens to relays and, when it is a relay, those that members open."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, knock: Knock, check: Check, on_datagram: OnDatagram, metrics: Metrics
+        self,
+        loop: asyncio.AbstractEventLoop,
+        knock: Knock,
+        check: Check,
+        on_datagram: OnDatagram,
+        accepted: Accepted,
     ) -> None:
         self.loop = loop
         self._knock = knock
         self._check = check
         self._on_datagram = on_datagram
-        self._metrics = metrics
+        self._metrics = accepted.metrics
+        self.refused: Container[object] = ()  # tunnels of members that send junk: they are closed
+        self.may_dial: Callable[[ViaTunnel], bool] = lambda path: True  # asked before each attempt; set by the runtime
         self._outgoing: dict[ViaTunnel, _Outgoing] = {}
         self._incoming: dict[ViaTunnel, _Incoming] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._knocks = KnockListener(loop, self._verify, self._on_member, metrics)
-        self._clients: FairTable[_Incoming] = FairTable(MAX_TUNNEL_CLIENTS)
-        self._members: dict[NodeId, OrderedDict[_Incoming, None]] = {}
+        self._knocks = KnockListener(loop, self._verify, self._on_member, accepted.metrics, accepted)
+        self._places: TunnelPlaces[_Incoming] = TunnelPlaces()
         self._context: ssl.SSLContext | None = None
         self._count = 0
 
@@ -115,9 +127,18 @@ class WebSockets:
         if outgoing is None:
             if not path.peer:
                 return False  # a member's, and gone
+            if not self._has_room():
+                self._metrics.count(BACKLOG_FULL, len(datagrams))
+                return True
             outgoing = self._outgoing[path] = _Outgoing(self, path)
         outgoing.send(datagrams)
         return True
+
+    def _has_room(self) -> bool:
+        """True when one more tunnel may be opened; those that are over are forgotten: records name ever new ones."""
+        if len(self._outgoing) >= MAX_TUNNELS_OUT:
+            self._outgoing = {path: one for path, one in self._outgoing.items() if one.is_running}
+        return len(self._outgoing) < MAX_TUNNELS_OUT
 
     def spawn(self, work: object) -> None:
         """Run a coroutine that ``close`` will end."""
@@ -131,14 +152,16 @@ class WebSockets:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for of_member in list(self._members.values()):
-            for incoming in list(of_member):
-                incoming.close()
+        for incoming in self._places.all():
+            incoming.close()
 
     # ---- opening
 
     def open_name(self, peer: str) -> str:
-        """Return a fresh server name for one attempt. Raises InvalidId."""
+        """Return a fresh server name for one attempt.
+
+        Raises InvalidId.
+        """
         return knock_name(self._knock(NodeId.parse(peer), PURPOSE))
 
     def deliver(self, datagram: bytes, path: ViaTunnel) -> None:
@@ -154,9 +177,17 @@ class WebSockets:
         """Count a datagram that was dropped."""
         self._metrics.count(BACKLOG_FULL)
 
+    def unearned(self, count: int) -> None:
+        """Count datagrams that were dropped because their tunnel may not be dialled now."""
+        self._metrics.count(UNEARNED, count)
+
     def silent(self) -> None:
         """Count a member's connection that is closed because nothing came."""
         self._metrics.count(SILENT)
+
+    def junk(self) -> None:
+        """Count a member's connection that is closed because it brings junk."""
+        self._metrics.count(JUNK)
 
     # ---- accepting
 
@@ -168,34 +199,38 @@ class WebSockets:
             certificate: A PEM file with key and certificate, made when it does not exist. It proves nothing.
 
         Returns:
-            False when the port cannot be had; UDP goes on without tunnels.
+            False when the port or the file cannot be had; UDP goes on without tunnels.
         """
         if not self._knocks.listen(addr):
             return False
-        if self._context is None:
-            self._context = _server_context(certificate)
+        from meshnode.runtime.tunnel_tls import server_context  # few nodes have tunnels
+
+        try:
+            self._context = self._context or server_context(certificate)
+        except OSError as error:
+            log.warning("no WebSocket tunnel: %s: %s", certificate, refusal(error, certificate)[0])
+            self._knocks.stop()
+            return False
         return True
 
     def stop_listening(self) -> None:
         """Accept no more."""
         self._knocks.stop()
 
-    def _verify(self, name: str) -> NodeId | None:
+    def _verify(self, name: str, source: Addr) -> NodeId | None:
         token = knock_of(name)
         try:
-            return self._check(token, PURPOSE) if token is not None else None
+            return self._check(token, PURPOSE, source) if token is not None else None
         except InvalidId:
             return None
 
-    def _on_member(self, sock: socket.socket, member: NodeId, network: bytes) -> None:
+    def _on_member(self, sock: socket.socket, member: NodeId, source: Addr) -> None:
         """A TCP connection has shown a valid knock: it is in the tables from here until it is closed."""
         self._count += 1
-        incoming = _Incoming(self, ViaTunnel("", member.short, self._count), member)
-        of_member = self._members.setdefault(member, OrderedDict())
-        of_member[incoming] = None
-        if len(of_member) > MAX_TUNNELS_PER_MEMBER:
-            next(iter(of_member)).close()
-        pushed_out = self._clients.add(incoming, network)
+        incoming = _Incoming(self, ViaTunnel("", source.host, self._count), member)
+        oldest, pushed_out = self._places.add(incoming, member, source.host)
+        if oldest is not None:
+            oldest.close()
         if pushed_out is not None:
             self._metrics.count(CLIENTS_FULL)
             pushed_out.close()
@@ -224,12 +259,7 @@ class WebSockets:
     def left(self, incoming: _Incoming) -> None:
         """Forget a member's connection that is closed, in whatever stage it was."""
         self._incoming.pop(incoming.path, None)
-        self._clients.discard(incoming)
-        of_member = self._members.get(incoming.member)
-        if of_member is not None:
-            of_member.pop(incoming, None)
-            if not of_member:
-                del self._members[incoming.member]
+        self._places.discard(incoming, incoming.member)
 
 
 class _Outgoing:
@@ -239,17 +269,21 @@ class _Outgoing:
         self._tunnels = tunnels
         self._path = path
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(MAX_TUNNEL_BACKLOG)
-        self._task_running = False
+        self.is_running = False
         self._retry_at = 0.0
         self._used_at = 0.0
         self._loop = asyncio.get_running_loop()
 
     def send(self, datagrams: list[bytes]) -> None:
         self._used_at = self._loop.time()
-        if not self._task_running:
+        if not self.is_running:
             if self._loop.time() < self._retry_at:
                 return
-            self._task_running = True
+            if not self._tunnels.may_dial(self._path):
+                self._tunnels.unearned(len(datagrams))
+                self._retry_at = self._loop.time() + TUNNEL_RETRY_S
+                return
+            self.is_running = True
             self._tunnels.spawn(self._run())
         for datagram in datagrams:
             try:
@@ -261,16 +295,21 @@ class _Outgoing:
         from websockets.asyncio.client import connect
         from websockets.exceptions import WebSocketException
 
+        from meshnode.runtime.tunnel_client import TunnelConnection
+        from meshnode.runtime.tunnel_tls import client_context
+
         peer, host, port = self._path
         try:
             name = self._tunnels.open_name(peer)
             bracketed = f"[{host}]" if ":" in host else host
             async with connect(
                 f"wss://{bracketed}:{port}/",
-                ssl=_client_context(),
+                sock=await _connected(host, port),
+                ssl=client_context(),
                 server_hostname=name,
                 compression=None,
                 max_size=MAX_DATAGRAM,
+                create_connection=TunnelConnection,
                 open_timeout=TUNNEL_KNOCK_S,
                 close_timeout=0.5,
                 ping_interval=None,  # the path's own probes tell whether it lives
@@ -290,7 +329,7 @@ class _Outgoing:
             self._tunnels.opened(failed=True)
             log.debug("tunnel %s: %s", self._path, error)
         finally:
-            self._task_running = False
+            self.is_running = False
             self._retry_at = self._loop.time() + TUNNEL_RETRY_S
             while not self._queue.empty():
                 self._queue.get_nowait()
@@ -321,6 +360,7 @@ class _Incoming(asyncio.Protocol):
         self._websocket: ServerProtocol = ServerProtocol(max_size=MAX_DATAGRAM)
         self._open_state = State.OPEN
         self._heard_at = 0.0
+        self._empty = TokenBucket(TUNNEL_EMPTY_PER_S, TUNNEL_EMPTY_BURST, tunnels.loop.time())
         self._watch: asyncio.TimerHandle | None = None
 
     @property
@@ -329,8 +369,7 @@ class _Incoming(asyncio.Protocol):
         return self._transport is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its class
         self._watch = self._tunnels.loop.call_later(TUNNEL_KNOCK_S, self._expect_websocket)
 
     def _expect_websocket(self) -> None:
@@ -350,20 +389,36 @@ class _Incoming(asyncio.Protocol):
             self._watch = self._tunnels.loop.call_later(left, self._expect_datagram)
 
     def data_received(self, data: bytes) -> None:
+        for start in range(0, len(data), SLICE):  # frames without a datagram cost 15 us each, and 6 bytes
+            if self._transport is None or not self._take(data[start : start + SLICE]):
+                return
+        self._flush()
+
+    def _take(self, data: bytes) -> bool:
+        """Parse some bytes and deliver the datagrams in them; False when the connection was closed for them."""
         from websockets.frames import Frame, Opcode
         from websockets.http11 import Request
 
-        websocket = self._websocket
+        websocket, now = self._websocket, self._tunnels.loop.time()
         websocket.receive_data(data)
         for event in websocket.events_received():
             if isinstance(event, Request):
                 websocket.send_response(websocket.accept(event))
-                self._heard_at = self._tunnels.loop.time()
+                self._heard_at = now
                 self._tunnels.joined(self)
-            elif isinstance(event, Frame) and event.opcode is Opcode.BINARY and event.fin:
-                self._heard_at = self._tunnels.loop.time()
+            elif isinstance(event, Frame) and event.opcode is Opcode.BINARY and event.fin and event.data:
+                self._heard_at = now
                 self._tunnels.deliver(bytes(event.data), self.path)
-        self._flush()
+                if self.path in self._tunnels.refused:
+                    return self._end()
+            elif not self._empty.take(1, now):
+                return self._end()
+        return True
+
+    def _end(self) -> bool:
+        self._tunnels.junk()
+        self.close()
+        return False
 
     def eof_received(self) -> None:
         self._websocket.receive_eof()
@@ -405,45 +460,11 @@ class _Incoming(asyncio.Protocol):
             self._transport.close()
 
 
-def _client_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # the relay proves its key inside
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
+async def _connected(host: str, port: int) -> socket.socket | None:
+    """Connect to a relay; None where the environment names proxies, which the WebSocket library goes through."""
+    from urllib.request import getproxies
 
-
-def _server_context(path: Path) -> ssl.SSLContext:
-    if not path.exists():
-        write_atomic(path, _self_signed())
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.num_tickets = 0
-    context.load_cert_chain(path)
-    return context
-
-
-def _self_signed() -> bytes:
-    """Return a key and a certificate in PEM that prove nothing: the node's own key is proven inside."""
-    import datetime
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime.datetime(2020, 1, 1))
-        .not_valid_after(datetime.datetime(2120, 1, 1))
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return private + certificate.public_bytes(Encoding.PEM)
+    if getproxies():
+        return None
+    async with asyncio.timeout(TUNNEL_KNOCK_S):
+        return await connect_tcp(host, port)

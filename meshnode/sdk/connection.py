@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
-from meshnode.errors import ConfigError, MeshError, StreamLimitError
+from meshnode.errors import DatagramsUnsupported, MeshError, StreamLimitError
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import Connection as Link
 from meshnode.quic.connection import State
 from meshnode.quic.hello import CloseCode
+from meshnode.quic.preface import FLOW, Purpose
 from meshnode.quic.stream import Stream
-from meshnode.sdk.streams import MeshReader, MeshWriter, accepted, wrap
+from meshnode.runtime.runtime import Runtime
+from meshnode.sdk.arguments import flow_of, service_of
+from meshnode.sdk.datagrams import Datagrams
+from meshnode.sdk.streams import MeshStream, wrap
+from meshnode.sdk.transport import Signal, accepted
 
 GRANT_S = 10.0  # how long a stream over the peer's limit waits until others have ended
 
@@ -21,13 +26,24 @@ class Connection:
     It survives every move of both nodes. Two nodes share one connection, however many objects like this there are.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, runtime: Runtime) -> None:
         self._link = link
+        self._runtime = runtime
 
     @property
     def peer(self) -> NodeId:
         """The peer's id, which it has proven to hold the key of."""
         return self._link.peer
+
+    @property
+    def peer_roles(self) -> frozenset[str]:
+        """The peer's roles, as its grants give them; empty where the mesh has no authority, and once it is over."""
+        return self._runtime.roles_of(self._link.peer)
+
+    @property
+    def key_exchange(self) -> str:
+        """The group of TLS's key exchange: X25519MLKEM768, the hybrid with ML-KEM-768, or X25519."""
+        return self._link.handshake.group
 
     @property
     def is_open(self) -> bool:
@@ -39,10 +55,16 @@ class Connection:
         """Why it is over; None while it is open, or when it was closed in the ordinary way."""
         return self._link.error
 
-    async def open(self, service: str) -> tuple[MeshReader, MeshWriter]:
+    async def open(self, service: str) -> MeshStream:
         """Open a stream to a service of the peer, and wait until the peer accepts it.
 
         Unlike ``node.open``, it does not connect again when the peer has restarted.
+
+        Args:
+            service: The service's name there.
+
+        Returns:
+            A reader and a writer with asyncio's semantics.
 
         Raises:
             ServiceNotFound: The peer has no such service.
@@ -52,20 +74,64 @@ class Connection:
             ConnectionLost, PeerRestarted: The connection is over.
             ConfigError: The service's name is empty or longer than 255 bytes.
         """
+        stream = await _granted(self._link, service_of(service))
+        opened = wrap(stream, self._link)
+        await self._accepted(stream, opened.writer._transport.signal)
+        return opened
+
+    async def datagrams(self, service: str) -> Datagrams:
+        """Open a flow of datagrams to a service of the peer, and wait until the peer accepts it.
+
+        Unlike ``node.datagrams``, it does not connect again when the peer has restarted.
+
+        Args:
+            service: The service's name there.
+
+        Returns:
+            The flow.
+
+        Raises:
+            DatagramsUnsupported: The peer runs a version of meshnode without datagrams.
+            ServiceNotFound: The peer has no service of that name that takes datagrams.
+            ConfigError: The service's name is empty or longer than 249 bytes.
+            And as ``open``.
+        """
+        link = self._link
+        named = FLOW + flow_of(service)
+        if link.state is State.READY and not link.engine.datagrams.supported:
+            raise DatagramsUnsupported(
+                f"{link.peer.short} runs a version of meshnode without datagrams", hint="update it, or open a stream"
+            )
+        stream = await _granted(link, named)
+        flow = link.streams.flows.open(stream.id)
+        if flow is None:
+            stream.reset()
+            raise StreamLimitError("too many flows of datagrams are open to this peer", hint="close some")
+        opened = Datagrams(stream, flow, link)
+        await self._accepted(stream, opened._signal)
+        return opened
+
+    async def _accepted(self, stream: Stream, signal: Signal) -> None:
+        """Wait until the peer has accepted a stream, and note the outcome; raises why not."""
         try:
-            stream = await _granted(self._link, service)
-        except ValueError as error:
-            raise ConfigError(str(error), hint="`meshnode services` lists names") from error
-        reader, writer = wrap(stream, self._link.peer)
-        try:
-            await accepted(stream, reader)
+            await accepted(stream, signal)
         except asyncio.CancelledError:
             stream.reset()
             raise
-        return reader, writer
+        except MeshError as error:
+            self._note(stream, error)
+            raise
+        self._note(stream, None)
+
+    def _note(self, stream: Stream, error: MeshError | None) -> None:
+        if stream.purpose is not Purpose.ASK:
+            self._runtime.audit.on_used(self._link, stream, error)
 
     def close(self) -> None:
-        """Close the connection, and with it every stream that this node has to the peer."""
+        """Close the connection, and with it every stream that this node has to the peer.
+
+        They end with ConnectionLost at both ends. Safe to call twice.
+        """
         self._link.close(CloseCode.NORMAL, "closed by the application")
 
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
+from meshnode.base.log_lines import Logger, LogRate, rated_logger
 from meshnode.base.metrics import Metrics
 from meshnode.base.path import Path
-from meshnode.directory.names import NameConflict
-from meshnode.directory.services import ServiceChanged
-from meshnode.gossip.effects import MemberChanged
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import Connection as Link
 
-log = logging.getLogger("meshnode.names")
+if TYPE_CHECKING:
+    from meshnode.directory.names import NameConflict
+    from meshnode.directory.providers import ProviderConflict
+    from meshnode.directory.services import ServiceChanged
+    from meshnode.gossip.effects import MemberChanged
+
+log = rated_logger("meshnode.names")
 
 MAX_EVENTS = 256  # a slow reader of events() loses its oldest
 
@@ -39,7 +43,9 @@ class EventKind(StrEnum):
     SERVICE_DOWN = "service_down"
     """``peer`` offers ``service`` no more."""
     NAME_CONFLICT = "name_conflict"
-    """``peer`` claims a name that means another node here; ``detail`` says which one keeps it."""
+    """``peer`` claims a name that another node had first; ``detail`` says what it means here."""
+    PROVIDER_CONFLICT = "provider_conflict"
+    """``peer`` offers ``service`` too, which means another node here; ``detail`` says which one keeps it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ class Event:
         kind: What happened; decides what ``detail`` says.
         peer: The node that it happened to; for name conflicts the one that claims the name too.
         detail: More, for people and logs; see ``EventKind``.
-        service: The service's name, for the three kinds about services; else empty.
+        service: The service's name, for the four kinds about services; else empty.
     """
 
     kind: EventKind
@@ -65,6 +71,11 @@ class EventStreams:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._queues: list[asyncio.Queue[Event | None]] = []  # None ends them
+        self._log: Logger = log
+
+    def begin(self, rate: LogRate) -> None:
+        """Log by the node's rate from now on."""
+        self._log = rate.of_node(log)
 
     def on_connection(self, link: Link, up: bool) -> None:
         """A connection came or went."""
@@ -85,11 +96,27 @@ class EventStreams:
         """The mesh believes something else of a member."""
         self._emit(Event(EventKind.MEMBER, change.peer, change.status.value))
 
-    def on_conflict(self, effect: NameConflict) -> None:
-        """A name that is used here is claimed by another node."""
+    def on_conflict(self, effect: NameConflict | ProviderConflict) -> None:
+        """A name or a service that is used here is another node's too."""
+        from meshnode.directory.providers import ProviderConflict  # not there in a function, which has no gossip
+
         holder, rival = effect.holder.short, effect.rival.short
-        log.warning("the name %s is claimed by %s too; it stays with %s here", effect.name, rival, holder)
-        self._emit(Event(EventKind.NAME_CONFLICT, effect.rival, f"{effect.name} stays with {effect.holder}"))
+        if isinstance(effect, ProviderConflict):
+            name, detail = effect.service, f"{effect.service} stays with {effect.holder}"
+            self._log.warning(
+                "the service %s is offered by %s too; by its name alone it is %s's here", name, rival, holder
+            )
+            self._emit(Event(EventKind.PROVIDER_CONFLICT, effect.rival, detail, name))
+            return
+        if effect.is_pinned:
+            self._log.warning("the name %s is claimed by %s too; it stays with %s here", effect.name, rival, holder)
+            detail = f"{effect.name} stays with {effect.holder}"
+        else:
+            self._log.warning(
+                "the name %s is claimed by %s and %s: use an id until one gives up", effect.name, holder, rival
+            )
+            detail = f"{effect.name} is claimed by {effect.holder} too, and means neither"
+        self._emit(Event(EventKind.NAME_CONFLICT, effect.rival, detail))
 
     def end(self) -> None:
         """End every iteration, once it has read what is queued."""

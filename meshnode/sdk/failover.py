@@ -1,52 +1,58 @@
 """Opening streams by service name: choice of the instance, hedging, and failover when an instance falls silent.
 
-``Failover.open`` tries the instances that the directory chooses, one after another as soon as one refuses or fails, and
-the next one in parallel when one hesitates: the first to accept serves. A stream that was opened by a service's name
-alone ends with ConnectionLost when its instance falls silent while another one answers, so that its user can open
-another at once; a stream to a node (by id or name) is never ended so, for that node may be moving.
+``Failover.open`` tries the instances that the directory chooses of those that are trusted, one after another as soon as
+one refuses or fails, and the next one in parallel when one hesitates: the first to accept serves. A stream that was
+opened so ends with ConnectionLost when its instance falls silent while another trusted one answers, so that its user
+can open another at once; a stream to a node (by id or name) is never ended so, for that node may be moving. Where no
+node is named as trusted, a service is the single node that offered it when it was first used (``Providers``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from meshnode.base.metrics import describe
-from meshnode.directory.announcement import Instance
-from meshnode.directory.services import ServiceChanged
 from meshnode.errors import (
     ConnectionLost,
     InvalidId,
     MeshError,
+    NameChanged,
+    NodeClosed,
     NotFound,
     PeerRestarted,
+    PeerSilent,
     PolicyDenied,
     ServiceNotFound,
     ServiceUnavailable,
 )
-from meshnode.gossip.effects import MemberChanged, Status
 from meshnode.identity.node_id import ID_FORM, NodeId, id_or_label, quoted
-from meshnode.quic.stream import Stream
+from meshnode.quic.connection import Connection as Link
 from meshnode.runtime.runtime import Runtime
 from meshnode.sdk.connection import Connection
-from meshnode.sdk.streams import MeshReader, MeshWriter
+from meshnode.sdk.datagrams import Datagrams
+from meshnode.sdk.rivals import Rivals, Trust, Use
+from meshnode.sdk.streams import MeshStream
 
-log = logging.getLogger("meshnode.calls")
+if TYPE_CHECKING:
+    from meshnode.directory.announcement import Instance
+    from meshnode.directory.services import ServiceChanged
+    from meshnode.gossip.effects import MemberChanged
+    from meshnode.runtime.waking import Waker
 
-Opened = tuple[MeshReader, MeshWriter]
+T = TypeVar("T")
+Opened = MeshStream
 Attempts = dict[asyncio.Task[Opened], NodeId]
+
+ANY = "any"
 
 FIND_YOUNG_S, FIND_S = 4.0, 0.6  # how long to wait for an unknown name: a young node has much to hear yet
 YOUNG_S = 15.0
+SETTLE_S = 0.3  # a young node waits so long for a second provider before it takes the first one for the only one
 OPEN_S = 10.0
 HEDGE_S, MAX_HEDGE_S = 0.1, 0.4  # an instance that hesitates for 3 round trips (within these) gets company
 DIAL_HEDGE_S = 0.3  # the same where there is no connection yet
-CUT_S = 0.12  # a silence is noticed after 80 ms and 1.25 round trips; so much later its streams are given up
-CUT_RTTS = 1.5
-AGAIN_S, MAX_AGAIN_S = 0.05, 1.0  # between looks whether another instance answers by now
-PROOF_S = 1.0  # an instance that answered within this time is alive
-
-FAILOVERS = describe("service_failovers", "streams ended because their instance fell silent and another one answered")
 HEDGES = describe("service_hedges", "times that a second instance was tried because the first one hesitated")
 
 
@@ -58,17 +64,20 @@ class Failover:
         self._registry = runtime.stack.registry
         self._loop = asyncio.get_running_loop()
         self._born = self._loop.time()
-        self._streams: dict[NodeId, dict[Stream, str]] = {}
-        self._proven: dict[NodeId, float] = {}
-        self._warming: dict[NodeId, None] = {}
+        self._waker = _make_waker(runtime) if runtime.config.wake_allow else None
         self._waiters: dict[asyncio.Future[None], None] = {}
+        self._rivals: Rivals | None = None
         if self._registry is not None:
-            self._registry.on_peer_silent = self._on_silent
+            self._rivals = Rivals(runtime, self._registry)
+            self._registry.on_peer_silent = self._rivals.on_silent
 
     # ---- names
 
     async def id_of(self, peer: NodeId | str) -> NodeId:
-        """Return the id of an id, ``ID.mesh``, or a node's name. Raises InvalidId, NotFound, NameChanged."""
+        """Return the id of an id, ``ID.mesh``, or a node's name.
+
+        Raises InvalidId, NotFound, NameChanged, NameDisputed.
+        """
         if isinstance(peer, NodeId):
             return peer
         label = id_or_label(peer)
@@ -80,7 +89,7 @@ class Failover:
         while True:
             try:
                 return registry.names.resolve(label, self._runtime.clock.wall())
-            except NotFound:
+            except (NotFound, NameChanged):  # the pin may be known before the claims are
                 if not await self._news(deadline):
                     raise
             finally:
@@ -108,6 +117,13 @@ class Failover:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def close(self) -> None:
+        """End the waits for news: the node was closed."""
+        waiters, self._waiters = self._waiters, {}
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(NodeClosed("the node was closed meanwhile"))
+
     def _deadline(self) -> float:
         now = self._loop.time()
         return now + (FIND_YOUNG_S if now - self._born < YOUNG_S else FIND_S)
@@ -127,31 +143,38 @@ class Failover:
 
     # ---- opening
 
-    async def open(self, name: str, *, sticky: bool = False) -> Opened:
-        """Open a stream to any instance of a service. Raises NotFound, or what the last instance answered."""
+    async def open(self, name: str, *, trusted: tuple[NodeId | str, ...] = (), sticky: bool = False) -> Opened:
+        """Open a stream to an instance of a service on one of the ``trusted`` nodes, or any with ``ANY`` among them.
+
+        With none it is the node that the service means here, which the first use pins. Raises NotFound, NameDisputed,
+        NameChanged, or what the last instance answered.
+        """
         registry = self._registry
         if registry is None:
             raise NotFound("services are found by gossip, which is off here", hint="name the node too: open(id, name)")
+        find_by, give_up = self._deadline(), self._loop.time() + OPEN_S
+        use = name, await self._trust(name, trusted, find_by)
         attempts: Attempts = {}
         tried: dict[NodeId, None] = {}
-        find_by, give_up = self._deadline(), self._loop.time() + OPEN_S
         error: MeshError | None = None
         try:
             while True:
-                chosen = registry.choose(name, self._loop.time(), sticky=sticky)
-                fresh = [instance for instance in chosen if instance.node not in tried]
+                fresh = [i for i in self._chosen(use, sticky=sticky) if i.node not in tried]
                 if fresh:
                     tried[fresh[0].node] = None
                     if attempts:
                         self._runtime.metrics.count(HEDGES)
                     attempts[self._loop.create_task(self.open_at(fresh[0].node, name))] = fresh[0].node
                 elif not attempts:
-                    await self._wait_for_another(name, find_by, error)
+                    await self._wait_for_another(name, find_by, error, bool(trusted) and use[1] is not None)
                     continue
                 wait = self._hedge_after(fresh[0]) if len(fresh) > 1 else give_up - self._loop.time()
                 done, _ = await asyncio.wait(attempts, timeout=max(0.0, wait), return_when=asyncio.FIRST_COMPLETED)
-                outcome = self._first_opened(done, attempts, name)
+                outcome = self._first_opened(done, attempts, use)
                 if isinstance(outcome, tuple):
+                    if not trusted:
+                        registry.providers.pin(name, outcome[1].peer)
+                        registry.drain(self._loop.time())
                     return outcome
                 error = outcome or error
                 if not done and self._loop.time() >= give_up:
@@ -160,23 +183,56 @@ class Failover:
             for task in attempts:
                 task.cancel()
 
-    async def _wait_for_another(self, name: str, find_by: float, error: MeshError | None) -> None:
+    async def _trust(self, name: str, trusted: tuple[NodeId | str, ...], find_by: float) -> Trust:
+        if ANY in trusted:
+            return None
+        if trusted:
+            return frozenset([await self.id_of(peer) for peer in trusted])
+        return frozenset([await self._provider(name, find_by)])
+
+    async def _provider(self, name: str, find_by: float) -> NodeId:
+        """Return the node that a service means here; waits a moment while there is none."""
+        registry = self._registry
+        assert registry is not None
+        settled = registry.providers.pinned(name) is not None or self._loop.time() - self._born >= YOUNG_S
+        while True:
+            try:
+                found = registry.provider(name, self._loop.time())
+            except NameChanged:  # the pinned one may be heard of yet
+                if not await self._news(find_by):
+                    raise
+                continue
+            if found is None:
+                await self._wait_for_another(name, find_by, None, False)
+            elif settled:
+                return found
+            else:
+                await asyncio.sleep(SETTLE_S)
+                settled = True
+
+    def _chosen(self, use: Use, *, sticky: bool = False) -> list[Instance]:
+        """Return the instances that may serve, in the order in which to try them."""
+        assert self._registry is not None
+        name, trust = use
+        return self._registry.choose(name, self._loop.time(), sticky=sticky, only=trust)
+
+    async def _wait_for_another(self, name: str, find_by: float, error: MeshError | None, trusted: bool) -> None:
         """Every known instance has failed, or there is none: wait for news, else raise what the last one answered."""
         if error is not None:
             raise error
         if not await self._news(find_by):
-            raise NotFound(f"no other node offers {name!r}", hint="`meshnode services` lists what is; is it exposed?")
+            those = "none of the nodes that are trusted for it" if trusted else "no other node"
+            raise NotFound(f"{those} offers {name!r}", hint="`meshnode services` lists what is; is it exposed?")
 
-    def _first_opened(
-        self, done: set[asyncio.Task[Opened]], attempts: Attempts, name: str
-    ) -> Opened | MeshError | None:
+    def _first_opened(self, done: set[asyncio.Task[Opened]], attempts: Attempts, use: Use) -> Opened | MeshError | None:
         """Take the first of these attempts that was accepted; of others the error. A second acceptance is reset."""
+        assert self._rivals is not None
         error: MeshError | None = None
         for task in done:
             peer = attempts.pop(task)
-            found = self._outcome(task, peer, name)
+            found = self._outcome(task, peer, use[0])
             if not isinstance(found, MeshError):
-                self._note(peer, name, found[1])
+                self._rivals.note(peer, use, found[1]._stream)
                 for late in done:  # it accepted too, and is not needed
                     if late in attempts and late.exception() is None:
                         late.result()[1].reset()
@@ -190,16 +246,43 @@ class Failover:
         return min(MAX_HEDGE_S, max(HEDGE_S, 3 * instance.rtt))
 
     async def open_at(self, peer: NodeId | str, name: str) -> Opened:
-        """Open a stream to the service of one node; once more when it turns out to have restarted meanwhile."""
+        """Open a stream to the service of one node.
+
+        Once more when it turns out that the peer has restarted or connected again, or that an end slept for longer than
+        the idle timeout.
+        """
+        return await self._begin(peer, lambda connection: connection.open(name))
+
+    async def flow_at(self, peer: NodeId | str, name: str) -> Datagrams:
+        """Open a flow of datagrams to the service of one node, as ``open_at`` does a stream."""
+        return await self._begin(peer, lambda connection: connection.datagrams(name))
+
+    async def _begin(self, peer: NodeId | str, begin: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
         id = await self.id_of(peer)
+        link = await self.connect(id)
         try:
-            return await Connection(await self._runtime.connect(id)).open(name)
-        except PeerRestarted:  # the caller has sent nothing yet, so nothing can happen twice
-            return await Connection(await self._runtime.connect(id)).open(name)
+            return await self._open(link, begin)
+        except ConnectionLost as error:  # the caller has sent nothing yet, so nothing can happen twice
+            is_replaced = link.error is not None and self._runtime.stack.context.peers.connection(id) is not None
+            if not is_replaced and not isinstance(error, PeerRestarted | PeerSilent):
+                raise
+            return await self._open(await self.connect(id), begin)
+
+    async def _open(self, link: Link, begin: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
+        opening = begin(Connection(link, self._runtime))
+        return await (opening if self._waker is None else self._waker.opened(link, opening))
+
+    async def connect(self, peer: NodeId) -> Link:
+        """Return a connection to a node, the live one if there is one; a node that sleeps is woken where allowed.
+
+        Raises as ``Runtime.connect``.
+        """
+        return await (self._runtime.connect(peer) if self._waker is None else self._waker.connect(peer))
 
     def _outcome(self, task: asyncio.Task[Opened], peer: NodeId, name: str) -> Opened | MeshError:
         """Return the outcome of an attempt, and tell it to the directory."""
         assert self._registry is not None
+        assert self._rivals is not None
         experience, now = self._registry.directory.experience, self._loop.time()
         try:
             opened = task.result()
@@ -216,101 +299,33 @@ class Failover:
             experience.on_failed(peer, now)
             return error
         experience.on_opened(peer, name)
-        self._proven[peer] = now
+        self._rivals.on_answer(peer)
         return opened
 
-    # ---- when an instance dies
-
-    def _note(self, peer: NodeId, name: str, writer: MeshWriter) -> None:
-        streams = self._streams.setdefault(peer, {})
-        for old in [s for s in streams if s.over]:
-            del streams[old]
-        streams[writer._stream] = name
-
-    def _on_silent(self, peer: NodeId) -> None:
-        """Handle a silence: something expected of ``peer`` does not come. Prove other instances, then decide."""
-        names = self._names_of(peer)
-        if not names or self._registry is None:
-            return
-        rtt = self._registry.rtt(peer) or 0.0
-        began = self._loop.time()
-        for name in names:
-            self._warm(name, peer)
-        self._loop.call_later(CUT_S + CUT_RTTS * min(rtt, 0.5), self._decide, peer, began, AGAIN_S)
+    # ---- what the mesh believes
 
     def on_service(self, effect: ServiceChanged) -> None:
         """An instance of a service came, changed or went."""
-        if effect.change == "down":
-            self._on_gone(effect.instance.node)
+        if effect.change == "down" and self._rivals is not None:
+            self._rivals.on_gone(effect.instance.node)
         self.on_news()
 
     def on_member(self, change: MemberChanged) -> None:
         """The mesh believes something else of a member."""
-        if change.status in (Status.GONE, Status.LEFT):
-            self._on_gone(change.peer)
+        from meshnode.gossip.effects import Status  # loaded already: gossip calls this
 
-    def _on_gone(self, peer: NodeId) -> None:
-        """The mesh believes that ``peer`` is gone, or its service was withdrawn as failed."""
-        for name in self._names_of(peer):
-            self._warm(name, peer)
-        self._decide(peer, self._loop.time() - PROOF_S, AGAIN_S)
+        if change.status in (Status.GONE, Status.LEFT) and self._rivals is not None:
+            self._rivals.on_gone(change.peer)
 
-    def _names_of(self, peer: NodeId) -> list[str]:
-        streams = self._streams.get(peer)
-        if streams is None:
-            return []
-        for old in [s for s in streams if s.over]:
-            del streams[old]
-        if not streams:
-            del self._streams[peer]
-        return list(dict.fromkeys(streams.values()))
 
-    def _decide(self, peer: NodeId, began: float, again: float) -> None:
-        """End the streams to a silent peer for whose service another instance answers; else look again later."""
-        assert self._registry is not None
-        names = self._names_of(peer)
-        if not names or self._runtime.is_closed or not self._registry.directory.experience.is_silent(peer):
-            return
-        waiting = False
-        for name in names:
-            rivals = [i.node for i in self._registry.choose(name, self._loop.time()) if i.node != peer]
-            if any(self._proven.get(rival, 0.0) >= began for rival in rivals):
-                self._cut(peer, name)
-            elif rivals:
-                waiting = True
-                self._warm(name, peer)
-        if waiting:
-            self._loop.call_later(again, self._decide, peer, began, min(MAX_AGAIN_S, again * 1.5))
+def _make_waker(runtime: Runtime) -> Waker:
+    from meshnode.runtime.waking import Permission, Sleepers, Waker  # h11, for few nodes
 
-    def _cut(self, peer: NodeId, name: str) -> None:
-        assert self._registry is not None
-        self._registry.directory.experience.on_failed(peer, self._loop.time())
-        for stream, opened in list(self._streams.get(peer, {}).items()):
-            if opened == name:
-                self._runtime.metrics.count(FAILOVERS)
-                del self._streams[peer][stream]
-                stream.error = ConnectionLost(
-                    f"{name} at {peer.short} fell silent, and another instance answers", hint="open it again"
-                )
-                stream.reset()
+    stack = runtime.stack
 
-    def _warm(self, name: str, silent: NodeId) -> None:
-        """Have a connection to the next instance before it is needed, and proof that it lives."""
-        assert self._registry is not None
-        for instance in self._registry.choose(name, self._loop.time())[:3]:
-            rival = instance.node
-            if rival == silent or instance.state not in ("up", "suspect") or rival in self._warming:
-                continue
-            self._warming[rival] = None
-            self._runtime.tasks.spawn(self._prove(rival))
-            return
+    def offer(encoded: bytes) -> None:
+        stack.resolution.offer(encoded, "wake", runtime.clock.monotonic())
+        runtime.driver.on_dirty()
 
-    async def _prove(self, rival: NodeId) -> None:
-        try:
-            outcome = await self._runtime.ping(rival, PROOF_S)
-            if outcome.rtt is not None:
-                self._proven[rival] = self._loop.time()
-        except MeshError as error:
-            log.debug("another instance, %s, does not answer either: %s", rival.short, error)
-        finally:
-            self._warming.pop(rival, None)
+    sleepers = Sleepers(runtime.connect, stack.resolution.cached, lambda: stack.record, offer)
+    return Waker(Permission(runtime.config.wake_allow), sleepers, runtime.tasks.spawn, runtime.metrics)

@@ -8,64 +8,33 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from meshnode.base.address import Addr
 from meshnode.base.limits import TOPIC_QUEUE
 from meshnode.base.metrics import Metrics
 from meshnode.config import Config
-from meshnode.directory.announcement import Instance
-from meshnode.directory.services import ServiceChanged
 from meshnode.discovery.resolver import Resolved
-from meshnode.errors import ConfigError, MeshError, NodeClosed, NotRunning
-from meshnode.gossip.effects import MemberChanged
+from meshnode.errors import ConfigError, MeshError, NotRunning
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
 from meshnode.runtime.runtime import Runtime
 from meshnode.runtime.status import describe_node, describe_peers
+from meshnode.sdk.arguments import peer_of, seconds, service_of, trusted_of, wrong
 from meshnode.sdk.connection import Connection
 from meshnode.sdk.events import Event, EventStreams
-from meshnode.sdk.failover import Failover
+from meshnode.sdk.life import START, Life
+from meshnode.sdk.primitives import Primitives
 from meshnode.sdk.service import LIMIT, Handler, Service, ServiceTable
-from meshnode.sdk.streams import MeshReader, MeshWriter
-from meshnode.sdk.topic import Topic, TopicBook
+from meshnode.sdk.streams import MeshStream
+from meshnode.sdk.topic import Topic
 from meshnode.stack.probe import Pinged
-from meshnode.stack.stack import Stack
 
-START = "async with Node(config) as node, or await node.start()"
-
-
-class _Running:
-    """What a node has between its start and its end."""
-
-    def __init__(self, config: Config, metrics: Metrics, services: ServiceTable, events: EventStreams) -> None:
-        self.runtime = Runtime(
-            config,
-            metrics,
-            on_stream=services.on_stream,
-            on_connection=events.on_connection,
-            on_path=events.on_path,
-        )
-        self.failover = Failover(self.runtime)
-        self.topics = TopicBook(self.runtime)
-        self._events = events
-        registry = self.runtime.stack.registry
-        if registry is not None:
-            registry.on_service = self._on_service
-            registry.on_member = self._on_member
-            registry.on_conflict = events.on_conflict
-            registry.on_name = self.failover.on_news
-
-    def _on_service(self, effect: ServiceChanged) -> None:
-        self._events.on_service(effect)
-        self.failover.on_service(effect)
-
-    def _on_member(self, change: MemberChanged) -> None:
-        self._events.on_member(change)
-        self.failover.on_member(change)
+if TYPE_CHECKING:
+    from meshnode.directory.announcement import Instance
 
 
-class Node:
+class Node(Primitives):
     """One node of a mesh.
 
     A node has a home (a directory with its key and state), one UDP port, and any number of services, streams and
@@ -85,19 +54,13 @@ class Node:
     """
 
     def __init__(self, config: Config) -> None:
+        if not isinstance(config, Config):
+            raise wrong("config", "a meshnode.Config", config)
+        metrics = Metrics()
         self._config = config
-        self._metrics = Metrics()
-        self._services = ServiceTable(self._metrics)
-        self._events = EventStreams(self._metrics)
-        self._started: _Running | None = None
-        self._closed = False
-
-    def _running(self) -> _Running:
-        if self._closed:
-            raise NodeClosed("the node was closed")
-        if self._started is None:
-            raise NotRunning("the node was not started", hint=START)
-        return self._started
+        self._services = ServiceTable(metrics)
+        self._events = EventStreams(metrics)
+        self._life = Life(config, metrics, self._services, self._events)
 
     # ---- life
 
@@ -120,35 +83,20 @@ class Node:
             AddressInUse: The listen address is taken.
             NodeClosed: The node was closed; make a new one.
         """
-        if self._closed:
-            raise NodeClosed("the node was closed")
-        running = _Running(self._config, self._metrics, self._services, self._events)
-        self._started = running
-        try:
-            self._services.begin(running.runtime)
-        except BaseException:
-            await self.close()
-            raise
+        await self._life.start()
 
     async def close(self) -> None:
         """Say goodbye to every peer, end all tasks and streams, and write what must last.
 
-        Waits at most 0.5 s for a router to take its port mapping back. Safe to call twice. ``async with`` calls it.
+        Waits at most 0.5 s for a router to take its port mapping back. ``async with`` calls it. It may be called again
+        and cancelled: the home, the ports and the streams are free then too.
         """
-        running = self._started
-        if self._closed or running is None:
-            self._closed = True
-            return
-        self._closed = True
-        running.topics.close()
-        running.runtime.stop()
-        self._events.end()
-        await running.runtime.wait_closed()
+        await self._life.close()
 
     @property
     def is_closed(self) -> bool:
         """True once ``close`` was called."""
-        return self._closed
+        return self._life.is_closed
 
     # ---- what it is
 
@@ -164,7 +112,7 @@ class Node:
         Raises:
             NotRunning: The node was not started, so no key is loaded yet.
         """
-        return self._stack.id
+        return runtime_of(self).stack.id
 
     @property
     def address(self) -> str:
@@ -173,7 +121,17 @@ class Node:
         Raises:
             NotRunning: As ``id``.
         """
-        return str(self._stack.id.overlay)
+        return str(runtime_of(self).stack.id.overlay)
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """This node's own roles, as its grants give them; empty where the mesh has no authority.
+
+        Raises:
+            NotRunning: The node was not started; NodeClosed, a kind of it, when it was closed.
+        """
+        runtime = self._life.running().runtime
+        return runtime.roles_of(runtime.stack.id)
 
     @property
     def record(self) -> EndpointRecord:
@@ -183,7 +141,7 @@ class Node:
             MeshError: This host has no address at all yet.
             NotRunning: The node was not started.
         """
-        record = self._stack.record
+        record = self._life.running().runtime.stack.record
         if record is None:
             raise MeshError("this host has no address to publish yet", hint="connect it to a network")
         return record
@@ -195,36 +153,50 @@ class Node:
 
         An unknown name is waited for: 0.6 s, and 4 s in a node that is younger than 15 s.
 
+        Args:
+            peer: An id, its text, ``ID.mesh``, or a node's name.
+
         Raises:
             InvalidId: The text is neither an id nor a possible name.
             NotFound: No node of that name is known.
             NameChanged: The name means another node now than when it was first used here.
+            NameDisputed: Several nodes claim the name, and it was never used here; ``claimants``.
             NodeClosed, NotRunning: This node is over, or was not started.
         """
-        return await self._running().failover.id_of(peer)
+        return await self._life.running().failover.id_of(peer_of(peer))
 
     async def resolve(self, peer: NodeId | str) -> Resolved:
         """Find the newest record of a peer, in the cache or by asking all sources at once.
+
+        Args:
+            peer: As ``identify``.
 
         Returns:
             The verified record, the source that brought it first, and how long that took.
 
         Raises:
-            NotFound: No source knows a record; also as ``identify``.
+            NotFound: No source knows a record within 5 s; also as ``identify``.
         """
-        running = self._running()
-        return await running.runtime.resolve(await running.failover.id_of(peer))
+        running = self._life.running()
+        return await running.runtime.resolve(await running.failover.id_of(peer_of(peer)))
 
     async def find(self, service: str) -> list[Instance]:
         """Return the instances of a service on other nodes, in the order in which ``open_any`` tries them.
 
         Waits a moment (as ``identify``) while there is none.
 
+        Args:
+            service: The service's name.
+
         Returns:
             The instances, with their state, round trip, load and metadata; none when no other node offers it, or where
             gossip is off.
+
+        Raises:
+            ConfigError: The name is empty or longer than 255 bytes.
+            NodeClosed, NotRunning: This node is over, or was not started.
         """
-        return await self._running().failover.find(service)
+        return await self._life.running().failover.find(service_of(service))
 
     # ---- connecting
 
@@ -233,26 +205,28 @@ class Node:
 
         Connections are shared; closing one ends the streams of everything in this node that uses it.
 
+        Args:
+            peer: As ``identify``.
+
         Raises:
-            NotFound: No record of the peer is known.
+            NotFound: No source knows a record of the peer within 5 s.
             NoPathError: No address of the peer answers; ``attempts`` lists each with its outcome.
             PeerIdentityError: Another key than the peer's answered.
             PolicyDenied: The peer does not admit this node.
             HandshakeTimeout: The peer stopped answering during the handshake.
-            InvalidId, NameChanged, NodeClosed, NotRunning: As ``identify``.
+            InvalidId, NameChanged, NameDisputed, NodeClosed, NotRunning: As ``identify``.
         """
-        running = self._running()
-        return Connection(await running.runtime.connect(await running.failover.id_of(peer)))
+        running = self._life.running()
+        link = await running.failover.connect(await running.failover.id_of(peer_of(peer)))
+        return Connection(link, running.runtime)
 
     @overload
-    async def open(self, peer: NodeId | str, service: str) -> tuple[MeshReader, MeshWriter]: ...
+    async def open(self, peer: NodeId | str, service: str) -> MeshStream: ...
 
     @overload
-    async def open(self, peer: str, *, sticky: bool = False) -> tuple[MeshReader, MeshWriter]: ...
+    async def open(self, peer: str, *, sticky: bool = False) -> MeshStream: ...
 
-    async def open(
-        self, peer: NodeId | str, service: str | None = None, *, sticky: bool = False
-    ) -> tuple[MeshReader, MeshWriter]:
+    async def open(self, peer: NodeId | str, service: str | None = None, *, sticky: bool = False) -> MeshStream:
         """Open a stream to a service of one node, connecting first when needed.
 
         The stream survives every move of both nodes. A peer that restarts meanwhile is tried once more.
@@ -278,26 +252,43 @@ class Node:
             if isinstance(peer, NodeId):
                 raise ConfigError("a node alone is no service", hint="open(id, service), or open_any(service)")
             warnings.warn("open(service) is deprecated: call open_any(service)", DeprecationWarning, stacklevel=2)
-            return await self._running().failover.open(peer, sticky=sticky)
-        return await self._running().failover.open_at(peer, service)
+            return await self._life.running().failover.open(service_of(peer), sticky=sticky)
+        return await self._life.running().failover.open_at(peer_of(peer), service_of(service))
 
-    async def open_any(self, service: str, *, sticky: bool = False) -> tuple[MeshReader, MeshWriter]:
-        """Open a stream to any instance of a service that works, near and idle ones first.
+    async def open_any(
+        self, service: str, *, trusted: str | NodeId | Iterable[str | NodeId] | None = None, sticky: bool = False
+    ) -> MeshStream:
+        """Open a stream to an instance of a service that works, near and idle ones first.
 
-        An instance that refuses or fails is followed by the next; one that hesitates gets company, and the first to
-        accept serves. The stream ends with ConnectionLost when its instance falls silent while another one answers:
-        call this again then.
+        Any member can offer a service of any name, so ``trusted`` says which nodes may serve it. Without it the service
+        is the node that was the only one to offer it when it was first used here; that is pinned in the home, and
+        another node's later is an error.
+
+        An instance that refuses or fails is followed by the next trusted one; one that hesitates gets company, and the
+        first to accept serves. The stream ends with ConnectionLost when its instance falls silent while another trusted
+        one answers: call this again then.
 
         Args:
             service: The service's name.
+            trusted: The nodes that may serve it, as ids or names, or ``"any"`` for every member. Several make failover.
             sticky: Prefer the instance of the last time while it works.
 
+        Returns:
+            A reader and a writer, as ``open``.
+
         Raises:
-            NotFound: No other node offers the service, or gossip is off here.
+            NotFound: No other node, or none that is trusted, offers the service, or gossip is off here.
+            NameDisputed: Several nodes offer it, none is named as trusted, and it was never used here; ``claimants``.
+            NameChanged: Other nodes offer it than the one that did when it was first used here.
             ConnectionLost: No instance answers within 10 s.
             And what the last instance answered, as ``open``.
+
+        Example:
+
+            reader, writer = await node.open_any("db", trusted=["rack1", "rack2"])
         """
-        return await self._running().failover.open(service, sticky=sticky)
+        failover = self._life.running().failover
+        return await failover.open(service_of(service), trusted=trusted_of(trusted), sticky=sticky)
 
     async def ping(self, peer: NodeId | str, timeout: float = 2.0) -> Pinged:
         """Send one echo to a peer, connecting first when needed.
@@ -314,8 +305,8 @@ class Node:
         Raises:
             As ``connect``.
         """
-        running = self._running()
-        return await running.runtime.ping(await running.failover.id_of(peer), timeout)
+        running = self._life.running()
+        return await running.runtime.ping(await running.failover.id_of(peer_of(peer)), seconds("timeout", timeout))
 
     # ---- serving
 
@@ -323,7 +314,7 @@ class Node:
         self,
         name: str,
         handler: Handler,
-        allow: Iterable[str | NodeId] = (),
+        allow: str | NodeId | Iterable[str | NodeId] | None = (),
         *,
         accept: bool = True,
         announce: bool | None = None,
@@ -338,13 +329,18 @@ class Node:
         Args:
             name: 1 to 64 visible characters without a slash, where it is announced.
             handler: A coroutine function of a MeshReader, a MeshWriter and the peer's NodeId (type ``Handler``).
-            allow: The ids of the nodes that may use it, or ``"any"`` for every member. No node may unless named.
+            allow: The nodes that may use it: an id, several ids, or ``"any"`` for every member. None and an empty list
+                allow no node.
             accept: False leaves it to the handler to call ``writer.accept()``; when it returns without, the peer gets
                 ServiceUnavailable and ``open_any`` there goes on to another instance.
             announce: Tell the mesh of it. By default, when any node is allowed.
             meta: Texts that are announced with it: at most 16, of at most 128 characters each.
             limit: How many of its handlers run at once. A stream over it waits for one to end, 10 s at most and with
-                512 others at most; then its opener gets ServiceUnavailable.
+                512 others at most; then its opener gets ServiceUnavailable. After 1 s it takes the place of the newest
+                stream of the network, host and peer with most, unless that is its own; its handler is cancelled.
+
+        Returns:
+            The service, which tells the mesh of its load and health, and is withdrawn by ``close``.
 
         Raises:
             ConfigError: The name is served already, or cannot be announced, or the limit is below 1.
@@ -361,8 +357,7 @@ class Node:
 
             node.serve("echo", echo, allow=["any"])
         """
-        if self._closed:
-            raise NodeClosed("the node was closed")
+        self._life.check_open()
         return self._services.add(name, handler, allow, accept=accept, announce=announce, meta=meta, limit=limit)
 
     async def join(self, topic: str, *, replay: int = 0, limit: int = TOPIC_QUEUE) -> Topic:
@@ -376,11 +371,14 @@ class Node:
             replay: How many of the latest messages to receive first, 0 to 64.
             limit: How many messages wait for a slow reader; then the oldest go, counted in ``topic.lost``.
 
+        Returns:
+            The topic, with a queue of its own; iterate it, and ``leave`` it.
+
         Raises:
             ConfigError: A bad argument, too many topics, or gossip is off here.
             NodeClosed, NotRunning: This node is over, or was not started.
         """
-        return await self._running().topics.join(topic, replay=replay, limit=limit)
+        return await self._life.running().topics.join(topic, replay=replay, limit=limit)
 
     # ---- moves, events and status
 
@@ -399,7 +397,13 @@ class Node:
             ConfigError: No such address is on this host.
             AddressInUse: It is taken.
         """
-        return self._running().runtime.rebind(addr)
+        runtime = self._life.running().runtime
+        if not isinstance(addr, str | Addr | None):
+            raise wrong("addr", "HOST:PORT in a text, or None", addr)
+        try:
+            return runtime.rebind(addr)
+        except ConfigError as error:
+            raise ConfigError(f"addr: {error.message}", hint=error.hint) from error
 
     def events(self) -> AsyncGenerator[Event, None]:
         """Yield what happens from now on, until the node is closed.
@@ -412,21 +416,24 @@ class Node:
                 if event.kind is meshnode.EventKind.CONNECTED:
                     print(event.peer)
         """
-        if self._closed:
-            raise NodeClosed("the node was closed")
+        self._life.running()
         return self._events.listen()
 
     def status(self) -> dict[str, Any]:
-        """Return what ``meshnode status --json`` prints of this node: addresses, NAT, relays, sources, counters."""
-        return describe_node(runtime_of(self), self._services.names())
+        """Return what ``meshnode status --json`` prints of this node: addresses, NAT, relays, sources, counters.
+
+        Raises:
+            NotRunning: The node was not started, or (NodeClosed) is closed.
+        """
+        return describe_node(self._life.running().runtime, self._services.names())
 
     def peers(self) -> list[dict[str, Any]]:
-        """Return the live peers as ``meshnode peers --json`` prints them: path, round trip, recent path changes."""
-        return describe_peers(runtime_of(self))
+        """Return the live peers as ``meshnode peers --json`` prints them: path, round trip, recent path changes.
 
-    @property
-    def _stack(self) -> Stack:
-        return runtime_of(self).stack
+        Raises:
+            NotRunning: The node was not started, or (NodeClosed) is closed.
+        """
+        return describe_peers(self._life.running().runtime)
 
 
 def runtime_of(node: Node) -> Runtime:
@@ -434,6 +441,6 @@ def runtime_of(node: Node) -> Runtime:
 
     No part of the SDK: it changes without notice. Raises NotRunning.
     """
-    if node._started is None:
+    if node._life.started is None:
         raise NotRunning("the node was not started", hint=START)
-    return node._started.runtime
+    return node._life.started.runtime

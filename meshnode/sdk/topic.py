@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import TYPE_CHECKING
 
 from meshnode.base.limits import TOPIC_MAX_DATA, TOPIC_MAX_NAME, TOPIC_MAX_REPLAY, TOPIC_QUEUE
-from meshnode.errors import ConfigError, NodeClosed, TopicClosed
+from meshnode.errors import ConfigError, NodeClosed, PolicyDenied, TopicClosed
 from meshnode.runtime.runtime import Runtime
-from meshnode.stack.topic_link import TopicLink
-from meshnode.topics.inbox import Inbox, TopicMessage
+from meshnode.sdk.arguments import text, whole
+from meshnode.sdk.transport import as_bytes
+from meshnode.trust.decision import Decision
+from meshnode.trust.policy import Act
+
+if TYPE_CHECKING:
+    from meshnode.stack.topic_link import TopicLink
+    from meshnode.topics.inbox import Inbox, TopicMessage
 
 READY_S, YOUNG_READY_S, YOUNG_S = 0.5, 3.0, 10.0  # how long join waits for the first link
 LINGER_S = 20.0
@@ -76,15 +83,17 @@ class Topic:
 
         Raises:
             ConfigError: ``data`` is too long.
+            PolicyDenied: The policy does not let this node publish to this topic; others would drop the message.
             TopicClosed: The topic was left, or the node was closed.
         """
         if self._closed:
             raise TopicClosed(f"the topic {self.name!r} was left")
+        data = as_bytes(data)
         if len(data) > TOPIC_MAX_DATA:
             raise ConfigError(
                 f"a message has at most {TOPIC_MAX_DATA} bytes, not {len(data)}", hint="publish it in parts"
             )
-        return await self._hub.publish(bytes(data))
+        return await self._hub.publish(data)
 
     def _push(self, message: TopicMessage) -> None:
         """Queue a message; the oldest goes when the queue is full."""
@@ -181,6 +190,7 @@ class _Hub:
         if self.over:
             return
         self.over = True
+        self.linked.set()
         if self._leaving is not None:
             self._leaving.cancel()
         self._link.topics.leave(self.name, self._loop.time())
@@ -193,6 +203,9 @@ class _Hub:
         while True:
             if self.over:
                 raise TopicClosed(f"the topic {self.name!r} was left")
+            guard = self._runtime.guard
+            if not (decision := guard.ask(Act.PUBLISH, guard.own, self.name)).allowed:
+                raise _denied(decision, f"publish to the topic {self.name!r}")
             now = self._loop.time()
             wait = topics.room(self.name, len(data), now)
             if wait <= 0:
@@ -221,23 +234,32 @@ class TopicBook:
     async def join(self, name: str, *, replay: int = 0, limit: int = TOPIC_QUEUE) -> Topic:
         """Take part. Returns once there is a link to another member, or after a moment when there is none.
 
-        Raises ConfigError, NodeClosed.
+        Raises ConfigError, NodeClosed, PolicyDenied.
         """
         if self._link is None:
             raise ConfigError("topics travel by gossip, which is off here", hint="set gossip = true")
-        if not 0 < len(name) <= TOPIC_MAX_NAME or not 0 <= replay <= TOPIC_MAX_REPLAY or limit < 1:
-            raise ConfigError(
-                f"a topic has a name of 1 to {TOPIC_MAX_NAME} characters, and a replay of at most {TOPIC_MAX_REPLAY}",
-                hint="as in join('news', replay=10)",
-            )
+        text("topic", name, 1, TOPIC_MAX_NAME)
+        whole("replay", replay, 0, TOPIC_MAX_REPLAY)
+        whole("limit", limit, 1)
         hub = self._hubs.get(name)
         if hub is None or hub.over:
-            try:
-                hub = self._hubs[name] = _Hub(self._runtime, self._link, name, replay)
-            except ValueError as error:
-                raise ConfigError(str(error), hint="leave one first") from error
-            replay = 0
+            hub, replay = self._take_part(self._link, name, replay), 0
         topic = hub.add(limit, replay)
+        await self._await_link(hub, topic)
+        return topic
+
+    def _take_part(self, link: TopicLink, name: str, replay: int) -> _Hub:
+        guard = self._runtime.guard
+        if not guard.joins(guard.own, name):
+            raise _denied(guard.ask(Act.SUBSCRIBE, guard.own, name), f"take part in the topic {name!r}")
+        try:
+            hub = self._hubs[name] = _Hub(self._runtime, link, name, replay)
+        except ValueError as error:
+            raise ConfigError(str(error), hint="leave one first") from error
+        return hub
+
+    async def _await_link(self, hub: _Hub, topic: Topic) -> None:
+        """Wait a moment for a link to another member. Raises NodeClosed."""
         now = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(YOUNG_READY_S if now - self._born < YOUNG_S else READY_S):
@@ -249,9 +271,13 @@ class TopicBook:
             raise
         if hub.over:
             raise NodeClosed("the node was closed")
-        return topic
 
     def close(self) -> None:
         """Leave all; iterations end."""
         for hub in self._hubs.values():
             hub.leave()
+
+
+def _denied(decision: Decision, what: str) -> PolicyDenied:
+    hint = f"{decision.why}; `meshnode policy explain self self TOPIC --act publish` asks again"
+    return PolicyDenied(f"the policy does not let this node {what}", hint=hint, rule=decision.rule or "")

@@ -1,1 +1,1 @@
-"""Services for TCP programs: expose a local target, forward a local listener."""
+"""Services for programs as they are: expose a local target, forward a local listener."""

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from meshnode.base.files import write_atomic
-from meshnode.directory.announcement import Offer, is_service_name
+from meshnode.directory.announcement import is_service_name
 from meshnode.errors import AddressInUse, ConfigError, MeshError, NotFound
-from meshnode.identity.node_id import NodeId, id_or_label, quoted
-from meshnode.sdk.node import Node
-from meshnode.services.tcp import Expose, Forward, host_port, parse_listen
+from meshnode.identity.node_id import NodeId, id_or_label, is_id, quoted
+from meshnode.runtime.state_files import read_state
+from meshnode.sdk.node import Node, runtime_of
+from meshnode.services.ends import UDP, expanded, parse_listen
+from meshnode.services.expose import Expose
+from meshnode.services.forward import Forward
+from meshnode.services.setting import SERVICE_FORM, Setting
+from meshnode.services.udp import UdpForward
 
 log = logging.getLogger("meshnode.services")
 
-SERVICE_FORM = "a service's name has 1 to 64 visible characters and no slash"
+SERVICES_FILE = "services.json"
+SPREAD_S = 1.0  # for news of a withdrawal to reach every member: gossip takes a tenth of that
+WRONG_ITEM = (MeshError, LookupError, TypeError, AttributeError, ValueError)  # what a damaged item may raise
 
 
 def parse_service(to: str) -> tuple[NodeId | str | None, str]:
-    """Parse ``NODE/SERVICE``, or ``SERVICE`` alone for any instance of it. Raises ConfigError, InvalidId."""
+    """Parse ``NODE/SERVICE``, or ``SERVICE`` alone for any instance of it.
+
+    Raises ConfigError, InvalidId.
+    """
+    if "://" in to:
+        rest = to.partition("://")[2].strip("/")
+        raise ConfigError(f"{quoted(to)} is a URL; a service has no scheme", hint=f"write {rest or 'NODE/SERVICE'}")
     node, slash, service = to.partition("/")
     if not service and not slash:
         node, service = "", node
+        if is_id(service):
+            raise ConfigError(f"{quoted(to)} is a node, and names no service of it", hint=f"write {to}/SERVICE")
     if not service or (slash and not node):
         raise ConfigError(f"{quoted(to)} is neither NODE/SERVICE nor SERVICE", hint="as in ID/web, laptop/web or web")
     if not is_service_name(service):
@@ -32,153 +46,238 @@ def parse_service(to: str) -> tuple[NodeId | str | None, str]:
     return (id_or_label(node) if slash else None), service
 
 
+def parse_trusted(to: str, trusted: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the nodes that are trusted for ``to``, as they stand.
+
+    Raises ConfigError, InvalidId.
+    """
+    if trusted and "/" in to:
+        raise ConfigError(f"{quoted(to)} names its node already", hint="leave out --from, or the node")
+    for text in trusted:
+        id_or_label(text)
+    return trusted
+
+
 class ServiceBook:
     """All exposes and forwards of one node."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._path: Path = node.config.home_path / "services.json"
+        self._state = runtime_of(node).state
+        self._unread: dict[str, list[Any]] = {"exposes": [], "forwards": []}  # of the file, and not understood
         self.exposes: dict[str, Expose] = {}
         self.forwards: dict[str, Forward] = {}
 
     async def restore(self) -> None:
         """Start again what ``services.json`` lists.
 
-        A file that cannot be read restores nothing, and an item that fails (a port that is taken, say) is left out;
-        either is logged and raises nothing. The file is not rewritten before the next change.
+        A file that is no list of services is set aside. An item that cannot be had now is logged and kept in the file;
+        a forward whose address is taken or not there yet begins as soon as it can. Raises nothing.
         """
+        saved = read_state(self._state.home / SERVICES_FILE, _parse)
+        exposes, forwards = saved if saved is not None else ([], [])
+        for item in exposes:
+            try:
+                self._expose(Setting.from_json(item).checked())
+            except WRONG_ITEM as error:
+                self._keep("exposes", item, error)
+        for item in forwards:
+            try:
+                trusted = parse_trusted(item["to"], tuple(item.get("from", ())))
+                await self._restore_forward(item["listen"], item["to"], bool(item.get("sticky")), trusted)
+            except WRONG_ITEM as error:
+                self._keep("forwards", item, error)
+
+    async def _restore_forward(self, listen: str, to: str, sticky: bool, trusted: tuple[str, ...]) -> None:
         try:
-            saved = json.loads(self._path.read_text())
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError) as error:
-            log.warning("%s is not readable, services are not restored: %s", self._path, error)
-            return
-        for item in saved.get("exposes", []):
-            try:
-                self._expose(item["name"], item["target"], tuple(item["allow"]), item.get("announce"), item.get("meta"))
-            except MeshError as error:
-                log.warning("expose %s is not restored: %s", item.get("name"), error)
-        for item in saved.get("forwards", []):
-            try:
-                await self._forward(item["listen"], item["to"], bool(item.get("sticky")))
-            except MeshError as error:
-                log.warning("forward %s is not restored: %s", item.get("listen"), error)
+            await self._forward(listen, to, sticky, trusted)
+        except AddressInUse as error:
+            log.warning("forward %s waits for its address: %s", listen, error.message)
+            self.forwards[listen] = forward = self._made(listen, to, sticky, trusted)
+            forward.listen_later(error.message)
 
-    def _save(self) -> None:
-        data = {
-            "exposes": [
-                {"name": e.name, "target": e.target, "allow": list(e.allow), "announce": e.announce, "meta": e.meta}
-                for e in self.exposes.values()
-            ],
-            "forwards": [{"listen": f.listen, "to": f.to, "sticky": f.sticky} for f in self.forwards.values()],
-        }
-        write_atomic(self._path, json.dumps(data, indent=1).encode())
+    def _made(self, listen: str, to: str, sticky: bool, trusted: tuple[str, ...]) -> Forward:
+        kind = UdpForward if listen.startswith(UDP) else Forward
+        return kind(self._node, listen, *parse_service(to), sticky, trusted)
 
-    def _expose(
+    def _keep(self, kind: str, item: Any, error: Exception) -> None:
+        log.warning("not restored, but kept in %s: %s (%s)", SERVICES_FILE, str(item)[:200], error)
+        self._unread[kind].append(item)
+
+    async def _save(self) -> None:
+        """Write what is exposed and forwarded. Raises OSError."""
+        exposes: list[Any] = [e.setting.to_json() for e in self.exposes.values()]
+        forwards: list[Any] = [
+            {"listen": f.listen, "to": f.to, "sticky": f.sticky, "from": list(f.trusted)}
+            for f in self.forwards.values()
+        ]
+        data = {"exposes": exposes + self._unread["exposes"], "forwards": forwards + self._unread["forwards"]}
+        await self._state.write(SERVICES_FILE, json.dumps(data, indent=1).encode())
+
+    def _expose(self, setting: Setting) -> None:
+        self.exposes[setting.name] = Expose(self._node, setting)
+
+    async def expose(
         self,
         name: str,
-        target: str,
+        target: str | Sequence[str],
         allow: tuple[str, ...],
         announce: bool | None = None,
         meta: Mapping[str, str] | None = None,
-    ) -> None:
-        if not is_service_name(name):
-            raise ConfigError(f"{quoted(name)} is no name for a service", hint=SERVICE_FORM)
-        try:
-            Offer(meta=dict(meta or {})).encoded()
-        except ValueError as error:
-            raise ConfigError(str(error), hint="give fewer or shorter --meta KEY=TEXT") from error
-        self.exposes[name] = Expose(self._node, name, target, allow, announce, meta)
-
-    def expose(
-        self,
-        name: str,
-        target: str,
-        allow: tuple[str, ...],
-        announce: bool | None = None,
-        meta: Mapping[str, str] | None = None,
+        limit: int | None = None,
+        **more: Any,
     ) -> dict[str, Any]:
-        """Serve a TCP target under ``name``; exposing a name again replaces the earlier one.
+        """Serve a target, or any of several, under ``name``: see ``put``. ``more`` are other fields of ``Setting``."""
+        targets = (target,) if isinstance(target, str) else tuple(target)
+        return await self.put(Setting(name, targets, allow, announce, dict(meta or {}), limit, **more))
 
-        Args:
-            name: The name that peers open.
-            target: ``tcp://HOST:PORT``, connected to for each stream.
-            allow: Ids of the nodes that may open it, or "any" for every member; no node may unless named.
-            announce: Whether it is announced in the service directory; None: if any node is allowed.
-            meta: Text that is announced with it.
+    async def put(self, setting: Setting) -> dict[str, Any]:
+        """Serve what a setting says; exposing a name again replaces the earlier one.
+
+        A range of ports, ``tcp://HOST:8000-8010``, is a service a port: ``NAME-8000`` and so on.
 
         Returns:
-            The name, target and allowed ids as plain JSON.
+            The name, target and allowed ids as plain JSON; of a range also ``names``.
 
         Raises:
-            ConfigError, InvalidId, OSError: Nothing is changed, an earlier service of that name is served on.
+            ConfigError, InvalidId, OSError: Nothing is changed, earlier services of these names are served on.
         """
-        old = self.exposes.pop(name, None)
-        if old is not None:
-            old.close()
+        wanted = setting.expanded()
+        old = [self.exposes.pop(each.name) for each in wanted if each.name in self.exposes]
+        for earlier in old:
+            earlier.close()
         try:
-            self._expose(name, target, allow, announce, meta)
-            self._save()
+            for each in wanted:
+                self._expose(each)
+            await self._save()
         except (MeshError, OSError):
-            if name in self.exposes:
-                self.exposes.pop(name).close()
-            if old is not None:
-                self._expose(old.name, old.target, old.allow, old.announce, old.meta)
+            for each in wanted:
+                if each.name in self.exposes:
+                    self.exposes.pop(each.name).close()
+            for earlier in old:
+                self._expose(earlier.setting)
             raise
-        return {"name": name, "target": self.exposes[name].target, "allow": list(allow)}
+        names = [each.name for each in wanted]
+        shown = wanted[0].targets if names == [setting.name] else setting.targets
+        told = {"name": setting.name, "target": ", ".join(shown), "allow": list(setting.allow)}
+        return told if names == [setting.name] else {**told, "names": names}
 
-    def unexpose(self, name: str) -> dict[str, Any]:
-        """Withdraw a service. Raises NotFound."""
-        found = self.exposes.pop(name, None)
-        if found is None:
-            raise NotFound(f"nothing is exposed as {name!r}", hint="`meshnode status` lists what is")
-        found.close()
-        self._save()
-        return {"name": name}
+    async def unexpose(self, name: str, drain: float = 0.0) -> dict[str, Any]:
+        """Withdraw a service, or those of a range of ports, and reset the connections.
 
-    async def _forward(self, listen: str, to: str, sticky: bool) -> Forward:
-        forward = Forward(self._node, listen, *parse_service(to), sticky)
-        host, port = parse_listen(listen)
-        held = self.forwards.get(host_port(host, port))
-        if held is not None and (held.to, held.sticky) == (forward.to, sticky):
+        Args:
+            name: The service's name, or that of the range.
+            drain: Seconds that its connections have to end by themselves; no new one is accepted meanwhile.
+
+        Returns:
+            The name, and how many connections were ``cut``, as plain JSON.
+
+        Raises:
+            NotFound: Nothing is exposed under that name.
+            OSError: It is withdrawn, but that could not be saved: it is back at the next start.
+        """
+        found = [e for e in self.exposes.values() if e.name == name] or [
+            e for e in self.exposes.values() if e.setting.group == name
+        ]
+        if not found:
+            raise NotFound(f"nothing is exposed as {name!r}", hint="`meshnode exposes` lists what is")
+        for each in found:
+            del self.exposes[each.name]
+            each.close()
+        try:
+            await self._save()
+        finally:
+            cut = sum(await asyncio.gather(*(each.end(drain) for each in found)))
+        return {"name": name, "cut": cut}
+
+    async def _forward(self, listen: str, to: str, sticky: bool, trusted: tuple[str, ...]) -> Forward:
+        forward = self._made(listen, to, sticky, trusted)
+        end = parse_listen(listen)
+        held = self.forwards.get(str(end))
+        if held is not None and (held.to, held.sticky, held.trusted) == (forward.to, sticky, trusted):
             return held
         try:
-            forward.listen = host_port(*await forward.start())
+            forward.listen = await forward.start()
         except AddressInUse:
-            rival = next((f for f in self.forwards.values() if port and f.listen.endswith(f":{port}")), None)
+            same = f":{end.path or end.port}"
+            others = (f for f in self.forwards.values() if f.listen.startswith(UDP) == end.udp)
+            rival = next((f for f in others if f.listen.endswith(same)), None)
             if rival is None:
                 raise
             raise AddressInUse(
                 f"{rival.listen} is forwarded to {rival.to} already", hint=f"meshnode unforward {rival.listen}"
             ) from None
+        waiting = self.forwards.pop(forward.listen, None)
+        if waiting is not None:  # for this address, to another service
+            await waiting.close()
         self.forwards[forward.listen] = forward
         return forward
 
-    async def forward(self, listen: str, to: str, sticky: bool = False) -> dict[str, Any]:
-        """Listen here for a service: ``NODE/SERVICE``, or ``SERVICE`` alone for any instance of it.
+    async def forward(
+        self, listen: str, to: str, sticky: bool = False, trusted: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """Listen here for a service: ``NODE/SERVICE``, or ``SERVICE`` alone on one of the ``trusted`` nodes.
 
-        The same forward twice is one. Raises AddressInUse, ConfigError, InvalidId.
+        Without those it is the node that the service means here (``Node.open_any``). The same forward twice is one.
+        A range of ports, ``HOST:8000-8010``, is a forward a port, to ``SERVICE-8000`` and so on.
+        Raises AddressInUse, ConfigError, InvalidId; NameDisputed and NameChanged as far as is known now.
         """
-        found = await self._forward(listen, to, sticky)
+        wanted = [(text, f"{to}-{port}" if port else to) for port, (text,) in expanded([listen])]
+        trusted = parse_trusted(to, trusted)
+        for _, where in wanted:
+            self._check_provider(where, trusted)
+        before = dict(self.forwards)
         try:
-            self._save()
-        except OSError:
-            await self.forwards.pop(found.listen).close()
+            found = [await self._forward(text, where, sticky, trusted) for text, where in wanted]
+            await self._save()
+        except (MeshError, OSError):
+            for key, made in list(self.forwards.items()):
+                if before.get(key) is not made:
+                    await self.forwards.pop(key).close()
             raise
-        return {"listen": found.listen, "to": to}
+        told = {"listen": found[0].listen if len(found) == 1 else listen, "to": to}
+        return told if len(found) == 1 else {**told, "listens": [each.listen for each in found]}
+
+    def _check_provider(self, to: str, trusted: tuple[str, ...]) -> None:
+        """Raise NameDisputed or NameChanged where a service's name alone means no node; ConfigError, InvalidId."""
+        peer, service = parse_service(to)
+        stack = runtime_of(self._node).stack
+        if peer is None and not trusted and stack.registry is not None:
+            stack.registry.provider(service, stack.context.clock.monotonic())
 
     async def unforward(self, listen: str) -> dict[str, Any]:
-        """Stop a forward, named by its listen address (``HOST:PORT``) or by its port alone.
+        """Stop a forward, named by its listen address (``HOST:PORT``, ``unix:PATH``), or by its port or path alone.
 
         Its connections are dropped. Returns the listen address as plain JSON. Raises NotFound.
         """
-        found = next((k for k in self.forwards if k == listen or k.endswith(f":{listen}")), None)
+        found = [self._find_forward(text) for _, (text,) in expanded([listen])]
+        for where in found:
+            await self.forwards.pop(where).close()
+        await self._save()
+        return {"listen": found[0] if len(found) == 1 else listen}
+
+    def _find_forward(self, text: str) -> str:
+        found = next((where for where in self.forwards if where == text or where.endswith(f":{text}")), None)
         if found is None:
-            raise NotFound(f"nothing is forwarded from {listen}", hint="`meshnode status` lists what is")
-        await self.forwards.pop(found).close()
-        self._save()
-        return {"listen": found}
+            port = text.rpartition(":")[2]
+            there = [where for where in self.forwards if where.endswith(f":{port}")]
+            hint = f"meshnode unforward {there[0]}" if there else "`meshnode forwards` lists what is"
+            raise NotFound(f"nothing is forwarded from {text}", hint=hint)
+        return found
+
+    async def drain(self, seconds: float) -> None:
+        """Let every user of what is exposed go on elsewhere: a service is withdrawn, then refused, then ended.
+
+        News of the withdrawal has a second to spread, and the connections have all ``seconds`` to end by themselves.
+        Where no node is connected it all ends at once.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        for expose in self.exposes.values():
+            expose.withdraw()
+        if self.exposes and self._node.peers():
+            await asyncio.sleep(min(SPREAD_S, seconds))
+        await asyncio.gather(*(expose.end(end - loop.time()) for expose in self.exposes.values()))
 
     async def close(self) -> None:
         """Stop everything; the file stays.
@@ -189,3 +288,12 @@ class ServiceBook:
             await forward.close()
         for expose in self.exposes.values():
             expose.close()
+
+
+def _parse(data: bytes) -> tuple[list[Any], list[Any]]:
+    """Return the items of a saved file: exposes and forwards. Raises ValueError, AttributeError."""
+    saved = json.loads(data)
+    exposes, forwards = saved.get("exposes", []), saved.get("forwards", [])
+    if not isinstance(exposes, list) or not isinstance(forwards, list):
+        raise ValueError("no lists of services")
+    return exposes, forwards

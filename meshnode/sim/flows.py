@@ -10,8 +10,20 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from meshnode.errors import StreamLimitError
-from meshnode.quic.seam import EngineEvent, StopSending, StreamData, StreamReset
-from meshnode.sim.frames import DATA, LIMIT, MAX_DATA, MAX_STREAM, MAX_STREAMS, RESET, STOP, STREAM, STREAM_FIN
+from meshnode.quic.datagram_queue import DatagramQueue
+from meshnode.quic.seam import MAX_DATAGRAM_FRAME, EngineEvent, StopSending, StreamData, StreamReset
+from meshnode.sim.frames import (
+    DATA,
+    DATAGRAM,
+    LIMIT,
+    MAX_DATA,
+    MAX_STREAM,
+    MAX_STREAMS,
+    RESET,
+    STOP,
+    STREAM,
+    STREAM_FIN,
+)
 from meshnode.sim.recovery import Piece, Sent
 
 STREAM_WINDOW = 1 << 21  # as the default engine's
@@ -161,6 +173,7 @@ class Streams:
     def __init__(self) -> None:
         self.happened: list[EngineEvent] = []  # events that were not taken yet
         self.controls: list[bytes] = []
+        self.datagrams = DatagramQueue(deque(), self._datagram_limit)
         self.error = ""
         self.ready: dict[int, Flow] = {}  # may have something to send
         self._flows: dict[int, Flow] = {}
@@ -169,8 +182,14 @@ class Streams:
         self._peer_over = self._peer_granted = 0
         self._credit = Credit()
 
+    def _datagram_limit(self) -> int:
+        return MAX_DATAGRAM_FRAME
+
     def be_dialler(self) -> None:
-        """Number our streams as a dialler's, with even ids (RFC 9000 section 2.1); a listener's are odd."""
+        """Number our streams as a dialler's, with even ids (RFC 9000 section 2.1).
+
+        A listener's are odd.
+        """
         self._own_next, self._peer_next = 0, 1
 
     # ---- in
@@ -285,7 +304,7 @@ class Streams:
         """Add frames of at most ``room`` bytes to ``body``.
 
         Returns the pieces of streams and the control frames among them, for ``Sent``: what to queue again if the packet
-        is lost. Control frames go first, then streams in the order in which they became ready.
+        is lost. Control frames go first, then datagrams, then streams in the order in which they became ready.
         """
         pieces: list[Piece] = []
         controls: list[bytes] = []
@@ -294,6 +313,11 @@ class Streams:
             controls.append(control)
             body.append(control)
             room -= LIMIT.size
+        waiting = self.datagrams.waiting
+        while waiting and room >= DATA.size + len(waiting[0]):
+            datagram = waiting.popleft()
+            body += [DATA.pack(DATAGRAM, 0, 0, len(datagram)), datagram]
+            room -= DATA.size + len(datagram)
         for stream_id, flow in list(self.ready.items()):
             if room <= DATA.size:
                 break
@@ -359,6 +383,10 @@ class Streams:
         """Return the bytes written and not acknowledged; 0 for a stream that is over."""
         flow = self._flows.get(stream_id)
         return len(flow.send.buffer) if flow is not None else 0
+
+    def unread(self) -> int:
+        """Return the bytes that arrived and were not consumed."""
+        return self._credit.received - self._credit.consumed
 
     def consumed(self, stream_id: int, count: int) -> bool:
         """Advance the receive windows by the ``count`` bytes that the application took.

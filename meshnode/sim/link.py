@@ -16,17 +16,20 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 
 from meshnode.base.clock import Entropy
+from meshnode.base.limits import BASE_MTU
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.packets import CID_LENGTH, LONG, MIN_INITIAL
-from meshnode.quic.seam import IDLE, LOCAL, EngineEvent, HandshakeDone, Terminated, TokenFor
+from meshnode.quic.seam import IDLE, LOCAL, Datagram, EngineEvent, HandshakeDone, Terminated, TokenFor
 from meshnode.sim.flows import Streams
 from meshnode.sim.frames import (
     ACK,
     CLOSE,
     DATA,
+    DATAGRAM,
     DONE_FRAME,
     GOODBYE,
     HEADER,
@@ -47,6 +50,8 @@ NO_EVENTS: tuple[EngineEvent, ...] = ()
 
 class ModelEngine(Streams):
     """One connection; see ``meshnode.quic.seam.Engine`` for the contract of each method."""
+
+    backlog = 0
 
     def __init__(self, me: NodeId, odcid: bytes, host_cid: bytes, idle_timeout: float, now: float) -> None:
         super().__init__()
@@ -80,26 +85,25 @@ class ModelEngine(Streams):
 
     # ---- in
 
-    def receive(self, data: bytes, now: float) -> bool:
-        """Feed one datagram.
+    def receive(self, datagrams: Sequence[bytes], now: float) -> bool:
+        """Feed datagrams that came together.
 
         Junk is ignored: what cannot be unpacked, or is for another connection id, or a duplicate. A peer that breaks a
         limit ends the connection.
         """
-        if self._gone:
-            return False
-        try:
-            if data[0] & LONG:
-                established = self._handshake.on_packet(data)
-                self._idle_at = now + self._idle
-                if established:
-                    self._on_established(PING_FRAME, now)  # for TLS's Finished: the listener needs something
-                return False
-            return self._on_packet(data, now)
-        except (struct.error, IndexError):
-            return False
+        newest = False
+        for data in datagrams:
+            with suppress(struct.error, IndexError):
+                newest |= not self._gone and self._on_packet(data, now)
+        return newest
 
     def _on_packet(self, data: bytes, now: float) -> bool:
+        if data[0] & LONG:
+            established = self._handshake.on_packet(data)
+            self._idle_at = now + self._idle
+            if established:
+                self._on_established(PING_FRAME, now)  # for TLS's Finished: the listener needs something
+            return False
         _, dcid, number, floor = HEADER.unpack_from(data)
         sealed = data[-len(TAG) :] == TAG and self._handshake.peer_cid
         if dcid != self.host_cid or not sealed or not self._seen.accept(number, floor):
@@ -115,7 +119,7 @@ class ModelEngine(Streams):
         rtt = self._handshake.round_trip(now)
         if rtt is not None:
             self._recovery.sample(rtt)
-        self.happened.append(HandshakeDone())
+        self.happened.append(HandshakeDone("X25519MLKEM768", self.odcid.ljust(32, b"\0")))
         self.controls.append(answer)
 
     def _on_frames(self, data: bytes, at: int, end: int, now: float) -> None:
@@ -133,6 +137,11 @@ class ModelEngine(Streams):
                 _, stream_id, offset, length = DATA.unpack_from(data, at)
                 at += DATA.size
                 self.on_data(stream_id, offset, data[at : at + length], kind == STREAM_FIN)
+                at += length
+            elif kind == DATAGRAM:
+                length = DATA.unpack_from(data, at)[3]
+                at += DATA.size
+                self.happened.append(Datagram(data[at : at + length]))
                 at += length
             elif kind == GOODBYE:
                 _, code, length = CLOSE.unpack_from(data, at)
@@ -169,7 +178,7 @@ class ModelEngine(Streams):
         if not self._handshake.established:
             return []
         datagrams: list[bytes] = []
-        while self._ack or self.controls or self.ready:
+        while self._ack or self.controls or self.datagrams.waiting or self.ready:
             datagram = self._packet(now)
             if datagram is None:
                 break
@@ -197,10 +206,11 @@ class ModelEngine(Streams):
                 body.append(PING_FRAME)
         if not body:
             return None
+        elicits = len(body) > self._ack
         self._ack = False
         number = self._number
         datagram = self._header() + b"".join(body) + TAG
-        if pieces or controls:
+        if elicits:
             recovery.on_sent(number, Sent(now, len(datagram), pieces, controls))
         return datagram
 
@@ -215,7 +225,10 @@ class ModelEngine(Streams):
         return self._idle_at if at is None or at > self._idle_at else at
 
     def on_timer(self, now: float) -> None:
-        """Let the idle, greeting and loss timers fire; what is sent again leaves with the next ``transmit``."""
+        """Let the idle, greeting and loss timers fire.
+
+        What is sent again leaves with the next ``transmit``.
+        """
         if self._gone:
             return
         if now >= self._idle_at:
@@ -245,11 +258,6 @@ class ModelEngine(Streams):
         self.happened.append(event)
 
     # ---- what the connection asks for
-
-    @property
-    def pto_count(self) -> int:
-        """Consecutive probe timeouts."""
-        return self._recovery.pto_count
 
     def in_flight(self) -> int:
         """Bytes sent and neither acknowledged nor lost."""
@@ -287,18 +295,24 @@ class ModelEngine(Streams):
             self.controls.append(PING_FRAME)
 
     def close(self, code: int, reason: str) -> None:
-        """Queue a goodbye, one packet without an answer; before the handshake is done nothing is sent."""
+        """Queue a goodbye, one packet without an answer.
+
+        Before the handshake is done nothing is sent.
+        """
         if self._gone:
             return
         self._gone = True
         if self._handshake.peer_cid and self._handshake.established:
-            text = reason.encode()[:200]
+            text = reason.encode()[:1000]
             self._goodbye = self._header() + CLOSE.pack(GOODBYE, code, len(text)) + text + TAG
 
     def abandon(self) -> None:
         """Stop without a byte; a goodbye that ``close`` has queued is dropped too."""
         self._gone = True
         self._goodbye = None
+
+    def release(self) -> None:
+        """Nothing: the model refers to itself nowhere."""
 
 
 class ModelEngines:
@@ -310,7 +324,13 @@ class ModelEngines:
         self._entropy = entropy
 
     def dial(
-        self, identity: Identity, peer: NodeId, token_for: TokenFor, idle_timeout: float, now: float
+        self,
+        identity: Identity,
+        peer: NodeId,
+        token_for: TokenFor,
+        idle_timeout: float,
+        now: float,
+        size: int = BASE_MTU,
     ) -> ModelEngine:
         """Begin a connection; the caller compares the key that the listener shows with ``peer``."""
         odcid, host_cid = self._entropy(CID_LENGTH), self._entropy(CID_LENGTH)
@@ -318,6 +338,8 @@ class ModelEngines:
         engine.start(token_for(odcid))
         return engine
 
-    def accept(self, identity: Identity, odcid: bytes, idle_timeout: float, now: float) -> ModelEngine:
+    def accept(
+        self, identity: Identity, odcid: bytes, idle_timeout: float, now: float, size: int = BASE_MTU
+    ) -> ModelEngine:
         """Make the listener's end for the Initial with this original destination connection id."""
         return ModelEngine(identity.id, odcid, self._entropy(CID_LENGTH), idle_timeout, now)

@@ -11,6 +11,7 @@ import struct
 
 from meshnode.base.clock import Clock, Entropy
 from meshnode.base.limits import SEAL_WINDOW_S
+from meshnode.base.path import Path
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId, known_id
 from meshnode.identity.sealing import KNOCK_LENGTH, MeshKey, Sealer
@@ -31,12 +32,15 @@ class PlainSealer(Sealer):
         self._old: dict[bytes, None] = {}
         self._turned = born
 
+    def keep_key(self, peer: NodeId) -> None:
+        """Nothing to keep: there are no keys here."""
+
     def _close(self, peer: NodeId, context: bytes, body: bytes) -> bytes:
         stamp = int(self._clock.wall() * 1e6)
         tag = SEAL_TAG if context == b"seal" else context[-16:]
         return FRAME.pack(self._entropy(8), peer.raw[:16], self._identity.id.raw, stamp, tag) + body
 
-    def _open(self, data: bytes, context: bytes, name: str) -> tuple[NodeId, bytes] | None:
+    def _open(self, data: bytes, context: bytes, name: str, source: Path | None) -> tuple[NodeId, bytes] | None:
         nonce, receiver, raw, stamp, tag = FRAME.unpack_from(data)
         if receiver != self._address:
             return self._drop(f"{name}_box")
@@ -44,7 +48,7 @@ class PlainSealer(Sealer):
         if abs(wall - stamp / 1e6) > SEAL_WINDOW_S or stamp / 1e6 < self._born:
             return self._drop(f"{name}_stale")
         if raw not in self._met:
-            if not self._may_meet():
+            if not self._take(source, False):
                 return self._drop(f"{name}_rate")
             self._met[raw] = None
         if tag != (SEAL_TAG if context == b"seal" else context[-16:].ljust(16, b"\0")):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from meshnode.base.address import Addr
+from meshnode.base.limits import MAX_RECORD_FUTURE_S
 from meshnode.base.path import Hop, Path, ViaSocket, ViaTunnel
 from meshnode.errors import MeshError
 from meshnode.identity.keys import Identity
@@ -29,6 +30,11 @@ from meshnode.sim.link import ModelEngines
 from meshnode.sim.nat import Behaviour, Nat, Receiver, Sites
 from meshnode.stack.context import StackSettings
 from meshnode.stack.stack import Stack
+from meshnode.trust.chain import Chain
+from meshnode.trust.decision import Decision
+from meshnode.trust.guard import Guard
+from meshnode.trust.policy import Act
+from meshnode.trust.revocation import Revocation
 
 EPOCH = 1_700_000_000.0
 FIRST_SIDE_PORT = 10_000
@@ -192,7 +198,51 @@ class SimSide:
         self._node.receive(datagram, ViaSocket(source, self.number))
 
 
-class SimNode:
+class SimClock:
+    """The clocks of one node: its wall clock is ``error`` seconds ahead of the world's."""
+
+    def __init__(self, world: World, error: float) -> None:
+        self.error = error
+        self.monotonic = world.monotonic
+        self._world = world
+
+    def wall(self) -> float:
+        """Return Unix seconds."""
+        return self._world.wall() + self.error
+
+
+class IgnoredEvents:
+    """Events of a stack (``StackEvents``) that need no program here; a test that wants one sets it on its node."""
+
+    def on_key_used_twice(self, node: NodeId) -> None:
+        """Nothing to do: ``KeyTwins`` knows."""
+
+    def on_stood_down(self, down: bool) -> None:
+        """Nothing to do: ``Fencing.stood_down`` tells."""
+
+    def on_revoked(self, revocation: Revocation) -> None:
+        """Nothing to do: ``Revocations`` knows."""
+
+    def on_clock_set(self, step: float) -> None:
+        """Nothing to do: a name's claim is not on disk here."""
+
+    def on_refused(self, peer: NodeId, act: Act, what: str, decision: Decision) -> None:
+        """Nothing to do: the counter tells."""
+
+    def on_cut(self, peer: NodeId, act: Act, what: str, decision: Decision) -> None:
+        """Nothing to do: the counter tells."""
+
+    def on_connection(self, connection: Connection, up: bool) -> None:
+        """Nothing to do: ``mesh.sessions`` tells."""
+
+    def on_path(self, peer: NodeId, old: Path | None, new: Path | None, why: str) -> None:
+        """Nothing to do: the session's paths tell."""
+
+    def on_contacts(self) -> None:
+        """Nothing to do: contacts are not on disk here."""
+
+
+class SimNode(IgnoredEvents):
     """One node: a protocol stack, an address, and a timer in the world's queue."""
 
     def __init__(
@@ -206,16 +256,22 @@ class SimNode:
         sealer: type[Sealer] = Sealer,
         gossip: bool = False,
         identity: Identity | None = None,
+        clock_error: float = 0.0,
+        authority: NodeId | None = None,
+        grants: Chain = (),
+        was_away: bool = False,
+        first_stays: bool = False,
     ) -> None:
         self.world = world
+        self.clock = SimClock(world, clock_error)
         world.bytes_repeat = world.bytes_repeat and isinstance(engines, ModelEngines)
         self.addr = Addr(host, 4242)
         self.nat = nat
         self.alive = True
         self.on_stream_opened: Callable[[Stream], None] = echo_stream
-        self.admits: Callable[[NodeId], bool] = lambda peer: True
         identity = identity or Identity(world.entropy(32))
-        seal = sealer(identity, MeshKey.from_text("sim"), world, world.entropy, born=world.wall() - 1)
+        self.guard = Guard(identity.id)
+        seal = sealer(identity, MeshKey.from_text("sim"), self.clock, world.entropy, born=self.clock.wall() - 1)
         self._seq = 0
         self._sides: dict[int, SimSide] = {}
         self._side_count = 0
@@ -228,16 +284,20 @@ class SimNode:
             self,
             self,
             engines,
-            clock=world,
+            clock=self.clock,
             rng=random.Random(world.rng.random()),
             entropy=world.entropy,
             next_seq=self._next_seq,
-            admit=lambda peer: self.admits(peer),
+            guard=self.guard,
+            grants=grants,
             settings=StackSettings(
+                authority=authority,
                 seed_role=seed_role,
                 relay=seed_role,
                 capabilities=("seed", "relay") if seed_role else (),
                 gossip=gossip,
+                was_away=was_away,
+                first_stays=first_stays,
             ),
         )
         world.sites.enter(nat, self.addr, self)
@@ -249,7 +309,10 @@ class SimNode:
         return self.mesh.id
 
     def _next_seq(self) -> int:
-        self._seq = max(self._seq + 1, int(self.world.wall() * 1000))
+        wall = int(self.clock.wall() * 1000)
+        if self._seq > wall + MAX_RECORD_FUTURE_S * 1000:
+            self._seq = 0
+        self._seq = max(self._seq + 1, wall)
         return self._seq
 
     def _announce(self, *, moved: bool) -> None:
@@ -343,7 +406,10 @@ class SimNode:
         return True
 
     def open_sides(self, count: int) -> list[int]:
-        """Open ``count`` extra sockets as the stack's Transport; returns their numbers, which are never used again."""
+        """Open ``count`` extra sockets as the stack's Transport.
+
+        Returns their numbers, which are never used again.
+        """
         fresh = range(self._side_count, self._side_count + count)
         self._side_count += count
         for number in fresh:
@@ -419,12 +485,3 @@ class SimNode:
         """Accept a stream of a peer, and hand it to ``on_stream_opened``, by default an echo."""
         stream.accept()
         self.on_stream_opened(stream)
-
-    def on_connection(self, connection: Connection, up: bool) -> None:
-        """Ignore it."""
-
-    def on_path(self, peer: NodeId, old: Path | None, new: Path | None, why: str) -> None:
-        """Ignore it."""
-
-    def on_contacts(self) -> None:
-        """Ignore it."""

@@ -6,29 +6,40 @@ waits for. How connections begin is in ``dialing.py``.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import partial
 from itertools import islice
 
-from meshnode.base.limits import MAX_HELD_DATAGRAMS, MAX_SESSIONS
+from meshnode.base.fair_rate import path_groups
+from meshnode.base.limits import MAX_HELD_DATAGRAMS, MAX_SESSIONS, SMALL_BACKLOG
 from meshnode.base.metrics import describe
 from meshnode.base.path import Path
-from meshnode.base.timers import RETRY_S
+from meshnode.base.timers import NEVER, RETRY_S
 from meshnode.errors import ConnectionLost, MeshError, NodeClosed
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
+from meshnode.paths.liveness import SILENCE_MIN_S
 from meshnode.paths.peer import PeerPaths
-from meshnode.quic import packets
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.hello import CloseCode, Hello
+from meshnode.quic.preface import StreamStatus
 from meshnode.quic.stream import Stream
+from meshnode.stack.address_credit import OF_CONNECTION, Cause
 from meshnode.stack.component import Component
 from meshnode.stack.context import Context
-from meshnode.stack.session import Session
+from meshnode.stack.hoards import Hoards
+from meshnode.stack.session import Arrival, Session
+from meshnode.trust.policy import Act
 
 CONNECTIONS = describe("connections", "connections whose two keys were proven")
-BAD_KIND = describe("drop_quic_kind", "QUIC packets of other versions, Version Negotiation, Retry")
 SESSIONS_FULL = describe("drop_sessions_full", "peers turned away: too many at once")
 HELD_BACK = describe("held_by_amplification", "datagrams held until their address was validated")
+REFUSED_SERVICE = describe("refused_service_policy", "streams of peers that may not use the service")
+REFUSED_STREAM = describe(
+    "refused_stream_policy", "streams of peers that policy does not admit, on this node's own dials"
+)
+FRAMES_MANY = describe("control_frames_many", "connections ended: their peer sent too many control frames")
+NO_KNOCK = describe("drop_initial_knock", "Initials of a half-open handshake that lack its knock")
 HELD_LOST = describe("held_lost", "held datagrams dropped: too many")
 
 
@@ -39,7 +50,10 @@ class Connections(Component):
         self._context = context
         self._peers = context.peers
         self._monotonic = context.clock.monotonic
+        self._proven = context.credit.proven
+        self.count = context.metrics.count
         self._dirty: dict[Connection, None] = {}
+        self._hoards = Hoards(context.peers.network_of, context.metrics)
         self.closed = False
 
     # ---- sessions
@@ -56,8 +70,15 @@ class Connections(Component):
             if len(sessions) >= MAX_SESSIONS:
                 context.metrics.count(SESSIONS_FULL)
                 return None
-            ceiling = context.settings.path_mtu
-            paths = PeerPaths(peer, rng=context.rng, entropy=context.entropy, now=now, mtu_ceiling=ceiling)
+            settings = context.settings
+            paths = PeerPaths(
+                peer,
+                rng=context.rng,
+                entropy=context.entropy,
+                now=now,
+                mtu_ceiling=settings.path_mtu,
+                loopback_mtu=settings.loopback_mtu,
+            )
             paths.book.here = self._peers.here
             found = sessions[peer] = Session(peer, paths, context.timers, self._tick)
         return found
@@ -84,34 +105,33 @@ class Connections(Component):
             for connection in session.connections():
                 if connection.state is State.READY:
                     connection.close(CloseCode.SHUTDOWN, "the node is shutting down")
-                    self._send(session, connection, connection.engine.transmit(now), now)
                 else:
                     connection.abandon(NodeClosed("the node was closed"))
             session.answer(NodeClosed("the node was closed"))
 
     # ---- QUIC in
 
-    def on_quic(self, data: bytes, source: Path, now: float) -> None:
-        """Route a QUIC datagram to its connection by connection id, whatever its source.
+    def on_packets(self, connection: Connection, datagrams: list[bytes], source: Path, now: float) -> None:
+        """Feed a connection what came for it from one source.
 
-        One of no connection may begin one (``Dialing.on_initial``). A source that is new to the connection becomes a
-        candidate, and is not used before it is validated (RFC 9000 section 9.3).
+        A source that is new to the connection becomes a candidate, and is not used before it is validated (RFC 9000
+        section 9.3).
         """
-        cid = packets.dcid_of(data)
-        connection = self._peers.by_cid.get(cid) if cid is not None else None
-        if connection is None:
-            self._context.dials.on_initial(data, cid, source, now)
-            return
-        if not packets.acceptable(data):
-            self._context.metrics.count(BAD_KIND)
-            return
-        newest = connection.receive(data, now)
         session = self._peers.session_of.get(connection)
+        arrival = session.arrivals.get(connection) if session is not None and session.arrivals else None
+        if arrival is not None and not (datagrams := _knocked(self._context, arrival, datagrams, source, now)):
+            return
+        newest = connection.receive(datagrams, now)
+        if (backlog := connection.engine.backlog) > SMALL_BACKLOG or self._hoards.sizes:
+            self._hoards.note(connection, backlog)
         if session is not None:
-            if connection in session.arrivals:
-                session.arrivals[connection] = source
-            else:
-                session.paths.on_received(source, len(data), newest, now)
+            if arrival is not None and newest:
+                arrival.follow(source)  # of a half-open connection only what its dialler alone can make
+            if source not in self._proven and (newest or (arrival is not None and source == arrival.source)):
+                self._context.credit.earn(source, sum(map(len, datagrams)), OF_CONNECTION, now)
+            if arrival is None:
+                proven = connection is session.dial and self._context.dials.is_answered(session, source, now)
+                session.paths.on_received(source, newest, now, proven=proven)
         self._dirty[connection] = None
         self._context.dirty[self] = None
 
@@ -147,21 +167,28 @@ class Connections(Component):
     def _transmit(self, session: Session, connection: Connection, now: float) -> None:
         datagrams = connection.transmit(now)
         paths = session.paths
-        if connection is session.connection:
-            paths.set_in_flight(connection.engine.in_flight(), now)
+        if connection is session.connection and ((flying := connection.engine.in_flight()) or paths.watchdog.in_flight):
+            paths.set_in_flight(flying, now)
         if datagrams or session.outbox:
             self._send(session, connection, datagrams, now)
-        if session.connection is connection or session.dial is connection:
-            effects = paths.take_effects()
-            if effects:
-                self._context.probes.carry_out(session, effects, now)
+        if (session.connection is connection or session.dial is connection) and (effects := paths.take_effects()):
+            self._context.probes.carry_out(session, effects, now)
+        elif session.connection is connection:
+            # All else that packets move is the engine's deadline and that of silence. To ask the paths costs more than
+            # a packet: they are asked within SILENCE_MIN_S, before which no silence is suspicious, for all until then.
+            # Where nothing is under way or open, none is: what comes then is gossip's, and moves deadlines only later.
+            if paths.due > now + SILENCE_MIN_S and (paths.watchdog.in_flight or connection.streams):
+                paths.due = now + SILENCE_MIN_S
+            at = connection.engine.next_timer()
+            session.timer.set(paths.due if at is None or paths.due < at else at)
+            return
         self.arm(session)
 
     def _send(self, session: Session, connection: Connection, datagrams: list[bytes], now: float) -> None:
         sender = self._context.sender
-        if session.arrivals and (source := session.arrivals.get(connection)) is not None:
-            if datagrams:  # the engine itself holds the 3x limit until the handshake
-                sender.send(session.peer, source, datagrams)
+        if session.arrivals and (arrival := session.arrivals.get(connection)) is not None:
+            if datagrams:
+                sender.send(session.peer, arrival.source, datagrams)
             return
         paths = session.paths
         active = paths.active
@@ -170,27 +197,19 @@ class Connections(Component):
         if session.outbox:
             datagrams = [*session.outbox, *datagrams]
             session.outbox.clear()
-        size = sum(map(len, datagrams))
-        budget = paths.budget()
-        if budget is not None and size > budget:
-            datagrams, size = self._hold_back(session, datagrams, budget)
         if datagrams:
-            paths.note_sent(size)
-            sender.send(session.peer, active, datagrams)
+            cause = Cause.DIAL if connection is session.dial else Cause.ANSWER
+            sent = sender.send(session.peer, active, datagrams, cause)
+            if sent < len(datagrams):
+                self._hold_back(session, datagrams[sent:])
 
-    def _hold_back(self, session: Session, datagrams: list[bytes], budget: int) -> tuple[list[bytes], int]:
-        """Return what the budget allows; the rest waits until the address is validated (RFC 9000 section 8)."""
-        size = count = 0
-        while size + len(datagrams[count]) <= budget:
-            size += len(datagrams[count])
-            count += 1
-        rest = datagrams[count:]
+    def _hold_back(self, session: Session, rest: list[bytes]) -> None:
+        """Keep what the address may not be sent yet until it is validated, or has earned more."""
         metrics = self._context.metrics
         metrics.count(HELD_BACK, len(rest))
         if len(rest) > MAX_HELD_DATAGRAMS:
             metrics.count(HELD_LOST, len(rest) - MAX_HELD_DATAGRAMS)
         session.outbox.extend(rest)
-        return datagrams[:count], size
 
     # ---- time
 
@@ -203,6 +222,7 @@ class Connections(Component):
         if session.connection is None or session.arrivals or session.held is not None:
             waits = at, self._context.dials.deadline(session)
             at = min((when for when in waits if when is not None), default=None)
+        session.paths.due = NEVER if at is None else at
         for connection in filter(None, (session.connection, session.dial, *session.arrivals)):
             timer = connection.engine.next_timer()
             if timer is not None and (at is None or timer < at):
@@ -233,8 +253,8 @@ class Connections(Component):
             self._peers.retire_cid(connection, cid)
 
     def on_hello(self, connection: Connection, hello: Hello) -> None:
-        """Decide about an arrival: its dialler has proven its key."""
-        self._context.dials.on_hello(connection, hello)
+        """Decide about an arrival, or a dial, whose peer has proven its key."""
+        self._context.admission.on_hello(connection, hello)
 
     def on_ready(self, connection: Connection) -> None:
         """Make a connection the peer's: both keys are proven and policy agrees.
@@ -246,16 +266,17 @@ class Connections(Component):
         session = self._peers.session_of.get(connection)
         if session is None:
             return
-        source = session.arrivals.pop(connection, None)
+        arrival = session.arrivals.pop(connection, None)
         self._peers.half_open.discard(connection)
         session.deferred = None
         session.connection, session.ready_at = connection, now
         if not connection.dialler:
             self._peers.retire_cid(connection, connection.engine.odcid)
-            if source is not None:
-                session.paths.accept(source, now)
+            if arrival is not None:
+                self._accept(session, arrival.source, now, round_trip=not arrival.moved)
         elif session.paths.active is not None:
-            session.paths.accept(session.paths.active, now)
+            self._accept(session, session.paths.active, now, round_trip=not session.attempt.strayed)
+        connection.engine.set_datagram_size(session.paths.mtu.size)
         dial, session.dial = session.dial, None
         if dial is not None and dial is not connection:
             dial.abandon(ConnectionLost("the peer's own dial was faster"))
@@ -265,38 +286,59 @@ class Connections(Component):
         if connection.dialler:  # one of the two is enough to find the other, and a relay need not watch all its clients
             context.records.watch_if_used(peer, now)
         context.metrics.count(CONNECTIONS)
+        context.sealer.keep_key(peer)
         self.touch(connection)
         session.answer(connection)
         context.events.on_connection(connection, True)
         for hook in context.hooks.link:
             hook(connection, True, now)
 
+    def _accept(self, session: Session, path: Path, now: float, *, round_trip: bool) -> None:
+        if round_trip:
+            self._context.credit.answered(path, now)
+        session.paths.accept(path, now, round_trip=round_trip)
+
     def on_record(self, connection: Connection, encoded: bytes) -> None:
         """Take the newest record of a live peer, which pushed it."""
-        self._context.records.offer(encoded, "connection", self._monotonic())
+        self._context.records.pushed(connection.peer, encoded, self._monotonic())
 
     def on_frame(self, connection: Connection, fields: list[object]) -> None:
         """Give a control frame to the component that owns it.
 
-        Unknown ones are ignored, for later versions may add some.
+        Unknown ones are ignored, for later versions may add some. A peer that sends too many loses its connection.
         """
-        kind = fields[0]
+        kind, now = fields[0], self._monotonic()
+        session = self._peers.session_of.get(connection)
+        if session is not None and not session.frames.take(1, now):
+            self._context.metrics.count(FRAMES_MANY)
+            connection.close(CloseCode.PROTOCOL, "too many control frames")
+            return
         hook = self._context.hooks.control.get(kind) if isinstance(kind, int) else None
         if hook is not None:
-            hook(connection, fields, self._monotonic())
+            hook(connection, fields, now)
 
     def on_stream(self, connection: Connection, stream: Stream) -> None:
-        """Offer a stream, whose peer named a service, to the components, then to the application."""
+        """Offer a stream, whose peer named a service, to the components, then to the application.
+
+        A peer that policy does not admit may be connected because this node dialled it: it gets no service.
+        """
         for hook in self._context.hooks.stream:
             if hook(connection, stream):
                 return
-        self._context.events.on_stream(connection, stream)
+        context, peer, service = self._context, connection.peer, stream.service
+        decision = context.guard.ask(Act.SERVICE, peer, service)
+        if decision.allowed:
+            context.events.on_stream(connection, stream)
+        else:
+            context.metrics.count(REFUSED_SERVICE if context.guard.admits(peer) else REFUSED_STREAM)
+            context.events.on_refused(peer, Act.SERVICE, service, decision)
+            stream.refuse(StreamStatus.DENIED, decision.told)
 
     def on_stream_data(self, connection: Connection) -> None:
         """Note that application bytes arrived: more are to be expected."""
         session = self._peers.session_of.get(connection)
         if session is not None:
-            session.paths.watchdog.on_data(self._monotonic())
+            session.paths.watchdog.data_at = self._monotonic()
 
     def on_closed(self, connection: Connection, error: MeshError) -> None:
         """Clear up after a connection that is over, for whatever reason.
@@ -307,6 +349,7 @@ class Connections(Component):
         if session is None:
             return
         context, now = self._context, self._monotonic()
+        self._hoards.forget(connection)
         context.probes.on_closed(connection, now)
         self._send(session, connection, connection.engine.transmit(now), now)
         session.arrivals.pop(connection, None)
@@ -321,7 +364,14 @@ class Connections(Component):
             context.events.on_connection(connection, False)
             for hook in context.hooks.link:
                 hook(connection, False, now)
+        connection.release()
         self.forget_if_idle(session)
+
+    def source_of(self, connection: Connection) -> tuple[Hashable, Hashable]:
+        """Return the network and the host that a connection's peer is at now (``path_groups``)."""
+        session = self._peers.session_of.get(connection)
+        active = session.paths.active if session is not None else None
+        return path_groups(active) if active is not None else (connection.peer, connection.peer)
 
     def on_dirty(self, connection: Connection) -> None:
         """Note that a connection has something to send."""
@@ -336,3 +386,12 @@ class Connections(Component):
         for session in self._peers.sessions.values():
             if session.connection is not None:
                 session.connection.push_record(record.encoded)
+
+
+def _knocked(context: Context, arrival: Arrival, datagrams: list[bytes], source: Path, now: float) -> list[bytes]:
+    """Return what of a half-open handshake may be fed; an Initial without its knock is dropped and counted."""
+    found = arrival.knocked(datagrams)
+    for _ in range(len(datagrams) - len(found)):
+        context.metrics.count(NO_KNOCK)
+        context.junk.note(source, now)
+    return found

@@ -6,6 +6,7 @@ When both ends dial at once, the dial of the smaller id lives; the other is kept
 from __future__ import annotations
 
 from meshnode.base.limits import (
+    BASE_MTU,
     DIAL_REFRESH_S,
     DIAL_WATCH_S,
     HANDSHAKE_TIMEOUT_S,
@@ -29,19 +30,21 @@ from meshnode.errors import (
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
 from meshnode.quic import packets
-from meshnode.quic.connection import Connection, State
-from meshnode.quic.hello import BOOT_LENGTH, CloseCode, Hello, LocalEnd
+from meshnode.quic.connection import Connection, KeyInUse, State
+from meshnode.quic.hello import LocalEnd
 from meshnode.quic.seam import Engine
+from meshnode.stack.address_credit import OF_CONNECTION
 from meshnode.stack.component import Component
 from meshnode.stack.context import Context
-from meshnode.stack.probe import Pinged
-from meshnode.stack.session import HeldInitial, OnConnect, Session
+from meshnode.stack.session import Arrival, HeldFlight, OnConnect, Session
 
 DIALS = describe("dials", "connections begun here")
 ACCEPTS = describe("accepts", "first flights with a valid knock")
 HELD = describe("simultaneous_dial_held", "first flights kept aside because this node's own dial has precedence")
 TIMEOUTS = describe("handshake_timeouts", "handshakes that were not finished in time")
-REFUSED = describe("refused_policy", "peers that policy does not admit")
+NOT_DIALLED = describe(
+    "not_dialled_policy", "connections to members that gossip or a topic wanted and policy does not admit"
+)
 NO_CONNECTION = describe("drop_no_connection", "QUIC packets of no connection, without a knock")
 BAD_KNOCK = describe("drop_knock", "first flights whose knock does not hold")
 ACCEPTS_SLOWED = describe("drop_accepts_slowed", "first flights dropped: too many a second from new peers")
@@ -57,7 +60,6 @@ class Dialing(Component):
     def __init__(self, context: Context) -> None:
         self._context = context
         self._id = context.identity.id
-        self._boot = context.entropy(BOOT_LENGTH)
         self._held: dict[bytes, Session] = {}
 
     # ---- dialling
@@ -70,6 +72,10 @@ class Dialing(Component):
         """
         if self._context.links.closed:
             answer(NodeClosed("the node was closed"))
+            return
+        refusal = self._context.fencing.refusal(peer)
+        if refusal is not None:
+            answer(refusal)
             return
         if peer == self._id:
             answer(NoPathError("a node does not connect to itself", hint="use another node's id"))
@@ -85,6 +91,18 @@ class Dialing(Component):
         session.attempt.redials = 0
         if session.dial is None and len(session.waiting) == 1:
             self._find(session, now)
+
+    def connect_member(self, peer: NodeId, now: float, answer: OnConnect) -> None:
+        """Connect to a peer for the mesh's sake, as ``connect``: not to one that may not connect here.
+
+        A configured seed is dialled all the same; what it asks for on the connection is refused.
+        """
+        context = self._context
+        if context.guard.may_admit(peer) or peer in context.records.hints:
+            self.connect(peer, now, answer)
+        else:
+            self._context.metrics.count(NOT_DIALLED)
+            answer(PolicyDenied(f"{peer.short} may not connect here", hint="allow its id"))
 
     def _find(self, session: Session, now: float) -> None:
         """Dial the peer once there is an address of it."""
@@ -123,7 +141,12 @@ class Dialing(Component):
             self._context.links.forget_if_idle(session)
             return
         engine = context.engines.dial(
-            context.identity, peer, lambda odcid: context.sealer.knock(peer, odcid), context.settings.idle_timeout, now
+            context.identity,
+            peer,
+            lambda odcid: context.sealer.knock(peer, odcid),
+            context.settings.idle_timeout,
+            now,
+            self._size(session, record),
         )
         connection = self._new_connection(session, engine, dialler=True, now=now)
         session.dial = connection
@@ -135,36 +158,57 @@ class Dialing(Component):
         if peer in self._context.records.hints:
             session.paths.add_candidates([(path, "seed") for path in self._context.records.hints[peer]], now)
         context.metrics.count(DIALS)
-        if not self.begin(session, now):
+        self.begin(session, now)
+        if not session.attempt.begun:
             self._context.records.look_up(peer, now)  # what we know of it names nowhere to go: an old record, perhaps
             self._context.links.arm(session)
+
+    def _size(self, session: Session, record: EndpointRecord | None) -> int:
+        """Return the size that datagrams may have from the start, by the best way that is known to the peer."""
+        known: list[Path] = [endpoint.addr for endpoint in record.endpoints] if record is not None else []
+        known += self._context.records.hints.get(session.peer, ())
+        known += [candidate.path for candidate in session.paths.book]
+        return max(map(session.paths.book.floor_of, known), default=BASE_MTU)
 
     def on_newer_record(self, session: Session, record: EndpointRecord, now: float) -> None:
         """Begin a dial that waited for an address."""
         self.begin(session, now)
 
-    def begin(self, session: Session, now: float) -> bool:
-        """Send a dial's first flight to the most promising address; returns False while there is none.
+    def begin(self, session: Session, now: float) -> None:
+        """Send a dial's first flight to the most promising address, once there is one.
 
         Nothing happens when it was sent already.
         """
         dial = session.dial
         if dial is None or session.attempt.begun:
-            return session.attempt.begun
+            return
         best = session.paths.book.best_guess()
         if best is None:
-            return False
-        session.attempt.begun = True
+            return
+        session.attempt.begun, session.attempt.strayed = True, False
         session.paths.begin(best, now)
         self._context.links.touch(dial)
         self._context.probes.drain(session, now)
         self._context.events.on_dirty()
+
+    def is_answered(self, session: Session, source: Path, now: float) -> bool:
+        """Return whether the listener's flight came from where the dial's went, and all of that went there.
+
+        It holds keys that nothing without the first flight can make, so the address is the listener's (RFC 9000 section
+        8.1), a round trip before its Welcome. The address is credited.
+        """
+        dial = session.dial
+        if dial is None or dial.engine.peer_certificate_key is None:
+            return False
+        if session.attempt.strayed or source != session.paths.active:
+            return False
+        self._context.credit.answered(source, now)
         return True
 
     def _new_connection(self, session: Session, engine: Engine, *, dialler: bool, now: float) -> Connection:
         context = self._context
         record = context.record.encoded if context.record is not None else b""
-        local = LocalEnd(context.identity, self._boot, record)
+        local = LocalEnd(context.identity, self._context.boot, record, context.grants)
         connection = Connection(engine, local, session.peer, context.links, dialler=dialler, now=now)
         context.peers.add(session, connection)
         return connection
@@ -193,17 +237,21 @@ class Dialing(Component):
         destination connection id.
         """
         if odcid is None:
+            self._context.junk.note(source, now)
             self._context.metrics.count(NO_CONNECTION)
             return
-        if odcid in self._held:
+        if self._context.fencing.stood_down:
             return
-        peer = self._check_knock(data, odcid)
+        if odcid in self._held:
+            self._hold_more(self._held[odcid], data, source, now)
+            return
+        peer = self._knocker(data, odcid, source, now)
         if peer is None:
-            self._context.nat.filters.stray(source, now)
             return
         self._context.nat.filters.heard(source, now)
-        connected = self._context.peers.connection(peer) is not None
-        if not connected and not self._context.peers.half_open.take(source, now):
+        self._context.credit.earn(source, len(data), OF_CONNECTION, now)
+        linked, home = self._context.sealer.senders.standing(peer)
+        if not linked and not self._context.peers.half_open.take(source, peer, home, now):
             self._context.metrics.count(ACCEPTS_SLOWED)
             return
         session = self._context.links.session(peer, now)
@@ -211,38 +259,63 @@ class Dialing(Component):
             return
         if session.dial is not None and self._id < peer and session.held is None:
             # Both dial at once: the smaller id's dial lives. Keep the other for a moment, in case it gets no answer.
-            session.held = HeldInitial(data, odcid, source, now + HELD_INITIAL_S)
+            knock = packets.initial_token(data) or b""
+            session.held = HeldFlight(data, knock, odcid, source, now + HELD_INITIAL_S)
             self._held[odcid] = session
             self._context.metrics.count(HELD)
             self._context.links.arm(session)
             return
-        self._accept(session, data, odcid, source, now)
+        self._accept(session, [data], odcid, source, now)
 
-    def _check_knock(self, data: bytes, odcid: bytes) -> NodeId | None:
+    def _hold_more(self, session: Session, data: bytes, source: Path, now: float) -> None:
+        """Keep the rest of a first flight that is kept aside."""
+        if session.held is not None and session.held.add(data):
+            self._context.credit.earn(source, len(data), OF_CONNECTION, now)
+
+    def _knocker(self, data: bytes, odcid: bytes, source: Path, now: float) -> NodeId | None:
+        """Return the peer whose valid knock a first flight bears; else drop and count it."""
+        context = self._context
         token = packets.initial_token(data) if packets.is_v1_initial(data) else None
         if token is None:
-            self._context.metrics.count(NO_CONNECTION)
+            context.metrics.count(NO_CONNECTION)
+            context.nat.filters.stray(source, now)
+            context.junk.note(source, now)
             return None
-        peer = self._context.sealer.check_knock(token, odcid)
+        if not self._has_token(token, source, now):
+            context.metrics.count(ACCEPTS_SLOWED)
+            context.junk.note(source, now, excess=True)
+            return None
+        peer = context.sealer.check_knock(token, odcid, source)
         if peer is None or peer == self._id:
-            self._context.metrics.count(BAD_KNOCK)
+            context.metrics.count(BAD_KNOCK)
+            context.nat.filters.stray(source, now)
+            context.junk.note(source, now, excess=context.sealer.slowed)
             return None
         return peer
 
-    def _accept(self, session: Session, data: bytes, odcid: bytes, source: Path, now: float) -> None:
+    def _has_token(self, token: bytes, source: Path, now: float) -> bool:
+        """True when a first flight is not too many of where it came from, or names a peer that is established."""
+        if self._context.peers.half_open.has_token(source, now):
+            return True
+        claimed = self._context.sealer.claimed_sender(token)
+        return claimed is not None and self._context.sealer.senders.standing(claimed) != (False, None)
+
+    def _accept(self, session: Session, flight: list[bytes], odcid: bytes, source: Path, now: float) -> None:
         if len(session.arrivals) >= MAX_ARRIVALS_PER_PEER:
             self._context.metrics.count(ARRIVALS_FULL)
             return
-        engine = self._context.engines.accept(self._context.identity, odcid, self._context.settings.idle_timeout, now)
+        context = self._context
+        size = session.paths.book.floor_of(source)
+        engine = context.engines.accept(context.identity, odcid, context.settings.idle_timeout, now, size)
         connection = self._new_connection(session, engine, dialler=False, now=now)
-        session.arrivals[connection] = source
+        session.arrivals[connection] = Arrival(source, packets.initial_token(flight[0]) or b"")
         if session.connection is None:
             pushed_out = self._context.peers.half_open.add(connection, source)
             if pushed_out is not None:
                 self._context.metrics.count(PUSHED_OUT)
                 pushed_out.abandon(HandshakeTimeout("pushed out by newer handshakes of its network"))
         self._context.metrics.count(ACCEPTS)
-        connection.receive(data, now)
+        connection.receive(flight, now)
         self._context.links.touch(connection)
         self._context.links.arm(session)
 
@@ -252,72 +325,12 @@ class Dialing(Component):
             self._held.pop(session.held.odcid, None)
             session.held = None
 
-    def on_hello(self, connection: Connection, hello: Hello) -> None:
-        """Decide about an arrival whose dialler has proven its key: admit it, refuse it, or wait.
-
-        It waits while this node's own dial, which has precedence, may live.
-        """
-        session = self._context.peers.sessions.get(connection.peer)
-        if session is None or self._context.links.closed:
-            connection.abandon(NodeClosed("the node was closed"))
-            return
-        if not self._context.admit(connection.peer):
-            self._context.metrics.count(REFUSED)
-            connection.close(CloseCode.POLICY_DENIED, "not allowed here")
-            return
-        dial = session.dial
-        if dial is not None and self._id < connection.peer and dial.engine.peer_certificate_key is not None:
-            session.deferred = connection, hello  # this node's Hello is out and the peer may take it: only one may live
-            self._ask_of(dial)  # or it has restarted since, and does not know the dial
-            return
-        if session.connection is None:
-            connection.admit()
-        else:
-            self._replace(session, session.connection, connection, hello)
-
-    def _replace(self, session: Session, old: Connection, new: Connection, hello: Hello) -> None:
-        """Put an arrival in the place of the live connection, unless that has precedence."""
-        if old.peer_boot == hello.boot and old.dialler and self._id < new.peer:
-            self._choose(session, old, new, hello)
-            return
-        restarted = old.peer_boot != hello.boot
-        kind = PeerRestarted if restarted else ConnectionLost
-        old.abandon(kind(f"{new.peer.short} {'has restarted' if restarted else 'has connected again'}"))
-        new.admit()
-
-    def _choose(self, session: Session, old: Connection, new: Connection, hello: Hello) -> None:
-        """Ask the peer which connection it has: this node's dial lives, and the peer's arrives all the same.
-
-        It may be late, or the peer has closed the older one and its goodbye was lost.
-        """
-        if session.deferred is not None:
-            new.close(CloseCode.DUPLICATE, "another connection lives")
-            return
-        session.deferred = new, hello
-
-        def answered(outcome: Pinged) -> None:
-            if outcome.rtt is not None:
-                new.close(CloseCode.DUPLICATE, "another connection lives")
-
-        self._context.probes.ping(old, HANDSHAKE_TIMEOUT_S, self._context.clock.monotonic(), answered)
-
-    def resume(self, session: Session) -> None:
-        """Decide again about an arrival that was deferred.
-
-        It was while this node's own dial, or an older connection, might live.
-        """
-        deferred, session.deferred = session.deferred, None
-        if deferred is not None and session.connection is None:
-            self.on_hello(*deferred)
-
-    def _ask_of(self, connection: Connection) -> None:
-        """Ask the peer whether it knows this connection; when it does not, the connection is given up."""
-        now = self._context.clock.monotonic()
-        self._context.probes.ping(connection, HANDSHAKE_TIMEOUT_S, now, lambda outcome: None)
-
     def on_dial_over(self, session: Session, error: MeshError, now: float) -> None:
         """Go on after this node's own dial failed: with the peer's dial or a second one, else with the error."""
-        self.resume(session)
+        if isinstance(error, KeyInUse):
+            self._context.note_twin(self._id, now)
+            self._context.fencing.on_proof(session.peer, error.proof, now)
+        self._context.admission.resume(session)
         if session.connection is None and not self._goes_on(session, error, now):
             session.answer(error)
 
@@ -347,7 +360,7 @@ class Dialing(Component):
             return
         self._context.records.seek(session.peer, now)
         if dial.bytes_in:
-            self._ask_of(dial)
+            self._context.admission.ask_of(dial)
             return
         for path in session.paths.book:
             waited = now - dial.started >= max(2 * DIAL_REFRESH_S, 3 * (path.rtt or 0.0))
@@ -380,9 +393,9 @@ class Dialing(Component):
         if session.held is not None and session.held.deadline <= now:
             self._accept_held(session, session.held, now)
 
-    def _accept_held(self, session: Session, held: HeldInitial, now: float) -> None:
+    def _accept_held(self, session: Session, held: HeldFlight, now: float) -> None:
         """Accept the first flight kept aside when this node's own dial got no answer."""
         self.release_held(session)
         dial = session.dial
         if session.connection is None and (dial is None or dial.bytes_in == 0):
-            self._accept(session, held.datagram, held.odcid, held.source, now)
+            self._accept(session, held.datagrams, held.odcid, held.source, now)

@@ -6,16 +6,21 @@ the mesh agrees that it is dead. The runtime sets the ``on_...`` callbacks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
+from meshnode.base.metrics import describe
 from meshnode.directory.announcement import Instance, is_offer
 from meshnode.directory.names import NameConflict, Names, PinsChanged, is_claim
+from meshnode.directory.providers import ProviderConflict, Providers
 from meshnode.directory.services import Announce, ServiceChanged, Services
-from meshnode.gossip import Changed, Kind, MemberChanged
+from meshnode.gossip import Changed, Entry, Kind, MemberChanged
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import Connection
 from meshnode.stack.component import Component, Spread
 from meshnode.stack.context import Context
+from meshnode.trust.policy import Act
+
+NOT_ALLOWED = describe("names_drop_policy", "claims of names that count for nothing: the policy does not allow them")
 
 
 def _ignore(*_: object) -> None:
@@ -28,12 +33,13 @@ class DirectoryLink(Component):
     def __init__(self, context: Context, gossip: Spread) -> None:
         self._context = context
         self._gossip = gossip
-        now, wall = context.clock.monotonic(), context.clock.wall()
+        now = context.clock.monotonic()
         own, rng, metrics = context.identity.id, context.rng, context.metrics
         self.directory = Services(own, rng, metrics, gossip.status, now)
-        self.names = Names(own, metrics, gossip.status, wall)
+        self.names = Names(own, metrics, gossip.status)
+        self.providers = Providers(metrics)
         self.on_service: Callable[[ServiceChanged], None] = _ignore
-        self.on_conflict: Callable[[NameConflict], None] = _ignore
+        self.on_conflict: Callable[[NameConflict | ProviderConflict], None] = _ignore
         self.on_pins: Callable[[], None] = _ignore
         self.on_name: Callable[[], None] = _ignore
         self.on_member: Callable[[MemberChanged], None] = _ignore
@@ -44,6 +50,10 @@ class DirectoryLink(Component):
             gossip.check(kind, fits)
             gossip.subscribe(kind, self._on_entry)
         gossip.watch(self._on_member)
+        context.guard.name_of = self._name_of
+        context.access_changed.append(self._on_access_changed)
+        gossip.on_expiry(self._on_expired)
+        context.successors.on_new.append(self._on_successor)
 
     # ---- time
 
@@ -65,19 +75,24 @@ class DirectoryLink(Component):
             return
         self._draining = True
         try:
-            while effects := [*self.directory.take_effects(), *self.names.take_effects()]:
+            cores = self.directory, self.names, self.providers
+            while effects := [effect for core in cores for effect in core.take_effects()]:
                 for effect in effects:
                     self._carry(effect, now)
         finally:
             self._draining = False
         self._arm()
 
-    def _carry(self, effect: Announce | ServiceChanged | NameConflict | PinsChanged, now: float) -> None:
+    def _carry(
+        self, effect: Announce | ServiceChanged | NameConflict | PinsChanged | ProviderConflict, now: float
+    ) -> None:
         if isinstance(effect, Announce):
             self._gossip.publish_soon(effect.kind, effect.name, effect.value, effect.ttl, now)
         elif isinstance(effect, ServiceChanged):
+            if effect.change == "up":
+                self.providers.on_offer(effect.instance.service, effect.instance.node)
             self.on_service(effect)
-        elif isinstance(effect, NameConflict):
+        elif isinstance(effect, NameConflict | ProviderConflict):
             self.on_conflict(effect)
         else:
             self.on_pins()
@@ -87,6 +102,11 @@ class DirectoryLink(Component):
     def on_link(self, connection: Connection, up: bool, now: float) -> None:
         """Count a peer as heard again, also when its connection is over: a new one is not silent."""
         self.directory.experience.on_heard(connection.peer)
+        guard = self._context.guard
+        if up and (guard.mesh is not None or guard.local is not None):  # its roles are known now: may it claim a name?
+            for entry in self._gossip.stored(Kind.NAME):
+                if entry.origin == connection.peer:
+                    self._on_claim(entry, self._context.clock.wall())
         self.drain(now)
 
     def on_silence(self, peer: NodeId, silent: bool, now: float) -> None:
@@ -102,8 +122,46 @@ class DirectoryLink(Component):
         if entry.kind == Kind.SERVICE:
             self.directory.on_entry(entry, wall, now)
         else:
-            self.names.on_entry(entry, wall)
+            self._on_claim(entry, wall)
             self.on_name()
+            if self._context.guard.uses_names():
+                self._context.guard.changed()  # rules about names may be about other nodes now
+        self.drain(now)
+
+    def _on_successor(self, old: NodeId, new: NodeId) -> None:
+        for pins in (self.names, self.providers):
+            pins.follow(old, new)
+        self.drain(self._context.clock.monotonic())
+
+    def _on_claim(self, entry: Entry, wall: float) -> None:
+        """Take a claim of a name, or its end; one that the policy lets its node not make counts for nothing."""
+        decision = self._context.guard.ask(Act.NAME, entry.origin, entry.name)
+        if decision.allowed or entry.value is None:
+            self.names.on_entry(entry, wall)
+            return
+        self._context.metrics.count(NOT_ALLOWED)
+        self._context.events.on_refused(entry.origin, Act.NAME, entry.name, decision)
+        self.names.on_expired(entry)
+
+    def _on_access_changed(self, now: float) -> None:
+        """Look at all claims again."""
+        wall = self._context.clock.wall()
+        for entry in self._gossip.stored(Kind.NAME):
+            self._on_claim(entry, wall)
+        self.on_name()
+        self.drain(now)
+
+    def _name_of(self, peer: NodeId) -> str:
+        return self.names.name_of(peer, self._context.clock.wall())
+
+    def _on_expired(self, entry: Entry, now: float) -> None:
+        """Forget what gossip keeps no longer, so that no bound here is for a flood to use."""
+        if entry.kind == Kind.SERVICE:
+            self.directory.on_expired(entry)
+        elif entry.kind == Kind.NAME:
+            self.names.on_expired(entry)
+        else:
+            return
         self.drain(now)
 
     def _on_member(self, change: MemberChanged, now: float) -> None:
@@ -123,6 +181,15 @@ class DirectoryLink(Component):
         """Return the instances of a service that other nodes announce, sorted by id."""
         return self.directory.instances(name, now, self._context.clock.wall(), self.rtt)
 
-    def choose(self, name: str, now: float, *, sticky: bool = False) -> list[Instance]:
+    def choose(
+        self, name: str, now: float, *, sticky: bool = False, only: Collection[NodeId] | None = None
+    ) -> list[Instance]:
         """Return the instances of a service in the order in which to try them (``Services.choose``)."""
-        return self.directory.choose(name, now, self._context.clock.wall(), self.rtt, sticky=sticky)
+        return self.directory.choose(name, now, self._context.clock.wall(), self.rtt, sticky=sticky, only=only)
+
+    def provider(self, name: str, now: float) -> NodeId | None:
+        """Return the node that a service means when it is used by its name alone (``Providers.choose``)."""
+        wall, pinned = self._context.clock.wall(), self.providers.pinned(name)
+        if pinned is not None and self.directory.instances(name, now, wall, only=(pinned,)):
+            return pinned
+        return self.providers.choose(name, [instance.node for instance in self.instances(name, now)])

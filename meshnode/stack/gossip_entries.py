@@ -16,6 +16,9 @@ OnEntry = Callable[[Changed, float], None]
 OnMember = Callable[[MemberChanged, float], None]
 
 
+LEFT_OVER_MS = 10_000  # how much later than this process an earlier one may have dated its last entry
+
+
 class GossipEntries:
     """What is said to all members, and by them. ``carry_out`` is called after each command to the core."""
 
@@ -27,6 +30,9 @@ class GossipEntries:
         self._expiries: list[Callable[[Entry, float], None]] = []
         self._watchers: list[OnMember] = []
         self._postponed: dict[tuple[Kind, str], tuple[bytes | None, int]] = {}  # bounded: this node's own names are
+        self._unlisted: dict[tuple[Kind, str], tuple[bytes | None, int]] = {}  # what only listed members publish
+        self._begun_ms = context.clock.wall() * 1000
+        self._others = 0  # member entries of this node that another process has published
 
     # ---- verbs
 
@@ -35,7 +41,7 @@ class GossipEntries:
 
         One check for each kind: a second one replaces the first.
         """
-        self._core.ingest.checks[kind] = fits
+        self._core.arrivals.ingest.checks[kind] = fits
 
     def publish(self, kind: int, name: str, value: bytes | None, ttl: int, now: float) -> Entry:
         """Sign and spread an entry, which lives ``ttl`` seconds; None as ``value`` withdraws an earlier one.
@@ -49,8 +55,12 @@ class GossipEntries:
     def publish_soon(self, kind: Kind, name: str, value: bytes | None, ttl: int, now: float) -> None:
         """Publish; what is over the rate waits, and is tried again each ``POSTPONE_S``.
 
-        Of several that wait under one kind and name, only the newest is published.
+        Of several that wait under one kind and name, only the newest is published. Grants wait until this node is
+        listed: before that, none but its peers ask for its roles, and they have them from it.
         """
+        if kind is Kind.GRANTS and not self._core.own_entries.listing.listed:
+            self._unlisted[kind, name] = value, ttl
+            return
         self._postponed.pop((kind, name), None)
         try:
             self.publish(kind, name, value, ttl, now)
@@ -63,6 +73,10 @@ class GossipEntries:
         postponed, self._postponed = self._postponed, {}
         for (kind, name), (value, ttl) in postponed.items():
             self.publish_soon(kind, name, value, ttl, now)
+
+    def stored(self, kind: int) -> list[Entry]:
+        """Return the entries of a kind that are in force, tombstones included."""
+        return list(self._core.store.entries(kind))
 
     def add_record(self, record: EndpointRecord, now: float) -> None:
         """Take a node that a source of records has found: it may become a neighbour."""
@@ -84,10 +98,25 @@ class GossipEntries:
         """Have ``callback`` called when the believed state of a member changes."""
         self._watchers.append(callback)
 
-    def blame(self, peer: NodeId, fault: Fault, now: float) -> None:
+    def blame(self, peer: NodeId, now: float, *, forged: bool = False) -> None:
         """Count a fault against a peer that sent a component above what no honest node passes on."""
-        self._core.blame(peer, fault, now)
+        self._core.blame(peer, Fault.FORGED if forged else Fault.MALFORMED, now)
         self._carry_out(now)
+
+    def bar(self, peer: NodeId, now: float) -> None:
+        """Forget a node whose key is revoked, and all its entries; ``Context.is_barred`` keeps new ones out."""
+        core = self._core
+        for entry in core.store.of_origin(peer):
+            if entry.kind == Kind.MEMBER:
+                core.members.on_member(peer, entry.seq + 1, True, now, news=False)
+            core.store.drop(entry)
+            self.on_expired(entry, now)
+        core.hyparview.forget(peer, now)
+        self._carry_out(now)
+
+    def lives(self, peer: NodeId) -> bool:
+        """Return whether a member is believed to live."""
+        return self._core.status(peer) is Status.ALIVE
 
     def status(self, peer: NodeId) -> Status:
         """Return the believed state of a member."""
@@ -98,12 +127,28 @@ class GossipEntries:
     def on_changed(self, change: Changed, now: float) -> None:
         """Tell subscribers of an entry; that of a member brings its record."""
         entry = change.entry
-        if entry.kind == Kind.MEMBER and change.via is not None:
+        if entry.kind == Kind.MEMBER and change.via is None:
+            unlisted, self._unlisted = self._unlisted, {}
+            for (kind, name), (value, ttl) in unlisted.items():
+                self.publish_soon(kind, name, value, ttl, now)
+        elif entry.kind == Kind.MEMBER:
+            if entry.origin == self._context.identity.id:
+                self._on_own_member(entry, now)
             member = parse_member(entry)
             if member is not None and member.record:
                 self._context.records.offer(member.record, "gossip", now)
         for callback in self._subscribers.get(entry.kind, ()):
             callback(change, now)
+
+    def _on_own_member(self, entry: Entry, now: float) -> None:
+        """Take an entry that says that this node lives, and that it did not publish.
+
+        One may be of an earlier process, by a clock that was a little ahead; else another host has this node's key.
+        """
+        if entry.issued > self._begun_ms:
+            self._others += 1
+            if self._others > 1 or entry.issued > self._begun_ms + LEFT_OVER_MS:
+                self._context.note_twin(entry.origin, now)
 
     def on_member(self, change: MemberChanged, now: float) -> None:
         """Tell watchers of a member."""

@@ -6,7 +6,11 @@ bytes everything but signs of life is dropped, and when the queue has drained th
 
 from __future__ import annotations
 
-from meshnode.base.limits import GOSSIP_MAX_OFFERS, GOSSIP_QUEUE
+from collections.abc import Hashable
+
+from meshnode.base.bounded import BoundedDict
+from meshnode.base.fair_rate import source_network
+from meshnode.base.limits import GOSSIP_MAX_ANSWERED, GOSSIP_MAX_OFFERS, GOSSIP_QUEUE
 from meshnode.base.metrics import describe
 from meshnode.errors import MeshError
 from meshnode.gossip import (
@@ -54,6 +58,7 @@ class GossipLink(Component):
         self._context = context
         self._peers = context.peers
         self._probes = GossipProbes(context, self._on_alive, self._connect)
+        self._answered: BoundedDict[NodeId, None] = BoundedDict(GOSSIP_MAX_ANSWERED)
         self.core = Gossip(
             context.identity,
             rng=context.rng,
@@ -62,7 +67,12 @@ class GossipLink(Component):
             wall=context.clock.wall(),
             first_seq=context.next_seq(),
             probeable=self._probes.probeable,
+            answered=self._has_answered,
+            network_of=self._network_of,
+            heard_at=self._probes.heard_at,
+            listed=context.settings.seed_role or not context.settings.dht,
         )
+        self.core.arrivals.ingest.is_barred = lambda origin: context.is_barred(origin)
         self.entries = GossipEntries(context, self.core, self._carry_out)
         self.use = LinkUse(context, self.core.hyparview.wants)
         self._timer = context.timers.timer(self._tick)
@@ -75,7 +85,10 @@ class GossipLink(Component):
         return self.core.status(peer)
 
     def members(self) -> list[NodeId]:
-        """Return the nodes of which a member entry is stored, without those that have left; gone ones are included."""
+        """Return the nodes of which a member entry is stored, without those that have left.
+
+        Gone ones are included.
+        """
         return [e.origin for e in self.core.store.entries(Kind.MEMBER) if self.core.status(e.origin) is not Status.LEFT]
 
     def summary(self) -> dict[str, object]:
@@ -97,6 +110,11 @@ class GossipLink(Component):
         self.core.announce(record.encoded, now)
         self._carry_out(now)
 
+    def on_clock_set(self, now: float) -> None:
+        """Publish again what this node had published."""
+        self.core.on_clock_set(now, self._context.clock.wall())
+        self._carry_out(now)
+
     def on_seed(self, peer: NodeId, now: float) -> None:
         """Begin with a configured node."""
         self.core.add_seed(self._contact(peer), now)
@@ -106,6 +124,7 @@ class GossipLink(Component):
         """Tell the core of a connection; it may become a link, or a link is over."""
         peer = connection.peer
         self._behind.pop(peer, None)
+        self._answered.put(peer, None)
         self.use.on_link(peer, up)
         self.core.on_link(peer, up, now)
         self._carry_out(now)
@@ -122,13 +141,14 @@ class GossipLink(Component):
     def _on_alive(self, peer: NodeId) -> None:
         """Take note that a member has answered a PING of gossip."""
         now = self._context.clock.monotonic()
+        self._answered.put(peer, None)
         self.core.on_alive(peer, now)
         self._carry_out(now)
 
     def on_probed(self, sender: NodeId, now: float) -> None:
         """Note that a member lives, as its PING shows."""
-        self.core.swim.on_heard(sender, now)
-        self._arm()
+        self.core.on_heard(sender, now)
+        self._carry_out(now)
 
     def _arm(self) -> None:
         self._timer.set(self.core.next_deadline())
@@ -209,6 +229,15 @@ class GossipLink(Component):
 
     # ---- connections
 
+    def _has_answered(self, peer: NodeId) -> bool:
+        return peer in self._answered or peer in self._context.records.hints or self._connection(peer) is not None
+
+    def _network_of(self, peer: NodeId) -> Hashable:
+        """Return the source network of a linked peer, or its relay or tunnel."""
+        session = self._peers.sessions.get(peer)
+        path = session.paths.active if session is not None else None
+        return source_network(path) if path is not None else None
+
     def _connection(self, peer: NodeId) -> Connection | None:
         connection = self._peers.connection(peer)
         return connection if connection is not None and connection.state is State.READY else None
@@ -226,7 +255,7 @@ class GossipLink(Component):
                 self.core.on_link(peer, True, now)
             self._carry_out(now)
 
-        self._context.dials.connect(peer, now, answer)
+        self._context.dials.connect_member(peer, now, answer)
 
     def _contact(self, peer: NodeId) -> Contact:
         record = self._context.records.cached(peer)

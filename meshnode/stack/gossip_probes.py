@@ -1,4 +1,8 @@
-"""Gossip's probes: signs of life that members are asked for by datagram, over no connection."""
+"""Gossip's probes: signs of life that members are asked for by datagram.
+
+A member with a connection is asked by a PING frame on it first, a quarter of the bytes of a sealed PING; whatever comes
+from it then is an answer. Sealed PINGs follow where nothing does.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,13 @@ from collections.abc import Callable
 from functools import partial
 
 from meshnode.base.path import Path
+from meshnode.base.timers import Timer
 from meshnode.errors import RecordError
 from meshnode.gossip import Contact
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord, open_record
+from meshnode.paths.candidate import NEVER
+from meshnode.quic.connection import State
 from meshnode.stack.context import Context
 
 PINGS, PING_AGAIN_S = 3, 0.15
@@ -28,12 +35,18 @@ class GossipProbes:
         self._context = context
         self._on_alive = on_alive
         self._connect = connect
-        self._asked: dict[NodeId, None] = {}  # members that were asked and have not answered; gossip's probes are few
+        # members that were asked and have not answered, with what asks again; gossip's probes are few
+        self._asked: dict[NodeId, Timer | None] = {}
 
     def probeable(self, contact: Contact) -> bool:
         """Return False for a node that only relays reach: an unexpected datagram would not arrive."""
         record = self._record(contact)
         return record is not None and not record.relays
+
+    def heard_at(self, peer: NodeId) -> float:
+        """Return when anything came by the connection with a member, in monotonic seconds."""
+        session = self._context.peers.sessions.get(peer)
+        return session.heard_at() if session is not None and session.connection is not None else NEVER
 
     def probe(self, contact: Contact, now: float) -> None:
         """Ask a member for a sign of life: ``PINGS`` rounds of PINGs, ``PING_AGAIN_S`` apart, while it does not answer.
@@ -41,10 +54,29 @@ class GossipProbes:
         A member that uses relays is also connected to, unless it is already.
         """
         record = self._record(contact)
-        self._asked[contact.id] = None
-        self._ping(contact.id, record, 0, now)
+        self._forget(contact.id)
+        if not self._ping_connection(contact.id, record, now):
+            self._ping(contact.id, record, 0, now)
         if record is not None and record.relays and self._context.peers.connection(contact.id) is None:
             self._connect(Contact(contact.id), now)
+
+    def _ping_connection(self, peer: NodeId, record: EndpointRecord | None, now: float) -> bool:
+        """Ask by the connection with a member; returns False when there is none that flows."""
+        session = self._context.peers.sessions.get(peer)
+        connection = session.connection if session is not None else None
+        if session is None or connection is None or connection.state is not State.READY or not session.is_heard(now):
+            return False
+        connection.engine.ping()
+        self._context.links.touch(connection)
+
+        def look(later: float) -> None:
+            if session.heard_at() > now:
+                self._answered(peer)
+            else:
+                self._ping(peer, record, 1, later)
+
+        self._asked[peer] = self._context.timers.at(now + PING_AGAIN_S, look)
+        return True
 
     def _record(self, contact: Contact) -> EndpointRecord | None:
         """Return the newest record of a contact."""
@@ -60,14 +92,12 @@ class GossipProbes:
 
     def _ping(self, peer: NodeId, record: EndpointRecord | None, number: int, now: float) -> None:
         """Send a PING to where the peer is; again, and elsewhere too, while there is no answer."""
-        if peer not in self._asked:
-            return
         where = self._paths(peer, record, first=number == 0)
         connection = self._context.peers.connection(peer)
         self._context.probes.ask(peer, connection, where, now, partial(self._answered, peer))
         if number < PINGS - 1:
             again = partial(self._ping, peer, record, number + 1)
-            self._context.timers.at(now + PING_AGAIN_S, again)
+            self._asked[peer] = self._context.timers.at(now + PING_AGAIN_S, again)
         else:
             self._asked.pop(peer, None)
 
@@ -76,9 +106,15 @@ class GossipProbes:
         active = session.paths.active if session is not None and session.connection is not None else None
         paths: list[Path] = [active] if active is not None else []
         if record is not None and (active is None or not first):
-            paths += [endpoint.addr for endpoint in record.endpoints]
+            here = self._context.peers.here
+            paths += [addr for endpoint in record.endpoints for addr in here.reachable(endpoint.addr)]
         return list(dict.fromkeys(paths))[:PING_PATHS]
 
     def _answered(self, peer: NodeId) -> None:
-        self._asked.pop(peer, None)
+        self._forget(peer)
         self._on_alive(peer)
+
+    def _forget(self, peer: NodeId) -> None:
+        again = self._asked.pop(peer, None)
+        if again is not None:
+            again.cancel()

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from meshnode.base.address import Addr
+from meshnode.base.bounded import BoundedDict
+from meshnode.base.limits import MAX_OWN_SEQS
 from meshnode.base.path import Path
 from meshnode.identity.node_id import NodeId
-from meshnode.identity.record import Endpoint, EndpointKind, sign_record
+from meshnode.identity.record import Endpoint, EndpointKind, EndpointRecord, sign_record
 from meshnode.nat.local_networks import LocalNetworks, is_loopback, on_networks
 from meshnode.nat.own_addresses import named
 from meshnode.stack.component import Component
 from meshnode.stack.context import SYMMETRIC, Context
+from meshnode.stack.key_twins import capability_of
 
 RENEW_DELAY_S = 0.05
 
@@ -24,11 +27,16 @@ class OwnRecord(Component):
         self._peers = context.peers
         self._endpoints: tuple[Endpoint, ...] = ()
         self._timer = context.timers.timer(self._renew)
+        self._signed: BoundedDict[int, None] = BoundedDict(MAX_OWN_SEQS)
+        self._first_seq = 0
 
     def set_addresses(
         self, endpoints: tuple[Endpoint, ...], networks: tuple[tuple[str, int], ...], now: float, *, moved: bool
     ) -> None:
-        """Take these as the local endpoints. When ``moved``, probe every live peer first, then tell them."""
+        """Take these as the local endpoints.
+
+        When ``moved``, probe every live peer first, then tell them.
+        """
         context = self._context
         own = frozenset(endpoint.addr for endpoint in endpoints)
         self._settle_here(networks, own)
@@ -78,6 +86,20 @@ class OwnRecord(Component):
         if self._context.nat.observed(peer, source, seen, now):
             self.changed(now)
 
+    def on_clock_set(self, now: float) -> None:
+        """Sign the record again: it is dated by a clock that was wrong."""
+        if self._endpoints:
+            self._timer.set(now)
+
+    def on_heard(self, record: EndpointRecord, now: float) -> None:
+        """Take a record of this node's id from others: one that it did not sign is of another host with its key.
+
+        Those of an earlier process have lower numbers.
+        """
+        if self._first_seq and record.seq > self._first_seq and record.seq not in self._signed:
+            self._context.note_twin(record.id, now)
+            self._context.fencing.heard(record, now)
+
     def hear_loopback(self) -> None:
         """Take peers' loopback addresses for real: a member of the mesh is on this host."""
         if not self._peers.here.loopback:
@@ -106,8 +128,10 @@ class OwnRecord(Component):
             ttl=settings.record_ttl,
             endpoints=named(self._endpoints, mappings.reflexive(now)),
             relays=context.relays.homes,
-            capabilities=capabilities,
+            capabilities=(*capabilities, capability_of(context.boot)),
         )
+        self._first_seq = self._first_seq or record.seq
+        self._signed.put(record.seq, None)
         self._settle_here(self._peers.here.networks, frozenset(e.addr for e in self._endpoints + record.endpoints))
         self._timer.set(now + settings.record_ttl * context.rng.uniform(0.3, 0.5))
 

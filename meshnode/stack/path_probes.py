@@ -7,7 +7,6 @@ signs of life. Those about one path of a peer are that peer's path core's, which
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_UNANSWERED_PINGS
@@ -15,10 +14,12 @@ from meshnode.base.metrics import describe
 from meshnode.base.path import Path, udp_address
 from meshnode.base.path_reason import PathReason
 from meshnode.base.timers import Timer
+from meshnode.base.value import state
 from meshnode.errors import PeerRestarted
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.sealing import SEAL_OVERHEAD
 from meshnode.paths.effects import (
+    MOVED,
     Answered,
     Effect,
     FellSilent,
@@ -34,6 +35,7 @@ from meshnode.paths.effects import (
 )
 from meshnode.quic.connection import Connection, State
 from meshnode.stack import probe
+from meshnode.stack.address_credit import Cause
 from meshnode.stack.component import Component
 from meshnode.stack.context import Context
 from meshnode.stack.probe import Pinged
@@ -43,17 +45,19 @@ SWITCHES = describe("path_switches", "times that a peer's packets were sent anot
 SUSPENDED = describe("suspended", "connections left without any working path")
 RESTARTED = describe("peer_restarted", "connections given up because the peer said that it does not know them")
 BAD_PING = describe("drop_ping", "malformed PINGs of members")
+OF_TWIN = describe("drop_pong_of_twin", "PONGs dropped: of another host that uses the key of a connected peer")
 BAD_PONG = describe("drop_pong", "malformed PONGs of members")
 
 ASK_S = 10.0  # a later answer to one of gossip's PINGs is no sign of life
 
 
-@dataclass(slots=True)
+@state
 class _Unanswered:
     """A PING; ``done`` is called once: with True when the peer does not know the connection, None when it is lost."""
 
     peer: NodeId
     tag: bytes
+    path: Path
     is_echo: bool
     done: Callable[[bool | None, float], None]
     timer: Timer
@@ -138,11 +142,17 @@ class PathProbes(Component):
     def _send_probe(self, session: Session, effect: SendProbe) -> None:
         ping = probe.Ping(effect.flags, effect.tx, probe.connection_tag(session.connection))
         body = probe.encode_ping(ping, max(probe.MIN_PING, effect.pad_to - SEAL_OVERHEAD))
-        self._context.sender.send_sealed(session.peer, effect.path, body)
+        cause = Cause.PROBE if effect.named else Cause.ANSWER
+        sent = self._context.sender.send_sealed(session.peer, effect.path, body, cause)
+        if not sent and effect.pad_to:  # what tells of a move may be short where there is no credit for a packet
+            sent = self._context.sender.send_sealed(session.peer, effect.path, body[: probe.MIN_PING], cause)
+        if not sent:
+            session.paths.unsent(effect.tx)
 
     def _switched(self, session: Session, switched: Switched, now: float) -> None:
         if switched.old not in (None, switched.new):
             self._context.metrics.count(SWITCHES)
+            session.attempt.strayed = True
         for hook in self._context.hooks.switched:
             hook(session, switched, now)
         self._context.events.on_path(session.peer, switched.old, switched.new, switched.reason)
@@ -170,11 +180,11 @@ class PathProbes(Component):
             if unknown:
                 self._forgotten(tag)
 
-        tx = self._expect(peer, tag, now + timeout, done, is_echo=True)
+        tx = self._expect(peer, tag, active, now + timeout, done, is_echo=True)
         session.paths.watchdog.expect(now)
         self._context.links.arm(session)
         body = probe.encode_ping(probe.Ping(probe.ECHO, tx, tag))
-        self._context.sender.send_sealed(peer, active, body)
+        self._context.sender.send_sealed(peer, active, body, Cause.DIAL if connection is session.dial else Cause.ANSWER)
         self._context.events.on_dirty()
 
     def ask(
@@ -193,21 +203,31 @@ class PathProbes(Component):
                 self._forgotten(tag)
 
         for path in paths:
-            tx = self._expect(peer, tag, now + ASK_S, done, is_echo=False)
-            self._context.sender.send_sealed(peer, path, probe.encode_ping(probe.Ping(0, tx, tag)))
+            tx = self._expect(peer, tag, path, now + ASK_S, done, is_echo=False)
+            self._context.sender.send_sealed(peer, path, probe.encode_ping(probe.Ping(0, tx, tag)), Cause.PROBE)
 
     def ping_once(self, session: Session, path: Path) -> None:
-        """Send one probe whose answer is ignored: a peer that gets it probes this node in turn."""
+        """Send one probe of a port search.
+
+        Its answer is ignored: a peer that gets it probes this node in turn.
+        """
         tag = probe.connection_tag(session.connection)
         ping = probe.Ping(0, self._context.entropy(probe.TX_LENGTH), tag)
-        self._context.sender.send_sealed(session.peer, path, probe.encode_ping(ping))
+        self._context.sender.send_sealed(session.peer, path, probe.encode_ping(ping), Cause.SEARCH)
 
     def _expect(
-        self, peer: NodeId, tag: bytes, deadline: float, done: Callable[[bool | None, float], None], *, is_echo: bool
+        self,
+        peer: NodeId,
+        tag: bytes,
+        path: Path,
+        deadline: float,
+        done: Callable[[bool | None, float], None],
+        *,
+        is_echo: bool,
     ) -> bytes:
         tx = self._context.entropy(probe.TX_LENGTH)
         timer = self._context.timers.at(deadline, lambda now: self._end(tx, None, now))
-        pushed_out = self._unanswered.put(tx, _Unanswered(peer, tag, is_echo, done, timer))
+        pushed_out = self._unanswered.put(tx, _Unanswered(peer, tag, path, is_echo, done, timer))
         if pushed_out is not None:
             pushed_out[1].end(None, self._context.clock.monotonic())
         return tx
@@ -249,9 +269,16 @@ class PathProbes(Component):
         for hook in context.hooks.probed:
             hook(sender, now)
         session = self._peers.sessions.get(sender)
-        if session is not None and known:
+        if session is None:
+            return
+        if known:
             session.paths.on_ping(source, ping.flags, now)
             self.settle(session, now)
+            if session.outbox and session.connection is not None:  # it has earned some of what is held
+                context.links.touch(session.connection)
+        elif ping.flags & MOVED:  # in the middle of its dial
+            for arrival in session.arrivals.values():
+                arrival.follow(source)
 
     def on_pong(self, sender: NodeId, body: bytes, source: Path, size: int, now: float) -> None:
         """Match a member's answer with the PING of this node that it answers.
@@ -266,18 +293,33 @@ class PathProbes(Component):
         if pong.observed is not None:
             self._context.own.seen_as(sender, source, pong.observed, now)
         unknown = bool(pong.flags & probe.NO_CONN)
+        if unknown and self._is_of_twin(sender, now):
+            self._context.metrics.count(OF_TWIN)
+            return
         ping = self._unanswered.get(pong.tx)
         if ping is not None and ping.peer == sender:
+            self._context.credit.answered(ping.path, now)
+            self._context.sealer.doubt.settle()
             self._end(pong.tx, unknown, now)
             return
         session = self._peers.sessions.get(sender)
         if session is None:
             return
-        sent = session.paths.on_pong(pong.tx, now)
+        answered = session.paths.on_pong(pong.tx, now)
+        if answered is not None:
+            self._context.credit.answered(answered.path, now)
+            self._context.sealer.doubt.settle()
         connection = session.connection
-        if sent is not None and unknown and connection is not None and sent >= session.ready_at:
+        if answered is not None and unknown and connection is not None and answered.sent >= session.ready_at:
             self._forgotten(probe.connection_tag(connection))  # not for a late answer about the one before
         self.settle(session, now)
+
+    def _is_of_twin(self, sender: NodeId, now: float) -> bool:
+        """Return whether a PONG may be of another host with the same key: it knows nothing of what is with this one."""
+        session = self._peers.sessions.get(sender)
+        if session is None or session.connection is None or not self._peers.twins.is_twice(sender, now):
+            return False
+        return session.is_heard(now)
 
     def _forgotten(self, tag: bytes) -> None:
         """Give up a connection that the peer does not know: it has restarted, or its goodbye was lost."""
@@ -288,4 +330,4 @@ class PathProbes(Component):
         connection.abandon(PeerRestarted(f"{connection.peer.short} has restarted and knows nothing of us"))
         session = self._peers.sessions.get(connection.peer)
         if session is not None:
-            self._context.dials.resume(session)
+            self._context.admission.resume(session)

@@ -3,13 +3,14 @@
 The end behind a symmetric NAT asks (control frame SEARCH, end to end over the relayed connection); the other end
 complies only when a relay that it uses has just introduced the two, and the asker's own signed record names the host
 that the relay saw: neither a lying peer nor a lying relay alone can aim the probes. One search at a time in each
-part, pauses between those for one peer and at one host, ``SEARCH_TRIES`` unsuccessful ones a connection.
+part, pauses between those for one peer and at one host. ``SEARCH_TRIES`` unsuccessful ones a connection, and at one
+host in ``SEARCH_REST_S`` whichever peers ask, for those that conspire have as many ids as they like.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
@@ -19,19 +20,24 @@ from meshnode.base.limits import (
     SEARCH_AFTER_S,
     SEARCH_AGAIN_S,
     SEARCH_FRESH_S,
+    SEARCH_PROBES,
+    SEARCH_REST_S,
     SEARCH_SIDES,
     SEARCH_TRIES,
     SEARCH_WAIT_S,
 )
 from meshnode.base.metrics import describe
 from meshnode.base.path import ViaRelay, ViaSocket, udp_address
+from meshnode.base.value import state
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointKind
+from meshnode.identity.sealing import SEAL_OVERHEAD
 from meshnode.nat.local_networks import is_loopback
 from meshnode.nat.port_search import SPREAD_STEP, Search, spray, spread
 from meshnode.paths.effects import Switched
 from meshnode.quic.connection import Connection
 from meshnode.quic.hello import Frame as Control
+from meshnode.stack import probe
 from meshnode.stack.component import Component
 from meshnode.stack.context import SYMMETRIC, Context
 from meshnode.stack.session import Session
@@ -45,7 +51,7 @@ REFUSED = describe("port_searches_refused", "port searches asked for and refused
 PROBES = describe("port_search_probes", "probes sent in port searches")
 
 
-@dataclass(slots=True)
+@state
 class _Running:
     peer: NodeId
     search: Search
@@ -64,7 +70,7 @@ class PortSearch(Component):
         self._begin: BoundedDict[NodeId, float] = BoundedDict(MAX_SEARCH_BOOK)  # when to ask for a search
         # of a peer or a host: its last search
         self._last: BoundedDict[NodeId | str, float] = BoundedDict(MAX_SEARCH_BOOK)
-        self._tries: dict[NodeId, int] = {}
+        self._tries: BoundedDict[NodeId | str, int] = BoundedDict(MAX_SEARCH_BOOK)  # of them, without a result
         self._spread: _Running | None = None
         self._spray: _Running | None = None
         self._kept: BoundedDict[int, NodeId] = BoundedDict(MAX_SIDES_KEPT)
@@ -95,9 +101,12 @@ class PortSearch(Component):
         return known.addr if may else None
 
     def _may_search(self, peer: NodeId, host: str, now: float) -> bool:
-        """Return whether the last search, for the peer or the host, is long ago, and the peer had few."""
+        """Return whether the last search, for the peer or the host, is long ago, and both had few."""
+        if now - self._last.get(host, float("-inf")) > SEARCH_REST_S:
+            self._tries.pop(host, None)
         last = max(self._last.get(key, float("-inf")) for key in (peer, host))
-        return self._tries.get(peer, 0) < SEARCH_TRIES and now - last >= SEARCH_AGAIN_S
+        most = max(self._tries.get(key, 0) for key in (peer, host))
+        return most < SEARCH_TRIES and now - last >= SEARCH_AGAIN_S
 
     def _is_named(self, peer: NodeId, host: str) -> bool:
         """Return whether the peer's own signed record names that host: a relay alone cannot aim a search."""
@@ -106,9 +115,11 @@ class PortSearch(Component):
             e.addr.host == host for e in record.endpoints if e.kind is not EndpointKind.RELAY
         )
 
-    def _note(self, session: Session, target: Addr, now: float) -> None:
-        self._tries[session.peer] = self._tries.get(session.peer, 0) + 1
+    def _begin_at(self, session: Session, target: Addr, probes: int, now: float) -> None:
+        size = probe.MIN_PING + SEAL_OVERHEAD
+        self._context.credit.grant(target, probes * size, now)
         for key in (session.peer, target.host):
+            self._tries.put(key, self._tries.get(key, 0) + 1)
             self._last.put(key, now)
 
     # ---- the symmetric side
@@ -117,7 +128,7 @@ class PortSearch(Component):
         target = self._target(session, now)
         if target is None or self._spread is not None or session.connection is None:
             return
-        self._note(session, target, now)
+        self._begin_at(session, target, SEARCH_SIDES, now)
         self._context.metrics.count(SPREADS)
         self._close_kept(session.peer)
         session.connection.send_frame(Control.SEARCH)
@@ -145,7 +156,7 @@ class PortSearch(Component):
         if session is None or target is None or self._spray is not None or self._context.nat.mappings.symmetric(now):
             self._context.metrics.count(REFUSED)
             return
-        self._note(session, target, now)
+        self._begin_at(session, target, SEARCH_PROBES, now)
         self._context.metrics.count(SPRAYS)
         self._spray = _Running(session.peer, spray(target, self._context.rng, now), now + SEARCH_WAIT_S)
         self._arm()
@@ -155,13 +166,16 @@ class PortSearch(Component):
     def on_switched(self, session: Session, switched: Switched, now: float) -> None:
         """End the search when there is a direct path; the socket that found it is kept."""
         new = switched.new
-        if udp_address(new) is None:
+        addr = udp_address(new)
+        if addr is None:
             return
         side = new.socket if isinstance(new, ViaSocket) else None
         for running in (self._spread, self._spray):
             if running is not None and running.peer == session.peer:
                 self._context.metrics.count(FOUND)
                 self._tries.pop(session.peer, None)  # it works: after a move there may be another
+                if addr in self._context.credit.proven:  # not where it only says to have moved
+                    self._tries.pop(addr.host, None)
                 if side is not None and side in running.sides:
                     running.sides.remove(side)
                     pushed_out = self._kept.put(side, session.peer)

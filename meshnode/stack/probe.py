@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 from meshnode.base.address import Addr, pack_addr, unpack_addr
 from meshnode.base.path import Path
+from meshnode.base.value import value
 from meshnode.paths.effects import MOVED, SEEKING
 from meshnode.quic.connection import Connection
 
@@ -23,7 +23,7 @@ PING_FLAGS = {MOVED: "moved", SEEKING: "seeking", ECHO: "echo"}
 PONG_FLAGS = {NO_CONN: "no such connection"}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ping:
     """A probe. ``handle`` names the sender's connection to the receiver, zeros when there is none."""
 
@@ -32,7 +32,7 @@ class Ping:
     handle: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Pong:
     """The answer. ``observed`` is the address that the probe was seen to come from; None for a detour."""
 
@@ -71,7 +71,7 @@ def decode_pong(body: bytes) -> Pong | None:
     return Pong(body[1], body[2:10], observed)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Pinged:
     """The outcome of one echo.
 

@@ -6,13 +6,14 @@ Frames travel beside that connection, to wherever its path goes, so carrying one
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from meshnode.base.address import Addr, is_dialable, unpack_addr
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import HOME_RELAYS, INTRODUCED_AGAIN_S, MAX_RELAYS_HELD, MAX_RELAYS_LOST, RELAY_RETRY_S
 from meshnode.base.metrics import describe
-from meshnode.base.path import Hop, ViaRelay, ViaTunnel
+from meshnode.base.path import Hop, Path, ViaRelay, ViaTunnel
+from meshnode.base.value import state
 from meshnode.errors import InvalidId, MeshError
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointKind, EndpointRecord
@@ -37,7 +38,7 @@ from meshnode.stack.component import Component
 from meshnode.stack.context import RELAY, TUNNEL, Context
 from meshnode.stack.session import Introduction, Session
 
-KEEP_S = 1.0
+KEEP_S, SETTLED_S = 1.0, 10.0  # between looks at the relays; the longer while all is granted and heard
 
 BAD_FRAME = describe("drop_relay_frame", "relay frames dropped: malformed, of no reservation, or not proven")
 HELD = describe("relay_reservations", "reservations that relays have granted")
@@ -45,7 +46,7 @@ TOO_OFTEN = describe("introductions_too_often", "introductions ignored: one of t
 INTRODUCTIONS = describe("introductions", "times that a relay said where to probe a peer")
 
 
-@dataclass(slots=True)
+@state
 class Holding:
     """A reservation of this node at a relay; without a key it is only asked for."""
 
@@ -95,6 +96,11 @@ class RelayClient(Component):
         """Look at the relays again: a seed may be one."""
         self._wake(now)
 
+    def on_silence(self, peer: NodeId, silent: bool, now: float) -> None:
+        """Look more often while a relay is silent."""
+        if silent and peer in self._holdings:
+            self._timer.set(now + KEEP_S)
+
     def uses(self, peer: NodeId) -> bool:
         """Return whether a reservation, at ``peer`` or of it here, needs the connection."""
         return peer in self._holdings or self._context.serving.serves(peer)
@@ -110,12 +116,16 @@ class RelayClient(Component):
         if homes != self.homes:
             self.homes = homes
             self._context.own.changed(now)
+        elif _settled(self._context, self._holdings, self._retry, now):
+            self._timer.set(now + SETTLED_S)
 
     def _homes(self, now: float) -> tuple[NodeId, ...]:
         """Ask for reservations, and return the relays for the own record: those in use, then the nearest."""
         known = self.known()
         self._hold_some(known, now)
-        usable = {r: self._rtt(r) for r, h in self._holdings.items() if h.granted and self._works(r)}
+        usable = {
+            r: _rtt(self._context.peers.sessions[r]) for r, h in self._holdings.items() if h.granted and self._works(r)
+        }
         kept = [r for r in self.homes if r in usable]
         nearest = sorted((r for r in usable if r not in kept and r in known), key=lambda r: usable[r])
         return (*kept, *nearest[: max(0, HOME_RELAYS - len(kept))])
@@ -133,11 +143,6 @@ class RelayClient(Component):
             return False
         active = session.paths.active
         return active is not None and not isinstance(active, ViaRelay)  # no relay through a relay
-
-    def _rtt(self, relay: NodeId) -> float:
-        connection = self._context.peers.sessions[relay].connection
-        rtt = connection.engine.rtt() if connection is not None else None
-        return rtt if rtt is not None else 10.0
 
     def hold(self, relay: NodeId, now: float) -> None:
         """Get a reservation at this relay.
@@ -212,7 +217,10 @@ class RelayClient(Component):
             self._retry[peer] = now + KEEP_S
 
     def on_control(self, connection: Connection, fields: list[object], now: float) -> None:
-        """Handle a control frame of a relay: a grant, a refusal or an introduction; counted when malformed."""
+        """Handle a control frame of a relay: a grant, a refusal or an introduction.
+
+        Counted when malformed.
+        """
         try:
             if fields[0] == Control.RELAY_GRANT:
                 self._on_grant(connection.peer, fields, now)
@@ -230,8 +238,14 @@ class RelayClient(Component):
             raise ValueError("not asked for, or malformed")
         if len(reservation) != RESERVATION_LENGTH or len(key) != KEY_LENGTH:
             raise ValueError("wrong lengths")
+        if self._by_reservation.get(reservation, holding) is not holding:
+            raise ValueError("the reservation is another relay's")
+        renewed = holding.granted
+        self._by_reservation.pop(holding.reservation, None)  # one for each relay, however often it grants
         holding.reservation, holding.key = reservation, key
         self._by_reservation[reservation] = holding
+        if renewed:
+            return  # nothing follows from it: what a relay repeats costs this node no look at all its peers
         self._context.metrics.count(HELD)
         for session in list(self._context.peers.sessions.values()):
             record = self._context.records.cached(session.peer)
@@ -292,13 +306,14 @@ class RelayClient(Component):
         to = label(peer)
         return active, [make_frame(holding.key, UP, holding.reservation, to, inner) for inner in datagrams]
 
-    def on_relayed(self, data: bytes, now: float) -> None:
-        """Take a relay frame: forward it when this node is its relay, open it when it is for this node.
+    def on_relayed(self, data: bytes, source: Path, now: float) -> None:
+        """Take a relay frame from ``source``: forward it when this node is its relay, open it when it is for this node.
 
         One that is not proven by the reservation's key is dropped and counted, and so is a frame in a frame.
         """
         frame = parse_frame(data)
         if frame is None:
+            self._context.junk.note(source, now)
             self._context.metrics.count(BAD_FRAME)
             return
         if self._context.serving.carry(frame, now):
@@ -306,6 +321,7 @@ class RelayClient(Component):
         holding = self._by_reservation.get(frame.reservation)
         nested = frame.inner[0] == data[0]
         if holding is None or nested or not proven(frame, holding.key, DOWN):
+            self._context.junk.note(source, now)
             self._context.metrics.count(BAD_FRAME)
         else:
             self._context.deliver(frame.inner, ViaRelay(str(holding.relay)), now)
@@ -334,6 +350,11 @@ class RelayClient(Component):
         return found
 
 
+def _rtt(session: Session) -> float:
+    rtt = session.connection.engine.rtt() if session.connection is not None else None
+    return rtt if rtt is not None else 10.0
+
+
 def _parse_introduced(fields: list[object]) -> tuple[NodeId, Addr, int]:
     _, raw, packed, delay_ms = fields
     if not isinstance(raw, bytes) or not isinstance(packed, bytes) or type(delay_ms) is not int:
@@ -342,3 +363,15 @@ def _parse_introduced(fields: list[object]) -> tuple[NodeId, Addr, int]:
     if not is_dialable(addr) or not 0 <= delay_ms <= 1000:
         raise ValueError("no peer can be there")
     return NodeId(raw), addr, delay_ms
+
+
+def _settled(context: Context, holdings: Mapping[NodeId, Holding], retry: Mapping[NodeId, float], now: float) -> bool:
+    """Return whether nothing is asked of relays or soon to be, and none in use is silent."""
+    sessions = context.peers.sessions
+    return context.settings.relay or (
+        all(
+            held.granted and relay in sessions and sessions[relay].paths.seeking.silent_since is None
+            for relay, held in holdings.items()
+        )
+        and not any(at > now for at in retry.values())
+    )

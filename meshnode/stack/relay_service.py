@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from meshnode.base.address import Addr, pack_addr
+from meshnode.base.fair_rate import source_network
 from meshnode.base.path import Hop, ViaRelay, udp_address
 from meshnode.errors import InvalidId
 from meshnode.identity.node_id import NodeId
+from meshnode.paths.effects import Switched
 from meshnode.quic.connection import Connection
 from meshnode.quic.hello import Frame as Control
 from meshnode.relay.frames import BAD_CONTROL, NO_RELAY, Frame
@@ -24,9 +28,10 @@ class RelayService(Component):
         self.server: RelayServer | None = None
         if context.settings.relay:
             now, limits = context.clock.monotonic(), context.settings.relay_limits
-            self.server = RelayServer(limits, context.relay_allow, context.entropy, context.metrics, now)
+            self.server = RelayServer(limits, context.guard.relays, context.entropy, context.metrics, now)
         self._context = context
         self._outbox: dict[Hop, list[bytes]] = {}
+        context.access_changed.append(self._look)
 
     def serves(self, peer: NodeId) -> bool:
         """True when ``peer`` holds a reservation here."""
@@ -35,6 +40,19 @@ class RelayService(Component):
     def clients(self) -> int:
         """Return how many nodes hold a reservation here."""
         return len(self.server) if self.server is not None else 0
+
+    def _look(self, now: float) -> None:
+        """End the reservations of clients that may use this relay no longer."""
+        for client in self.server.clients() if self.server is not None else ():
+            if not self._context.guard.relays(client):
+                self._release(client)
+
+    def _release(self, client: NodeId) -> None:
+        assert self.server is not None
+        self.server.release(client)
+        connection = self._context.peers.connection(client)
+        if connection is not None:
+            connection.send_frame(Control.RELAY_REFUSE, "this relay does not serve you any more")
 
     def on_link(self, connection: Connection, up: bool, now: float) -> None:
         """End a reservation with its client's connection."""
@@ -55,11 +73,24 @@ class RelayService(Component):
         if self.server is None:
             connection.send_frame(Control.RELAY_REFUSE, "this node is no relay")
             return
-        granted = self.server.reserve(connection.peer, now)
+        granted, gone = self.server.reserve(connection.peer, self._network_of(connection.peer), now)
         if isinstance(granted, Reservation):
             connection.send_frame(Control.RELAY_GRANT, granted.id, granted.key)
         else:
             connection.send_frame(Control.RELAY_REFUSE, granted)
+        displaced = self._context.peers.connection(gone) if gone is not None else None
+        if displaced is not None:
+            displaced.send_frame(Control.RELAY_REFUSE, "this relay is full")
+
+    def on_switched(self, session: Session, switched: Switched, now: float) -> None:
+        """Count a client that has moved as one of the network where it is."""
+        if self.server is not None:
+            self.server.moved(session.peer, source_network(switched.new), now)
+
+    def _network_of(self, peer: NodeId) -> Hashable:
+        session = self._context.peers.sessions.get(peer)
+        path = session.paths.active if session is not None else None
+        return source_network(path) if path is not None else None
 
     def _on_introduce(self, asker: NodeId, fields: list[object], now: float) -> None:
         _, raw = fields
@@ -100,8 +131,7 @@ class RelayService(Component):
         """Send what was forwarded since the last time, in batches."""
         outbox, self._outbox = self._outbox, {}
         for path, frames in outbox.items():
-            if not self._context.link.send(path, frames):
-                self._context.metrics.count(NO_RELAY, len(frames))
+            self._context.sender.forward(path, frames)
 
 
 def _seen(session: Session) -> tuple[Addr, float] | None:

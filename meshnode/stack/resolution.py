@@ -5,7 +5,8 @@ Every source of this node runs at the same time; see ``discovery/source.py`` for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 
 from meshnode.base.address import NOWHERE, Addr, is_dialable
 from meshnode.base.bounded import BoundedDict
@@ -22,6 +23,8 @@ from meshnode.quic.connection import Connection
 from meshnode.quic.stream import Stream
 from meshnode.stack.component import Component
 from meshnode.stack.context import Context
+from meshnode.stack.dht_sending import DhtSending
+from meshnode.stack.record_news import RecordNews
 from meshnode.stack.session import Session
 
 
@@ -44,11 +47,24 @@ class Resolution(Component):
             now=context.clock.monotonic(),
             wall=context.clock.wall(),
             seed_role=context.settings.seed_role,
+            is_linked=lambda peer: context.peers.connection(peer) is not None,
         )
+        self.resolver.is_barred = dht.records.is_barred = lambda peer: context.is_barred(peer)
+        sending = DhtSending(context)
         self.dht = DhtSource(
-            dht, context.clock, context.timers, context.metrics, self._send, self._touched, context.events.on_contacts
+            dht,
+            context.clock,
+            context.timers,
+            context.metrics,
+            sending.send,
+            sending.on_proven,
+            self._touched,
+            context.events.on_contacts,
         )
+        self._news = RecordNews(context, self.cached, self.dht.note_record)
+        context.successors.on_new.append(partial(_follow, self))
         self._uses_dht = context.settings.dht
+        self.statements = self.dht if self._uses_dht else None  # where values are found that are no records
         if self._uses_dht:
             self.kinds = range(FIRST_KIND, LAST_KIND + 1)
             self.add_source(self.dht)
@@ -75,6 +91,7 @@ class Resolution(Component):
         """
         given = list(paths)
         addrs = [path for path in given if isinstance(path, Addr)]
+        peer = self._context.successors.of(peer)
         if any(map(is_loopback, addrs)):
             self._context.own.hear_loopback()
         known = _usable(given)
@@ -98,22 +115,39 @@ class Resolution(Component):
         Returned when it is valid, newer than what is held, and not this node's own; else None. Paths of the peer get
         its addresses, and questions for it their answer.
         """
+        record = self._take(encoded, source, now)
+        if record is not None:
+            self._news.tell_soon(record.id, now)
+        return record
+
+    def pushed(self, peer: NodeId, encoded: bytes, now: float) -> None:
+        """Take a record that a live peer sends over its connection: at its pace, before anything is verified."""
+
+        def take(then: float) -> None:
+            record = self._take(encoded, "connection", then)
+            if record is not None and record.id == peer:
+                self._news.tell(peer, then)
+            elif record is not None:
+                self._news.tell_soon(record.id, then)
+
+        self._news.pace.run(peer, take, now)
+
+    def _take(self, encoded: bytes, source: str, now: float) -> EndpointRecord | None:
         record = self.resolver.offer(encoded, source, now, self._context.clock.wall())
         self._timer.set(self.resolver.next_deadline())
-        if record is None or record.id == self._id:
+        if record is None:
             return None
-        session = self._context.peers.sessions.get(record.id)
-        if session is not None:
-            session.paths.peer_record(record, now)
-            for hook in self._context.hooks.newer_record:
-                hook(session, record, now)
-            self._context.probes.settle(session, now)
-            self.dht.note_record(record, now)
+        if record.id == self._id:
+            self._context.own.on_heard(record, now)
+            return None
         self._touched()
         return record
 
     def introduce(self, encoded: bytes, source: str, now: float) -> EndpointRecord | None:
-        """Take a record as ``offer`` does; a newer one also makes its node a contact of the DHT and of gossip."""
+        """Take a record as ``offer`` does.
+
+        A newer one also makes its node a contact of the DHT and of gossip.
+        """
         record = self.offer(encoded, source, now)
         if record is not None:
             if self._uses_dht:
@@ -151,14 +185,14 @@ class Resolution(Component):
             source.resolve(peer, now)
         self._context.events.on_dirty()
 
-    def watch(self, peer: NodeId, now: float) -> None:
+    def watch(self, peer: NodeId, now: float, *, unasked: bool = False) -> None:
         """Have newer records of ``peer`` pushed to this node by the DHT, until its session is gone.
 
-        Nothing happens when the DHT is off.
+        Nothing happens when the DHT is off, nor when half of the watches are for peers that came ``unasked``.
         """
         if self._uses_dht:
             cached = self.cached(peer)
-            self.dht.watch(peer, cached.seq if cached is not None else 0, now)
+            self.dht.watch(peer, cached.seq if cached is not None else 0, now, unasked=unasked)
 
     def watch_if_used(self, peer: NodeId, now: float) -> None:
         """Watch ``peer``, unless gossip alone has use for the connection.
@@ -180,6 +214,12 @@ class Resolution(Component):
         """Return the ids of the DHT's contacts; none when it is off."""
         return [peer for peer, _ in self.dht.dht.contacts()] if self._uses_dht else []
 
+    def home_of(self, peer: NodeId) -> Hashable | None:
+        """Return the network where a contact of the DHT answered, the id itself of a seed; None for all others."""
+        if peer in self.hints:
+            return peer
+        return self.dht.dht.home_of(peer) if self._uses_dht else None
+
     # ---- what happens
 
     def moving(self, now: float) -> None:
@@ -199,11 +239,12 @@ class Resolution(Component):
 
     def on_session_gone(self, session: Session, now: float) -> None:
         """End the watch of that peer."""
+        self._news.pace.forget(session.peer)
         self.dht.unwatch(session.peer, now)
 
     def takes_stream(self, connection: Connection, stream: Stream) -> bool:
         """Watch a peer that uses this node's services; the stream is for another component."""
-        self.watch(connection.peer, self._context.clock.monotonic())
+        self.watch(connection.peer, self._context.clock.monotonic(), unasked=not connection.dialler)
         return False
 
     def on_sealed(self, sender: NodeId, body: bytes, source: Path, size: int, now: float) -> None:
@@ -221,14 +262,11 @@ class Resolution(Component):
         self.resolver.tick(now)
         self._timer.set(self.resolver.next_deadline())
 
-    def _send(self, peer: NodeId, addr: Addr, body: bytes) -> None:
-        """Send a DHT message, by the detour by which this node is connected to that peer, if it is."""
-        session = self._context.peers.sessions.get(peer)
-        active = session.paths.active if session is not None and session.connection is not None else None
-        if active is not None and not isinstance(active, Addr):
-            self._context.sender.send_sealed(peer, active, body)
-        elif addr != NOWHERE:
-            self._context.sender.send_sealed(peer, addr, body)
+
+def _follow(resolution: Resolution, old: NodeId, new: NodeId) -> None:
+    """Have a configured seed be the key that has replaced its key."""
+    seeds = [path for path in resolution.hints.pop(old, ()) if isinstance(path, Addr | ViaTunnel)]
+    resolution.add_seed(new, seeds, resolution._context.clock.monotonic())
 
 
 def _usable(paths: Iterable[Addr | ViaTunnel]) -> tuple[Addr | ViaTunnel, ...]:

@@ -7,8 +7,9 @@ the components, in one list, and gives them one ``Context``. See docs/explanatio
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from meshnode.base.address import Addr
 from meshnode.base.clock import Clock, Entropy
@@ -16,7 +17,7 @@ from meshnode.base.limits import MAX_DATAGRAM
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.path import Path, ViaTunnel
 from meshnode.base.timers import RETRY_S, OnError, reraise
-from meshnode.discovery.dht import Dht
+from meshnode.discovery.dht import ANSWERS, Dht
 from meshnode.discovery.resolver import Resolved
 from meshnode.discovery.source import RecordSource
 from meshnode.errors import NotFound
@@ -29,29 +30,47 @@ from meshnode.nat.view import NatView
 from meshnode.quic.connection import Connection
 from meshnode.quic.seam import EngineFactory
 from meshnode.relay.frames import RELAYED
+from meshnode.stack.access import Access
+from meshnode.stack.address_credit import OF_CONNECTION, OF_STRANGER
+from meshnode.stack.admission import Admission
+from meshnode.stack.clock_watch import ClockWatch
 from meshnode.stack.component import Component, Hooks
 from meshnode.stack.connections import Connections
 from meshnode.stack.context import Context, StackEvents, StackSettings
 from meshnode.stack.dialing import Dialing
-from meshnode.stack.directory_link import DirectoryLink
-from meshnode.stack.gossip_link import GossipLink
+from meshnode.stack.fencing import Fencing
+from meshnode.stack.junk import Junk
+from meshnode.stack.key_twins import make_boot
+from meshnode.stack.mesh_key_link import MeshKeyLink
 from meshnode.stack.own_record import OwnRecord
 from meshnode.stack.path_probes import PathProbes
+from meshnode.stack.policy_link import PolicyLink
 from meshnode.stack.port_search import PortSearch
-from meshnode.stack.probe import Pinged
+from meshnode.stack.probe import PONG, Pinged
+from meshnode.stack.reception import Reception
 from meshnode.stack.relay_client import RelayClient
 from meshnode.stack.relay_service import RelayService
+from meshnode.stack.renewal import Renewal
 from meshnode.stack.resolution import Resolution
+from meshnode.stack.revocation_link import RevocationLink
 from meshnode.stack.sender import Sender, Transport
 from meshnode.stack.session import OnConnect, Session
-from meshnode.stack.topic_link import TopicLink
+from meshnode.stack.standings import Standings
+from meshnode.stack.unread import UnreadBytes
+from meshnode.trust.chain import Chain
+from meshnode.trust.guard import Guard
 
-QUIC_BIT = 0x40  # RFC 9443: set in every QUIC packet, clear in all other messages of this protocol
+if TYPE_CHECKING:
+    from meshnode.stack.directory_link import DirectoryLink
+    from meshnode.stack.gossip_link import GossipLink
+    from meshnode.stack.topic_link import TopicLink
+
 FLUSH_ROUNDS = 8  # what one component sends may give another something to send; more rounds than this are a loop
 
 BAD_SIZE = describe("drop_size", "datagrams that are empty or too long")
 BAD_SEAL = describe("drop_sealed", "sealed datagrams that do not open")
 UNKNOWN = describe("drop_unknown", "datagrams that are neither QUIC nor sealed")
+REVOKED = describe("drop_sealed_revoked", "sealed datagrams of keys that are revoked")
 UNKNOWN_KIND = describe("drop_sealed_kind", "sealed datagrams of an unknown kind")
 
 
@@ -70,8 +89,8 @@ class Stack:
         rng: random.Random,
         entropy: Entropy,
         next_seq: Callable[[], int],
-        admit: Callable[[NodeId], bool],
-        relay_allow: Callable[[NodeId], bool] | None = None,
+        guard: Guard | None = None,
+        grants: Chain = (),
         settings: StackSettings | None = None,
         metrics: Metrics | None = None,
         on_error: OnError = reraise,
@@ -88,27 +107,42 @@ class Stack:
             rng,
             entropy,
             next_seq,
-            admit,
-            relay_allow or admit,
+            guard or Guard(identity.id),
             settings or StackSettings(),
             self.metrics,
         )
+        context.grants = grants
         context.timers.on_error = on_error
+        context.junk = Junk(context.credit.proven, context.peers.paths_in_use, context.timers)
         self.own_record = context.own = OwnRecord(context)
         self.resolution = context.records = Resolution(context)
         self.probing = context.probes = PathProbes(context)
         self.relaying = context.relays = RelayClient(context)
-        self.relay_service = context.serving = RelayService(context)
+        context.serving = relay_service = RelayService(context)
         self.connections = context.links = Connections(context)
         self.gossip: GossipLink | None = None
         self.registry: DirectoryLink | None = None
         self.topic_link: TopicLink | None = None
-        if context.settings.gossip:
+        if context.settings.gossip:  # a node without it loads none of this: a ninth of the time of its start
+            from meshnode.stack.directory_link import DirectoryLink
+            from meshnode.stack.gossip_link import GossipLink
+            from meshnode.stack.topic_link import TopicLink
+
             self.gossip = GossipLink(context)
             context.gossip, context.use = self.gossip.entries, self.gossip.use
             self.registry = DirectoryLink(context, self.gossip.entries)
             self.topic_link = TopicLink(context, self.gossip.entries)
-        self.dialing = context.dials = Dialing(context)
+        dialing = context.dials = Dialing(context)
+        context.boot = make_boot(next_seq(), context.settings.first_stays, entropy(1))
+        context.fencing = fencing = Fencing(context)
+        context.admission = admission = Admission(context)
+        context.standings = standings = Standings(context)
+        renewal = Renewal(context)
+        context.mesh_keys = mesh_keys = MeshKeyLink(context)
+        redemptions, roles = _spread_trust(context) if context.gossip is not None else (None, None)
+        access = Access(context)
+        context.policies = policies = PolicyLink(context)
+        context.revoking = revoking = RevocationLink(context)
         # The order in which components hear of what happens to all of them:
         # - a newer record, or a seed: relays that it names become candidates, before a dial begins at the best one;
         # - a path that was left: a search ends before the relay is asked whether it lives;
@@ -116,12 +150,23 @@ class Stack:
         # - a connection: relays and searches, which it carries, then gossip, then what stands on gossip's members;
         # - a stream: topics take those of their service before the application is asked;
         # - the end: in reverse, so that what stands on connections says goodbye before they close.
+        # - a revocation ends connections before anything is served on them, so its component is the first of all.
         parts: list[Component | None] = [
+            revoking,
             self.own_record,
             PortSearch(context),
-            self.relay_service,
+            relay_service,
             self.relaying,
-            self.dialing,
+            dialing,
+            admission,
+            fencing,
+            standings,
+            renewal,
+            mesh_keys,
+            redemptions,
+            roles,
+            access,
+            policies,
             self.probing,
             self.connections,
             self.gossip,
@@ -130,14 +175,22 @@ class Stack:
             self.topic_link,
         ]
         context.hooks = Hooks([part for part in parts if part is not None])
-        context.deliver = self.datagram
-        sealer.is_established = lambda peer: context.peers.connection(peer) is not None
+        feed, other = self.connections.on_packets, self._datagram
+        reception = Reception(context.peers.by_cid, feed, dialing.on_initial, other, self.metrics, context.timers)
+        self.take = reception.take  # what was received in one turn; ``flush`` is to follow
+        context.deliver = reception.deliver
+        self._watches = ClockWatch(context), UnreadBytes(context)  # looked at whenever time has passed
+        sealer.senders.is_linked = lambda peer: context.peers.connection(peer) is not None
+        sealer.senders.home_of = self.resolution.home_of
+        sealer.doubt.answers = frozenset((PONG, *ANSWERS))
         context.sender = Sender(
             link,
             sealer,
             self.metrics,
             self.relaying.wrap,
-            context.nat.filters.sent,
+            context.nat.filters,
+            context.credit,
+            clock.monotonic,
         )
         self.next_deadline = context.timers.next_deadline
         context.nat.filters.begin(clock.monotonic(), fresh_port=context.settings.fresh_port)
@@ -160,6 +213,28 @@ class Stack:
         return self.context.nat
 
     @property
+    def refused(self) -> Collection[Path]:
+        """Return the sources whose datagrams are to be dropped unread now.
+
+        The container stays the same.
+        """
+        return self.context.junk.refused
+
+    @property
+    def refused_tunnels(self) -> Collection[Path]:
+        """Return the members' WebSockets that are to be closed, for they bring junk.
+
+        The container stays the same.
+        """
+        return self.context.junk.tunnels
+
+    def may_dial(self, tunnel: ViaTunnel) -> bool:
+        """Spend one attempt to open a tunnel; False when there were too many and no node has answered there."""
+        if any(tunnel in paths for paths in self.resolution.hints.values()):
+            return True
+        return self.context.credit.tunnels.take(tunnel, self.context.clock.monotonic())
+
+    @property
     def dht(self) -> Dht:
         """Return the DHT's core."""
         return self.resolution.dht.dht
@@ -169,42 +244,46 @@ class Stack:
     def receive(self, batch: Iterable[tuple[bytes, Path]], now: float) -> None:
         """Take received datagrams, each with the address that it came from; then send what they caused.
 
-        Those that were read together share one time, and their answers share packets.
+        Those that were read together share one time, and their answers share packets. Never raises for what a peer
+        sends: hostile input is dropped and counted.
         """
-        for data, source in batch:
-            self.datagram(data, source, now)
+        self.take([([data], source) for data, source in batch], now)
         self.flush(now)
 
-    def datagram(self, data: bytes, source: Path, now: float) -> None:
-        """Demultiplex one datagram on its first byte (RFC 9443).
-
-        Never raises for what a peer sends: hostile input is dropped and counted. ``flush`` is to follow.
-        """
+    def _datagram(self, data: bytes, source: Path, now: float) -> None:
+        """Demultiplex a datagram that is not QUIC's on its first byte."""
         if not data or len(data) > MAX_DATAGRAM:
+            self.context.junk.note(source, now)
             self.metrics.count(BAD_SIZE)
-        elif data[0] & QUIC_BIT:
-            self.connections.on_quic(data, source, now)
         elif data[0] == SEALED:
             self._on_sealed(data, source, now)
         elif data[0] == RELAYED:
-            self.relaying.on_relayed(data, now)
+            self.relaying.on_relayed(data, source, now)
         else:
+            self.context.junk.note(source, now)
             self.metrics.count(UNKNOWN)
 
     def _on_sealed(self, data: bytes, source: Path, now: float) -> None:
         context = self.context
-        opened = context.sealer.unseal(data)
+        opened = context.sealer.unseal(data, source)
         if opened is None or not opened[1]:
             context.nat.filters.stray(source, now)
+            context.junk.note(source, now, excess=context.sealer.slowed)
             self.metrics.count(BAD_SEAL)
             repeated = context.peers.sessions.get(context.sealer.repeated or self.id)
             if repeated is not None:
                 repeated.paths.book.on_duplicate(source)
             return
         sender, body = opened
+        if context.is_barred(sender):
+            self.metrics.count(REVOKED)
+            return
         context.nat.filters.heard(source, now)
+        if source not in context.credit.proven:
+            factor = OF_CONNECTION if context.peers.is_linked(sender) else OF_STRANGER
+            context.credit.earn(source, len(data), factor, now)
         if isinstance(source, Addr) and is_loopback(source):
-            self.own_record.hear_loopback()
+            context.own.hear_loopback()
         hook = self.context.hooks.sealed.get(body[0])
         if hook is not None:
             hook(sender, body, source, len(data), now)
@@ -216,6 +295,8 @@ class Stack:
 
         To be called at ``next_deadline()``, or later: a late call shows gossip that the process was held up.
         """
+        for watch in self._watches:
+            watch.look(now)
         self.context.timers.run(now)
         self.flush(now)
 
@@ -294,6 +375,7 @@ class Stack:
 
         ``answer`` gets it, or ``NotFound`` when no source has it in time. This node finds its own.
         """
+        peer = _current(self.context, peer)
         if peer == self.id and self.record is not None:
             answer(Resolved(self.record, "self", 0.0))
         else:
@@ -301,16 +383,35 @@ class Stack:
 
     # ---- peers
 
+    def has_heard(self, peer: NodeId) -> bool:
+        """Return True when a peer is connected, or has answered the DHT."""
+        return self.context.peers.connection(peer) is not None or peer in self.resolution.contacts()
+
     def connect(self, peer: NodeId, now: float, answer: OnConnect) -> None:
         """Give ``answer`` a READY connection to ``peer``, or the error.
 
         The live one is given at once, before this returns. From then on the connection counts as used by the
         application, so gossip does not close it.
         """
-        self.dialing.connect(peer, now, answer)
+        peer = _current(self.context, peer)
+        self.context.dials.connect(peer, now, answer)
         if self.gossip is not None:
             self.gossip.use.add(peer)
 
     def ping(self, connection: Connection, timeout: float, now: float, answer: Callable[[Pinged], None]) -> None:
         """Send one echo over the peer's active path."""
         self.probing.ping(connection, timeout, now, answer)
+
+
+def _current(context: Context, peer: NodeId) -> NodeId:
+    """Return the key that has replaced a peer's, unless it is connected with the old one."""
+    return peer if context.peers.is_linked(peer) else context.successors.of(peer)
+
+
+def _spread_trust(context: Context) -> tuple[Component, Component]:
+    """Make what tells all members of uses of invitations and of roles."""
+    from meshnode.stack.redemption_link import RedemptionLink
+    from meshnode.stack.role_link import RoleLink
+
+    assert context.gossip is not None
+    return RedemptionLink(context, context.gossip), RoleLink(context, context.gossip)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from meshnode.directory.services import Announce
 from meshnode.errors import MeshError
 from meshnode.gossip import Changed, Entry, Kind, MemberChanged
-from meshnode.gossip.effects import Fault, Send
+from meshnode.gossip.effects import Send
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import Connection
 from meshnode.quic.stream import Stream
 from meshnode.stack.component import Component, Spread
 from meshnode.stack.context import Context
 from meshnode.stack.topic_streams import TopicStreams
+from meshnode.topics.context import Access
 from meshnode.topics.effects import Dial, Misbehaved
 from meshnode.topics.entries import is_subscription
 from meshnode.topics.messages import MemberMessage
 from meshnode.topics.topics import Topics
+from meshnode.trust.policy import Act
 
 RELEASE_S = 20.0  # how often links that no topic needs any more are given up
 
@@ -26,7 +30,9 @@ class TopicLink(Component):
     def __init__(self, context: Context, gossip: Spread) -> None:
         self._context = context
         self._gossip = gossip
-        self.topics = Topics(context.identity, context.rng, context.metrics, gossip.status)
+        guard = context.guard
+        access = Access(guard.joins, lambda peer, name: guard.ask(Act.PUBLISH, peer, name).allowed)
+        self.topics = Topics(context.identity, context.rng, context.metrics, gossip.status, self._groups_of, access)
         self._streams = TopicStreams(context, self._on_message, self.topics.on_busy, self.topics.on_drained)
         self._timer = context.timers.timer(self._tick)
         self._release_timer = context.timers.at(context.clock.monotonic() + RELEASE_S, self._release)
@@ -35,6 +41,11 @@ class TopicLink(Component):
         gossip.subscribe(Kind.SUBSCRIPTION, self._on_entry)
         gossip.on_expiry(self._on_expired)
         gossip.watch(self._on_member)
+        context.access_changed.append(self._on_access_changed)
+
+    def _groups_of(self, peer: NodeId) -> tuple[Hashable, Hashable]:
+        connection = self._context.peers.connection(peer)
+        return self._context.links.source_of(connection) if connection is not None else (peer, peer)
 
     def drain(self, now: float) -> None:
         """Carry out what the core wants done; to be called after each command to it."""
@@ -57,7 +68,7 @@ class TopicLink(Component):
         elif isinstance(effect, Dial):
             self._dial(effect.peer, now)
         else:
-            self._gossip.blame(effect.peer, Fault.MALFORMED, now)
+            self._gossip.blame(effect.peer, now)
 
     def _dial(self, peer: NodeId, now: float) -> None:
         def answer(result: Connection | MeshError) -> None:
@@ -66,7 +77,7 @@ class TopicLink(Component):
                 self.topics.on_connect_failed(peer, now)
                 self.drain(now)
 
-        self._context.dials.connect(peer, now, answer)
+        self._context.dials.connect_member(peer, now, answer)
 
     def _tick(self, now: float) -> None:
         self.topics.tick(now)
@@ -95,6 +106,10 @@ class TopicLink(Component):
 
     def _on_message(self, peer: NodeId, message: MemberMessage, now: float) -> None:
         self.topics.on_message(peer, message, now, self._context.clock.wall())
+        self.drain(now)
+
+    def _on_access_changed(self, now: float) -> None:
+        self.topics.on_access_changed(now)
         self.drain(now)
 
     def _on_entry(self, change: Changed, now: float) -> None:

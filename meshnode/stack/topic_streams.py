@@ -10,8 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from meshnode.base.limits import TOPIC_LINK_QUEUE, TOPIC_LINK_WINDOW, TOPIC_MAX_FRAME
+from meshnode.base.limits import (
+    TOPIC_FRAMES_BURST,
+    TOPIC_FRAMES_PER_S,
+    TOPIC_LINK_QUEUE,
+    TOPIC_LINK_WINDOW,
+    TOPIC_MAX_FRAME,
+)
 from meshnode.base.metrics import describe
+from meshnode.base.token_bucket import TokenBucket
 from meshnode.base.wire import WireError
 from meshnode.errors import MeshError
 from meshnode.gossip.messages import Message
@@ -26,6 +33,7 @@ HEADER = 2
 
 QUEUE_FULL = describe("topic_queue_full", "topic messages dropped: the link is slow")
 NO_LINK = describe("topic_no_link", "topic messages dropped: no connection to that member")
+TOO_MANY = describe("topic_frames_many", "topic streams ended: their peer sent too many messages")
 MALFORMED = describe("topic_drop_malformed", "topic streams ended: what came is no message")
 
 
@@ -49,6 +57,7 @@ class TopicStreams:
         self._drained = drained
         self._out: dict[NodeId, Stream] = {}
         self._in: dict[NodeId, Stream] = {}
+        self._rates: dict[NodeId, TokenBucket] = {}  # of messages that linked peers send
         self._busy: dict[NodeId, None] = {}
         self._behind: dict[NodeId, None] = {}  # of these: peers that lack messages which were dropped
         self._timer = context.timers.timer(self._look)
@@ -96,9 +105,13 @@ class TopicStreams:
                 streams.pop(peer, None)
             self._busy.pop(peer, None)
             self._behind.pop(peer, None)
+            self._rates.pop(peer, None)
 
     def on_stream(self, connection: Connection, stream: Stream) -> bool:
-        """A peer opened a stream; True when it is one of these. A newer one takes the place of an older."""
+        """A peer opened a stream; True when it is one of these.
+
+        A newer one takes the place of an older.
+        """
         if stream.service != SERVICE:
             return False
         old = self._in.pop(connection.peer, None)
@@ -111,7 +124,7 @@ class TopicStreams:
         peer, clock = connection.peer, self._context.clock
 
         def changed() -> None:
-            if stream.buffered:
+            if stream.unread:
                 buffer.extend(stream.read())
                 self._take(peer, stream, buffer, clock.monotonic())
             if stream.error is not None or stream.at_eof:
@@ -144,21 +157,30 @@ class TopicStreams:
         while len(buffer) >= HEADER:
             size = int.from_bytes(buffer[:HEADER], "big")
             if size > TOPIC_MAX_FRAME:
-                self._end(stream)
+                self._end(stream, MALFORMED)
                 return
             if len(buffer) < HEADER + size:
+                return
+            if not self._rate_of(peer, now).take(1, now):
+                self._end(stream, TOO_MANY)
                 return
             data = bytes(buffer[HEADER : HEADER + size])
             del buffer[: HEADER + size]
             try:
                 message = decode_message(data)
             except WireError:
-                self._end(stream)
+                self._end(stream, MALFORMED)
                 return
             self._deliver(peer, message, now)
 
-    def _end(self, stream: Stream) -> None:
-        self._context.metrics.count(MALFORMED)
+    def _rate_of(self, peer: NodeId, now: float) -> TokenBucket:
+        rate = self._rates.get(peer)
+        if rate is None:
+            rate = self._rates[peer] = TokenBucket(TOPIC_FRAMES_PER_S, TOPIC_FRAMES_BURST, now)
+        return rate
+
+    def _end(self, stream: Stream, why: str) -> None:
+        self._context.metrics.count(why)
         stream.reset()
 
     def _look(self, now: float) -> None:

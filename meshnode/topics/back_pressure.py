@@ -12,9 +12,9 @@ A link that presses too long is *slow*: for a while it holds no publisher back, 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 from meshnode.base.limits import TOPIC_LINK_MARK
+from meshnode.base.value import state
 from meshnode.identity.node_id import NodeId
 from meshnode.topics.messages import MAX_HOPS
 
@@ -25,7 +25,7 @@ REPEAT_S = 0.5
 VOID_S = 1.5  # a HOLD that is not repeated within this ends
 
 
-@dataclass(slots=True)
+@state
 class _Pressing:
     """Pressure from one neighbour: its link is over the mark, or it says HOLD."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable
+from dataclasses import field
 
 from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timers
+from meshnode.base.value import state, value
 from meshnode.gossip.effects import Send, Status
 from meshnode.gossip.messages import Message
 from meshnode.identity.keys import Identity
@@ -17,18 +18,36 @@ from meshnode.topics.links import Links
 from meshnode.topics.subscribers import Subscribers
 
 
-@dataclass(slots=True)
+@value
+class Access:
+    """What a node may do with a topic: ``joins`` it (take part in its links), ``publishes`` to it."""
+
+    joins: Callable[[NodeId, str], bool]
+    publishes: Callable[[NodeId, str], bool]
+
+
+FREE = Access(lambda peer, name: True, lambda peer, name: True)
+
+
+@state
 class TopicContext:
-    """Identity, membership, connections and effects of the node; ``status`` asks the membership."""
+    """Identity, membership, connections and effects of the node.
+
+    ``status`` asks the membership, ``groups_of`` the source network and host of a linked peer, ``access`` what members
+    may do with a topic.
+    """
 
     identity: Identity
     rng: random.Random
     metrics: Metrics
     status: Callable[[NodeId], Status]
+    groups_of: Callable[[NodeId], tuple[Hashable, Hashable]]
+    access: Access = FREE
     timers: Timers = field(default_factory=Timers)
     links: Links = field(default_factory=Links)
     subscribers: Subscribers = field(default_factory=Subscribers)
     effects: list[Effect] = field(default_factory=list)
+    names: dict[bytes, str] = field(default_factory=dict)  # of the topics that are joined here, by scope
     wall_offset: float = 0.0  # seconds from monotonic to Unix time
 
     def send(self, peer: NodeId, message: Message) -> None:
@@ -36,6 +55,7 @@ class TopicContext:
         self.effects.append(Send(peer, message))
 
     def members(self, scope: bytes) -> list[NodeId]:
-        """Return the other members of a topic, without those that left the mesh or are believed gone."""
-        members = self.subscribers.of(scope)
-        return [peer for peer in members if self.status(peer) not in (Status.GONE, Status.LEFT)]
+        """Return the other members of a topic, without those that left the mesh, are believed gone, or may not join."""
+        members, name = self.subscribers.of(scope), self.names.get(scope)
+        found = [peer for peer in members if self.status(peer) not in (Status.GONE, Status.LEFT)]
+        return found if name is None else [peer for peer in found if self.access.joins(peer, name)]

@@ -14,17 +14,16 @@ from meshnode.base.limits import (
     TOPIC_BYTES_BURST,
     TOPIC_MAX_ORIGINS,
     TOPIC_RATE,
-    TOPIC_TOTAL_BURST,
-    TOPIC_TOTAL_RATE,
 )
 from meshnode.base.token_bucket import RateLimit, TokenBucket
 from meshnode.gossip.entry import Entry, EntryReject, id_of, open_entry
 from meshnode.gossip.messages import Eager, Graft, IHave
 from meshnode.identity.node_id import NodeId
 from meshnode.topics.context import TopicContext
-from meshnode.topics.effects import FLOOD, RECEIVED, REJECTED, TWICE, UNFIT, Misbehaved
+from meshnode.topics.effects import DENIED, FLOOD, RECEIVED, REJECTED, TWICE, UNFIT, Misbehaved
 from meshnode.topics.entries import parse_message
 from meshnode.topics.inbox import Inbox
+from meshnode.topics.link_rates import LinkRates
 from meshnode.topics.messages import Latest
 from meshnode.topics.overlay import LatestMessages
 from meshnode.topics.replay import Replay
@@ -58,7 +57,7 @@ class Delivery:
         self._latest = latest
         self._joined = now
         self._origins: BoundedDict[NodeId, RateLimit] = BoundedDict(TOPIC_MAX_ORIGINS)
-        self._total = TokenBucket(TOPIC_TOTAL_RATE, TOPIC_TOTAL_BURST, now)
+        self._rates = LinkRates(now)
         self._expiring = context.timers.timer(self._expire)
         self._replay: Replay | None = None
         if replay:
@@ -77,8 +76,13 @@ class Delivery:
     def on_eager(self, peer: NodeId, message: Eager, now: float) -> None:
         """Take payloads, each with the number of links that it came over: messages that members published.
 
-        The peer is blamed for one that is forged, malformed or of another topic; clocks that differ blame no peer.
+        The peer is blamed for one that is forged, malformed or of another topic, and for far too many; clocks that
+        differ blame no peer.
         """
+        if not self._rates.is_honest(peer, len(message.items), now):
+            self._context.metrics.count(FLOOD, len(message.items))
+            self._context.effects.append(Misbehaved(peer))
+            return
         for hops, payload in message.items:
             self._on_payload(peer, payload, hops, now)
 
@@ -116,6 +120,9 @@ class Delivery:
             self._context.metrics.count(TWICE)
             self._tree.on_duplicate(peer, item, now)
             return
+        if not self._rates.allows(peer, now):  # not noted as seen: it may come over another link
+            self._context.metrics.count(FLOOD)
+            return
         replay = self._replay
         old = replay is not None and replay.awaits(item)
         entry = self._verify(peer, payload, now, old=old)
@@ -147,13 +154,16 @@ class Delivery:
             return None
         if entry.origin == self._context.identity.id:
             return None
+        if not self._context.access.publishes(entry.origin, self._name):
+            self._context.metrics.count(DENIED)  # and no blame: the peer may not know the policy yet
+            return None
         if not self._allows(entry.origin, len(payload), now):
             self._context.metrics.count(FLOOD)
             return None
         return entry
 
     def _allows(self, origin: NodeId, size: int, now: float) -> bool:
-        """Charge a verified message to its origin and to the topic."""
+        """Charge a verified message to its origin."""
         limit = self._origins.get(origin)
         if limit is None:
             messages, octets = (
@@ -162,7 +172,7 @@ class Delivery:
             )
             limit = RateLimit(messages, octets)
         self._origins.put(origin, limit)
-        return limit.take(size, now) and self._total.take(1, now)
+        return limit.take(size, now)
 
     # ---- to the application
 

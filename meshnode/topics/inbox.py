@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import TOPIC_MAX_HOLES, TOPIC_MAX_ORIGINS, TOPIC_QUEUE
+from meshnode.base.value import state, value
 from meshnode.identity.node_id import NodeId
 
 LATE_S = 20.0  # a missing message that does not come within this is lost; queues of busy links are some seconds long
 EARLY = 64  # messages that may come after a later one, although that was the first of their origin
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TopicMessage:
     """One message of a topic.
 
@@ -33,7 +34,7 @@ class TopicMessage:
     seq: int
 
 
-@dataclass(slots=True)
+@state
 class _Origin:
     epoch: int
     next: int
@@ -90,7 +91,10 @@ class Inbox:
         return True
 
     def close(self) -> None:
-        """Mark the queue as closed and wake the reader: no more messages come; those that are here may be read."""
+        """Mark the queue as closed and wake the reader: no more messages come.
+
+        Those that are here may be read.
+        """
         self.closed = True
         self.on_ready()
 

@@ -108,7 +108,10 @@ class JoinedTopic:
     # ---- what members say
 
     def on_message(self, peer: NodeId, message: MemberMessage, now: float) -> None:
-        """Take a message of this topic; dropped when only neighbours may send it and ``peer`` is none."""
+        """Take a message of this topic.
+
+        Dropped when only neighbours may send it and ``peer`` is none.
+        """
         if NEIGHBOURS_ONLY[type(message)] and peer not in self.neighbours.greeted:
             self._context.metrics.count(STRANGER)
         else:

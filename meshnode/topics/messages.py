@@ -7,10 +7,10 @@ of topics. Handlers are paths from JoinedTopic.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import cast
 
 from meshnode.base.limits import GOSSIP_MAX_IDS
+from meshnode.base.value import value
 from meshnode.gossip.entry import ID_LENGTH
 from meshnode.gossip.message_table import MessageTable, Row, ids, number
 from meshnode.gossip.messages import COUNTED_IDS, COUNTED_PAYLOADS, IDS, SCOPE, Eager, Graft, IHave, Message, Prune
@@ -19,21 +19,21 @@ SERVICE = "\x00topics/2"  # no service of an application begins with a zero; ver
 MAX_HOPS = 20  # a full link farther away holds no publisher back
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Greet(Message):
     """Asks for a link of this topic, or renews it."""
 
     scope: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Part(Message):
     """Ends a link of this topic: the sender is no member, or has no room."""
 
     scope: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Latest(Message):
     """Ids of the latest messages that the sender has, oldest first."""
 
@@ -41,7 +41,7 @@ class Latest(Message):
     ids: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Pull(Message):
     """Requests these payloads; the link stays lazy or eager."""
 
@@ -49,7 +49,7 @@ class Pull(Message):
     ids: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Hold(Message):
     """Asks publishers to wait: a link ``hops`` beyond the sender is full."""
 
@@ -57,7 +57,7 @@ class Hold(Message):
     hops: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Release(Message):
     """Ends Hold."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from meshnode.base.fair_table import FairTable
 from meshnode.base.limits import TOPIC_MAX_LINKS
 from meshnode.identity.node_id import NodeId
 from meshnode.topics.context import TopicContext
@@ -57,19 +58,37 @@ class Neighbours:
     # ---- what members say
 
     def on_greet(self, peer: NodeId, message: Greet, now: float) -> None:
-        """Take up a link, or renew it; answered with Part when there are ``TOPIC_MAX_LINKS`` others.
+        """Take up a link, or renew it.
 
-        A member that this node wants too is greeted in turn.
+        A member that this node wants too is greeted in turn. When there are ``TOPIC_MAX_LINKS`` others, a Part goes to
+        the newest of the network and host with most of those that are not wanted, which may be ``peer``.
         """
         if peer in self.greeted:
             self.greeted[peer] = now
-        elif len(self.greeted) >= TOPIC_MAX_LINKS:
-            self._context.metrics.count(FULL)
-            self._context.send(peer, Part(self._scope))
-        else:
-            if peer in self.wanted:
-                self._context.send(peer, Greet(self._scope))
+        elif peer in self.wanted:
+            self._context.send(peer, Greet(self._scope))
             self._take_up(peer, now)
+        elif len(self.greeted) < TOPIC_MAX_LINKS or self._makes_room(peer):
+            self._take_up(peer, now)
+
+    def _makes_room(self, peer: NodeId) -> bool:
+        """Part from the link that gives way to ``peer``, or from ``peer`` itself: then False."""
+        unwanted = [known for known in self.greeted if known not in self.wanted]
+        shares: FairTable[NodeId] = FairTable(max(1, len(unwanted)), newest_goes=True)
+        for known in unwanted:
+            shares.add(known, *self._context.groups_of(known))
+        gone = shares.add(peer, *self._context.groups_of(peer)) or peer
+        self._context.metrics.count(FULL)
+        self._context.send(gone, Part(self._scope))
+        if gone == peer:
+            return False
+        self._give_up(gone)
+        return True
+
+    def part(self, peer: NodeId) -> None:
+        """Tell a peer that it is no neighbour here."""
+        self._context.send(peer, Part(self._scope))
+        self._give_up(peer)
 
     def on_part(self, peer: NodeId, message: Part, now: float) -> None:
         """Give up a link that its other end does not want, and avoid that member for a while."""

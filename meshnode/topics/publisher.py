@@ -10,7 +10,7 @@ from meshnode.base.limits import (
     TOPIC_PUBLISH_RATE,
 )
 from meshnode.base.token_bucket import RateLimit, TokenBucket
-from meshnode.gossip.entry import Entry, Kind, sign_entry
+from meshnode.gossip.entry import Entry, Kind, latest_ms, sign_entry
 from meshnode.identity.keys import Identity
 from meshnode.topics.back_pressure import BackPressure
 from meshnode.topics.entries import message_value
@@ -54,6 +54,8 @@ class Publisher:
         _check_size(len(data))
         self._rate.take(len(data), now)
         self._published = now
+        if self._epoch + self.count > latest_ms(wall):
+            self._epoch, self.count = int(wall * 1000), 0  # the clock was ahead when this began: others refuse it
         self.count += 1
         return sign_entry(
             self._identity,

@@ -28,7 +28,10 @@ class SendQueues:
         self._behind: dict[NodeId, None] = {}  # neighbours for which payloads were dropped
 
     def put(self, peer: NodeId, items: Items) -> None:
-        """Queue payloads, each with its hops; the oldest are dropped while over ``TOPIC_LINK_QUEUE`` bytes wait."""
+        """Queue payloads, each with its hops.
+
+        The oldest are dropped while over ``TOPIC_LINK_QUEUE`` bytes wait.
+        """
         queue = self._items.setdefault(peer, [])
         size = self.waiting.get(peer, 0)
         for item in items:

@@ -166,7 +166,10 @@ class TopicPlumtree:
         self._queue()
 
     def on_duplicate(self, peer: NodeId, item: bytes, now: float) -> None:
-        """Note that a payload came again; prune its link when it is superfluous (``Sources.on_second``)."""
+        """Note that a payload came again.
+
+        Prune its link when it is superfluous (``Sources.on_second``).
+        """
         superfluous = self._sources.on_second(peer, item, self.plumtree.eager, now)
         if superfluous and self.plumtree.on_duplicate(peer, item, now):
             self._announce_instead(peer, now)

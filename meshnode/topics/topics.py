@@ -12,7 +12,7 @@ one topic is in joined_topic.py.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from meshnode.base.limits import TOPIC_MAX_JOINED, TOPIC_MAX_NAME, TOPIC_MAX_REPLAY
 from meshnode.base.metrics import Metrics
@@ -21,8 +21,8 @@ from meshnode.gossip.effects import Status
 from meshnode.gossip.entry import Entry, Kind
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
-from meshnode.topics.context import TopicContext
-from meshnode.topics.effects import STRANGER, SUBSCRIBERS_FULL, Effect
+from meshnode.topics.context import FREE, Access, TopicContext
+from meshnode.topics.effects import DENIED, STRANGER, SUBSCRIBERS_FULL, Effect
 from meshnode.topics.entries import scope_in
 from meshnode.topics.inbox import Inbox
 from meshnode.topics.joined_topic import WITHDRAWN_TTL_S, JoinedTopic
@@ -31,7 +31,9 @@ from meshnode.topics.overlay import scope_of
 
 
 class Topics:
-    """Topics of one node. ``status`` asks the membership; ``now`` is monotonic seconds, ``wall`` Unix seconds.
+    """Topics of one node. ``status`` asks the membership, ``groups_of`` where a linked peer is.
+
+    ``now`` is monotonic seconds, ``wall`` Unix seconds.
 
     What peers send never raises. After each call, the caller carries out ``take_effects()``.
     """
@@ -42,8 +44,10 @@ class Topics:
         rng: random.Random,
         metrics: Metrics,
         status: Callable[[NodeId], Status],
+        groups_of: Callable[[NodeId], tuple[Hashable, Hashable]] = lambda peer: (peer, peer),
+        access: Access = FREE,
     ) -> None:
-        self._context = TopicContext(identity, rng, metrics, status)
+        self._context = TopicContext(identity, rng, metrics, status, groups_of, access)
         self._topics: dict[str, JoinedTopic] = {}
         self._by_scope: dict[bytes, JoinedTopic] = {}
 
@@ -86,15 +90,19 @@ class Topics:
             raise ValueError(f"the topic {name!r} is joined already")
         if len(self._topics) >= TOPIC_MAX_JOINED:
             raise ValueError(f"a node joins at most {TOPIC_MAX_JOINED} topics")
+        self._context.names[scope_of(name)] = name
         topic = JoinedTopic(self._context, name, replay, now, wall)
         self._topics[name] = self._by_scope[topic.scope] = topic
         return topic.inbox
 
     def leave(self, name: str, now: float) -> None:
-        """Leave a topic; its inbox is closed. Nothing happens when it is not joined."""
+        """Leave a topic; its inbox is closed.
+
+        Nothing happens when it is not joined.
+        """
         topic = self._topics.pop(name, None)
         if topic is not None:
-            del self._by_scope[topic.scope]
+            del self._by_scope[topic.scope], self._context.names[topic.scope]
             topic.leave()
 
     def room(self, name: str, size: int, now: float) -> float:
@@ -182,6 +190,14 @@ class Topics:
             if peer in self._context.subscribers.of(scope):
                 topic.neighbours.choose_soon(now)
 
+    def on_access_changed(self, now: float) -> None:
+        """Part from neighbours that may take part in a topic no longer, and choose again among those that may."""
+        for name, topic in self._topics.items():
+            for peer in list(topic.neighbours.greeted):
+                if not self._context.access.joins(peer, name):
+                    topic.neighbours.part(peer)
+            topic.neighbours.choose_soon(now)
+
     # ---- what happens to connections
 
     def on_link(self, peer: NodeId, up: bool, now: float) -> None:
@@ -191,7 +207,10 @@ class Topics:
             topic.neighbours.on_link(peer, up, now)
 
     def on_connect_failed(self, peer: NodeId, now: float) -> None:
-        """Avoid a member for a while: ``Dial`` gave no connection. One that does connect comes with ``on_link``."""
+        """Avoid a member for a while: ``Dial`` gave no connection.
+
+        One that does connect comes with ``on_link``.
+        """
         self._context.links.avoid(peer, now)
         for topic in self._topics.values():
             topic.neighbours.on_connect_failed(peer, now)
@@ -217,10 +236,16 @@ class Topics:
             topic.on_drained(peer)
 
     def on_message(self, peer: NodeId, message: MemberMessage, now: float, wall: float) -> None:
-        """Take a message of a linked peer; one of a topic that is not joined is answered with Part."""
+        """Take a message of a linked peer.
+
+        One of a topic that is not joined is answered with Part.
+        """
         self._context.wall_offset = wall - now
         topic = self._by_scope.get(message.scope)
-        if topic is not None:
+        if topic is not None and not self._context.access.joins(peer, self._context.names[message.scope]):
+            self._context.metrics.count(DENIED)
+            topic.neighbours.part(peer)
+        elif topic is not None:
             topic.on_message(peer, message, now)
         elif not isinstance(message, Part):
             self._context.metrics.count(STRANGER)

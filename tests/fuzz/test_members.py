@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.engines.aioquic import AioquicEngine
 from meshnode.quic.hello import CloseCode
-from meshnode.quic.stream import Stream, StreamStatus, encode_header
-from tests.fuzz.test_parsers import protected
+from meshnode.quic.preface import StreamStatus, encode_header
+from meshnode.quic.stream import Stream
+from tests.engines import INSTALLED, every_engine
+from tests.fuzz.packets import protected
 from tests.unit.test_stream import Pair
 
 NUMBERS = (0, 1, 2, 3, 5, 7, 8, 20, 63, 64, 100, 1000, 16_383, 1 << 20, 1 << 30, (1 << 60) - 1, (1 << 62) - 1)
@@ -72,18 +74,23 @@ def drop(stream: Stream) -> None:
 HANDLERS = (Stream.accept, echo, greet_and_end, drop, lambda stream: stream.refuse(StreamStatus.DENIED))
 
 
-@given(st.integers(0, 2**32), st.sampled_from(HANDLERS), st.booleans())
+def against(engine: str, to_dialler: bool) -> tuple[Pair, Connection, Connection]:
+    """A victim with this engine, and a hostile end whose packets can be made by hand."""
+    pair = Pair(engine, "aioquic") if to_dialler else Pair("aioquic", engine)
+    return (pair, pair.dialler, pair.listener) if to_dialler else (pair, pair.listener, pair.dialler)
+
+
+@given(st.integers(0, 2**32), st.sampled_from(HANDLERS), st.booleans(), st.sampled_from(INSTALLED))
 @settings(max_examples=200, deadline=None, derandomize=True)
-def test_any_frames_of_a_member_end_at_worst_its_own_connection(seed, handler, to_dialler) -> None:  # type: ignore[no-untyped-def]
+def test_any_frames_of_a_member_end_at_worst_its_own_connection(seed, handler, to_dialler, engine) -> None:  # type: ignore[no-untyped-def]
     rng = random.Random(seed)
-    pair = Pair()
+    pair, victim, hostile = against(engine, to_dialler)
     pair.there.handler = handler
     if rng.random() < 0.5:
         pair.open()
-    victim, hostile = (pair.dialler, pair.listener) if to_dialler else (pair.listener, pair.dialler)
     assert isinstance(hostile.engine, AioquicEngine)
     for number in range(100, 100 + rng.randint(1, 5)):
-        victim.receive(protected(hostile.engine, frames(rng), number), pair.now)
+        victim.receive([protected(hostile.engine, frames(rng), number)], pair.now)
         victim.transmit(pair.now)
         victim.on_timer(pair.now)
     use(victim)
@@ -105,10 +112,10 @@ def use(connection: Connection) -> None:
         stream.reset()
 
 
+@every_engine
 @pytest.mark.parametrize("to_dialler", [False, True])
-def test_a_unidirectional_stream_ends_the_connection_of_its_opener(to_dialler: bool) -> None:
-    pair = Pair()
-    victim, hostile = (pair.dialler, pair.listener) if to_dialler else (pair.listener, pair.dialler)
+def test_a_unidirectional_stream_ends_the_connection_of_its_opener(to_dialler: bool, engine: str) -> None:
+    pair, victim, hostile = against(engine, to_dialler)
     quic = hostile.engine._quic  # type: ignore[attr-defined]
     quic.send_stream_data(quic.get_next_available_stream_id(is_unidirectional=True), HEADER)
     pair.run(0.2)

@@ -39,7 +39,7 @@ def test_any_entries_are_taken_or_dropped(entries: list[tuple[Identity, int, str
 
     metrics = Metrics()
     directory = Services(ME.id, random.Random(1), metrics, alive, 0.0)
-    names = Names(ME.id, metrics, alive, WALL)
+    names = Names(ME.id, metrics, alive)
     topics = Topics(ME, random.Random(1), metrics, alive)
     topics.join("news", 0.0, WALL)
     for number, (signer, kind, name, value) in enumerate(entries):

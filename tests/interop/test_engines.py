@@ -1,4 +1,4 @@
-"""Two QUIC engines that we did not write, against each other in every combination, in virtual time."""
+"""Two QUIC engines that we did not write, as whole nodes against each other in every combination, in virtual time."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ import importlib
 import itertools
 import random
 import sys
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
 
 from meshnode.base.limits import STREAM_HIGH_WATER
-from meshnode.errors import ConfigError, MeshError, PeerIdentityError, PolicyDenied
-from meshnode.identity.keys import Identity
-from meshnode.quic.connection import Connection, State
-from meshnode.quic.engines import pick_engine
-from meshnode.quic.hello import CloseCode, Hello, LocalEnd
-from meshnode.quic.packets import acceptable, initial_token, is_v1_initial
-from meshnode.quic.seam import Engine
+from meshnode.errors import ConfigError, MeshError, PolicyDenied
+from meshnode.quic.connection import State
+from meshnode.quic.engines import VARIABLE, pick_engine
 from meshnode.quic.stream import Stream
 from meshnode.sim.world import Inbox, SimNode, Weather, World, echo_stream
+from meshnode.trust.parties import NONE
 from tests.conftest import MakeNode, echo
 
 try:
@@ -98,6 +94,19 @@ def test_bytes_are_echoed_both_ways(pair: Pair) -> None:
         stream, inbox = node.open(side)
         stream.write(b"hello")
         assert world.run(1.0, lambda inbox=inbox: bytes(inbox.data) == b"hello")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", [pytest.param("aioquic"), pytest.param("qh3", marks=NEEDS_QH3)])
+def test_no_timer_holds_a_burst_of_small_messages_on_a_short_path(name: str) -> None:
+    world, dialler, listener = _nodes((name, name), Weather(delay=0.0005))
+    connection = dialler.connect(listener.id)
+    stream = dialler.open(connection)[0]
+    world.run(0.1)
+    engine, left = connection.engine, []
+    for _ in range(16):
+        engine.send(stream.id, bytes(64))
+        left.append(len(engine.transmit(world.now)))
+    assert left == [1] * 16
 
 
 @every_pair
@@ -299,171 +308,37 @@ def test_streams_that_their_sender_resets_unread_do_not_use_up_the_connection(pa
 @every_pair
 def test_a_peer_that_is_refused_learns_why(pair: Pair) -> None:
     _, dialler, listener = _nodes(pair, Weather(delay=0.02))
-    listener.admits = lambda peer: False
+    listener.guard.lists.node = NONE
     with pytest.raises(PolicyDenied):
         dialler.connect(listener.id)
-
-
-# ---- two connections by hand: no driver, no paths
-
-
-class Side:
-    """One end: the connection's events, as far as these tests care."""
-
-    def __init__(self, boot: bytes) -> None:
-        self.boot = boot
-        self.connection: Connection
-        self.hello: Hello | None = None
-        self.closed: MeshError | None = None
-        self.cids: list[bytes] = []
-
-    def begin(self, engine: Engine, me: Identity, peer: Identity, *, dialler: bool) -> None:
-        local = LocalEnd(me, self.boot, b"")
-        self.connection = Connection(engine, local, peer.id, self, dialler=dialler, now=0.0)
-
-    def on_hello(self, connection: Connection, hello: Hello) -> None:
-        self.hello = hello
-        connection.admit()
-
-    def on_closed(self, connection: Connection, error: MeshError) -> None:
-        self.closed = error
-
-    def on_cid(self, connection: Connection, cid: bytes, issued: bool) -> None:
-        self.cids.append(cid)
-
-    def on_ready(self, connection: Connection) -> None: ...
-    def on_record(self, connection: Connection, encoded: bytes) -> None: ...
-    def on_stream(self, connection: Connection, stream: Stream) -> None: ...
-    def on_stream_data(self, connection: Connection) -> None: ...
-    def on_dirty(self, connection: Connection) -> None: ...
-
-
-def _by_hand(pair: Pair, dialled: Identity, listener: Identity) -> tuple[Side, Side, Iterator[bytes]]:
-    """A dialler that wants ``dialled`` and a listener that is ``listener``; iterate to let datagrams pass."""
-    me = Identity(bytes(31) + b"\1")
-    here, there = Side(b"dialler."), Side(b"listener")
-    dialling = pick_engine(pair[0]).dial(me, dialled.id, lambda odcid: b"knock" + odcid, 30.0, 0.0)
-    accepting = pick_engine(pair[1]).accept(listener, dialling.odcid, 30.0, 0.0)
-    here.begin(dialling, me, dialled, dialler=True)
-    there.begin(accepting, listener, me, dialler=False)
-
-    def pass_on() -> Iterator[bytes]:
-        now = 0.0
-        while now < 10.0:
-            for source, target in ((here, there), (there, here)):
-                for datagram in source.connection.transmit(now):
-                    yield datagram
-                    target.connection.receive(datagram, now)
-                at = source.connection.engine.next_timer()
-                if at is not None and at <= now:
-                    source.connection.on_timer(now)
-            now += 0.005
-
-    return here, there, pass_on()
-
-
-LISTENER = Identity(bytes(31) + b"\2")
-
-
-@every_pair
-def test_the_knock_is_in_the_one_datagram_that_begins_a_connection(pair: Pair) -> None:
-    here, _, wire = _by_hand(pair, LISTENER, LISTENER)
-    first = next(wire)
-    assert is_v1_initial(first)
-    assert initial_token(first) == b"knock" + here.connection.engine.odcid
-    second = next(wire)
-    assert second[6 : 6 + second[5]] != here.connection.engine.odcid, "the second datagram is the listener's"
-
-
-@every_pair
-def test_both_keys_are_proven_by_hello_and_welcome(pair: Pair) -> None:
-    here, there, wire = _by_hand(pair, LISTENER, LISTENER)
-    for _ in wire:
-        if here.connection.state is there.connection.state is State.READY:
-            break
-    assert there.hello is not None
-    assert here.connection.peer_boot == b"listener"
-    assert here.connection.engine.peer_certificate_key == bytes(LISTENER.id)
-    for _ in itertools.islice(wire, 20):
-        pass
-    assert here.connection.engine.handshake_confirmed
-    ids = [*here.cids, *there.cids, here.connection.engine.host_cid, there.connection.engine.host_cid]
-    assert not [cid for cid in ids if cid[:2] in (b"1:", b"2:")]
-
-
-@every_pair
-def test_a_listener_with_another_key_is_a_peer_identity_error_and_hears_no_hello(pair: Pair) -> None:
-    here, there, wire = _by_hand(pair, LISTENER, Identity(bytes(31) + b"\3"))
-    for _ in wire:
-        if here.closed is not None:
-            break
-    assert isinstance(here.closed, PeerIdentityError)
-    for _ in itertools.islice(wire, 20):
-        pass
-    assert there.hello is None
-
-
-@every_pair
-@pytest.mark.parametrize("closer", ["dialler", "listener"])
-def test_the_reason_of_a_close_arrives(pair: Pair, closer: str) -> None:
-    here, there, wire = _by_hand(pair, LISTENER, LISTENER)
-    for _ in wire:
-        if here.connection.state is there.connection.state is State.READY:
-            break
-    closing, other = (here, there) if closer == "dialler" else (there, here)
-    closing.connection.close(CloseCode.SHUTDOWN, "out of coffee")
-    for _ in wire:
-        if other.closed is not None:
-            break
-    assert "out of coffee" in str(other.closed)
-
-
-@every_pair
-def test_junk_on_a_live_connection_raises_nothing_and_changes_nothing(pair: Pair) -> None:
-    here, there, wire = _by_hand(pair, LISTENER, LISTENER)
-    for _ in wire:
-        if here.connection.state is there.connection.state is State.READY:
-            break
-    rng = random.Random(9)
-    for side in (here, there):
-        cid = side.connection.engine.host_cid
-        for size in (1, 2, 9, 20, 30, 60, 1200, 1500):
-            assert not side.connection.receive(bytes([0x40 | rng.randrange(64)]) + cid + rng.randbytes(size), 1.0)
-            side.connection.receive(b"\xc3\0\0\0\1\x08" + cid + rng.randbytes(size), 1.0)
-        assert side.connection.state is State.READY
-
-
-@every_pair
-def test_a_handshake_beside_which_tampered_datagrams_arrive_completes(pair: Pair) -> None:
-    rng = random.Random(11)
-    for _ in range(40):
-        here, there, _ = _by_hand(pair, LISTENER, LISTENER)
-        for step in range(12):
-            for source, target in ((here, there), (there, here)):
-                now = step * 0.01
-                for datagram in source.connection.transmit(now):
-                    bad = bytearray(datagram)
-                    for _ in range(rng.choice((0, 1, 1, 3))):
-                        bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
-                    bad = bad[: rng.choice((len(bad), rng.randrange(1, len(bad))))]
-                    if bad != datagram and acceptable(bytes(bad)):  # as the driver does
-                        target.connection.receive(bytes(bad), now)
-                    target.connection.receive(datagram, now)
-        assert here.connection.state is there.connection.state is State.READY
 
 
 # ---- choosing
 
 
+@pytest.fixture
+def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `auto` finds by itself, whatever engine these tests run with."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr("meshnode.quic.engines.refused", {})
+
+
 @NEEDS_QH3
-def test_auto_is_the_reference_also_where_the_fast_engine_is_installed() -> None:
+def test_auto_is_the_fast_engine_where_it_is_installed_unless_the_environment_says_otherwise(
+    nothing_chosen: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pick_engine("auto").name == "qh3"
+    monkeypatch.setenv(VARIABLE, "aioquic")
     assert pick_engine("auto").name == "aioquic"
-    assert pick_engine("qh3").name == "qh3"
+    assert pick_engine("qh3").name == "qh3", "a setting beats the environment here"
 
 
-def test_auto_is_the_reference_where_the_fast_engine_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    _uninstall(monkeypatch)
+def test_auto_is_the_reference_where_the_fast_engine_is_missing(
+    nothing_chosen: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("meshnode.quic.engines.find_spec", lambda name: None)
     assert pick_engine("auto").name == "aioquic"
+    assert not caplog.records, "as that is no fault"
 
 
 def _uninstall(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -476,15 +351,26 @@ def test_an_engine_that_is_not_installed_is_a_setting_to_mend(monkeypatch: pytes
     _uninstall(monkeypatch)
     with pytest.raises(ConfigError) as caught:
         pick_engine("qh3")
-    assert "pip install 'meshnode[fast]'" in caught.value.hint
+    assert "pip install qh3" in caught.value.hint
 
 
 @NEEDS_QH3
 def test_another_version_of_the_fast_engine_is_refused_with_the_names_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("meshnode.quic.engines.qh3")
-    monkeypatch.setitem(module.PRIVATE, "_core", "get_timer set_sail")
-    with pytest.raises(ImportError, match=r"_core\.set_sail"):
+    monkeypatch.setitem(module.PRIVATE, "QuicConnectionCore", "get_timer set_sail")
+    with pytest.raises(ImportError, match=r"QuicConnectionCore\.set_sail"):
         module._check()
+
+
+def test_an_installed_engine_that_does_not_fit_is_passed_over_with_a_warning_once(
+    nothing_chosen: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("meshnode.quic.engines.find_spec", lambda name: object())
+    _uninstall(monkeypatch)
+    assert pick_engine("auto").name == pick_engine("auto").name == "aioquic"
+    (said,) = caplog.records
+    assert said.levelname == "WARNING"
+    assert "qh3 cannot be used, so aioquic is" in said.message
 
 
 # ---- a real socket

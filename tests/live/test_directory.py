@@ -26,12 +26,12 @@ async def until(condition: Any, seconds: float = 10.0) -> None:
 
 
 async def _found(node: Node, name: str, count: int) -> list[Instance]:
-    await until(lambda: len(node._running().failover.instances(name)) == count)
+    await until(lambda: len(node._life.running().failover.instances(name)) == count)
     return await node.find(name)
 
 
 async def _call(node: Node, name: str, text: bytes = b"hello") -> bytes:
-    reader, writer = await node.open_any(name)
+    reader, writer = await node.open_any(name, trusted="any")
     writer.write(text)
     writer.write_eof()
     answer = await reader.read()
@@ -95,7 +95,7 @@ async def test_a_failing_instance_is_tried_last_and_a_withdrawn_one_never(make_n
     services = [node.serve("db", says(text), allow=["any"]) for node, text in ((a, b"a"), (b, b"b"))]
     await _found(seed, "db", 2)
     services[0].update(healthy=False)
-    await until(lambda: any(i.state == "failing" for i in seed._running().failover.instances("db")))
+    await until(lambda: any(i.state == "failing" for i in seed._life.running().failover.instances("db")))
     assert [await _call(seed, "db") for _ in range(5)] == [b"b"] * 5
     services[1].close()
     await _found(seed, "db", 1)
@@ -125,7 +125,7 @@ async def test_of_two_instances_that_accept_at_the_same_moment_one_serves_and_th
     accepted: list[Any] = []
     both = asyncio.Event()
 
-    failover = seed._running().failover
+    failover = seed._life.running().failover
     open_one = failover.open_at
 
     async def open_at(peer: Any, name: str) -> Any:
@@ -137,7 +137,7 @@ async def test_of_two_instances_that_accept_at_the_same_moment_one_serves_and_th
         return opened
 
     monkeypatch.setattr(failover, "open_at", open_at)
-    _, writer = await seed.open_any("db")
+    _, writer = await seed.open_any("db", trusted="any")
     assert {each.peer for each in accepted} == {node.id for node in nodes}
     (other,) = (node.id for node in nodes if node.id != writer.peer)
     await until(lambda: serving.get(other) is False)
@@ -275,7 +275,7 @@ async def test_a_stream_to_a_service_ends_when_its_instance_is_silent_and_anothe
     for node in (a, b):
         node.serve("db", echo, allow=["any"])
     await _found(client, "db", 2)
-    reader, writer = await client.open_any("db")
+    reader, writer = await client.open_any("db", trusted="any")
     served = {a.id: a, b.id: b}[writer.peer]
     pinned = await client.open(served.id, "db")
     runtime_of(served).sockets.udp.close()  # as kill -9 looks from outside

@@ -14,6 +14,7 @@ from meshnode.daemon.context import Daemon
 from meshnode.errors import ConnectionLost, InvalidId, ServiceNotFound, ServiceUnavailable
 from meshnode.identity.node_id import NodeId
 from meshnode.sdk.streams import MeshReader, MeshWriter
+from meshnode.services.proxy.book import ProxyBook
 from meshnode.services.registry import ServiceBook
 from tests.conftest import MakeNode
 from tests.unit.test_config_cli import Running, told
@@ -38,12 +39,17 @@ def test_a_forward_that_is_there_is_named_and_the_same_one_twice_is_one(node: Ru
     first = json.loads(told(node.home, "forward", port, "one/web", "--json")[1])
     assert json.loads(told(node.home, "forward", f"127.0.0.1:{port}", "one/web", "--json")[1]) == first
     forwards = json.loads(told(node.home, "status", "--json")[1])["forwards"]
-    assert forwards.count(first) == 1
+    assert [(f["listen"], f["to"]) for f in forwards].count((first["listen"], first["to"])) == 1
     code, message, hint = error_of(node.home, "forward", port, "other/web")
     assert code == "address_in_use"
     assert message == f"127.0.0.1:{port} is forwarded to one/web already"
     assert hint == f"meshnode unforward 127.0.0.1:{port}"
+    assert error_of(node.home, "unforward", f"0.0.0.0:{port}")[2] == f"meshnode unforward 127.0.0.1:{port}"
     assert told(node.home, "unforward", port)[0] == 0
+
+
+def test_a_url_is_no_service(node: Running) -> None:
+    assert error_of(node.home, "forward", "0", "http://one/web")[2] == "write one/web"
 
 
 def test_a_port_of_another_program_is_told_as_that(node: Running) -> None:
@@ -66,10 +72,11 @@ def test_an_ipv6_forward_has_brackets(node: Running) -> None:
 def test_a_forward_that_others_reach_says_so(node: Running) -> None:
     status, out, err = told(node.home, "forward", "0.0.0.0:0", "one/web")
     assert status == 0
-    assert "every host that reaches this one can use it" in err
+    assert "opens it to the LAN" in err
     told(node.home, "unforward", out.split()[0])
     status, out, err = told(node.home, "forward", "0", "one/web")
-    assert (status, err) == (0, "")
+    assert status == 0
+    assert "LAN" not in err
     told(node.home, "unforward", out.split()[0])
 
 
@@ -101,6 +108,24 @@ def test_a_rebind_to_the_own_address_says_that_it_is_this_node(node: Running) ->
 def test_a_service_that_no_node_offers_is_named_with_what_offers_it(node: Running) -> None:
     status, out, _ = told(node.home, "services", "nothing")
     assert (status, out.strip()) == (1, "no node offers 'nothing'; here: meshnode expose nothing PORT")
+    assert error_of(node.home, "services", "nothing")[:2] == ("not_found", "no node offers 'nothing'")
+
+
+def test_an_id_alone_names_no_service(node: Running) -> None:
+    own = node.ready["id"]
+    for command in (["forward", "0", own], ["connect", f"{own}.mesh"]):
+        _, message, hint = error_of(node.home, *command)
+        assert "is a node, and names no service of it" in message
+        assert hint == f"write {command[-1]}/SERVICE"
+
+
+def test_an_argument_that_is_no_utf8_is_told_and_a_message_may_be_any_bytes(node: Running) -> None:
+    latin = os.fsdecode("größe".encode("latin-1"))
+    for command in (["pub", latin, "x"], ["sub", latin], ["expose", "q", f"{latin}:80"], ["ping", latin]):
+        assert "is not UTF-8" in error_of(node.home, *command)[1]
+    for meta in (f"{latin}=1", f"zone={latin}"):
+        assert "is not UTF-8" in error_of(node.home, "expose", "q", "80", "--allow", "any", "--meta", meta)[1]
+    assert told(node.home, "pub", "topic", latin)[0] == 0
 
 
 def test_the_word_of_the_examples_is_explained(node: Running) -> None:
@@ -113,12 +138,18 @@ def test_a_short_id_as_it_is_shown_will_do(node: Running) -> None:
     listed = json.loads(told(node.home, "forward", "0", f"{own[:12]}/web", "--json")[1])
     assert listed["to"] == f"{own}/web"
     told(node.home, "unforward", listed["listen"])
-    assert error_of(node.home, "resolve", own[:7])[0] == "not_found"
+    for command in (("expose", "web", "8000", "--allow", own[:8]), ("forward", "0", "web", "--from", own[:11])):
+        code, _, hint = error_of(node.home, *command)  # one can be found that begins so
+        assert (code, hint) == ("invalid_id", "write at least 12 characters of it")
+    told(node.home, "expose", "web", "8000", "--allow", own[:12])
+    told(node.home, "unexpose", "web")
+    code, _, hint = error_of(node.home, "resolve", own[:7])
+    assert (code, hint) == ("not_found", "the beginning of an id has at least 8 characters")
 
 
 async def test_a_short_id_that_may_mean_two_is_refused(make_node: MakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     node = await make_node()
-    daemon = Daemon(node, ServiceBook(node))
+    daemon = Daemon(node, ServiceBook(node), ProxyBook(node))
     own = str(node.id)
     twin = own[:20] + ("a" * 31 if own[20] != "a" else "b" * 31) + "a"
     assert daemon.from_short(own[:8]) == node.id
@@ -134,16 +165,16 @@ async def test_a_full_disk_is_told_as_that_and_changes_nothing(
 ) -> None:
     node = await make_node()
     book = ServiceBook(node)
-    book.expose("web", "80", ())
+    await book.expose("web", "80", ())
 
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "services.json")
 
-    monkeypatch.setattr("meshnode.services.registry.write_atomic", full)
+    monkeypatch.setattr("meshnode.runtime.state_files.write_atomic", full)
     with pytest.raises(OSError):
-        book.expose("web", "81", ())
+        await book.expose("web", "81", ())
     with pytest.raises(OSError):
-        book.expose("new", "81", ())
+        await book.expose("new", "81", ())
     with pytest.raises(OSError):
         await book.forward("0", "one/web")
     assert {name: e.target for name, e in book.exposes.items()} == {"web": "tcp://127.0.0.1:80"}

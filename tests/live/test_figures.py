@@ -9,14 +9,21 @@ import sys
 
 import pytest
 
-from bench import footprint, quic
+from bench import footprint, guard, quic
 
 
 def test_streams_and_connects_are_not_slower_than_those_of_the_engine_by_itself() -> None:
-    found = quic.run(work=quic.Work(rounds=3, megabytes=4, echoes=150, connects=4))
+    found = quic.run(work=quic.Work(rounds=3, megabytes=4, echoes=150, connects=4, at_once=0, each=0))
     assert found["bulk_MBps"]["ratio_of_best"] > 1.0, found
     assert found["echo_p50_us"]["ratio_of_best"] < 3.0, found
     assert found["connect_p50_ms"]["ratio_of_best"] < 4.0, found
+
+
+@pytest.mark.parametrize("engine", list(guard.baseline()["calls"]))
+def test_no_call_has_come_onto_the_way_of_every_write_and_datagram(engine: str) -> None:
+    if engine == "qh3":
+        pytest.importorskip("qh3")
+    assert guard.more_calls(engine) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory and CPU time are read from /proc")

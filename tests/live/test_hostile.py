@@ -114,9 +114,9 @@ class Impostor:
             self.knocks += 1
             self.engine = engines.AioquicEngines().accept(self.identity, odcid, 10.0, now)
             if self.stolen:
-                certificate, _ = engines.certificate_of(self.victim)  # public; its private key is not
+                certificate, _ = engines._credentials(self.victim)  # public; its private key is not
                 self.engine._quic.configuration.certificate = certificate
-        self.engine.receive(data, now)
+        self.engine.receive([data], now)
         return self.engine.transmit(now)
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import meshnode.sdk.connection
-import meshnode.sdk.service
+import meshnode.sdk.places
 from meshnode import MeshReader, MeshWriter, NodeId
 from meshnode.errors import ConfigError, ConnectionLost, ServiceUnavailable, StreamLimitError
 from meshnode.sdk.node import runtime_of
@@ -117,7 +121,8 @@ async def test_a_service_that_hangs_takes_no_stream_of_another(make_node: MakeNo
 async def test_a_stream_over_a_services_limit_waits_its_turn_and_not_for_ever(
     make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(meshnode.sdk.service, "WAIT_S", 0.5)
+    monkeypatch.setattr(meshnode.sdk.places, "WAIT_S", 0.5)
+    monkeypatch.setattr(meshnode.sdk.places, "TAKE_S", 0.2)
     there = await make_node()
     here = await make_node(seed=there)
     running = most = 0
@@ -142,13 +147,33 @@ async def test_a_stream_over_a_services_limit_waits_its_turn_and_not_for_ever(
     second[1].write_eof()
 
 
+async def test_a_peer_that_holds_all_places_of_a_service_loses_one_to_another_peer(make_node: MakeNode) -> None:
+    there = await make_node()
+    hog, honest, other = [await make_node(seed=there) for _ in range(3)]
+
+    async def hang(reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
+        await (asyncio.Event().wait() if peer == hog.id else echo(reader, writer, peer))
+
+    there.serve("work", hang, allow=["any"], limit=4)
+    first = await hog.open(there.id, "work")
+    hung = [asyncio.ensure_future(hog.open(there.id, "work")) for _ in range(1000)]
+    await asyncio.sleep(0.5)
+    held = await asyncio.wait_for(honest.open(there.id, "work"), 5)
+    assert await _ask(await asyncio.wait_for(other.open(there.id, "work"), 5), b"other") == b"other"
+    assert await _ask(held, b"held") == b"held"
+    first[1].write(b"still there")
+    await first[1].drain()
+    for task in hung:
+        task.cancel()
+
+
 async def test_a_limit_of_none_is_a_mistake(make_node: MakeNode) -> None:
     node = await make_node()
     with pytest.raises(ConfigError, match="limit"):
         node.serve("none", echo, limit=0)
 
 
-@pytest.mark.parametrize("count", [300, 900])
+@pytest.mark.parametrize("count", [300, 1000])
 async def test_hundreds_of_connections_at_once_through_one_forward_are_all_served(
     make_node: MakeNode, count: int
 ) -> None:
@@ -171,3 +196,97 @@ async def test_hundreds_of_connections_at_once_through_one_forward_are_all_serve
     for _ in range(2):
         assert await asyncio.gather(*map(ask, range(count))) == [b"%d" % i for i in range(count)]
     await book.close()
+
+
+async def test_clients_over_a_forwards_limit_wait_for_a_place_and_not_for_ever(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshnode.services.forward.MAX_CLIENTS", 20)
+    there = await make_node()
+    here = await make_node(seed=there)
+    there.serve("echo", echo, allow=["any"])
+    book = ServiceBook(here)
+    listen = (await book.forward("127.0.0.1:0", f"{there.id}/echo"))["listen"]
+
+    async def client() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(listen.rpartition(":")[2]))
+        writer.write(b"x")
+        return reader, writer
+
+    held = [await client() for _ in range(20)]
+    assert [await reader.readexactly(1) for reader, _ in held] == [b"x"] * 20
+    late = [await client() for _ in range(5)]
+    answers = [asyncio.ensure_future(reader.readexactly(1)) for reader, _ in late]
+    assert not (await asyncio.wait(answers, timeout=0.2))[0]
+    for _, writer in held[:5]:
+        writer.close()
+    assert await asyncio.wait_for(asyncio.gather(*answers), 5) == [b"x"] * 5
+    monkeypatch.setattr(meshnode.sdk.places, "WAIT_S", 0.2)
+    monkeypatch.setattr(meshnode.sdk.places, "TAKE_S", 0.1)
+    reader, writer = await client()
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(reader.readexactly(1), 5)
+    for _, each in [*held[5:], *late, (reader, writer)]:
+        each.close()
+    await book.close()
+
+
+async def test_a_host_that_holds_all_places_of_a_forward_loses_one_to_another_network(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshnode.services.forward.MAX_CLIENTS", 20)
+    monkeypatch.setattr(meshnode.sdk.places, "TAKE_S", 0.2)
+    there = await make_node()
+    here = await make_node(seed=there)
+    there.serve("echo", echo, allow=["any"])
+    book = ServiceBook(here)
+    port = int((await book.forward("127.0.0.1:0", f"{there.id}/echo"))["listen"].rpartition(":")[2])
+    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(30)]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.9.1", 0))
+    writer.write(b"hello")
+    assert await asyncio.wait_for(reader.readexactly(5), 5) == b"hello"
+    for _, each in [*silent, (reader, writer)]:
+        each.close()
+    await book.close()
+
+
+async def test_the_limit_of_an_exposed_target_is_kept_over_a_restart(make_node: MakeNode, tmp_path: Path) -> None:
+    node = await make_node(home=tmp_path / "home")
+    await ServiceBook(node).expose("web", "8000", ("any",), limit=7)
+    await node.close()
+    book = ServiceBook(await make_node(home=tmp_path / "home"))
+    await book.restore()
+    assert book.exposes["web"].setting.limit == 7
+    with pytest.raises(ConfigError, match="limit"):
+        await book.expose("web", "8000", ("any",), limit=0)
+    assert book.exposes["web"].setting.limit == 7
+
+
+@pytest.mark.skipif(not shutil.which("redis-benchmark"), reason="redis is not installed")
+async def test_redis_benchmark_with_two_hundred_clients_runs_through_a_forward(make_node: MakeNode) -> None:
+    there = await make_node()
+    here = await make_node(seed=there)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        target = probe.getsockname()[1]
+    quiet: dict[str, Any] = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
+    options = ["--port", str(target), "--bind", "127.0.0.1", "--save", ""]
+    server = await asyncio.create_subprocess_exec("redis-server", *options, **quiet)
+    try:
+        assert server.stdout is not None
+        async with asyncio.timeout(20):
+            while b"Ready to accept" not in await server.stdout.readline():
+                pass
+        await ServiceBook(there).expose("redis", str(target), ("any",))
+        book = ServiceBook(here)
+        port = (await book.forward("127.0.0.1:0", f"{there.id}/redis"))["listen"].rpartition(":")[2]
+        load = ["-p", port, "-c", "200", "-n", "2000", "-t", "set,get", "--csv"]
+        client = await asyncio.create_subprocess_exec("redis-benchmark", *load, **quiet)
+        said, _ = await asyncio.wait_for(client.communicate(), 60)
+        await book.close()
+    finally:
+        server.kill()
+        await server.communicate()
+    assert client.returncode == 0
+    assert {line.split(b",")[0] for line in said.splitlines()} >= {b'"SET"', b'"GET"'}
+    assert b"rror" not in said

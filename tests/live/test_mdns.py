@@ -8,16 +8,17 @@ import time
 from collections.abc import Iterable
 
 import pytest
-from zeroconf import RecordUpdate, Zeroconf, const
-from zeroconf._dns import DNSAddress, DNSText
+from zeroconf import DNSAddress, DNSIncoming, DNSOutgoing, DNSText, RecordUpdate, Zeroconf, const  # type: ignore[attr-defined]
 
 from meshnode import Identity, Node, NodeId
 from meshnode.base.address import Addr
 from meshnode.base.clock import SystemClock
+from meshnode.base.limits import MAX_LAN_TEXT, MAX_RECORD
 from meshnode.base.metrics import Metrics
+from meshnode.discovery.lan import Announcement, encode_text, seal_announcement
 from meshnode.identity.sealing import MeshKey, Sealer
 from meshnode.runtime import mdns
-from meshnode.runtime.mdns import MAX_TEXT, SERVICE_TYPE, MdnsSource, encode_text
+from meshnode.runtime.mdns import SERVICE_TYPE, MdnsSource
 from meshnode.sdk.node import runtime_of
 from meshnode.stack.resolution import Intake
 from tests.conftest import MakeNode
@@ -29,6 +30,12 @@ def mdns_of(node: Node) -> MdnsSource | None:
     return next((s for s in runtime_of(node).stack.sources if isinstance(s, MdnsSource)), None)
 
 
+def announced(record: bytes, sealer: Sealer | None = None) -> bytes:
+    """The TXT rdata with which a member announces a record now."""
+    said = Announcement(record, time.time(), asks=True)
+    return encode_text(seal_announcement(sealer or member(), said))
+
+
 class Heard:
     """A source and, as its sink, the records that it handed in."""
 
@@ -38,7 +45,7 @@ class Heard:
         identity = Identity.generate()
         sealer = Sealer(identity, MeshKey.from_text(mesh), SystemClock(), os.urandom, born=0.0)
         self.source = MdnsSource(identity.id, sealer, lambda: Addr("127.0.0.1", 1), self.metrics)
-        self.source.neighbours.sink = self
+        self.source._sink = self
 
     def record(self, encoded: bytes, via: str = "") -> None:
         """Sink."""
@@ -55,12 +62,12 @@ class Heard:
     def hear(self, text: bytes, name: str = "x." + SERVICE_TYPE) -> None:
         """As if zeroconf had heard a TXT record."""
         record = DNSText(name, const._TYPE_TXT, const._CLASS_IN, 120, text)
-        self.source.neighbours.async_update_records(None, 0.0, [RecordUpdate(record, None)])  # type: ignore[arg-type]
+        self.source._ear.async_update_records(None, 0.0, [RecordUpdate(record, None)])  # type: ignore[arg-type]
 
 
 async def test_a_members_announcement_is_handed_in_once() -> None:
     heard = Heard()
-    text = encode_text(member().encrypt_hint(b"a record"))
+    text = announced(b"a record")
     heard.hear(text)
     heard.hear(text)
     assert heard.records == [b"a record"]
@@ -68,8 +75,8 @@ async def test_a_members_announcement_is_handed_in_once() -> None:
 
 async def test_what_is_not_of_this_mesh_is_counted_and_dropped() -> None:
     heard = Heard()
-    foreign = encode_text(member(mesh="another").encrypt_hint(b"a record"))
-    texts = [foreign, b"", b"\x00", b"\x05abc", b"\xff" * 300, b"\x0bpath=/index", bytes(200), os.urandom(MAX_TEXT)]
+    foreign = announced(b"a record", member(mesh="another"))
+    texts = [foreign, b"", b"\x00", b"\x05abc", b"\xff" * 300, b"\x0bpath=/index", bytes(200), os.urandom(MAX_LAN_TEXT)]
     for text in texts:
         heard.hear(text)
     assert not heard.records
@@ -78,17 +85,16 @@ async def test_what_is_not_of_this_mesh_is_counted_and_dropped() -> None:
 
 async def test_what_is_too_long_is_counted_and_dropped() -> None:
     heard = Heard()
-    heard.hear(encode_text(member().encrypt_hint(bytes(MAX_TEXT))))
+    heard.hear(encode_text(member().encrypt_hint(bytes(MAX_LAN_TEXT))))
     assert not heard.records
     assert heard.metrics.counters == {"mdns_oversized": 1}
 
 
 async def test_other_services_and_other_kinds_of_record_are_not_looked_at() -> None:
     heard = Heard()
-    text = encode_text(member().encrypt_hint(b"a record"))
-    heard.hear(text, name="printer._ipp._tcp.local.")
+    heard.hear(announced(b"a record"), name="printer._ipp._tcp.local.")
     address = DNSAddress("x." + SERVICE_TYPE, const._TYPE_A, const._CLASS_IN, 120, bytes(4))
-    heard.source.neighbours.async_update_records(None, 0.0, [RecordUpdate(address, None)])  # type: ignore[arg-type]
+    heard.source._ear.async_update_records(None, 0.0, [RecordUpdate(address, None)])  # type: ignore[arg-type]
     assert not heard.records
     assert heard.metrics.counters == {}
 
@@ -96,9 +102,26 @@ async def test_other_services_and_other_kinds_of_record_are_not_looked_at() -> N
 async def test_a_flood_of_announcements_is_remembered_within_a_bound() -> None:
     heard, sender = Heard(), member()
     for number in range(2000):
-        heard.hear(encode_text(sender.encrypt_hint(number.to_bytes(4, "big"))))
+        heard.hear(announced(number.to_bytes(4, "big"), sender))
     assert len(heard.records) == 2000
-    assert len(heard.source.neighbours._seen) <= 512
+    assert len(heard.source.lan._heard) <= 512
+
+
+async def test_records_of_any_host_of_the_link_stay_in_no_cache() -> None:
+    heard = Heard()
+    opened = mdns._open(["127.0.0.1"])
+    zeroconf = opened.zeroconf
+    zeroconf.add_listener(heard.source._ear, None)
+    await zeroconf.async_wait_for_start()
+    for number in range(100):
+        said = DNSOutgoing(mdns.RESPONSE)
+        name = f"{number}.{SERVICE_TYPE}"
+        text = announced(b"a record") if number == 99 else bytes(8_000)
+        said.add_answer_at_time(DNSText(name, const._TYPE_TXT, const._CLASS_IN, 2_000_000_000, text), 0)
+        zeroconf.record_manager.async_updates_from_response(DNSIncoming(said.packets()[0]))
+    assert heard.records == [b"a record"]
+    assert not zeroconf.cache.cache
+    await opened.async_close()
 
 
 async def test_bad_records_on_the_lan_are_dropped_by_name_and_the_node_goes_on(make_node: MakeNode) -> None:
@@ -106,12 +129,13 @@ async def test_bad_records_on_the_lan_are_dropped_by_name_and_the_node_goes_on(m
     liar, sealer = Identity.generate(), member()
     runtime = runtime_of(node)
     source = MdnsSource(node.id, runtime.sealer, lambda: runtime.sockets.local, runtime.metrics)
-    source.neighbours.sink = Intake(runtime.stack.resolution, source)
-    for encoded in bad_records(liar).values():
-        source.neighbours._take(encode_text(sealer.encrypt_hint(encoded)))
+    source._sink = Intake(runtime.stack.resolution, source)
+    bad = {reason: encoded for reason, encoded in bad_records(liar).items() if len(encoded) <= MAX_RECORD}
+    for encoded in bad.values():
+        source.hear(announced(encoded, sealer))
     found = counters(node)
     assert {name: n for name, n in found.items() if name.startswith("record_")} == {
-        f"record_{reason}": 1 for reason in bad_records(liar)
+        f"record_{reason}": 1 for reason in bad
     }
     assert runtime_of(node).stack.resolution.resolver.get(liar.id, time.time()) is None
     friend = await make_node(seed=node)

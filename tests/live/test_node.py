@@ -101,7 +101,7 @@ async def test_a_restarted_peer_is_noticed_at_once(make_node: MakeNode, tmp_path
     writer.write(b"hello")
     assert await reader.readexactly(5) == b"hello"
     runtime_of(listener).sockets.udp.close()  # as kill -9: not a word to any peer
-    runtime_of(listener)._lock.release()
+    runtime_of(listener).state.lock.release()
     again = await make_node(home=tmp_path / "again", listen=address)
     assert again.id == listener.id
     writer.write(b"are you there?")

@@ -58,7 +58,7 @@ async def test_services_survive_kill_9_and_are_refused_to_others(tmp_path: Path)
         await first.ask("expose", name="web", target="tcp://127.0.0.1:9", allow=["any"])
         forward = await first.ask("forward", listen="127.0.0.1:0", to=f"{first.id}/web")
         with pytest.raises(RemoteError) as caught:
-            await first.ask("expose", name="bad", target="tcp://127.0.0.1:9", allow=["role:admin"])
+            await first.ask("expose", name="bad", target="tcp://127.0.0.1:9", allow=["role:No Role"])
         assert caught.value.code == "config_error"
         first.kill()
         await asyncio.sleep(0.2)

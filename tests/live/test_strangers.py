@@ -6,6 +6,8 @@ import asyncio
 import os
 import socket
 import struct
+import time
+from pathlib import Path
 
 import pytest
 from aioquic.quic.configuration import QuicConfiguration
@@ -13,8 +15,10 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicProtocolVersion
 
 from meshnode import Identity
+from meshnode.base.address import Addr
 from meshnode.base.clock import SystemClock
 from meshnode.identity.sealing import MeshKey, Sealer
+from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode
 
 SIZES = (0, 1, 60, 1200, 1472)
@@ -102,6 +106,53 @@ async def test_no_probe_of_a_stranger_is_answered(make_node: MakeNode, listen: s
     assert dropped > 0.9 * (len(probes) - 256), counters  # 256 are empty; all but what the kernel lost were counted
 
 
+async def test_a_flood_is_dropped_unread_while_peers_and_newcomers_of_its_host_are_served(make_node: MakeNode) -> None:
+    node = await make_node()
+    peer = await make_node(seed=node)
+    assert (await peer.ping(node.id)).rtt is not None
+    port = node.record.endpoints[0].addr.port
+    junk = [bytes([1]) + os.urandom(128) for _ in range(500)]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("127.0.0.1", port))
+        counted = node.status()["counters"]
+        for number in range(12_000):
+            sock.send(junk[number % len(junk)])
+            if number % 64 == 0:
+                await asyncio.sleep(0.001)
+            if number == 8_000:
+                counted = node.status()["counters"]
+                assert (await peer.ping(node.id)).rtt is not None
+                newcomer = await make_node(seed=node)
+                assert (await newcomer.ping(node.id)).rtt is not None
+    assert counted["drop_refused"] > 0
+    assert counted["drop_sealed"] < 4_000, "of 8,000"
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"",
+        b"\x1f" + bytes(50),
+        b"\x01" + bytes(50),
+        b"\x01" + bytes(200),
+        b"\x02" + bytes(50),
+        b"\x02" + bytes(200),
+        b"\x40" + bytes(60),
+        b"\x41",
+        _initial(),
+        _initial(token=bytes(96)),
+        _initial(QuicProtocolVersion.VERSION_2),
+    ],
+)
+async def test_every_kind_of_junk_ends_in_its_source_being_refused(make_node: MakeNode, junk: bytes) -> None:
+    stack = runtime_of(await make_node()).stack
+    source = Addr("198.51.100.7", 4242)
+    now = time.monotonic()
+    for _ in range(2_100):
+        stack.take([([junk], source)], now)
+    assert set(stack.refused) == {source}
+
+
 async def test_a_knock_with_another_mesh_key_is_not_answered(make_node: MakeNode) -> None:
     node = await make_node(mesh="mine")
     stranger = _sealer("another")
@@ -122,6 +173,28 @@ async def test_a_replayed_knock_is_not_answered_not_even_after_a_restart(make_no
     again = await make_node(home=tmp_path / "n", listen=f"127.0.0.1:{port}")
     assert await _answers("127.0.0.1", port, [first]) == 0
     assert again.status()["counters"]["knock_stale"] == 1
+
+
+async def test_after_a_start_with_a_clock_that_was_set_back_no_request_is_answered_until_a_node_has_answered(
+    make_node: MakeNode, tmp_path: Path
+) -> None:
+    first = await make_node(home=tmp_path / "n")
+    await first.close()
+    (tmp_path / "n" / "seq").write_text(str(int((SystemClock().wall() + 100) * 1000)))  # it ran at that time
+    member, body = _sealer("open"), b"\x01\x00" + bytes(30)
+    alone = await make_node(home=tmp_path / "n")
+    port = alone.record.endpoints[0].addr.port
+    assert await _answers("127.0.0.1", port, [member.seal(alone.id, body)]) == 0
+    assert alone.status()["counters"]["seal_doubt"] == 1
+    await alone.close()
+    (tmp_path / "n" / "seq").write_text(str(int((SystemClock().wall() + 100) * 1000)))
+    other = await make_node()
+    node = await make_node(home=tmp_path / "n", seed=other)
+    async with asyncio.timeout(10):
+        while runtime_of(node).sealer.doubt.is_there:  # noqa: ASYNC110 - it is not announced
+            await asyncio.sleep(0.02)
+    port = node.record.endpoints[0].addr.port
+    assert await _answers("127.0.0.1", port, [member.seal(node.id, body)]) > 0
 
 
 async def test_a_replayed_ping_is_answered_once(make_node: MakeNode) -> None:

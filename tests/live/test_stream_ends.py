@@ -8,7 +8,7 @@ import signal
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -88,7 +88,7 @@ async def setting(make_node: MakeNode) -> AsyncIterator[Setting]:
     here = await make_node(seed=there, idle_timeout=3.0)
     books = ServiceBook(there), ServiceBook(here)
     async with _target() as (target, port):
-        books[0].expose("x", f"tcp://127.0.0.1:{port}", ("any",))
+        await books[0].expose("x", f"tcp://127.0.0.1:{port}", ("any",))
         found = Setting(there, here, target, books)
         found.listen = (await books[1].forward("127.0.0.1:0", f"{there.id}/x"))["listen"]
         yield found
@@ -154,8 +154,8 @@ async def test_a_client_that_resets_is_a_reset_at_the_target(setting: Setting) -
 async def test_a_half_closed_connection_ends_when_its_client_has_gone(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meshnode.services.tcp.GONE_S", 0.1)
-    monkeypatch.setattr("meshnode.services.tcp.KEEP_ALIVE_S", 1)
+    monkeypatch.setattr("meshnode.services.splice.GONE_S", 0.1)
+    monkeypatch.setattr("meshnode.services.splice.KEEP_ALIVE_S", 1)
     _, writer = await setting.client()
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 1)  # the kernel forgets it a second after its close
@@ -175,8 +175,8 @@ async def test_a_half_closed_connection_ends_when_its_client_has_gone(
 async def test_a_half_closed_connection_whose_client_waits_stays(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meshnode.services.tcp.GONE_S", 0.1)
-    monkeypatch.setattr("meshnode.services.tcp.KEEP_ALIVE_S", 1)
+    monkeypatch.setattr("meshnode.services.splice.GONE_S", 0.1)
+    monkeypatch.setattr("meshnode.services.splice.KEEP_ALIVE_S", 1)
     reader, writer = await setting.client()
     writer.write_eof()
     await asyncio.sleep(2.0)  # two probes, and less than the idle timeout
@@ -224,3 +224,89 @@ async def test_a_node_that_is_killed_or_sleeps_too_long_resets_its_clients(tmp_p
             writer.close()
     finally:
         await asyncio.gather(here.stop(), there.stop())
+
+
+async def test_the_clients_of_a_peer_that_was_killed_and_stays_away_learn_it_within_the_idle_timeout(
+    tmp_path: Path,
+) -> None:
+    idle = 3.0
+    for name in ("there", "here"):
+        (tmp_path / name).mkdir(mode=0o700)
+        (tmp_path / name / "meshnode.toml").write_text(f"idle_timeout = {idle}\n")
+    there = Process(tmp_path / "there", "127.0.4.142", ["up"])
+    await there.start()
+    here = Process(tmp_path / "here", "127.0.4.143", ["up", "--seed", f"{there.id}@{there.endpoint}"])
+    loop = asyncio.get_running_loop()
+    try:
+        await here.start()
+        async with _target() as (_, port):
+            await there.ask("expose", name="x", target=f"tcp://127.0.0.1:{port}", allow=["any"])
+            listen = (await here.ask("forward", listen="127.0.0.1:0", to=f"{there.id}/x"))["listen"]
+            clients = [await asyncio.open_connection("127.0.0.1", int(listen.rpartition(":")[2])) for _ in range(2)]
+            for reader, _ in clients:
+                await asyncio.wait_for(reader.readexactly(SIZE), DEADLINE_S)
+            there.kill()
+            began = loop.time()
+
+            async def talk(writer: asyncio.StreamWriter) -> None:
+                with suppress(ConnectionError):
+                    while True:
+                        writer.write(b"is it there?")
+                        await writer.drain()
+                        await asyncio.sleep(0.1)
+
+            talking = asyncio.create_task(talk(clients[1][1]))
+            assert [await _rest(reader) for reader, _ in clients] == ["reset", "reset"]
+            assert loop.time() - began < idle + 1.5
+            await talking
+    finally:
+        await asyncio.gather(here.stop(), there.stop())
+
+
+async def test_a_node_that_slept_longer_than_the_idle_timeout_is_connected_at_once_when_it_wakes(
+    tmp_path: Path,
+) -> None:
+    for name in ("there", "here"):
+        (tmp_path / name).mkdir(mode=0o700)
+        (tmp_path / name / "meshnode.toml").write_text("idle_timeout = 2.0\n")
+    there = Process(tmp_path / "there", "127.0.4.144", ["up"])
+    await there.start()
+    here = Process(tmp_path / "here", "127.0.4.145", ["up", "--seed", f"{there.id}@{there.endpoint}"])
+    loop = asyncio.get_running_loop()
+    try:
+        await here.start()
+        async with _target() as (_, port):
+            await there.ask("expose", name="x", target=f"tcp://127.0.0.1:{port}", allow=["any"])
+            listen = (await here.ask("forward", listen="127.0.0.1:0", to=f"{there.id}/x"))["listen"]
+            reader, _ = await asyncio.open_connection("127.0.0.1", int(listen.rpartition(":")[2]))
+            await asyncio.wait_for(reader.readexactly(SIZE), DEADLINE_S)
+            assert here.pid is not None
+            os.kill(here.pid, signal.SIGSTOP)
+            await asyncio.sleep(5.0)
+            os.kill(here.pid, signal.SIGCONT)
+            began = loop.time()
+            again, writer = await asyncio.open_connection("127.0.0.1", int(listen.rpartition(":")[2]))
+            assert len(await asyncio.wait_for(again.readexactly(SIZE), DEADLINE_S)) == SIZE
+            assert loop.time() - began < 2.0
+            assert await _rest(reader) == "reset"
+            writer.close()
+    finally:
+        await asyncio.gather(here.stop(), there.stop())
+
+
+async def test_a_node_whose_peer_has_forgotten_the_connection_loses_its_streams_and_opens_new_ones_at_once(
+    setting: Setting,
+) -> None:
+    reader, writer = await setting.here.open(setting.there.id, "x")
+    await reader.readexactly(SIZE)
+    link = await runtime_of(setting.there).connect(setting.here.id)
+    link.abandon(ConnectionLost("slept: its clock stood still, so only the other end's timeout has passed"))
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(ConnectionLost):
+        while True:
+            writer.write(b"awake")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+    again, _ = await setting.here.open(setting.there.id, "x")
+    assert len(await again.readexactly(SIZE)) == SIZE
+    assert asyncio.get_running_loop().time() - began < 2.0

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
+from pathlib import Path
 
 import pytest
+import uvloop
 
 from meshnode import Node
 from meshnode.base.path import ViaTunnel
+from meshnode.runtime import knock_listener
 from meshnode.runtime import websocket as tunnel
+from meshnode.runtime.acceptor import listen_tcp
 from meshnode.sdk.node import runtime_of
-from tests.conftest import MakeNode
+from tests.conftest import MakeNode, several_nodes
 from tests.live.test_node import echo
 
 
@@ -22,7 +27,7 @@ def _block_udp(node: Node) -> None:
     runtime_of(node).sockets.udp._on_batch = lambda batch: None
 
 
-async def test_a_node_without_udp_is_reached_and_reaches_others(make_node: MakeNode) -> None:
+async def _all_reach_all(make_node: MakeNode) -> None:
     seed = await make_node(seed_role=True)
     free = await make_node(seed=seed)
     blocked = await make_node(seed=seed)
@@ -34,6 +39,39 @@ async def test_a_node_without_udp_is_reached_and_reaches_others(make_node: MakeN
         writer.write(b"x" * 100_000)
         assert await asyncio.wait_for(reader.readexactly(100_000), 10) == b"x" * 100_000
     assert runtime_of(seed).metrics.counters["tunnels_accepted"] >= 1
+
+
+async def test_a_node_without_udp_is_reached_and_reaches_others(make_node: MakeNode) -> None:
+    await _all_reach_all(make_node)
+
+
+def test_it_is_on_uvloop_too(tmp_path: Path) -> None:
+    async def on_uvloop() -> None:
+        async with several_nodes(tmp_path) as make_node:
+            assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
+            await _all_reach_all(make_node)
+
+    uvloop.run(on_uvloop())
+
+
+async def test_a_port_that_another_program_has_for_tcp_is_not_kept(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[int] = []
+
+    def listen(host: str, port: int, backlog: int, *, both: bool) -> socket.socket:
+        if not refused:
+            refused.append(port)
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+        return listen_tcp(host, port, backlog, both=both)
+
+    monkeypatch.setattr(knock_listener, "listen_tcp", listen)
+    seed = await make_node(seed_role=True)
+    local = runtime_of(seed).sockets.udp.local
+    assert [local.port] != refused
+    assert seed.record.endpoints[0].addr.port == local.port
+    with socket.create_connection(local, timeout=10):
+        pass
 
 
 async def test_strangers_get_no_byte_from_the_tunnel(make_node: MakeNode) -> None:

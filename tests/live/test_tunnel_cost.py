@@ -16,15 +16,20 @@ import pytest
 from meshnode import Identity, Node
 from meshnode.base.address import Addr
 from meshnode.base.clock import SystemClock
-from meshnode.base.limits import MAX_TUNNEL_PENDING, MAX_TUNNELS_PER_MEMBER
+from meshnode.base.limits import MAX_TUNNEL_PENDING, MAX_TUNNELS_OUT, MAX_TUNNELS_PER_MEMBER, TUNNEL_DIALS_PER_HOST
 from meshnode.base.metrics import Metrics
+from meshnode.base.path import ViaTunnel
 from meshnode.identity.sealing import MeshKey, Sealer
-from meshnode.runtime import knock_listener, websocket
+from meshnode.runtime import acceptor, knock_listener, websocket
 from meshnode.runtime.knock_listener import KnockListener
 from meshnode.runtime.websocket import knock_name
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode
 
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 UNFINISHED = b"\x16\x03\x01\x0f\x00\x01\x00\x0e\xfc\x03\x03" + bytes(2_000)  # says 3,840 bytes, has 2,011
 
 
@@ -135,7 +140,37 @@ async def test_a_member_that_never_opens_its_web_socket_is_closed(
             raise OSError("closed")
     assert counters(relay)["tunnel_drop_silent"] == 1
     tunnels = runtime_of(relay).sockets.tunnels
-    assert (len(tunnels._clients), tunnels._members) == (0, {})
+    assert len(tunnels._places) == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "frame"),
+    [
+        (b"", b"\x8a\x80" + bytes(4)),
+        (b"", b"\x82\x80" + bytes(4)),
+        (b"\x02\x81" + bytes(5), b"\x00\x80" + bytes(4)),
+        (b"", b"\x89\xfd" + bytes(4) + bytes(125)),
+    ],
+    ids=["pongs", "empty", "parts", "pings"],
+)
+async def test_frames_that_bring_no_datagram_end_the_web_socket_after_a_few(
+    make_node: MakeNode, first: bytes, frame: bytes
+) -> None:
+    relay = await make_node(seed_role=True)
+    tls = await asyncio.to_thread(Member(relay).connect)
+    tls.settimeout(20)
+
+    def flood() -> None:
+        with contextlib.suppress(OSError), contextlib.closing(tls):
+            tls.sendall(UPGRADE)
+            tls.recv(1_000)
+            tls.sendall(first)
+            while True:
+                tls.sendall(frame * 10_000)
+
+    await asyncio.to_thread(flood)
+    assert counters(relay)["tunnel_drop_junk"] == 1
+    assert len(runtime_of(relay).sockets.tunnels._places) == 0
 
 
 async def test_one_member_has_few_connections_and_its_oldest_goes(make_node: MakeNode) -> None:
@@ -145,7 +180,7 @@ async def test_one_member_has_few_connections_and_its_oldest_goes(make_node: Mak
     many = [await asyncio.to_thread(member.connect) for _ in range(MAX_TUNNELS_PER_MEMBER + 2)]
     tunnels = runtime_of(relay).sockets.tunnels
     async with asyncio.timeout(5):
-        while len(tunnels._clients) > MAX_TUNNELS_PER_MEMBER + 1:  # noqa: ASYNC110 - it is not announced
+        while len(tunnels._places) > MAX_TUNNELS_PER_MEMBER + 1:  # noqa: ASYNC110 - it is not announced
             await asyncio.sleep(0.01)
     kept.settimeout(0.2)
     with pytest.raises(TimeoutError):
@@ -155,9 +190,10 @@ async def test_one_member_has_few_connections_and_its_oldest_goes(make_node: Mak
 
 
 async def test_accepting_pauses_when_descriptors_run_out_and_goes_on_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(knock_listener, "TUNNEL_ACCEPT_PAUSE_S", 0.2)
+    monkeypatch.setattr(acceptor, "ACCEPT_PAUSE_S", 0.2)
     metrics = Metrics()
-    listener = KnockListener(asyncio.get_running_loop(), lambda name: None, lambda *_: None, metrics)
+    accepted = acceptor.Accepted(metrics)
+    listener = KnockListener(asyncio.get_running_loop(), lambda *_: None, lambda *_: None, metrics, accepted)
 
     class Exhausted(socket.socket):
         tries = 0
@@ -176,5 +212,117 @@ async def test_accepting_pauses_when_descriptors_run_out_and_goes_on_after(monke
         sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert await ended(sock)
     assert Exhausted.tries == 3  # not once a turn of the loop
-    assert metrics.counters["tunnel_accept_paused"] == 2
+    assert metrics.counters["accept_paused"] == 2
     listener.stop()
+
+
+async def test_peers_that_name_ever_new_tunnels_have_few_opened_and_none_remembered(make_node: MakeNode) -> None:
+    node = await make_node(seed_role=True)
+    tunnels = runtime_of(node).sockets.tunnels
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as deaf:
+        port = deaf.getsockname()[1]
+        for number in range(500):
+            other = str(Identity.generate().id)
+            tunnels.send(ViaTunnel(other, f"127.0.{number // 250}.{1 + number % 250}", port), [b"x"])
+        running = [one for one in tunnels._outgoing.values() if one.is_running]
+        assert MAX_TUNNELS_OUT - 4 <= len(running) <= len(tunnels._outgoing) <= MAX_TUNNELS_OUT
+        dropped = counters(node).get("tunnel_drop_backlog", 0) + counters(node).get("tunnel_not_earned", 0)
+        assert dropped >= 500 - MAX_TUNNELS_OUT
+    async with asyncio.timeout(10):
+        while any(one.is_running for one in tunnels._outgoing.values()):  # noqa: ASYNC110 - it is not announced
+            await asyncio.sleep(0.05)
+
+
+async def test_a_host_that_records_name_as_a_tunnel_is_dialled_few_times_until_the_node_has_answered(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "TUNNEL_RETRY_S", 0.02)
+    node = await make_node(seed_role=True)
+    tunnels, dialled = runtime_of(node).sockets.tunnels, 0
+
+    async def victim(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal dialled
+        dialled += 1
+        writer.close()
+
+    server = await asyncio.start_server(victim, "127.0.0.1", 0)
+    named = ViaTunnel(str(Identity.generate().id), "127.0.0.1", server.sockets[0].getsockname()[1])
+    crowd = [named, *(named._replace(peer=str(Identity.generate().id)) for _ in range(20))]
+
+    async def attempts(tunnels_named: list[ViaTunnel]) -> None:
+        for _ in range(25):
+            for tunnel in tunnels_named:
+                tunnels.send(tunnel, [b"x"])
+            await asyncio.sleep(0.04)
+
+    await attempts(crowd)
+    assert dialled == TUNNEL_DIALS_PER_HOST
+    runtime_of(node).stack.context.credit.answered(named, 0.0)
+    await attempts(crowd)
+    assert dialled > 2 * TUNNEL_DIALS_PER_HOST
+    server.close()
+
+
+async def test_a_member_that_sends_junk_in_its_tunnel_is_closed_and_others_are_not(make_node: MakeNode) -> None:
+    relay = await make_node(seed_role=True)
+    bad, good = [await asyncio.to_thread(Member(relay).connect) for _ in range(2)]
+    for tls in (bad, good):
+        await asyncio.to_thread(tls.sendall, UPGRADE)
+        assert b" 101 " in await asyncio.to_thread(tls.recv, 1_000)
+    junk = b"\x82\x85" + bytes(4) + b"\x60junk"
+
+    def flood() -> None:
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                bad.sendall(junk * 100)
+
+    await asyncio.to_thread(flood)
+    await asyncio.sleep(0.2)
+    assert counters(relay)["tunnel_drop_junk"] == 1
+    good.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        await asyncio.to_thread(good.recv, 1)
+    for tls in (bad, good):
+        tls.close()
+
+
+@pytest.mark.parametrize("sends", ["pings", "fragments", "texts"])
+async def test_a_relay_that_sends_frames_without_datagrams_is_left_after_a_few(sends: str) -> None:
+    from websockets.asyncio.client import connect
+    from websockets.asyncio.server import ServerConnection, serve
+    from websockets.exceptions import ConnectionClosed
+
+    from meshnode.runtime.tunnel_client import TunnelConnection
+
+    sent = 0
+    left = asyncio.Event()
+
+    async def send_junk(server: ServerConnection) -> None:
+        nonlocal sent
+        await server.send(b"datagram")
+        with contextlib.suppress(ConnectionClosed):
+            for _ in range(10_000):
+                sent += 1
+                if sends == "pings":
+                    await server.ping()
+                elif sends == "fragments":
+                    await server.send([b"a", b"b"])
+                else:
+                    await server.send("text")
+                await asyncio.sleep(0)
+        left.set()
+
+    async with (
+        serve(send_junk, "127.0.0.1", 0) as server,
+        connect(
+            f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/",
+            create_connection=TunnelConnection,
+            ping_interval=None,
+        ) as client,
+    ):
+        assert await client.recv() == b"datagram"
+        with contextlib.suppress(ConnectionClosed):
+            async for _ in client:
+                pass
+        await asyncio.wait_for(left.wait(), 5)
+    assert 20 < sent < 1_000

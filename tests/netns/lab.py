@@ -106,6 +106,11 @@ class Program:
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
 
+    @property
+    def pid(self) -> int:
+        """Its process id, as this process sees it."""
+        return self._process.pid
+
     def signal(self, number: int) -> None:
         """Send it a signal."""
         self._process.send_signal(number)
@@ -115,13 +120,13 @@ class Program:
         self._process.kill()
         self._process.wait()
 
-    def stop(self) -> None:
-        """End it, by force when it does not listen."""
+    def stop(self, patience: float = STOP_TIMEOUT_S) -> None:
+        """End it, by force when it does not listen within ``patience`` seconds."""
         process = self._process
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(STOP_TIMEOUT_S)
+                process.wait(patience)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

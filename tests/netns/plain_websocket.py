@@ -12,7 +12,7 @@ from pathlib import Path
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from meshnode.runtime.websocket import _client_context, _server_context
+from meshnode.runtime.tunnel_tls import client_context, server_context
 
 PIECE = bytes(16_384)
 
@@ -29,11 +29,11 @@ async def send(websocket: ServerConnection) -> None:
 async def main() -> None:
     if sys.argv[1] == "serve":
         host, _, port = sys.argv[2].rpartition(":")
-        context: ssl.SSLContext = _server_context(Path(sys.argv[3]))
+        context: ssl.SSLContext = server_context(Path(sys.argv[3]))
         async with serve(send, host, int(port), ssl=context, compression=None) as server:
             print(json.dumps({"ready": True}), flush=True)
             await server.serve_forever()
-    async with connect(sys.argv[2], ssl=_client_context(), compression=None) as websocket:
+    async with connect(sys.argv[2], ssl=client_context(), compression=None) as websocket:
         began = time.monotonic()
         got = 0
         async for message in websocket:

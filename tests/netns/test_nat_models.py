@@ -140,7 +140,7 @@ def test_two_homes_behind_one_carrier_agree_with_the_model() -> None:
                             gateway="100.64.0.1",
                         ),
                     )
-                    for side in (1, 2)
+                    for side in (1, 2, 78)
                 ]
                 with closing(homes[0]), closing(homes[1]):
                     for script in ("a>s1 x>s1 a>x@s1 x>a@s1 a>x@s1", "a>s1 s1>a@s1 s2>a@s1 t>a@s1", "a>s1 a>s2 a>t"):

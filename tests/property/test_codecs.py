@@ -18,7 +18,8 @@ from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import Endpoint, EndpointKind, open_record, sign_record
 from meshnode.identity.sealing import MeshKey
 from meshnode.quic.hello import Frame, FrameReader, frame
-from meshnode.quic.stream import Stream, encode_header
+from meshnode.quic.preface import encode_header
+from meshnode.quic.stream import Stream
 from meshnode.stack import probe
 
 WALL = 1_700_000_000.0

@@ -7,9 +7,11 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshnode.base.limits import GOSSIP_PLACES_OF_STANDING
 from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timers
 from meshnode.gossip.dissemination.entry_store import EntryStore, Put
+from meshnode.gossip.dissemination.places import Places
 from meshnode.gossip.dissemination.plumtree import Plumtree
 from meshnode.gossip.entry import Entry, sign_entry
 from meshnode.gossip.messages import Eager, Graft, IHave, Prune
@@ -54,22 +56,90 @@ def test_the_order_of_arrival_does_not_matter(found: list[Entry], rng: random.Ra
     for entry in mixed:
         other.put(entry)
     assert _ids(one) == _ids(other)
-    assert one.prints == other.prints
+    assert one.buckets.prints == other.buckets.prints
 
 
 @given(entries, st.randoms(use_true_random=False))
 @quick
-def test_what_does_not_fit_is_the_same_everywhere_after_an_exchange(found: list[Entry], rng: random.Random) -> None:
+def test_two_that_exchange_what_does_not_fit_come_to_an_end(found: list[Entry], rng: random.Random) -> None:
     one, other = EntryStore(Metrics(), limit=6), EntryStore(Metrics(), limit=6)
     for entry in found:
         rng.choice((one, other)).put(entry)
-    for _ in range(8):
-        for entry in list(one.entries(8)):
-            other.put(entry)
-        for entry in list(other.entries(8)):
-            one.put(entry)
-    assert _ids(one) == _ids(other)
-    assert len(one) <= 6
+    for _ in range(12):
+        moved = 0
+        for here, there in ((one, other), (other, one)):
+            for entry in list(here.entries(8)):
+                moved += there.lacks(entry.id) and there.put(entry) is Put.NEW
+        assert max(len(one), len(other)) <= 6
+    assert moved == 0, "nothing goes back and forth for ever"
+
+
+PEERS = [NodeId(bytes(31) + bytes([n])) for n in range(1, 5)]
+LIMIT = 32
+flood = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3), st.integers(0, 2**40)), max_size=200)
+
+
+@given(st.integers(1, LIMIT // 2), flood)
+@quick
+def test_whatever_is_sent_later_takes_nothing_from_what_was_here_first(
+    honest: int, later: list[tuple[int, int, int]]
+) -> None:
+    places = Places(LIMIT, lambda link: bytes(link)[-1] % 2)
+    first = [b"first%03d" % n for n in range(honest)]
+    kept = dict.fromkeys(first)
+    for item in first:
+        places.add(item, PEERS[0], 0)
+    for n, (held, link, _) in enumerate(later):
+        _put(places, kept, b"later%03d" % n, PEERS[link], held)
+    assert set(first) <= set(kept)
+    assert len(places) == len(kept) <= LIMIT
+
+
+@given(st.integers(0, 300))
+@quick
+def test_a_newcomer_over_a_quiet_link_stays_whatever_comes_over_a_busy_one(many: int) -> None:
+    places, kept = Places(LIMIT, lambda link: None), {}
+    for n in range(many):
+        _put(places, kept, b"busy%04d" % n, PEERS[0], 0)
+        if n == many // 2:
+            _put(places, kept, b"quiet", PEERS[1], 0)
+    assert many == 0 or b"quiet" in kept
+
+
+@given(st.integers(0, 300))
+@quick
+def test_a_network_with_many_links_takes_no_more_than_one_with_a_single_link(many: int) -> None:
+    places, kept = Places(LIMIT, lambda link: "one" if link == PEERS[0] else "crowd"), {}
+    for n in range(LIMIT):
+        _put(places, kept, b"old%05d" % n, PEERS[1 + n % 3], 0)
+    for n in range(4):
+        _put(places, kept, b"one%05d" % n, PEERS[0], 0)
+    for n in range(many):
+        _put(places, kept, b"new%05d" % n, PEERS[1 + n % 3], 0)
+    assert all(b"one%05d" % n in kept for n in range(4))
+
+
+@given(st.integers(0, 200), st.integers(0, 2 * GOSSIP_PLACES_OF_STANDING))
+@quick
+def test_an_origin_with_standing_has_places_when_all_others_are_taken(crowd: int, own: int) -> None:
+    places, kept = Places(256, lambda link: None), {}
+    for n in range(crowd + 256):
+        _put(places, kept, b"before%03d" % n, PEERS[0], 0)
+    for n in range(own):
+        _put(places, kept, b"known%03d" % n, PEERS[0], n, standing=True)
+    for n in range(256):
+        _put(places, kept, b"after%03d" % n, PEERS[0], 0)
+    assert all(b"known%03d" % n in kept for n in range(min(own, GOSSIP_PLACES_OF_STANDING)))
+
+
+def _put(places: Places, kept: dict[bytes, None], item: bytes, link: NodeId, held: int, standing: bool = False) -> None:
+    while places.is_full:
+        victim = places.victim()
+        assert victim is not None
+        places.discard(victim)
+        del kept[victim]
+    places.add(item, link, held, standing=standing)
+    kept[item] = None
 
 
 @given(entries)
@@ -95,9 +165,9 @@ def test_fingerprints_are_those_of_what_is_stored(found: list[Entry]) -> None:
     expected = [0] * 256
     for entry in store.entries(8):
         expected[entry.id[0]] ^= int.from_bytes(entry.id, "big")
-    assert store.prints == expected
-    assert store.folded(1)[0] == _xor(expected)
-    assert sum(len(store.bucket(index, 16)) for index in range(16)) == len(store)
+    assert store.buckets.prints == expected
+    assert store.buckets.folded(1)[0] == _xor(expected)
+    assert sum(len(store.buckets.bucket(index, 16)) for index in range(16)) == len(store)
 
 
 def _xor(parts: list[int]) -> int:

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from meshnode.base.address import Addr
-from meshnode.base.limits import INITIAL_WINDOW, KEEPALIVE_S, MAX_CANDIDATES, MAX_PATH_HISTORY, MAX_PROBES_OUT
+from meshnode.base.limits import KEEPALIVE_S, MAX_CANDIDATES, MAX_PATH_HISTORY, MAX_PROBES_OUT
 from meshnode.identity.keys import Identity
 from meshnode.identity.record import Endpoint, EndpointRecord
-from meshnode.paths.candidate import PathState
 from meshnode.paths.effects import MOVED, SEEKING, Resumed, SendProbe, Suspended
 from meshnode.paths.peer import PeerPaths
 from meshnode.paths.seeking import Connectivity
@@ -26,7 +25,6 @@ REMOTE = [Addr(f"2001:db8::{n:x}", 4242) for n in range(1, 40)]
 addrs = st.sampled_from(GOOD) | st.sampled_from(REMOTE) | st.sampled_from(JUNK)
 few = st.lists(addrs, max_size=16)
 gaps = st.sampled_from([0.0, 0.001, 0.01, 0.05, 0.1, 0.31, 1.0, 2.5, 16.0])
-sizes = st.integers(1, 1500)
 
 
 class Paths(RuleBasedStateMachine):
@@ -39,13 +37,11 @@ class Paths(RuleBasedStateMachine):
         self.paths = PeerPaths(PEER, rng=rng, entropy=rng.randbytes, now=self.now)
         self.out: list[SendProbe] = []
         self.suspended = False
-        self.owed = 0  # bytes that the peer's unproven address may still get, by the law below
 
     @initialize(first=st.sampled_from(GOOD), dialler=st.booleans())
     def begin(self, first: Addr, dialler: bool) -> None:
         if dialler:
             self.paths.begin(first, self.now)
-            self.owed = INITIAL_WINDOW
         else:
             self.paths.accept(first, self.now)
         self.collect()
@@ -91,14 +87,11 @@ class Paths(RuleBasedStateMachine):
         self.paths.on_ping(src, flags, self.now)
         if self.paths.active != before:
             assert flags & MOVED
-            self.owed = INITIAL_WINDOW
         self.collect()
 
-    @rule(src=addrs, size=sizes)
-    def authentic(self, src: Addr, size: int) -> None:
-        if src == self.paths.active:
-            self.owed += 3 * size
-        self.paths.on_received(src, size, True, self.now)
+    @rule(src=addrs)
+    def authentic(self, src: Addr) -> None:
+        self.paths.on_received(src, True, self.now)
         self.collect()
 
     @rule(found=few)
@@ -122,7 +115,7 @@ class Paths(RuleBasedStateMachine):
 
     @rule()
     def data(self) -> None:
-        self.paths.watchdog.on_data(self.now)
+        self.paths.watchdog.data_at = self.now
 
     @rule()
     def echo_sent(self) -> None:
@@ -132,22 +125,12 @@ class Paths(RuleBasedStateMachine):
     def echo_answered(self) -> None:
         self.paths.on_answer(self.now)
 
-    @rule()
-    def send_all_that_is_allowed(self) -> None:
-        budget = self.paths.budget()
-        if budget:
-            assert budget <= self.owed, "never more than three times what came, or one window after a fresh MOVED"
-            self.paths.note_sent(budget)
-            self.owed -= budget
-
     # ---- a stranger that can spoof sources
 
-    @rule(src=addrs, size=sizes)
-    def spoofed_packet(self, src: Addr, size: int) -> None:
+    @rule(src=addrs)
+    def spoofed_packet(self, src: Addr) -> None:
         before, known = self.paths.active, self.paths.book.paths()
-        if src == before:
-            self.owed += 3 * size
-        self.paths.on_received(src, size, False, self.now)
+        self.paths.on_received(src, False, self.now)
         assert self.paths.active == before, "a spoofed source moves no traffic"
         assert self.paths.book.paths() == known, "and teaches no address"
         assert not self.paths.take_effects(), "and causes no byte to be sent"
@@ -168,14 +151,6 @@ class Paths(RuleBasedStateMachine):
         assert len(self.paths.history) <= MAX_PATH_HISTORY
         assert self.paths.active is None or self.paths.active in self.paths.book.paths()
         assert not set(JUNK) & set(self.paths.book.paths())
-
-    @invariant()
-    def an_unproven_address_has_a_budget(self) -> None:
-        found = {c.path: c for c in self.paths.book}
-        active = found.get(self.paths.active) if self.paths.active is not None else None
-        if active is not None:
-            unlimited = self.paths.budget() is None
-            assert unlimited == (active.state is PathState.VALIDATED)
 
     def teardown(self) -> None:
         """Whatever went before: once the network answers everything, the core comes to rest."""
@@ -233,7 +208,7 @@ def test_two_good_paths_of_similar_length_do_not_flap(seed: int, base: float, ji
         now += 0.05
         before = paths.active
         for src in two:
-            paths.on_received(src, 1200, True, now)
+            paths.on_received(src, True, now)
             paths.on_ping(src, 0, now)
         if turn % 20 == 0:
             paths.set_in_flight(1, now)

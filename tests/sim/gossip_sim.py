@@ -11,8 +11,6 @@ import heapq
 import math
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 from meshnode.base.limits import GOSSIP_MAX_STORED
@@ -32,60 +30,18 @@ from meshnode.gossip import (
     Probe,
     Release,
     Send,
-    Status,
     encode_message,
-    kinds,
 )
-from meshnode.gossip import entry as entry_module
 from meshnode.gossip.entry import id_of
 from meshnode.gossip.messages import TABLE, Eager, Entries
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
-
-# The nodes of one process would each parse, verify and keep a copy of the same entries: here they share them.
-for module, names in ((entry_module, ("_parsed", "_signed")), (kinds, ("_member", "_accusation"))):
-    for function in names:
-        setattr(module, function, lru_cache(maxsize=65_536)(getattr(module, function).__wrapped__))
+from tests.sim.gossip_node import GossipNode, Hop
 
 EPOCH = 1_800_000_000.0
 DIAL_TIMEOUT_S = 5.0
 LINGER_S = 5.0
 MAX_HELD = 256  # messages that wait on a link that is cut, as GOSSIP_QUEUE bounds them in a real node
-
-
-@dataclass(eq=False)
-class GossipNode:
-    """One node: its core, its links, and what it told."""
-
-    number: int
-    identity: Identity
-    gossip: Gossip
-    metrics: Metrics
-    alive: bool = True
-    born: float = 0.0
-    stalled_until: float = 0.0
-    skew: float = 0.0
-    links: dict[NodeId, int] = field(default_factory=dict)
-    contacts: list[GossipNode] = field(default_factory=list)
-    statuses: list[tuple[float, NodeId, Status]] = field(default_factory=list)
-    scheduled: float = math.inf
-    liar: Callable[[GossipNode, Message], Iterable[Message | bytes]] | None = None
-
-    @property
-    def id(self) -> NodeId:
-        """The node's id."""
-        return self.identity.id
-
-
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """How a followed entry came to a node."""
-
-    source: int
-    sent: float
-    arrived: float
-    losses: int
-    repaired: bool
 
 
 class GossipNet:
@@ -101,6 +57,8 @@ class GossipNet:
         self.nodes: list[GossipNode] = []
         self.by_id: dict[NodeId, GossipNode] = {}
         self.messages = 0
+        self.probes = 0
+        self.weighed: int | None = None  # bytes of messages since it was set to 0; None: they are not encoded for it
         self.side: dict[NodeId, int] = {}  # while there is a partition: the side of each node
         self.arrivals: dict[bytes, dict[int, Hop]] = {}
         self.keep_statuses = True
@@ -116,22 +74,31 @@ class GossipNet:
 
     # ---- building
 
-    def add(self, identity: Identity | None = None, *, skew: float = 0.0) -> GossipNode:
-        """A new node that knows no other."""
+    def add(self, identity: Identity | None = None, *, skew: float = 0.0, listed: bool = False) -> GossipNode:
+        """A new node that knows no other; ``listed``: all have to know it, as they do a seed."""
         identity = identity or Identity(self.rng.randbytes(32))
-        node = GossipNode(len(self.nodes), identity, *self._core(identity, skew), born=self.now, skew=skew)
+        core, metrics = self._core(identity, skew, listed=listed)
+        node = GossipNode(len(self.nodes), identity, core, metrics, born=self.now, skew=skew)
         self.nodes.append(node)
         self.by_id[identity.id] = node
         self.pump(node)
         return node
 
-    def _core(self, identity: Identity, skew: float, seq: int = 0) -> tuple[Gossip, Metrics]:
+    def _core(self, identity: Identity, skew: float, seq: int = 0, listed: bool = False) -> tuple[Gossip, Metrics]:
         metrics = Metrics()
         wall = EPOCH + self.now + skew
         rng = random.Random(self.rng.getrandbits(64))
         first = max(seq, int(wall * 1000))
-        limit = self.store_limit
-        gossip = Gossip(identity, rng=rng, metrics=metrics, now=self.now, wall=wall, first_seq=first, store_limit=limit)
+        gossip = Gossip(
+            identity,
+            rng=rng,
+            metrics=metrics,
+            now=self.now,
+            wall=wall,
+            first_seq=first,
+            store_limit=self.store_limit,
+            listed=listed,
+        )
         return gossip, metrics
 
     def wall(self, node: GossipNode) -> float:
@@ -151,19 +118,22 @@ class GossipNet:
         self.pump(node)
         return entry
 
-    def announce(self, node: GossipNode) -> Entry:
-        """Announce the node as a member, as after a start or a move."""
+    def announce(self, node: GossipNode) -> Entry | None:
+        """Announce the node as a member, as after a start or a move; its entry, if it is listed already."""
         entry = node.gossip.announce(b"", self.now)
-        self.follow(entry, node)
+        if entry is not None:
+            self.follow(entry, node)
         self.pump(node)
         return entry
 
     def introduce(self) -> None:
-        """All nodes know each other, as if each had announced itself long ago."""
+        """All nodes know each other, as if each had announced itself long ago, and offered something."""
+        for node in self.nodes:
+            node.gossip.own_entries.listing.must(self.now)
         entries = [node.gossip.announce(b"", self.now) for node in self.nodes]
         for node in self.nodes:
             node.gossip.take_effects()
-            for entry in entries:
+            for entry in filter(None, entries):
                 node.gossip.store.put(entry)
 
     def follow(self, entry: Entry, origin: GossipNode) -> None:
@@ -318,6 +288,8 @@ class GossipNet:
 
     def _transmit(self, node: GossipNode, other: GossipNode, message: Message | bytes) -> None:
         self.messages += 1
+        if self.weighed is not None:
+            self.weighed += len(message if isinstance(message, bytes) else encode_message(message))
         rng, losses = self.rng, 0
         late, rto = self.delay, 2 * self.delay + 0.1
         if self.jitter:
@@ -411,6 +383,7 @@ class GossipNet:
             self._unlink(other, node)
 
     def _probe(self, node: GossipNode, peer: NodeId) -> None:
+        self.probes += 1
         other = self.by_id.get(peer)
         for number in range(3):
             wait = number * 0.15
@@ -424,7 +397,8 @@ class GossipNet:
 
     def _probed(self, node: GossipNode, other: GossipNode, born: float) -> None:
         if other.alive and other.born == born and other.stalled_until <= self.now:
-            other.gossip.swim.on_heard(node.id, self.now)
+            other.gossip.on_heard(node.id, self.now)
+            self.pump(other)
 
     def _answered(self, node: GossipNode, other: GossipNode, born: float) -> None:
         if other.stalled_until > self.now or not other.alive:

@@ -18,6 +18,7 @@ from meshnode.quic.hello import CloseCode
 from meshnode.sim.link import ModelEngines
 from meshnode.sim.plain import PlainSealer
 from meshnode.sim.world import SimNode, Weather, World
+from meshnode.trust.policy import parse_policy
 
 ELSEWHERE = Addr("10.0.9.1", 1)  # nothing there answers
 
@@ -56,6 +57,29 @@ def _first_flight(sender: SimNode, to: NodeId, knocks_as: SimNode | None = None)
         sender.mesh.context.identity, to, lambda odcid: sealer.knock(to, odcid), 30.0, sender.world.now
     )
     return engine.transmit(sender.world.now)[0]
+
+
+# ---- the way that a dial takes
+
+
+@pytest.mark.parametrize("kind", ["model", "aioquic", "qh3"])
+def test_a_relay_that_answers_beside_a_dial_is_no_reason_to_leave_the_way_that_answered_first(kind: str) -> None:
+    if kind == "qh3":
+        pytest.importorskip("qh3")
+    world, _, a, b = _world(kind=kind)
+    record = b.mesh.record
+    assert record is not None
+    assert record.relays, "the seed is a relay of both"
+    a.mesh.offer_record(record.encoded, "ticket", world.now)
+    ways: list[object] = []
+    a.on_path = lambda peer, old, new, why: ways.append(new) if peer == b.id else None  # type: ignore[method-assign]
+    stream, inbox = a.open(a.connect(b.id))
+    began = world.now
+    stream.write(b"x")
+    assert world.run(1.0, lambda: bytes(inbox.data) == b"x")
+    assert world.now - began < 0.045, "one round trip"
+    world.run(0.1)
+    assert set(ways) == {b.addr}
 
 
 # ---- what a dial answers
@@ -128,9 +152,48 @@ def test_a_peer_that_does_not_answer_is_given_up_when_the_handshake_is_over_time
     assert _count(a, "handshake_timeouts") - timeouts == 1
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_dial_that_is_not_answered_at_once_is_told_of_newer_records(is_known: bool) -> None:
+    world, seed, a, b = _world()
+    b.kill()
+    if is_known:
+        record = seed.mesh.context.records.cached(b.id)
+        assert record is not None
+        a.mesh.context.records.offer(record.encoded, "test", world.now)
+    else:
+        b = SimNode(world, "10.0.0.9", ModelEngines(world.entropy), sealer=PlainSealer)
+    watched = a.mesh.context.records.dht.dht._watching._watched
+    _dial(a, b.id, [])
+    assert (a.mesh.sessions[b.id].dial is not None) is is_known
+    world.run(0.05)
+    assert b.id.dht_key not in watched, "most dials are over by then"
+    world.run(0.1)
+    assert b.id.dht_key in watched
+
+
+def test_a_peer_that_answers_but_not_the_dial_is_dialled_three_times_and_the_last_has_its_whole_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, _, a, b = _world()
+    flights: list[bytes] = []
+    monkeypatch.setattr(b.mesh.take.__self__, "_stranger", lambda data, odcid, *rest: flights.append(odcid))
+    dials = _count(a, "dials")
+    got: list[object] = []
+    _dial(a, b.id, got)
+    assert world.run(10.0, lambda: _count(a, "dials") == dials + 3)
+    world.run(0.05)
+    assert len(set(flights)) == 3, "each begins at once"
+    world.run(HANDSHAKE_TIMEOUT_S - 0.5)
+    assert got == []
+    world.run(1.0)
+    assert [type(each) for each in got] == [NoPathError]
+    assert _count(a, "dials") == dials + 3
+    assert a.mesh.context.peers.twins.noted(world.now) == [], "that is no sign of a second host with this key"
+
+
 def test_a_refused_peer_gets_the_reason_and_keeps_the_other_direction() -> None:
     world, _, a, b = _world()
-    b.admits = lambda peer: peer != a.id
+    b.guard.set_local(parse_policy(f'[[deny]]\nfrom = "{a.id}"'.encode()))
     got: list[object] = []
     _dial(a, b.id, got)
     world.run(2.0)

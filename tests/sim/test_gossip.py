@@ -18,7 +18,7 @@ from tests.sim.gossip_sim import GossipNet, GossipNode, build
 
 @pytest.fixture(scope="module")
 def net() -> GossipNet:
-    return build(150, 1, every=0.01, settle=10.0)
+    return build(150, 1, announce=True, every=0.01, settle=10.0)
 
 
 def test_a_broadcast_reaches_all_within_a_second_and_each_about_once(net: GossipNet) -> None:
@@ -114,7 +114,7 @@ def test_a_goodbye_is_heard_and_its_replay_buries_no_member() -> None:
     net.run(3.0)
     assert all(node.gossip.status(leaver.id) is Status.ALIVE for node in rest)
     for node in rest:  # a liar says it again, to all
-        assert node.gossip.ingest.take(rest[1].id, goodbye.encoded, net.now) is None
+        assert node.gossip.arrivals.ingest.take(rest[1].id, goodbye.encoded, net.now) is None
     assert all(node.gossip.status(leaver.id) is Status.ALIVE for node in rest)
 
 
@@ -158,11 +158,22 @@ def test_a_thousand_nodes_under_churn_agree_on_the_living() -> None:
         living = net.living()
         assert len(living) == 1_000 + 6 - len(gone)
         assert net.is_connected()
+        listed = [node for node in living if node.gossip.own_entries.listing.listed]
+        unlisted = [node for node in living if not node.gossip.own_entries.listing.listed]
+        newcomers = net.nodes[1_000:]
+        assert unlisted == [node for node in newcomers if node.alive], "the list was full when they came: only they"
         for node in living:
             status = node.gossip.status
-            assert not [peer for peer in living if status(peer.id) is not Status.ALIVE]
+            assert not [peer for peer in listed if status(peer.id) is not Status.ALIVE]
             assert not [peer for peer in gone if status(peer.id) is Status.ALIVE]
-        assert len({tuple(node.gossip.store.prints) for node in living}) == 1
+            near = node.gossip.hyparview.links
+            for peer in unlisted:  # others find it in the DHT: none takes it for gone
+                expected = Status.ALIVE if peer.id in near or peer is node else Status.UNKNOWN
+                assert status(peer.id) is expected
+        for peer in unlisted:
+            neighbours = [net.by_id[each].gossip.hyparview.active for each in peer.gossip.hyparview.active]
+            assert sum(peer.id in active for active in neighbours) >= 3, "it is reached through its neighbours"
+        assert len({tuple(node.gossip.store.buckets.prints) for node in living}) == 1
     finally:
         gc.enable()
 
@@ -200,4 +211,4 @@ def test_a_mesh_survives_steady_churn() -> None:
         net.run(2.0)
     net.run(10.0)
     assert net.is_connected()
-    assert len({tuple(node.gossip.store.prints) for node in net.living()}) == 1
+    assert len({tuple(node.gossip.store.buckets.prints) for node in net.living()}) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -81,6 +82,7 @@ def test_a_crash_is_noticed_everywhere_and_a_goodbye_at_once() -> None:
     rest = [node for node in nodes if node is not nodes[4]]
     assert world.run(8.0, lambda: all(_status(node, nodes[4]) is Status.GONE for node in rest))
     leaver = nodes[8]
+    world.weather = replace(world.weather, jitter=0.0)  # which lets the end of a connection overtake the goodbye on it
     leaver.mesh.close(world.now)
     rest.remove(leaver)
     assert world.run(1.0, lambda: all(_status(node, leaver) is Status.LEFT for node in rest))
@@ -176,29 +178,29 @@ def test_an_entry_reaches_subscribers_and_comes_late_to_a_late_one() -> None:
     assert world.run(3.0, lambda: core.store.get((nodes[3].id, Kind.SERVICE, "db")) is not None)
 
 
-def test_whose_links_died_with_another_of_the_same_key_is_soon_nobodys_false_neighbour() -> None:
-    for seed in (3, 5):
-        world, nodes = _mesh(seed, 15)
-        node = nodes[4]
-        twin = SimNode(
-            world,
-            "10.0.2.1",
-            ModelEngines(world.entropy),
-            sealer=PlainSealer,
-            gossip=True,
-            identity=node.mesh.context.identity,
-        )
-        twin.join(nodes[0])
-        world.run(20.0)
-        twin.kill()  # what is said to it is not heard, while probes of its key are answered
-        world.run(5.0)
+@pytest.mark.parametrize("seed", [3, 5])
+def test_whose_links_died_with_another_of_the_same_key_is_soon_nobodys_false_neighbour(seed: int) -> None:
+    world, nodes = _mesh(seed, 15)
+    node = nodes[4]
+    twin = SimNode(
+        world,
+        "10.0.2.1",
+        ModelEngines(world.entropy),
+        sealer=PlainSealer,
+        gossip=True,
+        identity=node.mesh.context.identity,
+    )
+    twin.join(nodes[0])
+    world.run(20.0)
+    twin.kill()  # what is said to it is not heard, while probes of its key are answered
 
-        def is_neighbour(one: SimNode, other: SimNode) -> bool:
-            return one.mesh.gossip is not None and other.id in one.mesh.gossip.core.hyparview.active
+    def is_neighbour(one: SimNode, other: SimNode) -> bool:
+        return one.mesh.gossip is not None and other.id in one.mesh.gossip.core.hyparview.active
 
-        for other in nodes:
-            if other is not node:
-                assert is_neighbour(node, other) == is_neighbour(other, node), seed
+    def agree() -> bool:
+        return all(is_neighbour(node, other) == is_neighbour(other, node) for other in nodes if other is not node)
+
+    assert world.run(40.0, agree)  # seen: 5 s mostly, 7 to 10 s of one seed in five
 
 
 def test_links_that_neither_end_needs_are_closed() -> None:

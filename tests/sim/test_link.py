@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from functools import partial
+from unittest.mock import ANY
 
 import pytest
 
@@ -29,6 +30,7 @@ from meshnode.sim.link import ModelEngine, ModelEngines
 from meshnode.sim.nat import Nat
 from meshnode.sim.plain import PlainSealer
 from meshnode.sim.world import SimNode, Weather, World
+from meshnode.trust.parties import NONE
 
 ROUGH = Weather(delay=0.02, jitter=0.02, loss=0.05, duplicate=0.05)
 
@@ -95,7 +97,7 @@ def test_a_dial_that_crossed_a_refused_one_still_gets_through() -> None:
     for seed in range(40):
         world, nodes = _mesh(seed, Weather(delay=0.01, jitter=0.04))
         smaller, larger = sorted(nodes[1:], key=lambda node: node.id)
-        larger.mesh.context.admit = lambda peer: False  # it may dial, and is not dialled
+        larger.guard.lists.node = NONE  # it may dial, and is not dialled
         got: list[object] = []
         world.at(world.now + 0.002 * seed, partial(_dial, larger, smaller, got))
         smaller.mesh.connect(larger.id, world.now, lambda _: None)
@@ -158,8 +160,8 @@ def test_a_peer_that_proves_another_key_is_refused() -> None:
     real = ModelEngines.accept
 
     class Liars(ModelEngines):
-        def accept(self, identity, odcid, idle_timeout, now):  # type: ignore[no-untyped-def]
-            return real(self, nodes[0].mesh.context.identity, odcid, idle_timeout, now)
+        def accept(self, identity, odcid, idle_timeout, now, size):  # type: ignore[no-untyped-def]
+            return real(self, nodes[0].mesh.context.identity, odcid, idle_timeout, now, size)
 
     nodes[2].mesh.context.engines = Liars(world.entropy)
     with pytest.raises(PeerIdentityError):
@@ -203,7 +205,7 @@ class Pair:
             self.now += 0.01
             for engine, flight in zip(reversed(self.ends), flights, strict=True):
                 for datagram in flight:
-                    engine.receive(datagram, self.now)
+                    engine.receive([datagram], self.now)
             self.collect()
 
     def collect(self) -> None:
@@ -236,14 +238,14 @@ def test_the_model_tells_what_real_quic_tells_in_the_same_order(kind: str) -> No
     listener.close(3, "bye")
     pair.turn(4)
     assert pair.told[0] == [
-        HandshakeDone(),
+        HandshakeDone("X25519MLKEM768", ANY),
         StreamData(0, b"answer", True),
         StreamData(1, b"hello", False),
         StreamReset(1, 9),
         Terminated(3, "bye", True),
     ]
     assert pair.told[1] == [
-        HandshakeDone(),
+        HandshakeDone("X25519MLKEM768", ANY),
         StreamData(0, b"ask", True),
         StreamData(4, b"more", False),
         StreamReset(4, 7),

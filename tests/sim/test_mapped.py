@@ -13,7 +13,7 @@ MAPPED = Addr("198.51.100.1", 4242)
 
 def test_a_mapping_is_published_as_such_and_spoils_nothing_that_others_saw() -> None:
     world = World(1, Weather(delay=0.02))
-    engines = pick_engine("aioquic")
+    engines = pick_engine("auto")
     seed = SimNode(world, "203.0.113.1", engines, seed_role=True)
     nat = world.nat(Behaviour(), "198.51.100.1")
     node = SimNode(world, "10.0.0.2", engines, nat=nat)

@@ -8,20 +8,27 @@ from functools import partial
 import pytest
 
 from meshnode.base.address import Addr
-from meshnode.base.limits import ACCEPTS_PER_NETWORK_BURST, HANDSHAKE_TIMEOUT_S, MAX_ARRIVALS_PER_PEER
+from meshnode.base.limits import (
+    ACCEPTS_PER_ADDRESS_BURST,
+    ACCEPTS_PER_NETWORK_BURST,
+    HANDSHAKE_TIMEOUT_S,
+    MAX_ARRIVALS_PER_PEER,
+)
 from meshnode.discovery.dht import watching
 from meshnode.identity.keys import Identity
-from meshnode.identity.sealing import Sealer
+from meshnode.identity.sealing import MeshKey, Sealer
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.engines import pick_engine
 from meshnode.quic.hello import CloseCode
+from meshnode.sim.link import ModelEngines
 from meshnode.sim.world import SimNode, Weather, World
+from meshnode.stack import peer_table
 from meshnode.stack.probe import NO_HANDLE, connection_tag
 
 
 def _three(seed: int, jitter: float) -> tuple[World, list[SimNode], list[Identity]]:
     world = World(seed, Weather(delay=0.02, jitter=jitter))
-    engines = pick_engine("aioquic")
+    engines = pick_engine("auto")
     identities = [Identity(world.entropy(32)) for _ in range(3)]
     nodes = [
         SimNode(world, f"10.0.0.{i + 1}", engines, seed_role=i == 0, identity=identity)
@@ -53,7 +60,7 @@ def test_a_late_answer_about_the_old_connection_does_not_end_the_new_one() -> No
         world.run(world.rng.uniform(1.0, 4.0))
         b.kill()
         world.run(world.rng.uniform(1.0, 4.0))
-        again = SimNode(world, b.addr.host, pick_engine("aioquic"), identity=identities[2])
+        again = SimNode(world, b.addr.host, pick_engine("auto"), identity=identities[2])
         again.join(first)
 
         def ask(a: SimNode = a, b: SimNode = again, old: Connection = old, world: World = world) -> None:
@@ -80,7 +87,7 @@ def test_a_peer_that_restarts_in_the_middle_of_a_dial_is_dialled_again() -> None
         assert world.run(0.5, lambda s=session: s.dial is not None and s.dial.bytes_in > 0)  # type: ignore[misc]
         b.kill()
         world.run(world.rng.uniform(0.0, 1.0))
-        again = SimNode(world, b.addr.host, pick_engine("aioquic"), identity=identities[2])
+        again = SimNode(world, b.addr.host, pick_engine("auto"), identity=identities[2])
         again.join(first)
         if seed % 2:
             world.at(world.now + world.rng.uniform(0.0, 0.3), partial(_dial, again, a))
@@ -103,7 +110,7 @@ def test_a_peer_that_begins_after_the_dial_did_is_dialled_again() -> None:
         a.on_dirty()
         world.run(world.rng.uniform(0.2, 2.0))
         host = b.addr.host if seed % 2 else "10.0.1.1"
-        again = SimNode(world, host, pick_engine("aioquic"), identity=identities[2])
+        again = SimNode(world, host, pick_engine("auto"), identity=identities[2])
         again.join(first)
         world.run(2.0)
         assert _is_connected(a, again), seed
@@ -143,11 +150,30 @@ def test_a_dial_that_may_not_watch_looks_its_peer_up_again(monkeypatch: pytest.M
         assert _is_connected(a, b), seed
 
 
+def test_peers_that_come_by_themselves_take_at_most_half_of_the_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "DHT_MAX_WATCHED", 8)
+    world = World(1, Weather(delay=0.002))
+    engines = pick_engine("auto")
+    seed, victim, friend = (SimNode(world, f"10.0.0.{n}", engines) for n in (1, 2, 3))
+    crowd = [SimNode(world, f"10.0.{n}.1", engines) for n in range(10, 22)]
+    for node in (victim, friend, *crowd):
+        node.join(seed)
+    world.run(2.0)
+    for node in crowd:
+        node.open(node.connect(victim.id))
+    world.run(2.0)
+    watched = victim.mesh.context.records.dht.dht._watching._watched
+    assert len(watched) <= 4
+    victim.open(victim.connect(friend.id))
+    world.run(1.0)
+    assert friend.id.dht_key in watched
+
+
 def test_a_dial_meets_a_peer_as_soon_as_it_has_published() -> None:
     waits = []
     for seed in range(20):
         world, (first, a, _), _ = _three(seed, 0.002)
-        late = SimNode(world, "10.0.0.9", pick_engine("aioquic"))
+        late = SimNode(world, "10.0.0.9", pick_engine("auto"))
         came: list[float] = []
         a.mesh.connect(late.id, world.now, lambda _, came=came, world=world: came.append(world.now))  # type: ignore[misc]
         a.on_dirty()
@@ -202,7 +228,7 @@ def test_of_two_dials_one_connection_stays() -> None:
 def _first_flight(sender: SimNode, to: SimNode) -> bytes:
     """The first datagram of a dial with a valid knock, as a peer sends it that never answers what comes back."""
     sealer = sender.mesh.context.sealer
-    engine = pick_engine("aioquic").dial(
+    engine = pick_engine("auto").dial(
         sender.mesh.context.identity, to.id, lambda odcid: sealer.knock(to.id, odcid), 30.0, sender.world.now
     )
     return engine.transmit(sender.world.now)[0]
@@ -251,22 +277,64 @@ def test_while_our_own_dial_has_precedence_one_first_flight_is_kept_aside_and_th
 def _throw_away(world: World, to: SimNode) -> bytes:
     """A first flight of an id that nothing is known of, and that never answers."""
     identity = Identity(world.entropy(32))
-    sealer = Sealer(identity, to.mesh.context.sealer._mesh, to.mesh.context.clock, os.urandom, born=0)
-    engine = pick_engine("aioquic").dial(identity, to.id, lambda odcid: sealer.knock(to.id, odcid), 30.0, world.now)
+    sealer = Sealer(identity, MeshKey.from_text("sim"), to.mesh.context.clock, os.urandom, born=0)
+    engine = pick_engine("auto").dial(identity, to.id, lambda odcid: sealer.knock(to.id, odcid), 30.0, world.now)
     return engine.transmit(world.now)[0]
 
 
 def test_throw_away_ids_take_neither_a_newcomers_place_nor_a_connected_peers() -> None:
     world, (_, a, b), _ = _three(1, 0.002)
-    flood = Addr("10.0.9.1", 1)
-    for _ in range(300):
-        b.receive(_throw_away(world, b), flood)
+    for n in range(300):
+        b.receive(_throw_away(world, b), Addr("10.0.9.1", 1 + n % 50))
     counters = b.mesh.metrics.counters
     assert counters["accepts"] <= ACCEPTS_PER_NETWORK_BURST + 10
     assert counters["drop_accepts_slowed"] >= 300 - ACCEPTS_PER_NETWORK_BURST - 10
     a.connect(b.id, 1.0)  # from another network
     assert _is_connected(b, a)
+    for _ in range(int(ACCEPTS_PER_ADDRESS_BURST)):
+        b.receive(_throw_away(world, b), Addr("10.0.9.1", 1))
     before = counters["accepts"]
     for _ in range(MAX_ARRIVALS_PER_PEER):
-        b.receive(_first_flight(a, b), flood)  # a peer that has a connection spends no token, wherever it is now
+        b.receive(_first_flight(a, b), Addr("10.0.9.1", 1))  # a peer with a connection spends no token, wherever it is
     assert counters["accepts"] == before + MAX_ARRIVALS_PER_PEER
+
+
+def test_throw_away_ids_at_one_socket_take_no_place_of_a_newcomer_beside_it() -> None:
+    world, (_, a, b), _ = _three(1, 0.002)
+    for _ in range(300):
+        b.receive(_throw_away(world, b), Addr("10.0.0.9", 1))  # of the newcomer's own network
+    counters = b.mesh.metrics.counters
+    assert counters["accepts"] <= ACCEPTS_PER_ADDRESS_BURST + 10
+    assert "half_open_pushed_out" not in counters
+    a.connect(b.id, 1.0)
+    assert _is_connected(b, a)
+
+
+def test_connections_of_ever_new_ids_keep_out_no_newcomer_and_end_no_older_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_table, "MAX_PEERS_ACCEPTED", 4)
+    world = World(5, Weather(delay=0.005))
+    engines = ModelEngines(world.entropy)
+    node = SimNode(world, "10.0.1.1", engines, seed_role=True, gossip=False)
+
+    def joined(host: str) -> SimNode:
+        other = SimNode(world, host, engines, gossip=False)
+        other.join(node)
+        _dial(other, node)
+        world.run(0.5)
+        return other
+
+    first = joined("10.0.2.9")
+    flood = [joined(f"10.0.2.{n}") for n in range(10, 18)]  # a newcomer's connection each, of one network
+    assert [_is_connected(each, node) for each in flood].count(True) == 3
+    newcomers = [joined(host) for host in ("10.0.3.1", "10.0.4.1")]
+    assert all(_is_connected(node, each) and _is_connected(each, node) for each in (first, *newcomers))
+    assert len(node.mesh.context.peers.accepted) == 4
+    assert node.mesh.metrics.counters["connections_pushed_out"] == 5 + 2
+
+
+def test_a_first_flight_that_is_too_many_costs_no_key_agreement() -> None:
+    world, (_, _, b), _ = _three(1, 0.002)
+    known = len(b.mesh.context.identity._shared)
+    for _ in range(300):
+        b.receive(_throw_away(world, b), Addr("10.0.0.9", 1))
+    assert len(b.mesh.context.identity._shared) - known <= ACCEPTS_PER_ADDRESS_BURST + 1

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
+
+from meshnode.base.address import Addr
 from meshnode.quic.engines import pick_engine
 from meshnode.quic.stream import Stream
+from meshnode.relay.frames import label
+from meshnode.relay.server import RelayLimits, RelayServer
+from meshnode.sim.nat import Nat
 from meshnode.sim.world import Inbox, SimNode, Weather, World
 
 
 def _mesh(seed: int = 1, relays: int = 2) -> tuple[World, list[SimNode], SimNode, SimNode]:
     """Two relays, and two nodes that reach them but not each other."""
     world = World(seed, Weather(delay=0.02))
-    engines = pick_engine("aioquic")
+    engines = pick_engine("auto")
     seeds = [SimNode(world, f"10.0.0.{i + 1}", engines, seed_role=True) for i in range(relays)]
     here, there = (SimNode(world, f"10.0.0.{i}", engines) for i in (11, 12))
     for node in (here, there):
@@ -60,6 +66,33 @@ def test_a_peer_that_cannot_be_reached_is_reached_through_a_relay_at_once() -> N
     assert world.run(2.0, lambda: bytes(inbox.data) == b"hello")
     assert world.now - began < 0.5
     assert _path(here, there) == _path(there, here) == "relay"
+
+
+def test_a_relay_reads_nothing_and_what_it_forges_is_dropped() -> None:
+    world, seeds, here, there = _mesh()
+    relays = {node.addr.host for node in seeds}
+    passed: list[bytes] = []
+    forging, deliver = False, world.deliver
+
+    def relayed(source: Addr, to: Addr, datagram: bytes, nat: Nat | None = None) -> None:
+        if to.host in relays or source.host in relays:
+            passed.append(datagram)
+        if (
+            forging and source.host in relays and len(datagram) > 60
+        ):  # the relay has the keys of its frames, not of these
+            deliver(source, to, datagram[:-20] + bytes([datagram[-20] ^ 1]) + datagram[-19:], nat)
+        deliver(source, to, datagram, nat)
+
+    world.deliver = relayed  # type: ignore[method-assign]
+    stream, inbox = here.open(here.connect(there.id))
+    said = b"only for the other end " * 200
+    for forging in (False, True):
+        stream.write(said)
+        expected = said * (1 + forging)
+        assert world.run(5.0, lambda expected=expected: bytes(inbox.data) == expected)  # type: ignore[misc]
+    assert _path(here, there) == "relay"
+    assert sum(map(len, passed)) > len(said)
+    assert not [data for data in passed if said[:12] in data]
 
 
 def test_a_dead_relay_is_left_for_the_other_and_nothing_is_lost() -> None:
@@ -179,3 +212,41 @@ def test_no_node_is_introduced_to_a_peer_that_has_not_talked_to_it() -> None:
     assert seeds[0].mesh.metrics.counters["relay_no_consent"] == 20
     assert str(here.addr) not in sent
     assert "introductions" not in there.mesh.metrics.counters
+
+
+def test_a_relay_that_grants_again_and_again_holds_one_place() -> None:
+    world, seeds, here, _ = _mesh(relays=2)
+    client = here.mesh.relaying
+    liar, other = seeds[0].id, seeds[1].id
+    world.run(2.0, lambda: all(holding.granted for holding in client._holdings.values()) and len(client._holdings) == 2)
+    honest = client._holdings[other].reservation
+    for number in range(1_000):
+        client._on_grant(liar, [5, number.to_bytes(8, "big"), bytes(32)], world.now)
+    assert len(client._by_reservation) == 2
+    with pytest.raises(ValueError, match="another relay's"):
+        client._on_grant(liar, [5, honest, bytes(32)], world.now)
+    assert client._by_reservation[honest].relay == other
+
+
+def test_a_full_relay_tells_a_client_that_gives_way_and_counts_one_that_moved_where_it_is() -> None:
+    world = World(1, Weather(delay=0.02))
+    engines = pick_engine("auto")
+    relay = SimNode(world, "10.0.0.1", engines, seed_role=True)
+    relay.mesh.context.serving.server = server = RelayServer(
+        RelayLimits(clients=3), lambda peer: True, world.entropy, relay.mesh.metrics, world.now
+    )
+    crowd = [SimNode(world, f"10.0.9.{n}", engines) for n in range(1, 4)]
+    for node in crowd:
+        node.join(relay)
+        world.run(1.0)
+    assert [server.serves(node.id) for node in crowd] == [True] * 3
+    newcomer = SimNode(world, "10.0.8.1", engines)
+    newcomer.join(relay)
+    assert world.run(5.0, lambda: server.serves(newcomer.id))
+    assert [server.serves(node.id) for node in crowd] == [True, True, False]
+    assert world.run(1.0, lambda: not crowd[2].mesh.relaying._holdings)
+    before = server._by_label[label(newcomer.id)].little
+    newcomer.move("10.0.9.9")
+    beside = server._by_label[label(crowd[0].id)].little
+    assert before is not beside
+    assert world.run(2.0, lambda: server._by_label[label(newcomer.id)].little is beside)

@@ -67,7 +67,7 @@ class Place:
     def __init__(self) -> None:
         self.world = World(5)
         self.notices: dict[NodeId, bytes] = {}
-        engines = pick_engine("aioquic")
+        engines = pick_engine("auto")
         self.here = SimNode(self.world, "10.0.0.1", engines)
         self.there = SimNode(self.world, "10.0.0.2", engines)
         self.boards = [Board(self.world, self.notices) for _ in range(2)]
@@ -96,7 +96,7 @@ def test_a_source_that_is_asked_answers_under_its_name() -> None:
 
 def test_a_source_that_starts_late_is_asked_what_waits() -> None:
     place = Place()
-    late = SimNode(place.world, "10.0.0.3", pick_engine("aioquic"))
+    late = SimNode(place.world, "10.0.0.3", pick_engine("auto"))
     answers: list[Resolved | NotFound] = []
     late.mesh.resolve(place.there.id, place.world.now, answers.append)
     place.world.run(0.5)

@@ -16,7 +16,7 @@ BEAT_S = 0.01
 def _nodes(seed: int, delay: float) -> tuple[World, list[SimNode], SimNode, SimNode]:
     """Two relays, and two nodes with a direct path, which have reservations at both."""
     world = World(seed, Weather(delay=delay, jitter=0.001))
-    engines = pick_engine("aioquic")
+    engines = pick_engine("auto")
     relays = [SimNode(world, f"10.0.0.{i + 1}", engines, seed_role=True) for i in range(2)]
     here, there = (SimNode(world, f"10.0.0.{i}", engines) for i in (11, 12))
     for node in (here, there):

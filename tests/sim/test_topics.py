@@ -8,7 +8,7 @@ from meshnode.base.wire import encode
 from meshnode.gossip.entry import Kind, sign_entry
 from meshnode.gossip.messages import Eager, IHave
 from meshnode.identity.keys import Identity
-from meshnode.topics.messages import Greet, encode_message
+from meshnode.topics.messages import Greet, Part, encode_message
 from meshnode.topics.overlay import scope_of
 from tests.sim.topic_sim import EPOCH, TopicWorld
 
@@ -189,6 +189,50 @@ def test_a_flood_of_one_origin_is_cut_to_its_rate() -> None:
     assert node.read()[-1].data == b"still heard"
 
 
+def _messages(count: int, ids: int, wall: float) -> list[bytes]:
+    """Messages of many throw-away ids, in turn."""
+    made, epoch = [], int(EPOCH * 1000)
+    for i in range(count):
+        sender = Identity((1 + i % ids).to_bytes(32, "big"))
+        fields = {"kind": Kind.TOPIC, "name": "news", "seq": epoch + 1 + i // ids, "issued_ms": int(wall * 1000)}
+        made.append(sign_entry(sender, **fields, ttl=60, value=encode([epoch, b"x"])).encoded)  # type: ignore[arg-type]
+    return made
+
+
+def test_a_flood_of_many_ids_over_one_link_takes_nothing_from_what_others_bring(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"TOTAL_RATE": 100.0, "TOTAL_BURST": 200.0, "LINK_RATE": 30.0, "LINK_BURST": 60.0}.items():
+        monkeypatch.setattr(f"meshnode.topics.link_rates.TOPIC_{name}", value)
+    world = _joined(3, 3)
+    node, honest, liar = world.nodes
+    flood = _messages(5_000, 100, world.wall)
+    for second in range(50):
+        world.publish(honest, "news", b"%d" % second)
+        world.run(0.0199)  # it arrives in a moment: the flood is there first, and has taken what all share
+        for payload in flood[100 * second : 100 * (second + 1)]:
+            world.deliver(node, liar.id, encode_message(Eager(scope_of("news"), ((0, payload),))))
+        world.run(0.0801)
+    world.run(2.0)
+    got = node.read()
+    assert sum(message.sender == honest.id for message in got) == 50
+    assert len(got) < 200 + 60 + 5 * 130 + 50 + 10, "what is over the rates costs no look at a signature"
+    assert liar.id not in node.lied
+
+
+def test_a_link_that_brings_more_than_any_node_passes_on_is_cut_off() -> None:
+    world = _joined(3, 3)
+    node, liar = world.nodes[0], world.nodes[2]
+    (payload,) = _messages(1, 1, world.wall)
+    frame = encode_message(Eager(scope_of("news"), ((0, payload),) * 4))
+    for _ in range(4_900):
+        world.deliver(node, liar.id, frame)
+    assert liar.id not in node.lied
+    for _ in range(200):
+        world.deliver(node, liar.id, frame)
+    assert liar.id in node.lied
+
+
 def test_a_crowd_is_turned_away_when_enough_are_served() -> None:
     world = _joined(40, 1)
     node = world.nodes[0]
@@ -197,6 +241,21 @@ def test_a_crowd_is_turned_away_when_enough_are_served() -> None:
         world.deliver(node, other.id, encode_message(Greet(scope_of("news"))))
     assert len(node.topics.neighbours("news")) == 16
     assert node.metrics.counters["topic_links_full"] == 23
+
+
+def test_a_crowd_of_one_network_leaves_links_to_members_elsewhere_and_to_those_that_a_node_wants() -> None:
+    world = _joined(60, 3)
+    node, wanted, elsewhere, *crowd = world.nodes
+    node.topics._context.groups_of = lambda peer: (
+        ("crowd", "host") if peer in {other.id for other in crowd} else (peer, peer)
+    )
+    for other in (wanted, elsewhere):
+        node.topics.on_message(other.id, Part(scope_of("news")), world.now, world.wall)
+    for other in [*crowd, wanted, elsewhere]:
+        node.links[other.id] = None
+        world.deliver(node, other.id, encode_message(Greet(scope_of("news"))))
+    assert {wanted.id, elsewhere.id} <= set(node.topics.neighbours("news"))
+    assert len(node.topics.neighbours("news")) <= 18
 
 
 @pytest.mark.parametrize(("publishers", "most"), [(1, 1.1), (2, 1.1), (5, 1.1)])

@@ -22,7 +22,7 @@ class Pair:
 
     def __init__(self, left: Behaviour, right: Behaviour, seed: int = 1, seeds: int = 2) -> None:
         self.world = World(seed, Weather(delay=0.02))
-        engines = pick_engine("aioquic")
+        engines = pick_engine("auto")
         self.seeds = [SimNode(self.world, f"198.51.100.{n + 1}", engines, seed_role=True) for n in range(seeds)]
         self.nodes = []
         for number, behaviour in enumerate((left, right)):

@@ -18,9 +18,14 @@ async def wrong(node: meshnode.Node, peer: meshnode.NodeId) -> None:
     node.mesh  # error
     node.spawn  # error
     node.serve("echo", lambda reader: reader)  # error
+    node.serve("echo", print, allow=7)  # error
+    node.serve("echo", print, limit="7")  # error
     reader, writer = await node.open(peer, "echo")
     writer.write("text")  # error
     reader.readall()  # error
+    writer.transport.abrt()  # error
+    stream = await node.open(peer, "echo")
+    stream.writr.close()  # error
     topic = await node.join("news")
     await topic.publish("text")  # error
     async for message in topic:

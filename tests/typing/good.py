@@ -16,6 +16,16 @@ async def echo(reader: meshnode.MeshReader, writer: meshnode.MeshWriter, peer: m
     print(peer.short, writer.get_extra_info("service"))
 
 
+async def asyncio_program(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    writer.writelines([b"one", bytearray(b"two"), memoryview(b"three")])
+    await writer.drain()
+    return await reader.readline()
+
+
+async def asyncio_handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: meshnode.NodeId) -> None:
+    print(await asyncio_program(reader, writer), writer.get_extra_info("peername"), peer)
+
+
 async def streams(node: meshnode.Node, peer: meshnode.NodeId) -> bytes:
     reader, writer = await node.open(peer, "echo")
     other: tuple[meshnode.MeshReader, meshnode.MeshWriter] = await node.open("laptop", "echo")
@@ -25,7 +35,11 @@ async def streams(node: meshnode.Node, peer: meshnode.NodeId) -> bytes:
     data: bytes = await reader.readexactly(6) + await reader.read(10) + await reader.readuntil(b"\n")
     writer.close()
     await writer.wait_closed()
-    reader, writer = await node.open_any("db", sticky=True)
+    reader, writer = await node.open_any("db", trusted=[peer, "rack1"], sticky=True)
+    stream: meshnode.MeshStream = await node.open(peer, "echo")
+    async with stream as (reader, writer), writer:
+        buffered: int = writer.transport.get_write_buffer_size()
+        print(await asyncio_program(reader, writer), await reader.readuntil((b"\r", b"\n")), buffered)
     connection: meshnode.Connection = await node.connect(str(peer))
     reader, writer = await connection.open("echo")
     failure: meshnode.MeshError | None = connection.error
@@ -69,7 +83,16 @@ def served(node: meshnode.Node) -> meshnode.Service:
     handler: meshnode.Handler = echo
     service: meshnode.Service = node.serve("echo", handler, allow=["any"], announce=True, meta={"v": "1"})
     service.update(healthy=True, load=10)
+    node.serve("any", asyncio_handler, allow="any", limit=10)
+    node.serve("one", handler, allow=node.id)
+    node.serve("text", handler, allow=str(node.id))
+    node.serve("none", handler, allow=None)
     return service
+
+
+async def withdrawn(service: meshnode.Service) -> None:
+    async with service as same:
+        print(same.is_served)
 
 
 async def main() -> None:
@@ -88,6 +111,10 @@ async def main() -> None:
             print(refused.message)
         except TimeoutError as late:
             print(late)
+        except (meshnode.ConnectionLost, ConnectionResetError) as lost:
+            print(lost)
+        except (meshnode.StreamMisused, meshnode.Unsupported, RuntimeError) as misused:
+            print(misused)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import hashlib
 import heapq
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from meshnode.base.address import Addr
@@ -20,16 +20,21 @@ from meshnode.discovery.dht.messages import (
     Nodes,
     Ping,
     Pong,
+    Reply,
+    Request,
     Status,
     Store,
     Stored,
     Value,
+    Watch,
     decode_message,
     encode_message,
 )
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import Endpoint, EndpointRecord, sign_record
+from meshnode.stack.newest_first import NewestFirst
+from meshnode.stack.reception import Run
 
 WALL = 1_800_000_000.0
 
@@ -48,11 +53,16 @@ class SimNode:
     seq: int = 1_000
     log: list[tuple[float, Effect]] = field(default_factory=list)
     scheduled: float = math.inf
+    backlog: NewestFirst | None = None  # of a node whose CPU is short
+    spent: float = 0.0  # seconds of CPU
+    busy: bool = False
+    own_id: NodeId | None = None  # instead of its identity's
+    lies: Callable[[Request], Reply | None] | None = None  # how a liar that is no fool answers
 
     @property
     def id(self) -> NodeId:
         """The node's id."""
-        return self.identity.id
+        return self.own_id or self.identity.id
 
 
 class Net:
@@ -70,6 +80,9 @@ class Net:
         self.sent_bytes = 0
         self.trace = hashlib.blake2b(digest_size=16)
         self.longest_reply_excess = 0
+        self.priced: dict[NodeId, None] = {}  # ids that were paid for
+        self.cost = 0.0  # seconds of CPU that a message costs its receiver
+        self.share = 1.0  # of a core that each node has
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._counter = 0
 
@@ -77,22 +90,30 @@ class Net:
         """Unix seconds."""
         return WALL + self.now
 
-    def add(self, *, seed_role: bool = False, seed: bytes | None = None, addr: Addr | None = None) -> SimNode:
-        """A new node that knows no other."""
+    def add(
+        self,
+        *,
+        seed_role: bool = False,
+        seed: bytes | None = None,
+        addr: Addr | None = None,
+        own_id: NodeId | None = None,
+    ) -> SimNode:
+        """A new node that knows no other; ``own_id`` is one that signs nothing."""
         identity = Identity(seed or self.rng.randbytes(32))
         metrics = Metrics()
         own = random.Random(self.rng.getrandbits(64))
         dht = Dht(
-            identity.id,
+            own_id or identity.id,
             rng=own,
             entropy=own.randbytes,
             metrics=metrics,
             now=self.now,
             wall=self.wall(),
             seed_role=seed_role,
+            has_price=self.priced.__contains__,
         )
         place = (self.rng.random(), self.rng.random())
-        node = SimNode(identity, dht, addr or self.fresh_addr(), place, metrics)
+        node = SimNode(identity, dht, addr or self.fresh_addr(), place, metrics, own_id=own_id)
         self.nodes.append(node)
         self.by_addr[node.addr] = node
         self.pump(node)
@@ -182,8 +203,49 @@ class Net:
         if target.junk:
             self._reply_junk(sender, source, target, body)
             return
+        if target.lies is not None and isinstance(request := decode_message(body), Find | Get | Ping | Store | Watch):
+            reply = target.lies(request)
+            if reply is not None:
+                self._send(target, SendSealed(sender, source, encode_message(reply)))
+            return
+        if self.cost:
+            self._queue(sender, source, target, body)
+            return
         target.dht.handle(sender, body, source, len(body) + 97, self.now, self.wall())
         self.pump(target)
+
+    def _queue(self, sender: NodeId, source: Addr, node: SimNode, body: bytes) -> None:
+        """Let a message wait for the receiver's CPU, in the order that a node's driver gives it."""
+        if node.backlog is None:
+            node.backlog = NewestFirst(lambda source: True, lambda: node.spent)
+        node.backlog.put([([bytes([1]) + sender.raw + bytes(64) + body], source)], self.now)
+        if not node.busy:
+            node.busy = True
+            self.at(self.now, lambda: self._serve(node))
+
+    def _serve(self, node: SimNode) -> None:
+        """Give a node one turn of CPU: what it handles then is answered when the time for it has passed."""
+        assert node.backlog is not None
+        began = node.spent
+
+        def take(runs: Sequence[Run]) -> None:
+            for (data, *_), source in runs:
+                node.spent += self.cost
+                assert isinstance(source, Addr)
+                sender, body = NodeId(data[1:33]), data[97:]
+                node.dht.handle(sender, body, source, len(data), self.now, self.wall())
+
+        node.backlog.turn(take, self.now)
+        self.at(self.now + (node.spent - began) / self.share, lambda: self._served(node))
+
+    def _served(self, node: SimNode) -> None:
+        assert node.backlog is not None
+        if node.alive:
+            self.pump(node)
+        if node.backlog.waiting:
+            self._serve(node)
+        else:
+            node.busy = False
 
     def _reply_junk(self, sender: NodeId, source: Addr, node: SimNode, body: bytes) -> None:
         """A liar: contacts that do not exist, forged records, noise, or an honest-looking lie."""
@@ -258,11 +320,21 @@ class Net:
         return first[1], first[0] - started, end
 
 
-def build(count: int, seed: int, *, join_every: float = 0.02, loss: float = 0.0) -> Net:
-    """A mesh that grew by nodes joining through one of the first three."""
-    net = Net(seed, loss=loss)
+def build(
+    count: int,
+    seed: int,
+    *,
+    join_every: float = 0.02,
+    loss: float = 0.0,
+    priced: float = 0.0,
+    kind: type[Net] = Net,
+) -> Net:
+    """A mesh that grew by nodes joining through one of the first three; a share of their ids is ``priced``."""
+    net = kind(seed, loss=loss)
     for i in range(count):
         node = net.add()
+        if priced and net.rng.random() < priced:
+            net.priced[node.id] = None
         if i:
             net.join(node, [net.nodes[net.rng.randrange(min(i, 3))]])
         net.run(join_every)

@@ -25,7 +25,7 @@ ME, PEER, OTHER, THIRD = (Identity(bytes(31) + bytes([n])) for n in (1, 2, 3, 4)
 
 
 def _node(first_seq: int = 0) -> Gossip:
-    gossip = Gossip(ME, rng=random.Random(1), metrics=Metrics(), now=0.0, wall=WALL, first_seq=first_seq)
+    gossip = Gossip(ME, rng=random.Random(1), metrics=Metrics(), now=0.0, wall=WALL, first_seq=first_seq, listed=True)
     gossip.on_link(PEER.id, True, 0.0)
     gossip.on_message(PEER.id, Neighbour(True, b""), 0.0)
     gossip.take_effects()

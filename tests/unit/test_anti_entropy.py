@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import random
 
+import pytest
+
 from meshnode.base.limits import GOSSIP_MAX_RECENT, GOSSIP_MAX_SEEN, GOSSIP_MAX_SYNC, GOSSIP_MAX_TELL_IDS, GOSSIP_SEEN_S
 from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timers
 from meshnode.gossip.dissemination.anti_entropy import AntiEntropy
 from meshnode.gossip.dissemination.payloads import KEEP_PAYLOAD_S, Payload, RecentPayloads, Seen
+from meshnode.gossip.effects import Send
 from meshnode.gossip.messages import Entries, SyncRequest, SyncResponse, Want
 from meshnode.identity.node_id import NodeId
 
@@ -22,9 +25,13 @@ class Items:
     def __init__(self, *ids: bytes, size: int = 100) -> None:
         self.ids = dict.fromkeys(ids)
         self.size = size
+        self.given_up: dict[bytes, None] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def lacks(self, item: bytes) -> bool:
+        return item not in self.ids and item not in self.given_up
 
     def payload(self, item: bytes) -> bytes | None:
         return item.ljust(self.size, b".") if item in self.ids else None
@@ -44,7 +51,7 @@ class Node:
 
     def __init__(self, items: Items, peer: NodeId, seed: int) -> None:
         self.items, self.peer, self.timers = items, peer, Timers()
-        self.core = AntiEntropy(random.Random(seed), self.timers, Metrics(), items, 0.0)
+        self.core = AntiEntropy(random.Random(seed), self.timers, Metrics(), items, items.lacks, 0.0)
 
     def take(self, message: object, now: float) -> int:
         """Take a message of the neighbour; the number of bytes of entries in it."""
@@ -73,6 +80,8 @@ def exchanged(a: Items, b: Items, seconds: float, *, both_ask: bool = True) -> t
         for this, that in (nodes, nodes[::-1]):
             this.timers.run(now)
             for effect in this.core.take_effects():
+                if not isinstance(effect, Send):
+                    continue
                 size += that.take(effect.message, now)
                 sent += 1
         now += 0.01
@@ -106,6 +115,35 @@ def test_more_than_may_be_sent_at_once_comes_in_further_exchanges() -> None:
     assert GOSSIP_MAX_SYNC / 2 < size <= GOSSIP_MAX_SYNC
     exchanged(a, b, 8.0, both_ask=False)
     assert len(b) == 200, "a second between them"
+
+
+def test_ids_that_an_answer_left_out_are_asked_for_a_second_later() -> None:
+    common = [_id(n % 256, n) for n in range(100)]
+    more = [_id(n % 256, 1_000 + n) for n in range(GOSSIP_MAX_TELL_IDS + 500)]
+    first, later = Items(*common), Items(*common)
+    exchanged(first, Items(*common, *more), 0.9, both_ask=False)
+    assert 0 < len(first) - len(common) <= GOSSIP_MAX_TELL_IDS
+    exchanged(later, Items(*common, *more), 3.0, both_ask=False)
+    assert len(later) == len(common) + len(more)
+
+
+def test_what_one_of_them_has_given_up_is_sent_once_at_most_and_never_asked_for() -> None:
+    ids = [_id(n % 256, n) for n in range(40)]
+    a, b = Items(*ids), Items(*ids[20:])
+    b.given_up = dict.fromkeys(ids[:20])
+    take, given = Node.take, 0
+
+    def refuse(node: Node, message: object, now: float) -> int:
+        size = take(node, message, now)
+        for item in b.given_up:
+            b.ids.pop(item, None)
+        return size
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Node, "take", refuse)
+        sent, given = exchanged(a, b, 60.0)
+    assert given <= 20 * a.size
+    assert sent < 60, "a few messages in 10 s, no loop"
 
 
 def answer(items: Items, prints: tuple[int, ...]) -> SyncResponse:
@@ -174,3 +212,22 @@ def test_recent_payloads_fill_their_bytes_and_the_oldest_go_first() -> None:
     recent.add(b"four", Payload(b"z", 0), 2.0 + KEEP_PAYLOAD_S)
     assert recent.ids() == [b"three", b"four"]
     assert recent.get(b"two") is None
+
+
+def test_rounds_grow_rare_while_nothing_changes_here_and_come_soon_after_a_change() -> None:
+    timers, items = Timers(), Items(_id(1, 1))
+    core = AntiEntropy(random.Random(1), timers, Metrics(), items, lambda item: False, 0.0)
+    core.add(OTHER, 0.0)
+
+    def rounds(until: float) -> int:
+        found = 0
+        while (at := timers.next_deadline()) is not None and at <= until:
+            timers.run(at)
+            found += len(core.take_effects())
+        return found
+
+    assert rounds(60.0) >= 3
+    assert rounds(60.0 + 3_600.0) <= 3_600 / 80 / 0.8 + 1
+    items.ids[_id(2, 2)] = None
+    rounds(3_660.0 + 96.0)  # the round that finds the change
+    assert rounds(3_756.0 + 25.0) >= 1

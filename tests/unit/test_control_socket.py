@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 
+from meshnode.base.files import why_unsafe
+from meshnode.base.metrics import Metrics
 from meshnode.daemon.client import call
-from meshnode.daemon.paths import MAX_UNIX_PATH, is_private, socket_path
+from meshnode.daemon.paths import MAX_UNIX_PATH, socket_path
 from meshnode.daemon.requests.node import Status
-from meshnode.errors import NotRunning
+from meshnode.daemon.server import ControlServer, _loop_factory
+from meshnode.errors import ConfigError, NotRunning
+from meshnode.runtime.acceptor import Accepted
 
 
 @pytest.fixture
@@ -26,13 +32,13 @@ def test_a_long_home_gets_a_short_socket_path_of_its_own(long_home: Path) -> Non
     path = socket_path(long_home)
     assert len(os.fsencode(path)) <= MAX_UNIX_PATH
     assert path != socket_path(long_home / "other")
-    assert is_private(path), "nothing is there yet"
+    assert why_unsafe(path.parent) is None, "nothing is there yet"
 
 
 def test_a_socket_where_others_may_write_is_not_believed(long_home: Path) -> None:
     folder = socket_path(long_home).parent
     folder.mkdir(mode=0o700)
-    assert is_private(socket_path(long_home))
+    assert why_unsafe(socket_path(long_home).parent) is None
     folder.chmod(0o777)
     with pytest.raises(NotRunning, match="others may write"):
         list(call(long_home, Status()))
@@ -45,3 +51,21 @@ def test_a_socket_in_the_folder_of_another_user_is_not_believed(long_home: Path)
     os.chown(folder, 12345, 12345)
     with pytest.raises(NotRunning, match="belongs to user 12345"):
         list(call(long_home, Status()))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder that belongs to another user")
+async def test_a_node_does_not_listen_in_the_folder_of_another_user_and_says_where_it_would(long_home: Path) -> None:
+    folder = socket_path(long_home).parent
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 12345, 12345)
+    accepted = Accepted(Metrics())
+    with pytest.raises(ConfigError, match="belongs to user 12345") as refused:
+        await ControlServer(None, long_home, accepted).start()  # type: ignore[arg-type]
+    assert refused.value.hint.startswith("set XDG_RUNTIME_DIR")
+    assert list(folder.iterdir()) == []
+
+
+def test_up_runs_on_uvloop_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _loop_factory() is uvloop.new_event_loop
+    monkeypatch.setitem(sys.modules, "uvloop", None)  # not installed
+    assert _loop_factory() is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from meshnode.quic.engines.credit import CreditSealer, StreamWindows, _expand
+from meshnode.quic.engines.credit import CreditSealer, StreamWindows, expand
 
 WINDOW = 1000
 RTT = 0.1
@@ -116,9 +116,9 @@ def test_any_order_of_reading_losing_and_sending_ends_with_everything_sent() -> 
 
 def test_keys_are_derived_as_rfc_9001_appendix_a1_shows() -> None:
     secret = bytes.fromhex("c00cf151ca5be075ed0ebfb5c80323c42d6b7db67881289af4008f1f6c357aea")
-    assert _expand(secret, b"quic key", 16).hex() == "1f369613dd76d5467730efcbe3b1a22d"
-    assert _expand(secret, b"quic iv", 12).hex() == "fa044b2f42a3fd3b46fb255c"
-    assert _expand(secret, b"quic hp", 16).hex() == "9f50449e04a0e810283a1e9933adedd2"
+    assert expand(secret, b"quic key", 16).hex() == "1f369613dd76d5467730efcbe3b1a22d"
+    assert expand(secret, b"quic iv", 12).hex() == "fa044b2f42a3fd3b46fb255c"
+    assert expand(secret, b"quic hp", 16).hex() == "9f50449e04a0e810283a1e9933adedd2"
 
 
 def test_the_number_of_a_packet_is_recognised_and_no_other() -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from meshnode.base.address import Addr
-from meshnode.base.limits import DHT_MAX_STORED_PER_ADDRESS, DHT_MAX_WATCHES_PER_SENDER
-from meshnode.discovery.dht import ContactsChanged, Found, LookupDone, Published, RecordPushed, store
+from meshnode.base.limits import DHT_MAX_WATCHES_PER_SENDER
+from meshnode.discovery.dht import ContactsChanged, Found, LookupDone, Published, RecordPushed
 from meshnode.discovery.dht.lookup import ALPHA, PATHS, Candidate, Lookup
 from meshnode.discovery.dht.messages import ContactInfo
 from meshnode.discovery.dht.rtt import INITIAL_RTO_S, MIN_RTO_S, RttBook, rto
-from meshnode.discovery.dht.store import Put, RecordStore, Watcher, Watchers
 from meshnode.discovery.dht.table import EVICT_AFTER, TOKEN_LIFE_S, K, Table
+from meshnode.discovery.dht.watchers import Watcher, Watchers
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import Endpoint, EndpointRecord, sign_record
@@ -132,12 +132,12 @@ def test_a_change_of_the_table_is_told_by_its_version() -> None:
         lambda: table.failed(peer.id, evict=True),
         lambda: table.answered(*peer),
         lambda: table.answered(peer.id, Addr("45.9.9.9", 1)),
-        lambda: table.remove(peer.id),
+        lambda: table.ban(peer.id, 1.0),
     ):
         change()
         versions.append(table.version)
     assert len(set(versions)) == len(versions)
-    table.remove(peer.id)
+    table.ban(peer.id, 1.0)
     assert table.version == versions[-1]
 
 
@@ -179,33 +179,19 @@ def test_waits_follow_the_round_trips_of_the_peer_and_of_all_for_a_stranger() ->
 # ---- bounds of what is kept for others
 
 
-def test_an_address_may_store_so_many_records_and_more_when_some_have_expired() -> None:
-    records = RecordStore(KEY, 10_000)
-    people = [Identity(n.to_bytes(32, "big")) for n in range(1, DHT_MAX_STORED_PER_ADDRESS + 3)]
-    puts = [records.put(_record(each, 1), "host", 0.0, WALL) for each in people]
-    assert puts == [Put.NEW] * DHT_MAX_STORED_PER_ADDRESS + [Put.QUOTA] * 2
-    assert records.put(_record(people[-1], 1), "another", 0.0, WALL) is Put.NEW
-    later = sign_record(people[-2], seq=2, issued_ms=int(WALL * 1000) + 8_000_000, ttl=7200, endpoints=())
-    assert records.put(later, "host", 8_000.0, WALL + 8_000) is Put.NEW, "the others have expired"
-    assert len(records) == 1
-
-
-def test_a_watcher_may_watch_so_many_keys_and_one_more_for_each_that_it_gives_up() -> None:
+def test_a_watcher_may_watch_so_many_keys_and_then_its_oldest_goes() -> None:
     watchers = Watchers()
 
     def add(number: int) -> bool:
         watcher = Watcher(NEAREST[0], Addr("198.18.0.1", 1), 90.0, 0, proven=True, credit=0)
         return watchers.add(number.to_bytes(20, "big"), watcher, 0.0)
 
-    assert [add(n) for n in range(DHT_MAX_WATCHES_PER_SENDER + 1)] == [True] * DHT_MAX_WATCHES_PER_SENDER + [False]
-    for number in range(3):
+    assert [add(n) for n in range(DHT_MAX_WATCHES_PER_SENDER + 2)].count(False) == 0
+    assert len(watchers) == DHT_MAX_WATCHES_PER_SENDER
+    assert [watchers.get(n.to_bytes(20, "big"), NEAREST[0]) is None for n in range(3)] == [True, True, False]
+    for number in range(1_000):
         watchers.remove(number.to_bytes(20, "big"), NEAREST[0])
         assert watchers.get(number.to_bytes(20, "big"), NEAREST[0]) is None
-    watchers.remove(bytes(20), NEAREST[0])
-    assert len(watchers) == DHT_MAX_WATCHES_PER_SENDER - 3
-    assert [add(1_000 + n) for n in range(4)] == [True] * 3 + [False]
-    for number in range(2_000):
-        watchers.remove(number.to_bytes(20, "big"), NEAREST[0])
     assert len(watchers) == 0
     assert add(1)
 
@@ -225,21 +211,6 @@ def _mesh(count: int) -> tuple[Net, list[SimNode]]:
 
 def _told(node: SimNode, kind: type) -> list[object]:
     return [effect for _, effect in node.log if isinstance(effect, kind)]
-
-
-def test_all_watchers_together_are_bounded_and_those_that_ran_out_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "DHT_MAX_WATCHES", 3)
-    watchers = Watchers(per_key=2)
-
-    def add(key: int, number: int, until: float, now: float = 0.0) -> bool:
-        watcher = Watcher(NEAREST[number], Addr("198.18.0.1", 1), until, 0, proven=True, credit=0)
-        return watchers.add(key.to_bytes(20, "big"), watcher, now)
-
-    assert [add(1, number, 90.0) for number in range(3)] == [True, True, False], "two of one key"
-    assert [add(2, number, 50.0) for number in range(2)] == [True, False], "three in all"
-    assert add(1, 0, 90.0), "one that is here is renewed"
-    assert add(3, 5, 90.0, now=60.0), "one has run out"
-    assert len(watchers) == 3
 
 
 def test_a_node_is_told_at_how_many_holders_its_record_is() -> None:

@@ -12,6 +12,7 @@ from meshnode.base.address import Addr
 from meshnode.base.limits import DHT_MAX_BODY
 from meshnode.base.wire import WireError
 from meshnode.discovery.dht import SendSealed
+from meshnode.discovery.dht.effects import RecordPushed
 from meshnode.discovery.dht.lookup import ALPHA, BLAME, Lookup
 from meshnode.discovery.dht.messages import (
     ContactInfo,
@@ -31,7 +32,7 @@ from meshnode.discovery.dht.messages import (
     decode_message,
     encode_message,
 )
-from meshnode.discovery.dht.store import Put, RecordStore, Watcher, Watchers
+from meshnode.discovery.dht.store import Put
 from meshnode.discovery.dht.table import Table
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
@@ -150,14 +151,14 @@ def test_an_answer_with_contacts_of_either_family_is_no_longer_than_its_request(
     node = net.add()
     _contacts_of(net, node, [Addr(host.format(n), 4242) for n in range(1, 13)])
     named = []
-    for pad in range(34, 700, 7):
+    for pad in range(34, 850, 7):
         body = encode_message(Find(TX, bytes(20)), pad_to=pad)
         for reply in _tell(net, node, _identity(10), body):
             assert len(reply) <= len(body)
             answer = decode_message(reply)
             assert isinstance(answer, Nodes)
             named.append(len(answer.contacts))
-    assert named[-1] == 12, "room for all is used"
+    assert named[-1] == 12, "room for all is used, but for the ping that asks back"
     assert named == sorted(named)
 
 
@@ -236,36 +237,6 @@ def test_an_asker_is_no_contact_until_it_answers() -> None:
     node = net.add()
     _tell(net, node, _identity(3), encode_message(Find(TX, bytes(20)), pad_to=DHT_MAX_BODY))
     assert node.dht.contacts() == []
-
-
-def test_the_store_keeps_to_its_quotas() -> None:
-    store = RecordStore(bytes(20), 200)
-    wall = WALL + 1_000
-    results = [store.put(_record(_identity(i), 1), "one-host", 0.0, wall) for i in range(1, 140)]
-    assert results.count(Put.NEW) == 128
-    assert results[-1] is Put.QUOTA
-    burst = [store.put(_record(_identity(1), seq), "x", 0.0, wall) for seq in range(2, 40)]
-    assert burst.count(Put.NEWER) == 32
-    assert burst[-1] is Put.QUOTA
-    assert store.put(_record(_identity(1), 99), "x", 10.0, wall) is Put.NEWER
-    full = [store.put(_record(_identity(i), 1), f"h{i % 9}", 0.0, wall) for i in range(200, 400)]
-    assert Put.FULL in full
-    assert len(store) == 200
-    store.cull(wall + 8_000)
-    assert len(store) == 0
-
-
-def test_watches_keep_to_their_bounds() -> None:
-    watchers = Watchers(per_key=4)
-    key = bytes(20)
-
-    def watch(n: int, until: float = 90.0) -> Watcher:
-        return Watcher(_identity(n).id, HOME, until, 0, True, 0)
-
-    assert [watchers.add(key, watch(n), 0.0) for n in range(1, 7)] == [True] * 4 + [False] * 2
-    assert watchers.add(key, watch(6), 91.0)
-    one = [watchers.add(n.to_bytes(20, "big"), watch(30, 900.0), 91.0) for n in range(1, 300)]
-    assert one.count(True) == 256
 
 
 def test_neighbours_are_the_true_nearest_by_xor() -> None:
@@ -349,3 +320,37 @@ def test_a_lookup_led_astray_by_liars_ends_within_its_budget() -> None:
             fakes = [ContactInfo(NodeId(rng.randbytes(32)), net.fresh_addr()) for _ in range(16)]
             lookup.on_answer(query, fakes, b"", None, 1.0)
     assert asked <= 120
+
+
+def test_what_was_stored_and_watched_by_a_clock_that_was_ahead_gives_way_to_the_owners_next_record() -> None:
+    net = Net(61)
+    node, owner, watcher = net.add(), _identity(9), _identity(10)
+    key, ahead = owner.id.dht_key, 86_400.0
+    wrong, right = _record(owner, int((net.wall() + ahead) * 1000), wall=net.wall() + ahead), _record(owner, 5)
+    assert node.dht._shared.store.put(wrong, "x", net.now, net.wall() + ahead) is Put.NEW
+    assert node.dht._shared.store.fresh(key, net.wall() + ahead) == wrong
+    token = node.dht._holder.token(watcher.id, HOME, net.now)
+    _tell(net, node, watcher, encode_message(Watch(TX, token, key, wrong.seq, 90)))
+    _tell(net, node, owner, encode_message(Store(TX, node.dht._holder.token(owner.id, HOME, net.now), right.encoded)))
+    assert node.dht._shared.store.fresh(key, net.wall()) == right
+    assert node.metrics.counters["dht_pushes"] == 1
+
+
+def test_a_watcher_whose_own_clock_was_ahead_takes_the_owners_next_record() -> None:
+    net = Net(62)
+    node, owner = net.add(), _identity(9)
+    node.dht.watch(owner.id, net.now, known_seq=int((net.wall() + 86_400) * 1000))
+    node.dht.take_effects()
+    right = _record(owner, 5)
+    node.dht._watching.on_record(right, net.now)
+    assert RecordPushed(right) in node.dht.take_effects()
+
+
+def test_a_record_that_was_verified_is_valid_no_longer_than_it_says() -> None:
+    net = Net(75)
+    shared = net.add().dht._shared
+    record = _record(_identity(7), 1, ttl=60, wall=net.wall())
+    assert shared.open(record.encoded, net.now) == record
+    assert shared.open(record.encoded, net.now + 59.0) is not None, "from memory"
+    assert shared.open(record.encoded, net.now + 61.0) is None
+    assert shared.metrics.counters["dht_record_expired"] == 1

@@ -29,6 +29,8 @@ def snapshot(status: Json | None = None, **other: Any) -> Json:
         "peers": 2,
         "contacts": 7,
         "uptime_s": 100.0,
+        "engine": "qh3",
+        "engine_refused": None,
         "nat": GOOD_NAT,
         "relays": {"held": [{"relay": RELAY, "granted": True, "home": True}]},
         "clock": {"offset_s": 0.01, "peers": 3, "stale_offset_s": None},
@@ -117,7 +119,13 @@ CASES: dict[str, tuple[Json, str, str, tuple[str, ...]]] = {
     "at most address": (snapshot(nat(filtering="at-most-address-dependent")), "filtering", "ok", ("other ports",)),
     "unknown filter": (snapshot(), "filtering", "note", ("not known",)),
     "a newer node's word": (snapshot(nat(mapping="quantum")), "nat", "ok", ("quantum",)),
-    "no IPv6": (snapshot(), "ipv6", "note", ("no global IPv6",)),
+    "no IPv6": (snapshot(), "ipv6", "note", ("no global IPv6", "IPv4 is used")),
+    "IPv6 of its own network alone": (
+        snapshot(addresses=[["fd00::2", 64]]),
+        "ipv6",
+        "note",
+        ("no global IPv6", "without IPv4 it reaches its own network only"),
+    ),
     "silent IPv6": (snapshot(addresses=[["2001:db8::2", 64]]), "ipv6", "note", ("2001:db8::2", "no node")),
     "IPv6 seen": (
         snapshot(nat(mapping_ipv6="none"), addresses=[["2001:db8::2", 64]]),
@@ -195,6 +203,26 @@ CASES: dict[str, tuple[Json, str, str, tuple[str, ...]]] = {
         ("dropped as stale: 2 datagrams",),
     ),
     "restart leftovers": (snapshot({**NO_PEER, "counters": {"seal_stale": 9}}), "clock", "note", ("no peer",)),
+    "a clock to suspect": (
+        snapshot(NO_PEER, seeds=[seed()], wall=1_800_000_000.0),
+        "clock",
+        "problem",
+        ("no node answers", "if this clock were 30 s wrong", "2027-01-15 08:00:00 UTC"),
+    ),
+    "one seed of two is enough to suspect it": (
+        snapshot(NO_PEER, seeds=[seed(answers=True), seed()]),
+        "clock",
+        "problem",
+        ("no node answers",),
+    ),
+    "a board without a battery": (snapshot(wall=86_400.0), "clock", "problem", ("1970-01-02", "before this version")),
+    "an absurd clock": (snapshot(wall=-1e30), "clock", "problem", ("before this version",)),
+    "what is degraded": (
+        snapshot({"degraded": ["seq cannot be saved: the disk is full"]}),
+        "degraded",
+        "problem",
+        ("the disk is full",),
+    ),
     "contacts": (snapshot(), "dht", "ok", ("7 contacts",)),
     "no contact": (snapshot({"contacts": 0}), "dht", "problem", ("no contact",)),
     "alone with no seed": (snapshot({"contacts": 0}, seeds=[]), "dht", "note", ("only nodes on this LAN",)),
@@ -292,6 +320,18 @@ PEERS: dict[str, tuple[Json, str, str, tuple[str, ...]]] = {
     "what it publishes": (peer(), "peer", "ok", ("192.0.2.5:1", "relays rrrrrrrr", "from dht")),
     "no record": (peer(record=None), "peer", "note", ("no fresh record",)),
     "tried": (peer(candidates=[candidate()]), "tried", "note", ("192.0.2.5:1 (from record): no answer to 9 probes",)),
+    "not tried": (
+        peer(candidates=[candidate(probes=0)]),
+        "known",
+        "note",
+        ("192.0.2.5:1 (from record): not tried yet",),
+    ),
+    "left unprobed": (
+        peer(candidates=[candidate(probes=0, failures=1)]),
+        "tried",
+        "note",
+        ("it was in use, left 1 time",),
+    ),
     "left": (
         peer(candidates=[candidate(answers=2, rtt_ms=5.0, heard_s=4.0, failures=2)]),
         "tried",
@@ -378,3 +418,29 @@ def test_words_for_numbers_and_names() -> None:
     assert short("wss!7") == "its WebSocket"
     assert short("192.0.2.1%side3:99") == "192.0.2.1:99"
     assert short("[2001:db8::1]:99") == "[2001:db8::1]:99"
+
+
+TRUST = {"authority": ID, "error": "", "roles": ["web"], "expires": 1_800_000_000.0, "overused": []}
+
+
+@pytest.mark.parametrize(
+    ("part", "level", "words"),
+    [
+        (0.1, Level.OK, "10%"),
+        (0.5, Level.NOTE, "connect a node that renews grants"),
+        (0.8, Level.NOTE, "soon"),
+        (0.95, Level.PROBLEM, "join again"),
+    ],
+)
+def test_a_grant_that_was_not_renewed_is_told_at_half_four_fifths_and_nearly_all_of_its_time(
+    part: float, level: Level, words: str
+) -> None:
+    (found,) = [f for f in diagnose(snapshot({"trust": {**TRUST, "part_over": part}})) if f.topic == "grant"]
+    assert found.level is level
+    assert words in f"{found.text} {found.hint}"
+
+
+def test_a_node_whose_grants_do_not_hold_and_a_ticket_that_leaked_are_problems() -> None:
+    for trust in ({"authority": ID, "error": "its grant has expired"}, {**TRUST, "overused": ["0123456789abcdef"]}):
+        found = [f for f in diagnose(snapshot({"trust": trust})) if f.topic == "grant"]
+        assert found[-1].level is Level.PROBLEM

@@ -72,6 +72,20 @@ def test_instances_come_and_go_with_their_entries_and_their_nodes() -> None:
     assert bench.chosen() == [A.id]
 
 
+def test_of_a_crowd_that_offers_the_same_name_only_those_that_may_serve_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench, looked = Bench(), list[NodeId]()
+    for signer in (A, B, C):
+        bench.offer(signer)
+    state = bench.core.experience.state
+    monkeypatch.setattr(
+        bench.core.experience, "state", lambda peer, name, now: looked.append(peer) or state(peer, name, now)
+    )
+    assert bench.chosen(only=frozenset([B.id, ME.id])) == [B.id]
+    assert looked == [B.id]
+
+
 def test_what_has_expired_is_offered_no_longer() -> None:
     bench = Bench()
     bench.offer(A)

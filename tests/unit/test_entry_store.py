@@ -41,27 +41,54 @@ def test_one_more_accusation_than_count_is_not_taken_and_leaves_no_trace() -> No
     store = EntryStore(Metrics())
     for seq, signer in enumerate(PEOPLE[1:6]):
         store.put(_accusation(signer, seq))
-    prints, kept = list(store.prints), {entry.origin for entry in store.entries(Kind.ACCUSATION)}
+    prints, kept = list(store.buckets.prints), {entry.origin for entry in store.entries(Kind.ACCUSATION)}
     more = _accusation(next(signer for signer in PEOPLE[1:6] if signer.id not in kept), 9)
     assert store.put(more) is Put.FULL
-    assert store.prints == prints
+    assert store.buckets.prints == prints
     for entry in list(store.entries(Kind.ACCUSATION)):
         store.drop(entry)
     assert store.put(more) is Put.NEW
 
 
-def test_a_full_kind_keeps_its_newest_also_after_others_went() -> None:
-    store = EntryStore(Metrics(), limit=3)
-    entries = [_entry(signer, 8, "s", seq) for seq, signer in enumerate(PEOPLE[:7])]
-    for entry in entries[:4]:
-        store.put(entry)
-    store.drop(entries[2])
-    for entry in (entries[5], entries[4], entries[6]):
-        store.put(entry)
-    assert sorted(entry.seq - WALL_MS for entry in store.entries(8)) == [4, 5, 6]
-    assert store.put(entries[3]) is Put.FULL
-    assert store.put(entries[2]) is Put.STALE, "what was made void does not come back"
+def test_a_full_kind_keeps_what_was_there_first_and_the_newest_of_the_rest() -> None:
+    store = EntryStore(Metrics(), limit=4)
+    entries = [_entry(signer, 8, "s", seq) for seq, signer in enumerate(reversed(PEOPLE))]
+    for entry in entries:
+        store.put(entry, PEOPLE[0].id)
+    assert sorted(entry.seq - WALL_MS for entry in store.entries(8)) == [0, 1, 6, 7]
+    assert [effect.entry.seq - WALL_MS for effect in store.take_effects()] == [2, 3, 4, 5]
+    assert store.put(entries[2], PEOPLE[0].id) is Put.FULL
+    assert not store.lacks(entries[2].id), "what was given up is not asked for"
+    for entry in (entries[0], entries[1]):
+        store.drop(entry)
+    assert store.lacks(entries[2].id)
+    assert store.put(entries[2], PEOPLE[0].id) is Put.NEW
+    assert store.put(entries[1], PEOPLE[0].id) is Put.STALE, "what was made void does not come back"
     assert len(store) == 3
+
+
+def test_a_settled_entry_keeps_its_place_when_it_is_renewed_in_a_full_kind() -> None:
+    store = EntryStore(Metrics(), limit=4)
+    for seq, signer in enumerate(PEOPLE):
+        store.put(_entry(signer, 8, "s", seq), PEOPLE[0].id)
+    store.put(_entry(PEOPLE[0], 8, "s", 20), PEOPLE[1].id)
+    for seq, signer in enumerate(PEOPLE[2:], 30):
+        store.put(_entry(signer, 8, "t", seq), PEOPLE[1].id)
+    assert store.get((PEOPLE[0].id, 8, "s")) is not None
+
+
+def test_a_node_that_connects_after_its_entries_came_keeps_them_from_then_on() -> None:
+    standing: dict[object, None] = {}
+    store = EntryStore(Metrics(), limit=16, has_standing=lambda origin: origin in standing)
+    crowd = [Identity(bytes([number]) * 32) for number in range(100, 160)]
+    for seq, signer in enumerate(crowd[:16]):
+        store.put(_entry(signer, 8, "s", seq), PEOPLE[0].id)
+    late = _entry(PEOPLE[1], 8, "late", 0)
+    assert store.put(late, PEOPLE[0].id) is Put.NEW
+    standing[PEOPLE[1].id] = None
+    for seq, signer in enumerate(crowd[16:], 16):
+        store.put(_entry(signer, 8, "s", seq), PEOPLE[0].id)
+    assert store.by_id(late.id) is late
 
 
 def test_what_is_stored_is_found_by_key_by_name_and_by_id() -> None:
@@ -102,11 +129,11 @@ def test_what_expires_is_returned_once_and_nothing_else_goes() -> None:
 
 def test_an_entry_that_gave_way_comes_back_when_there_is_room_and_no_older_one_of_its_key() -> None:
     store = EntryStore(Metrics(), limit=2)
-    gave_way, newer, newest = (_entry(signer, 8, "s", seq) for seq, signer in enumerate(PEOPLE[:3], 5))
-    for entry in (gave_way, newer, newest):
+    first, gave_way, newest = (_entry(signer, 8, "s", seq) for seq, signer in enumerate(PEOPLE[:3], 5))
+    for entry in (first, gave_way, newest):
         assert store.put(entry) is Put.NEW
     assert store.by_id(gave_way.id) is None
     assert store.put(gave_way) is Put.FULL
-    store.drop(newer)
-    assert store.put(_entry(PEOPLE[0], 8, "s", 4)) is Put.STALE
+    store.drop(newest)
+    assert store.put(_entry(PEOPLE[1], 8, "s", 4)) is Put.STALE
     assert store.put(gave_way) is Put.NEW

@@ -6,23 +6,25 @@ import errno
 import json
 import logging
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from meshnode.base.files import write_atomic
-from meshnode.base.refusals import listen_refusal, refusal, refused
+from meshnode.base.files import why_unsafe, write_atomic
+from meshnode.base.refusals import listen_refusal, refusal, refused, user_name
+from meshnode.cli.main import main
 from meshnode.config import Config
 from meshnode.daemon.client import call
-from meshnode.daemon.paths import socket_path, why_open
 from meshnode.daemon.requests.node import Status
 from meshnode.diagnosis.network import diagnose
 from meshnode.errors import ConfigError, InvalidId, KeyFileError, MeshError, NotRunning
 from meshnode.identity.keyfile import load, save
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId, id_or_label
+from meshnode.services.ends import End, parse_listen, parse_target
 from meshnode.services.registry import parse_service
-from meshnode.services.tcp import parse_target
 from tests.unit.test_config_cli import told
 from tests.unit.test_diagnosis import SILENT, seed, snapshot
 
@@ -33,7 +35,7 @@ UP = ("up", "--listen", "127.0.0.1:0", "--no-mdns")
 def error_of(home: Path, *args: str, **env: str) -> tuple[str, str, str]:
     """The code, message and hint of a command that fails; nothing in it is a raw error of the system."""
     status, out, _ = told(home, *args, "--json", **env)
-    assert status in (1, 2)
+    assert status in (1, 2, 78)
     error = json.loads(out)["error"]
     assert "Errno" not in error["message"]
     assert error["hint"]
@@ -80,11 +82,11 @@ def test_the_node_of_another_user_is_told_with_that_user_and_for_root_with_sudo(
     home = tmp_path / "other"
     home.mkdir()
     os.chown(home, 12345, 12345)
-    message, hint = why_open(socket_path(home)) or ("", "")
+    message, hint = why_unsafe(home) or ("", "")
     assert message == f"{home} belongs to user 12345"
     assert f"sudo -u 12345 meshnode --home {home}" in hint
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert "sudo" not in (why_open(socket_path(home)) or ("", ""))[1]
+    assert "sudo" not in (why_unsafe(home) or ("", ""))[1]
 
 
 @pytest.mark.parametrize("option", ["--home", "--mesh"])
@@ -94,6 +96,16 @@ def test_an_empty_home_or_mesh_is_an_error(tmp_path: Path, option: str) -> None:
     assert "is empty" in message
     with pytest.raises(ConfigError, match="home is empty"):
         Config(home="")
+
+
+def test_an_empty_variable_for_the_home_is_no_default(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MESHNODE_HOME", "")
+    monkeypatch.setattr(sys, "argv", ["meshnode", "id"])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert "MESHNODE_HOME is empty" in capsys.readouterr().err
 
 
 def test_an_empty_home_in_front_of_the_command_is_an_error_too(tmp_path: Path) -> None:
@@ -126,10 +138,10 @@ def test_a_full_disk_says_which_file_did_not_fit(tmp_path: Path, monkeypatch: py
     assert hint == "free some space there"
 
 
-def test_a_lock_that_is_a_directory_is_told_with_its_path(tmp_path: Path) -> None:
-    (tmp_path / "lock").mkdir()
+def test_a_key_that_is_a_directory_is_told_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "key").mkdir()
     _, message, hint = error_of(tmp_path, *UP)
-    assert (message, hint) == (f"{tmp_path / 'lock'}: it is a directory", "move it away")
+    assert (message, hint) == (f"cannot read {tmp_path / 'key'}: it is a directory", "move it away")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
@@ -139,6 +151,11 @@ def test_what_another_user_owns_is_told_with_the_owner(tmp_path: Path, monkeypat
     message, hint = refusal(PermissionError(errno.EACCES, "Permission denied"), tmp_path / "meshnode.toml")
     assert message == f"{tmp_path} belongs to user 12345"
     assert hint.startswith("run it as 12345, or: chown -R 12346 ")
+    os.chown(tmp_path, 12346, 12346)
+    (tmp_path / "lock").touch()
+    error = refused(PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "lock")))
+    assert error.message == f"{tmp_path / 'lock'} belongs to user {user_name(0)}"
+    assert error.hint.endswith(f": chown -R 12346 {tmp_path}"), "the lock is not the only file of a home"
 
 
 def test_a_settings_file_that_cannot_be_read_is_told_in_words(tmp_path: Path) -> None:
@@ -222,15 +239,13 @@ def test_a_slash_in_a_service_is_told_as_that() -> None:
     ],
 )
 def test_a_target_is_a_port_an_address_or_a_url(text: str, where: tuple[str, int]) -> None:
-    assert parse_target(text) == where
+    assert parse_target(text) == End(*where)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("http://127.0.0.1:80", "only TCP is carried, no http"),
-        ("udp://127.0.0.1:53", "only TCP is carried, no udp"),
-        ("unix:/run/x.sock", "only TCP is carried, no unix"),
+        ("ftp://127.0.0.1:80", "no 'ftp' is carried"),
         ("tcp://", "is not a target"),
         ("0", "is not a target"),
         (":80", "is not a target"),
@@ -240,7 +255,21 @@ def test_a_target_is_a_port_an_address_or_a_url(text: str, where: tuple[str, int
 def test_another_target_is_told_with_what_is_carried(text: str, said: str) -> None:
     message, hint = raised(ConfigError, parse_target, text)
     assert said in message
-    assert hint == "write PORT, HOST:PORT or tcp://HOST:PORT"
+    assert hint == "write PORT, HOST:PORT, tcp://HOST:PORT, udp://HOST:PORT, unix:PATH or http://HOST:PORT"
+
+
+@pytest.mark.parametrize("parse", [parse_target, parse_listen])
+def test_a_unix_socket_has_a_whole_path_that_fits(parse: Callable[[str], End]) -> None:
+    assert parse("unix:/run/a/../x.sock") == End(path="/run/x.sock")
+    assert parse("unix:/" + "x" * 106).path == "/" + "x" * 106
+    for text, said in (
+        ("unix:x.sock", "no whole path"),
+        ("unix:", "no whole path"),
+        ("unix:/x\0y", "no whole path"),
+        ("unix:/" + "x" * 107, "107 bytes at most"),
+        ("unix:/" + "ö" * 54, "107 bytes at most"),
+    ):
+        assert said in raised(ConfigError, parse, text)[0]
 
 
 def test_metadata_without_a_value_is_wrong_usage(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_when_it_cannot_remember_its_receivers_it_says_nothing() -> None:
         view.sent(Addr(f"192.0.{number % 256}.{number // 256}", 1))
     view.heard(STRANGER, 1.0)
     assert view.filtering(4) is Filtering.UNKNOWN
-    assert len(view._sent) == MAX_SENT_ADDRESSES
+    assert len(view.noted) == MAX_SENT_ADDRESSES
 
 
 def test_a_port_search_counts_as_having_sent_to_all_ports_of_that_host() -> None:
@@ -128,7 +128,7 @@ def test_a_port_search_counts_as_having_sent_to_all_ports_of_that_host() -> None
         view.sent(Addr(PEER.host, port))
     view.heard(Addr(PEER.host, 60_000), 1.0)
     assert view.filtering(4) is Filtering.UNKNOWN
-    assert len(view._sent) == MAX_SENT_PORTS
+    assert len(view.noted) == MAX_SENT_PORTS
     view.heard(STRANGER, 2.0)
     assert view.filtering(4) is Filtering.INDEPENDENT
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshnode.base.limits import MAX_CONTROL_FRAME, MAX_GRANTS
+from meshnode.base.limits import MAX_CHAIN, MAX_CONTROL_FRAME
 from meshnode.base.wire import WireError, encode
 from meshnode.identity.keys import Identity
 from meshnode.quic.hello import (
@@ -19,7 +19,7 @@ from meshnode.quic.hello import (
 )
 
 DIALLER, LISTENER, OTHER = (Identity(bytes([n]) * 32) for n in (1, 2, 3))
-ODCID, BOOT = b"12345678", b"bootboot"
+ODCID, BOOT, BINDING = b"12345678", b"bootboot", bytes(range(32))
 
 
 def hello(**changes: object) -> list[object]:
@@ -32,6 +32,7 @@ def hello(**changes: object) -> list[object]:
         changes.get("listener", LISTENER.id),  # type: ignore[arg-type]
         changes.get("odcid", ODCID),  # type: ignore[arg-type]
         changes.get("key", bytes(LISTENER.id)),  # type: ignore[arg-type]
+        changes.get("binding", BINDING),  # type: ignore[arg-type]
         **options,  # type: ignore[arg-type]
     )
     return FrameReader().feed(made)[0]
@@ -39,11 +40,11 @@ def hello(**changes: object) -> list[object]:
 
 def opened(fields: list[object]) -> object:
     """What the listener makes of it, when the knock named the dialler."""
-    return open_hello(fields, LISTENER.id, DIALLER.id, ODCID)
+    return open_hello(fields, LISTENER.id, DIALLER.id, ODCID, BINDING)
 
 
 def test_a_hello_opens_to_what_was_said() -> None:
-    found = open_hello(hello(grants=(b"a", b"b")), LISTENER.id, DIALLER.id, ODCID)
+    found = open_hello(hello(grants=(b"a", b"b")), LISTENER.id, DIALLER.id, ODCID, BINDING)
     assert (found.boot, found.record, found.grants) == (BOOT, b"record", (b"a", b"b"))
 
 
@@ -55,8 +56,9 @@ def test_a_hello_opens_to_what_was_said() -> None:
         {"odcid": b"87654321"},
         {"odcid": b""},
         {"key": bytes(OTHER.id)},
+        {"binding": bytes(32)},
         {"boot": b"short"},
-        {"grants": (b"",) * (MAX_GRANTS + 1)},
+        {"grants": (b"",) * (MAX_CHAIN + 2)},  # a chain, and a succession
     ],
     ids=str,
 )
@@ -71,7 +73,7 @@ def test_a_hello_that_is_passed_on_under_another_name_is_refused() -> None:
     with pytest.raises(WireError):
         opened(fields)
     with pytest.raises(WireError):
-        open_hello(hello(), LISTENER.id, OTHER.id, ODCID)
+        open_hello(hello(), LISTENER.id, OTHER.id, ODCID, BINDING)
 
 
 def test_no_bit_of_a_hello_can_be_changed() -> None:

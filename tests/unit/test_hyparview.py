@@ -131,18 +131,19 @@ def test_a_neighbour_causes_four_dials_a_second_and_no_more() -> None:
     assert dials <= 16 + 4 * 20
 
 
-def test_a_node_looks_for_another_neighbour_often_at_first_and_six_times_an_hour_later() -> None:
+def test_a_node_looks_for_another_neighbour_often_at_first_and_once_an_hour_later() -> None:
     views, timers = _full(_id(8))
     for number in range(100, 120):  # a mesh that is no small one
         views.add_contact(Contact(_id(number), b""), 0.0)
     walks: list[float] = []
-    while (now := timers.next_deadline()) is not None and now < 7200:
+    while (now := timers.next_deadline()) is not None and now < 7 * 3600:
         timers.run(now)
         for effect in views.take_effects():
             if isinstance(effect, Send) and isinstance(effect.message, ForwardJoin):
                 assert effect.message == ForwardJoin(Contact(_id(0), b""), JOIN_WALK)
                 walks.append(now)
-    assert 5 <= sum(at < 300 for at in walks) <= 12
+    assert 4 <= sum(at < 300 for at in walks) <= 8
+    assert 1 <= sum(300 < at < 3600 for at in walks) <= 5
     assert 5 <= sum(at > 3600 for at in walks) <= 8
 
 
@@ -318,3 +319,61 @@ def test_payloads_for_a_neighbour_share_messages_that_fit_a_frame_in_their_order
     cut = frames(items)
     assert [item for part in cut for item in part] == items
     assert [len(part) for part in cut] == [2, 2, 1, 1, 50]
+
+
+def _asks(views: HyParView, peer: NodeId) -> None:
+    views.on_link(peer, 1.0)
+    assert _answer(views, peer, high=True)
+
+
+def test_a_crowd_of_ids_that_asks_without_end_never_has_the_neighbours_that_a_node_chose() -> None:
+    views = HyParView(_id(0), random.Random(1), Timers(), Metrics(), lambda: b"", lambda: [], 0.0)
+    for number in (1, 2, 3, 4):
+        views.join(Contact(_id(number), b"record"), 0.0)
+        views.on_link(_id(number), 0.1)
+        views.on_neighbour_reply(_id(number), NeighbourReply(True), 0.2)
+    views.take_effects()
+    for number in range(100, 1_100):
+        _asks(views, _id(number))
+        views.on_join(_id(number), Join(b""), 1.0)
+        views.take_effects()
+    assert sum(_id(number) in views.active for number in (1, 2, 3, 4)) >= 3
+    assert len(views.active) == 8
+
+
+def test_many_ids_of_one_network_push_out_one_another_once_they_have_most_places() -> None:
+    home = {_id(number): number for number in range(1, 9)}
+    timers = Timers()
+    networks = (lambda peer: home.get(peer, "crowd"),)
+    views = HyParView(_id(0), random.Random(1), timers, Metrics(), lambda: b"", lambda: [], 0.0, *networks)
+    for number in range(1, 9):
+        _asks(views, _id(number))
+    for number in range(100, 1_100):
+        _asks(views, _id(number))
+    assert sum(peer in home for peer in views.active) >= 6
+
+
+def test_shuffles_carry_ids_and_grow_rare_while_the_neighbours_are_the_same() -> None:
+    timers = Timers()
+    views = HyParView(_id(0), random.Random(1), timers, Metrics(), lambda: b"own", lambda: [], 0.0)
+    for number in range(1, 7):
+        views.on_link(_id(number), 0.0)
+        views.on_neighbour(_id(number), Neighbour(True, b"record"), 0.0)
+    views.take_effects()
+    shuffles: list[tuple[float, Shuffle]] = []
+
+    def run(until: float) -> int:
+        before = len(shuffles)
+        while (at := timers.next_deadline()) is not None and at <= until:
+            timers.run(at)
+            shuffles.extend(
+                (at, e.message) for e in views.take_effects() if isinstance(e, Send) and isinstance(e.message, Shuffle)
+            )
+        return len(shuffles) - before
+
+    assert run(60.0) >= 2
+    assert run(660.0) <= 5
+    assert 2 <= run(660.0 + 3 * 1_536) <= 6
+    assert all(contact.record == b"" for _, shuffle in shuffles for contact in shuffle.contacts)
+    views.forget(_id(1), 5_268.0)
+    assert 1 <= run(5_283.0) <= 2, "a change is passed on"

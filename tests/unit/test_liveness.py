@@ -32,7 +32,7 @@ def test_nothing_expected_is_no_silence() -> None:
 
 def test_a_stream_that_just_delivered_is_waited_for_once() -> None:
     watchdog = Watchdog(HEARD)
-    watchdog.on_data(HEARD)
+    watchdog.data_at = HEARD
     assert watchdog.is_real(_due(watchdog), HEARD, _due(watchdog))
     assert watchdog.suspicious_at(HEARD, RTT) is None
 

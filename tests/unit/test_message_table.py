@@ -29,7 +29,9 @@ def test_the_handler_of_a_row_takes_its_message(row: Row) -> None:
 
 @pytest.mark.parametrize("row", topics.MESSAGES.values(), ids=lambda row: row.kind.__name__)
 def test_the_handler_of_a_topic_message_takes_it(row: Row) -> None:
-    context = TopicContext(Identity(bytes(32)), random.Random(1), Metrics(), lambda peer: Status.ALIVE)
+    context = TopicContext(
+        Identity(bytes(32)), random.Random(1), Metrics(), lambda peer: Status.ALIVE, lambda peer: (peer, peer)
+    )
     topic = JoinedTopic(context, "news", 0, 0.0, 1.0)
     handler = topics.TABLE.handler(topic, row.kind.__new__(row.kind))
     assert typing.get_type_hints(handler)["message"] is row.kind

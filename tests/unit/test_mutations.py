@@ -66,7 +66,7 @@ def test_a_named_change_is_made_once_and_where_it_is_named() -> None:
 
 def test_each_named_change_fits_the_code_of_today() -> None:
     changes = named()
-    assert len(changes) == 24
+    assert len(changes) >= 94
     for change in changes:
         ast.parse(change.text)
         assert all((ROOT / test).exists() for test in change.tests), change.name

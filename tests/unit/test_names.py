@@ -15,7 +15,7 @@ from meshnode.base.metrics import Metrics
 from meshnode.base.wire import encode
 from meshnode.directory.names import NameConflict, Names, PinsChanged
 from meshnode.directory.services import Announce
-from meshnode.errors import NameChanged, NotFound
+from meshnode.errors import NameChanged, NameDisputed, NotFound
 from meshnode.gossip.effects import Status
 from meshnode.gossip.entry import Entry, Kind, sign_entry
 from meshnode.identity.keys import Identity
@@ -38,31 +38,56 @@ def _claim(signer: Identity, first: float, name: str = "laptop", issued: float =
     )
 
 
-def _names(wall: float = WALL, statuses: dict[NodeId, Status] | None = None, **options: Any) -> Names:
+def _names(statuses: dict[NodeId, Status] | None = None, **options: Any) -> Names:
     found = {} if statuses is None else statuses
-    return Names(ME.id, Metrics(), lambda peer: found.get(peer, Status.ALIVE), wall, **options)
+    return Names(ME.id, Metrics(), lambda peer: found.get(peer, Status.ALIVE), **options)
 
 
 def _told(names: Names) -> list[Any]:
     return [e for e in names.take_effects() if isinstance(e, NameConflict)]
 
 
-@given(st.permutations([(A, 300.0), (B, 200.0), (C, 200.0)]))
-def test_the_earliest_claim_counts_in_whatever_order_claims_come(order: list[tuple[Identity, float]]) -> None:
+@given(st.permutations([(A, 300.0), (B, 1_800_000_000.0), (C, 0.0)]), st.floats(0, 86_400))
+def test_the_first_use_of_a_name_that_several_claim_names_them_all_whatever_dates_they_give(
+    order: list[tuple[Identity, float]], age: float
+) -> None:
     names = _names()
-    for signer, ago in order:
-        names.on_entry(_claim(signer, WALL - ago), WALL)
+    for number, (signer, ago) in enumerate(order):
+        names.on_entry(_claim(signer, WALL - ago), WALL + number * age / 3)
+    for _ in range(2):
+        with pytest.raises(NameDisputed) as caught:
+            names.resolve("laptop", WALL + age)
+        assert caught.value.claimants == tuple(sorted(str(signer.id) for signer in (A, B, C)))
+        assert all(str(signer.id) in caught.value.message for signer in (A, B, C))
+        assert "use the id" in caught.value.hint
+    assert names.pins == {}
+    assert names.name_of(A.id, WALL) == ""
+
+
+def test_a_name_that_one_node_claims_is_pinned_by_its_first_use_and_stays() -> None:
+    names = _names()
+    names.on_entry(_claim(A, WALL), WALL)
     assert names.resolve("laptop", WALL) == A.id
+    names.on_entry(_claim(B, 0), WALL)  # dated 1970
+    assert names.resolve("laptop", WALL) == A.id
+    assert (names.name_of(A.id, WALL), names.name_of(B.id, WALL)) == ("laptop", "")
 
 
-def test_equal_claims_go_to_the_smaller_id_and_the_conflict_is_told_once() -> None:
+def test_a_conflict_is_told_once_and_says_whether_the_name_means_a_node_here() -> None:
     names = _names()
-    for signer in (A, B):
+    for signer in (A, B, A, B):
         names.on_entry(_claim(signer, WALL - 5), WALL)
-    names.on_entry(_claim(A, WALL - 5), WALL)
-    holder = min(A.id, B.id)
-    assert names.resolve("laptop", WALL) == holder
-    assert _told(names) == [NameConflict("laptop", holder, max(A.id, B.id))]
+    assert _told(names) == [NameConflict("laptop", A.id, B.id, False)]
+
+
+def test_a_nodes_own_name_means_itself_whichever_node_claims_it() -> None:
+    names = _names()
+    names.claim("laptop", int(WALL * 1000), 0.0)
+    names.on_entry(_claim(A, 0), WALL)
+    names.on_entry(_claim(ME, WALL), WALL)
+    assert names.resolve("laptop", WALL) == ME.id
+    assert names.name_of(ME.id, WALL) == "laptop"
+    assert names.pins == {}
 
 
 def test_a_node_that_has_left_is_still_called_by_its_name_until_another_has_it() -> None:
@@ -83,7 +108,7 @@ def test_a_name_that_was_used_here_never_means_another_node_in_silence() -> None
     assert PinsChanged() in names.take_effects()
     names.on_entry(_claim(B, WALL - 1000), WALL)  # says that it was earlier
     assert names.resolve("laptop", WALL) == A.id
-    assert _told(names) == [NameConflict("laptop", A.id, B.id)]
+    assert _told(names) == [NameConflict("laptop", A.id, B.id, True)]
     names.on_entry(_claim(A, 0, value=None), WALL)
     with pytest.raises(NameChanged) as caught:
         names.resolve("laptop", WALL)
@@ -100,13 +125,6 @@ def test_pins_outlive_the_process_and_need_no_claim_at_hand() -> None:
         names.resolve("laptop", WALL)
 
 
-def test_an_old_date_in_a_new_claim_gains_an_hour_at_most_with_those_that_were_there() -> None:
-    names = _names(WALL - 7200)
-    names.on_entry(_claim(A, WALL - 7100, issued=WALL - 7100), WALL - 7100)
-    names.on_entry(_claim(B, 0), WALL)
-    assert names.resolve("laptop", WALL) == A.id
-
-
 def test_a_crashed_node_keeps_its_name_and_one_that_left_does_not() -> None:
     statuses: dict[NodeId, Status] = {}
     names = _names(statuses=statuses)
@@ -114,6 +132,8 @@ def test_a_crashed_node_keeps_its_name_and_one_that_left_does_not() -> None:
     names.on_entry(_claim(B, WALL - 5), WALL)
     statuses[A.id] = Status.GONE
     names.on_member(A.id, WALL)
+    with pytest.raises(NameDisputed):
+        names.resolve("laptop", WALL)
     statuses[A.id] = Status.LEFT
     assert names.resolve("laptop", WALL) == B.id
     other = _names()
@@ -148,20 +168,21 @@ def test_text_that_may_be_a_name() -> None:
 @pytest.mark.parametrize("value", [b"", b"junk", encode("x"), encode(-1), encode(2**60), encode(True), b"\x1b" * 40])
 def test_what_is_no_claim_is_dropped_and_counted(value: bytes) -> None:
     metrics = Metrics()
-    names = Names(ME.id, metrics, lambda peer: Status.ALIVE, WALL)
+    names = Names(ME.id, metrics, lambda peer: Status.ALIVE)
     names.on_entry(_claim(A, 0, value=value), WALL)
     names.on_entry(_claim(A, 0, name="Not A Name"), WALL)
     assert metrics.counters == {"names_drop_malformed": 2}
 
 
-def test_a_crowd_of_claimants_costs_little_and_does_not_displace_the_first() -> None:
+def test_a_crowd_of_claimants_costs_little_and_does_not_displace_what_was_there_first() -> None:
     metrics = Metrics()
-    names = Names(ME.id, metrics, lambda peer: Status.ALIVE, WALL)
+    names = Names(ME.id, metrics, lambda peer: Status.ALIVE)
     names.on_entry(_claim(A, WALL - 100), WALL)
     crowd = [Identity(random.Random(i).randbytes(32)) for i in range(100)]
     for signer in crowd:
         names.on_entry(_claim(signer, WALL - 50), WALL)
-    assert names.resolve("laptop", WALL) == A.id
+    assert A.id in names._claims["laptop"]
+    assert len(names._claims["laptop"]) == NAMES_MAX_RIVALS
     assert metrics.counters["names_full"] >= 60
     for i, signer in enumerate(crowd * 25):
         names.on_entry(_claim(signer, WALL - 50, name=f"n{i}"), WALL)

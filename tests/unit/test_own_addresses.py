@@ -9,6 +9,7 @@ import pytest
 from meshnode.base.address import Addr
 from meshnode.base.limits import MAX_ENDPOINTS
 from meshnode.identity.record import Endpoint, EndpointKind
+from meshnode.nat.local_networks import LocalNetworks
 from meshnode.nat.own_addresses import HostAddress, HostView, Link, WayOut, host_view, named
 
 LOOPBACK = [HostAddress("127.0.0.1", 8, Link(1, "lo")), HostAddress("::1", 128, Link(1, "lo"))]
@@ -157,3 +158,26 @@ def test_what_others_saw_is_named_whatever_else_there_is(mapped: int, own: int) 
 def test_an_address_of_our_own_is_not_named_twice() -> None:
     own = Endpoint(Addr("203.0.113.1", 7))
     assert named((own,), (own.addr,)) == (own,)
+
+
+def test_a_link_without_any_other_address_is_named_by_its_link_local_one() -> None:
+    cable = HostAddress("fe80::5%eth0", 64, ETHERNET)
+    assert hosts(cable, routes=()) == ["fe80::5"], "without a scope, which is this host's alone"
+    bridge = HostAddress("172.17.0.1", 16, Link(2, "docker0", "bridge"))
+    assert hosts(bridge, cable, routes=()) == ["fe80::5", "172.17.0.1"], "a bridge leads no peer here"
+    assert hosts(cable, *UPLINK) == ["192.168.1.5", "2001:db8::5"]
+    wifi = HostAddress("192.168.7.2", 24, Link(3, "wlan0"))
+    assert hosts(wifi, cable, routes=()) == ["192.168.7.2", "fe80::5"]
+    assert view(cable, routes=()).hosts(ipv6=False) == ["127.0.0.1"]
+
+
+def test_a_link_local_address_of_a_record_is_tried_on_each_link_that_has_such() -> None:
+    links = [(f"fe80::{n}%eth{n}", 64) for n in range(1, 9)]
+    here = LocalNetworks((("10.0.0.2", 24), *links), frozenset([Addr("fe80::1", 4242)]))
+    found = here.reachable(Addr("fe80::99", 7))
+    assert found == [Addr(f"fe80::99%eth{n}", 7) for n in (1, 2, 3, 4)]
+    assert here.reachable(Addr("fe80::1", 4242)) == [], "its own"
+    assert here.reachable(Addr("fe80::99%eth7", 7)) == [Addr("fe80::99%eth7", 7)], "heard there"
+    assert here.reachable(Addr("10.0.0.9", 7)) == [Addr("10.0.0.9", 7)]
+    assert here.reachable(Addr("127.0.0.1", 7)) == []
+    assert LocalNetworks((("10.0.0.2", 24),)).reachable(Addr("fe80::99", 7)) == []

@@ -40,7 +40,7 @@ TEXTS = {
     ViaSocket(A, 3): "192.0.2.1%side3:4242",
     ViaSocket(Addr("2001:db8::1", 7), 3): "[2001:db8::1%side3]:7",
     ViaTunnel("abc", "seed.example", 443): "wss!abc@seed.example:443",
-    ViaTunnel("", "abcdefgh", 7): "wss!abcdefgh:7",
+    ViaTunnel("", "192.0.2.1", 7): "wss!192.0.2.1:7",
     ViaRelay("abc"): "relay!abc",
 }
 
@@ -72,5 +72,5 @@ def test_an_address_that_no_peer_can_have_is_no_candidate_by_an_extra_socket_eit
     book = CandidateBook(1452)
     assert book.learn(ViaSocket(Addr("224.0.0.1", 7), 3), "packet") is None
     assert book.learn(ViaSocket(A, 3), "packet") is not None
-    assert book.learn(ViaTunnel("", "abcdefgh", 99_999), "packet") is not None, "what tells WebSockets apart is no port"
+    assert book.learn(ViaTunnel("", "192.0.2.1", 99_999), "packet") is not None, "it only tells WebSockets apart"
     assert A not in book

@@ -59,6 +59,25 @@ def test_peers_are_aligned_and_say_how_they_are_reached() -> None:
     ]
     lines = list(table(peers, history=True))
     assert lines[1].split() == ["5.0", "s", "ago", "10.0.0.7:4242", "the", "peer", "moved"]
+    peers[1]["name"] = "laptop"
+    assert [line[52:60] for line in table(peers, history=False)] == ["        ", "  laptop", "        "]
+
+
+def test_a_silence_has_its_length_and_its_number() -> None:
+    at: dict[str, Any] = {"ago_s": 5.0, "endpoint": "10.0.0.7:4242"}
+    peer: dict[str, Any] = {"id": ID, "path": "lan", "endpoint": "10.0.0.7:4242", "rtt_ms": 0.4, "state": "connected"}
+    peer["history"] = [
+        {**at, "why": "silent", "silent_s": 0.35, "times": 20, "silent": False},
+        {**at, "why": "silent", "silent_s": 0.35, "times": 1, "silent": False},
+        {**at, "why": "peer moved", "silent_s": 0.045, "times": 1, "silent": False},
+        {**at, "why": "suspended", "silent_s": None, "times": 1, "silent": True},
+    ]
+    assert [line.partition("4242  ")[2] for line in list(table([peer], history=True))[1:]] == [
+        "the path fell silent, 20 times for up to 350 ms",
+        "the path fell silent for 350 ms",
+        "the peer moved, 45 ms without an answer",
+        "nothing answered any more, and is silent still",
+    ]
 
 
 def test_no_peers_are_no_lines() -> None:

@@ -11,13 +11,19 @@ import pytest
 
 import meshnode
 import meshnode.errors as errors
-from meshnode.errors import MeshError, RecordError, RecordReject
+from meshnode.errors import GrantError, GrantReject, MeshError, RecordError, RecordReject
 from tools import usage
 
 ERRORS = {
     name: value for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, MeshError)
 }
-FAMILIES = (ValueError, LookupError, OSError)  # OSError: also ConnectionError, PermissionError, TimeoutError
+FAMILIES = (
+    ValueError,
+    LookupError,
+    RuntimeError,
+    OSError,
+    ImportError,
+)  # OSError: also ConnectionError, PermissionError, TimeoutError
 
 
 def test_every_public_name_can_be_imported_and_is_listed() -> None:
@@ -53,6 +59,9 @@ def test_each_error_is_of_one_of_pythons_families_too_and_keeps_its_fields(name:
     assert issubclass(kind, FAMILIES)
     if issubclass(kind, RecordError):
         assert kind(RecordReject.FORGED).reason is RecordReject.FORGED
+        return
+    if issubclass(kind, GrantError):
+        assert kind(GrantReject.FORGED).reason is GrantReject.FORGED
         return
     error = kind("what happened", hint="what to do")
     assert str(error) == error.message == "what happened"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +12,7 @@ from meshnode.base.wire import encode
 from meshnode.errors import RecordError, RecordReject
 from meshnode.identity.keys import Identity
 from meshnode.identity.record import DOMAIN, Endpoint, newer, open_record, sign_record
-from meshnode.runtime.files import SeqSource
+from meshnode.runtime.saved import SeqSource, parse_seq
 
 WALL = 1_700_000_000.0
 ME = Identity(bytes(range(32)))
@@ -45,6 +43,12 @@ def test_each_kind_of_bad_record_has_its_name() -> None:
     assert _reason(good + bytes(MAX_RECORD)) is RecordReject.OVERSIZED
     assert _reason(good[:-1]) is RecordReject.MALFORMED
     assert _reason(good, expected=Identity(bytes(32)).id) is RecordReject.WRONG_ID
+
+
+@pytest.mark.parametrize("ahead", [301, 86_400, 11 * 86_400, 365 * 86_400])
+def test_a_record_that_is_numbered_ahead_of_the_clock_is_refused(ahead: int) -> None:
+    assert _reason(_record(seq=int((WALL + ahead) * 1000))) is RecordReject.FUTURE
+    assert open_record(_record(seq=int((WALL + 299) * 1000)), WALL)
 
 
 @pytest.mark.parametrize(("seq", "reason"), [(2**63 - 1, RecordReject.FUTURE), (2**63, RecordReject.MALFORMED)])
@@ -116,28 +120,35 @@ class _Clock:
         return self.now
 
 
-def test_seq_survives_restarts_and_clock_steps(tmp_path: Path) -> None:
-    path = tmp_path / "seq"
-    first = SeqSource(path, _Clock(WALL)).next()
+def test_numbers_rise_over_restarts_and_small_steps_of_the_clock() -> None:
+    saved: list[bytes] = []
+    first = SeqSource(0, _Clock(WALL), saved.append).next()
     assert first == int(WALL * 1000)
-    after_step_back = SeqSource(path, _Clock(WALL - 86_400)).next()
-    assert after_step_back == first + 1
-    path.write_text("junk")
-    assert SeqSource(path, _Clock(WALL)).next() == first
+    assert parse_seq(saved[-1]) == first
+    stepped_back = SeqSource(first, _Clock(WALL - 60), saved.append)
+    assert (stepped_back.next(), stepped_back.next()) == (first + 1, first + 2)
+    assert parse_seq(saved[-1]) == first + 2
+    with pytest.raises(ValueError, match="junk"):
+        parse_seq(b"junk")
 
 
-def test_a_number_is_given_though_it_cannot_be_saved_and_the_next_one_is_saved_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("ahead", [301, 365 * 86_400, 10**30])
+def test_a_number_from_a_clock_that_was_ahead_is_left_with_a_warning(
+    ahead: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "missing" / "seq"
-    source = SeqSource(path, _Clock(WALL))
-    first, second = source.next(), source.next()
-    assert second > first
-    assert len(caplog.records) == 1, "told once"
-    path.parent.mkdir()
-    third = source.next()
-    assert third > second
-    assert path.read_text() == str(third)
+    source = SeqSource(int((WALL + ahead) * 1000), _Clock(WALL), lambda data: None)
+    assert source.next() == int(WALL * 1000), "others take nothing that is numbered so far ahead"
+    assert "ahead of the clock" in caplog.records[0].getMessage()
+    assert source.next() == int(WALL * 1000) + 1
+    assert len(caplog.records) == 1
+
+
+def test_a_clock_that_is_set_right_while_the_node_runs_takes_the_numbers_along() -> None:
+    clock = _Clock(WALL + 86_400)
+    source = SeqSource(0, clock, lambda data: None)
+    ahead = source.next()
+    clock.now = WALL
+    assert source.next() == int(WALL * 1000) < ahead
 
 
 def test_a_record_says_of_itself_what_people_and_scripts_read() -> None:

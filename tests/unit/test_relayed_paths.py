@@ -37,8 +37,8 @@ def busy(wire: Wire, seconds: float) -> None:
     end = wire.now + seconds
     while wire.now < end:
         assert wire.paths.active is not None
-        wire.paths.watchdog.on_data(wire.now)
-        wire.paths.on_received(wire.paths.active, 1200, True, wire.now)
+        wire.paths.watchdog.data_at = wire.now
+        wire.paths.on_received(wire.paths.active, True, wire.now)
         wire.run(0.05)
 
 
@@ -237,4 +237,3 @@ def test_a_ping_on_the_path_in_use_costs_no_probe_and_moves_nothing() -> None:
     wire.run(3.0)
     assert probed(wire) == []
     assert wire.paths.active == A
-    assert wire.paths.budget() is None

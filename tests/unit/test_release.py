@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from tools import release as release_module
 from tools.release import Refused, prepared
 
 PROJECT = '[project]\nname = "meshnode"\nversion = "0.2.0"\n[project.urls]\nSource = "https://meshnode.example/x"\n'
@@ -66,3 +69,43 @@ def test_a_version_that_is_not_everywhere_is_refused(tree: Path, name: str, text
     _git(tree, "commit", "-q", "-a", "-m", "other")
     with pytest.raises(Refused, match=reason):
         prepared(tree, "0.2.0")
+
+
+def test_a_dry_run_goes_all_the_way_and_does_not_tag(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+
+    def run(*command: str | Path, cwd: Path = tree) -> str:
+        words = " ".join(map(str, command))
+        steps.append(words)
+        if "build -t" in words:
+            kind = "tar.gz" if "sdist" in words else "whl"
+            made = Path(str(command[-1])) / f"meshnode-0.2.0.{kind}"
+            if kind == "whl":
+                made.write_bytes(b"")
+            else:
+                with tarfile.open(made, "w:gz") as archive:
+                    archive.add(tree / "pyproject.toml", "meshnode-0.2.0/pyproject.toml")
+        return "meshnode, version 0.2.0" if words.endswith("--version") else ""
+
+    (tree / ".gitignore").write_text("dist\n")
+    _git(tree, "add", ".")
+    _git(tree, "commit", "-q", "-m", "ignore")
+    monkeypatch.setattr(release_module, "ROOT", tree)
+    monkeypatch.setattr(release_module, "_run", run)
+    release_module.release("0.2.0", dry_run=True)
+    order = ["./dev check", "./dev test", "build -t sdist", "build -t wheel", "-m venv", "--no-deps", "--version"]
+    places = [next(at for at, step in enumerate(steps) if part in step) for part in order]
+    assert places == sorted(places)
+    tags = subprocess.run(["git", "tag"], cwd=tree, capture_output=True, text=True, check=True).stdout
+    assert tags == ""
+
+
+def test_the_wheel_that_is_built_has_every_module_and_no_test(tmp_path: Path) -> None:
+    wheel = release_module.build(tmp_path)
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    root = Path(__file__).parents[2]
+    modules = {str(path.relative_to(root)) for path in (root / "meshnode").rglob("*.py")}
+    assert {name for name in names if name.endswith(".py")} == modules
+    assert "meshnode/py.typed" in names
+    assert any(name.endswith("entry_points.txt") for name in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -14,17 +15,19 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from meshnode.base.metrics import Metrics
 from meshnode.cli.ask import ask_one
+from meshnode.cli.front import group
 from meshnode.cli.index import INDEX
-from meshnode.cli.main import group
 from meshnode.cli.options import home_option, json_option
 from meshnode.cli.output import emit
 from meshnode.daemon.paths import socket_path
-from meshnode.daemon.request import Request, build, encode, known_requests, parse, request
+from meshnode.daemon.request import Request, build, encode, known_requests, nesting, parse, request
 from meshnode.daemon.requests.node import Ping
 from meshnode.daemon.requests.services import Expose
-from meshnode.daemon.server import ControlServer
+from meshnode.daemon.server import MAX_REQUEST, ControlServer
 from meshnode.errors import MeshError
+from meshnode.runtime.acceptor import Accepted
 from tools import cli_reference
 
 EXAMPLES: dict[str, Any] = {
@@ -58,6 +61,11 @@ WRONG: dict[str, tuple[str, str]] = {
     "unknown method": ('{"method": "frobnicate", "arguments": {}}', "knows no 'frobnicate'"),
     "unknown field": ('{"method": "status", "arguments": {"deep": 1}}', "status has no 'deep'"),
     "missing field": ('{"method": "ping", "arguments": {"id": "x"}}', "ping needs 'count'"),
+    "deeply nested": ("[" * 60_000, "a line is {method, arguments}"),
+    "deeply nested in its place": (
+        '{"method": "status", "arguments": {"x": ' + "[" * 20_000 + "]" * 20_000 + "}}",
+        "a line is {method, arguments}",
+    ),
     "text for a number": (
         '{"method": "ping", "arguments": {"id": "x", "count": "3"}}',
         "count of ping is a whole number",
@@ -93,6 +101,13 @@ def test_what_is_no_request_is_refused_with_what_is_wrong(case: str) -> None:
     assert caught.value.hint
 
 
+def test_brackets_in_texts_do_not_count_as_nested() -> None:
+    text = "[" * 100 + '\\"' + "{" * 100
+    line = json.dumps({"method": "resolve", "arguments": {"id": text}}).encode()
+    assert nesting(line) == 2
+    assert repr(parse(line)) == repr(build("resolve", {"id": text}))
+
+
 def test_fields_that_were_left_out_have_their_defaults_and_a_whole_number_is_a_number() -> None:
     assert repr(build("ping", {"id": "x", "count": 2})) == repr(Ping("x", 2))
     assert build("ping", {"id": "x", "count": 2, "interval": 1}).interval == 1  # type: ignore[attr-defined]
@@ -103,10 +118,18 @@ def test_fields_that_were_left_out_have_their_defaults_and_a_whole_number_is_a_n
 @pytest.fixture
 async def home(tmp_path: Path) -> AsyncIterator[Path]:
     nothing: Any = None
-    server = ControlServer(nothing, nothing, socket_path(tmp_path))
+    server = ControlServer(nothing, tmp_path, Accepted(Metrics()))
     await server.start()
     yield tmp_path
     await server.close()
+
+
+async def test_a_line_that_is_too_long_is_answered_with_an_error(home: Path) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(socket_path(home)))
+    writer.write(b'{"method": "status", "arguments": {}}'.ljust(2 * MAX_REQUEST) + b"\n")
+    answer = json.loads(await asyncio.wait_for(reader.readline(), 10))
+    assert answer["error"]["message"] == "bad request: a line is {method, arguments}"
+    writer.close()
 
 
 async def test_a_new_command_is_one_function_and_one_request_class(
@@ -174,7 +197,7 @@ def test_the_page_has_every_command_and_every_option(name: str) -> None:
 
 
 def test_commands_and_requests_are_loaded_without_the_stack() -> None:
-    code = "import sys; from meshnode.cli.main import group; from meshnode.daemon.request import known_requests\n"
+    code = "import sys; from meshnode.cli.front import group; from meshnode.daemon.request import known_requests\n"
     code += "import meshnode.daemon.client\nassert len(group.load_all()) > 20 and len(known_requests()) > 15\n"
     code += "loaded = [m for m in ('asyncio', 'aioquic', 'nacl', 'zeroconf', 'meshnode.sdk') if m in sys.modules]\n"
     code += "assert not loaded, loaded"

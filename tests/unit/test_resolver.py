@@ -183,3 +183,16 @@ def test_the_cache_keeps_what_is_used_within_its_bound(extra: int) -> None:
             assert asked.resolver.get(first.id, WALL) is not None, "what is asked for again and again is kept"
     assert len(asked.resolver._cache) <= MAX_CACHED_RECORDS
     assert asked.resolver.get(first.id, WALL) is not None
+
+
+@pytest.mark.parametrize("ahead", [11 * 86_400, 3_600, 301])
+def test_a_node_whose_number_was_ahead_is_known_again_by_its_first_right_record(ahead: int) -> None:
+    asked = Asked()
+    numbered = int((WALL + ahead) * 1000)
+    assert not asked.offer(record(numbered)), "this clock is right: the number is refused"
+    assert asked.offer(record(numbered, issued=WALL + ahead), wall=WALL + ahead), "this clock was ahead too"
+    assert asked.held(WALL + ahead) == numbered
+    assert asked.held() is None, "nothing is known once it has been set back"
+    asked.offer(record(numbered, issued=WALL + ahead), wall=WALL + ahead)
+    assert asked.offer(record(int(WALL * 1000)))
+    assert asked.held() == int(WALL * 1000)

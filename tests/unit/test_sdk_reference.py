@@ -33,13 +33,13 @@ def test_a_node_shows_what_is_documented_and_nothing_else(tmp_path: Path) -> Non
     assert len(vars(node)) <= 14
 
 
-def test_what_a_node_hands_out_shows_what_is_documented_and_nothing_else() -> None:
+async def test_what_a_node_hands_out_shows_what_is_documented_and_nothing_else() -> None:
     nothing: Any = None
     link: Any = object.__new__(Link)
     shown = {
-        "Connection": Connection(link),
+        "Connection": Connection(link, nothing),
         "MeshReader": MeshReader(nothing, nothing),
-        "MeshWriter": MeshWriter(nothing, nothing, nothing),
+        "MeshWriter": MeshWriter(nothing, nothing),
     }
     for name, thing in shown.items():
         assert public(thing) == set(sdk_reference.shown_members(name))
@@ -57,8 +57,17 @@ def test_each_member_is_explained_with_all_its_parameters(owner: str, name: str)
     if inspect.isfunction(function):
         parameters = [each for each in inspect.signature(function).parameters if each not in ("self", "cls")]
         said = dict(sdk_reference.sections(function.__doc__ or ""))
-        if len(parameters) > 1:
+        if parameters:
             assert [line.split(":")[0].strip() for line in said["Args"] if line[:5].strip(" ")] == parameters
+
+
+@pytest.mark.parametrize(("owner", "name"), documented_functions())
+def test_each_function_says_what_it_returns(owner: str, name: str) -> None:
+    raw = inspect.getattr_static(getattr(meshnode, owner), name)
+    function = getattr(raw, "__func__", raw)
+    if inspect.isfunction(function) and inspect.signature(function).return_annotation not in ("None", "NoReturn"):
+        text = function.__doc__ or ""
+        assert "Returns" in dict(sdk_reference.sections(text)) or text.startswith(("Return ", "Yield "))
 
 
 def test_each_field_of_what_programs_are_given_is_explained() -> None:
@@ -73,3 +82,11 @@ def test_each_event_kind_is_explained() -> None:
     rows = sdk_reference.enum_values(meshnode.EventKind).splitlines()[2:]
     assert len(rows) == len(meshnode.EventKind)
     assert all(row.split("|")[3].strip() for row in rows)
+
+
+@pytest.mark.parametrize("owner", [name for name in meshnode.__all__ if inspect.isclass(getattr(meshnode, name))])
+def test_each_method_that_a_program_calls_says_more_than_one_line(owner: str) -> None:
+    methods = [value for name, value in vars(getattr(meshnode, owner)).items() if not name.startswith("_")]
+    functions = [getattr(value, "__func__", value) for value in methods]
+    short = [f.__qualname__ for f in functions if inspect.isfunction(f) and "\n" not in (f.__doc__ or "")]
+    assert short == []

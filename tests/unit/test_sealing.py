@@ -7,9 +7,12 @@ import os
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nacl.bindings import crypto_secretbox, crypto_secretbox_open
 
 from meshnode.base import limits
-from meshnode.identity import replay, sealing
+from meshnode.base.address import Addr
+from meshnode.identity import replay
+from meshnode.identity import senders as limited
 from meshnode.identity.keys import Identity
 from meshnode.identity.replay import ReplayGuard
 from meshnode.identity.sealing import KNOCK_LENGTH, SEAL_OVERHEAD, MeshKey, Sealer
@@ -49,6 +52,25 @@ def test_a_replay_is_dropped_and_counted() -> None:
     assert receiver.unseal(datagram) is not None
     assert receiver.unseal(datagram) is None
     assert receiver.drops == {"seal_replay": 1}
+
+
+def _resealed(datagram: bytes, opened_as: Identity, sealed_to: Identity) -> bytes:
+    """What a member can do, which has the mesh's key: open the box of one receiver, and seal the same to another."""
+    mesh = MeshKey.from_text("open")
+    nonce, box = datagram[:24], datagram[24:]
+    plain = crypto_secretbox_open(box, nonce, mesh.derive(b"mesh-receiver", bytes(opened_as.id)))
+    return nonce + crypto_secretbox(plain, nonce, mesh.derive(b"mesh-receiver", bytes(sealed_to.id)))
+
+
+@pytest.mark.parametrize("receiver", [A, C], ids=["its sender", "another node"])
+def test_a_member_that_carries_a_datagram_or_knock_to_another_receiver_is_dropped(receiver: Identity) -> None:
+    sender, odcid = _sealer(A), b"12345678"
+    victim = _sealer(receiver)
+    datagram, knock = sender.seal(B.id, b"hello"), sender.knock(B.id, odcid)
+    assert victim.unseal(datagram[:1] + _resealed(datagram[1:], B, receiver)) is None
+    assert victim.check_knock(_resealed(knock, B, receiver), odcid) is None
+    assert victim.drops == {"seal_mac": 1, "knock_mac": 1}
+    assert _sealer(B).check_knock(_resealed(knock, B, B), odcid) == A.id, "the box alone is no proof"
 
 
 def test_whose_datagram_came_again_is_told_and_only_of_a_replay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,23 +163,65 @@ def test_a_sender_whose_allowance_is_used_up_has_another_one_a_minute_later() ->
     assert guard.admit(A.id, bytes(8), 2 * limits.SEAL_WINDOW_S + 0.2, 2 * limits.SEAL_WINDOW_S + 0.2) == "replay"
 
 
-def test_unknown_senders_are_limited_and_known_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealing, "NEW_SENDERS_BURST", 2.0)
-    receiver = _sealer(Identity(bytes([9]) * 32))
-    to = Identity(bytes([9]) * 32).id
-    assert [receiver.unseal(_sealer(each).seal(to, b"x")) is not None for each in (A, B, C)] == [True, True, False]
-    assert receiver.drops == {"seal_rate": 1}
-    for _ in range(5):
-        assert receiver.unseal(_sealer(A).seal(to, b"x")) is not None
+def test_senders_without_a_connection_are_limited_and_unknown_ones_the_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limited, "UNCONNECTED_BURST", 3 * limits.NEW_SENDER_COST - 1)
+    us, *others = (Identity.generate() for _ in range(4))
+    receiver, senders = _sealer(us), [_sealer(other) for other in others]
+
+    def accepted(sender: Sealer) -> bool:
+        return receiver.unseal(sender.seal(us.id, b"x")) is not None
+
+    assert [accepted(sender) for sender in senders] == [True, True, False]
+    assert [accepted(senders[0]) for _ in range(4)] == [True, True, True, False]
+    assert receiver.drops == {"seal_rate": 2}
+    receiver.senders.is_linked = lambda peer: peer == others[0].id
+    assert all(accepted(senders[0]) for _ in range(100))
+
+
+def test_unknown_senders_at_one_address_leave_those_beside_it_their_turn() -> None:
+    us, new, newer = (Identity.generate() for _ in range(3))
+    receiver, flood, beside = _sealer(us), Addr("192.0.2.1", 1), Addr("192.0.2.1", 2)
+    for _ in range(200):
+        receiver.unseal(_sealer(Identity.generate()).seal(us.id, b"x"), flood)
+    assert receiver.drops == {"seal_rate": 200 - limits.UNCONNECTED_PER_ADDRESS_BURST / limits.NEW_SENDER_COST}
+    assert receiver.unseal(_sealer(new).seal(us.id, b"x"), beside) is not None
+    knock = _sealer(newer).knock(us.id, b"12345678")
+    assert receiver.check_knock(knock, b"12345678", flood) is None
+    assert receiver.check_knock(knock, b"12345678", beside) == newer.id
+
+
+def test_a_knock_names_its_sender_to_its_receiver_alone_and_proves_nothing() -> None:
+    knock = _sealer(A).knock(B.id, b"12345678")
+    receiver = _sealer(B)
+    assert receiver.claimed_sender(knock) == A.id
+    assert receiver.drops == {}
+    assert _sealer(C).claimed_sender(knock) is None
+    assert _sealer(B, mesh="other").claimed_sender(knock) is None
+    assert receiver.claimed_sender(b"short") is None
 
 
 def test_the_difference_of_the_clocks_is_learnt_from_what_arrives() -> None:
     receiver, ahead = _sealer(B), _Clock()
     ahead.now += 5.0
     receiver.unseal(_sealer(A, clock=ahead).seal(B.id, b"x"))
-    assert receiver.skew.to_json()["offset_s"] == pytest.approx(5.0)
-    assert receiver.skew.to_json()["stale_offset_s"] is None
+    assert receiver.skew.to_json(CLOCK.now)["offset_s"] == pytest.approx(5.0)
+    assert receiver.skew.to_json(CLOCK.now)["stale_offset_s"] is None
     ahead.now += limits.SEAL_WINDOW_S
     assert receiver.unseal(_sealer(A, clock=ahead).seal(B.id, b"x")) is None
-    assert receiver.skew.to_json()["stale_offset_s"] == pytest.approx(limits.SEAL_WINDOW_S + 5.0)
-    assert receiver.skew.to_json()["offset_s"] == pytest.approx(5.0), "which proves nothing"
+    assert receiver.skew.to_json(CLOCK.now)["stale_offset_s"] == pytest.approx(limits.SEAL_WINDOW_S + 5.0)
+    assert receiver.skew.to_json(CLOCK.now)["offset_s"] == pytest.approx(5.0), "which proves nothing"
+
+
+@pytest.mark.parametrize("error", [-86_400.0, 86_400.0])
+def test_a_clock_that_is_set_leaves_the_begin_of_the_process_where_it_was(error: float) -> None:
+    clock, right = _Clock(), _Clock()
+    early = _sealer(A, clock=right).seal(B.id, b"before it began")
+    right.now += 1.0
+    clock.now = right.now + error
+    receiver = _sealer(B, clock=clock, born=clock.now)
+    assert receiver.unseal(_sealer(A, clock=right).seal(B.id, b"x")) is None, "its clock is wrong"
+    clock.now = right.now = right.now + 1.0
+    receiver.on_clock_set(-error)
+    assert receiver.skew.to_json(clock.now)["stale_offset_s"] is None, "what was compared with the wrong clock"
+    assert receiver.unseal(_sealer(A, clock=right).seal(B.id, b"x")) is not None
+    assert receiver.unseal(early) is None

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
 from meshnode.base.limits import STREAM_LOW_WATER
 from meshnode.base.wire import WireError
-from meshnode.errors import ConnectionLost, MeshError, PolicyDenied, ServiceNotFound
+from meshnode.errors import (
+    ConnectionLost,
+    MeshError,
+    PolicyDenied,
+    ServiceNotFound,
+    ServiceUnavailable,
+    StreamLimitError,
+)
 from meshnode.identity.keys import Identity
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.engines import pick_engine
 from meshnode.quic.hello import CloseCode, Hello, LocalEnd
-from meshnode.quic.stream import Stream, StreamStatus, encode_header
+from meshnode.quic.preface import StreamStatus, encode_header
+from meshnode.quic.stream import Stream
+from tests.engines import every_engine
 
 DIALLER, LISTENER = Identity(bytes(32)), Identity(bytes(range(32)))
 
@@ -24,6 +34,7 @@ class Ends:
     def __init__(self) -> None:
         self.streams: list[Stream] = []
         self.closed: MeshError | None = None
+        self.dropped: Counter[str] = Counter()
         self.handler: Callable[[Stream], None] = Stream.accept
 
     def on_cid(self, connection: Connection, cid: bytes, issued: bool) -> None:
@@ -47,6 +58,10 @@ class Ends:
     def on_stream_data(self, connection: Connection) -> None:
         """Nothing to do."""
 
+    def count(self, counter: str, /) -> None:
+        """Count it."""
+        self.dropped[counter] += 1
+
     def on_closed(self, connection: Connection, error: MeshError) -> None:
         """Remember why."""
         self.closed = error
@@ -58,13 +73,12 @@ class Ends:
 class Pair:
     """Two connected ends and a network without delay between them."""
 
-    def __init__(self) -> None:
-        engines = pick_engine("auto")
+    def __init__(self, dialler: str = "auto", listener: str = "auto") -> None:
         self.now = 0.0
         self.lose_every = self.carried = 0
         self.here, self.there = Ends(), Ends()
-        dial = engines.dial(DIALLER, LISTENER.id, lambda odcid: bytes(96), 60.0, 0.0)
-        accept = engines.accept(LISTENER, dial.odcid, 60.0, 0.0)
+        dial = pick_engine(dialler).dial(DIALLER, LISTENER.id, lambda odcid: bytes(96), 60.0, 0.0)
+        accept = pick_engine(listener).accept(LISTENER, dial.odcid, 60.0, 0.0)
         self.dialler = Connection(
             dial, LocalEnd(DIALLER, b"dialler!", b""), LISTENER.id, self.here, dialler=True, now=0.0
         )
@@ -83,7 +97,7 @@ class Pair:
                 for datagram in one.transmit(self.now):
                     self.carried += 1
                     if not self.lose_every or self.carried % self.lose_every:
-                        other.receive(datagram, self.now)
+                        other.receive([datagram], self.now)
             self.now += 0.005
 
     def open(self, service: str = "s") -> tuple[Stream, Stream]:
@@ -104,6 +118,27 @@ def test_bytes_arrive_in_order_and_both_ends_end() -> None:
     assert (mine.read(3), mine.read(), mine.at_eof) == (b"ans", b"wer", True)
     assert not pair.dialler.streams
     assert not pair.listener.streams
+
+
+def test_streams_that_wait_for_a_grant_open_in_the_order_of_asking_as_soon_as_others_end() -> None:
+    pair = Pair()
+    pair.there.handler = lambda stream: None
+    taken: list[Stream] = []
+    with pytest.raises(StreamLimitError):
+        while True:
+            taken.append(pair.dialler.open("first"))
+    opened: list[str] = []
+    for name in ("a", "b", "c"):
+        pair.dialler.open_when_granted(name, lambda answer: opened.append(answer.service))  # type: ignore[union-attr]
+    pair.run(0.2)
+    assert opened == []
+    for stream in taken[: len(taken) // 2]:
+        stream.reset()
+    pair.run(0.2)
+    for theirs in pair.there.streams:
+        theirs.reset()
+    pair.run(1.0)
+    assert opened == ["a", "b", "c"], "each once"
 
 
 def test_a_refused_stream_says_why() -> None:
@@ -129,7 +164,7 @@ def test_giving_up_one_stream_that_is_still_sent_to_leaves_the_others_alone(how:
         theirs.stop_reading()
         theirs.write(b"", fin=True)
     for datagram in flying:
-        pair.listener.receive(datagram, pair.now)
+        pair.listener.receive([datagram], pair.now)
     pair.run(1.0)
     assert (pair.here.closed, pair.there.closed) == (None, None), "one stream's end is not the connection's"
     other.write(b"still here")
@@ -163,8 +198,7 @@ def test_streams_given_up_in_mid_transfer_return_their_credit(ending: str) -> No
         pair.run(0.02)
         got += len(theirs.read())
     assert got == 1 << 20
-    quic = pair.listener.engine._quic  # type: ignore[attr-defined]
-    assert quic.consumed_total == quic._local_max_data.used, "not one byte of the connection's window is lost"
+    assert pair.listener.engine.unread() == 0, "not one byte of the connection's window is lost"
     assert len(pair.listener.streams._gone) <= 1
 
 
@@ -226,6 +260,21 @@ def test_a_junk_header_ends_the_connection_with_a_reason(junk: bytes) -> None:
     assert pair.listener.state is State.CLOSED
     assert isinstance(pair.here.closed, ConnectionLost)
     assert "closed the connection" in pair.here.closed.message
+
+
+@every_engine
+def test_a_refusal_arrives_though_the_stream_is_reset_right_after_it(engine: str) -> None:
+    pair = Pair(engine, engine)
+
+    def refuse(stream: Stream) -> None:
+        stream.refuse(StreamStatus.UNAVAILABLE)
+        stream.reset()
+
+    pair.there.handler = refuse
+    mine = pair.dialler.open("s")
+    pair.run(0.1)
+    assert isinstance(mine.error, ServiceUnavailable)
+    assert not pair.listener.streams
 
 
 def test_an_end_of_the_connection_fails_every_stream_once() -> None:
@@ -301,8 +350,7 @@ def test_records_and_frames_go_on_far_beyond_one_window_of_the_control_stream() 
     pair.run(1.0)
     assert len(got) == 600
     assert set(got) == {record}
-    quic = pair.listener.engine._quic  # type: ignore[attr-defined]
-    assert quic.consumed_total == quic._local_max_data.used
+    assert pair.listener.engine.unread() == 0
 
 
 class Port:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import pytest_collection_modifyitems
 
 WAITS = "import time; print('ready', flush=True); time.sleep(30)"
 
@@ -23,3 +27,29 @@ def test_it_can_be_also_when_a_script_has_started_the_tests_in_the_background() 
     script = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *inner]
     done = subprocess.run(script, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_files_that_take_long_come_first_and_by_turns() -> None:
+    class Item:
+        def __init__(self, path: str) -> None:
+            self.path = Path(path)
+
+    paths = [
+        "tests/unit/a.py",
+        "tests/live/b.py",
+        "tests/live/b.py",
+        "tests/netns/c.py",
+        "tests/sim/d.py",
+        "tests/fuzz/e.py",
+    ]
+    items: list[Any] = [Item(path) for path in paths]
+    pytest_collection_modifyitems(items)
+    order = [
+        "tests/live/b.py",
+        "tests/live/b.py",
+        "tests/sim/d.py",
+        "tests/netns/c.py",
+        "tests/fuzz/e.py",
+        "tests/unit/a.py",
+    ]
+    assert [str(item.path) for item in items] == order

@@ -11,21 +11,44 @@ from typing import Any
 
 from meshnode.base.address import pack_addr, parse_addr, unpack_addr
 from meshnode.discovery.dht import messages as dht
+from meshnode.discovery.lan import Announcement, decode_text, encode_text, open_announcement, seal_announcement
 from meshnode.gossip import messages as gossip
 from meshnode.gossip.entry import Kind
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
+from meshnode.identity.price import digest_of
 from meshnode.identity.sealing import MeshKey, Sealer
+from meshnode.quic.flows import decode_datagram, encode_datagram
 from meshnode.quic.hello import FIELDS, Frame, FrameReader, frame, make_hello, make_welcome, open_hello, open_welcome
-from meshnode.quic.stream import Stream, StreamStatus, encode_header
+from meshnode.quic.preface import StreamStatus, encode_header
+from meshnode.quic.stream import Stream
 from meshnode.relay.frames import DOWN, UP, make_frame, parse_frame, proven
-from meshnode.runtime.mdns import decode_text, encode_text, instance_name
 from meshnode.runtime.websocket import PURPOSE, knock_name, knock_of
 from meshnode.stack import probe
 from meshnode.stack.probe import connection_tag
 from meshnode.topics import messages as topics
 from meshnode.topics.overlay import scope_of
-from tests.vectors.signed import ENTRIES, make_entry, make_record, read_entry, read_record
+from meshnode.trust.grant import grant_id
+from meshnode.trust.revocation import dht_key_of, name_of
+from tests.vectors.signed import (
+    ENTRIES,
+    make_entry,
+    make_grant,
+    make_policy,
+    make_record,
+    make_revocation,
+    make_rotation,
+    make_succession,
+    make_ticket,
+    read_entry,
+    read_grant,
+    read_policy,
+    read_record,
+    read_revocation,
+    read_rotation,
+    read_succession,
+    read_ticket,
+)
 from tests.vectors.values import Decode, Encode, Fields, plain
 
 
@@ -73,15 +96,14 @@ def _open_tunnel_name(data: bytes, g: Fields) -> Fields:
 
 
 def _text(f: Fields, g: Fields) -> bytes:
-    return encode_text(_sealer(g["sender_seed"], g).encrypt_hint(f["record"]))
+    said = Announcement(f["record"], f["sent"], f["asks"])
+    return encode_text(seal_announcement(_sealer(g["sender_seed"], g), said))
 
 
 def _open_text(data: bytes, g: Fields) -> Fields:
-    return {"record": _sealer(g["receiver_seed"], g).decrypt_hint(decode_text(data))}
-
-
-def _instance(f: Fields, g: Fields) -> bytes:
-    return instance_name(_sealer(g["sender_seed"], g), NodeId(f["id"]), g["wall"]).encode()
+    said = open_announcement(_sealer(g["receiver_seed"], g), decode_text(data))
+    assert said is not None
+    return {"record": said.record, "sent": said.sent, "asks": said.asks}
 
 
 # ---- the control stream and application streams
@@ -90,13 +112,13 @@ def _instance(f: Fields, g: Fields) -> bytes:
 def _hello(f: Fields, g: Fields) -> bytes:
     listener = NodeId(g["listener"])
     said = {key: f[key] for key in ("boot", "record", "grants")}
-    return make_hello(Identity(g["seed"]), listener, g["odcid"], bytes(listener), **said)
+    return make_hello(Identity(g["seed"]), listener, g["odcid"], bytes(listener), g["binding"], **said)
 
 
 def _open_hello(data: bytes, g: Fields) -> Fields:
     (read,) = FrameReader().feed(data)
     assert read[0] == Frame.HELLO
-    return plain(open_hello(read, NodeId(g["listener"]), Identity(g["seed"]).id, g["odcid"]))  # type: ignore[no-any-return]
+    return plain(open_hello(read, NodeId(g["listener"]), Identity(g["seed"]).id, g["odcid"], g["binding"]))  # type: ignore[no-any-return]
 
 
 def _open_welcome(data: bytes, g: Fields) -> Fields:
@@ -135,7 +157,17 @@ class _Port:
 def _open_header(data: bytes, g: Fields) -> Fields:
     stream = Stream(_Port(), 4, opener=False)  # type: ignore[arg-type]
     stream.feed(data, False)
-    return {"service": stream.service}
+    return {"service": stream.purpose.value + stream.service}
+
+
+def _datagram(f: Fields, g: Fields) -> bytes:
+    return encode_datagram(f["flow"], f["data"])
+
+
+def _open_datagram(data: bytes, g: Fields) -> Fields:
+    found = decode_datagram(data)
+    assert found is not None
+    return {"flow": found[0], "data": found[1]}
 
 
 def _status(f: Fields, g: Fields) -> bytes:
@@ -238,6 +270,7 @@ def _mesh_key(f: Fields, g: Fields) -> bytes:
 
 FORMS: dict[str, Form] = {
     "id-overlay": Form("Overlay address of a node id", lambda f, g: NodeId(f["id"]).overlay.packed, None),
+    "id-price": Form("what decides whether an id has its price", lambda f, g: digest_of(NodeId(f["id"])), None),
     "id-dht-key": Form("DHT key of a node id", lambda f, g: NodeId(f["id"]).dht_key, None),
     "id-text": Form(
         "Text of a node id", lambda f, g: str(NodeId(f["id"])).encode(), lambda d, g: {"id": NodeId.parse(d.decode())}
@@ -248,14 +281,24 @@ FORMS: dict[str, Form] = {
     "sealed": Form("Sealed datagram", _seal, _unseal, 0x01),
     "knock": Form("Knock: the token of a QUIC Initial", _knock, _check_knock),
     "tunnel-name": Form("Server name of a tunnel's TLS, in ASCII: a knock", _tunnel_name, _open_tunnel_name),
-    "mdns-instance": Form("Instance name by mDNS, in ASCII", _instance, None),
-    "mdns-text": Form("TXT record by mDNS", _text, _open_text),
+    "mdns-text": Form("Announcement by mDNS, as the rdata of a TXT record", _text, _open_text),
     "relay-frame": Form("Relay frame", _relay, _open_relay, 0x02),
     "ping": Form("PING, the body of a sealed datagram", _ping, _open_ping, probe.PING),
     "pong": Form("PONG, the body of a sealed datagram", _pong, _open_pong, probe.PONG),
     "record": Form("Endpoint record", make_record, read_record),
+    "grant": Form("Grant", make_grant, read_grant),
+    "rotation": Form("Rotation of a mesh's secret", make_rotation, read_rotation),
+    "grant-id": Form("Id of a grant, in ASCII", lambda f, g: grant_id(f["grant"]).encode(), None),
+    "policy": Form("Signed policy", make_policy, read_policy),
+    "succession": Form("Succession of a key", make_succession, read_succession),
+    "revocation": Form("Revocation", make_revocation, read_revocation),
+    "revocation-name": Form("Name of a revocation", lambda f, g: name_of(f["revocation"]), None),
+    "revocation-dht-key": Form("Key of a revoked key or grant in the DHT", lambda f, g: dht_key_of(f["target"]), None),
+    "ticket": Form("Ticket, in ASCII", make_ticket, read_ticket),
     "entry": Form("Gossip entry of any kind", make_entry, read_entry),
     "stream-header": Form("Header of an application stream", lambda f, g: encode_header(f["service"]), _open_header),
+    "stream-flow": Form("Header of a stream that opens a flow", lambda f, g: encode_header(f["service"]), _open_header),
+    "datagram": Form("Payload of a DATAGRAM frame", _datagram, _open_datagram),
     "stream-status": Form("Status byte of an application stream", _status, _open_status),
     "control-hello": Form("Hello", _hello, _open_hello, Frame.HELLO),
     "control-welcome": Form("Welcome", lambda f, g: make_welcome(f["boot"], f["record"]), _open_welcome, Frame.WELCOME),

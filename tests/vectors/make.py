@@ -15,7 +15,7 @@ from typing import Any
 from meshnode.gossip.entry import Kind, id_of
 from meshnode.identity.keys import Identity
 from meshnode.identity.record import EndpointKind
-from meshnode.quic.stream import StreamStatus
+from meshnode.quic.preface import StreamStatus
 from meshnode.topics.overlay import scope_of
 from tests.vectors.forms import FORMS
 from tests.vectors.values import Fields, plain, rich
@@ -24,6 +24,7 @@ Case = tuple[Fields, Fields]  # fields, given
 
 SEEDS = [bytes([n]) * 32 for n in range(1, 5)]
 A, B, C, D = (Identity(seed).id for seed in SEEDS)
+PRICED_SEED = (4165).to_bytes(32, "big")  # of the first number whose id has its price
 WALL = 1_700_000_000.25
 MS = 1_700_000_000_250
 TX, TOKEN, BOOT, ODCID, ID8 = (bytes(range(at, at + 8)) for at in (0x10, 0x20, 0x30, 0x40, 0x50))
@@ -62,24 +63,41 @@ def _encoded(name: str, case: Case) -> bytes:
 
 
 SIGNED = _encoded("record", (RECORD, BY_A))
+POLICY = 'version = 3\nreasons = "told"\n\n[[allow]]\nfrom = "role:dev"\nservices = "web"\n'
+SIGNED_POLICY = _encoded("policy", ({"text": POLICY}, BY_A))
+GRANT = {
+    "subject": B,
+    "roles": ["db", "web"],
+    "services": None,
+    "not_before": MS,
+    "expires": MS + 86_400_000,
+    "delegation": None,
+    "serial": ID8,
+}
+MAY_INVITE = {"roles": ["db", "web"], "services": ["web*"], "depth": 1, "until": MS + 3_600_000, "uses": 2}
+MAY_RENEW = {"roles": None, "services": None, "depth": 3, "until": MS + 86_400_000, "uses": 0, "renews": True}
+INVITING = GRANT | {"roles": [], "delegation": MAY_INVITE | {"renews": False}}
+TICKET = {"mesh": "field", "secret": KEY, "authority": A, "seeds": [f"{C}@192.0.2.7:4242"], "invite": SEEDS[1]}
 TOPIC_ENTRY = _entry(Kind.TOPIC, "news", {"epoch": MS - 1, "data": b"hello"}, ttl=60)
+REVOCATION = {"target": C, "time": MS, "ends": 2**53, "reason": "stolen", "chain": []}
+SIGNED_REVOCATION = _encoded("revocation", (REVOCATION, BY_A))
 PAYLOAD = _encoded("entry-topic", (TOPIC_ENTRY, BY_A | {"peer": B}))
 
 CASES: dict[str, list[Case]] = {
     "id-overlay": [({"id": A}, {})],
     "id-dht-key": [({"id": A}, {})],
+    "id-price": [({"id": A}, {}), ({"id": Identity(PRICED_SEED).id}, {})],
     "id-text": [({"id": A}, {})],
     "mesh-key": [
         ({"name": "open", "purpose": purpose, "data": data}, {})
-        for purpose, data in (("", b""), ("mesh-receiver", A.raw), ("mesh-hint", b""), ("mesh-blind", b""))
+        for purpose, data in (("", b""), ("mesh-receiver", A.raw), ("mesh-hint", b""))
     ],
     "handle": [({"odcid": ODCID}, {})],
     "topic-scope": [({"topic": "news"}, {})],
     "sealed": [({"sender": A, "body": body}, given) for body, given in ((b"", SEALING), (b"a body", SECRET))],
     "knock": [({"sender": A}, given | {"odcid": ODCID}) for given in (SEALING, SECRET)],
     "tunnel-name": [({"sender": A}, SEALING)],
-    "mdns-instance": [({"id": A}, SEALING)],
-    "mdns-text": [({"record": SIGNED}, SEALING)],
+    "mdns-text": [({"record": SIGNED, "sent": WALL, "asks": asks}, SEALING) for asks in (True, False)],
     "relay-frame": [
         ({"reservation": RESERVATION, "peer": PEER8, "inner": b"\x01inner"}, {"key": KEY, "direction": direction})
         for direction in ("up", "down")
@@ -99,6 +117,28 @@ CASES: dict[str, list[Case]] = {
         for flags, at in (([], V4), ([], V6), (["no such connection"], None))
     ],
     "record": [(RECORD, BY_A), (FULL_RECORD, BY_A)],
+    "grant": [
+        (GRANT, BY_A),
+        (GRANT | {"roles": [], "services": ["db", "web*"]}, BY_A),
+        (INVITING, BY_A),
+        (GRANT | {"delegation": MAY_RENEW}, BY_A),
+    ],
+    "policy": [({"text": text}, BY_A) for text in ("version = 1", POLICY)],
+    "rotation": [({"serial": MS, "key": KEY, "begins": MS + 1, "ends": MS + 2}, BY_A)],
+    "control-mesh-key": [({"rotation": b"a rotation"}, {})],
+    "succession": [({"time": MS, "ends": MS + 9}, BY_A | {"new": SEEDS[1]})],
+    "revocation": [
+        (REVOCATION, BY_A | {"authority": A}),
+        (REVOCATION | {"target": ID8, "ends": MS + 5, "reason": ""}, BY_A | {"authority": A}),
+        (
+            REVOCATION | {"target": B, "chain": [_encoded("grant", (GRANT, BY_A))]},
+            BY_A | {"seed": SEEDS[1], "authority": A},
+        ),
+    ],
+    "revocation-name": [({"revocation": SIGNED_REVOCATION}, {})],
+    "revocation-dht-key": [({"target": bytes(range(32))}, {}), ({"target": bytes(range(8))}, {})],
+    "grant-id": [({"grant": _encoded("grant", (GRANT, BY_A))}, {})],
+    "ticket": [(TICKET | {"chain": [_encoded("grant", (INVITING, BY_A))]}, {})],
     "entry": [
         (_entry(Kind.SERVICE, "web", None), BY_A),
         (_entry(15, "of a later version", b"stored"), BY_A),  # type: ignore[arg-type]
@@ -124,17 +164,37 @@ CASES: dict[str, list[Case]] = {
     ],
     "entry-name": [(_entry(Kind.NAME, "laptop", MS - 9), BY_A)],
     "entry-subscription": [(_entry(Kind.SUBSCRIPTION, SCOPE.hex(), SCOPE), BY_A | {"topic": "news"})],
+    "entry-redemption": [
+        (_entry(Kind.REDEMPTION, "0123456789abcdef", _encoded("grant", (GRANT, BY_A))), BY_A),
+    ],
+    "entry-grants": [(_entry(Kind.GRANTS, "", _encoded("grant", (GRANT, BY_A))), BY_A)],
     "entry-topic": [(TOPIC_ENTRY, BY_A | {"peer": B})],
     "stream-header": [({"service": service}, {}) for service in ("web", "\0topics", "größe")],
+    "stream-flow": [({"service": service}, {}) for service in ("\0has/web", "\0flow/dns")],
+    "datagram": [({"flow": flow, "data": data}, {}) for flow in (4, 65, 16_384, 1 << 30) for data in (b"query", b"")],
     "stream-status": [({"status": status.name}, {}) for status in StreamStatus],
     "control-hello": [
         (
             {"boot": BOOT, "record": record, "grants": grants},
-            {"seed": SEEDS[0], "listener": B, "odcid": ODCID},
+            {"seed": SEEDS[0], "listener": B, "odcid": ODCID, "binding": bytes(range(32))},
         )
         for record, grants in ((b"", []), (SIGNED, [b"a grant", b""]))
     ],
     "control-welcome": [({"boot": BOOT, "record": record}, {}) for record in (b"", SIGNED)],
+    "control-grants": [({"grants": [_encoded("grant", (INVITING, BY_A)), b"a grant"]}, {})],
+    "control-renew": [({}, {})],
+    "control-renewed": [({"grants": grants}, {}) for grants in ([], [b"a grant", b"a renewed one"])],
+    "control-revoked-have": [({"prints": bytes(range(128))}, {})],
+    "control-revoked-ask": [({"bucket": 15, "names": names}, {}) for names in (b"", bytes(range(32)))],
+    "control-revoked": [
+        ({"bucket": None, "statements": [SIGNED_REVOCATION]}, {}),
+        ({"bucket": 3, "statements": []}, {}),
+    ],
+    "control-policy-have": [({"version": version}, {}) for version in (1, 2**53)],
+    "control-policy-ask": [({"version": 3, "part": part}, {}) for part in (0, 5)],
+    "control-policy-part": [
+        ({"version": 3, "part": 0, "parts": 1, "bytes": _encoded("policy", ({"text": POLICY}, BY_A))}, {})
+    ],
     "control-record": [({"record": SIGNED}, {})],
     "control-relay-ask": [({}, {})],
     "control-relay-grant": [({"reservation": RESERVATION, "key": KEY}, {})],
@@ -142,6 +202,7 @@ CASES: dict[str, list[Case]] = {
     "control-introduce": [({"id": B}, {})],
     "control-introduced": [({"id": B, "address": at, "delay": delay}, {}) for at, delay in ((V4, 0), (V6, 1000))],
     "control-search": [({}, {})],
+    "control-key-in-use": [({}, {})],
     "control-gossip": [({"message": bytes.fromhex("8204f5")}, {})],
     "control-gossip-idle": [({"idle": idle}, {}) for idle in (True, False)],
     "dht-10": [({"tx": TX}, {"pad_to": size}) for size in (0, 64)],

@@ -22,6 +22,13 @@ from meshnode.topics.entries import parse_message, scope_in
 from meshnode.topics.messages import Greet
 from meshnode.topics.overlay import scope_of
 from meshnode.topics.topics import Topics
+from meshnode.trust.authority import pack_chain, parse_chain
+from meshnode.trust.grant import Delegation, is_signed, open_grant, sign_grant
+from meshnode.trust.revocation import open_revocation, sign_revocation
+from meshnode.trust.rotation import open_rotation, sign_rotation
+from meshnode.trust.signed_policy import open_policy, sign_policy
+from meshnode.trust.succession import is_signed_by_both, open_succession, sign_succession
+from meshnode.trust.ticket import Ticket, format_ticket, parse_ticket
 from tests.vectors.values import Encode, Fields, plain
 
 
@@ -37,6 +44,73 @@ def read_record(data: bytes, g: Fields) -> Fields:
     found = plain(open_record(data, g["wall"]))
     del found["encoded"]
     return found  # type: ignore[no-any-return]
+
+
+def make_grant(f: Fields, g: Fields) -> bytes:
+    delegation = None if f["delegation"] is None else Delegation(**f["delegation"])
+    said = f | {"subject": NodeId(f["subject"]), "delegation": delegation}
+    return sign_grant(Identity(g["seed"]), **said).encoded
+
+
+def read_grant(data: bytes, g: Fields) -> Fields:
+    grant = open_grant(data)
+    assert is_signed(grant)
+    assert grant.issuer == Identity(g["seed"]).id
+    found = plain(grant)
+    del found["encoded"], found["issuer"]
+    return found | {"serial": decode(data[64:], 1024)[8]}
+
+
+def make_policy(f: Fields, g: Fields) -> bytes:
+    return sign_policy(Identity(g["seed"]), f["text"].encode()).encoded
+
+
+def read_policy(data: bytes, g: Fields) -> Fields:
+    opened = open_policy(data, Identity(g["seed"]).id)
+    text = decode(data[64:], 66_000)[3].decode()
+    assert opened.policy.version == opened.version
+    return {"text": text}
+
+
+def make_rotation(f: Fields, g: Fields) -> bytes:
+    return sign_rotation(Identity(g["seed"]), **f).encoded
+
+
+def read_rotation(data: bytes, g: Fields) -> Fields:
+    found = plain(open_rotation(data, Identity(g["seed"]).id))
+    del found["encoded"]
+    return found  # type: ignore[no-any-return]
+
+
+def make_succession(f: Fields, g: Fields) -> bytes:
+    return sign_succession(Identity(g["seed"]), Identity(g["new"]), time=f["time"], ends=f["ends"])
+
+
+def read_succession(data: bytes, g: Fields) -> Fields:
+    link = open_succession(data)
+    assert is_signed_by_both(data)
+    assert (link.issuer, link.subject) == (Identity(g["seed"]).id, Identity(g["new"]).id)
+    return {"time": link.not_before, "ends": link.expires}
+
+
+def make_revocation(f: Fields, g: Fields) -> bytes:
+    said = f | {"chain": tuple(f["chain"])}
+    return sign_revocation(Identity(g["seed"]), said.pop("target"), **said).encoded
+
+
+def read_revocation(data: bytes, g: Fields) -> Fields:
+    found = plain(open_revocation(data, NodeId(g["authority"]), g["wall"]))
+    assert found["issuer"] == plain(bytes(Identity(g["seed"]).id))
+    del found["encoded"], found["name"], found["issuer"]
+    return found  # type: ignore[no-any-return]
+
+
+def make_ticket(f: Fields, g: Fields) -> bytes:
+    return format_ticket(Ticket(**(f | {"authority": NodeId(f["authority"])}))).encode()
+
+
+def read_ticket(data: bytes, g: Fields) -> Fields:
+    return plain(parse_ticket(data.decode()))  # type: ignore[no-any-return]
 
 
 def _sign(f: Fields, g: Fields, name: str, value: bytes | None) -> bytes:
@@ -64,9 +138,13 @@ def _service(f: Fields, g: Fields) -> bytes:
 
 
 def _name(f: Fields, g: Fields) -> bytes:
-    names = Names(Identity(g["seed"]).id, Metrics(), lambda peer: Status.ALIVE, 0.0)
+    names = Names(Identity(g["seed"]).id, Metrics(), lambda peer: Status.ALIVE)
     names.claim(f["name"], f["value"], 0.0)
     return _announced(f, g, names.take_effects()[0])
+
+
+def _redemption(f: Fields, g: Fields) -> bytes:
+    return _sign(f, g, f["name"], pack_chain((f["value"],)))
 
 
 def _topics(g: Fields) -> Topics:
@@ -103,6 +181,8 @@ def _entry_value(entry: Entry) -> Any:
         return decode(entry.value, 16) if is_claim(entry) else "not a claim"
     if entry.kind == Kind.SUBSCRIPTION:
         return scope_in(entry.name)
+    if entry.kind in (Kind.REDEMPTION, Kind.GRANTS):
+        return parse_chain(entry.value)[0]
     if entry.kind == Kind.TOPIC:
         epoch, data = parse_message(entry, entry.name)  # type: ignore[misc]
         return {"epoch": epoch, "data": data}
@@ -127,5 +207,7 @@ ENTRIES: dict[Kind, Encode] = {
     Kind.SERVICE: _service,
     Kind.NAME: _name,
     Kind.SUBSCRIPTION: _subscription,
+    Kind.REDEMPTION: _redemption,
+    Kind.GRANTS: _redemption,
     Kind.TOPIC: _topic_message,
 }

@@ -32,8 +32,8 @@ from meshnode.identity.sealing import SEALED, MeshKey, Sealer
 from meshnode.quic.connection import State
 from meshnode.quic.engines import aioquic
 from meshnode.quic.hello import FIELDS, HEADER, Frame, FrameReader, open_hello, open_welcome
+from meshnode.quic.preface import StreamStatus
 from meshnode.quic.seam import ALPN
-from meshnode.quic.stream import StreamStatus
 from meshnode.relay.server import Reservation
 from meshnode.sdk.node import runtime_of
 from meshnode.sim.link import ModelEngines
@@ -43,7 +43,7 @@ from meshnode.stack import probe
 from meshnode.stack.probe import Pinged
 from meshnode.topics import messages as topics
 from tests.conftest import MakeNode
-from tests.interop.test_engines import LISTENER, Side, _by_hand
+from tests.interop.test_handshakes import LISTENER, Side, _by_hand
 from tests.sim.test_relays import _mesh
 from tests.vectors.forms import FORMS
 from tests.vectors.values import Fields, rich
@@ -270,7 +270,7 @@ def test_fields() -> None:
     for data, given in _vectors("control-hello"):
         (fields,) = FrameReader().feed(data)
         with pytest.raises(WireError):
-            open_hello([*fields, None], PEER.id, ME.id, given["odcid"])
+            open_hello([*fields, None], PEER.id, ME.id, given["odcid"], given["binding"])
     for data, _ in _vectors("control-welcome"):
         (fields,) = FrameReader().feed(data)
         with pytest.raises(WireError):
@@ -287,7 +287,7 @@ def test_fields_of_relay_frames() -> None:
     """A RELAY_GRANT, INTRODUCE or INTRODUCED with one field more or less is dropped and counted."""
     world, (relay, *_), here, there = _mesh(relays=1)
     here.connect(there.id)  # the two talk through the relay
-    grant = relay.mesh.relay_service.server.reserve(here.id, world.now)  # type: ignore[union-attr]
+    grant, _ = relay.mesh.context.serving.server.reserve(here.id, "a network", world.now)  # type: ignore[union-attr]
     assert isinstance(grant, Reservation)
     frames = [
         (relay, here, [Frame.RELAY_GRANT, grant.id, grant.key]),

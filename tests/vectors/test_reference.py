@@ -14,8 +14,8 @@ from meshnode.gossip.entry import Kind
 from meshnode.identity import sealing
 from meshnode.identity.record import EndpointKind
 from meshnode.quic.hello import FIELDS, CloseCode, Frame
+from meshnode.quic.preface import StreamStatus
 from meshnode.quic.seam import ALPN
-from meshnode.quic.stream import StreamStatus
 from meshnode.relay import frames
 from meshnode.stack import probe
 from meshnode.topics import messages as topics

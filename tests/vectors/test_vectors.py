@@ -15,7 +15,7 @@ from meshnode.gossip import messages as gossip
 from meshnode.gossip.entry import Kind
 from meshnode.identity.record import EndpointKind
 from meshnode.quic.hello import FIELDS, Frame
-from meshnode.quic.stream import StreamStatus
+from meshnode.quic.preface import StreamStatus
 from meshnode.stack import probe
 from meshnode.topics import messages as topics
 from tests.vectors.forms import FORMS

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from meshnode.cli.output import say
+
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
@@ -20,4 +22,5 @@ def completion_command(ctx: click.Context, shell: str) -> None:
 
     found = get_completion_class(shell)
     assert found is not None
-    click.echo(found(ctx.find_root().command, {}, "meshnode", "_MESHNODE_COMPLETE").source())
+    for line in found(ctx.find_root().command, {}, "meshnode", "_MESHNODE_COMPLETE").source().split("\n"):
+        say(line)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from meshnode.cli.options import json_option
+from meshnode.cli.output import emit
 
 
 @click.command("demo")
@@ -30,7 +29,7 @@ def demo_command(rounds: int, netns: bool, as_json: bool) -> int:
     with make_show(as_json=as_json) as show:
         moves = play(rounds, show, netns)
     if as_json:
-        click.echo(json.dumps(to_json(moves)))
+        emit(to_json(moves), True)
     else:
         show.result(moves)
     return 1 if any(move.lost for move in moves) else 0

@@ -17,32 +17,56 @@ if TYPE_CHECKING:
 
 
 def _show(identity: Identity, as_json: bool) -> None:
-    text = f"{identity.id}\n{identity.id.overlay}"
-    emit({"id": str(identity.id), "address": str(identity.id.overlay)}, as_json, text)
+    id, address = str(identity.id), str(identity.id.overlay)
+    emit({"id": id, "address": address}, as_json, id, address)
+
+
+def _make_mesh(path: Path, as_json: bool, force: bool) -> None:
+    from meshnode.identity.mesh_file import make_mesh_key
+
+    make_mesh_key(path, replace=force)
+    emit({"file": str(path)}, as_json, str(path), f"  run nodes with --mesh @{path}, each with a copy of this file")
 
 
 @click.command("keygen")
 @home_option
 @json_option
-@click.option("--force", is_flag=True, help="Replace a key that is there; its address is lost for good.")
-def keygen_command(home: Path, as_json: bool, force: bool) -> None:
-    """Make a key in the home directory.
+@click.option("--force", is_flag=True, help="Replace a key that is there; its address or mesh is lost for good.")
+@click.option(
+    "--mesh", "mesh_file", metavar="FILE", type=click.Path(), help="Make the secret key of a new mesh instead."
+)
+def keygen_command(home: Path, as_json: bool, force: bool, mesh_file: str | None) -> None:
+    """Make a key in the home directory, or the key of a mesh.
 
-    The key file is encrypted when MESHNODE_PASSPHRASE is set.
+    The home's key is encrypted when MESHNODE_PASSPHRASE is set, and refused while a node runs there. With --mesh FILE:
+    a mesh of one's own, which only nodes with a copy of FILE are in; each runs with --mesh @FILE.
 
-    JSON: {"id", "address"}
+    JSON: {"id", "address"}, with --mesh {"file"}
 
     \b
     Example: meshnode keygen --home ~/.meshnode
+    Example: meshnode keygen --mesh mesh.key
+             meshnode up --mesh @mesh.key
     """
+    if mesh_file is not None:
+        _make_mesh(Path(mesh_file).expanduser().absolute(), as_json, force)
+        return
     from meshnode.identity.keyfile import save
-    from meshnode.identity.keys import Identity
+    from meshnode.identity.price import make_identity
+    from meshnode.runtime.files import HomeLock
 
     path = home / "key"
     if os.path.lexists(path) and not force:
         raise KeyFileError(f"{path} exists already", hint="`meshnode id` shows it; --force would replace it")
-    identity = Identity.generate()
-    save(path, identity, os.environ.get("MESHNODE_PASSPHRASE"))
+    try:
+        lock = HomeLock(home)  # a node that runs would go on under the old key, and be another after its restart
+    except ConfigError as error:
+        raise KeyFileError(error.message, hint=error.hint) from error
+    try:
+        identity = make_identity()
+        save(path, identity, os.environ.get("MESHNODE_PASSPHRASE"))
+    finally:
+        lock.release()
     _show(identity, as_json)
 
 

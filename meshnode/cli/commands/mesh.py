@@ -18,16 +18,20 @@ from meshnode.cli.output import emit
 def watch_command(home: Path, as_json: bool) -> None:
     """Show members and services, then every change, until Ctrl-C.
 
-    JSON: {"event": "member", "id", "status", "name"}, {"event": "service", "change": "up|changed|down", "service",
-    "id", "state", "name"}, {"event": "name_conflict", "id", "detail"}
+    JSON: {"time", "event": "member", "id", "status", "name"}, {"time", "event": "service", "change":
+    "up|changed|down", "service", "id", "state", "name"}, {"time", "event": "name_conflict", "id", "detail"},
+    {"time", "event": "provider_conflict", "id", "service", "detail"}
 
     \b
     Example: meshnode watch --json | jq 'select(.event == "service")'
     """
+    from datetime import datetime
+
     from meshnode.daemon.requests.mesh import Watch
 
     for item in ask(home, Watch()):
         node = f"{item['id'][:12]} {item.get('name', '')}".rstrip()
+        at = datetime.fromisoformat(item["time"]).astimezone().strftime("%H:%M:%S")
         if item["event"] == "member":
             text = f"member   {node:24} {item['status']}"
         elif item["event"] == "service":
@@ -35,7 +39,7 @@ def watch_command(home: Path, as_json: bool) -> None:
             text += "" if item["state"] in ("up", "down") else f" ({item['state']})"
         else:
             text = f"{item['event']}  {node} {item['detail']}"
-        emit(item, as_json, text)
+        emit(item, as_json, f"{at}  {text}")
         sys.stdout.flush()
 
 
@@ -44,10 +48,11 @@ def watch_command(home: Path, as_json: bool) -> None:
 @home_option
 @json_option
 def forget_command(name: str, home: Path, as_json: bool) -> None:
-    """Forget which node a name meant here; its next use asks the mesh again.
+    """Forget which node a name or a service meant here.
 
-    The first use of a node's name pins its id, as ssh does with host keys. When another node holds the name now and
-    that is right, forget the old meaning.
+    The first use of a node's name pins its id, as ssh does with host keys; the first use of a service by its name alone
+    pins the node that offers it. When another node has it now and that is right, forget the old meaning: the next use
+    asks the mesh again.
 
     JSON: {"name"}
 

@@ -8,35 +8,40 @@ import click
 
 from meshnode.cli.ask import ask, ask_one
 from meshnode.cli.options import home_option, json_option
-from meshnode.cli.output import emit
+from meshnode.cli.output import emit, say
+
+UNHEALTHY = 3
+CHECK_TIMEOUT_S = 10.0
 
 
 @click.command("status")
+@click.option("--check", is_flag=True, help="Only say whether the node is well, by the exit code too.")
 @home_option
 @json_option
-def status_command(home: Path, as_json: bool) -> None:
+def status_command(check: bool, home: Path, as_json: bool) -> int:
     """Show the running node: endpoints, peers, services, counters.
 
-    JSON: {"id", "address", "endpoints", "seq", "peers", "nat", "uptime_s", "counters", ...}
+    With --check it prints "ok", or what is wrong. Exit code 0 when the node is well, 1 when none runs or it does not
+    answer, 3 when it runs and something is wrong with it: it cannot write its state, has no address, waits for a
+    listen address, or reaches no node though it has seeds. Failures of services are no part of it.
+
+    JSON: {"id", "name", "address", "endpoints", "seq", "peers", "nat", "engine", "post_quantum", "uptime_s", "exposes",
+    "forwards", "degraded", "counters", ...}, with --check {"healthy", "problems"}
 
     \b
     Example: meshnode status --json
+             meshnode status --check
     """
+    from meshnode.cli.status_view import lines, problems
     from meshnode.daemon.requests.node import Status
 
-    status = ask_one(home, Status())
-    lines = [
-        f"{status['id']}",
-        f"  address   {status['address']}",
-        f"  endpoints {', '.join(status['endpoints']) or 'none'}",
-        f"  peers     {status['peers']} live, {status['contacts']} known",
-        f"  up        {status['uptime_s']:.0f} s, record {status['seq']}",
-    ]
-    lines += [
-        f"  exposed   {e['name']} -> {e['target']} for {', '.join(e['allow']) or 'no node'}" for e in status["exposes"]
-    ]
-    lines += [f"  forwarded {f['listen']} -> {f['to']}" for f in status["forwards"]]
-    emit(status, as_json, "\n".join(lines))
+    status = ask_one(home, Status(), CHECK_TIMEOUT_S if check else None)
+    if not check:
+        emit(status, as_json, *lines(status))
+        return 0
+    wrong = problems(status)
+    emit({"healthy": not wrong, "problems": wrong}, as_json, *(wrong or ["ok"]))
+    return UNHEALTHY if wrong else 0
 
 
 @click.command("peers")
@@ -47,10 +52,11 @@ def status_command(home: Path, as_json: bool) -> None:
 def peers_command(id: str | None, history: bool, home: Path, as_json: bool) -> None:
     """List the live peers and the path in use.
 
-    One line a peer: path, address, round trip and the last path change. With an ID: that peer, every address that it
-    may be at, and its path changes.
+    One line a peer: its name, path, address, round trip and the last path change. With an ID: that peer, every address
+    that it may be at, and its path changes.
 
-    JSON: {"id", "path", "endpoint", "tunnel", "state", "rtt_ms", "history", ...}, with an ID also "candidates"
+    JSON: {"id", "name", "path", "endpoint", "tunnel", "state", "rtt_ms", "key_exchange", "history", ...}, with an ID
+    also "candidates"
 
     \b
     Example: meshnode peers
@@ -62,12 +68,12 @@ def peers_command(id: str | None, history: bool, home: Path, as_json: bool) -> N
     found = list(ask(home, Peers())) if id is None else [ask_one(home, Peer(id))]
     if as_json:
         for peer in found:
-            emit(peer, True, "")
+            emit(peer, True)
         return
     for line in path_view.table(found, history=history or id is not None):
-        click.echo(line)
+        say(line)
     if not found:
-        click.echo("no live peers; `meshnode ping ID` makes one")
+        say("no live peers; `meshnode ping ID` makes one")
 
 
 @click.command("resolve")
@@ -86,10 +92,8 @@ def resolve_command(id: str, home: Path, as_json: bool) -> None:
 
     found = ask_one(home, Resolve(id))
     record = found["record"]
-    text = "\n".join(
-        [f"{record['id']}  (from {found['source']} in {found['ms']:.1f} ms)"] + [f"  {e}" for e in record["endpoints"]]
-    )
-    emit(found, as_json, text)
+    head = f"{record['id']}  (from {found['source']} in {found['ms']:.1f} ms)"
+    emit(found, as_json, head, *(f"  {endpoint}" for endpoint in record["endpoints"]))
 
 
 @click.command("ping")
@@ -119,12 +123,12 @@ def ping_command(id: str, count: int, interval: float, home: Path, as_json: bool
         for echo in ask(home, Ping(id, count, interval)):
             for line in view.lines(echo):
                 if not as_json:
-                    click.echo(line)
+                    say(line)
             if as_json:
-                emit(echo, True, "")
+                emit(echo, True)
     finally:  # after Ctrl-C too
         if not as_json and view.sent:
-            click.echo(view.summary())
+            say(view.summary())
     return 0 if view.answered else 1
 
 

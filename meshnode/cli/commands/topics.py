@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 
 from meshnode.cli.ask import ask
 from meshnode.cli.options import home_option, json_option
-from meshnode.cli.output import emit, visible
+from meshnode.cli.output import emit, say
 from meshnode.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def pub_command(topic: str, text: str | None, home: Path, as_json: bool) -> None
 
     from meshnode.daemon.requests.topics import Pub
 
-    for batch in _input() if text is None or text == "-" else iter([[text.encode()]]):
+    for batch in _input() if text is None or text == "-" else iter([[os.fsencode(text)]]):
         messages = tuple(base64.b64encode(_measured(data)).decode() for data in batch)
         for result in ask(home, Pub(topic, messages, encoded=True)):
             emit(result, as_json, f"{topic} {result['seq']} to {result['members']} other members")
@@ -97,8 +98,8 @@ def sub_command(topic: str, count: int | None, replay: int, home: Path, as_json:
 
     for item in ask(home, Sub(topic, replay, count)):
         if "joined" in item:
-            click.echo(f"joined {topic}: {item['members']} other members; Ctrl-C ends", err=True)
+            say(f"joined {topic}: {item['members']} other members; Ctrl-C ends", err=True)
             continue
-        text = visible(item["text"]) if "text" in item else item["base64"]
+        text = item["text"] if "text" in item else item["base64"]
         emit(item, as_json, f"{item['sender'][:12]}  {text}")
         sys.stdout.flush()

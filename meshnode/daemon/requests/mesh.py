@@ -19,7 +19,12 @@ class Watch(Request):
     """Members and services, then what changes, until the client goes away."""
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
-        """Yield one object a member, a service and a change."""
+        """Yield what there is, then what changes, until the client goes away.
+
+        Each object has its ``time`` (UTC, RFC 3339) and its ``event``: ``member`` with ``id``, ``name`` and ``status``,
+        ``service`` with ``service``, ``id``, ``name``, ``change`` and ``state``, or ``name_conflict``. What happens
+        between the first answers and the changes is not missed, but may be told twice.
+        """
         import asyncio
         from contextlib import aclosing
 
@@ -32,16 +37,22 @@ class Watch(Request):
             await asyncio.sleep(0)
             try:
                 for member in describe_members(runtime):
-                    yield {"event": "member", **member}
+                    yield {"time": _now(), "event": "member", **member}
                 for service in describe_services(runtime):
-                    yield {"event": "service", "change": "up", **service}
+                    yield {"time": _now(), "event": "service", "change": "up", **service}
                 event = await first
             finally:
                 first.cancel()
             while True:
                 if (told := _change(runtime, event)) is not None:
-                    yield told
+                    yield {"time": _now(), **told}
                 event = await anext(events)
+
+
+def _now() -> str:
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _change(runtime: Runtime, event: Event) -> Json | None:
@@ -58,12 +69,14 @@ def _change(runtime: Runtime, event: Event) -> Json | None:
         return {**told, "state": event.detail, "name": name}
     if event.kind is EventKind.NAME_CONFLICT:
         return {"event": "name_conflict", "id": peer, "detail": event.detail}
+    if event.kind is EventKind.PROVIDER_CONFLICT:
+        return {"event": "provider_conflict", "id": peer, "service": event.service, "detail": event.detail}
     return None
 
 
 @request("forget")
 class Forget(Request):
-    """Drop what a node's name meant here."""
+    """Drop what a node's name, or a service used by its name alone, meant here."""
 
     name: str
 
@@ -76,3 +89,21 @@ class Forget(Request):
             raise NotFound(f"the name {self.name!r} was not used here", hint="nothing needs to be forgotten")
         runtime.drain_directory()
         yield {"name": self.name}
+
+
+@request("take_rotation")
+class TakeRotation(Request):
+    """Put the next secret of the mesh in force, and tell the others."""
+
+    rotation: str
+
+    async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
+        """Yield whether it was taken: it is the authority's, and newer than another."""
+        from base64 import b64decode
+
+        from meshnode.sdk.node import runtime_of
+
+        runtime = runtime_of(daemon.node)
+        taken = runtime.stack.context.mesh_keys.adopt(b64decode(self.rotation), runtime.clock.monotonic())
+        runtime.driver.on_dirty()
+        yield {"taken": taken}

@@ -20,11 +20,15 @@ class Status(Request):
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
         """Yield one object."""
+        from meshnode.daemon.describe import describe_exposes, describe_forwards
+
         status = daemon.node.status()
-        status["exposes"] = [
-            {"name": e.name, "target": e.target, "allow": list(e.allow)} for e in daemon.book.exposes.values()
-        ]
-        status["forwards"] = [{"listen": f.listen, "to": f.to} for f in daemon.book.forwards.values()]
+        status["exposes"] = describe_exposes(daemon.book)
+        status["forwards"] = describe_forwards(daemon.book)
+        status["proxies"] = daemon.proxies.describe()
+        forwards = daemon.book.forwards.values()
+        status["degraded"] += [f"forward {f.listen} waits: {f.error}" for f in forwards if f.error]
+        status["degraded"] += [f"proxy {p['listen']} waits: {p['error']}" for p in status["proxies"] if "error" in p]
         yield status
 
 
@@ -45,7 +49,10 @@ class Peer(Request):
     id: str
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
-        """Yield one object. Raises NotFound when there is no connection."""
+        """Yield one object: what ``meshnode peers`` has of the peer, and its ``candidates``.
+
+        Asking makes no connection: raises NotFound when there is none; InvalidId and NameChanged as ``identify``.
+        """
         from meshnode.daemon.diagnose import describe_peer
 
         peer = await daemon.identify(self.id)
@@ -63,10 +70,14 @@ class Doctor(Request):
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
         """Yield what is being looked at, then the snapshot."""
+        from meshnode.daemon.describe import look_at_services
         from meshnode.daemon.diagnose import diagnose  # 0.4 MB, for a question that is seldom asked
 
         peer = await daemon.identify(self.id) if self.id is not None else None
         async for result in diagnose(daemon.node, peer):
+            if "snapshot" in result and (daemon.book.exposes or daemon.book.forwards):
+                yield {"progress": "asking the services"}
+                result["snapshot"].update(await look_at_services(daemon))
             yield result
 
 
@@ -91,7 +102,11 @@ class Ping(Request):
     interval: float = PING_GAP_S
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
-        """Yield one object an echo. Once the peer has answered, whatever goes wrong is a lost echo."""
+        """Yield one object an echo: ``seq``, ``rtt_ms`` (null when it was lost), the path it took, the last change.
+
+        Once the peer has answered, whatever goes wrong is a lost echo. Raises what ``Node.ping`` raises when already
+        the first one cannot be sent.
+        """
         import asyncio
 
         from meshnode.base.path import ViaTunnel

@@ -9,33 +9,62 @@ from typing import TYPE_CHECKING
 from meshnode.daemon.request import Json, Request, request
 
 if TYPE_CHECKING:
+    from meshnode.daemon.carry import Carried
     from meshnode.daemon.context import Daemon
 
 
 @request("expose")
 class Expose(Request):
-    """Serve a TCP target under a name."""
+    """Serve a target under a name."""
 
     name: str
     target: str
     allow: tuple[str, ...] = ()
     announce: bool | None = None
     meta: dict[str, str] = field(default_factory=dict)
+    limit: int | None = None
+    others: tuple[str, ...] = ()  # further targets
+    health: str = "auto"
+    proxy_protocol: bool = False
+    rate: tuple[str, ...] = ()
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
-        """Yield what is exposed. Raises ConfigError, InvalidId."""
-        yield daemon.book.expose(self.name, self.target, self.allow, self.announce, self.meta)
+        """Yield what is exposed; names and short ids in ``allow`` are bound to the ids that they mean now.
+
+        Raises ConfigError, InvalidId, NotFound, NameChanged, NameDisputed.
+        """
+        from meshnode.services.setting import Setting
+
+        allow = await daemon.allowed(self.allow)
+        targets = (self.target, *self.others)
+        yield await daemon.book.put(
+            Setting(
+                self.name,
+                targets,
+                allow,
+                self.announce,
+                self.meta,
+                self.limit,
+                self.health,
+                self.proxy_protocol,
+                self.rate,
+            )
+        )
 
 
 @request("unexpose")
 class Unexpose(Request):
-    """Withdraw a service."""
+    """Withdraw a service; its connections have ``drain`` seconds to end by themselves."""
 
     name: str
+    drain: float = 0.0
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
-        """Yield its name. Raises NotFound."""
-        yield daemon.book.unexpose(self.name)
+        """Yield its name, and how many connections were ``cut``.
+
+        Raises NotFound.
+        """
+        yield await daemon.book.unexpose(self.name, self.drain)
 
 
 @request("forward")
@@ -45,13 +74,50 @@ class Forward(Request):
     listen: str
     to: str
     sticky: bool = False
+    trusted: tuple[str, ...] = ()
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
-        """Yield where it listens. Raises AddressInUse, ConfigError, InvalidId."""
-        node, slash, service = self.to.partition("/")
-        short = daemon.from_short(node) if slash else None  # kept in full: what is known now decides
-        to = f"{short}/{service}" if short is not None else self.to
-        yield await daemon.book.forward(self.listen, to, self.sticky)
+        """Yield where it listens, and as ``problem`` why a connection would fail now (null when it would not).
+
+        It is kept all the same, for what it leads to may come later; but not where a service's name alone means none.
+        Raises AddressInUse, ConfigError, InvalidId, NameDisputed, NameChanged.
+        """
+        from meshnode.errors import NameChanged, NameDisputed
+        from meshnode.services.check import why_not
+
+        to = daemon.in_full(self.to)
+        trusted = daemon.trusted(self.trusted)
+        found = await daemon.book.forward(self.listen, to, self.sticky, trusted)
+        first = daemon.book.forwards[found.get("listens", [found["listen"]])[0]]  # of a range of ports
+        problem = await why_not(daemon.node, first.peer, first.service, trusted)
+        if first.peer is None and isinstance(problem, NameDisputed | NameChanged):
+            await daemon.book.unforward(found["listen"])
+            raise problem
+        yield {**found, "problem": problem.to_json()["error"] if problem is not None else None}
+
+
+@request("exposes")
+class Exposes(Request):
+    """The services that this node exposes."""
+
+    async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
+        """Yield one object a service."""
+        from meshnode.daemon.describe import describe_exposes
+
+        for item in describe_exposes(daemon.book):
+            yield item
+
+
+@request("forwards")
+class Forwards(Request):
+    """The forwards of this node."""
+
+    async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
+        """Yield one object a forward."""
+        from meshnode.daemon.describe import describe_forwards
+
+        for item in describe_forwards(daemon.book):
+            yield item
 
 
 @request("unforward")
@@ -61,8 +127,36 @@ class Unforward(Request):
     listen: str
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
-        """Yield where it listened. Raises NotFound."""
+        """Yield where it listened.
+
+        Raises NotFound.
+        """
         yield await daemon.book.unforward(self.listen)
+
+
+@request("connect")
+class Connect(Request):
+    """A stream to a service of one node, or of any, carried over the control socket."""
+
+    to: str
+    trusted: tuple[str, ...] = ()
+
+    async def answer(self, daemon: Daemon) -> AsyncIterator[Json | Carried]:
+        """Yield where it leads (``peer``, ``service``), then the stream itself.
+
+        Raises ConfigError and InvalidId for what is no ``NODE/SERVICE``, and what ``Node.open`` raises.
+        """
+        from meshnode.daemon.carry import Carried
+        from meshnode.services.registry import parse_service, parse_trusted
+
+        peer, service = parse_service(daemon.in_full(self.to))
+        trusted = parse_trusted(self.to, daemon.trusted(self.trusted))
+        if peer is None:
+            reader, writer = await daemon.node.open_any(service, trusted=trusted or None)
+        else:
+            reader, writer = await daemon.node.open(peer, service)
+        yield {"peer": str(writer.peer), "service": service}
+        yield Carried(reader, writer)
 
 
 @request("services")

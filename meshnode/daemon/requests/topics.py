@@ -44,7 +44,10 @@ class Sub(Request):
     count: int | None = None
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
-        """Yield that it joined, then one object a message."""
+        """Yield that it joined, then one object a message: ``sender``, ``seq``, ``lost``, ``text`` or ``base64``.
+
+        ``lost`` counts what this reader has missed so far, being too slow. Raises ConfigError for a bad topic.
+        """
         async with await daemon.node.join(self.topic, replay=self.replay) as joined:
             yield {"joined": self.topic, "members": joined.members, "links": joined.links}
             number = 0

@@ -7,14 +7,16 @@ from meshnode.discovery.dht.effects import (
     Found,
     LookupDone,
     LookupStats,
+    Proven,
     Published,
     RecordPushed,
     SendSealed,
 )
-from meshnode.discovery.dht.messages import FIRST_KIND, LAST_KIND
+from meshnode.discovery.dht.messages import ANSWERS, FIRST_KIND, LAST_KIND
 from meshnode.discovery.dht.source import DhtSource
 
 __all__ = [
+    "ANSWERS",
     "FIRST_KIND",
     "LAST_KIND",
     "ContactsChanged",
@@ -24,6 +26,7 @@ __all__ = [
     "Found",
     "LookupDone",
     "LookupStats",
+    "Proven",
     "Published",
     "RecordPushed",
     "SendSealed",

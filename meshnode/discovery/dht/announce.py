@@ -18,7 +18,7 @@ REPUBLISH_S = 1_500.0
 REFRESH_AFTER_S = 0.3  # a change's lookup: after the direct stores, and once for a burst of changes
 SPREAD_AFTER_S = 0.1  # nearer nodes came: wait for more of them
 URGENT_SENDS = 6
-MAX_HOLDERS = 2 * R
+MAX_HOLDERS = 4 * R  # half of them with a price
 
 StartFind = Callable[[bytes, float, Callable[[Lookup, float], None]], None]
 
@@ -43,9 +43,12 @@ class Announcer:
         A lookup follows after ``REFRESH_AFTER_S``, for nodes that are nearer than all of these.
         """
         shared = self._shared
+        if self.record is not None and record.seq < self.record.seq:  # the clock was ahead once
+            self._holders.clear()
+            self._sending.clear()
         self.record = record
         shared.store.put(record, "", now, shared.wall(now))
-        nearest = [c.node_id for c in shared.table.closest(shared.key, R, good=True)]
+        nearest = [c.node_id for c in shared.table.nearest(shared.key, R, good=True)]
         for peer in dict.fromkeys([*self._holders, *shared.seeds, *nearest]):
             addr = shared.address_of(peer)
             if addr is not None:
@@ -84,7 +87,7 @@ class Announcer:
             self._spread_timer = self._shared.timers.at(now + SPREAD_AFTER_S, self._spread)
 
     def _spread(self, now: float) -> None:
-        for contact in self._shared.table.closest(self._shared.key, R, good=True):
+        for contact in self._shared.table.nearest(self._shared.key, R, good=True):
             self._offer(contact.node_id, contact.addr, contact.fresh_token(now), now)
         self._prune()
 
@@ -93,8 +96,11 @@ class Announcer:
             return
         own = int.from_bytes(self._shared.key, "big")
         by_distance = sorted(self._holders, key=lambda p: int.from_bytes(p.dht_key, "big") ^ own)
-        for peer in by_distance[MAX_HOLDERS:]:
-            del self._holders[peer]
+        priced = [peer for peer in by_distance if self._shared.has_price(peer)]
+        keep = {*by_distance[: MAX_HOLDERS // 2], *priced[: MAX_HOLDERS // 2]}
+        for peer in by_distance:
+            if peer not in keep:
+                del self._holders[peer]
 
     def _store(
         self, peer: NodeId, addr: Addr, token: bytes, now: float, *, urgent: int = 0, again: bool = True

@@ -12,21 +12,34 @@ from meshnode.base.address import NOWHERE, Addr
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import DHT_MAX_HINTS, DHT_MAX_PROBES, DHT_MAX_SEEDS
 from meshnode.base.metrics import describe
+from meshnode.discovery.dht.effects import Proven
+from meshnode.discovery.dht.lookup import Lookup
 from meshnode.discovery.dht.lookups import Lookups
-from meshnode.discovery.dht.messages import Ping
-from meshnode.discovery.dht.shared import Shared
+from meshnode.discovery.dht.messages import Ping, Reply
+from meshnode.discovery.dht.shared import R, Shared
 from meshnode.discovery.dht.table import Contact, K
 from meshnode.identity.node_id import NodeId
 
-SETTLE_S = (0.35, 1.0, 3.0, 15.0)  # self-lookups after the first contact: others may join in the same second
+JOIN_WIDTH = R  # of the first self-lookup, whose answers are also where the record goes
+SETTLE_S = (1.0, 3.0, 15.0)  # when further ones follow: others may join in the same second
+FAR_S, FAR_WIDTH, FAR_BELOW = 1.2, 2, 20  # contacts above which a mesh need not be whole
+ASKED_AGAIN = 2  # nearest nodes, and the seeds, by each of these; others that were asked have said what they know
 REFRESH_S = 900.0
 REVIVE_S, MAX_REVIVE_S = 1.0, 60.0
 MOVE_LOOKUP_AFTER_S = 0.5  # after an address change: behind the pings to contacts, which are urgent
 HINT_SENDS, QUEUED_HINT_SENDS = 4, 2  # transmissions of the ping to a hint, and to one that waited for its turn
+ALIVE_S = 30.0  # after a contact's last request: it may not answer, and is no dead one
+LIAR_S = 3_600.0
+FIRST_CHECK_S, LEAST_CHECK_S, MAX_CHECK_S = 300.0, 60.0, 3_600.0  # after which a silent contact is pinged
+CHECK_GROWS, CHECK_SHRINKS = 1.05, 0.65  # with each answer, with each silence: in balance where one in ten is dead
+CHECK_PAUSE_S = 0.5  # between two checks
+AGAIN_S = 2.0
+ANSWERS_S = 60.0  # one that was silent for longer may be dead, and says nothing of the mesh
 MAX_PAST = 64  # evicted contacts that are pinged when no other answers
 
 PROBES_FULL = describe("dht_probes_full", "unknown askers not pinged: enough pings outstanding")
 HINTS_FULL = describe("dht_hints_full", "contact hints dropped: too many waiting")
+LIARS = describe("dht_liars", "contacts taken out because they answered with a record that is forged, or another's")
 EVICTED = describe("dht_evicted", "contacts that stopped answering")
 
 
@@ -54,12 +67,14 @@ class Contacts:
         self._hints: dict[tuple[NodeId, Addr], bool] = {}
         self._past: BoundedDict[NodeId, Addr] = BoundedDict(MAX_PAST)
         self._joined = False
+        self._check_s = FIRST_CHECK_S
         self._revive_wait = REVIVE_S
 
     def start(self, now: float) -> None:
         """Begin the periodic upkeep."""
         shared = self._shared
         shared.timers.at(now + REVIVE_S, self._revive)
+        shared.timers.at(now + shared.jittered(LEAST_CHECK_S), self._check)
         shared.timers.at(now + shared.jittered(REFRESH_S), self._refresh)
 
     # ---- peers that may become contacts
@@ -86,8 +101,8 @@ class Contacts:
         else:
             self._shared.metrics.count(HINTS_FULL)
 
-    def meet(self, peer: NodeId, addr: Addr, now: float) -> None:
-        """Ping a peer that sent from ``addr``, or was said to be there, when the table wants it.
+    def meet(self, peer: NodeId, addr: Addr, now: float, *, asked_us: bool = False) -> None:
+        """Ping a peer that sent from ``addr`` (``asked_us``), or was said to be there, when the table wants it.
 
         NOWHERE stands for a peer that was reached by a detour: other nodes could not reach it there.
         """
@@ -96,9 +111,9 @@ class Contacts:
         if len(self._probing) >= DHT_MAX_PROBES:
             self._shared.metrics.count(PROBES_FULL)
             return
-        self._probe(peer, addr, now)
+        self._probe(peer, addr, now, unasked=not asked_us)
 
-    def _probe(self, peer: NodeId, addr: Addr, now: float, *, sends: int = 0) -> None:
+    def _probe(self, peer: NodeId, addr: Addr, now: float, *, sends: int = 0, unasked: bool = True) -> None:
         self._probing[(peer, addr)] = True
 
         def over(now: float) -> None:
@@ -109,19 +124,21 @@ class Contacts:
                 if self._table.wants(*hint):
                     self._probe(*hint, now, sends=QUEUED_HINT_SENDS)
 
-        self._shared.rpcs.call(peer, addr, Ping, now, lambda _, t: over(t), over, urgent=sends)
+        self._shared.rpcs.call(peer, addr, Ping, now, lambda _, t: over(t), over, urgent=sends, unasked=unasked)
 
     # ---- what requests tell of peers
 
-    def answered(self, peer: NodeId, addr: Addr, token: bytes, now: float) -> None:
-        """Enter a peer that answered where it was asked, with its ``token`` for this node's address.
+    def answered(self, peer: NodeId, addr: Addr, token: bytes, sent: float, now: float) -> None:
+        """Enter a peer that answered at ``addr`` what was sent at ``sent``, with its ``token`` for this node's address.
 
         The first answer starts the join; any new contact starts the lookups that waited for one.
         """
+        self._shared.effects.append(Proven(peer, addr, sent))
         known = self._table.get(peer)
         contact = self._table.answered(peer, addr)
         if contact is None:
             return
+        contact.answered_at = now
         if token:
             contact.token, contact.token_at = token, now
         self._past.pop(peer, None)
@@ -132,17 +149,87 @@ class Contacts:
         if known is None:
             self._lookups.on_contact(now)
 
+    def asked(self, peer: NodeId, src: Addr, now: float) -> None:
+        """Take note of a request: its sender lives, and is asked back when the table wants it."""
+        contact = self._table.get(peer)
+        if contact is not None and contact.addr == src:
+            contact.heard_at = now
+        self.meet(peer, src, now, asked_us=True)
+
+    def answers(self, peer: NodeId, now: float) -> bool:
+        """Return whether the peer is a contact that answered within ``ANSWERS_S``, and what it was asked last."""
+        contact = self._table.get(peer)
+        return contact is not None and not contact.fails and now - contact.answered_at < ANSWERS_S
+
     def failed(self, peer: NodeId, addr: Addr, sent: float, now: float) -> None:
         """Count a request, sent at ``sent``, that was not answered.
 
-        Total silence since then blames this node's own link and evicts no contact.
+        Total silence since the first such request blames this node's own link and evicts no contact; nor does a time in
+        which many that answered before do not: then the mesh is short of CPU. One that asks this node something is
+        alive, only slow.
         """
         contact = self._table.get(peer)
         if contact is None or contact.addr != addr:
             return
-        if self._table.failed(peer, evict=self.last_heard > sent):
+        if not contact.fails:
+            contact.failing_since = sent
+        is_slow = self._shared.rpcs.budget.congested or now - contact.heard_at < ALIVE_S
+        if self._table.failed(peer, evict=self.last_heard > contact.failing_since and not is_slow):
             self._shared.metrics.count(EVICTED)
             self._past[peer] = addr
+
+    def on_liar(self, peer: NodeId, now: float) -> None:
+        """Take a node out that answered with what no honest one holds, for ``LIAR_S``."""
+        self._table.ban(peer, now + LIAR_S)
+        self._past.pop(peer, None)
+        self._shared.metrics.count(LIARS)
+
+    # ---- contacts that may be dead
+
+    def _check(self, now: float) -> None:
+        """Ping the contact that was silent for longest, if that is longer than ``_check_s``.
+
+        That time grows while those that are asked answer, and shrinks with each that does not: one in ten may be dead,
+        so that a tenth of half as many are on average (a dead one is found half of that time after its death).
+        """
+        shared = self._shared
+        silent = min(self._table.contacts(), key=_last_sign, default=None)
+        since = now if silent is None else _last_sign(silent)
+        if silent is not None and now - since >= self._check_s and len(self._probing) < DHT_MAX_PROBES:
+            self._ask_whether_alive(silent, now)
+            since = now - self._check_s  # the next one may be due too
+        wait = min(max(since + self._check_s - now, CHECK_PAUSE_S), MAX_CHECK_S)
+        shared.timers.at(now + shared.jittered(wait, 0.1), self._check)
+
+    def _hear_any(self, now: float) -> None:
+        """Ping the good contact that answered last."""
+        good = [c for c in self._table.contacts() if not c.fails]
+        if good:
+            best = max(good, key=_last_sign)
+            self._shared.rpcs.call(best.node_id, best.addr, Ping, now, lambda reply, t: None, lambda t: None)
+
+    def _ask_whether_alive(self, contact: Contact, now: float) -> None:
+        peer, addr = contact.node_id, contact.addr
+
+        def alive(_: Reply, now: float) -> None:
+            self._check_s = min(MAX_CHECK_S, self._check_s * CHECK_GROWS)
+
+        def again(now: float) -> None:
+            known = self._table.get(peer)
+            if known is not None and known.fails:
+                self._ask_whether_alive(known, now)
+
+        def silent(now: float) -> None:
+            known = self._table.get(peer)
+            if known is None or known.fails == 1:
+                self._check_s = max(LEAST_CHECK_S, self._check_s * CHECK_SHRINKS)
+            if known is not None and known.fails:  # a few seconds decide whether it goes
+                self._shared.timers.at(now + min(AGAIN_S * known.fails, LEAST_CHECK_S), again)
+                if self.last_heard <= known.failing_since:  # is it this node's own link?
+                    self._hear_any(now)
+
+        contact.checked_at = now
+        self._shared.rpcs.call(peer, addr, Ping, now, alive, silent)
 
     def moved(self, now: float) -> None:
         """Ping the nearest contacts and the seeds from this node's new address.
@@ -159,21 +246,40 @@ class Contacts:
         """Drop the tokens and round trips that hold for this node's last address only."""
         for contact in self._table.contacts():
             contact.token_at = float("-inf")
-        self._shared.rpcs.rtts.forget()
+        self._shared.rpcs.forget_place()
 
     # ---- upkeep
 
     def _join(self, now: float) -> None:
         """Learn the neighbourhood after the first answer, or the first after a time without any."""
         self._joined = True
-        self._shared.timers.at(now, self._look_up_self)
+        asked: dict[NodeId, None] = {}
+        self._shared.timers.at(now, lambda t: self._ask_around(asked, JOIN_WIDTH, t))
         for wait in SETTLE_S:
-            self._shared.timers.at(now + self._shared.jittered(wait), self._settle)
+            self._shared.timers.at(now + self._shared.jittered(wait), lambda t: self._settle(asked, t))
+        self._shared.timers.at(now + self._shared.jittered(FAR_S), self._look_far)
 
-    def _settle(self, now: float) -> None:
-        """Repeat the self-lookup in a small mesh, which becomes fully connected; in a large one the first is enough."""
+    def _look_far(self, now: float) -> None:
+        """Learn of the nodes farthest from this one, which no answer about its own key names; a small mesh is whole."""
+        if len(self._table) < FAR_BELOW:
+            far = bytes(255 - byte for byte in self._shared.key)
+            self._lookups.find(far, now, lambda lookup, t: None, width=FAR_WIDTH)
+
+    def _settle(self, asked: dict[NodeId, None], now: float) -> None:
+        """Widen the self-lookup in a small mesh, which becomes fully connected; in a large one the first is enough."""
         if len(self._table) < 2 * K:
-            self._look_up_self(now)
+            nearest = [contact.node_id for contact in self._table.closest(self._shared.key, ASKED_AGAIN, good=True)]
+            for peer in (*nearest, *self._shared.seeds):
+                asked.pop(peer, None)
+            self._ask_around(asked, R, now)
+
+    def _ask_around(self, asked: dict[NodeId, None], width: int, now: float) -> None:
+        """Look this node's own key up, without those that this join has asked already."""
+
+        def done(lookup: Lookup, now: float) -> None:
+            asked.update(dict.fromkeys(candidate.id for candidate in lookup.answers))
+
+        self._lookups.find(self._shared.key, now, done, width=width, asked=asked)
 
     def _look_up_self(self, now: float) -> None:
         self._lookups.find(self._shared.key, now, lambda lookup, t: None, width=K)
@@ -183,6 +289,7 @@ class Contacts:
         shared = self._shared
         shared.timers.at(now + shared.jittered(REFRESH_S), self._refresh)
         self._cull(now)
+        self._table.forgive(now)
         self._look_up_self(now)
         buckets = [b for b in self._table.buckets if b.nodes and not b.has_in_range(self._table.node)]
         if buckets:
@@ -207,3 +314,7 @@ class Contacts:
         for peer, addr in [*shared.seeds.items(), *past]:
             self.meet(peer, addr, now)
         shared.timers.at(now + shared.jittered(self._revive_wait), self._revive)
+
+
+def _last_sign(contact: Contact) -> float:
+    return max(contact.heard_at, contact.answered_at, contact.checked_at)

@@ -9,6 +9,7 @@ The parts: ``table`` (the contacts), ``contacts`` (its upkeep), ``holder`` (serv
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Hashable
 from functools import lru_cache
 
 from meshnode.base.address import Addr, is_dialable
@@ -37,8 +38,12 @@ from meshnode.discovery.dht.messages import (
 )
 from meshnode.discovery.dht.rpc import Rpcs
 from meshnode.discovery.dht.shared import Shared
+from meshnode.discovery.dht.statements import StatementSearch
+from meshnode.discovery.dht.store import RecordStore
+from meshnode.discovery.dht.table import Contact
 from meshnode.discovery.dht.watching import Watching
 from meshnode.identity.node_id import NodeId
+from meshnode.identity.price import has_price
 from meshnode.identity.record import EndpointRecord
 
 REQUESTS = (Ping, Find, Get, Store, Watch)
@@ -56,6 +61,8 @@ class Dht:
     """One node's DHT. Peer input never raises; effects wait in ``take_effects()``.
 
     ``now`` is monotonic seconds, ``wall`` Unix seconds; a node with the ``seed_role`` stores more records for others.
+    ``is_linked`` tells which peers have a live connection: their records and watches are not displaced by newcomers'.
+    ``has_price`` tells which ids were paid for: records are stored at the nearest of these too, and lookups ask them.
     """
 
     def __init__(
@@ -68,9 +75,11 @@ class Dht:
         now: float = 0.0,
         wall: float = 0.0,
         seed_role: bool = False,
+        is_linked: Callable[[NodeId], bool] = lambda peer: False,
+        has_price: Callable[[NodeId], bool] = has_price,
     ) -> None:
         limit = DHT_MAX_STORED_SEED if seed_role else DHT_MAX_STORED
-        shared = self._shared = Shared(own, rng, metrics, limit, wall - now)
+        shared = self._shared = Shared(own, rng, metrics, limit, wall - now, is_linked, has_price)
         self._table = shared.table
         self._metrics = metrics
         self._lookups = Lookups(
@@ -78,11 +87,13 @@ class Dht:
             lambda peer, addr, t: self._contacts.meet(peer, addr, t),
             lambda: self._contacts.is_probing,
             lambda record, t: self._watching.on_record(record, t),
+            lambda peer, t: self._contacts.on_liar(peer, t),
         )
         self._announcer = Announcer(shared, self._lookups.find)
         self._watching = Watching(shared, self._lookups.get)
-        self._contacts = Contacts(shared, self._lookups, self._announcer.on_contact, self._cull)
-        shared.rpcs = Rpcs(shared.timers, entropy, shared.send, metrics, self._contacts.answered, self._contacts.failed)
+        self._contacts = Contacts(shared, self._lookups, self._on_contact, self._cull)
+        answered, failed = self._contacts.answered, self._contacts.failed
+        shared.rpcs = Rpcs(shared.timers, entropy, shared.send, metrics, answered, failed, self._contacts.answers)
         self._holder = Holder(shared, entropy(32), self._watching.on_record)
         self._searches: dict[int, Search | None] = {}
         self._counter = 0
@@ -98,7 +109,7 @@ class Dht:
         """Take the body of a sealed datagram of ``size`` bytes, proven to be from ``sender``, seen from ``src``.
 
         Malformed bodies and impossible sources are dropped and counted. An answer is no longer than its request until a
-        token proves the sender's address.
+        token proves the sender's address, and leaves room for the ping of a possible contact.
         """
         shared = self._shared
         shared.wall_offset, self._now = wall - now, now
@@ -116,13 +127,13 @@ class Dht:
         self._contacts.last_heard = now
         if isinstance(message, REQUESTS):
             self._holder.answer(sender, src, message, min(size, len(body)), now)
-            self._contacts.meet(sender, src, now)
+            self._contacts.asked(sender, src, now)
         elif isinstance(message, Push):
             self._on_push(sender, src, message, now)
         elif shared.rpcs.on_reply(sender, src, message, now):
             contact = self._table.get(sender)
             if contact is not None and contact.addr != src:
-                self._contacts.meet(sender, src, now)
+                self._contacts.meet(sender, src, now, asked_us=True)
         self._note_changes(now)
 
     def _on_push(self, sender: NodeId, src: Addr, push: Push, now: float) -> None:
@@ -207,13 +218,14 @@ class Dht:
         self._holder.push(record, now)
         self._note_changes(now)
 
-    def watch(self, peer: NodeId, now: float, *, known_seq: int = 0) -> None:
+    def watch(self, peer: NodeId, now: float, *, known_seq: int = 0, unasked: bool = False) -> None:
         """Give RecordPushed for every record of ``peer`` newer than ``known_seq``, until ``unwatch``.
 
-        A newer record that this node holds itself comes at once. At most ``DHT_MAX_WATCHED`` ids are watched.
+        A newer record that this node holds itself comes at once. At most ``DHT_MAX_WATCHED`` ids are watched,
+        half of them ``unasked``, for peers that came by themselves.
         """
         held = self._shared.store.fresh(peer.dht_key, self._shared.wall(now))
-        self._watching.watch(peer, known_seq, now)
+        self._watching.watch(peer, known_seq, now, unasked=unasked)
         if held is not None:
             self._watching.on_record(held, now)
 
@@ -222,8 +234,21 @@ class Dht:
         self._watching.rewatch(peer, now)
 
     def unwatch(self, peer: NodeId, now: float | None = None) -> None:
-        """Stop watching ``peer``; its holders are told (by default as of the last call that had a time)."""
+        """Stop watching ``peer``.
+
+        Its holders are told (by default as of the last call that had a time).
+        """
         self._watching.unwatch(peer, self._now if now is None else now)
+
+    @property
+    def records(self) -> RecordStore:
+        """Return the records that this node holds for others."""
+        return self._shared.store
+
+    @property
+    def statements(self) -> StatementSearch:
+        """Return what finds and stores values that are no records."""
+        return StatementSearch(self._shared, self._lookups)
 
     def note_record(self, record: EndpointRecord, now: float) -> None:
         """Note a verified record that came by another way: watches need not tell of it again."""
@@ -246,6 +271,10 @@ class Dht:
         found = self._table.closest(self._shared.key, 10**6)
         return [(c.node_id, c.addr) for c in sorted(found, key=lambda c: c.fails > 0)]
 
+    def home_of(self, peer: NodeId) -> Hashable | None:
+        """Return the network where a contact answered, the id itself of a seed; None for all others."""
+        return self._shared.home_of(peer)
+
     def counts(self) -> dict[str, int]:
         """Return sizes for status pages."""
         return {
@@ -257,6 +286,11 @@ class Dht:
         }
 
     # ---- inside
+
+    def _on_contact(self, contact: Contact, now: float) -> None:
+        """Note a new contact: its record keeps its place, and it may be one to store at."""
+        self._shared.store.keep(contact.node_id)
+        self._announcer.on_contact(contact, now)
 
     def _cull(self, now: float) -> None:
         """Drop records and watches that have run out."""

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from meshnode.base.address import Addr
+from meshnode.base.value import value
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendSealed:
-    """Seal ``body`` to ``peer`` and send it to ``addr``."""
+    """Seal ``body`` to ``peer`` and send it to ``addr``.
+
+    ``unasked``: this node begins it; else it is due to a datagram that came from ``addr``, or says so.
+    """
 
     peer: NodeId
     addr: Addr
     body: bytes
+    unasked: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
+class Proven:
+    """``peer`` receives at ``addr``: it answered there what was sent since ``since``, or showed a token."""
+
+    peer: NodeId
+    addr: Addr
+    since: float
+
+
+@value
 class LookupStats:
     """Cost of a lookup. ``first_s`` is the time to the first valid record, None without one."""
 
@@ -30,7 +42,7 @@ class LookupStats:
     first_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Found:
     """A lookup met a valid record, newer than any that it met before."""
 
@@ -39,7 +51,7 @@ class Found:
     hops: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LookupDone:
     """A lookup ended; ``record`` is the newest valid one, None when no node had any."""
 
@@ -48,23 +60,23 @@ class LookupDone:
     stats: LookupStats
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Published:
     """Our record is at ``n_holders`` nodes now."""
 
     n_holders: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RecordPushed:
     """A watch brought a newer record."""
 
     record: EndpointRecord
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ContactsChanged:
     """``contacts()`` has changed since the last time (at most once every few seconds)."""
 
 
-Effect = SendSealed | Found | LookupDone | Published | RecordPushed | ContactsChanged
+Effect = SendSealed | Proven | Found | LookupDone | Published | RecordPushed | ContactsChanged

@@ -14,6 +14,8 @@ from functools import lru_cache
 from meshnode.base.address import Addr, pack_addr
 from meshnode.base.limits import DHT_MAX_BODY, DHT_MAX_CONTACTS, DHT_MAX_PUSHES
 from meshnode.base.metrics import describe
+from meshnode.discovery.dht.effects import Proven
+from meshnode.discovery.dht.kept import statement_rate
 from meshnode.discovery.dht.messages import (
     TOKEN_LENGTH,
     ContactInfo,
@@ -32,19 +34,25 @@ from meshnode.discovery.dht.messages import (
     Watched,
     encode_message,
 )
+from meshnode.discovery.dht.rpc import MIN_PADDED_BODY
 from meshnode.discovery.dht.shared import Shared
-from meshnode.discovery.dht.store import Put, Watcher, Watchers
+from meshnode.discovery.dht.store import Put
+from meshnode.discovery.dht.watchers import Watcher, Watchers
 from meshnode.identity.node_id import NodeId
-from meshnode.identity.record import EndpointRecord
+from meshnode.identity.record import EndpointRecord, latest_ms
+from meshnode.identity.sealing import SEAL_OVERHEAD
 
 TOKEN_EPOCH_S = 300.0
+PING_ROOM = MIN_PADDED_BODY + SEAL_OVERHEAD  # of a request, left for the ping that asks a possible contact back
 REPLY_OVERHEAD = 30  # kind, array, tx, token, and the headers of two byte strings
 PUSH_SENDS = 4
 
 BAD_TOKEN = describe("dht_bad_token", "STORE or WATCH with a token that is stale, forged, or for another address")
-STORE_FULL = describe("dht_store_full", "records refused: the store is full of nearer ones")
-STORE_QUOTA = describe("dht_store_quota", "records refused: quota of the sender's address or of the key")
-WATCH_FULL = describe("dht_watch_full", "watches refused: a bound is reached")
+STORE_FULL = describe("dht_store_full", "records that gave way to others: the store is full, their network had most")
+STORE_QUOTA = describe("dht_store_quota", "records refused: too many updates of one key")
+WATCH_FULL = describe("dht_watch_full", "watches refused: no place for one more of that key, or of that network")
+STATEMENTS = describe("dht_statements", "statements that a STORE brought and that hold")
+STATEMENTS_REFUSED = describe("dht_statements_refused", "statements of a STORE that do not hold, or come too fast")
 PUSHES = describe("dht_pushes", "newer records pushed to watchers")
 PUSH_UNPROVEN = describe("dht_push_unproven", "pushes held back: the watcher's address is not proven")
 PUSH_FULL = describe("dht_push_full", "pushes not sent: too many unacknowledged")
@@ -57,7 +65,6 @@ _STATUS = {
     Put.NEWER: Status.OK,
     Put.SAME: Status.OK,
     Put.OLD: Status.HAVE_NEWER,
-    Put.FULL: Status.FULL,
     Put.QUOTA: Status.FULL,
 }
 
@@ -70,7 +77,8 @@ class Holder:
         self._secret = secret
         self._on_news = on_news
         self._pushing = 0
-        self.watchers = Watchers()
+        self._statements = statement_rate()
+        self.watchers = Watchers(is_established=shared.is_established)
 
     def token(self, sender: NodeId, src: Addr, now: float, *, epochs_ago: int = 0) -> bytes:
         """Return the cookie that shows that ``sender`` receives at ``src``; good for 300 to 600 s."""
@@ -83,6 +91,7 @@ class Holder:
             return False
         for age in (0, 1):
             if hmac.compare_digest(token, self.token(sender, src, now, epochs_ago=age)):
+                self._shared.effects.append(Proven(sender, src, now - 2 * TOKEN_EPOCH_S))
                 return True
         self._shared.metrics.count(BAD_TOKEN)
         return False
@@ -114,17 +123,17 @@ class Holder:
             self._shared.metrics.count(SHORTENED)
             return None
         if isinstance(request, Find):
-            return Nodes(request.tx, token, self._nearest(request.key, sender, room))
+            return Nodes(request.tx, token, self._nearest(request.key, sender, room - PING_ROOM))
         record = self._shared.store.fresh(request.key, self._shared.wall(now))
-        encoded = b"" if record is None else record.encoded
+        encoded = self._shared.kept.find(request.key) if record is None else record.encoded
         if len(encoded) > room:
             self._shared.metrics.count(SHORTENED)
             encoded = b""
-        return Value(request.tx, token, self._nearest(request.key, sender, room - len(encoded)), encoded)
+        return Value(request.tx, token, self._nearest(request.key, sender, room - len(encoded) - PING_ROOM), encoded)
 
     def _nearest(self, key: bytes, asker: NodeId, room: int) -> tuple[ContactInfo, ...]:
         chosen: list[ContactInfo] = []
-        for contact in self._shared.table.closest(key, DHT_MAX_CONTACTS, good=True, exclude=asker):
+        for contact in self._shared.table.nearest(key, DHT_MAX_CONTACTS, good=True, exclude=asker)[:DHT_MAX_CONTACTS]:
             if contact.addr.host.startswith("fe80"):
                 continue  # a link-local address means nothing on other hosts
             room -= 51 if ":" in contact.addr.host else 39
@@ -135,19 +144,36 @@ class Holder:
 
     def _store(self, sender: NodeId, src: Addr, request: Store, token: bytes, now: float) -> Reply:
         shared = self._shared
+        if shared.kept.is_statement(request.record):
+            return Stored(request.tx, self._store_statement(sender, src, request, now), token)
         record = shared.open(request.record, now)
         if record is None:
             return Stored(request.tx, Status.INVALID, b"")
         held = shared.store.fresh(record.id.dht_key, shared.wall(now))
         if held is None and not self._proven(sender, src, request.token, now):
             return Stored(request.tx, Status.NEED_TOKEN, token)
+        before = len(shared.store)
         put = shared.store.put(record, src.host, now, shared.wall(now))
         if put in (Put.NEW, Put.NEWER):
             self.push(record, now)
             self._on_news(record, now)
-        elif put in (Put.FULL, Put.QUOTA):
-            shared.metrics.count(STORE_FULL if put is Put.FULL else STORE_QUOTA)
+        if put is Put.QUOTA:
+            shared.metrics.count(STORE_QUOTA)
+        elif put is Put.NEW and len(shared.store) == before:
+            shared.metrics.count(STORE_FULL)
         return Stored(request.tx, _STATUS[put], token)
+
+    def _store_statement(self, sender: NodeId, src: Addr, request: Store, now: float) -> Status:
+        if not self._proven(sender, src, request.token, now):
+            return Status.NEED_TOKEN
+        if not self._statements.take(src, now):
+            self._shared.metrics.count(STATEMENTS_REFUSED)
+            return Status.FULL
+        if not self._shared.kept.put(request.record, None):
+            self._shared.metrics.count(STATEMENTS_REFUSED)
+            return Status.INVALID
+        self._shared.metrics.count(STATEMENTS)
+        return Status.OK
 
     def _watch(self, sender: NodeId, src: Addr, request: Watch, token: bytes, size: int, now: float) -> Reply:
         shared = self._shared
@@ -155,13 +181,14 @@ class Holder:
             self.watchers.remove(request.key, sender)
             return Watched(request.tx, Status.OK, b"", b"")
         proven = self._proven(sender, src, request.token, now)
+        seq = request.seq if request.seq <= latest_ms(shared.wall(now)) else 0  # learnt by a clock that is ahead
         record = shared.store.fresh(request.key, shared.wall(now))
-        news = record.encoded if record is not None and record.seq > request.seq else b""
+        news = record.encoded if record is not None and record.seq > seq else b""
         if not proven and REPLY_OVERHEAD + len(news) > size:
             shared.metrics.count(SHORTENED)
             news = b""
         credit = size - REPLY_OVERHEAD - len(news)
-        watcher = Watcher(sender, src, now + request.seconds, request.seq, proven, credit)
+        watcher = Watcher(sender, src, now + request.seconds, seq, proven, credit)
         if not self.watchers.add(request.key, watcher, now):
             shared.metrics.count(WATCH_FULL)
             return Watched(request.tx, Status.FULL, token, news)
@@ -204,4 +231,5 @@ class Holder:
             acknowledged,
             lost,
             urgent=PUSH_SENDS if watcher.proven else 1,
+            unasked=False,
         )

@@ -3,17 +3,22 @@
 Two disjoint paths (S/Kademlia section 4.4): each contact is asked by one path only, so a liar misleads the
 path that met it and not the other. Each path keeps ``alpha`` fresh questions in flight; a question that is slow
 frees its place while its answer is still awaited (hedging). A path ends when the ``width`` nearest that
-answered are nearer than anything left to ask. Liars' contacts are put off, not obeyed.
+answered are nearer than anything left to ask, and the ``width`` nearest of those whose ids have a price
+(``identity/price.py``) too: ids that cost nothing surround a key in a second, and then hide the others from no
+lookup. A lookup of a record asks a few seeds beside that, whose contacts it does not follow. Liars' contacts are put
+off, not obeyed.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from bisect import insort
+from collections.abc import Callable, Container, Iterable
+from dataclasses import field
 
 from meshnode.base.address import Addr
-from meshnode.base.limits import DHT_MAX_LOOKUP_QUEUE, DHT_MAX_LOOKUP_RPCS, DHT_MAX_PER_SUBNET
+from meshnode.base.limits import DHT_MAX_LOOKUP_QUEUE, DHT_MAX_LOOKUP_RPCS, DHT_MAX_PER_SUBNET, DHT_MAX_SEEDS
+from meshnode.base.value import state
 from meshnode.discovery.dht.messages import ContactInfo
 from meshnode.discovery.dht.table import neighbourhood
 from meshnode.identity.node_id import NodeId
@@ -24,7 +29,7 @@ PATHS = 2
 BLAME = 3  # dead contacts, and none alive, after which a referrer's others are put off
 
 
-@dataclass(slots=True)
+@state
 class Candidate:
     """A node that a lookup may ask."""
 
@@ -34,30 +39,65 @@ class Candidate:
     depth: int
     path: int
     referrer: NodeId | None
+    priced: bool = False
+    is_left: bool = True  # neither asked nor put off
     token: bytes = b""
     seq: int | None = None  # of the record that it returned
 
 
-@dataclass(slots=True)
+Entry = tuple[int, int, Candidate]
+
+
+@state
 class _Path:
     width: int
+    follows: bool = True  # the contacts that answers name
     fresh: int = 0
-    heap: list[tuple[int, int, Candidate]] = field(default_factory=list)
-    put_off: list[tuple[int, int, Candidate]] = field(default_factory=list)
+    heap: list[Entry] = field(default_factory=list)
+    priced: list[Entry] = field(default_factory=list)  # those of the heap whose ids have a price
+    put_off: list[Entry] = field(default_factory=list)
     in_flight: dict[NodeId, Candidate] = field(default_factory=dict)
     slow: dict[NodeId, bool] = field(default_factory=dict)
     answered: list[int] = field(default_factory=list)  # distances, sorted
+    answered_priced: list[int] = field(default_factory=list)
+    is_priceds_turn: bool = True
     networks: dict[bytes, int] = field(default_factory=dict)
 
-    def horizon(self) -> int | None:
-        """Distance of the ``width``-th nearest answer; None while there are fewer."""
-        return self.answered[self.width - 1] if len(self.answered) >= self.width else None
+    def reaches(self, distance: int, *, priced: bool) -> bool:
+        """Return whether an answer from there would be one of the ``width`` nearest, of all or of those with a price.
 
-    def take_best(self, horizon: int | None) -> tuple[int, int, Candidate] | None:
-        """Remove the nearest unasked candidate and return its heap entry; None when it is beyond ``horizon``."""
-        if not self.heap or (horizon is not None and self.heap[0][0] > horizon):
-            return None
-        return heapq.heappop(self.heap)
+        True while there are fewer answers.
+        """
+        answered, width = self.answered, self.width
+        if len(answered) < width or distance <= answered[width - 1]:
+            return True
+        answered = self.answered_priced
+        return priced and (len(answered) < width or distance <= answered[width - 1])
+
+    def note_answer(self, candidate: Candidate) -> None:
+        """Count an answer."""
+        insort(self.answered, candidate.distance)
+        if candidate.priced:
+            insort(self.answered_priced, candidate.distance)
+
+    def take_best(self) -> Entry | None:
+        """Remove the nearest unasked candidate that could matter and return its entry; None when there is none.
+
+        Those with a price are taken by turns, so that a crowd of others does not use up a lookup's requests.
+        """
+        self.is_priceds_turn = not self.is_priceds_turn
+        for queue in (self.heap, self.priced)[:: -1 if self.is_priceds_turn else 1]:
+            if self.first_of(queue):
+                entry = heapq.heappop(queue)
+                entry[2].is_left = False
+                return entry
+        return None
+
+    def first_of(self, queue: list[Entry]) -> bool:
+        """Return whether the first candidate of a queue that is still to be asked could matter."""
+        while queue and not queue[0][2].is_left:
+            heapq.heappop(queue)
+        return bool(queue) and self.reaches(queue[0][0], priced=queue is self.priced)
 
     def admits(self, addr: Addr) -> bool:
         """Return False when ``DHT_MAX_PER_SUBNET`` nodes of the address's network were asked; count it otherwise."""
@@ -92,7 +132,19 @@ class _Referrers:
 class Lookup:
     """The state of one lookup. The caller sends what ``take_queries`` says and reports what happens."""
 
-    def __init__(self, own: NodeId, key: bytes, now: float, *, width: int, want_record: bool) -> None:
+    def __init__(
+        self,
+        own: NodeId,
+        key: bytes,
+        now: float,
+        *,
+        width: int,
+        want_record: bool,
+        has_price: Callable[[NodeId], bool] = lambda peer: False,
+        asked: Container[NodeId] = (),
+    ) -> None:
+        """Ask none yet; nodes that were ``asked`` by an earlier lookup of the same key count as answers."""
+        self._asked = asked
         self.key = key
         self.want_record = want_record
         self.started = now
@@ -102,24 +154,36 @@ class Lookup:
         self.first: float | None = None
         self.best: EndpointRecord | None = None
         self.answers: list[Candidate] = []
-        self._own = own
-        self._target = int.from_bytes(key, "big")
-        self._paths = [_Path(width) for _ in range(PATHS)]
-        self._known: dict[NodeId, Candidate] = {}
+        self._has_price = has_price
+        self._paths = [*(_Path(width) for _ in range(PATHS)), _Path(DHT_MAX_SEEDS, follows=False)]
+        self._known: dict[NodeId, None] = {own: None}
         self._referrers = _Referrers()
 
-    def start(self, contacts: Iterable[ContactInfo]) -> None:
-        """Deal the first contacts out to the paths, nearest first."""
+    def serves(self, width: int) -> bool:
+        """Return whether its answers are those of a lookup of that width: it leaves none out that was asked before."""
+        return not self._asked and self._paths[0].width >= width
+
+    def start(self, contacts: Iterable[ContactInfo], seeds: Iterable[ContactInfo] = ()) -> None:
+        """Deal the first contacts out to the paths, nearest first; ask the ``seeds`` that are none of them besides."""
         for i, contact in enumerate(contacts):
             self._add(contact, 1, i % PATHS, None)
+        for contact in seeds:
+            self._add(contact, 1, PATHS, None)
 
     def _add(self, contact: ContactInfo, depth: int, path: int, referrer: NodeId | None) -> None:
-        if contact.id in self._known or contact.id == self._own or len(self._known) >= DHT_MAX_LOOKUP_QUEUE:
+        if contact.id in self._known or len(self._known) > DHT_MAX_LOOKUP_QUEUE:
             return
-        distance = int.from_bytes(contact.id.dht_key, "big") ^ self._target
-        candidate = Candidate(contact.id, contact.addr, distance, depth, path, referrer)
-        self._known[contact.id] = candidate
-        heapq.heappush(self._paths[path].heap, (distance, len(self._known), candidate))
+        distance = int.from_bytes(contact.id.dht_key, "big") ^ int.from_bytes(self.key, "big")
+        priced = self._has_price(contact.id)
+        candidate = Candidate(contact.id, contact.addr, distance, depth, path, referrer, priced)
+        self._known[contact.id] = None
+        if contact.id in self._asked:
+            self._paths[path].note_answer(candidate)
+            return
+        entry = distance, len(self._known), candidate
+        heapq.heappush(self._paths[path].heap, entry)
+        if priced:
+            heapq.heappush(self._paths[path].priced, entry)
 
     def take_queries(self) -> list[Candidate]:
         """Return the nodes to ask now: up to ``ALPHA`` fresh questions a path, ``DHT_MAX_LOOKUP_RPCS`` in all."""
@@ -136,16 +200,20 @@ class Lookup:
         return wanted
 
     def _next(self, path: _Path) -> Candidate | None:
-        horizon = path.horizon()
-        while (entry := path.take_best(horizon)) is not None:
+        while (entry := path.take_best()) is not None:
             candidate = entry[2]
             if not self._referrers.is_blamed(candidate.referrer) and path.admits(candidate.addr):
                 return candidate
             heapq.heappush(path.put_off, entry)
         # nothing better is left: a mesh within one network is served too
-        if path.fresh or not path.put_off or (horizon is not None and path.put_off[0][0] > horizon):
+        if path.fresh or not self._may_matter(path):
             return None
         return heapq.heappop(path.put_off)[2]
+
+    @staticmethod
+    def _may_matter(path: _Path) -> bool:
+        """Return whether the nearest candidate that was put off would be one of the nearest."""
+        return bool(path.put_off) and path.reaches(path.put_off[0][0], priced=path.put_off[0][2].priced)
 
     def on_slow(self, candidate: Candidate) -> None:
         """Free the place of a question whose early retransmission was due, for another node.
@@ -192,11 +260,10 @@ class Lookup:
         candidate.token = token
         candidate.seq = None if record is None else record.seq
         self.answers.append(candidate)
-        path.answered.append(candidate.distance)
-        path.answered.sort()
+        path.note_answer(candidate)
         self.hops = max(self.hops, candidate.depth) if self.first is None else self.hops
         self._referrers.count(candidate.referrer, alive=True)
-        for contact in contacts:
+        for contact in contacts if path.follows else ():
             self._add(contact, candidate.depth + 1, candidate.path, candidate.id)
         if record is None or (self.best is not None and not newer(record, self.best)):
             return False
@@ -212,19 +279,21 @@ class Lookup:
         return all(self._path_done(path) for path in self._paths)
 
     def _path_done(self, path: _Path) -> bool:
-        horizon = path.horizon()
-        if any(horizon is None or c.distance < horizon for c in path.in_flight.values()):
+        if not path.follows and self.best is not None:
+            return path.fresh == 0  # a slow seed is awaited only while no other node has the record
+        if any(path.reaches(c.distance, priced=c.priced) for c in path.in_flight.values()):
             return False
         if self.rpcs >= DHT_MAX_LOOKUP_RPCS:
             return True
-        queues = (path.heap, path.put_off)
-        return not any(q and (horizon is None or q[0][0] <= horizon) for q in queues)
+        return not (path.first_of(path.heap) or path.first_of(path.priced) or self._may_matter(path))
 
     def closest(self, count: int) -> list[Candidate]:
-        """Return the nearest nodes that answered, over both paths."""
-        return sorted(self.answers, key=lambda c: c.distance)[:count]
+        """Return the ``count`` nearest nodes that answered, and the ``count`` nearest with a price; each once."""
+        by_distance = sorted(self.answers, key=lambda c: c.distance)
+        priced = [c for c in by_distance if c.priced][:count]
+        return [c for i, c in enumerate(by_distance) if i < count or (c.priced and c in priced)]
 
     def unasked(self, count: int) -> list[Candidate]:
         """Return the nearest nodes that it heard of and did not need to ask."""
-        left = [entry for path in self._paths for queue in (path.heap, path.put_off) for entry in queue]
+        left = [e for path in self._paths for e in (*(e for e in path.heap if e[2].is_left), *path.put_off)]
         return [entry[2] for entry in sorted(left, key=lambda e: e[:2])[:count]]

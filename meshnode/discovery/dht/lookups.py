@@ -6,7 +6,7 @@ newest record are given it (as Kademlia section 2.3 does for the nearest one).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from meshnode.base.address import Addr
@@ -22,11 +22,13 @@ from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
 
 FIRST_CONTACT_WAIT_S = 2.0  # a lookup that started before any contact answered waits this long for one
-MAX_INTRODUCED = K  # contacts that a lookup heard of and did not ask, to be pinged if the table wants them
+ASKED_SEEDS = 2  # by each lookup of a record
+MAX_INTRODUCED = K // 2  # contacts that a lookup heard of and did not ask, to be pinged if the table wants them
 MAX_REPAIRS = 4  # stores to nodes that should have had the record
+CLOCKS = ("expired", "future")  # reasons why a record does not hold that are no lie: clocks differ
 RECENT_S, MAX_RECENT = 5.0, 16  # ended lookups whose answers still serve; x about 20 kB
 
-JUNK = describe("dht_junk", "lookup answers with an invalid record")
+JUNK = describe("dht_junk", "lookup answers with an invalid record or statement")
 LOOKUPS = describe("dht_lookups", "lookups started")
 LOOKUPS_FULL = describe("dht_lookups_full", "lookups refused: too many at once")
 LOOKUP_DEADLINE = describe("dht_lookup_deadline", "lookups ended by their deadline")
@@ -52,7 +54,8 @@ class Lookups:
     """All running lookups of a node.
 
     ``meet(peer, addr, now)`` is told of contacts that were heard of but not asked, ``is_joining()`` says whether a
-    first contact may answer soon, ``on_record(record, now)`` gets every record that is the newest of its lookup.
+    first contact may answer soon, ``on_record(record, now)`` gets every record that is the newest of its lookup, and
+    ``on_liar(peer, now)`` is told of a node that answered with what no honest one holds.
     """
 
     def __init__(
@@ -61,43 +64,54 @@ class Lookups:
         meet: Callable[[NodeId, Addr, float], None],
         is_joining: Callable[[], bool],
         on_record: Callable[[EndpointRecord, float], None],
+        on_liar: Callable[[NodeId, float], None],
     ) -> None:
+        self._on_liar = on_liar
         self._shared = shared
         self._meet = meet
         self._is_joining = is_joining
         self._on_record = on_record
         self._running: dict[Search, None] = {}
-        self._recent: BoundedDict[bytes, tuple[Lookup, float]] = BoundedDict(MAX_RECENT)
+        self._recent: BoundedDict[tuple[bytes, bool], tuple[Lookup, float]] = BoundedDict(MAX_RECENT)
 
     def __len__(self) -> int:
         return len(self._running)
 
-    def find(self, key: bytes, now: float, on_done: OnDone, *, width: int = R) -> None:
+    def find(self, key: bytes, now: float, on_done: OnDone, *, width: int = R, asked: Container[NodeId] = ()) -> None:
         """Find the ``width`` nodes nearest to ``key``; ``on_done`` comes later, never within this call.
 
-        The lookup that it is given has asked for no record; ``Lookup.closest`` has the nodes, with their tokens.
+        The lookup that it is given has asked for no record; ``Lookup.closest`` has the nodes, with their tokens. Nodes
+        that were ``asked`` by an earlier one are not asked again.
         """
-        self._start(key, width, False, now, on_done)
+        if asked or not self._share(key, False, width, now, on_done):
+            self._start(key, width, False, now, on_done, asked=asked)
 
     def get(self, key: bytes, now: float, on_done: OnDone) -> None:
-        """Find the record of ``key``, together with a lookup of it that runs or ended within ``RECENT_S``.
+        """Find the record of ``key``; as ``find``."""
+        if not self._share(key, True, R, now, on_done):
+            self._start(key, R, True, now, on_done)
 
-        A node that connects to a peer also watches it: the two questions cost one lookup.
+    def _share(self, key: bytes, want_record: bool, width: int, now: float, on_done: OnDone) -> bool:
+        """Let a lookup serve that runs or ended within ``RECENT_S``; False when there is none of that kind.
+
+        A node that connects to a peer also watches it, and one that joins also publishes: two questions, one lookup.
         """
         for search in self._running:
-            if search.lookup.key == key and search.lookup.want_record:
+            lookup = search.lookup
+            if lookup.key == key and lookup.want_record == want_record and lookup.serves(width):
                 search.followers.append(on_done)
-                return
-        recent, ended = self._recent.get(key, (None, 0.0))
-        if recent is not None and now - ended < RECENT_S and recent.answers:
-            self._shared.timers.at(now, lambda t: on_done(recent, t))
-        else:
-            self._start(key, R, True, now, on_done)
+                return True
+        recent, ended = self._recent.get((key, want_record), (None, 0.0))
+        if recent is None or now - ended >= RECENT_S or not recent.answers or not recent.serves(width):
+            return False
+        self._shared.timers.at(now, lambda t: on_done(recent, t))
+        return True
 
     def search(self, key: bytes, now: float, on_done: OnDone, on_found: OnFound) -> Search | None:
         """Start a lookup of a record whose ``on_found`` is called for each newer one.
 
-        Returns None when ``DHT_MAX_LOOKUPS`` run already; ``on_done`` is called in that case too, with nothing found.
+        Returns None when ``DHT_MAX_LOOKUPS`` run already, or as many as the budget of requests bears; ``on_done`` is
+        called in that case too, with nothing found.
         """
         return self._start(key, R, True, now, on_done, on_found)
 
@@ -120,33 +134,48 @@ class Lookups:
         """
         for search in [s for s in self._running if s.is_waiting]:
             search.is_waiting = False
-            search.lookup.start(self._starters(search.lookup.key))
+            search.lookup.start(self._starters(search.lookup.key), self._seeds(search.lookup))
             self._advance(search, now)
 
     # ---- one search
 
     def _starters(self, key: bytes) -> list[ContactInfo]:
         shared = self._shared
-        contacts = shared.table.closest(key, K, good=True) or shared.table.closest(key, K)
+        contacts = shared.table.nearest(key, K, good=True) or shared.table.nearest(key, K)
         known = [ContactInfo(c.node_id, c.addr) for c in contacts]
         if len(known) < R:
             known += [ContactInfo(s, a) for s, a in shared.seeds.items() if shared.table.get(s) is None]
         return known
 
+    def _seeds(self, lookup: Lookup) -> list[ContactInfo]:
+        """Return the seeds that a lookup of a record asks besides, by lot: every owner stores at them."""
+        seeds = self._shared.seeds if lookup.want_record else {}
+        chosen = self._shared.rng.sample(sorted(seeds), min(ASKED_SEEDS, len(seeds)))
+        return [ContactInfo(seed, seeds[seed]) for seed in chosen]
+
     def _start(
-        self, key: bytes, width: int, want_record: bool, now: float, on_done: OnDone, on_found: OnFound | None = None
+        self,
+        key: bytes,
+        width: int,
+        want_record: bool,
+        now: float,
+        on_done: OnDone,
+        on_found: OnFound | None = None,
+        *,
+        asked: Container[NodeId] = (),
     ) -> Search | None:
         shared = self._shared
         shared.metrics.count(LOOKUPS)
-        lookup = Lookup(shared.own, key, now, width=width, want_record=want_record)
-        if len(self._running) >= DHT_MAX_LOOKUPS:
+        price = shared.has_price
+        lookup = Lookup(shared.own, key, now, width=width, want_record=want_record, has_price=price, asked=asked)
+        if len(self._running) >= min(DHT_MAX_LOOKUPS, shared.rpcs.budget.lookups):
             shared.metrics.count(LOOKUPS_FULL)
             shared.timers.at(now, lambda t: on_done(lookup, t))
             return None
         search = Search(lookup, on_done, on_found)
         self._running[search] = None
         starters = self._starters(key)
-        lookup.start(starters)
+        lookup.start(starters, self._seeds(lookup))
         search.is_waiting = not starters and self._is_joining()
         wait = FIRST_CONTACT_WAIT_S if search.is_waiting else DHT_LOOKUP_DEADLINE_S
         search.deadline = shared.timers.at(now + wait, lambda t: self._on_deadline(search, t))
@@ -195,6 +224,7 @@ class Lookups:
             failed,
             on_slow=slow,
             pad=True,
+            wanted=lambda: not search.is_over,
         )
 
     def _on_reply(self, search: Search, candidate: Candidate, reply: Reply, now: float) -> None:
@@ -202,10 +232,17 @@ class Lookups:
             return
         lookup, record = search.lookup, None
         if isinstance(reply, Value) and reply.record:
-            record = self._shared.open(reply.record, now, lookup.key)
-            if record is None:
+            is_lie = False
+            if self._shared.kept.is_statement(reply.record):
+                is_good = self._shared.kept.put(reply.record, lookup.key)
+            else:
+                record = self._shared.open(reply.record, now, lookup.key)
+                is_good = record is not None
+                is_lie = not is_good and self._shared.refusal not in CLOCKS
+            if not is_good:
                 self._shared.metrics.count(JUNK)
-                self._shared.table.failed(candidate.id, evict=True)
+                if is_lie:
+                    self._on_liar(candidate.id, now)
                 lookup.on_junk(candidate)
                 self._advance(search, now)
                 return
@@ -224,11 +261,11 @@ class Lookups:
         if search.deadline is not None:
             search.deadline.cancel()
         lookup = search.lookup
-        for candidate in lookup.unasked(MAX_INTRODUCED):
-            self._meet(candidate.id, candidate.addr, now)
-        self._repair(lookup, now)
-        if lookup.want_record:
-            self._recent[lookup.key] = lookup, now
+        if not self._shared.rpcs.budget.congested:  # what this lookup was not begun for waits for better times
+            for candidate in lookup.unasked(MAX_INTRODUCED):
+                self._meet(candidate.id, candidate.addr, now)
+            self._repair(lookup, now)
+        self._recent[lookup.key, lookup.want_record] = lookup, now
         for on_done in (search.on_done, *search.followers):
             on_done(lookup, now)
 

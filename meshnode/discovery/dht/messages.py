@@ -8,13 +8,13 @@ until the sender has shown, with a token bound to its address, that it receives 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from meshnode.base.address import Addr, is_dialable, pack_addr, unpack_addr
 from meshnode.base.limits import DHT_MAX_BODY, DHT_MAX_CONTACTS, DHT_MAX_WATCH_S, MAX_RECORD
+from meshnode.base.value import value
 from meshnode.base.wire import WireError, as_bytes, as_number, decode, encode
 from meshnode.identity.node_id import NodeId, known_id
 
@@ -41,14 +41,14 @@ class Status(IntEnum):
     INVALID = 4
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ping:
     """Ask whether the node receives at this address."""
 
     tx: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Pong:
     """Answer to Ping, with a token for the asking address."""
 
@@ -56,7 +56,7 @@ class Pong:
     token: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Find:
     """Ask for the nodes near ``key`` (padded)."""
 
@@ -64,7 +64,7 @@ class Find:
     key: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Nodes:
     """Answer to Find."""
 
@@ -73,7 +73,7 @@ class Nodes:
     contacts: tuple[ContactInfo, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Get:
     """Ask as Find does, and for the record of ``key`` if it is held (padded)."""
 
@@ -81,7 +81,7 @@ class Get:
     key: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Value:
     """Answer to Get; ``record`` is empty when not held."""
 
@@ -91,7 +91,7 @@ class Value:
     record: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Store:
     """Ask to hold a record. A newer one of a key that is held needs no token: it proves itself."""
 
@@ -100,7 +100,7 @@ class Store:
     record: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Stored:
     """Answer to Store."""
 
@@ -109,7 +109,7 @@ class Stored:
     token: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Watch:
     """Ask for pushes of records of ``key`` newer than ``seq`` to this address, for ``seconds``; 0 ends the watch.
 
@@ -123,7 +123,7 @@ class Watch:
     seconds: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Watched:
     """Answer to Watch, at once with a newer record when there is one."""
 
@@ -133,7 +133,7 @@ class Watched:
     record: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Push:
     """A newer record of a key that is watched."""
 
@@ -141,7 +141,7 @@ class Push:
     record: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PushAck:
     """Answer to Push."""
 
@@ -170,6 +170,7 @@ MESSAGES: dict[int, tuple[type[Any], tuple[str, ...]]] = {
     0x1A: (Push, ("tx", "record")),
     0x1B: (PushAck, ("tx",)),
 }
+ANSWERS = frozenset(kind for kind, (cls, _) in MESSAGES.items() if cls in REPLY_TO.values())
 _KIND_OF = {cls: kind for kind, (cls, _) in MESSAGES.items()}
 FIRST_KIND, LAST_KIND = min(MESSAGES), max(MESSAGES)
 

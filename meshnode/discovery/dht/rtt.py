@@ -7,7 +7,7 @@ from meshnode.base.rtt import RttEstimator
 from meshnode.identity.node_id import NodeId
 
 MIN_RTO_S = 0.15
-MAX_RTO_S = 3.0
+MAX_RTO_S = 6.0  # both ends hold what they receive for 2 s at most (MAX_QUEUED_S), and the CPU may be busy meanwhile
 INITIAL_RTO_S = 1.0
 MIN_SOFT_S = 0.03
 MAX_SOFT_S = 1.0

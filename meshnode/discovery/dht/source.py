@@ -14,7 +14,8 @@ from meshnode.base.limits import RETRY_LOOKUP_S
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timers
 from meshnode.discovery.dht.core import Dht
-from meshnode.discovery.dht.effects import ContactsChanged, Found, LookupDone, RecordPushed, SendSealed
+from meshnode.discovery.dht.effects import ContactsChanged, Found, LookupDone, Proven, RecordPushed, SendSealed
+from meshnode.discovery.dht.kept import Kept
 from meshnode.discovery.source import RecordSource, Sink
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
@@ -28,8 +29,8 @@ LOOKUP_EMPTY = describe("lookup_empty", "lookups that found no record, to be rep
 class DhtSource(RecordSource):
     """Adapter of the DHT core to the stack: a ``RecordSource``.
 
-    ``send`` seals and sends a body, ``on_dirty`` asks for a flush, ``on_contacts`` is told that ``Dht.contacts`` has
-    changed (at most every few seconds).
+    ``send`` seals and sends a body, ``on_proven`` is told of an address that answered, ``on_dirty`` asks for a flush,
+    ``on_contacts`` is told that ``Dht.contacts`` has changed (at most every few seconds).
     """
 
     name = "dht"
@@ -41,7 +42,8 @@ class DhtSource(RecordSource):
         clock: Clock,
         timers: Timers,
         metrics: Metrics,
-        send: Callable[[NodeId, Addr, bytes], None],
+        send: Callable[[SendSealed, float], None],
+        on_proven: Callable[[Proven, float], None],
         on_dirty: Callable[[], None],
         on_contacts: Callable[[], None],
     ) -> None:
@@ -50,6 +52,7 @@ class DhtSource(RecordSource):
         self._timers = timers
         self._metrics = metrics
         self._send = send
+        self._on_proven = on_proven
         self._on_dirty = on_dirty
         self._on_contacts = on_contacts
         self._timer = timers.timer(self._tick)
@@ -109,9 +112,9 @@ class DhtSource(RecordSource):
             self.dht.add_contact_hint(record.id, endpoint.addr, now)
         self._touched()
 
-    def watch(self, peer: NodeId, known_seq: int, now: float) -> None:
+    def watch(self, peer: NodeId, known_seq: int, now: float, *, unasked: bool = False) -> None:
         """Have records of ``peer`` newer than ``known_seq`` pushed here until ``unwatch``."""
-        self.dht.watch(peer, now, known_seq=known_seq)
+        self.dht.watch(peer, now, known_seq=known_seq, unasked=unasked)
         self._touched()
 
     def rewatch(self, peer: NodeId, now: float) -> None:
@@ -129,6 +132,20 @@ class DhtSource(RecordSource):
         self.dht.note_record(record, now)
         self._touched()
 
+    def keep_statements(self, kept: Kept) -> None:
+        """Answer questions for what is no record from this set, and put into it what comes."""
+        self.dht.statements.keep(kept)
+
+    def find_statement(self, key: bytes, now: float, done: Callable[[float], None]) -> None:
+        """Look for the statement of a key; it is in the set before ``done`` is told that the search has ended."""
+        self.dht.statements.find(key, now, done)
+        self._touched()
+
+    def publish_statement(self, key: bytes, encoded: bytes, now: float) -> None:
+        """Store a statement at the nodes nearest to its key."""
+        self.dht.statements.publish(key, encoded, now)
+        self._touched()
+
     def handle(self, sender: NodeId, body: bytes, source: Addr, size: int, now: float) -> None:
         """Take the body of a sealed datagram of ``size`` bytes from ``sender``.
 
@@ -142,7 +159,9 @@ class DhtSource(RecordSource):
         """Carry out what the core wants done."""
         for effect in self.dht.take_effects():
             if isinstance(effect, SendSealed):
-                self._send(effect.peer, effect.addr, effect.body)
+                self._send(effect, now)
+            elif isinstance(effect, Proven):
+                self._on_proven(effect, now)
             elif isinstance(effect, Found):
                 self._sink.record(effect.record.encoded)
             elif isinstance(effect, RecordPushed):

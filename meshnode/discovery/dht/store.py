@@ -1,25 +1,18 @@
-"""Storage for other nodes: their records and their watches, bounded by address and by key."""
+"""Storage for other nodes' records, bounded by key and shared by source network."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from enum import Enum
 
 from kademlia.storage import IStorage
 
-from meshnode.base.address import Addr
-from meshnode.base.limits import (
-    DHT_MAX_STORED_PER_ADDRESS,
-    DHT_MAX_WATCHES,
-    DHT_MAX_WATCHES_PER_KEY,
-    DHT_MAX_WATCHES_PER_SENDER,
-    DHT_UPDATES_PER_KEY,
-    DHT_UPDATES_PER_KEY_PER_S,
-)
+from meshnode.base.fair_table import FairTable, Groups, source_shares
+from meshnode.base.limits import DHT_UPDATES_PER_KEY, DHT_UPDATES_PER_KEY_PER_S
 from meshnode.base.token_bucket import TokenBucket
+from meshnode.base.value import state
 from meshnode.identity.node_id import NodeId
-from meshnode.identity.record import EndpointRecord, newer
+from meshnode.identity.record import EndpointRecord, is_ahead, newer
 
 
 class Put(Enum):
@@ -29,88 +22,113 @@ class Put(Enum):
     NEWER = "newer"
     SAME = "same"
     OLD = "old"
-    FULL = "full"
     QUOTA = "quota"
 
 
-@dataclass(slots=True)
+@state
 class _Item:
     record: EndpointRecord
     stored: float
-    source: str
-    updates: TokenBucket
+    groups: Groups  # of the source that handed in the first record of this key
+    updates: TokenBucket | None = None  # from the first newer record on
 
 
 class RecordStore(IStorage):  # type: ignore[misc]  # kademlia is untyped
-    """Newest verified record by key. When full, the expired go first, then the farthest from this node."""
+    """Newest verified record by key, at most ``limit``.
 
-    def __init__(self, own_key: bytes, limit: int) -> None:
-        self._own = int.from_bytes(own_key, "big")
+    Half of the places are for established owners: this node, and those that ``is_established`` names. The others are
+    shared by the networks and hosts that the records came from; when all are taken, the one with most gives one up. Ids
+    are free, and so is an id's distance from this node's: neither is a reason to keep a record.
+    """
+
+    def __init__(
+        self, own_key: bytes, limit: int, is_established: Callable[[NodeId], bool] = lambda peer: False
+    ) -> None:
+        self.is_barred: Callable[[NodeId], bool] = lambda owner: False  # keys whose records are given to none
+        self._own = own_key
         self._limit = limit
+        self._is_established = is_established
         self._items: dict[bytes, _Item] = {}
-        self._per_source: dict[str, int] = {}
+        self._kept: FairTable[bytes] = FairTable(max(1, limit // 2))
+        self._guests: FairTable[bytes] = FairTable(limit + 1)  # evicted from by hand, for both count
         self._now = 0.0
 
     def __len__(self) -> int:
         return len(self._items)
 
     def put(self, record: EndpointRecord, source: str, now: float, wall: float) -> Put:
-        """Offer a verified record; ``source`` is the host that handed it in and pays with its quota."""
+        """Offer a verified record; ``source`` is the host that handed it in, whose share pays for the place.
+
+        A new one is always taken; when the store is full, another one gives way.
+        """
         self._now = max(now, self._now)
         key = record.id.dht_key
         item = self._items.get(key)
+        if item is not None and is_ahead(item.record, wall):
+            self._drop(key)
+            item = None
         if item is not None:
-            if item.record.encoded == record.encoded:
-                return Put.SAME
-            if not newer(record, item.record):
-                return Put.OLD
-            if not item.updates.take(1, now):
-                return Put.QUOTA
-            item.record, item.stored = record, now
-            return Put.NEWER
-        if self._per_source.get(source, 0) >= DHT_MAX_STORED_PER_ADDRESS:
-            self.cull(wall)
-            if self._per_source.get(source, 0) >= DHT_MAX_STORED_PER_ADDRESS:
-                return Put.QUOTA
-        if len(self._items) >= self._limit and not self._make_room(key, wall):
-            return Put.FULL
-        updates = TokenBucket(DHT_UPDATES_PER_KEY_PER_S, DHT_UPDATES_PER_KEY, now)
-        self._items[key] = _Item(record, now, source, updates)
-        self._per_source[source] = self._per_source.get(source, 0) + 1
+            return self._update(item, record, now)
+        groups = source_shares(source)
+        self._items[key] = _Item(record, now, groups)
+        if key == self._own or self._is_established(record.id):
+            self._keep(key, groups)
+        else:
+            self._guests.add(key, *groups)
+        while len(self._items) > self._limit:  # no scan: STOREs come as fast as datagrams
+            del self._items[self._guests.evict()]
         return Put.NEW
 
+    def _update(self, item: _Item, record: EndpointRecord, now: float) -> Put:
+        key = record.id.dht_key
+        if key in self._guests:
+            if self._is_established(record.id):
+                self.keep(record.id)
+            else:
+                self._guests.touch(key)
+        if item.record.encoded == record.encoded:
+            return Put.SAME
+        if not newer(record, item.record):
+            return Put.OLD
+        if item.updates is None:
+            item.updates = TokenBucket(DHT_UPDATES_PER_KEY_PER_S, DHT_UPDATES_PER_KEY, now)
+        if not item.updates.take(1, now):
+            return Put.QUOTA
+        item.record, item.stored = record, now
+        return Put.NEWER
+
+    def keep(self, owner: NodeId) -> None:
+        """Give the record of an owner that is established now, if there is one, a place that newcomers cannot take."""
+        key = owner.dht_key
+        if key in self._guests:
+            self._guests.discard(key)
+            self._keep(key, self._items[key].groups)
+
+    def _keep(self, key: bytes, groups: Groups) -> None:
+        over = self._kept.add(key, *groups)
+        if over is not None:  # it takes its chance among the others
+            self._guests.add(over, *self._items[over].groups)
+
     def fresh(self, key: bytes, wall: float) -> EndpointRecord | None:
-        """Return the record of ``key``; None when there is none or it has expired."""
+        """Return the record of ``key``; None when there is none, or it has expired or is ahead of the clock."""
         item = self._items.get(key)
         if item is None:
             return None
-        if item.record.expires_ms < wall * 1000:
+        record = item.record
+        if record.expires_ms < wall * 1000 or is_ahead(record, wall) or self.is_barred(record.id):
             self._drop(key)
             return None
-        return item.record
+        return record
 
     def cull(self, wall: float) -> None:
         """Drop what has expired."""
         for key in [k for k, item in self._items.items() if item.record.expires_ms < wall * 1000]:
             self._drop(key)
 
-    def _make_room(self, key: bytes, wall: float) -> bool:
-        self.cull(wall)
-        if len(self._items) < self._limit:
-            return True
-        farthest = max(self._items, key=lambda k: int.from_bytes(k, "big") ^ self._own)
-        if int.from_bytes(farthest, "big") ^ self._own <= int.from_bytes(key, "big") ^ self._own:
-            return False
-        self._drop(farthest)
-        return True
-
     def _drop(self, key: bytes) -> None:
-        item = self._items.pop(key)
-        left = self._per_source[item.source] - 1
-        if left:
-            self._per_source[item.source] = left
-        else:
-            del self._per_source[item.source]
+        del self._items[key]
+        self._kept.discard(key)
+        self._guests.discard(key)
 
     # ---- the library's storage interface, on encoded records
 
@@ -131,100 +149,3 @@ class RecordStore(IStorage):  # type: ignore[misc]  # kademlia is untyped
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         return iter([(key, item.record.encoded) for key, item in self._items.items()])
-
-
-@dataclass(slots=True)
-class Watcher:
-    """A node that wants newer records of a key, and its address. ``credit`` bounds what an unproven address is sent."""
-
-    id: NodeId
-    addr: Addr
-    until: float
-    seq: int
-    proven: bool
-    credit: int
-
-    def spend(self, size: int) -> bool:
-        """Return True when a body of ``size`` bytes may be sent there, and charge it.
-
-        A proven address has no limit; another one has as many bytes as its request had.
-        """
-        if self.proven:
-            return True
-        if self.credit < size:
-            return False
-        self.credit -= size
-        return True
-
-
-class Watchers:
-    """All watches that this node holds for others."""
-
-    def __init__(self, per_key: int = DHT_MAX_WATCHES_PER_KEY) -> None:
-        self._by_key: dict[bytes, dict[NodeId, Watcher]] = {}
-        self._per_sender: dict[NodeId, int] = {}
-        self._per_key = per_key
-        self._total = 0
-
-    def __len__(self) -> int:
-        return self._total
-
-    def add(self, key: bytes, watcher: Watcher, now: float) -> bool:
-        """Register or renew a watch; return False when a bound is reached: of its sender, of the key, of all.
-
-        A renewal always succeeds. From the same address it keeps the proof of the address, and the larger credit.
-        """
-        watchers = self._by_key.get(key)
-        old = None if watchers is None else watchers.get(watcher.id)
-        if old is not None and watchers is not None:
-            if old.addr == watcher.addr:
-                watcher.proven = watcher.proven or old.proven
-                watcher.credit = watcher.credit if watcher.proven else max(watcher.credit, old.credit)
-            watchers[watcher.id] = watcher
-            return True
-        if self._is_full(key, watcher.id):
-            self.cull(now)
-            if self._is_full(key, watcher.id):
-                return False
-        self._by_key.setdefault(key, {})[watcher.id] = watcher
-        self._per_sender[watcher.id] = self._per_sender.get(watcher.id, 0) + 1
-        self._total += 1
-        return True
-
-    def _is_full(self, key: bytes, sender: NodeId) -> bool:
-        return (
-            self._total >= DHT_MAX_WATCHES
-            or self._per_sender.get(sender, 0) >= DHT_MAX_WATCHES_PER_SENDER
-            or len(self._by_key.get(key, ())) >= self._per_key
-        )
-
-    def get(self, key: bytes, watcher: NodeId) -> Watcher | None:
-        """Return the watch of that peer on that key."""
-        return self._by_key.get(key, {}).get(watcher)
-
-    def remove(self, key: bytes, watcher: NodeId) -> None:
-        """Forget a watch, if there."""
-        watchers = self._by_key.get(key)
-        if watchers is None or watchers.pop(watcher, None) is None:
-            return
-        if not watchers:
-            del self._by_key[key]
-        self._total -= 1
-        left = self._per_sender[watcher] - 1
-        if left:
-            self._per_sender[watcher] = left
-        else:
-            del self._per_sender[watcher]
-
-    def waiting(self, key: bytes, seq: int, now: float) -> list[Watcher]:
-        """Return the watchers that a record with ``seq`` is news to.
-
-        Watches that have run out, and watchers that acknowledged this seq or a newer one, are left out.
-        """
-        return [w for w in self._by_key.get(key, {}).values() if w.seq < seq and w.until > now]
-
-    def cull(self, now: float) -> None:
-        """Drop what has run out by ``now``."""
-        gone = [(k, w.id) for k, watchers in self._by_key.items() for w in watchers.values() if w.until <= now]
-        for key, watcher in gone:
-            self.remove(key, watcher)

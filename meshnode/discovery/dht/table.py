@@ -8,13 +8,16 @@ for ever, its bucket choice is off by one, and it reads the clock. Only peers th
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from functools import lru_cache
+from itertools import zip_longest
 
 from kademlia.node import Node
 from kademlia.routing import KBucket, RoutingTable
 
 from meshnode.base.address import Addr
-from meshnode.base.limits import DHT_MAX_PER_SUBNET
+from meshnode.base.bounded import BoundedDict
+from meshnode.base.limits import DHT_MAX_LIARS, DHT_MAX_PER_SUBNET
 from meshnode.identity.node_id import NodeId
 
 K = 16  # contacts in a bucket
@@ -26,12 +29,17 @@ TOKEN_LIFE_S = 240.0  # a holder honours its tokens for 300 to 600 s
 class Contact(Node):  # type: ignore[misc]  # kademlia is untyped
     """A peer that answered: its id, the address where it did, and its token for this node's address."""
 
-    def __init__(self, node_id: NodeId, addr: Addr) -> None:
+    def __init__(self, node_id: NodeId, addr: Addr, *, priced: bool = False) -> None:
         super().__init__(node_id.dht_key, addr.host, addr.port)
+        self.priced = priced
         self.node_id = node_id
         self.addr = addr
         self.distance_key: int = self.long_id
         self.fails = 0
+        self.heard_at = float("-inf")  # when it asked this node something last
+        self.answered_at = float("-inf")
+        self.checked_at = float("-inf")  # when it was asked whether it lives
+        self.failing_since = float("inf")  # when the first request was sent of those that it has not answered
         self.token = b""
         self.token_at = float("-inf")
 
@@ -71,7 +79,11 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
 
     buckets: list[Bucket]
 
-    def __init__(self, own: NodeId, ksize: int = K) -> None:
+    def __init__(
+        self, own: NodeId, ksize: int = K, *, has_price: Callable[[NodeId], bool] = lambda peer: False
+    ) -> None:
+        self._has_price = has_price
+        self._liars: BoundedDict[bytes, float] = BoundedDict(DHT_MAX_LIARS)  # until when none of them comes in
         super().__init__(None, ksize, Node(own.dht_key))
         self.own = own
         self.version = 0  # grows whenever contacts() would differ
@@ -106,12 +118,17 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
         key = peer.dht_key
         return self.bucket_of(key).nodes.get(key)
 
+    def is_good(self, peer: NodeId) -> bool:
+        """Return whether the peer is a contact that answered the last request."""
+        contact = self.get(peer)
+        return contact is not None and not contact.fails
+
     def wants(self, peer: NodeId, addr: Addr) -> bool:
         """Return True when an answer from this peer would change the table.
 
         That is a new peer with room for it, or a known one at another address or with failures.
         """
-        if peer == self.own:
+        if peer == self.own or peer.dht_key in self._liars:
             return False
         bucket = self.bucket_of(peer.dht_key)
         known = bucket.nodes.get(peer.dht_key)
@@ -120,14 +137,14 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
         if _crowded(bucket, addr):
             return False
         room = len(bucket.nodes) < self.ksize or bucket.has_in_range(self.node)
-        return room or any(c.fails for c in bucket.nodes.values())
+        return room or any(c.fails for c in bucket.nodes.values()) or self._gives_way(bucket, peer) is not None
 
     def answered(self, peer: NodeId, addr: Addr) -> Contact | None:
         """Add or refresh a peer that answered from ``addr``; return its contact if it is in the table.
 
         A full bucket is split when it covers this node's own key; else the peer replaces one that fails, or stands by.
         """
-        if peer == self.own:
+        if peer == self.own or peer.dht_key in self._liars:
             return None
         key = peer.dht_key
         bucket = self._split_for(key, addr)
@@ -137,17 +154,22 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
             return known
         if _crowded(bucket, addr):
             return None
-        contact = Contact(peer, addr)
+        contact = Contact(peer, addr, priced=self._has_price(peer))
         if len(bucket.nodes) >= self.ksize:
-            failing = next((c for c in bucket.nodes.values() if c.fails), None)
-            if failing is None:
+            out = next((c for c in bucket.nodes.values() if c.fails), None) or self._gives_way(bucket, peer)
+            if out is None:
                 bucket.add_node(contact)  # the library keeps it as a standby
                 return None
-            del bucket.nodes[failing.id]
+            del bucket.nodes[out.id]
         bucket.nodes[key] = contact
         bucket.replacement_nodes.pop(key, None)
         self.version += 1
         return contact
+
+    def _gives_way(self, bucket: Bucket, peer: NodeId) -> Contact | None:
+        """Return the contact of a full bucket that an id with a price replaces; half of the places are for these."""
+        free = [c for c in bucket.nodes.values() if not c.priced]
+        return free[-1] if len(free) > self.ksize // 2 and self._has_price(peer) else None
 
     def _split_for(self, key: bytes, addr: Addr) -> Bucket:
         """Return the bucket of ``key``, after the splits that make room for it around this node's own key."""
@@ -184,17 +206,27 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
             return True
         return False
 
-    def remove(self, peer: NodeId) -> None:
-        """Take a peer out at once (it lied)."""
-        contact = self.get(peer)
+    def ban(self, peer: NodeId, until: float) -> None:
+        """Take a peer out at once, for it lied, and let it not come back until then (``forgive``)."""
+        self._liars.put(peer.dht_key, until)
+        bucket = self.bucket_of(peer.dht_key)
+        bucket.replacement_nodes.pop(peer.dht_key, None)
+        contact = bucket.nodes.get(peer.dht_key)
         if contact is not None:
-            self.bucket_of(peer.dht_key).remove_node(contact)
+            bucket.remove_node(contact)
             self.version += 1
 
-    def closest(self, key: bytes, count: int, *, good: bool = False, exclude: NodeId | None = None) -> list[Contact]:
+    def forgive(self, now: float) -> None:
+        """Let those come back whose time is over."""
+        for key in [key for key, until in self._liars.items() if until <= now]:
+            del self._liars[key]
+
+    def closest(
+        self, key: bytes, count: int, *, good: bool = False, exclude: NodeId | None = None, priced: bool = False
+    ) -> list[Contact]:
         """Return the ``count`` contacts nearest to ``key`` by XOR, nearest first.
 
-        ``good`` leaves out those that failed last time, ``exclude`` one peer.
+        ``good`` leaves out those that failed last time, ``exclude`` one peer, ``priced`` all ids without a price.
         """
         target = int.from_bytes(key, "big")
         without = b"" if exclude is None else exclude.dht_key
@@ -202,11 +234,19 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
         # a bucket's range is one prefix, so the distances of two buckets' contacts never interleave
         for bucket in sorted(self.buckets, key=lambda b: b.range[0] ^ target):
             near = [c for c in bucket.nodes.values() if c.id != without and not (good and c.fails)]
+            if priced:
+                near = [c for c in near if c.priced]
             near.sort(key=lambda c: c.distance_key ^ target)
             found += near
             if len(found) >= count:
                 break
         return found[:count]
+
+    def nearest(self, key: bytes, count: int, *, good: bool = False, exclude: NodeId | None = None) -> list[Contact]:
+        """Return the ``count`` nearest of all and the ``count`` nearest with a price, by turns; each once."""
+        of_all = self.closest(key, count, good=good, exclude=exclude)
+        priced = self.closest(key, count, good=good, exclude=exclude, priced=True)
+        return list(dict.fromkeys(c for pair in zip_longest(of_all, priced) for c in pair if c is not None))
 
     def find_neighbors(self, node: Node, k: int | None = None, exclude: Node | None = None) -> list[Contact]:
         """Return ``closest`` under the library's name for it."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from meshnode.base.address import Addr
 from meshnode.base.limits import DHT_MAX_WATCH_S, DHT_MAX_WATCHED
 from meshnode.base.metrics import describe
 from meshnode.base.timers import Timer
+from meshnode.base.value import state
 from meshnode.discovery.dht.effects import RecordPushed
 from meshnode.discovery.dht.lookup import Lookup
 from meshnode.discovery.dht.messages import Push, Reply, Status, Watch, Watched
 from meshnode.discovery.dht.shared import R, Shared
 from meshnode.identity.node_id import NodeId
-from meshnode.identity.record import EndpointRecord
+from meshnode.identity.record import EndpointRecord, latest_ms
 
 RENEW_S = 60.0
 HOLDERS = 3
@@ -31,7 +32,7 @@ WATCHED_FULL = describe("dht_watched_full", "watches not started: we watch too m
 StartGet = Callable[[bytes, float, Callable[[Lookup, float], None]], None]
 
 
-@dataclass(slots=True)
+@state
 class _Watched:
     id: NodeId
     seq: int
@@ -51,17 +52,18 @@ class Watching:
         self._get = get
         self._watched: dict[bytes, _Watched] = {}
 
-    def watch(self, peer: NodeId, seq: int, now: float) -> None:
+    def watch(self, peer: NodeId, seq: int, now: float, *, unasked: bool = False) -> None:
         """Begin to hear of every record of ``peer`` newer than ``seq``.
 
-        Refused (counted) past ``DHT_MAX_WATCHED`` ids; renewed about every ``RENEW_S``.
+        Refused (counted) past ``DHT_MAX_WATCHED`` ids, and past half of that when ``unasked``: for a peer that came by
+        itself, for ids are free. Renewed about every ``RENEW_S``.
         """
         key = peer.dht_key
         known = self._watched.get(key)
         if known is not None:
             known.seq = max(known.seq, seq)
             return
-        if len(self._watched) >= DHT_MAX_WATCHED:
+        if len(self._watched) >= (DHT_MAX_WATCHED // 2 if unasked else DHT_MAX_WATCHED):
             self._shared.metrics.count(WATCHED_FULL)
             return
         watched = self._watched[key] = _Watched(peer, seq)
@@ -79,10 +81,11 @@ class Watching:
         for holder, addr in watched.holders.items():
             self._register(watched, holder, addr, now, seconds=0)
 
-    def seq_of(self, peer: NodeId) -> int | None:
-        """Return the newest seq known of a watched id; None when it is not watched."""
-        watched = self._watched.get(peer.dht_key)
-        return None if watched is None else watched.seq
+    def _known(self, watched: _Watched, now: float) -> int:
+        """Return the newest seq known; one that this node's clock took when it was ahead is forgotten."""
+        if watched.seq > latest_ms(self._shared.wall(now)):
+            watched.seq = 0
+        return watched.seq
 
     def rewatch_all(self, now: float) -> None:
         """Renew all watches from this node's new address, ``BURST`` at once and the rest in steps of 10 ms.
@@ -131,7 +134,8 @@ class Watching:
             if lookup.best is not None:
                 self.on_record(lookup.best, now)
             nearest = [c for c in lookup.closest(R) if c.id != watched.id]
-            chosen = sorted(nearest, key=lambda c: c.seq is None)[:HOLDERS]
+            newest = 0 if lookup.best is None else lookup.best.seq
+            chosen = sorted(nearest, key=lambda c: (c.seq is None or c.seq < newest, not c.priced))[:HOLDERS]
             if not chosen:
                 self._retry(watched, now)
                 return
@@ -203,7 +207,7 @@ class Watching:
         self._shared.rpcs.call(
             holder,
             addr,
-            lambda tx: Watch(tx, shown, key, watched.seq, seconds),
+            lambda tx: Watch(tx, shown, key, self._known(watched, now), seconds),
             now,
             answered,
             lost,
@@ -234,6 +238,6 @@ class Watching:
         News is an effect RecordPushed; each seq is told once.
         """
         watched = self._watched.get(record.id.dht_key)
-        if watched is not None and record.seq > watched.seq:
+        if watched is not None and record.seq > self._known(watched, now):
             watched.seq = record.seq
             self._shared.effects.append(RecordPushed(record))

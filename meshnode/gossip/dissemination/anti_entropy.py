@@ -3,23 +3,27 @@
 In the spirit of scuttlebutt (van Renesse, Dumitriu, Gough, Thomas, LADIS 2008), but by fingerprints of ranges of ids
 instead of one number an origin: an origin's entries may come in any order, and an idle mesh sends 8 bytes. SyncRequest
 carries the fingerprints of 1 to 256 buckets, SyncResponse the ids in those that differ: now the requester knows both
-sides. It sends what the other lacks, at most 48 kB, and asks for what it lacks itself, at most as much at once.
+sides. It sends what the other lacks, at most 48 kB, and asks for what it lacks itself, at most as much at once. Two
+nodes of which one has given up entries, since a kind is full there, stay different: so nothing is sent to a neighbour
+unasked a second time, and an exchange that moved nothing is followed by none.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Protocol
 
-from meshnode.base.limits import GOSSIP_FRAME, GOSSIP_MAX_SYNC, GOSSIP_MAX_TELL_IDS
+from meshnode.base.bounded import BoundedDict
+from meshnode.base.limits import GOSSIP_FRAME, GOSSIP_MAX_GIVEN, GOSSIP_MAX_SYNC, GOSSIP_MAX_TELL_IDS
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timers
-from meshnode.gossip.effects import Send
+from meshnode.gossip.effects import Reconciled, Send
 from meshnode.gossip.messages import BUCKETS, Entries, SyncRequest, SyncResponse, Want
 from meshnode.identity.node_id import NodeId
 
-EVERY_S = 10.0
+EVERY_S, MAX_EVERY_S = 10.0, 80.0  # between rounds: twice as long each time that the items here are the same
+SOON_S = 0.25  # until the next exchange with a neighbour whose entries wait here to be taken
 AGAIN_S = 1.0  # until the next exchange when there was more than fitted into one
 EXCHANGE_S = 5.0  # an exchange without a message for this long is over
 COMING_S = 1.0  # entries that an exchange asked for are not asked of others for this long after its last message
@@ -32,7 +36,7 @@ UNASKED = describe("gossip_sync_unasked", "reconciliation messages dropped: not 
 
 
 class Items(Protocol):
-    """What is reconciled: entries, with their ids in buckets (entry_store.py)."""
+    """What is reconciled: entries, with their ids in buckets (buckets.py)."""
 
     def __len__(self) -> int: ...
     def payload(self, item: bytes) -> bytes | None: ...
@@ -58,19 +62,22 @@ class AntiEntropy:
         timers: Timers,
         metrics: Metrics,
         items: Items,
+        lacks: Callable[[bytes], bool],
         now: float,
     ) -> None:
         self._rng = rng
         self._timers = timers
         self._metrics = metrics
         self._items = items
-        self._neighbours: dict[NodeId, None] = {}
+        self._lacks = lacks
+        self._neighbours: dict[NodeId, BoundedDict[bytes, None]] = {}  # and the ids of what each was sent unasked
         self._exchanges: dict[NodeId, _Exchange] = {}
-        self._effects: list[Send] = []
+        self._effects: list[Send | Reconciled] = []
+        self._calm: tuple[tuple[int, ...], float] = ((), EVERY_S)  # fingerprints at the last round, the wait after it
         timers.at(now + EVERY_S * rng.uniform(0.5, 1.5), self._round)
 
-    def take_effects(self) -> list[Send]:
-        """Return everything to send since the last call."""
+    def take_effects(self) -> list[Send | Reconciled]:
+        """Return everything to do since the last call."""
         effects, self._effects = self._effects, []
         return effects
 
@@ -78,13 +85,29 @@ class AntiEntropy:
 
     def add(self, peer: NodeId, at: float) -> None:
         """Add a neighbour; the first exchange with it begins at ``at``, in monotonic seconds."""
-        self._neighbours[peer] = None
+        self._neighbours[peer] = BoundedDict(GOSSIP_MAX_GIVEN)
         self._timers.at(at, lambda now: self.ask(peer, now))
 
     def remove(self, peer: NodeId) -> None:
         """Remove a neighbour."""
         self._neighbours.pop(peer, None)
         self._exchanges.pop(peer, None)
+
+    def ask_again(self, peer: NodeId, now: float) -> None:
+        """Begin an exchange with a neighbour that did not get all that it was sent."""
+        if peer in self._neighbours:
+            self._neighbours[peer].clear()
+            self.ask(peer, now)
+
+    def expects(self, peer: NodeId) -> bool:
+        """Return whether entries were asked of a neighbour that have not all come."""
+        exchange = self._exchanges.get(peer)
+        return exchange is not None and bool(exchange.missing)
+
+    def postpone(self, peer: NodeId, now: float) -> None:
+        """Ask a neighbour for no more for a while: what it sent already waits to be taken."""
+        if self._exchanges.pop(peer, None) is not None:
+            self._timers.at(now + SOON_S, lambda now: self.ask(peer, now))
 
     def ask(self, peer: NodeId, now: float) -> None:
         """Begin an exchange with a neighbour, unless one runs that had a message within ``EXCHANGE_S``.
@@ -136,9 +159,12 @@ class AntiEntropy:
             return
         exchange.heard = now
         lacking = self._compare(exchange, message, self._coming(now))
+        given = self._neighbours[peer]
+        lacking = [item for item in lacking if item not in given]
         if lacking or exchange.missing:
             self._metrics.count(DIFFERENT)
-        exchange.again |= self._give(peer, lacking) or message.full
+            exchange.again |= message.full
+        exchange.again |= self._give(peer, lacking)
         self._go_on(peer, exchange, now)
 
     def on_want(self, peer: NodeId, message: Want, now: float) -> None:
@@ -181,7 +207,7 @@ class AntiEntropy:
         for index, ids in message.ids:
             told = dict.fromkeys(ids)
             held = dict.fromkeys(self._items.bucket(index, message.buckets))
-            exchange.missing += [item for item in told if item not in held and item not in coming]
+            exchange.missing += [item for item in told if item not in held and item not in coming and self._lacks(item)]
             exchange.again |= any(item in coming for item in told)
             lacking += [item for item in held if item not in told]
         return lacking
@@ -193,6 +219,8 @@ class AntiEntropy:
         del self._exchanges[peer]
         if exchange.again:
             self._timers.at(now + AGAIN_S, lambda now: self.ask(peer, now))
+        else:
+            self._effects.append(Reconciled(peer))
 
     def _give(self, peer: NodeId, ids: list[bytes], *, answer: bool = False) -> bool:
         """Send payloads in frames; returns whether there is more than may be sent at once."""
@@ -210,6 +238,8 @@ class AntiEntropy:
                 frames.append([])
                 size = 0
             frames[-1].append(payload)
+            if not answer:
+                self._neighbours[peer][item] = None
             size += len(payload) + 8
             total += len(payload)
         if frames[-1] or answer:
@@ -218,6 +248,9 @@ class AntiEntropy:
         return more
 
     def _round(self, now: float) -> None:
-        self._timers.at(now + EVERY_S * self._rng.uniform(0.8, 1.2), self._round)
+        prints, (before, wait) = self._items.folded(1), self._calm
+        wait = min(MAX_EVERY_S, 2 * wait) if prints == before else EVERY_S
+        self._calm = prints, wait
+        self._timers.at(now + wait * self._rng.uniform(0.8, 1.2), self._round)
         if self._neighbours:
             self.ask(self._rng.choice(list(self._neighbours)), now)

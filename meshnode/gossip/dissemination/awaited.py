@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+from meshnode.base.fair_table import FairTable
 from meshnode.base.limits import GOSSIP_MAX_ANNOUNCERS, GOSSIP_MAX_MISSING
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timer, Timers
 from meshnode.identity.node_id import NodeId
 
 MISSED = describe("gossip_missed", "payloads that no announcer had any more")
-MISSING_FULL = describe("gossip_missing_full", "announcements dropped: too many payloads are awaited")
+MISSING_FULL = describe("gossip_missing_full", "announcements given up: too many payloads are awaited")
 
 Wanted = dict[NodeId, list[bytes]]
 
@@ -43,6 +44,7 @@ class Awaited:
         self._is_linked = is_linked
         self._slack = slack
         self._announcers: dict[bytes, list[tuple[NodeId, int]]] = {}
+        self._places: FairTable[bytes] = FairTable(GOSSIP_MAX_MISSING)  # by the link that announced each first
         self._due: OrderedDict[bytes, float] = OrderedDict()
         self._timer: Timer | None = None
 
@@ -52,22 +54,27 @@ class Awaited:
     def announced(self, peer: NodeId, item: bytes, hops: int, now: float) -> None:
         """Note that ``peer`` has a payload, which is asked for when the tree does not bring it in time.
 
-        Dropped, and counted, when ``GOSSIP_MAX_MISSING`` others are awaited. Of a payload, only the first
-        ``GOSSIP_MAX_ANNOUNCERS`` are kept.
+        When ``GOSSIP_MAX_MISSING`` are awaited, the link with most gives one up, which is counted. Of a payload, only
+        the first ``GOSSIP_MAX_ANNOUNCERS`` are kept.
         """
         announcers = self._announcers.get(item)
         if announcers is None:
-            if len(self._announcers) >= GOSSIP_MAX_MISSING:
-                self._metrics.count(MISSING_FULL)
-                return
             self._announcers[item] = [(peer, hops)]
             self._due[item] = now + self._waits[0]
+            given_up = self._places.add(item, peer)
+            if given_up is not None:
+                self._metrics.count(MISSING_FULL)
+                self.received(given_up)
         elif len(announcers) < GOSSIP_MAX_ANNOUNCERS and all(known != peer for known, _ in announcers):
             announcers.append((peer, hops))
 
     def received(self, item: bytes) -> list[tuple[NodeId, int]]:
-        """Wait for a payload no longer; returns its announcers with the hops that they told, none when not awaited."""
+        """Wait for a payload no longer.
+
+        Returns its announcers with the hops that they told, none when not awaited.
+        """
         self._due.pop(item, None)
+        self._places.discard(item)
         return self._announcers.pop(item, [])
 
     def arm(self) -> None:
@@ -96,7 +103,7 @@ class Awaited:
             announcers = self._announcers[item]
             peer = next((p for p, _ in announcers if self._is_linked(p)), None)
             if peer is None:
-                del self._announcers[item]
+                self.received(item)
                 self._metrics.count(MISSED)
                 continue
             self._announcers[item] = [pair for pair in announcers if pair[0] != peer]

@@ -1,33 +1,41 @@
 """Entries that count: the newest of each (origin, kind, name), as a set that any two nodes can merge. Sans I/O.
 
-The set is a deterministic function of the entries that came, in whatever order: the newest of each key; of one
-origin and kind the 64 newest; of one kind the 2,048 newest; of the accusations of one node those of 3 origins chosen by
-hash, for more say nothing more. So neighbours that exchange what they lack end with the same set, also when there is
-more than fits. An entry that has expired leaves its seq behind, so that no older one comes back to life.
+While no kind is full the set is a deterministic function of the entries that came, in whatever order: the newest of
+each key; of one origin and kind the 64 newest; of the accusations of one node those of 3 origins chosen by hash, for
+more say nothing more. So neighbours that exchange what they lack end with the same set. Of a kind that is full, each
+node keeps what it saw first and a changing sample of the rest (places.py), and asks for nothing that it has given up.
+An entry that has expired leaves its seq behind, so that no older one comes back to life.
 """
 
 from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 
-from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import (
     GOSSIP_MAX_ACCUSATIONS,
     GOSSIP_MAX_ACCUSERS,
-    GOSSIP_MAX_FLOORS,
     GOSSIP_MAX_PER_ORIGIN,
     GOSSIP_MAX_STORED,
+    GOSSIP_PLACES_OF_STANDING,
 )
 from meshnode.base.metrics import Metrics, describe
+from meshnode.gossip.dissemination.buckets import Buckets
+from meshnode.gossip.dissemination.gone import Gone
+from meshnode.gossip.dissemination.places import Places
+from meshnode.gossip.effects import Expired
 from meshnode.gossip.entry import Entry, Key, Kind, Put
 from meshnode.gossip.kinds import parse_accusation
-from meshnode.gossip.messages import BUCKETS
 from meshnode.identity.node_id import NodeId
 
-STALE = describe("gossip_stale", "entries not taken: a newer one of the same key is known")
-EVICTED = describe("gossip_evicted", "stored entries that gave way to newer ones: the kind or the origin is full")
+EVICTED = describe("gossip_evicted", "stored entries that gave way to others: the kind or the origin is full")
+
+
+def _keeps(own: NodeId | None, is_kept: Callable[[NodeId], bool], origin: NodeId, held: int) -> bool:
+    """Return whether one more entry of an origin that has ``held`` already keeps its place whatever comes."""
+    return origin == own or (held < GOSSIP_PLACES_OF_STANDING and is_kept(origin))
 
 
 _NOTHING: dict[NodeId, Entry] = {}
@@ -40,23 +48,38 @@ def _rank(entry: Entry) -> bytes:
 
 
 class EntryStore:
-    """Bounded by kind and by origin. ``prints`` are the fingerprints of the 256 buckets of ids (XOR)."""
+    """Bounded by kind and by origin; ``buckets`` has the same entries by id.
 
-    def __init__(self, metrics: Metrics, *, limit: int = GOSSIP_MAX_STORED) -> None:
-        self.prints = [0] * BUCKETS
+    ``own`` is this node, whose entries are always kept; ``is_kept`` tells of the few origins of which the first entries
+    of a kind are, ``has_standing`` of those that this node knows by more than hearsay; ``network_of`` tells the source
+    network of a neighbour.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        limit: int = GOSSIP_MAX_STORED,
+        own: NodeId | None = None,
+        has_standing: Callable[[NodeId], bool] = lambda origin: False,
+        is_kept: Callable[[NodeId], bool] = lambda origin: False,
+        network_of: Callable[[NodeId], Hashable] = lambda link: None,
+    ) -> None:
+        self.buckets = Buckets()
+        self.gone = Gone()
         self._metrics = metrics
         self._limit = limit
-        self._size = 0
+        self._has_standing = has_standing
+        self._keeps = partial(_keeps, own, is_kept)
+        self._network_of = network_of
         self._named: dict[tuple[int, str], dict[NodeId, Entry]] = {}
-        self._buckets: list[dict[bytes, Entry]] = [{} for _ in range(BUCKETS)]
-        self._of_kind: dict[int, int] = {}
+        self._places: dict[int, Places] = {}
         self._of_origin: dict[NodeId, list[Entry]] = {}
-        self._oldest: dict[int, list[tuple[int, bytes]]] = {}  # of kinds that were full
         self._expiry: list[tuple[float, bytes]] = []
-        self._floors: BoundedDict[Key, int] = BoundedDict(GOSSIP_MAX_FLOORS)
+        self._effects: list[Expired] = []
 
     def __len__(self) -> int:
-        return self._size
+        return len(self.buckets)
 
     def get(self, key: Key) -> Entry | None:
         """Return the newest entry of a key, a tombstone included; None when there is none."""
@@ -64,12 +87,7 @@ class EntryStore:
 
     def by_id(self, item: bytes) -> Entry | None:
         """Return the stored entry of this id."""
-        return self._buckets[item[0]].get(item)
-
-    def payload(self, item: bytes) -> bytes | None:
-        """Return the bytes of the stored entry of this id."""
-        entry = self.by_id(item)
-        return entry.encoded if entry is not None else None
+        return self.buckets.get(item)
 
     def incarnation(self, peer: NodeId) -> int | None:
         """Return the seq of the newest member entry of ``peer``; None when there is none."""
@@ -87,33 +105,15 @@ class EntryStore:
         """Iterate over the stored entries of a kind and a name, of all origins."""
         return iter(list(self._named.get((kind, name), _NOTHING).values()))
 
-    def bucket(self, index: int, count: int) -> list[bytes]:
-        """Return the ids in one of ``count`` buckets, a power of two up to ``BUCKETS``.
-
-        An id is in the bucket of its leading bits.
-        """
-        step = BUCKETS // count
-        return [item for part in self._buckets[index * step : (index + 1) * step] for item in part]
-
-    def folded(self, count: int) -> tuple[int, ...]:
-        """Return the fingerprints of ``count`` buckets, a power of two up to ``BUCKETS``.
-
-        A fingerprint is the XOR of the bucket's ids as big-endian integers, 0 for an empty one.
-        """
-        if count == BUCKETS:
-            return tuple(self.prints)
-        step, found = BUCKETS // count, []
-        for begin in range(0, BUCKETS, step):
-            together = 0
-            for part in self.prints[begin : begin + step]:
-                together ^= part
-            found.append(together)
-        return tuple(found)
+    def lacks(self, item: bytes) -> bool:
+        """Return whether an entry of this id is to be asked for: it is not here, and was not given up for others."""
+        kind = self.gone.given_up.get(item)
+        return self.by_id(item) is None and (kind is None or self._of_kind(kind).has_room)
 
     def judge(self, entry: Entry) -> Put:
-        """Return what ``put`` would, as far as the key tells: NEW, KNOWN or STALE.
+        """Return what ``put`` would, as far as the key tells: NEW, KNOWN, STALE, or FULL for one that was given up.
 
-        Whether there is room is not looked at. An expired or evicted entry of the same key still counts by its seq.
+        An expired or evicted entry of the same key still counts by its seq.
         """
         known = self.get(entry.key)
         if known is not None:
@@ -121,43 +121,65 @@ class EntryStore:
                 return Put.KNOWN
             if (known.seq, known.encoded) > (entry.seq, entry.encoded):
                 return Put.STALE
-        elif self._floors and entry.seq <= self._floors.get(entry.key, -1):
+            return Put.NEW
+        if self.gone.is_stale(entry):
             return Put.STALE
-        return Put.NEW
+        return Put.NEW if self.lacks(entry.id) else Put.FULL
 
-    def put(self, entry: Entry) -> Put:
-        """Store a verified entry, unless a newer one of its key is known or newer ones fill its kind or origin.
+    def put(self, entry: Entry, link: NodeId | None = None) -> Put:
+        """Store a verified entry that ``link`` brought, unless it is not new or has no place (``judge``).
 
-        Returns NEW when it counts; else KNOWN, STALE (counted) or FULL, and nothing has changed.
+        Returns NEW when it counts; else KNOWN, STALE or FULL, and nothing has changed.
         """
         judged = self.judge(entry)
         if judged is not Put.NEW:
-            if judged is Put.STALE:
-                self._metrics.count(STALE)
             return judged
-        known = self.get(entry.key)
+        known, places = self.get(entry.key), self._of_kind(entry.kind)
+        keep = False
         if known is not None:
+            keep = places.is_settled(known.id)
             self._remove(known)
-        elif not self._make_room(entry):
+        elif not self._make_room(entry, places):
             return Put.FULL
-        kind, index = entry.kind, entry.id[0]
-        self._size += 1
-        self._named.setdefault((kind, entry.name), {})[entry.origin] = entry
-        self._buckets[index][entry.id] = entry
-        self.prints[index] ^= int.from_bytes(entry.id, "big")
-        self._of_kind[kind] = self._of_kind.get(kind, 0) + 1
+        held = self._held(entry)
+        keep |= self._keeps(entry.origin, held)
+        self._named.setdefault((entry.kind, entry.name), {})[entry.origin] = entry
+        self.buckets.add(entry)
+        places.add(entry.id, link, held, keep=keep, standing=self._has_standing(entry.origin))
         self._of_origin.setdefault(entry.origin, []).append(entry)
-        if kind in self._oldest:
-            heapq.heappush(self._oldest[kind], (entry.seq, entry.id))
         heapq.heappush(self._expiry, (entry.expires, entry.id))
-        self._tidy(kind)
+        self._tidy()
         return Put.NEW
 
+    def is_known(self, origin: NodeId) -> bool:
+        """Return whether an entry of this origin has a place that nothing takes from it."""
+        return any(self._of_kind(entry.kind).is_settled(entry.id) for entry in self._of_origin.get(origin, ()))
+
+    def take_effects(self) -> list[Expired]:
+        """Return the entries that gave way to others since the last call."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def of_origin(self, origin: NodeId) -> list[Entry]:
+        """Return the stored entries of an origin."""
+        return list(self._of_origin.get(origin, ()))
+
+    def drop_ahead(self, latest: float) -> list[Entry]:
+        """Remove and return what is dated or numbered after a time in Unix milliseconds, and remember none of it."""
+        gone = [e for entries in self._of_origin.values() for e in entries if max(e.seq, e.issued) > latest]
+        for entry in gone:
+            self._remove(entry)
+        self.gone.forget_ahead(latest)
+        return gone
+
     def drop(self, entry: Entry) -> None:
-        """Remove an entry that another one has made void; its seq stays, so that no older one comes back."""
+        """Remove an entry that another one has made void.
+
+        Its seq stays, so that no older one comes back.
+        """
         if self.by_id(entry.id) is entry:
             self._remove(entry)
-            self._raise_floor(entry, entry.seq)
+            self.gone.on_over(entry)
 
     def is_void(self, entry: Entry) -> bool:
         """Return whether an entry is an accusation that a stored member entry refutes."""
@@ -181,7 +203,7 @@ class EntryStore:
             entry = self.by_id(heapq.heappop(self._expiry)[1])
             if entry is not None:
                 self._remove(entry)
-                self._raise_floor(entry, entry.seq)
+                self.gone.on_over(entry)
                 gone.append(entry)
         return gone
 
@@ -193,57 +215,52 @@ class EntryStore:
 
     # ---- inside
 
-    def _raise_floor(self, entry: Entry, seq: int) -> None:
-        self._floors.put(entry.key, max(seq, self._floors.get(entry.key, 0)))
+    def _of_kind(self, kind: int) -> Places:
+        places = self._places.get(kind)
+        if places is None:
+            limit = GOSSIP_MAX_ACCUSATIONS if kind == Kind.ACCUSATION else self._limit
+            places = self._places[kind] = Places(limit, self._network_of)
+        return places
 
-    def _make_room(self, entry: Entry) -> bool:
-        """Evict what has to go; False when the entry is older than all that fill its origin's share or its kind."""
-        rank = entry.seq, entry.id
-        victim: Entry | None = None
+    def _held(self, entry: Entry) -> int:
+        """Return how many entries of this kind its origin has here."""
+        return sum(other.kind == entry.kind for other in self._of_origin.get(entry.origin, ()))
+
+    def _make_room(self, entry: Entry, places: Places) -> bool:
+        """Evict what has to go; False when its origin's share, or the accusers of a node, leave it no place."""
         if entry.kind == Kind.ACCUSATION:
             others = self._named.get((entry.kind, entry.name), _NOTHING)
             if len(others) >= GOSSIP_MAX_ACCUSERS:
-                victim = max(others.values(), key=_rank)
-                if _rank(entry) > _rank(victim):
+                last = max(others.values(), key=_rank)
+                if _rank(entry) > _rank(last):
                     return False
+                self._evict(last)
+        if self._held(entry) >= GOSSIP_MAX_PER_ORIGIN:
+            own = [e for e in self._of_origin[entry.origin] if e.kind == entry.kind]
+            oldest = min(own, key=lambda e: (e.seq, e.id))
+            if (entry.seq, entry.id) < (oldest.seq, oldest.id):
+                return False
+            self._evict(oldest)
+        while places.is_full:
+            item = places.victim(lambda item: (it := self.by_id(item)) is None or not self._keeps(it.origin, 0))
+            victim = self.by_id(item) if item is not None else None
+            if item is None or victim is None:
+                return False
+            held = self._held(victim) - 1
+            kept = self._keeps(victim.origin, held)
+            if not (kept or (self._has_standing(victim.origin) and places.may_stay(held))) or not places.settle(item):
                 self._evict(victim)
-                return True
-        own = [e for e in self._of_origin.get(entry.origin, ()) if e.kind == entry.kind]
-        if len(own) >= GOSSIP_MAX_PER_ORIGIN:
-            victim = min(own, key=lambda e: (e.seq, e.id))
-        elif self._of_kind.get(entry.kind, 0) >= self._limit_of(entry.kind):
-            victim = self._oldest_of(entry.kind)
-        if victim is None:
-            return True
-        if rank < (victim.seq, victim.id):
-            return False
-        self._evict(victim)
         return True
 
     def _evict(self, victim: Entry) -> None:
         self._metrics.count(EVICTED)
         self._remove(victim)
-        self._raise_floor(victim, victim.seq - 1)  # it may come back when there is room, older ones may not
-
-    def _limit_of(self, kind: int) -> int:
-        return GOSSIP_MAX_ACCUSATIONS if kind == Kind.ACCUSATION else self._limit
-
-    def _oldest_of(self, kind: int) -> Entry:
-        """Return the oldest entry of a kind that is full: most kinds never are, and need no heap."""
-        heap = self._oldest.get(kind)
-        if heap is None:
-            heap = self._oldest[kind] = [(entry.seq, entry.id) for entry in self.entries(kind)]
-            heapq.heapify(heap)
-        while (found := self.by_id(heap[0][1])) is None:
-            heapq.heappop(heap)
-        return found
+        self.gone.on_evicted(victim)
+        self._effects.append(Expired(victim))
 
     def _remove(self, entry: Entry) -> None:
-        index = entry.id[0]
-        self._size -= 1
-        del self._buckets[index][entry.id]
-        self.prints[index] ^= int.from_bytes(entry.id, "big")
-        self._of_kind[entry.kind] -= 1
+        self.buckets.remove(entry)
+        self._of_kind(entry.kind).discard(entry.id)
         name = entry.kind, entry.name
         del self._named[name][entry.origin]
         if not self._named[name]:
@@ -252,12 +269,8 @@ class EntryStore:
         if rest:
             self._of_origin[entry.origin] = rest
 
-    def _tidy(self, kind: int) -> None:
-        """Rebuild heaps before most of them are replaced entries, which stay until they surface."""
-        heap = self._oldest.get(kind)
-        if heap is not None and len(heap) > 64 + 2 * self._of_kind[kind]:
-            heap[:] = [item for item in heap if self.by_id(item[1]) is not None]
-            heapq.heapify(heap)
-        if len(self._expiry) > 64 + 2 * self._size:
+    def _tidy(self) -> None:
+        """Rebuild the heap before most of it are replaced entries, which stay until they surface."""
+        if len(self._expiry) > 64 + 2 * len(self.buckets):
             self._expiry[:] = [item for item in self._expiry if self.by_id(item[1]) is not None]
             heapq.heapify(self._expiry)

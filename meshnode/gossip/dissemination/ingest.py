@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from meshnode.base.metrics import Metrics, describe
+from meshnode.base.value import value
 from meshnode.gossip.effects import Fault
-from meshnode.gossip.entry import REJECTED, Entry, EntryReject, Key, Kind, Put, open_entry
+from meshnode.gossip.entry import REJECTED, Entry, EntryReject, Key, Kind, Put, is_signed, read_entry
 from meshnode.gossip.kinds import parse_accusation, parse_member
 from meshnode.identity.node_id import NodeId
 
+STALE = describe("gossip_stale", "entries not taken: a newer one of the same key is known")
+BARRED = describe("gossip_drop_revoked", "entries dropped: the key of their origin is revoked")
 VOID = describe("gossip_drop_void", "accusations dropped: refuted before they came")
 
 FAULTS = {
@@ -29,12 +31,12 @@ class Store(Protocol):
     """The store of entries (entry_store.py), in what is needed here."""
 
     def judge(self, entry: Entry) -> Put: ...
-    def put(self, entry: Entry) -> Put: ...
+    def put(self, entry: Entry, link: NodeId | None) -> Put: ...
     def get(self, key: Key) -> Entry | None: ...
     def is_void(self, entry: Entry) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Blame:
     """``peer`` handed over what no honest node passes on."""
 
@@ -52,8 +54,8 @@ class Taken(NamedTuple):
 class Ingest:
     """Takes entries. ``checks`` holds what each kind demands; kinds without one are stored and passed on unseen.
 
-    ``allows`` charges an entry to its origin's rate; ``on_own`` hears of entries of this node that it does not
-    remember: of older ones (``stale``), and of newer ones before they are stored.
+    ``is_barred`` tells of which keys none are; ``allows`` charges an entry to its origin's rate; ``on_own`` hears of
+    entries of this node that it does not remember: of older ones (``stale``), and of newer ones before they are stored.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Ingest:
             Kind.MEMBER: lambda entry: parse_member(entry) is not None,
             Kind.ACCUSATION: lambda entry: parse_accusation(entry) is not None,
         }
+        self.is_barred: Callable[[NodeId], bool] = lambda origin: False
         self._own = own
         self._metrics = metrics
         self._store = store
@@ -88,20 +91,36 @@ class Ingest:
         A fleeting entry is not stored, and always new. ``peer`` is blamed for an invalid one, and for its own entries
         above the rate.
         """
-        entry = open_entry(payload, self._wall(now))
+        entry = read_entry(payload, self._wall(now))
         if isinstance(entry, EntryReject):
             self._reject(peer, entry)
             return None
-        if not entry.fleeting and self._store.judge(entry) is not Put.NEW:
-            if self._store.put(entry) is Put.STALE and entry.origin == self._own:
-                self._on_own(entry, True, now)
+        if self.is_barred(entry.origin):  # no fault of the peer: it may not know yet
+            self._metrics.count(BARRED)
             return None
-        if not self._fits(peer, entry) or not self._is_in_rate(peer, entry, now):
+        judged = Put.NEW if entry.fleeting else self._store.judge(entry)
+        if judged is Put.NEW:
+            if not self._fits(peer, entry):
+                return None
+        elif judged is not Put.STALE or entry.origin != self._own:
+            if judged is Put.STALE:
+                self._metrics.count(STALE)
+            return None  # without a look at its signature, which costs more than all the rest
+        if not is_signed(entry):
+            self._reject(peer, EntryReject.FORGED)
+            return None
+        if judged is Put.STALE:
+            self._on_own(entry, True, now)
+            return None
+        return self._keep(peer, entry, now)
+
+    def _keep(self, peer: NodeId, entry: Entry, now: float) -> Taken | None:
+        if not self._is_in_rate(peer, entry, now):
             return None
         if entry.fleeting:
             return Taken(entry, None)
         before = self._store.get(entry.key)
-        return Taken(entry, before) if self._store.put(entry) is Put.NEW else None
+        return Taken(entry, before) if self._store.put(entry, peer) is Put.NEW else None
 
     def _reject(self, peer: NodeId, reject: EntryReject) -> None:
         self._metrics.count(REJECTED[reject])

@@ -9,17 +9,22 @@ from __future__ import annotations
 import math
 
 from meshnode.base.limits import GOSSIP_MAX_TTL_S
+from meshnode.gossip.dissemination.listing import Listing
 from meshnode.gossip.effects import Publish
-from meshnode.gossip.entry import Entry, Kind, sign_entry
+from meshnode.gossip.entry import Entry, Kind, latest_ms, sign_entry
 from meshnode.gossip.kinds import Member
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 
 
 class OwnEntries:
-    """Signs entries; knows this node's record and the wall clock. ``first_seq`` is above every seq used before."""
+    """Signs entries; knows this node's record and the wall clock. ``first_seq`` is above every seq used before.
 
-    def __init__(self, identity: Identity, offset: float, first_seq: int) -> None:
+    ``listing`` tells whether the member entry among them is published.
+    """
+
+    def __init__(self, identity: Identity, offset: float, first_seq: int, listing: Listing) -> None:
+        self.listing = listing
         self.id: NodeId = identity.id
         self.record = b""  # the encoded endpoint record, empty before there is one
         self.offset = offset  # seconds from monotonic to Unix time
@@ -30,6 +35,12 @@ class OwnEntries:
     def wall(self, now: float) -> float:
         """Return the Unix seconds of a monotonic time."""
         return now + self.offset
+
+    def set_clock(self, now: float, wall: float) -> None:
+        """Take the wall clock as it was set: numbers that are ahead of it are left, for others refuse them."""
+        self.offset = wall - now
+        if self.seq > latest_ms(wall):
+            self.seq = int(wall * 1000)
 
     def rise_above(self, seq: int) -> None:
         """Number the next entry higher than ``seq``."""

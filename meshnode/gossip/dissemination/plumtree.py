@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import GOSSIP_FRAME, GOSSIP_MAX_EARLY, GOSSIP_MAX_HOPS, GOSSIP_MAX_IDS
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timer, Timers
+from meshnode.base.value import value
 from meshnode.gossip.dissemination.awaited import Awaited, Wanted
 from meshnode.gossip.dissemination.payloads import Payload, RecentPayloads, Seen
 from meshnode.gossip.effects import Send
@@ -30,7 +30,7 @@ TWICE = describe("gossip_payloads_twice", "payloads received a second time")
 GRAFTS = describe("gossip_grafts", "payloads asked for: announced and not received")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Settings:
     """Waits in seconds, and which optional part of the paper is used."""
 
@@ -82,7 +82,10 @@ class Plumtree:
         self.announcements = Announcements(timers, self.settings, scope, self.effects)
 
     def take_effects(self) -> list[Send]:
-        """Return everything to send since the last call; payloads for one neighbour share messages."""
+        """Return everything to send since the last call.
+
+        Payloads for one neighbour share messages.
+        """
         for peer, items in self.take_pushes().items():
             self.effects += [Send(peer, Eager(self._scope, part)) for part in frames(items)]
         effects = list(self.effects)
@@ -114,7 +117,10 @@ class Plumtree:
         self.add(peer)
 
     def unlink(self, peer: NodeId) -> None:
-        """Remove a neighbour; when it was the last eager one, a lazy one drawn at random becomes eager."""
+        """Remove a neighbour.
+
+        When it was the last eager one, a lazy one drawn at random becomes eager.
+        """
         self.remove(peer)
         if self.lazy and not self.eager:
             self.take_link(self._rng.choice(list(self.lazy)))

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from meshnode.base.limits import GOSSIP_MAX_ACCUSERS
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timer, Timers
-from meshnode.gossip.effects import Publish, Status
+from meshnode.base.value import value
+from meshnode.gossip.effects import Doubt, Publish, Status
 from meshnode.gossip.entry import Kind
 from meshnode.gossip.kinds import NEEDED, Accusation, Member
 from meshnode.gossip.messages import Contact
@@ -29,7 +29,7 @@ SECOND_OPINION_S = 0.4  # drawn at random up to this, so that not all nodes prob
 REFUTATIONS = describe("gossip_refutations", "accusations of this node that it refuted")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Unreachable:
     """``peer``, which is no neighbour, did not answer: it is not to be offered as a contact."""
 
@@ -73,17 +73,22 @@ class Accusations:
         self._record = record
         self._refuted_at = float("-inf")
         self._refuting: Timer | None = None
-        self._effects: list[Publish | Unreachable] = []
+        self._effects: list[Publish | Unreachable | Doubt] = []
 
-    def take_effects(self) -> list[Publish | Unreachable]:
+    def take_effects(self) -> list[Publish | Unreachable | Doubt]:
         """Return everything to do since the last call, in order."""
         effects, self._effects = self._effects, []
         return effects
 
     def accuse(self, peer: NodeId, now: float) -> None:
-        """Publish that ``peer`` does not answer, unless ``GOSSIP_MAX_ACCUSERS`` nodes have."""
-        if self._facts.accusers(peer) < GOSSIP_MAX_ACCUSERS:
-            incarnation = self._facts.incarnation(peer)
+        """Publish that ``peer`` does not answer, unless ``GOSSIP_MAX_ACCUSERS`` nodes have.
+
+        One that is not listed cannot refute it, nor do others know it: that is kept to this node.
+        """
+        incarnation = self._facts.incarnation(peer)
+        if not incarnation:
+            self._effects.append(Doubt(peer))
+        elif self._facts.accusers(peer) < GOSSIP_MAX_ACCUSERS:
             value = Accusation(peer, incarnation).encoded()
             name = str(peer)
             self._effects.append(Publish(Kind.ACCUSATION, name, value, ACCUSATION_TTL_S, wide=True, above=incarnation))

@@ -10,12 +10,12 @@ by further walks, for nodes that joined together would stay neighbours of each o
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
 
 from meshnode.base.limits import GOSSIP_MAX_ACTIVE, GOSSIP_MAX_PASSIVE, GOSSIP_MAX_PENDING
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timer, Timers
+from meshnode.base.value import state
 from meshnode.gossip.effects import Connect, NeedContacts, NeighbourDown, NeighbourUp, Probe, Release, Send
 from meshnode.gossip.membership.neighbours import Neighbours
 from meshnode.gossip.membership.shuffles import Shuffles
@@ -35,7 +35,7 @@ REFUSED = describe("gossip_refused", "times that a node had no room for this one
 REJOINED = describe("gossip_rejoined", "gone members that answered again")
 
 
-@dataclass(slots=True)
+@state
 class _Pending:
     contact: Contact
     join: bool
@@ -50,7 +50,8 @@ ViewEffect = Send | Connect | Release | Probe | NeedContacts | NeighbourUp | Nei
 class HyParView:
     """The active and the passive view of one node.
 
-    ``record`` returns this node's encoded record, ``spare`` the neighbours that may go without harm.
+    ``record`` returns this node's encoded record, ``spare`` the neighbours that may go without harm, ``network_of`` the
+    source network of a linked node.
     """
 
     def __init__(
@@ -62,21 +63,21 @@ class HyParView:
         record: Callable[[], bytes],
         spare: Callable[[], list[NodeId]],
         now: float,
+        network_of: Callable[[NodeId], Hashable] = lambda peer: None,
     ) -> None:
         self.views = Views(own, rng)
         self.active, self.passive = self.views.active, self.views.passive
         self._effects: list[ViewEffect] = []
-        self._neighbours = Neighbours(self.views, rng, spare, self._effects.append)
-        self._links = WalkBudget(metrics)
-        self.shuffles = Shuffles(self.views, rng, metrics, self._links.allows)
+        self._neighbours = Neighbours(self.views, rng, spare, self._effects.append, network_of)
+        self.links = WalkBudget(metrics)
+        self.shuffles = Shuffles(self.views, rng, metrics, self.links.allows)
         self._rng = rng
         self._metrics = metrics
         self._record = record
         self._pending: dict[NodeId, _Pending] = {}
-        self._upkeep = Upkeep(rng, timers, self._fill, lambda: len(self.active) < ACTIVE, now)
+        self._upkeep = Upkeep(rng, timers, self._fill, lambda: len(self.active) < ACTIVE, self._try_lost, now)
         self._upkeep.every(rng.uniform(0.2, 1.0) * SHUFFLE_S, self._shuffle, 0.2, now)
         self._upkeep.every(rng.uniform(0.5, 1.0) * ROTATE_S, self._rotate, 0.25, now)
-        self._upkeep.every(rng.uniform(0.5, 1.0) * LOST_S, self._try_lost, 0.25, now)
 
     def take_effects(self) -> list[ViewEffect]:
         """Return everything to do since the last call, in order."""
@@ -131,6 +132,7 @@ class HyParView:
         self.forget(peer, now)
         if contact is not None:
             self.views.lost.put(peer, (contact, now))
+            self._upkeep.retry_soon(now)
         elif since is not None:
             self.views.lost.put(peer, since)
 
@@ -156,9 +158,9 @@ class HyParView:
         A node that was asked to be a neighbour gets the message; a gone one is linked to again; with fewer than
         ``ACTIVE`` neighbours any other is taken into the passive view, and may become one.
         """
-        if peer in self._links:
+        if peer in self.links:
             return  # told twice: by the connection, and by the answer to ``Connect``
-        self._links.add(peer, now)
+        self.links.add(peer, now)
         pending = self._pending.get(peer)
         if pending is not None:
             self._ask(pending)
@@ -170,7 +172,7 @@ class HyParView:
 
     def on_unlink(self, peer: NodeId, now: float) -> None:
         """Replace a neighbour whose connection is over."""
-        self._links.remove(peer)
+        self.links.remove(peer)
         contact = self.active.get(peer)
         if contact is not None:
             self._neighbours.remove(peer)
@@ -191,6 +193,7 @@ class HyParView:
         contact = self.passive.pop(peer, None)
         if contact is not None and contact.record:
             self.views.lost.put(peer, (contact, now))
+            self._upkeep.retry_soon(now)
         self._upkeep.failed(now)
 
     # ---- what neighbours say
@@ -200,7 +203,7 @@ class HyParView:
 
         A walk of ``JOIN_WALK`` steps starts at each other neighbour (paper, section 4.2, algorithm 1).
         """
-        if not self._links.allows(peer, now):
+        if not self.links.allows(peer, now):
             return
         known = peer in self.active
         self._neighbours.add(Contact(peer, message.record), self._sync_when_asked(peer), crowd=True)
@@ -215,7 +218,7 @@ class HyParView:
         It ends after its steps, or where there is no other neighbour; it is charged to the peer that passed it here.
         """
         contact = message.contact
-        if peer not in self.active or contact.id == self.views.own or not self._links.allows(peer, now):
+        if peer not in self.active or contact.id == self.views.own or not self.links.allows(peer, now):
             return
         onward = [other for other in self.active if other not in (peer, contact.id)]
         if message.ttl == 0 or not onward:
@@ -226,7 +229,7 @@ class HyParView:
         self._effects.append(Send(self._rng.choice(onward), ForwardJoin(contact, message.ttl - 1)))
 
     def _end_walk(self, peer: NodeId, contact: Contact, now: float) -> None:
-        if contact.id not in self.active and self._neighbours.has_room() and self._links.allows(peer, now, DIAL):
+        if contact.id not in self.active and self._neighbours.has_room() and self.links.allows(peer, now, DIAL):
             self._want(contact, now, high=True, newcomer=True)
 
     def on_neighbour(self, peer: NodeId, message: Neighbour, now: float) -> None:
@@ -254,7 +257,8 @@ class HyParView:
         pending.timer.cancel()
         if message.accepted:
             self._upkeep.succeeded()
-            self._neighbours.add(pending.contact, RECONCILE_S if pending.newcomer else 0.0)
+            wait = RECONCILE_S if pending.newcomer else 0.0
+            self._neighbours.add(pending.contact, wait, chosen=not pending.newcomer)
             self._upkeep.fill_soon(now, 0.05)
         else:
             self._metrics.count(REFUSED)
@@ -286,7 +290,7 @@ class HyParView:
             return
         timer = self._upkeep.at(now + ANSWER_S, lambda now: self.on_connect_failed(peer, now))
         pending = self._pending[peer] = _Pending(contact, join, high, newcomer, timer)
-        if peer in self._links:
+        if peer in self.links:
             self._ask(pending)
         else:
             self._effects.append(Connect(contact))
@@ -321,7 +325,8 @@ class HyParView:
 
     def _shuffle(self, now: float) -> float:
         self._upkeep.fill_soon(now, 0.0)
-        self.shuffles.start(self._record())
+        if self._upkeep.shuffle_due(tuple(self.active), now):
+            self.shuffles.start()
         return SHUFFLE_S
 
     def _rotate(self, now: float) -> float:
@@ -333,10 +338,10 @@ class HyParView:
             self._effects.append(Send(self._rng.choice(list(self.active)), forward))
         return self._upkeep.rotate_wait(now)
 
-    def _try_lost(self, now: float) -> float:
+    def _try_lost(self, now: float) -> float | None:
         """Probe one gone node: the longer it is gone, the more rarely."""
         if not self.views.lost:
-            return LOST_S
+            return None
         contact, since = self.views.lost[self._rng.choice(list(self.views.lost))]
         self._effects.append(Probe(contact))
         return min(MAX_LOST_S, max(LOST_S, (now - since) / 30))

@@ -10,12 +10,13 @@ came meanwhile. So one liar buries no node, and a node that lives and is heard r
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import GOSSIP_MAX_ACCUSERS, GOSSIP_MAX_SUSPECTS
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timer, Timers
+from meshnode.base.value import state
 from meshnode.gossip.effects import MemberChanged, Status
 from meshnode.gossip.kinds import NEEDED
 from meshnode.identity.node_id import NodeId
@@ -29,7 +30,7 @@ REFUTED = describe("gossip_refuted", "suspicions that the member refuted")
 CONFIRMED = describe("gossip_gone", "members believed to be gone")
 
 
-@dataclass(slots=True)
+@state
 class _Suspect:
     since: float
     accusers: dict[NodeId, int] = field(default_factory=dict)  # and the incarnation that each accuses
@@ -116,6 +117,15 @@ class Members:
             if not suspect.gone:
                 self._arm(peer, suspect, now)
         self._change(peer, before)
+
+    def on_heard(self, peer: NodeId) -> None:
+        """Take a sign of life: it ends a suspicion that this node alone has, about no entry that could be refuted."""
+        suspect = self._suspects.get(peer)
+        if suspect is not None and suspect.accusers == {self._own: 0}:
+            before = self.status(peer)
+            self._clear(peer, suspect)
+            self._metrics.count(REFUTED)
+            self._change(peer, before)
 
     def is_gone(self, peer: NodeId) -> bool:
         """Return whether ``peer`` is believed to be gone."""

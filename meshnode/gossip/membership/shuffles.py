@@ -1,7 +1,8 @@
 """Shuffles: neighbours exchange samples of their views, which keeps the passive views fresh. Sans I/O.
 
 HyParView (Leitao, Pereira, Rodrigues, DSN 2007, section 4.4). Different from the paper: the answer goes back the way
-of the walk, for a QUIC connection for one message would cost more than the walk.
+of the walk, for a QUIC connection for one message would cost more than the walk; and contacts are ids, whose records
+are looked up when one is wanted: in the member entries that gossip stores, else in the DHT.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ class Shuffles:
         effects, self._effects = self._effects, []
         return effects
 
-    def start(self, record: bytes) -> None:
-        """Send a sample of the views, and this node's record, on a random walk."""
+    def start(self) -> None:
+        """Send this node's id and those of a sample of the views on a random walk."""
         views = self._views
         if not views.active:
             return
         contacts = (
-            Contact(views.own, record),
-            *views.sample(views.active, FROM_ACTIVE),
-            *views.sample(views.passive, GOSSIP_MAX_CONTACTS - 1 - FROM_ACTIVE),
+            Contact(views.own),
+            *_ids(views.sample(views.active, FROM_ACTIVE)),
+            *_ids(views.sample(views.passive, GOSSIP_MAX_CONTACTS - 1 - FROM_ACTIVE)),
         )
         tx = self._rng.randrange(MAX_TX)
         self._offered = {tx: contacts}
@@ -67,7 +68,7 @@ class Shuffles:
             self._effects.append(Send(self._rng.choice(onward), Shuffle(message.tx, message.ttl - 1, message.contacts)))
             return
         mine = views.sample(views.passive, len(message.contacts))
-        self._effects.append(Send(peer, ShuffleReply(message.tx, mine)))
+        self._effects.append(Send(peer, ShuffleReply(message.tx, _ids(mine))))
         for contact in message.contacts:
             views.remember(contact, mine)
 
@@ -83,3 +84,8 @@ class Shuffles:
             self._metrics.count(UNASKED)
         elif back in self._views.active:
             self._effects.append(Send(back, message))
+
+
+def _ids(contacts: tuple[Contact, ...]) -> tuple[Contact, ...]:
+    """Return the contacts without their records, which are six times as long."""
+    return tuple(Contact(contact.id) for contact in contacts)

@@ -5,29 +5,39 @@ Currey 2018): waits grow with this node's own ill health, and helpers answer "no
 taken for a fault of this node. A probe is a few datagrams, also to neighbours: they cost a fifth of a message on a QUIC
 stream, and no connection where there is none. A timer that fires late shows that this process was held up: it accuses
 no node then.
+
+A round probes the neighbour that was heard longest ago, if that is ``QUIET_S`` ago: whatever comes from one counts,
+also its own probes and the packets of a connection (``heard_at``), so a node sends one probe a second at most, a link
+of eight is probed by one of its ends each 4 s, and a busy one never. A broadcast is heard on all links at once, so for
+``QUIET_S`` after it no neighbour misses a node that is gone: four seconds of it were most of the time that a crash took
+to be known. While any is silent, all are probed: what fails
+fails together.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum, auto
 
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.rtt import RttEstimator
 from meshnode.base.timers import Timer, Timers
+from meshnode.base.value import state
 from meshnode.gossip.effects import Accuse, Estranged, Probe, Send, Silent
 from meshnode.gossip.membership.probes import Answer, Probes
 from meshnode.gossip.messages import MAX_TX, Contact, IndirectProbe, IndirectReply
 from meshnode.identity.node_id import NodeId
 
 ROUND_S = 1.0  # the protocol period of the paper
-RECENT_S = 0.45  # a neighbour heard within this is not probed in this round
+QUIET_S = 2.0  # a neighbour heard within this is not probed
+RECENT_S = 0.45  # the same while another is silent
 DIRECT_S, MAX_DIRECT_S = 0.45, 3.0  # for an answer: at least, and at most when round trips are long
 INDIRECT_S = 0.6  # for the helpers' answers, after the direct one did not come
 FRESH_S = 0.3  # what was heard within this answers a helper's question by itself
-SAMPLE_S = 5.0  # between probes of members that are no neighbours
+SAMPLE_S = 30.0  # between probes of members that are no neighbours
+NEVER = float("-inf")
 HELPERS = 3  # k of the paper
 MAX_HEALTH = 7  # S of Lifeguard's local health multiplier
 LATE_S = 0.25  # a timer that fires this much late shows that the process was held up
@@ -47,11 +57,12 @@ class Phase(Enum):
     ACCUSED = auto()
 
 
-@dataclass(slots=True)
+@state
 class _Watch:
     contact: Contact
     heard: float
     phase: Phase = Phase.HEARD
+    silent: float = 0.0  # since when it does not answer: the first probe that it did not
     accused: bool = False  # by others
     tx: int = 0
     asked: float = 0.0
@@ -60,12 +71,26 @@ class _Watch:
     nays: int = 0
     rtt: RttEstimator = field(default_factory=RttEstimator)
 
+    def hear(self, now: float) -> None:
+        """Note a sign of life."""
+        self.heard = now
+        self.phase = Phase.HEARD
+        self.accused = False
+
+    @property
+    def awaited(self) -> bool:
+        """Whether an answer is awaited, of it or of helpers."""
+        return self.phase in (Phase.PROBED, Phase.ASKED)
+
 
 SwimEffect = Send | Probe | Accuse | Estranged | Silent
 
 
 class Swim:
-    """Watches the neighbours. ``strangers`` returns the known members that are none and that datagrams reach."""
+    """Watches the neighbours. ``strangers`` returns the known members that are none and that datagrams reach.
+
+    ``heard_at`` returns when anything came from a node by the connection with it, in monotonic seconds.
+    """
 
     def __init__(
         self,
@@ -74,11 +99,13 @@ class Swim:
         metrics: Metrics,
         strangers: Callable[[], list[Contact]],
         now: float,
+        heard_at: Callable[[NodeId], float] = lambda peer: NEVER,
     ) -> None:
         self._rng = rng
         self._timers = timers
         self._metrics = metrics
         self._strangers = strangers
+        self._heard_at = heard_at
         self._watches: dict[NodeId, _Watch] = {}
         self._effects: list[SwimEffect] = []
         self._probes = Probes(timers, metrics, self._effects.append)
@@ -149,9 +176,9 @@ class Swim:
         """
         watch = self._watches.get(peer)
         if watch is not None:
-            watch.heard = now
-            watch.phase = Phase.HEARD
-            watch.accused = False
+            watch.hear(now)
+            if self._check is not None and _next_check(self._watches.values()) is None:
+                self._check.cancel()
 
     def on_refuted(self, peer: NodeId) -> None:
         """Probe an accused neighbour again that has shown itself alive: the silence may be that of the link with it."""
@@ -219,9 +246,11 @@ class Swim:
         if late > LATE_S:
             self._held_up(now)
             return
+        for watch in _due(list(self._watches.values()), self._heard_at, now):
+            self._ping(watch, now)
         for watch in self._watches.values():
-            if watch.phase is Phase.HEARD and now - watch.heard >= RECENT_S:
-                self._ping(watch, now)
+            if watch.phase is Phase.ACCUSED:  # one that is not listed shows only so that it lives
+                self._effects.append(Probe(watch.contact))
         self._arm_check()
 
     def _held_up(self, now: float) -> None:
@@ -232,12 +261,14 @@ class Swim:
             watch.heard, watch.phase, watch.asked = now, Phase.HEARD, 0.0
 
     def _ping(self, watch: _Watch, now: float) -> None:
+        if watch.phase is Phase.HEARD:
+            watch.silent = now
         watch.phase, watch.asked = Phase.PROBED, now
         watch.deadline = now + watch.rtt.timeout(DIRECT_S, MAX_DIRECT_S, unknown=DIRECT_S) * self.health
         self._effects.append(Probe(watch.contact))
 
     def _arm_check(self) -> None:
-        at = min((w.deadline for w in self._watches.values() if w.phase in (Phase.PROBED, Phase.ASKED)), default=None)
+        at = _next_check(self._watches.values())
         if at is None:
             return
         if self._check is not None and self._check.live:
@@ -248,9 +279,9 @@ class Swim:
 
     def _checked(self, now: float) -> None:
         for watch in self._watches.values():
-            if watch.deadline > now:
+            if watch.deadline > now or _was_heard(watch, self._heard_at):
                 continue
-            if now - watch.deadline > LATE_S * self.health and watch.phase in (Phase.PROBED, Phase.ASKED):
+            if now - watch.deadline > LATE_S * self.health and watch.awaited:
                 self._held_up(now)
                 break
             if watch.phase is Phase.PROBED and watch.accused and _hears_others(self._watches.values(), watch, now):
@@ -289,7 +320,7 @@ class Swim:
         self._effects.append(Accuse(watch.contact.id))
 
     def _estranged(self, watch: _Watch, now: float) -> None:
-        if now - watch.heard > 4 * (DIRECT_S + INDIRECT_S) * self.health:
+        if now - watch.silent > 4 * (DIRECT_S + INDIRECT_S) * self.health:
             self._metrics.count(ESTRANGED)
             self.blame_itself()
             watch.heard, watch.phase = now, Phase.HEARD
@@ -317,3 +348,27 @@ class Swim:
 def _hears_others(watches: Iterable[_Watch], silent: _Watch, now: float) -> bool:
     """Return whether other neighbours are heard: the silence is not that of this node's own access."""
     return any(watch is not silent and now - watch.heard < 2 * ROUND_S for watch in watches)
+
+
+def _due(watches: list[_Watch], heard_at: Callable[[NodeId], float], now: float) -> list[_Watch]:
+    """Return the neighbours to probe in a round: the one heard longest ago, or all while one is silent."""
+    heard = [watch for watch in watches if watch.phase is Phase.HEARD]
+    for watch in heard:
+        watch.heard = max(watch.heard, heard_at(watch.contact.id))
+    if len(heard) < len(watches):
+        return [watch for watch in heard if now - watch.heard >= RECENT_S]
+    longest = min(heard, key=lambda watch: watch.heard, default=None)
+    return [longest] if longest is not None and now - longest.heard >= QUIET_S else []
+
+
+def _was_heard(watch: _Watch, heard_at: Callable[[NodeId], float]) -> bool:
+    """Return whether something else than the answer to a probe came since it was sent."""
+    at = heard_at(watch.contact.id) if watch.awaited else NEVER
+    if at <= watch.asked:
+        return False
+    watch.hear(at)
+    return True
+
+
+def _next_check(watches: Iterable[_Watch]) -> float | None:
+    return min((watch.deadline for watch in watches if watch.awaited), default=None)

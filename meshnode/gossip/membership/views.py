@@ -21,7 +21,10 @@ class Views:
         self._rng = rng
 
     def remember(self, contact: Contact, sent: tuple[Contact, ...] = ()) -> None:
-        """Put a node into the passive view; where that is full one of ``sent``, which a peer has now, or any goes."""
+        """Put a node into the passive view.
+
+        Where that is full one of ``sent``, which a peer has now, or any goes.
+        """
         peer = contact.id
         if peer == self.own or peer in self.active or peer in self.lost:
             return

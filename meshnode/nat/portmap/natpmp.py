@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from dataclasses import dataclass
+
+from meshnode.base.value import value
 
 VERSION = 0
 ADDRESS, MAP_UDP = 0, 1
@@ -23,7 +24,7 @@ _MAP_REQUEST = struct.Struct("!BBHHHI")
 _MAP_REPLY = struct.Struct("!HHI")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AddressReply:
     """The router's outside address; also what it announces to all hosts of a link (section 3.2.1)."""
 
@@ -32,7 +33,7 @@ class AddressReply:
     host: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MapReply:
     """A response to a UDP mapping request; ``lifetime`` in seconds."""
 
@@ -54,7 +55,10 @@ def address_request() -> bytes:
 
 
 def map_request(internal_port: int, suggested_port: int, lifetime: int) -> bytes:
-    """Return a UDP mapping request (section 3.3). To delete one, ``suggested_port`` and ``lifetime`` are 0 (3.4)."""
+    """Return a UDP mapping request (section 3.3).
+
+    To delete one, ``suggested_port`` and ``lifetime`` are 0 (3.4).
+    """
     return _MAP_REQUEST.pack(VERSION, MAP_UDP, 0, internal_port, suggested_port, lifetime)
 
 

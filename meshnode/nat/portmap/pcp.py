@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from dataclasses import dataclass
 
 from meshnode.base.address import Addr, canonical_host
 from meshnode.base.limits import MAX_PCP
+from meshnode.base.value import value
 
 VERSION = 2
 PORT = 5351  # the router's
@@ -39,7 +39,7 @@ _RESPONSE = struct.Struct("!BBBBII12x")
 _MAP = struct.Struct("!12sB3xHH16s")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MapReply:
     """A response to MAP. ``lifetime`` in seconds: of the mapping, or of the error when ``result`` is not 0."""
 
@@ -52,7 +52,7 @@ class MapReply:
     external: Addr
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Announcement:
     """The server's clock alone: a response to ANNOUNCE, asked for or not."""
 
@@ -60,7 +60,7 @@ class Announcement:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Unversed:
     """The server speaks another version; with 0 it speaks NAT-PMP (appendix A)."""
 

@@ -6,9 +6,8 @@ WANIPConnection:1 (2001), WANIPConnection:2 (2010) and WANPPPConnection:1 share 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from meshnode.base.limits import MAX_UPNP_SERVICES
+from meshnode.base.value import value
 from meshnode.nat.portmap import xml
 from meshnode.nat.portmap.ssdp import Url, on_router
 
@@ -25,7 +24,7 @@ PERMANENT_ONLY = 725  # OnlyPermanentLeasesSupported
 NO_SUCH_MAPPING = 714
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Service:
     """One WAN connection of the router, and where its actions are posted to."""
 
@@ -38,7 +37,7 @@ class Service:
         return self.type.endswith("WANIPConnection:2")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     """An action's results by name; ``error`` is UPnP's code when it failed, 0 when all is well."""
 

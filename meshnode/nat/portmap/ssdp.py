@@ -7,11 +7,11 @@ was asked, or the first to answer could have this node post to any host and port
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from meshnode.base.address import Addr, canonical_host
 from meshnode.base.limits import MAX_SSDP, MAX_URL
+from meshnode.base.value import value
 
 GROUP = Addr("239.255.255.250", 1900)
 WAIT_S = 1  # MX: devices spread their answers over so many seconds
@@ -19,7 +19,7 @@ TARGETS = tuple(f"urn:schemas-upnp-org:device:InternetGatewayDevice:{version}" f
 _PATH = frozenset(string.ascii_letters + string.digits + "-._~!$&'()*+,;=:@%/?")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Url:
     """A place on the router: its TCP address and the path with the query."""
 
@@ -30,7 +30,7 @@ class Url:
         return f"http://{self.addr}{self.path}"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SearchReply:
     """Answer of a device: its description is at ``location``, which is not yet to be believed."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from enum import Enum
 
 from meshnode.base.address import Addr, is_dialable
 from meshnode.base.metrics import describe
+from meshnode.base.value import value
 
 STRANGER = describe("portmap_stranger", "datagrams to the mapping client from another host than the router asked")
 MALFORMED = describe("portmap_malformed", "mapping replies that cannot be parsed")
@@ -28,7 +28,7 @@ class Protocol(Enum):
     UPNP = "upnp"  # UPnP Forum, WANIPConnection:1 and :2
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Route:
     """A default route: packets from our address ``internal`` leave through ``router``.
 
@@ -44,7 +44,7 @@ class Route:
         return ":" in self.internal
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Mapping:
     """The router sends what arrives at ``external`` to ``internal``, until ``expires`` (monotonic s; may be inf)."""
 
@@ -77,7 +77,7 @@ class Mapping:
 # ---- what the host must do
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Send:
     """Send a datagram from our address ``internal``, any port. ``to`` is the router, or SSDP's group on its link."""
 
@@ -86,7 +86,7 @@ class Send:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Fetch:
     """Write ``request`` to the router's TCP address ``to`` from ``internal``; hand what comes back to ``on_http``."""
 
@@ -96,7 +96,7 @@ class Fetch:
     request: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Changed:
     """Publish a record: the set of mappings has changed."""
 
@@ -107,7 +107,7 @@ Effect = Send | Fetch | Changed
 # ---- how asking the router ended
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Granted:
     """``external`` is mapped to this node for ``lifetime`` seconds (inf: until withdrawn)."""
 
@@ -115,7 +115,7 @@ class Granted:
     lifetime: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refused:
     """The router said no; ``retry`` is for how many seconds it will go on saying so."""
 
@@ -123,7 +123,7 @@ class Refused:
     retry: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Silent:
     """The router does not answer in this protocol, or says that it does not speak it."""
 

@@ -1,4 +1,4 @@
-"""aioquic's QuicConnection behind the seam: the default engine and the reference.
+"""aioquic's QuicConnection behind the seam: the reference, and the engine where qh3 is not installed.
 
 Every private attribute of aioquic that we touch is touched in this file, and its presence is checked at
 import (``_check``); the version is pinned. aioquic sees one constant virtual address, so neither end's
@@ -8,7 +8,9 @@ move ever reaches it; flow control follows consumption, because its own windows 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
@@ -16,36 +18,47 @@ from meshnode.quic.engines.deferred import deferred
 
 with deferred():
     from aioquic import tls
-from aioquic._buffer import BufferReadError
+from aioquic._buffer import Buffer, BufferReadError
 from aioquic.quic import events as quic_events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import END_STATES, QuicConnection, QuicConnectionError, QuicConnectionState
-from aioquic.quic.packet import QuicProtocolVersion
+from aioquic.quic.packet import QuicErrorCode, QuicProtocolVersion
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketPacer, QuicPacketSpace
 from aioquic.quic.stream import QuicStream
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509 import Certificate, load_der_x509_certificate
 
+from meshnode.base.limits import BASE_MTU, MAX_CRYPTO
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
-from meshnode.quic.engines.certificate import certificate_of, key_of
+from meshnode.quic.datagram_queue import DatagramQueue
+from meshnode.quic.engines.aioquic_tls import check as check_tls
+from meshnode.quic.engines.aioquic_tls import end_handshake, peer_key, take_over
+from meshnode.quic.engines.certificate import certificate_of
 from meshnode.quic.engines.common import (
     CONNECTION_WINDOW,
     MICROSECOND,
     NO_EVENTS,
     STREAM_WINDOW,
     STREAMS,
+    UNPROVEN,
     check_attributes,
     check_stream_limit,
     ended_locally,
     protocol_violation,
     routable_cid,
     settings,
+    unproven,
 )
+from meshnode.quic.engines.key_exchange import GROUPS, ON
+from meshnode.quic.engines.ranges import Holes, Ranges, StreamsOf
 from meshnode.quic.seam import (
     LOCAL,
-    WRONG_KEY,
+    MAX_DATAGRAM_FRAME,
     CidIssued,
     CidRetired,
+    Datagram,
     EngineEvent,
     HandshakeDone,
     StopSending,
@@ -58,7 +71,6 @@ from meshnode.quic.seam import (
 VIRTUAL = ("virtual", 0)
 NUDGE_PACKETS = 32  # declared lost at a path switch; their ACKs reveal the rest (measured: 44 to 51 ms in bulk)
 PACER_BURST_S = 0.002  # the timer granularity of an event loop
-UNPROVEN = (0x100 + 42, 0x100 + 43, 0x100 + 51)  # TLS alerts: bad or unsupported certificate, signature does not hold
 EPOCH = tls.Epoch.ONE_RTT
 SILENT = logging.getLogger("meshnode.quic.aioquic")
 SILENT.propagate = False
@@ -77,26 +89,38 @@ class _Pacer(QuicPacketPacer):
 class _Quic(QuicConnection):
     """QuicConnection with key-only TLS and receive windows that follow what the application consumed."""
 
-    def __init__(self, **kwargs: object) -> None:
+    def __init__(self, groups: tuple[int, ...], **kwargs: object) -> None:
+        self.groups = groups
         self.consumed: dict[int, int] = {}
         self.consumed_total = 0
         super().__init__(**kwargs)  # type: ignore[arg-type]
         self._logger.logger = SILENT
         self._local_max_streams_bidi.value = self._local_max_streams_bidi.sent = STREAMS
         self._loss._pacer = _Pacer(max_datagram_size=self._max_datagram_size)
+        self._holes = Holes()
+        self._streams = StreamsOf(self._holes)
         self._host_cids[0].cid = self.host_cid = routable_cid(self.host_cid)
         self._local_initial_source_connection_id = self.host_cid
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
-        self.tls._signature_algorithms = [tls.SignatureAlgorithm.ED25519]
-        self.tls._supported_groups = [tls.Group.X25519]
+        take_over(self.tls, self.groups)
+        for stream in self._crypto_streams.values():
+            stream.receiver._ranges = Ranges(self._holes)
 
     def _replenish_connection_ids(self) -> None:
-        super()._replenish_connection_ids()
-        for issued in self._host_cids:
-            if not issued.was_sent:
-                issued.cid = routable_cid(issued.cid)
+        """Issue no spare ids: neither end ever sees an address change, and each costs a frame and a route."""
+        if not self._host_cids:
+            super()._replenish_connection_ids()
+
+    def _handle_crypto_frame(self, context: Any, frame_type: int, buf: Any) -> None:
+        """Refuse what is far ahead: aioquic fills a hole of up to 512 kB with zeros, for one packet of a stranger."""
+        at = buf.tell()
+        end = buf.pull_uint_var() + buf.pull_uint_var()
+        buf.seek(at)
+        if end - self._crypto_streams[context.epoch].receiver.starting_offset() > MAX_CRYPTO:
+            raise QuicConnectionError(QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type, "too much crypto buffering")
+        super()._handle_crypto_frame(context, frame_type, buf)
 
     def _write_stream_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream) -> None:
         local = stream.max_stream_data_local
@@ -138,15 +162,18 @@ class _Quic(QuicConnection):
             own_code = event.frame_type is None  # RFC 9000 section 19.19: only 0x1d carries application codes
             return Terminated(event.error_code if own_code else LOCAL, event.reason_phrase, True)
         if event.error_code in UNPROVEN and not self._handshake_complete:
-            return Terminated(WRONG_KEY, "the peer could not prove its certificate's key", False)
+            return unproven()
         return ended_locally(event.reason_phrase)
 
 
 def _translated(quic: _Quic, event: Any) -> EngineEvent | None:
     """Return the seam's form of any event but stream data, None for what the seam does not have."""
     kind = type(event)
+    if kind is quic_events.DatagramFrameReceived:
+        return Datagram(event.data)
     if kind is quic_events.HandshakeCompleted:
-        return HandshakeDone()
+        quic._crypto_buffers = {epoch: Buffer(capacity=64) for epoch in quic._crypto_buffers}  # of 16 kB, used no more
+        return HandshakeDone(*end_handshake(quic.tls))
     if kind is quic_events.ConnectionIdIssued:
         return CidIssued(event.connection_id)
     if kind is quic_events.ConnectionIdRetired:
@@ -159,12 +186,25 @@ def _translated(quic: _Quic, event: Any) -> EngineEvent | None:
     return None
 
 
+def _joined(event: Any, queued: deque[Any]) -> StreamData:
+    """Return stream data with what the next events bring of the same stream: its reader wakes once for all of it."""
+    stream_id, fin, parts = event.stream_id, event.end_stream, [event.data]
+    while queued and type(event := queued[0]) is quic_events.StreamDataReceived and event.stream_id == stream_id:
+        queued.popleft()
+        parts.append(event.data)
+        fin = event.end_stream
+    return StreamData(stream_id, parts[0] if len(parts) == 1 else b"".join(parts), fin)
+
+
 class AioquicEngine:
     """One connection; see ``meshnode.quic.seam.Engine`` for the contract of each method."""
+
+    backlog = 0  # unread() has it, and Holes bounds its pieces
 
     def __init__(self, quic: _Quic, odcid: bytes) -> None:
         self.odcid = odcid
         self.host_cid = quic.host_cid
+        self.datagrams = DatagramQueue(quic._datagrams_pending, lambda: quic._remote_max_datagram_frame_size)
         self._quic = quic
         self._abandoned = False
         self._end_reported = False
@@ -174,25 +214,21 @@ class AioquicEngine:
     @property
     def peer_certificate_key(self) -> bytes | None:
         """The listener's proven key (aioquic checks CertificateVerify whatever the verify mode)."""
-        return key_of(self._quic.tls._peer_certificate)
+        return peer_key(self._quic.tls)
 
     @property
     def handshake_confirmed(self) -> bool:
         """RFC 9001 section 4.1.2."""
         return bool(self._quic._handshake_confirmed)
 
-    @property
-    def pto_count(self) -> int:
-        """Consecutive probe timeouts."""
-        return int(self._quic._loss._pto_count)
-
-    def receive(self, data: bytes, now: float) -> bool:
-        """Feed one datagram; the exceptions that aioquic raises on junk end the connection."""
+    def receive(self, datagrams: Sequence[bytes], now: float) -> bool:
+        """Feed datagrams; the exceptions that aioquic raises on junk end the connection."""
         quic = self._quic
         space = quic._spaces.get(EPOCH)
         before = space.largest_received_packet if space is not None else -1
         try:
-            quic.receive_datagram(data, VIRTUAL, now)
+            for data in datagrams:
+                quic.receive_datagram(data, VIRTUAL, now)
         except (QuicConnectionError, BufferReadError, ValueError, AssertionError, KeyError, IndexError) as error:
             self._fail(error)
             return False
@@ -212,7 +248,7 @@ class AioquicEngine:
         quic = self._quic
         if self._abandoned or not quic._network_paths:
             return []
-        if self._has_written:  # data is about to leave: the acknowledgement rides with it, not 1 ms later, alone
+        if self._has_written or quic._datagrams_pending:  # the acknowledgement rides with it, not 1 ms later, alone
             self._has_written = False
             space = quic._spaces.get(EPOCH)
             if space is not None and space.ack_at is not None and space.ack_at > now:
@@ -248,7 +284,7 @@ class AioquicEngine:
         while queued:
             event: Any = queued.popleft()
             if type(event) is quic_events.StreamDataReceived:
-                found.append(StreamData(event.stream_id, event.data, event.end_stream))
+                found.append(_joined(event, queued))
             elif (translated := _translated(quic, event)) is not None:
                 found.append(translated)
         if ended:
@@ -310,6 +346,10 @@ class AioquicEngine:
         if len(quic.consumed) > 1024:
             quic.consumed = {k: v for k, v in quic.consumed.items() if k in quic._streams}
         return due
+
+    def unread(self) -> int:
+        """Bytes that arrived and were not consumed, what is missing between them included."""
+        return int(self._quic._local_max_data.used) - self._quic.consumed_total
 
     def in_flight(self) -> int:
         """Bytes sent and neither acknowledged nor lost."""
@@ -373,36 +413,58 @@ class AioquicEngine:
         self._quic._close_at = None
         self._quic._set_state(QuicConnectionState.TERMINATED)
 
+    def release(self) -> None:
+        """Cut the circles of aioquic's connection: bound methods in its tables and in TLS's callbacks."""
+        vars(self._quic).clear()
+
 
 class AioquicEngines:
-    """Factory of AioquicEngine objects."""
+    """Factory of AioquicEngine objects; ``post_quantum`` is as in ``Config``."""
 
     name = "aioquic"
 
+    def __init__(self, post_quantum: str = ON) -> None:
+        self._groups = GROUPS[post_quantum]
+
     def dial(
-        self, identity: Identity, peer: NodeId, token_for: TokenFor, idle_timeout: float, now: float
+        self,
+        identity: Identity,
+        peer: NodeId,
+        token_for: TokenFor,
+        idle_timeout: float,
+        now: float,
+        size: int = BASE_MTU,
     ) -> AioquicEngine:
         """Begin a connection; the caller compares the proven key with ``peer``."""
-        quic = _Quic(configuration=_configuration(identity, True, idle_timeout))
+        quic = _Quic(self._groups, configuration=_configuration(identity, True, idle_timeout))
         odcid = quic.original_destination_connection_id
         quic._peer_token = token_for(odcid)
         quic.connect(VIRTUAL, now)
         return AioquicEngine(quic, odcid)
 
-    def accept(self, identity: Identity, odcid: bytes, idle_timeout: float, now: float) -> AioquicEngine:
+    def accept(
+        self, identity: Identity, odcid: bytes, idle_timeout: float, now: float, size: int = BASE_MTU
+    ) -> AioquicEngine:
         """Make the listener's end for the Initial with this original destination connection id."""
         quic = _Quic(
+            self._groups,
             configuration=_configuration(identity, False, idle_timeout),
             original_destination_connection_id=odcid,
         )
         return AioquicEngine(quic, odcid)
 
 
+@lru_cache(maxsize=1024)  # a node has one identity; a simulation has many
+def _credentials(identity: Identity) -> tuple[Certificate, Any]:
+    return load_der_x509_certificate(certificate_of(identity)), Ed25519PrivateKey.from_private_bytes(identity.seed)
+
+
 def _configuration(identity: Identity, is_client: bool, idle_timeout: float) -> QuicConfiguration:
-    certificate, private = certificate_of(identity)
+    certificate, private = _credentials(identity)
     return QuicConfiguration(
         certificate=certificate,
         cipher_suites=[tls.CipherSuite.AES_128_GCM_SHA256],
+        max_datagram_frame_size=MAX_DATAGRAM_FRAME,
         private_key=private,
         supported_versions=[QuicProtocolVersion.VERSION_1],
         **settings(is_client, idle_timeout),
@@ -411,13 +473,17 @@ def _configuration(identity: Identity, is_client: bool, idle_timeout: float) -> 
 
 PRIVATE = {
     "": (
-        "_close_at _close_event _events _get_or_create_stream_for_send _handshake_complete _handshake_confirmed "
-        "_host_cids _initialize _local_initial_source_connection_id _local_max_data _logger _loss "
-        "_local_max_streams_bidi _max_datagram_size _network_paths "
-        "_peer_token _remote_max_streams_bidi _replenish_connection_ids _set_state _spaces _state _streams "
-        "_write_connection_limits _write_stream_limits"
+        "_close_at _close_event _crypto_buffers _crypto_streams _datagrams_pending _events "
+        "_get_or_create_stream_for_send _handle_crypto_frame _handshake_complete _handshake_confirmed _host_cids "
+        "_initialize _local_initial_source_connection_id _local_max_data _local_max_streams_bidi _logger _loss "
+        "_max_datagram_size _network_paths _peer_token _remote_max_datagram_frame_size _remote_max_streams_bidi "
+        "_replenish_connection_ids _set_state _spaces _state _streams _write_connection_limits _write_stream_limits"
     ),
-    "_loss": "_cc _on_packets_lost _pacer _pto_count _rtt_initialized _rtt_smoothed _send_probe",
+    "_loss": (
+        "_cc _on_packets_lost(congestion_event,now,space,packets) _pacer _pto_count _rtt_initialized _rtt_smoothed "
+        "_send_probe reschedule_data(now)"
+    ),
+    "_local_max_data": "used value",
     "_loss._cc": "_congestion_recovery_start_time _max_datagram_size",
     "_loss._pacer": "_max_datagram_size bucket_max",
 }
@@ -426,6 +492,7 @@ PRIVATE = {
 def _check() -> None:
     """Fail at start-up when this aioquic is not the one that this file was written against."""
     check_attributes("aioquic", QuicConnection(configuration=QuicConfiguration(is_client=True)), PRIVATE)
+    check_tls()
 
 
 _check()

@@ -6,17 +6,19 @@ line in ``ENGINES`` (``engines/__init__.py``).
 
 from __future__ import annotations
 
+import inspect
 import ssl
 from collections.abc import Mapping
 from typing import Any
 
 from meshnode.errors import StreamLimitError
 from meshnode.quic.packets import CID_LENGTH
-from meshnode.quic.seam import ALPN, IDLE, LOCAL, EngineEvent, Terminated
+from meshnode.quic.seam import ALPN, IDLE, LOCAL, WRONG_KEY, EngineEvent, Terminated
 
 STREAM_WINDOW = 1 << 21
 CONNECTION_WINDOW = 1 << 22
 STREAMS = 2048  # open at once, each way: more than one service serves and has waiting, so that others have room too
+UNPROVEN = (0x100 + 42, 0x100 + 43, 0x100 + 51)  # TLS alerts: bad or unsupported certificate, signature does not hold
 MICROSECOND = 1e-6  # a timer is asked for this much late: one that fires exactly on time can spin
 MAINLINE = (b"1:", b"2:")  # behind the byte "d" these would look like a Mainline DHT message on a shared socket
 IDLE_REASON = "Idle timeout"  # as aioquic and its forks say it
@@ -56,6 +58,11 @@ def protocol_violation(error: BaseException) -> Terminated:
     return Terminated(LOCAL, f"the peer broke the protocol: {error!r}"[:200], False)
 
 
+def unproven() -> Terminated:
+    """Return the end of a dialled connection whose listener holds another key than its certificate's."""
+    return Terminated(WRONG_KEY, "the peer could not prove its certificate's key", False)
+
+
 def ended_locally(reason: str) -> Terminated:
     """Return the end of a connection that the library closed for ``reason``, an idle timeout included."""
     if reason == IDLE_REASON:
@@ -63,17 +70,27 @@ def ended_locally(reason: str) -> Terminated:
     return Terminated(LOCAL, reason, False)
 
 
-def check_attributes(library: str, quic: object, names: Mapping[str, str]) -> None:
-    """Fail at start-up, with names, when a library lacks private attributes that its engine touches.
+def check_attributes(library: str, holder: object, names: Mapping[str, str]) -> None:
+    """Fail at start-up, with names, when a library lacks private attributes that this project touches.
 
-    ``names`` maps a dotted path from ``quic`` ("" for itself) to the attributes needed there, separated by spaces.
+    ``names`` maps a dotted path from ``holder`` ("" for itself) to the attributes needed there, separated by spaces; a
+    method is followed by the parameters that are given by name, as ``lost(now,space)``.
     Raises ImportError, so that the engine counts as not installed.
     """
     missing = []
     for path, needed in names.items():
-        holder: object = quic
+        place: object = holder
         for step in path.split(".") if path else ():
-            holder = getattr(holder, step, None)
-        missing += [f"{path}.{name}".lstrip(".") for name in needed.split() if not hasattr(holder, name)]
+            place = getattr(place, step, None)
+        missing += [f"{path}.{what}".lstrip(".") for what in needed.split() if not _has(place, what)]
     if missing:
-        raise ImportError(f"this {library} lacks {', '.join(missing)}; install the pinned version")
+        raise ImportError(
+            f"this {library} lacks {', '.join(missing)}; install a version that meshnode's requirements allow"
+        )
+
+
+def _has(place: object, what: str) -> bool:
+    name, _, given = what.rstrip(")").partition("(")
+    if not hasattr(place, name):
+        return False
+    return not given or set(given.split(",")) <= set(inspect.signature(getattr(place, name)).parameters)

@@ -1,4 +1,4 @@
-"""qh3's QuicConnection behind the seam: the fast engine, installed as ``meshnode[fast]``.
+"""qh3's QuicConnection behind the seam: the engine wherever qh3 is installed.
 
 qh3 is a fork of aioquic whose packets are built and parsed in Rust. Every private attribute of it that we
 touch is touched here or in ``qh3_connection.py``, and its presence is checked at import (``_check``); the version is
@@ -13,19 +13,28 @@ It sees one constant virtual address, so neither end's move ever reaches it. Whe
   discovery knows nothing of our paths: a switch to a smaller one would swallow all that it sends.
 - **No loss by decree.** A nudge makes the core's probe timer fire at once, and again until something is
   acknowledged; what the probe's acknowledgement then proves lost counts as one congestion event.
+- **DATAGRAM frames heed no congestion window**, and one that no packet has room for is a panic. So they wait here.
 - **Unacknowledged bytes are not told by stream**, so ``queued_bytes`` takes them from the whole connection.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
+from qh3._hazmat import QuicConnectionCore, X25519KeyExchange
 from qh3.quic import events as quic_events
 from qh3.quic.connection import QuicConnection
+from qh3.quic.tls_bridge import QuicTlsBridge
 
+from meshnode.base.limits import BASE_MTU
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
+from meshnode.quic.datagram_queue import DatagramQueue
+from meshnode.quic.engines.backlog import PACKET, SINGLY
 from meshnode.quic.engines.common import (
     MICROSECOND,
     NO_EVENTS,
@@ -33,15 +42,56 @@ from meshnode.quic.engines.common import (
     check_stream_limit,
     protocol_violation,
 )
-from meshnode.quic.engines.qh3_connection import HOLD, OVER, VIRTUAL, Qh3Connection, configuration
+from meshnode.quic.engines.key_exchange import GROUPS, ON
+from meshnode.quic.engines.qh3_check import check_core
+from meshnode.quic.engines.qh3_connection import HOLD, OVER, VIRTUAL, Qh3Connection, coalesced, configuration
+from meshnode.quic.engines.qh3_tls import check as check_tls
 from meshnode.quic.packets import LONG
-from meshnode.quic.seam import EngineEvent, HandshakeDone, TokenFor
+from meshnode.quic.seam import EngineEvent, TokenFor
 
 SHOWN_IN_FLIGHT = 1 << 18  # of a stream's queue; less than the low-water mark, so a large window stays usable
 NUDGE_STEPS = 8  # timers that may stand before the probe timer: three of ACKs, one of pacing, and some to spare
 RENUDGE_S = 0.05  # between probes while nothing is acknowledged, until a round trip is known
 RENUDGES = 4
-ED25519_KEY = bytes.fromhex("302a300506032b6570032100")  # a SubjectPublicKeyInfo up to its 32 bytes (RFC 8410)
+
+
+class Nudge:
+    """Probes on a path that has just been taken: one at once, and again until something is acknowledged there."""
+
+    def __init__(self, quic: Qh3Connection) -> None:
+        self.due: float | None = None
+        self._quic = quic
+        self._core = quic._core
+        self._count = 0
+
+    def begin(self, now: float) -> None:
+        """Send the first probe."""
+        self._count = 0
+        self.probe(now)
+
+    def probe(self, now: float) -> None:
+        """Send one more with the oldest in flight, unless the last one was answered; sets ``due``."""
+        core = self._core
+        self.due = None
+        if self._count and not core.pto_count:
+            return  # something was acknowledged: the core's own timers are right again
+        if not self._quic.balance.may_probe(core.bytes_in_flight):
+            self._quic.ping()
+            return
+        probes = core.pto_total
+        for _ in range(NUDGE_STEPS):
+            timer = core.get_timer()
+            if timer is None or timer[0] in ("idle", "close"):
+                self._quic.ping()  # nothing is in flight, or its probe is further away than the connection's end
+                return
+            core.handle_timer(max(now, self._quic.time, timer[1] + MICROSECOND))
+            if core.pto_total > probes:
+                break
+            if timer[0].startswith("ack"):
+                self._quic.poll(now)  # or it would stand before the probe for ever; but polling sets the pacer's again
+        if self._count < RENUDGES:
+            self.due = now + (1.5 * (core.smoothed_rtt or RENUDGE_S) + 0.01) * 2**self._count
+            self._count += 1
 
 
 class Qh3Engine:
@@ -50,46 +100,56 @@ class Qh3Engine:
     def __init__(self, quic: Qh3Connection, odcid: bytes) -> None:
         self.odcid = odcid
         self.host_cid: bytes = quic.host_cid
+        self.peer_certificate_key: bytes | None = None
+        self.backlog = 0
+        self.datagrams = DatagramQueue(deque(), lambda: quic._remote_max_datagram_frame_size)
+        quic.windows.datagrams = self.datagrams
         self._quic = quic
         self._core = quic._core
         self._abandoned = False
         self._end_reported = False
         self._has_written = False
+        self._flight: int | None = 0  # datagrams that the ClientHello takes; None once anything authentic has come
+        self._closing = False  # closed, and the datagram that says so is not made
         self._written: dict[int, int] = {}
-        self._renudge_at: float | None = None
-        self._renudges = 0
-
-    @property
-    def peer_certificate_key(self) -> bytes | None:
-        """The key that CertificateVerify was checked with (qh3 checks it whatever the verify mode)."""
-        certificate = self._quic.get_peercert()
-        key = bytes(certificate.public_key()) if certificate is not None else b""
-        return key.removeprefix(ED25519_KEY) if key.startswith(ED25519_KEY) else None
+        self._nudge = Nudge(quic)
 
     @property
     def handshake_confirmed(self) -> bool:
         """RFC 9001 section 4.1.2."""
         return bool(self._quic._handshake_confirmed)
 
-    @property
-    def pto_count(self) -> int:
-        """Consecutive probe timeouts."""
-        return 0 if self._abandoned else int(self._core.pto_count)
-
-    def receive(self, data: bytes, now: float) -> bool:
-        """Feed one datagram.
+    def receive(self, datagrams: Sequence[bytes], now: float) -> bool:
+        """Feed datagrams.
 
         The core tells new packets from old ones, but not their order: a late one counts as the newest too.
         """
         quic = self._quic
-        if self._abandoned or not data:
+        if self._abandoned:
             return False
+        now = max(now, quic.time)
         try:
-            if quic._handshake_complete and not data[0] & LONG:
-                packets: int = self._core.receive_datagram(data, VIRTUAL, now)[2]
+            if quic._handshake_complete and not [data for data in datagrams if not data or data[0] & LONG]:
+                backlog = quic.windows.backlog
+                if backlog.singly:
+                    size, packets = quic.take_singly(datagrams, now)
+                else:
+                    if len(datagrams) == 1:
+                        _, size, packets, *_ = self._core.receive_datagram(datagrams[0], VIRTUAL, now)
+                    else:
+                        _, size, packets, *_ = self._core.receive_many_datagrams(datagrams, VIRTUAL, now)
+                    if packets < len(datagrams):
+                        backlog.singly, size = SINGLY, packets * min(map(len, datagrams))
+                quic.balance.received += size
                 quic._drain_core()
+                if backlog.size or size > PACKET * packets + backlog.brought:
+                    backlog.add(size, packets, now)
+                    self.backlog = int(backlog.size)
+                else:
+                    backlog.brought = 0
                 return packets > 0
-            quic.feed(data, now)
+            for data in datagrams:
+                quic.feed(data, now)
         except BaseException as error:
             self._fail(error)
         return False
@@ -109,22 +169,47 @@ class Qh3Engine:
         quic = self._quic
         if self._abandoned:
             return []
+        self._closing = False
         try:
             quic._drain_core()
-            if self._has_written:  # data is about to leave: let the acknowledgement ride with it instead of 1 ms later
+            if self._has_written or self.datagrams.waiting:  # let the acknowledgement ride with it, not 1 ms later
                 self._has_written = False
                 timer = self._core.get_timer()
                 if timer is not None and timer[0] == "ack_application":
-                    self._core.handle_timer(max(now, timer[1] + MICROSECOND))
+                    self._core.handle_timer(max(now, quic.time, timer[1] + MICROSECOND))
+            if self.datagrams.waiting:
+                self._send_datagrams(now)
             quic.poll(now)
-            grants = quic.windows.take_grants(now, self._core.smoothed_rtt)
-            if grants and self._core.state not in OVER:
-                quic.grant(grants, now)
+            windows = quic.windows
+            if windows.pending or windows.waiting:
+                grants = windows.take_grants(now, self._core.smoothed_rtt)
+                if grants and self._core.state not in OVER:
+                    quic.grant(grants, now)
         except BaseException as error:
             self._fail(error)
             return []
         datagrams, quic.outbox = quic.outbox, []
-        return datagrams
+        if self._flight is not None:
+            # So many datagrams have the ClientHello. What the core adds to its probes has none: a listener that gets it
+            # first refuses.
+            self._flight = self._flight or len(datagrams)
+            if self._core.received_authenticated_packet:
+                self._flight = None
+            datagrams = datagrams[: self._flight]
+        if windows.backlog.size:
+            windows.backlog.sent(sum(map(len, datagrams)))
+        return coalesced(datagrams) if len(datagrams) > 1 and datagrams[0][0] & LONG else datagrams
+
+    def _send_datagrams(self, now: float) -> None:
+        """Build those that the congestion window allows, which the core does not look at, and two packets more.
+
+        Bulk has the window filled, and after a loss more than filled: without the two it starves datagrams for seconds.
+        Each leaves at once, so that none meets a smaller packet.
+        """
+        core, waiting = self._core, self.datagrams.waiting
+        while waiting and core.bytes_in_flight <= core.congestion_window + BASE_MTU and core.state not in OVER:
+            core.send_datagram(waiting.popleft())
+            self._quic.poll(now)
 
     def next_timer(self) -> float | None:
         """The core's one timer, a microsecond late, because firing exactly on it can spin; or a pending nudge."""
@@ -132,21 +217,25 @@ class Qh3Engine:
             return None
         timer = self._core.get_timer()
         at = None if timer is None else timer[1] + MICROSECOND
-        for other in (self._renudge_at, self._quic.windows.next_resend()):
+        windows = self._quic.windows
+        for other in (self._nudge.due, windows.next_resend() if windows.waiting else None):
             if other is not None and (at is None or other < at):
                 at = other
         return at
 
     def on_timer(self, now: float) -> None:
-        """Let loss detection, pacing, closing and idle timers fire."""
+        """Let loss detection, pacing, closing and idle timers fire.
+
+        Not between ``close`` and its datagram: the core counts the wait after it from the last time that it was told.
+        """
         quic = self._quic
-        if self._abandoned:
+        if self._abandoned or self._closing:
             return
         try:
-            self._core.handle_timer(now)
+            self._core.handle_timer(max(now, quic.time))
             quic._drain_core()
-            if self._renudge_at is not None and now >= self._renudge_at:
-                self._renudge(now)
+            if self._nudge.due is not None and now >= self._nudge.due:
+                self._nudge.probe(now)
         except BaseException as error:
             self._fail(error)
 
@@ -160,7 +249,8 @@ class Qh3Engine:
         while queued:
             event: Any = queued.popleft()
             if isinstance(event, quic_events.HandshakeCompleted):
-                found.append(HandshakeDone())
+                self.peer_certificate_key, done = quic.forget_handshake()
+                found.append(done)
             elif not isinstance(event, quic_events.QuicEvent):
                 found.append(event)
         if not self._end_reported and quic.ended is not None:
@@ -224,6 +314,10 @@ class Qh3Engine:
         held = windows.unread >= HOLD
         return windows.consume(stream_id, count) or (held and windows.unread < HOLD)
 
+    def unread(self) -> int:
+        """Bytes that were delivered in order and not consumed."""
+        return self._quic.windows.unread
+
     def in_flight(self) -> int:
         """Bytes sent and neither acknowledged nor lost."""
         return 0 if self._abandoned else int(self._core.bytes_in_flight)
@@ -237,45 +331,29 @@ class Qh3Engine:
         """Probe with the oldest in flight at once, and again until something is acknowledged on the new path."""
         if self._abandoned or self._core.state in OVER:
             return
-        self._renudges = 0
         self._quic.windows.resend()
         try:
-            self._renudge(now)
+            self._nudge.begin(now)
         except BaseException as error:
             self._fail(error)
 
-    def _renudge(self, now: float) -> None:
-        core = self._core
-        self._renudge_at = None
-        if self._renudges and not core.pto_count:
-            return  # something was acknowledged: the core's own timers are right again
-        probes = core.pto_total
-        for _ in range(NUDGE_STEPS):
-            timer = core.get_timer()
-            if timer is None or timer[0] in ("idle", "close"):
-                self.ping()  # nothing is in flight, or its probe is further away than the connection's end
-                return
-            core.handle_timer(max(now, timer[1] + MICROSECOND))
-            if core.pto_total > probes:
-                break
-            if timer[0].startswith("ack"):
-                self._quic.poll(now)  # or it would stand before the probe for ever; but polling sets the pacer's again
-        if self._renudges < RENUDGES:
-            self._renudge_at = now + (1.5 * (core.smoothed_rtt or RENUDGE_S) + 0.01) * 2**self._renudges
-            self._renudges += 1
-
     def set_datagram_size(self, size: int) -> None:
-        """Nothing: the core keeps to 1,200 bytes, which every path carries."""
+        """Keep to less than before; the core has no way back to more, and begins with what its path surely carries."""
+        if not self._abandoned and size < self._core.active_path[5]:
+            try:
+                self._quic.lower(size)
+            except BaseException as error:
+                self._fail(error)
 
     def ping(self) -> None:
         """Ask for an acknowledgement."""
-        if not self._abandoned and self._quic._handshake_complete and self._core.state not in OVER:
-            self._core.send_ping(0)
+        if not self._abandoned:
+            self._quic.ping()
 
     def close(self, code: int, reason: str) -> None:
         """Queue a CONNECTION_CLOSE with an application code; a core that panics on it ends the connection silently."""
         if not self._abandoned:
-            self._end_reported = True
+            self._end_reported = self._closing = True
             try:
                 self._core.close(code, None, reason.encode())
             except BaseException as error:
@@ -286,52 +364,91 @@ class Qh3Engine:
         self._abandoned = True
         self._quic.outbox.clear()
 
+    def release(self) -> None:
+        """Cut the circles of qh3's connection: bound methods in TLS's callbacks."""
+        for part in (self._quic._tls, self._quic):
+            if part is not None:
+                vars(part).clear()
+
 
 class Qh3Engines:
-    """Factory of Qh3Engine objects."""
+    """Factory of Qh3Engine objects; ``post_quantum`` is as in ``Config``."""
 
     name = "qh3"
 
-    def dial(self, identity: Identity, peer: NodeId, token_for: TokenFor, idle_timeout: float, now: float) -> Qh3Engine:
+    def __init__(self, post_quantum: str = ON) -> None:
+        self._groups = GROUPS[post_quantum]
+
+    def dial(
+        self,
+        identity: Identity,
+        peer: NodeId,
+        token_for: TokenFor,
+        idle_timeout: float,
+        now: float,
+        size: int = BASE_MTU,
+    ) -> Qh3Engine:
         """Begin a connection; the caller compares the proven key with ``peer``."""
-        quic = Qh3Connection(configuration=configuration(None, idle_timeout))
+        quic = Qh3Connection(configuration=configuration(None, idle_timeout, size, self._groups))
         odcid: bytes = quic.original_destination_connection_id
         quic.connect(VIRTUAL, now)
         quic._core.set_initial_token(token_for(odcid))
         return Qh3Engine(quic, odcid)
 
-    def accept(self, identity: Identity, odcid: bytes, idle_timeout: float, now: float) -> Qh3Engine:
+    def accept(
+        self, identity: Identity, odcid: bytes, idle_timeout: float, now: float, size: int = BASE_MTU
+    ) -> Qh3Engine:
         """Make the listener's end for the Initial with this original destination connection id."""
         quic = Qh3Connection(
-            configuration=configuration(identity, idle_timeout),
+            configuration=configuration(identity, idle_timeout, size, self._groups),
             original_destination_connection_id=odcid,
         )
         quic.listen(now)
         return Qh3Engine(quic, odcid)
 
 
-PRIVATE = {
-    "": (
-        "_configuration _core _create_core _create_tls _drain_core _drain_tls _events _handshake_complete "
-        "_handshake_confirmed _learn_remote_source_cid _tls _version host_cid"
+# what is touched of the connection before it has a core, of the core, and of TLS
+PRIVATE: dict[str, str] = {
+    "QuicConnection": (
+        "_applied_transport_parameters _configuration _core _create_core _create_tls _drain_core _drain_tls _events "
+        "_handshake_complete _handshake_confirmed _learn_remote_source_cid "
+        "_remote_max_datagram_frame_size _tls _version host_cid"
     ),
-    "_core": (
-        "bytes_in_flight can_send_stream close get_send_buffer_size get_timer handle_timer handshake_confirmed "
-        "next_event open_stream poll_transmit pto_count pto_total receive_datagram reset_stream "
-        "restore_send_packet_number send_ping send_stream "
+    "QuicConnectionCore": (
+        "active_path apply_peer_transport_parameters bytes_in_flight can_send_stream close congestion_window "
+        "get_send_buffer_size get_timer handle_timer handshake_confirmed next_event open_stream poll_transmit "
+        "pto_count pto_total receive_datagram receive_many_datagrams reset_stream "
+        "restore_send_packet_number send_datagram send_ping send_stream "
         "set_initial_token smoothed_rtt state stop_sending stream_limits version"
     ),
-    "_tls": "receive_crypto remote_transport_parameters",
-    "_tls.tls": "_supported_groups update_traffic_key_cb",
+    "QuicTlsBridge": (
+        "_on_traffic_secret(direction,epoch,cipher_suite,secret) _traffic_secrets configuration "
+        "local_initial_source_connection_id original_destination_connection_id receive_crypto "
+        "remote_transport_parameters serialize_transport_parameters "
+        "stateless_reset_token"
+    ),
+    "QuicTlsBridge.tls": "_client_handle_hello _server_handle_hello _supported_groups",
 }
 
 
 def _check() -> None:
     """Fail at start-up when this qh3 is not the one that the engine was written against."""
-    quic = QuicConnection(configuration=configuration(None, 1.0))
-    quic.connect(VIRTUAL, 0.0)
-    check_attributes("qh3", quic, PRIVATE)
+    settings = configuration(None, 1.0)
+    made = SimpleNamespace(
+        QuicConnection=QuicConnection(configuration=settings),
+        QuicConnectionCore=QuicConnectionCore,
+        QuicTlsBridge=QuicTlsBridge(settings, version=1, local_initial_source_connection_id=b""),
+    )
+    check_attributes("qh3", made, PRIVATE)
+    check_tls()
+    check_core(FACTORY)
 
 
-_check()
+def _warm_up() -> None:
+    """Have the core's cryptography gather its entropy beside the start: at the first dial, that is 20 ms of waiting."""
+    threading.Thread(target=X25519KeyExchange, name="entropy", daemon=True).start()
+
+
 FACTORY = Qh3Engines()
+_check()
+_warm_up()

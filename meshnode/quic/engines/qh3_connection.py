@@ -5,29 +5,52 @@ Used by ``qh3.py`` alone, which checks at import that all private attributes tou
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache, partial
 from typing import Any
 
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from qh3 import tls
-from qh3._hazmat import pull_quic_header
+from qh3._hazmat import QuicConnectionCore, pull_quic_header
 from qh3.quic.configuration import QuicConfiguration
 from qh3.quic.connection import QuicConnection
 from qh3.quic.packet import QuicErrorCode, QuicProtocolVersion
-from qh3.quic.tls_bridge import QuicTlsBridge, QuicTlsBridgeError
+from qh3.quic.tls_bridge import QuicTlsBridgeError
 
-from meshnode.base.limits import BASE_MTU
+from meshnode.base.limits import BASE_MTU, MAX_HANDSHAKE
 from meshnode.identity.keys import Identity
-from meshnode.quic.engines.certificate import certificate_of
-from meshnode.quic.engines.common import MAINLINE, STREAM_WINDOW, ended_locally, routable_cid, settings
+from meshnode.quic.engines.backlog import FRAME, SINGLY, Balance
+from meshnode.quic.engines.certificate import certificate_of, key_of, pem, private_key_of
+from meshnode.quic.engines.common import (
+    MAINLINE,
+    MICROSECOND,
+    STREAM_WINDOW,
+    STREAMS,
+    UNPROVEN,
+    ended_locally,
+    routable_cid,
+    settings,
+    unproven,
+)
 from meshnode.quic.engines.credit import CreditSealer, StreamWindows
+from meshnode.quic.engines.key_exchange import GROUPS, NAMES, ON
+from meshnode.quic.engines.qh3_tls import UNIDIRECTIONAL, KeyOnlyTls
 from meshnode.quic.packets import CID_LENGTH, FIXED, LONG
-from meshnode.quic.seam import LOCAL, CidIssued, CidRetired, StopSending, StreamData, StreamReset, Terminated
+from meshnode.quic.seam import (
+    LOCAL,
+    MAX_DATAGRAM_FRAME,
+    CidIssued,
+    CidRetired,
+    Datagram,
+    HandshakeDone,
+    StopSending,
+    StreamData,
+    StreamReset,
+    Terminated,
+)
 
 VIRTUAL = ("2001:db8::1", 1)  # the core parses it; a documentation address, which no node has (RFC 3849)
 WIDE_OPEN = 1 << 60  # a core's window that never moves: it would at half of this
+AHEAD_S = 0.002  # a burst, as the other engine allows
 HOLD = 3 * STREAM_WINDOW  # bytes a peer may make us keep unread; with the core's own window 10 MB a connection
 APPLICATION_SPACE = 2
 OVER = ("closing", "draining", "terminated")
@@ -47,43 +70,98 @@ class Qh3Connection(QuicConnection):
         self.windows = StreamWindows(STREAM_WINDOW)
         self.ended: Terminated | None = None
         self.outbox: list[bytes] = []
-        self._sealer: CreditSealer | None = None
+        self._sealer: Callable[[], CreditSealer] | None = None  # makes it for the first grant
+        self.balance = Balance()
+        self.time = 0.0  # how far the core's was set ahead: it takes no earlier one
+        self._before_done = 0  # bytes of authentic packets in the handshake
         self._number = 0  # of the next 1-RTT packet
-        self._last = b""  # the core's newest 1-RTT packet, always a datagram of its own
+        self._last = b""  # the newest 1-RTT packet, always a datagram of its own
         self.host_cid = routable_cid(self.host_cid)
 
     def _create_core(self, remote_addr: Any, initial_dcid: bytes, now: float) -> None:
         configured = self._configuration
-        self._configuration = replace(configured, max_stream_data=WIDE_OPEN)
-        super()._create_core(remote_addr, initial_dcid, now)
-        self._configuration = configured
+        self._core = QuicConnectionCore(
+            is_client=self._is_client,
+            version=int(self._version or QuicProtocolVersion.VERSION_1),
+            local_addr=("0.0.0.0", 0),
+            remote_addr=remote_addr,
+            source_cid=self.host_cid,
+            destination_cid=initial_dcid,
+            peer_address_validated=self._is_client,
+            active_connection_id_limit=2,
+            max_datagram_size=configured.max_datagram_size,
+            probe_datagram_size=False,
+            idle_timeout=configured.idle_timeout,
+            ack_delay_exponent=3,
+            max_datagram_frame_size=MAX_DATAGRAM_FRAME,
+            peer_max_datagram_frame_size=None,
+            connection_receive_window=configured.max_data,
+            connection_send_limit=0,
+            stream_receive_window=WIDE_OPEN,
+            stream_send_limit_bidi_local=0,
+            stream_send_limit_bidi_remote=0,
+            stream_send_limit_uni=0,
+            max_stream_reassembly=STREAM_WINDOW,
+            local_max_streams_bidi=STREAMS,
+            local_max_streams_uni=UNIDIRECTIONAL,
+            peer_max_streams_bidi=0,
+            peer_max_streams_uni=0,
+            initial_rtt=configured.initial_rtt,
+            max_ack_delay=0.025,
+            initial_time=now,
+        )
 
-    def _create_tls(self, remote_source_cid: bytes | None) -> QuicTlsBridge:
-        bridge = super()._create_tls(remote_source_cid)
-        # Without the post-quantum share the ClientHello fits one datagram: the one that carries the knock.
-        bridge.tls._supported_groups = [tls.Group.X25519]
-        install = bridge.tls.update_traffic_key_cb
-
-        def on_secret(direction: tls.Direction, epoch: tls.Epoch, suite: tls.CipherSuite, secret: bytes) -> None:
-            if direction is tls.Direction.ENCRYPT and epoch is tls.Epoch.ONE_RTT:
-                self._sealer = CreditSealer(secret)
-            install(direction, epoch, suite, secret)
-
-        bridge.tls.update_traffic_key_cb = on_secret
+    def _create_tls(self, remote_source_cid: bytes | None) -> KeyOnlyTls:
+        self._tls = bridge = KeyOnlyTls(
+            self._configuration,
+            version=self._version,
+            local_initial_source_connection_id=self.host_cid,
+            remote_initial_source_connection_id=remote_source_cid,
+            original_destination_connection_id=self._original_destination_connection_id,
+        )
         return bridge
 
     def _drain_tls(self) -> None:
         parameters = self._tls.remote_transport_parameters
         if parameters is not None:
-            parameters.active_connection_id_limit = (
-                2  # one spare id is enough where the core never sees an address change
-            )
+            # The core takes no less, though one id is enough where neither end ever sees an address change.
+            parameters.active_connection_id_limit = 2
+            # what the path carries counts, not the 1,472 that every qh3 client names
+            parameters.max_udp_payload_size = self._configuration.max_datagram_size
         super()._drain_tls()
 
-    @property
-    def held(self) -> bool:
-        """True while what waits for the application keeps us from taking more."""
-        return self.windows.unread >= HOLD and self._core.state not in OVER
+    def lower(self, size: int) -> None:
+        """Keep datagrams to ``size`` bytes, for good: the core takes it for what the peer would receive."""
+        peer = self._applied_transport_parameters
+        if peer is not None:
+            self._core.apply_peer_transport_parameters(
+                connection_send_limit=peer.initial_max_data or 0,
+                stream_send_limit_bidi_local=peer.initial_max_stream_data_bidi_local or 0,
+                stream_send_limit_bidi_remote=peer.initial_max_stream_data_bidi_remote or 0,
+                stream_send_limit_uni=peer.initial_max_stream_data_uni or 0,
+                peer_max_streams_bidi=peer.initial_max_streams_bidi or 0,
+                peer_max_streams_uni=peer.initial_max_streams_uni or 0,
+                ack_delay_exponent=3 if peer.ack_delay_exponent is None else peer.ack_delay_exponent,
+                max_ack_delay=0.025 if peer.max_ack_delay is None else peer.max_ack_delay / 1000,
+                peer_idle_timeout=peer.max_idle_timeout / 1000 if peer.max_idle_timeout else None,
+                max_datagram_frame_size=peer.max_datagram_frame_size,
+                stateless_reset_token=peer.stateless_reset_token,
+                active_connection_id_limit=2,
+                disable_active_migration=bool(peer.disable_active_migration),
+                max_udp_payload_size=size,
+            )
+
+    def forget_handshake(self) -> tuple[bytes | None, HandshakeDone]:
+        """Let go of TLS, 10 kB, when it is done.
+
+        Returns the key that CertificateVerify was checked with, as qh3 does whatever the verify mode, and the event.
+        What TLS sends later, tickets say, is ignored.
+        """
+        certificate = self.get_peercert()
+        self._sealer = cache(partial(CreditSealer, self._tls.sent_secret))
+        done = HandshakeDone(NAMES[self._tls.tls.group], self._tls.tls.binding)
+        self._tls = None
+        return (key_of(bytes(certificate.public_key())) if certificate is not None else None), done
 
     def listen(self, now: float) -> None:
         """Make ready for the client's first packet, as ``connect`` does for the server's.
@@ -113,21 +191,39 @@ class Qh3Connection(QuicConnection):
             if new:
                 self._learn_remote_source_cid(packet)
                 packets += new
+                self._before_done += len(packet)
+                if self._before_done > MAX_HANDSHAKE and not self._handshake_complete:
+                    raise ValueError("too much before the handshake was complete")  # the core keeps 20 times as much
             self._drain_core()
             offset = end
         return packets
 
+    def take_singly(self, datagrams: Sequence[bytes], now: float) -> tuple[int, int]:
+        """Feed 1-RTT packets one by one; returns bytes and number of those that were authentic and new.
+
+        The core tells how many there were of a reception, not which: once there was one that was not, the next
+        ``SINGLY`` are fed so, and the backlog counts the bytes of new ones alone.
+        """
+        receive = self._core.receive_datagram
+        new = [len(data) for data in datagrams if receive(data, VIRTUAL, now)[2]]
+        backlog = self.windows.backlog
+        backlog.singly = backlog.singly - 1 if len(new) == len(datagrams) else SINGLY
+        return sum(new), len(new)
+
     def _drain_core(self) -> None:
-        """Take the core's events, but for those that come while ``held``: they stay in its queue."""
-        core = self._core
-        while not self.held:
+        """Take the core's events, but for those behind ``HOLD`` bytes that wait for the application.
+
+        Datagrams are among them, so with flows open all are taken; then the windows of streams bound what waits.
+        """
+        core, windows = self._core, self.windows
+        while windows.unread < HOLD or core.state in OVER or (windows.datagrams and windows.datagrams.has_flows):
             native = core.next_event()
             if native is None:
                 return
             kind = native[0]
             if kind == "stream_data":
                 _, stream_id, data, fin = native
-                if not self.windows.deliver(stream_id, len(data), fin):
+                if not windows.deliver(stream_id, len(data), fin):
                     core.close(QuicErrorCode.FLOW_CONTROL_ERROR, None, b"more than was granted")
                     self.end(Terminated(LOCAL, "the peer sent more than it was granted", False))
                     return
@@ -136,13 +232,16 @@ class Qh3Connection(QuicConnection):
                 handler(self, native)
 
     def _on_crypto(self, native: Native) -> None:
+        if self._tls is None:
+            return
         _, epoch, offset, data = native
         try:
             self._tls.receive_crypto(tls.Epoch(epoch), data, offset, version=self._core.version)
             self._drain_tls()
         except QuicTlsBridgeError as error:
             self._core.close(error.error_code, int(error.frame_type), error.reason_phrase.encode())
-            self.end(Terminated(LOCAL, error.reason_phrase, False))
+            unproved = error.error_code in UNPROVEN and self._is_client and not self._handshake_complete
+            self.end(unproven() if unproved else Terminated(LOCAL, error.reason_phrase, False))
 
     def _on_handshake_done(self, native: Native) -> None:
         self._handshake_confirmed = True
@@ -151,6 +250,10 @@ class Qh3Connection(QuicConnection):
     def _on_reset(self, native: Native) -> None:
         self.windows.forget(native[1])
         self._events.append(StreamReset(native[1], native[2]))
+
+    def _on_datagram(self, native: Native) -> None:
+        self.windows.backlog.brought += len(native[1]) + FRAME
+        self._events.append(Datagram(native[1]))
 
     def _on_stop(self, native: Native) -> None:
         self._events.append(StopSending(native[1], native[2]))
@@ -183,21 +286,45 @@ class Qh3Connection(QuicConnection):
     def poll(self, now: float) -> None:
         """Move the datagrams that the core may send now to ``outbox``, and count its 1-RTT packets.
 
+        What its pacer holds back for less than ``AHEAD_S`` goes at once: it charges each packet as one of the largest
+        size, and a wait of microseconds takes the event loop's whole millisecond. For that the core's ``time`` goes
+        ahead of the clock's, and never back.
+
         Before the handshake is complete a listener may run into the limit on what an unproven client is sent (RFC 9000
-        section 8.1), which the core raises as RuntimeError.
+        section 8.1), which the core raises as RuntimeError. Raises ValueError when far more is in flight than the
+        congestion window allows and the peer goes on to send: it asks for answers without end, and takes none. Of a
+        peer that is silent it proves nothing: probes alone, of 4,000 bytes within a host, add up to as much.
         """
-        poll_transmit = self._core.poll_transmit
+        core = self._core
+        at = max(now, self.time)
         try:
-            while (sent := poll_transmit(now)) is not None:
-                data = sent[0]
-                if not data[0] & LONG:
-                    self._last = data
-                    self._number += 1
-                self.outbox.append(data)
+            while True:
+                while (sent := core.poll_transmit(at)) is not None:
+                    data = sent[0]
+                    if not data[0] & LONG:
+                        self._last = data
+                        self._number += 1
+                    self.outbox.append(data)
+                timer = core.get_timer()
+                if timer is None or timer[0] != "pacing" or not at <= timer[1] <= now + AHEAD_S:
+                    break
+                at = self.time = timer[1] + MICROSECOND
         except RuntimeError:
             if self._handshake_complete:
                 raise
             # What an unproven client may be sent is less than the next packet: wait for more from it.
+        balance, in_flight, window = self.balance, core.bytes_in_flight, core.congestion_window
+        if window > balance.widest:
+            balance.widest = window
+        if in_flight <= 2 * balance.widest:
+            balance.received = 0
+        else:
+            balance.look(in_flight)
+
+    def ping(self) -> None:
+        """Ask for an acknowledgement, in a packet to come."""
+        if self._handshake_complete and self._core.state not in OVER:
+            self._core.send_ping(0)
 
     def grant(self, grants: list[tuple[int, int]], now: float) -> None:
         """Add a packet with these (stream, limit) to ``outbox``, with the number after the core's last.
@@ -207,19 +334,42 @@ class Qh3Connection(QuicConnection):
         if not self._last:
             self._core.send_ping(0)
             self.poll(now)
-        sealer, number = self._sealer, self._number
+        sealer, number = self._sealer and self._sealer(), self._number
         if sealer is None or not sealer.is_number(self._last, number - 1):
             # A number used twice would give the key away. No node updates its keys, so this does not happen.
             raise RuntimeError("the core's packet numbers are not known")
-        self.outbox.append(sealer.seal(self._last[1 : 1 + CID_LENGTH], number, grants))
+        self._last = sealer.seal(self._last[1 : 1 + CID_LENGTH], number, grants)  # the next may come before the core's
+        self.outbox.append(self._last)
         self._number = number + 1
         self._core.restore_send_packet_number(APPLICATION_SPACE, self._number)
+
+
+def coalesced(datagrams: list[bytes]) -> list[bytes]:
+    """Return ``datagrams`` with what fits one in one (RFC 9000 section 12.2), for the core gives each packet its own.
+
+    A packet of the handshake says where it ends, so another may follow.
+    """
+    found: list[bytes] = []
+    for data in datagrams:
+        if found and len(found[-1]) + len(data) <= BASE_MTU and _is_open_ended(found[-1]):
+            found[-1] += data
+        else:
+            found.append(data)
+    return found
+
+
+def _is_open_ended(data: bytes) -> bool:
+    try:
+        return bool(data[0] & LONG) and bool(pull_quic_header(data, 0, CID_LENGTH)[9] == len(data))
+    except ValueError:
+        return False
 
 
 HANDLERS: dict[str, Callable[[Qh3Connection, Native], None]] = {
     "crypto_data": Qh3Connection._on_crypto,
     "handshake_done": Qh3Connection._on_handshake_done,
     "stream_reset": Qh3Connection._on_reset,
+    "datagram": Qh3Connection._on_datagram,
     "stop_sending": Qh3Connection._on_stop,
     "peer_blocked": Qh3Connection._on_blocked,
     "connection_id_issued": Qh3Connection._on_cid,
@@ -232,26 +382,36 @@ HANDLERS: dict[str, Callable[[Qh3Connection, Native], None]] = {
 
 @lru_cache(maxsize=1024)
 def _credentials(identity: Identity) -> tuple[Any, Any]:
-    certificate, private = certificate_of(identity)
     loaded = QuicConfiguration()
     loaded.load_cert_chain(
-        certificate.public_bytes(Encoding.PEM),
-        private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        pem("CERTIFICATE", certificate_of(identity)),
+        pem("PRIVATE KEY", private_key_of(identity)),
     )
     return loaded.certificate, loaded.private_key
 
 
-def configuration(listener: Identity | None, idle_timeout: float) -> QuicConfiguration:
+class Configuration(QuicConfiguration):
+    """QuicConfiguration with the groups of the key exchange."""
+
+    groups: tuple[int, ...] = ()
+
+
+@lru_cache(maxsize=1024)
+def configuration(
+    listener: Identity | None, idle_timeout: float, size: int = BASE_MTU, groups: tuple[int, ...] = GROUPS[ON]
+) -> Configuration:
     """Return what a connection is made with: that of a listener with its certificate, or of any dialler (None)."""
     certificate, private_key = _credentials(listener) if listener is not None else (None, None)
-    return QuicConfiguration(
+    made = Configuration(
         certificate=certificate,
         cipher_suites=[tls.CipherSuite.AES_128_GCM_SHA256],
-        max_datagram_frame_size=0,
-        max_datagram_size=BASE_MTU,
+        max_datagram_frame_size=MAX_DATAGRAM_FRAME,
+        max_datagram_size=size,
         private_key=private_key,
         probe_datagram_size=False,
         signature_algorithms=[tls.SignatureAlgorithm.ED25519],
         supported_versions=[QuicProtocolVersion.VERSION_1],
         **settings(listener is None, idle_timeout),
     )
+    made.groups = groups
+    return made

@@ -1,0 +1,88 @@
+"""Descriptors: connections that are opened and left, at a forward and at the control socket, until none is free."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from attacks import Row
+from attacks.lab import Member, close_all, keepalive_time
+from meshnode.errors import MeshError
+
+LIMIT, HELD, ASKED = 128, 400, 5
+ROWS = {
+    "asked": Row(
+        10, "high", f"client: {HELD} connections to a node with {LIMIT} descriptors", "runtime/acceptor.py",
+        f"of {ASKED} commands that are answered", 0, ASKED, more=True,
+    ),
+    "moved": Row(
+        10, "high", "the same", "runtime/acceptor.py", "the node moves (1), or cannot (0)", None, 1, more=True,
+    ),
+    "keepalive": Row(
+        10, "high", "the same", "runtime/acceptor.py", "round trip to an established peer", None, 1.0, "s",
+    ),
+    "spin": Row(
+        10, "high", "the same", "runtime/acceptor.py", "share of a core that accepting takes", 1.0, 0.5,
+    ),
+    "control": Row(
+        10, "high", f"local program: {HELD} control connections that ask nothing", "daemon/server.py",
+        f"of {ASKED} commands that are answered", None, ASKED, more=True,
+    ),
+}  # fmt: skip
+
+
+def _answered(member: Member) -> int:
+    count = 0
+    for _ in range(ASKED):
+        with suppress(MeshError, OSError, StopIteration):
+            count += bool(member.ask("status")["id"])
+    return count
+
+
+def _forward(member: Member, peer: Member) -> dict[str, float]:
+    listen = str(member.ask("forward", listen="127.0.0.1:0", to=f"{peer.id}/nothing")["listen"])
+    host, _, port = listen.rpartition(":")
+    held = [socket.socket() for _ in range(HELD)]
+    for sock in held:
+        sock.setblocking(False)
+        sock.connect_ex((host, int(port)))
+    time.sleep(0.5)
+    used, began = member.cpu_s(), time.monotonic()
+    found: dict[str, float] = {"asked": _answered(member), "keepalive": keepalive_time(member, peer)}
+    found["spin"] = (member.cpu_s() - used) / (time.monotonic() - began)
+    with suppress(MeshError):
+        found["moved"] = bool(member.ask("rebind", address="127.0.0.1:0"))
+    close_all(held)
+    return found
+
+
+def _control(member: Member) -> int:
+    held = []
+    for _ in range(HELD):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.setblocking(False)
+        sock.connect_ex(str(member.home / "control.sock"))
+        held.append(sock)
+    time.sleep(0.5)
+    count = _answered(member)
+    close_all(held)
+    return count
+
+
+def run(short: bool) -> dict[str, float]:
+    """Attack a node that has few descriptors."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        with Member(root / "peer", command="seed") as peer, Member(root / "m", "--seed", peer.at) as member:
+            resource.prlimit(member.pid, resource.RLIMIT_NOFILE, (LIMIT, LIMIT))
+            keepalive_time(member, peer, 1)
+            found = _forward(member, peer)
+            found["control"] = _control(member)
+    if short:
+        for name in ("keepalive", "spin"):
+            found.pop(name, None)
+    return found

@@ -1,0 +1,231 @@
+"""Throughput and echo of every way to use a service, beside a stream of the SDK and loopback TCP, in one run.
+
+Two processes: one serves, one uses each way by turns, in every round. A row of ``WAYS`` is a way; its ``open`` gives a
+reader and a writer, so all have the same load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+from typing import Any
+
+from bench import loads
+
+NODE: dict[str, Any] = {"listen": "127.0.0.1:0", "mdns": False}
+STREAM, DIRECT = "stream", "direct"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a way may use: this process's node, the node that serves, and ports of TCP on loopback."""
+
+    node: Any
+    peer: str
+    process: int  # that serves
+    target: int  # of the program that is exposed as the service ``tcp``
+    forward: int  # of this node's forward to that service
+    proxy: int  # of this node's proxy
+    attached: Any  # this node by its control socket
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way: its name, how it is opened, and the least share of a stream's throughput; None for no target."""
+
+    name: str
+    open: Callable[[Place], Awaitable[tuple[Any, Any]]]
+    least: float | None
+
+
+# ---- the serving process: the same handler behind each way
+
+
+async def _handle(reader: Any, writer: Any, peer: Any = None) -> None:
+    await loads.serve(reader, writer)
+    writer.close()
+
+
+def _protocol() -> asyncio.StreamReaderProtocol:
+    return asyncio.StreamReaderProtocol(asyncio.StreamReader(), _handle)
+
+
+async def _echo(flow: Any, peer: Any) -> None:
+    async for data in flow:
+        flow.send(data)
+
+
+async def _serve(pipe: Pipe) -> None:
+    from meshnode import Config, Node
+    from meshnode.services.registry import ServiceBook
+
+    target = await asyncio.start_server(_handle, "127.0.0.1", 0)
+    port = target.sockets[0].getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        async with Node(Config(home=folder, **NODE)) as node:
+            node.serve("stream", _handle, allow=["any"])
+            node.serve_datagrams("datagrams", _echo, allow=["any"])
+            await node.create_server(_protocol, "protocol", allow=["any"])
+            await ServiceBook(node).expose("tcp", f"tcp://127.0.0.1:{port}", ("any",))
+            pipe.send((f"{node.id}@{node.record.endpoints[0]}", port))
+            await asyncio.get_running_loop().run_in_executor(None, pipe.recv)
+
+
+def _process(pipe: Pipe) -> None:
+    asyncio.run(_serve(pipe))
+
+
+# ---- the ways
+
+
+async def _open_protocol(place: Place) -> tuple[Any, Any]:
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    transport, _ = await place.node.create_connection(lambda: protocol, place.peer, "protocol")
+    return reader, asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
+
+
+async def _open_socket(place: Place) -> tuple[Any, Any]:
+    return await asyncio.open_unix_connection(sock=await place.node.socket(place.peer, "stream"))
+
+
+async def _open_socks5(place: Place) -> tuple[Any, Any]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", place.proxy)
+    host = f"tcp.{place.peer}.mesh".encode()
+    writer.write(b"\x05\x01\x00\x05\x01\x00\x03" + bytes([len(host)]) + host + b"\x00\x50")
+    await reader.readexactly(12)
+    return reader, writer
+
+
+WAYS = (
+    Way(DIRECT, lambda place: asyncio.open_connection("127.0.0.1", place.target), None),
+    Way(STREAM, lambda place: place.node.open(place.peer, "stream"), None),
+    Way("create_connection", _open_protocol, 0.7),
+    Way("socket", _open_socket, 0.7),
+    Way("forward", lambda place: asyncio.open_connection("127.0.0.1", place.forward), 0.75),
+    Way("socks5", _open_socks5, 0.7),
+    Way("attach", lambda place: place.attached.open(place.peer, "stream"), 0.7),
+)
+
+
+# ---- measuring
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How much is done in one measurement."""
+
+    rounds: int = 5
+    megabytes: int = 64
+    echoes: int = 2000
+
+
+SHORT = Work(3, 24, 400)
+
+
+async def _datagrams(place: Place, work: Work) -> dict[str, float]:
+    """Echo datagrams one by one, then as many as are on their way at once."""
+    size, count = 1_000, work.megabytes * 500
+    async with await place.node.datagrams(place.peer, "datagrams") as flow:
+        times = []
+        for _ in range(work.echoes):
+            started = time.perf_counter()
+            flow.send(bytes(loads.MESSAGE))
+            await asyncio.wait_for(flow.receive(), 5)
+            times.append(time.perf_counter() - started)
+        back, started = 0, time.perf_counter()
+
+        async def receive() -> None:
+            nonlocal back
+            async for _ in flow:
+                back += 1
+
+        receiving = asyncio.create_task(receive())
+        for number in range(count):
+            if not flow.send(bytes(size)) or number % 32 == 31:
+                await asyncio.sleep(0)
+        took = time.perf_counter() - started
+        receiving.cancel()
+    return {"echo_p50_us": statistics.median(times) * 1e6, "echoed_MBps": back * size / took / 1e6}
+
+
+async def _measure(place: Place, way: Way, work: Work) -> dict[str, float]:
+    p50, _ = await loads.echo(lambda: way.open(place), work.echoes)
+    cpu = loads.BusierCpu(place.process)
+    up = await loads.bulk(lambda: way.open(place), work.megabytes)
+    down = await loads.bulk_down(lambda: way.open(place), work.megabytes)
+    each = cpu.busier() * 1000 / (2 * work.megabytes * 1.048576)
+    return {"echo_p50_us": p50, "up_MBps": up, "down_MBps": down, "cpu_ms_per_MB": each}
+
+
+async def _measured(process: int, seed: str, target: int, work: Work) -> dict[str, list[dict[str, float]]]:
+    from meshnode import Config, Node, attach
+    from meshnode.daemon.context import Daemon
+    from meshnode.daemon.server import ControlServer
+    from meshnode.sdk.node import runtime_of
+    from meshnode.services.forward import Forward
+    from meshnode.services.proxy.book import ProxyBook
+    from meshnode.services.registry import ServiceBook
+
+    found: dict[str, list[dict[str, float]]] = {way.name: [] for way in WAYS} | {"datagrams": []}
+    with tempfile.TemporaryDirectory() as folder:
+        async with Node(Config(home=folder, seeds=(seed,), **NODE)) as node:
+            peer = seed.partition("@")[0]
+            forward = Forward(node, "127.0.0.1:0", peer, "tcp")
+            listen = await forward.start()
+            proxies = ProxyBook(node)
+            proxy = (await proxies.start("127.0.0.1:0"))["listen"]
+            daemon = Daemon(node, ServiceBook(node), proxies)
+            control = ControlServer(daemon, node.config.home_path, runtime_of(node).sockets.accepted)
+            await control.start()
+            attached = attach(folder)
+            await attached.start()
+            ports = [int(text.rpartition(":")[2]) for text in (listen, proxy)]
+            place = Place(node, peer, process, target, *ports, attached)
+            for _ in range(work.rounds):
+                for way in WAYS:
+                    found[way.name].append(await _measure(place, way, work))
+                found["datagrams"].append(await _datagrams(place, work))
+            await control.close()
+            await proxies.close()
+            await forward.close()
+    return found
+
+
+def run(work: Work = Work()) -> dict[str, dict[str, float]]:
+    """Return the medians of each way; ``of_stream`` is its throughput, the lower of both directions, by a stream's.
+
+    ``cpu_ms_per_MB`` is that of the busier process: other processes disturb it least.
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_process, args=(there,), daemon=True)
+    process.start()
+    try:
+        rounds = asyncio.run(_measured(process.pid or 0, *here.recv(), work))
+    finally:
+        here.send(None)
+        process.join(3)
+        process.kill()
+    found = {
+        name: {key: round(statistics.median(one[key] for one in several), 2) for key in several[0]}
+        for name, several in rounds.items()
+    }
+    for way in WAYS:
+        for base in (STREAM, DIRECT):
+            by = [found[way.name][key] / found[base][key] for key in ("up_MBps", "down_MBps")]
+            found[way.name][f"of_{base}"] = round(min(by), 2)
+        found[way.name]["cpu_of_stream"] = round(found[way.name]["cpu_ms_per_MB"] / found[STREAM]["cpu_ms_per_MB"], 2)
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(SHORT if "--short" in sys.argv else Work()), indent=1))

@@ -1,0 +1,100 @@
+"""``revoke`` and ``apply``: keys and grants that count no longer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from meshnode.cli.ask import ask, ask_one
+from meshnode.cli.options import home_option, json_option
+from meshnode.cli.output import emit, say
+from meshnode.errors import ConfigError, NotRunning
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command("revoke")
+@click.argument("target", metavar="[ID]", required=False)
+@click.option("--reason", default="", metavar="TEXT", help="Why, for people; every member may read it.")
+@click.option("--out", type=FILE, metavar="FILE", help="Write the statement here instead; any member applies it.")
+@click.option("--list", "as_list", is_flag=True, help="List what the running node knows to be revoked.")
+@home_option
+@json_option
+def revoke_command(target: str | None, reason: str, out: Path | None, as_list: bool, home: Path, as_json: bool) -> None:
+    """Revoke a key, or one grant: for ever, at every node, within a second.
+
+    ID is a node's id, or that of a grant (16 hexadecimal digits). With the authority's key, that of this home or in
+    MESHNODE_AUTHORITY_KEY, all can be revoked; a delegate revokes what its own grant made, and any node itself. The
+    node that runs here hands it on; connections of what is revoked end at once.
+
+    JSON: {"id", "kind", "issuer", "time", "reason"}, with --out "file" too; with --list one a line
+
+    \b
+    Example: meshnode revoke ID --reason "stolen laptop"
+             meshnode revoke ID --out revoked.statement
+             meshnode revoke --list
+    """
+    if as_list:
+        _list(home, as_json)
+        return
+    if target is None:
+        raise ConfigError("what is to be revoked?", hint="`meshnode revoke ID`, or --list for what is")
+    from time import time
+
+    from meshnode.base.files import write_atomic
+    from meshnode.cli.commands.trust import node_of
+    from meshnode.daemon.requests.trust import StatementApply
+    from meshnode.trust.operator import revoke
+
+    node = node_of(home, make=False) if (home / "key").exists() else None
+    passphrase, given = (os.environ.get(f"MESHNODE_AUTHORITY_{name}") or None for name in ("PASSPHRASE", "KEY"))
+    made = revoke(home, target, node, passphrase, given, reason, time())
+    if out is not None:
+        write_atomic(out, made.encoded, 0o644)
+        emit({**made.to_json(), "file": str(out)}, as_json, str(out), f"  any member spreads it: meshnode apply {out}")
+        return
+    try:
+        found = ask_one(home, StatementApply(made.encoded.hex()))
+    except NotRunning as error:
+        hint = f"start it, or make a statement for another member: meshnode revoke {target} --out FILE"
+        raise NotRunning(error.message, hint=hint) from error
+    emit(found, as_json, f"the {found['kind']} {found['id']} is revoked, and every node hears of it")
+
+
+def _list(home: Path, as_json: bool) -> None:
+    from datetime import datetime
+
+    from meshnode.daemon.requests.trust import RevocationList
+
+    count = 0
+    for found in ask(home, RevocationList()):
+        count += 1
+        at = datetime.fromtimestamp(found["time"]).astimezone().isoformat(" ", "seconds")
+        emit(found, as_json, f"{found['kind']:5} {found['id']}", f"      {at}  {found['reason']}".rstrip())
+    if not count and not as_json:
+        say("nothing is revoked")
+
+
+@click.command("apply")
+@click.argument("file", type=FILE)
+@home_option
+@json_option
+def apply_command(file: Path, home: Path, as_json: bool) -> None:
+    """Hand a revocation in a file to the running node, which spreads it.
+
+    It proves itself, so any member may do so.
+
+    JSON: {"id", "kind", "issuer", "time", "reason"}
+
+    \b
+    Example: meshnode apply revoked.statement
+    """
+    from meshnode.base.files import read_given
+    from meshnode.base.limits import MAX_REVOCATION
+    from meshnode.daemon.requests.trust import StatementApply
+
+    data, _ = read_given(file, MAX_REVOCATION + 1)
+    found = ask_one(home, StatementApply(data.hex()))
+    emit(found, as_json, f"the {found['kind']} {found['id']} is revoked, and every node hears of it")

@@ -1,0 +1,332 @@
+"""``meshnode.attach``: the running node of a home for a program that is none of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from meshnode.base.clock import SystemClock
+from meshnode.config import expanded
+from meshnode.daemon.attached.control import CONNECT_S, ask, ask_one
+from meshnode.daemon.attached.parts import AttachedService, AttachedStream, AttachedTopic, AttachedWriter, Handler
+from meshnode.daemon.attached.transport import CarriedTransport, Carrier
+from meshnode.daemon.client import connect
+from meshnode.daemon.request import Json, Request
+from meshnode.daemon.requests.attached import Events, Identify, Record, Serve, Take
+from meshnode.daemon.requests.node import Peers, Status
+from meshnode.daemon.requests.services import Connect
+from meshnode.daemon.requests.topics import Sub
+from meshnode.discovery.resolver import Resolved
+from meshnode.errors import ConfigError, MeshError, NodeClosed, NotFound
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import open_record
+from meshnode.sdk.events import Event, EventKind
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+
+
+class AttachedNode:
+    """The running node of a home, as ``attach`` returns it: the methods of ``Node`` that programs need.
+
+    Its streams go over the node's control socket, and survive what the node's streams survive. They end with
+    ConnectionLost when the node stops. Policies and the audit log are about the node, whichever program it was.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._own: NodeId | None = None
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._is_closed = False
+
+    async def __aenter__(self) -> AttachedNode:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Ask the node for its id. ``async with`` calls it.
+
+        Raises:
+            NotRunning: No node runs in this home.
+        """
+        self._own = NodeId.parse((await ask_one(self._home, Status()))["id"])
+
+    async def close(self) -> None:
+        """Withdraw the services, and end their handlers.
+
+        Other streams are their openers' to close. ``async with`` calls it; it may be called again.
+        """
+        self._is_closed = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def id(self) -> NodeId:
+        """The node's id.
+
+        Raises:
+            NodeClosed: It was not started.
+        """
+        if self._own is None:
+            raise NodeClosed("this is not attached yet", hint="async with meshnode.attach(home) as node")
+        return self._own
+
+    @property
+    def address(self) -> str:
+        """The node's overlay IPv6 address, as text.
+
+        Raises:
+            NodeClosed: It was not started.
+        """
+        return str(self.id.overlay)
+
+    async def identify(self, peer: NodeId | str) -> NodeId:
+        """Return the id that is meant by an id or a node's name.
+
+        Args:
+            peer: An id, its text or beginning, ``ID.mesh``, or a node's name.
+
+        Raises:
+            NotRunning: The node of this home has stopped.
+            And as ``Node.identify``.
+        """
+        return NodeId.parse((await ask_one(self._home, Identify(str(peer))))["id"])
+
+    async def resolve(self, peer: NodeId | str) -> Resolved:
+        """Find the newest record of a peer; it is verified here too.
+
+        Args:
+            peer: As ``identify``.
+
+        Returns:
+            The record, the source that brought it first, and how long that took.
+
+        Raises:
+            As ``Node.resolve``, and NotRunning.
+        """
+        id = await self.identify(peer)
+        told = await ask_one(self._home, Record(str(id)))
+        record = open_record(base64.b64decode(told["encoded"]), SystemClock().wall(), expected=id)
+        return Resolved(record, told["source"], told["ms"])
+
+    async def open(self, peer: NodeId | str, service: str) -> AttachedStream:
+        """Open a stream to a service of one node, as ``Node.open``.
+
+        Args:
+            peer: The node: an id, ``ID.mesh``, or a node's name.
+            service: The service's name there.
+
+        Returns:
+            A reader and a writer of asyncio.
+
+        Raises:
+            NotRunning: The node of this home has stopped.
+            And as ``Node.open``.
+        """
+        return await self._stream(Connect(f"{peer}/{service}"))
+
+    async def open_any(
+        self, service: str, *, trusted: str | NodeId | Iterable[str | NodeId] | None = None
+    ) -> AttachedStream:
+        """Open a stream to an instance of a service that works, as ``Node.open_any``.
+
+        Args:
+            service: The service's name.
+            trusted: The nodes that may serve it, as ids or names, or ``"any"`` for every member.
+
+        Returns:
+            A reader and a writer, as ``open``.
+
+        Raises:
+            As ``Node.open_any``, and NotRunning.
+        """
+        several = () if trusted is None else (trusted,) if isinstance(trusted, str | NodeId) else tuple(trusted)
+        if "/" in service:
+            raise ConfigError("a service's name has no slash", hint="open(peer, service) is for one node")
+        return await self._stream(Connect(service, tuple(map(str, several))))
+
+    async def create_connection(
+        self, protocol_factory: Callable[[], P], peer: NodeId | str, service: str
+    ) -> tuple[asyncio.Transport, P]:
+        """Open a stream and let a protocol of asyncio have it, as ``loop.create_connection`` does.
+
+        Args:
+            protocol_factory: Returns an ``asyncio.Protocol`` or ``asyncio.BufferedProtocol``.
+            peer: The node, as for ``open``.
+            service: The service's name there.
+
+        Returns:
+            The transport, and the protocol.
+
+        Raises:
+            As ``open``.
+        """
+        carrier, sock = await self._carrier(Connect(f"{peer}/{service}"))
+        try:
+            protocol = protocol_factory()
+            return CarriedTransport(carrier, sock, protocol, (self.id, carrier.answered.result())), protocol
+        except BaseException:
+            sock.abort()
+            raise
+
+    def serve(
+        self,
+        name: str,
+        handler: Handler,
+        allow: str | NodeId | Iterable[str | NodeId] = (),
+        *,
+        announce: bool | None = None,
+        meta: Mapping[str, str] | None = None,
+        limit: int | None = None,
+    ) -> AttachedService:
+        """Serve a name, as ``Node.serve``, as long as this program runs.
+
+        Args:
+            name: The service's name.
+            handler: A coroutine function of a reader, a writer and the peer's NodeId.
+            allow: The nodes that may use it: an id, several ids, or ``"any"``.
+            announce: Tell the mesh of it. By default, when any node is allowed.
+            meta: Texts that are announced with it.
+            limit: How many of its handlers run at once, as for ``Node.serve``.
+
+        Returns:
+            The service; ``await service.started()`` raises what the node refuses it with.
+        """
+        several = (allow,) if isinstance(allow, str | NodeId) else tuple(allow)
+        asked = Serve(name, tuple(map(str, several)), announce, dict(meta or {}), limit)
+        started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        started.add_done_callback(lambda done: done.cancelled() or done.exception())  # the task logs it
+        return AttachedService(self._spawn(self._serve(asked, handler, started)), started)
+
+    async def _serve(self, asked: Serve, handler: Handler, started: asyncio.Future[None]) -> None:
+        try:
+            async for told in ask(self._home, asked):
+                if "stream" not in told:
+                    started.set_result(None)
+                    continue
+                take = Take(told["stream"], told["peer"], asked.name)
+                self._spawn(self._handle(take, handler))
+        except MeshError as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+    async def _handle(self, take: Take, handler: Handler) -> None:
+        with suppress(NotFound):  # it was given up meanwhile
+            reader, writer = await self._stream(take)
+            try:
+                await handler(reader, writer, writer.peer)
+            except BaseException:
+                writer.reset()
+                raise
+            writer.close()
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(self._on_end)
+        return task
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None and not self._is_closed:
+            context = {"message": "a service of an attached program failed", "exception": error, "task": task}
+            task.get_loop().call_exception_handler(context)
+
+    async def join(self, topic: str, *, replay: int = 0) -> AttachedTopic:
+        """Take part in a topic, as ``Node.join``.
+
+        Args:
+            topic: The name, 1 to 64 characters.
+            replay: How many of the latest messages to receive first, 0 to 64.
+
+        Returns:
+            The topic; iterate it, ``publish`` to it, and ``leave`` it. ``lost`` counts what this program was too slow
+            for.
+
+        Raises:
+            As ``Node.join``, and NotRunning.
+        """
+        messages = ask(self._home, Sub(topic, replay))
+        await anext(messages)
+        return AttachedTopic(self._home, topic, messages)
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Yield what happens to the node from now on, as ``Node.events``.
+
+        Raises:
+            NotRunning: The node has stopped.
+        """
+        async for told in ask(self._home, Events()):
+            if told:
+                yield Event(EventKind(told["kind"]), NodeId.parse(told["peer"]), told["detail"], told["service"])
+
+    async def status(self) -> Json:
+        """Return what ``meshnode status --json`` prints.
+
+        Raises:
+            NotRunning: The node of this home has stopped.
+        """
+        return await ask_one(self._home, Status())
+
+    async def peers(self) -> list[Json]:
+        """Return the live peers as ``meshnode peers --json`` prints them.
+
+        Raises:
+            NotRunning: The node of this home has stopped.
+        """
+        return [peer async for peer in ask(self._home, Peers())]
+
+    async def _stream(self, asked: Request) -> AttachedStream:
+        carrier, sock = await self._carrier(asked)
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport = CarriedTransport(carrier, sock, protocol, (self.id, carrier.answered.result()))
+        return AttachedStream(reader, AttachedWriter(transport, protocol, reader, loop))
+
+    async def _carrier(self, asked: Request) -> tuple[Carrier, asyncio.Transport]:
+        """Ask for a stream, and wait until the service has accepted it. Raises MeshError."""
+        if self._is_closed:
+            raise NodeClosed("this was closed", hint="attach again")
+        own = self.id  # before anything is asked
+        assert own is not None
+        sock = connect(self._home, CONNECT_S)
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        transport, carrier = await loop.create_unix_connection(lambda: Carrier(asked), sock=sock)
+        try:
+            await carrier.answered
+        except BaseException:
+            transport.abort()
+            raise
+        return carrier, transport
+
+
+def attach(home: str | os.PathLike[str] = "~/.meshnode") -> AttachedNode:
+    """Return the running node of a home, for a program that is none of its own.
+
+    Args:
+        home: The directory that the node was started with.
+
+    Returns:
+        A node to be used by ``async with``, which raises NotRunning when no node runs there.
+
+    Raises:
+        ConfigError: This user has no home directory.
+
+    Example:
+
+        async with meshnode.attach("~/.meshnode") as node:
+            reader, writer = await node.open("laptop", "echo")
+    """
+    return AttachedNode(expanded(Path(home)))

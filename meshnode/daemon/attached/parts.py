@@ -1,0 +1,104 @@
+"""What an attached node hands out: streams, services and topics."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from meshnode.daemon.attached.control import ask_one
+from meshnode.daemon.request import Json
+from meshnode.daemon.requests.topics import Pub
+from meshnode.errors import MeshError
+from meshnode.identity.node_id import NodeId
+from meshnode.topics.inbox import TopicMessage
+
+Handler = Callable[[asyncio.StreamReader, "AttachedWriter", NodeId], Awaitable[None]]
+
+
+class AttachedWriter(asyncio.StreamWriter):
+    """The sending half of a stream of an attached program: ``asyncio.StreamWriter``, with the peer and a reset."""
+
+    @property
+    def peer(self) -> NodeId:
+        """The node at the other end."""
+        found: NodeId = self.get_extra_info("peer")
+        return found
+
+    def reset(self) -> None:
+        """Drop the stream at once, undelivered bytes included."""
+        self.transport.abort()
+
+
+class AttachedStream(NamedTuple):
+    """Both halves of a stream: a tuple of reader and writer. ``async with`` closes it, or resets it on an error."""
+
+    reader: asyncio.StreamReader
+    """The receiving half."""
+    writer: AttachedWriter
+    """The sending half."""
+
+    async def __aenter__(self) -> AttachedStream:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is not None:
+            self.writer.reset()
+        self.writer.close()
+        with suppress(*([MeshError] if kind is not None else [])):
+            await self.writer.wait_closed()
+
+
+class AttachedService:
+    """A service of an attached program, as ``serve`` returns it."""
+
+    def __init__(self, task: asyncio.Task[None], started: asyncio.Future[None]) -> None:
+        self._task = task
+        self._started = started
+
+    async def started(self) -> None:
+        """Wait until the node serves it. Raises what it refused it with: ConfigError, InvalidId, NotRunning."""
+        await asyncio.shield(self._started)
+
+    def close(self) -> None:
+        """Withdraw the service; handlers that run go on. Safe to call twice."""
+        self._task.cancel()
+
+
+class AttachedTopic:
+    """A topic that the node has joined for this program; iterating yields ``TopicMessage`` objects."""
+
+    def __init__(self, home: Path, name: str, messages: AsyncGenerator[Json, None]) -> None:
+        self.name = name
+        self.lost = 0
+        """How many messages this program has not got."""
+        self._home = home
+        self._messages = messages
+
+    async def publish(self, data: bytes) -> int:
+        """Send a message of at most 3,072 bytes to every member; return its number. Raises as ``Topic.publish``."""
+        encoded = base64.b64encode(data).decode()
+        found = await ask_one(self._home, Pub(self.name, (encoded,), encoded=True))
+        return int(found["seq"])
+
+    def __aiter__(self) -> AttachedTopic:
+        return self
+
+    async def __anext__(self) -> TopicMessage:
+        told = await anext(self._messages)
+        self.lost = told["lost"]
+        data = base64.b64decode(told["base64"]) if "base64" in told else told["text"].encode()
+        return TopicMessage(NodeId.parse(told["sender"]), data, told["seq"])
+
+    async def leave(self) -> None:
+        """Take part no longer."""
+        await self._messages.aclose()
+
+    async def __aenter__(self) -> AttachedTopic:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.leave()

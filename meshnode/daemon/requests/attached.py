@@ -1,0 +1,149 @@
+"""Requests of programs that use this node as theirs (``meshnode.attach``), beside those of the commands."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import field
+from typing import TYPE_CHECKING
+
+from meshnode.daemon.request import Json, Request, request
+
+if TYPE_CHECKING:
+    from meshnode.daemon.carry import Carried
+    from meshnode.daemon.context import Daemon
+
+
+@request("identify")
+class Identify(Request):
+    """What a node's name or the beginning of its id means."""
+
+    peer: str
+
+    async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
+        """Yield its ``id``.
+
+        Raises InvalidId, NotFound, NameChanged, NameDisputed.
+        """
+        yield {"id": str(await daemon.identify(self.peer))}
+
+
+@request("record")
+class Record(Request):
+    """The signed record of a node, as it was signed."""
+
+    id: str
+
+    async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
+        """Yield ``encoded`` (base64), ``source`` and ``ms``.
+
+        Raises NotFound.
+        """
+        import base64
+
+        found = await daemon.node.resolve(self.id)
+        encoded = base64.b64encode(found.record.encoded).decode()
+        yield {"encoded": encoded, "source": found.source, "ms": found.ms}
+
+
+@request("events", endless=True)
+class Events(Request):
+    """What happens to the node, until the client goes away."""
+
+    async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
+        """Yield one object an event: ``kind``, ``peer``, ``detail`` and ``service``; first an empty one: it listens."""
+        import asyncio
+        from contextlib import aclosing
+
+        async with aclosing(daemon.node.events()) as events:
+            following = asyncio.ensure_future(anext(events))
+            await asyncio.sleep(0)
+            try:
+                yield {}
+                while True:
+                    event = await following
+                    following = asyncio.ensure_future(anext(events))
+                    yield {
+                        "kind": event.kind.value,
+                        "peer": str(event.peer),
+                        "detail": event.detail,
+                        "service": event.service,
+                    }
+            except StopAsyncIteration:
+                return
+            finally:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
+
+
+@request("serve", endless=True)
+class Serve(Request):
+    """A service whose streams the client takes, as long as it is there."""
+
+    name: str
+    allow: tuple[str, ...] = ()
+    announce: bool | None = None
+    meta: dict[str, str] = field(default_factory=dict)
+    limit: int | None = None
+
+    async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
+        """Yield that it is served, then ``stream`` and ``peer`` for each stream, which ``take`` gives.
+
+        Raises ConfigError, InvalidId.
+        """
+        import asyncio
+
+        from meshnode.identity.node_id import NodeId
+        from meshnode.sdk.service import LIMIT
+        from meshnode.sdk.streams import MeshReader, MeshWriter
+
+        limit = LIMIT if self.limit is None else self.limit
+        words: dict[str, None] = {}
+        came: asyncio.Queue[tuple[str, NodeId]] = asyncio.Queue()
+
+        async def handle(reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
+            if not service.is_served:
+                return
+            word = daemon.waiting.add(reader, writer)
+            words[word] = None
+            came.put_nowait((word, peer))  # at most ``limit``, each of which waits here
+            try:
+                await daemon.waiting.until_over(word)
+            finally:
+                del words[word]
+
+        service = daemon.node.serve(
+            self.name, handle, self.allow, accept=False, announce=self.announce, meta=self.meta or None, limit=limit
+        )
+        try:
+            yield {"serving": self.name}
+            while True:
+                word, peer = await came.get()
+                yield {"stream": word, "peer": str(peer)}
+        finally:
+            service.close()
+            for word in list(words):
+                daemon.waiting.give_up(word)
+
+
+@request("take")
+class Take(Request):
+    """A stream that came for a service of the client."""
+
+    stream: str
+    peer: str
+    service: str
+
+    async def answer(self, daemon: Daemon) -> AsyncIterator[Json | Carried]:
+        """Yield ``peer`` and ``service``, then the stream.
+
+        Raises NotFound.
+        """
+        stream = daemon.waiting.take(self.stream)
+        try:
+            yield {"peer": self.peer, "service": self.service}
+        except BaseException:  # the client has gone
+            stream.writer.reset()
+            if stream.ended is not None:
+                stream.ended.set()
+            raise
+        yield stream

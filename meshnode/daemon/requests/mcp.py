@@ -1,0 +1,42 @@
+"""Requests of commands that put servers on stdin and stdout on the mesh."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from meshnode.daemon.request import Json, Request, request
+
+if TYPE_CHECKING:
+    from meshnode.daemon.context import Daemon
+
+
+@request("stdio_while", endless=True)
+class StdioWhile(Request):
+    """Serve a name by what listens on a Unix socket, which is told each caller's id in a first line."""
+
+    name: str
+    path: str
+    allow: tuple[str, ...] = ()
+    limit: int = 1
+
+    async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
+        """Yield the name, and serve as long as this is asked.
+
+        Raises ConfigError, also for a name that is served already; InvalidId, NotFound, NameChanged, NameDisputed.
+        """
+        import asyncio
+
+        from meshnode.identity.node_id import NodeId
+        from meshnode.sdk.streams import MeshReader, MeshWriter
+        from meshnode.services.splice import splice
+
+        async def session(reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
+            local, to_program = await asyncio.open_unix_connection(self.path)
+            to_program.write(f"{peer}\n".encode())
+            await splice((local, to_program), (reader, writer))
+
+        allow = await daemon.allowed(self.allow)
+        async with daemon.node.serve(self.name, session, allow, limit=self.limit):
+            yield {"name": self.name}
+            await asyncio.Event().wait()

@@ -1,0 +1,72 @@
+"""Requests about statements that spread: revocations."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from meshnode.daemon.request import Json, Request, request
+
+if TYPE_CHECKING:
+    from meshnode.daemon.context import Daemon
+
+
+@request("statement_apply")
+class StatementApply(Request):
+    """Take a signed statement, in hexadecimal, and spread it."""
+
+    statement: str
+
+    async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
+        """Yield what it says, once it is on the disk. Raises ConfigError: it is none of this mesh; OSError."""
+        from meshnode.errors import ConfigError
+        from meshnode.runtime.revocation_store import FILE_NAME, packed
+        from meshnode.sdk.node import runtime_of
+        from meshnode.trust.revocation import RevocationError, open_revocation
+
+        runtime = runtime_of(daemon.node)
+        context = runtime.stack.context
+        authority = context.settings.authority
+        if authority is None:
+            raise ConfigError("this node is in no mesh with an authority", hint="`meshnode mesh create` makes one")
+        try:
+            encoded = bytes.fromhex(self.statement)
+            context.revoking.take(encoded)
+            said = open_revocation(encoded, authority, context.clock.wall())
+        except RevocationError as error:
+            hint = "get it again; only this mesh's authority, or one of its members, can make it"
+            raise ConfigError(f"this is no statement of this mesh: it is {error.reason.value}", hint=hint) from error
+        except ValueError as error:
+            raise ConfigError("the statement is no hexadecimal text") from error
+        runtime.driver.on_dirty()
+        await runtime.state.write(FILE_NAME, packed(context.revoking))
+        await runtime.audit.settled()
+        yield said.to_json()
+
+
+@request("revocations")
+class RevocationList(Request):
+    """What is revoked."""
+
+    async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
+        """Yield one object each."""
+        from meshnode.sdk.node import runtime_of
+
+        for each in runtime_of(daemon.node).stack.context.revoking.held or ():
+            yield each.to_json()
+
+
+@request("keep_grants")
+class KeepGrants(Request):
+    """Leave the file of the grants alone until the end: a new key is put behind them."""
+
+    async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
+        """Yield one object. Raises ConfigError: this node's key or grants are revoked."""
+        from meshnode.errors import ConfigError
+        from meshnode.sdk.node import runtime_of
+
+        context = runtime_of(daemon.node).stack.context
+        if context.revoking.own_revoked():
+            raise ConfigError("this node's key is revoked: it has no successor", hint="join again, with a new ticket")
+        context.standings.on_own = lambda chain: None
+        yield {"kept": True}

@@ -1,0 +1,42 @@
+"""Both ends of a stream's buffers: what was received and not taken, and the marks of what was written."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from meshnode.base.limits import STREAM_HIGH_WATER, STREAM_LOW_WATER
+
+
+class Marks(NamedTuple):
+    """At how many unacknowledged bytes a writer that waits goes on, and above how many it waits."""
+
+    low: int = STREAM_LOW_WATER
+    high: int = STREAM_HIGH_WATER
+
+
+class Unread(deque[bytes]):
+    """Received pieces that the application has not taken; ``size`` is all of them in bytes."""
+
+    __slots__ = ("size",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 0
+
+    def take(self, limit: int) -> bytes:
+        """Take up to ``limit`` bytes, all when negative, of one piece or all pieces; there is one at least."""
+        if limit < 0 or limit >= self.size:
+            data = self[0] if len(self) == 1 else b"".join(self)
+            self.clear()
+        elif len(self[0]) <= limit:
+            data = self.popleft()
+        else:
+            first = self[0]
+            data = first[:limit]
+            self[0] = first[limit:]
+        self.size -= len(data)
+        return data
+
+
+DEFAULT_MARKS = Marks()

@@ -1,0 +1,213 @@
+"""Accepts connections: one mechanism for every listener of a node (tunnels, forwards, the control socket).
+
+Every accepted connection is in one counter (``Accepted``) until it is closed, by source network. When descriptors are
+nearly used up, only the control socket is still served: the last ones are for it, for moves and for state files. A
+listener that cannot accept pauses, because the connection that waits would wake the loop at once again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+import socket
+from collections.abc import Callable, Hashable
+
+from meshnode.base.address import Addr, canonical_host
+from meshnode.base.fair_table import network_of
+from meshnode.base.forks import close_in_child
+from meshnode.base.limits import ACCEPT_PAUSE_S, MAX_ACCEPTED, RESERVED_DESCRIPTORS
+from meshnode.base.metrics import Metrics, describe
+
+ACCEPT_PAUSED = describe("accept_paused", "times that accepting paused because descriptors or memory ran out")
+ACCEPT_REFUSED = describe("accept_refused", "connections closed at once: too many of their network are open")
+
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+LOCAL = b"local"  # the network of a client at a Unix socket
+
+OnConnection = Callable[[socket.socket, Addr], None]
+NOWHERE = Addr("", 0)  # the source of a client at a Unix socket
+
+
+class CountedSocket(socket.socket):
+    """An accepted connection; its counter is told when it is closed, by whichever part."""
+
+    on_close: Callable[[], None] | None = None
+
+    def close(self) -> None:
+        """Close it."""
+        super().close()
+        self._tell()
+
+    def detach(self) -> int:
+        """Give its descriptor away: uvloop does so when it closes a transport."""
+        descriptor = super().detach()
+        self._tell()
+        return descriptor
+
+    def _tell(self) -> None:
+        told, self.on_close = self.on_close, None
+        if told is not None:
+            told()
+
+
+class Accepted:
+    """The connections that a node's listeners have accepted and that are open, counted by source network."""
+
+    def __init__(self, metrics: Metrics, bound: int = MAX_ACCEPTED) -> None:
+        self.metrics = metrics
+        self.bound = bound
+        self._total = 0
+        self._groups: dict[Hashable, int] = {}
+
+    def __len__(self) -> int:
+        return self._total
+
+    def enter(self, sock: CountedSocket, group: Hashable) -> bool:
+        """Count a connection until it is closed. False, counting nothing, when its network has its share.
+
+        A network may hold as many as are free: the first half of all, the next one a quarter, and there is always room
+        for one more network.
+        """
+        held = self._groups.get(group, 0)
+        if held >= self.bound - self._total:
+            self.metrics.count(ACCEPT_REFUSED)
+            return False
+        self._total += 1
+        self._groups[group] = held + 1
+        sock.on_close = lambda: self._leave(group)
+        return True
+
+    def _leave(self, group: Hashable) -> None:
+        self._total -= 1
+        self._groups[group] -= 1
+        if not self._groups[group]:
+            del self._groups[group]
+
+
+def is_reserved(sock: socket.socket) -> bool:
+    """True when a socket has one of the last descriptors of this process: the kernel gives the lowest that is free."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return limit != resource.RLIM_INFINITY and sock.fileno() >= limit - min(RESERVED_DESCRIPTORS, limit // 4)
+
+
+class Acceptor:
+    """Accepts on listening sockets until it is closed."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        accepted: Accepted,
+        listeners: list[socket.socket],
+        on_connection: OnConnection,
+        *,
+        reserved: bool = False,
+    ) -> None:
+        """Begin to accept.
+
+        Args:
+            loop: The running event loop.
+            accepted: The node's counter.
+            listeners: Bound sockets that listen and do not block; they are closed with this.
+            on_connection: Takes over a connection and its source (``NOWHERE`` at a Unix socket). The socket does not
+                block, and is its to close.
+            reserved: Go on accepting when only the reserved descriptors are left.
+        """
+        self._loop = loop
+        self._accepted = accepted
+        self._listeners = listeners
+        self._on_connection = on_connection
+        self._reserved = reserved
+        self._resume: asyncio.TimerHandle | None = None
+        for listener in listeners:
+            close_in_child(listener)
+        self._listen()
+
+    @property
+    def bound(self) -> tuple[str, int]:
+        """Host and port of the first listener."""
+        name = self._listeners[0].getsockname()
+        return str(name[0]), int(name[1])
+
+    def close(self) -> None:
+        """Accept no more; what was accepted goes on."""
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
+            listener.close()
+        self._listeners = []
+
+    def _listen(self) -> None:
+        self._resume = None
+        for listener in self._listeners:
+            self._loop.add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            accepted, name = listener.accept()
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                self._pause()
+            return  # any other is the fault of a connection that is gone again
+        sock = CountedSocket(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
+        sock.setblocking(False)
+        source = NOWHERE if sock.family == socket.AF_UNIX else Addr(canonical_host(name[0]), name[1])
+        if not self._reserved and is_reserved(sock):
+            sock.close()
+            self._pause()
+        elif self._accepted.enter(sock, network_of(source.host) if source.host else LOCAL):
+            self._on_connection(sock, source)
+        else:
+            sock.close()
+
+    def _pause(self) -> None:
+        """Accept again later: the waiting connection keeps the listener readable, and the loop would spin."""
+        self._accepted.metrics.count(ACCEPT_PAUSED)
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
+        self._resume = self._loop.call_later(ACCEPT_PAUSE_S, self._listen)
+
+
+def listen_tcp(host: str, port: int, backlog: int, *, both: bool = False) -> socket.socket:
+    """Return a socket that listens at an IP address; IPv6 takes IPv4 as well with ``both``.
+
+    Raises OSError.
+    """
+    family, kind, proto, _, place = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    )[0]
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
+        sock.bind(place)
+        sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def listen_at(hosts: list[str], port: int, backlog: int) -> list[socket.socket]:
+    """Return sockets that listen at those of several addresses of a name that this host has.
+
+    Raises OSError.
+    """
+    found: list[socket.socket] = []
+    absent: OSError | None = None
+    for host in hosts:
+        try:
+            found.append(listen_tcp(host, port, backlog))
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                for sock in found:
+                    sock.close()
+                raise
+            absent = error
+    if not found:
+        raise absent if absent is not None else OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    return found

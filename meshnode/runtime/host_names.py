@@ -1,0 +1,86 @@
+"""Lookup of host names, and TCP connections to them: each name has a thread of its own.
+
+The C library waits up to 30 s for a name server that is dead, and cannot be stopped. In the loop's default executor it
+would delay other names (there are few threads) and the end of the program, which waits for that executor. Here a caller
+that is cancelled goes at once, and the thread ends by itself, or with the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from concurrent.futures import Future
+
+FIRST_ADDRESS_S = 2.0  # for each address of a name but the last: one that leads nowhere must not take all of the time
+
+_running: dict[str, Future[list[str]]] = {}  # lookups that have not ended, by name; bounded by the names in use
+
+
+async def look_up(host: str) -> list[str]:
+    """Return the IP addresses of a host, the preferred first; an address is returned as it is.
+
+    Callers that ask for a name at the same time share one lookup. Raises OSError.
+    """
+    try:
+        return _resolve(host, socket.AI_NUMERICHOST)
+    except OSError:
+        pass
+    future = _running.get(host)
+    if future is None:
+        future = _running[host] = Future()
+        future.set_running_or_notify_cancel()  # a caller that is cancelled cancels no other
+        try:
+            threading.Thread(target=_work, args=(host, future), name=f"name {host}", daemon=True).start()
+        except RuntimeError as error:
+            del _running[host]
+            raise OSError(f"no thread for the lookup of {host}: {error}") from error
+    return await asyncio.wrap_future(future)
+
+
+def _work(host: str, future: Future[list[str]]) -> None:
+    try:
+        found = _resolve(host)
+    except OSError as error:
+        _running.pop(host, None)
+        future.set_exception(error)
+    else:
+        _running.pop(host, None)
+        future.set_result(found)
+
+
+def _resolve(host: str, flags: int = 0) -> list[str]:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM, flags=flags)
+    except UnicodeError as error:  # no name at all, as one with an empty or overlong part
+        raise OSError(socket.EAI_NONAME, "not a host name") from error
+    return list(dict.fromkeys(str(item[4][0]) for item in found))
+
+
+async def connect_tcp(host: str, port: int) -> socket.socket:
+    """Return a TCP socket that is connected to the first address of ``host`` that answers.
+
+    It is the caller's to close. Raises OSError: of the lookup, or of the last address.
+    """
+    addresses = await look_up(host)
+    for address in addresses[:-1]:
+        try:
+            async with asyncio.timeout(FIRST_ADDRESS_S):
+                return await _connect(address, port)
+        except OSError:  # TimeoutError is one
+            continue
+    return await _connect(addresses[-1], port)
+
+
+async def _connect(address: str, port: int) -> socket.socket:
+    family, _, _, _, place = socket.getaddrinfo(
+        address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    )[0]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, place)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

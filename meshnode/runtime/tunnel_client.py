@@ -1,0 +1,30 @@
+"""The client end of a tunnel's WebSocket, with what a relay may make it do bounded. Loaded with the first tunnel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Event
+
+from meshnode.base.limits import TUNNEL_EMPTY_BURST, TUNNEL_EMPTY_PER_S
+from meshnode.base.token_bucket import TokenBucket
+
+
+class TunnelConnection(ClientConnection):
+    """Ends when the relay sends frames that bring no datagram faster than nodes do.
+
+    Each costs CPU, and the library answers each PING, whether or not the PONGs before it were taken.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._empty = TokenBucket(TUNNEL_EMPTY_PER_S, TUNNEL_EMPTY_BURST, self.loop.time())
+
+    def process_event(self, event: Event) -> None:
+        is_datagram = isinstance(event, Frame) and event.opcode is Opcode.BINARY and event.fin and event.data
+        if isinstance(event, Frame) and not is_datagram and not self._empty.take(1, self.loop.time()):
+            self.transport.abort()
+            return
+        super().process_event(event)

@@ -1,0 +1,117 @@
+"""The life of a node: what it has between its start and its end, and an end that may be interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from meshnode.base.metrics import Metrics
+from meshnode.config import Config
+from meshnode.errors import AlreadyRunning, NodeClosed, NotRunning
+from meshnode.runtime.runtime import Runtime
+from meshnode.sdk.events import EventStreams
+from meshnode.sdk.failover import Failover
+from meshnode.sdk.service import ServiceTable
+from meshnode.sdk.topic import TopicBook
+
+if TYPE_CHECKING:
+    from meshnode.directory.services import ServiceChanged
+    from meshnode.gossip.effects import MemberChanged
+
+START = "async with Node(config) as node, or await node.start()"
+
+
+class Running:
+    """What a node has while it runs."""
+
+    def __init__(self, config: Config, metrics: Metrics, services: ServiceTable, events: EventStreams) -> None:
+        self.runtime = Runtime(
+            config,
+            metrics,
+            on_stream=services.on_stream,
+            on_connection=events.on_connection,
+            on_path=events.on_path,
+        )
+        self.failover = Failover(self.runtime)
+        self.topics = TopicBook(self.runtime)
+        self._events = events
+        events.begin(self.runtime.journal.rate)
+        registry = self.runtime.stack.registry
+        if registry is not None:
+            registry.on_service = self._on_service
+            registry.on_member = self._on_member
+            registry.on_conflict = events.on_conflict
+            registry.on_name = self.failover.on_news
+
+    def _on_service(self, effect: ServiceChanged) -> None:
+        self._events.on_service(effect)
+        self.failover.on_service(effect)
+
+    def _on_member(self, change: MemberChanged) -> None:
+        self._events.on_member(change)
+        self.failover.on_member(change)
+
+    def stop(self) -> None:
+        """End everything that ends at once: streams, connections, topics and iterations."""
+        self.failover.close()
+        self.topics.close()
+        self.runtime.stop()
+        self._events.end()
+
+
+class Life:
+    """Not started, running, closed: a node passes through these once."""
+
+    def __init__(self, config: Config, metrics: Metrics, services: ServiceTable, events: EventStreams) -> None:
+        self.started: Running | None = None
+        self.is_closed = False
+        self._parts = (config, metrics, services, events)
+        self._ending: asyncio.Task[None] | None = None
+
+    def running(self) -> Running:
+        """Return what runs.
+
+        Raises NotRunning before the start, and NodeClosed, which is one, after the end.
+        """
+        self.check_open()
+        if self.started is None:
+            raise NotRunning("the node was not started", hint=START)
+        return self.started
+
+    def check_open(self) -> None:
+        """Raise NodeClosed after the end."""
+        if self.is_closed:
+            raise NodeClosed("the node was closed", hint="a node runs once: make a new one")
+
+    async def start(self) -> None:
+        """Start. Raises ConfigError, KeyFileError, AlreadyRunning, AddressInUse, NodeClosed."""
+        self.check_open()
+        if self.started is not None:
+            raise AlreadyRunning("this node was started already", hint="start a node once, or leave it to `async with`")
+        services = self._parts[2]
+        running = Running(*self._parts)
+        self.started = running
+        try:
+            services.begin(running.runtime)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """End it. May be called again, and cancelled.
+
+        The home, the ports and the streams are free when it returns, and when it is cancelled too. What takes a moment
+        (taking port mappings and announcements back) goes on without a caller that has gone.
+        """
+        self.is_closed = True
+        if self.started is None:
+            return
+        if self._ending is None:
+            self.started.stop()
+        if self._ending is None or self._ending.cancelled():
+            self._ending = asyncio.get_running_loop().create_task(self.started.runtime.wait_closed())
+        try:
+            await asyncio.shield(self._ending)
+        except asyncio.CancelledError:
+            self.started.runtime.release()
+            raise

@@ -1,0 +1,111 @@
+"""The UDP socket of the zone ``mesh``, on loopback alone."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import suppress
+
+from meshnode.base.bounded import BoundedDict
+from meshnode.base.forks import close_in_child
+from meshnode.base.limits import MAX_DNS_PENDING
+from meshnode.base.refusals import listen_refusal
+from meshnode.errors import AddressInUse, ConfigError, MeshError
+from meshnode.runtime.host_names import look_up
+from meshnode.sdk.node import Node
+from meshnode.services.ends import host_port, parse_listen
+from meshnode.services.forward import is_loopback
+from meshnode.services.proxy.dns import MAX_QUERY, Query, answer_with, answer_without, read_query
+from meshnode.services.proxy.overlay import OverlayNames
+
+READS = 32  # datagrams in one turn of the loop
+Source = tuple[str, int]
+
+
+class DnsServer:
+    """Answers for names of the mesh with addresses that the proxy knows.
+
+    Attributes:
+        listen: Where it listens, or shall.
+    """
+
+    def __init__(self, node: Node, listen: str, overlay: OverlayNames) -> None:
+        self.listen = listen
+        self._node = node
+        self._overlay = overlay
+        self._sock: socket.socket | None = None
+        self._pending: BoundedDict[tuple[Source, bytes], asyncio.Task[None]] = BoundedDict(MAX_DNS_PENDING)
+
+    async def start(self) -> None:
+        """Listen. Raises ConfigError: it is no port on loopback; AddressInUse."""
+        end = parse_listen(self.listen)
+        try:
+            host = (await look_up(end.host))[0] if not end.path else ""
+            if not host or not is_loopback(host):
+                raise ConfigError(f"{end} is no port on loopback", hint="write 127.0.0.1:53")
+            sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+            try:
+                sock.setblocking(False)
+                sock.bind((host, end.port))
+            except OSError:
+                sock.close()
+                raise
+        except OSError as error:
+            reason, hint = listen_refusal(error, end.port)
+            raise AddressInUse(f"cannot answer DNS on {end}: {reason}", hint=hint) from error
+        close_in_child(sock)
+        self._sock = sock
+        self.listen = host_port(*sock.getsockname()[:2])
+        asyncio.get_running_loop().add_reader(sock, self._on_readable)
+
+    def _on_readable(self) -> None:
+        assert self._sock is not None
+        for _ in range(READS):
+            try:
+                data, source = self._sock.recvfrom(MAX_QUERY + 1)
+            except OSError:
+                return
+            if is_loopback(source[0]):
+                self._on_datagram(data, source)
+
+    def _on_datagram(self, data: bytes, source: Source) -> None:
+        """Answer, or look the name up first. A query that is sent again waits for the one lookup."""
+        query = read_query(data)
+        if isinstance(query, bytes):
+            self._send(query, source)
+        elif query is not None and (source, data) not in self._pending:
+            task = asyncio.get_running_loop().create_task(self._look_up(query, source))
+            pushed_out = self._pending.put((source, data), task)
+            if pushed_out is not None:
+                pushed_out[1].cancel()
+            task.add_done_callback(lambda _: self._forget((source, data), task))
+
+    def _forget(self, key: tuple[Source, bytes], task: asyncio.Task[None]) -> None:
+        if self._pending.get(key) is task:
+            del self._pending[key]
+
+    async def _look_up(self, query: Query, source: Source) -> None:
+        try:
+            address = None
+            if query.host is not None:
+                node = await self._node.identify(query.host.node)
+                address = self._overlay.address_of(query.host.service, node)
+            self._send(answer_with(query, address), source)
+        except MeshError as error:
+            self._send(answer_without(query, error), source)
+
+    def _send(self, data: bytes, source: Source) -> None:
+        if self._sock is not None:
+            with suppress(OSError):  # a full buffer is a lost datagram
+                self._sock.sendto(data, source)
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._sock is not None:
+            asyncio.get_running_loop().remove_reader(self._sock)
+            self._sock.close()
+            self._sock = None
+        tasks = list(self._pending.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,68 @@
+"""Keeps web pages from services that they reach by an address: the Host of a plain HTTP request has to be of the mesh.
+
+A page of another host, whose name its DNS server has rebound to a node's overlay address, sends that name in ``Host``.
+Clients that name the node instead of an address need no guard, and TLS has its own: no certificate is for both names.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+from meshnode.base.limits import MAX_PROXY_HEAD
+from meshnode.services.proxy.destination import address_of, is_mesh_host
+
+TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,40}"
+REQUEST = re.compile(TOKEN + rb" [\x21-\x7e]+ HTTP/1\.[01]\r?\n")
+BEGINNING = re.compile(rb"(" + TOKEN + rb"( [\x21-\x7e]*( [HTP/1.0]{0,8}\r?)?)?)?")  # of a request's line
+HOST = re.compile(rb"^host[ \t]*:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+END = re.compile(rb"\r?\n\r?\n")
+
+
+class Reader(Protocol):
+    """What bytes come from."""
+
+    async def read(self, n: int = -1, /) -> bytes:
+        """Return some bytes, b"" at the end."""
+
+
+class HostGuard:
+    """A reader of a client's bytes that ends with ConnectionResetError where they are for another host."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._is_decided = False
+
+    async def read(self, n: int = -1, /) -> bytes:
+        """Return some bytes, b"" at the end; the head of an HTTP request comes in one piece."""
+        if self._is_decided:
+            return await self._reader.read(n)
+        head = b""
+        while (allowed := judge(head)) is None:
+            more = await self._reader.read(n)
+            if not more:
+                break
+            head += more
+        if allowed is False:
+            raise ConnectionResetError("a request for a host that is not of the mesh")
+        self._is_decided = True
+        return head
+
+
+def judge(head: bytes) -> bool | None:
+    """Return whether what a client has sent first may pass; None while that is open.
+
+    Anything but an HTTP/1 request may. A head longer than ``MAX_PROXY_HEAD`` may not.
+    """
+    if not REQUEST.match(head) and not BEGINNING.fullmatch(head):
+        return True
+    end = END.search(head)
+    if end is None:
+        return None if len(head) <= MAX_PROXY_HEAD else False
+    return all(_is_own(host.decode("latin-1")) for host in HOST.findall(head[: end.start()]))
+
+
+def _is_own(host: str) -> bool:
+    """Return whether the value of Host is of the mesh: a name of it, or an address, which no page can rebind."""
+    name = re.sub(r":\d*$", "", host)
+    return is_mesh_host(name) or address_of(name.strip("[]")) is not None

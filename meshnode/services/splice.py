@@ -1,0 +1,136 @@
+"""A TCP or Unix connection carried by a mesh stream: half-close both ways, back-pressure, resets, bounded buffers."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+from meshnode.base.log_lines import rated_logger
+from meshnode.errors import MeshError
+from meshnode.sdk.streams import MeshReader, MeshWriter
+from meshnode.services.usage import FREE, Toll
+
+log = rated_logger("meshnode.services")
+
+CHUNK = 1 << 16
+KEEP_ALIVE_S = 15
+GONE_S = 5.0  # between looks whether the other end of a half-closed connection is there
+UNIX_GONE_LOOKS = 12  # for so many a Unix client was gone: what it has written has had as long as TCP gives (FIN_WAIT2)
+TCP_CLOSE = 7  # linux/tcp_states.h
+RESET = struct.pack("ii", 1, 0)  # of SO_LINGER: closing sends RST
+
+Local = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Mesh = tuple[MeshReader, MeshWriter]
+Count = Callable[[int], float]
+
+
+async def paid(toll: Count, size: int) -> None:
+    """Wait until bytes may pass."""
+    pause = toll(size)
+    while pause > 0:
+        await asyncio.sleep(pause)
+        pause = toll(size)
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, toll: Count) -> None:
+    while data := await reader.read(CHUNK):
+        await paid(toll, len(data))
+        writer.write(data)
+        await writer.drain()
+    if writer.can_write_eof():
+        writer.write_eof()
+
+
+def end_by_reset(writer: asyncio.StreamWriter, reset: bool) -> None:
+    """Have the kernel end a connection by RST, or by FIN again.
+
+    It does so too when this process is killed.
+    """
+    with suppress(OSError, ValueError):  # over already; uvloop's socket is without a descriptor then
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", reset, 0))
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """Have the kernel ask whether the other end is there (tcp(7)); where it cannot, a dead one is met by writing."""
+    with suppress(OSError, AttributeError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_ALIVE_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_ALIVE_S)
+
+
+class _OtherEnd:
+    """The other end of a half-closed connection: asyncio tells no reader after an EOF that it has gone."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._sock = writer.get_extra_info("socket")
+        self._gone = 0
+        if self._sock.family != socket.AF_UNIX:
+            _keep_alive(self._sock)
+
+    def check(self) -> None:
+        """Raise ConnectionResetError when it has gone: TCP by the kernel's word, a Unix client for a minute."""
+        if self._sock.fileno() < 0:
+            return
+        if self._sock.family == socket.AF_UNIX:
+            self._gone = self._gone + 1 if _hung_up(self._sock) else 0
+            over = self._gone >= UNIX_GONE_LOOKS
+        else:
+            over = sys.platform == "linux" and self._tcp_state() == TCP_CLOSE
+        if over:
+            raise ConnectionResetError("the other end of a half-closed connection has gone")
+
+    def _tcp_state(self) -> int:
+        state: bytes = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        return state[0]
+
+
+def _hung_up(sock: socket.socket) -> bool:
+    """Return whether the peer of a Unix socket has closed it, which is more than that it writes no more."""
+    poll = select.poll()
+    poll.register(sock, 0)  # what is told unasked: POLLHUP and POLLERR
+    return bool(poll.poll(0))
+
+
+def abort(writer: asyncio.StreamWriter) -> None:
+    """End a connection by RST: its other end must not take what it got for the whole.
+
+    A Unix socket has no reset: its other end sees one where something that it wrote was not read, else an EOF.
+    """
+    end_by_reset(writer, True)
+    writer.transport.abort()
+
+
+async def splice(local: Local, mesh: Mesh, toll: Toll = FREE) -> None:
+    """Carry bytes both ways until both directions have ended, as fast as ``toll`` lets them.
+
+    An end of one direction is passed on as such (half-close). Any other end than that of both, an error or the
+    cancellation of this task, resets both sides; errors are logged and not raised. Each direction holds at most
+    ``CHUNK`` bytes beside the buffers of both ends.
+    """
+    end_by_reset(local[1], True)
+    other_end = _OtherEnd(local[1])
+    is_whole = False
+    try:
+        async with asyncio.TaskGroup() as group:
+            back = group.create_task(_pump(mesh[0], local[1], toll.into))
+            await _pump(local[0], mesh[1], toll.out)
+            while not back.done():
+                await asyncio.wait([back], timeout=GONE_S)
+                other_end.check()
+        await mesh[1].wait_closed()  # raises when the connection was lost before the peer had everything
+        is_whole = True
+    except* (MeshError, OSError) as error:
+        log.debug("a spliced connection ended: %s", error.exceptions[0])
+    finally:
+        if is_whole:
+            end_by_reset(local[1], False)
+            local[1].close()
+            mesh[1].close()
+        else:
+            mesh[1].reset()
+            abort(local[1])

@@ -1,0 +1,264 @@
+"""UDP through the mesh: a flow of datagrams for each source address, with an end when nothing passes.
+
+A flow carries at most ``Datagrams.max_size`` bytes in one datagram. Larger ones are dropped and counted, never cut: UDP
+has no way back to a sender but ICMP, which is not a program's to send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+from meshnode.base.address import Addr, canonical_host
+from meshnode.base.fair_table import FairTable, source_groups
+from meshnode.base.log_lines import Logger, rated_logger
+from meshnode.base.refusals import listen_refusal
+from meshnode.errors import AddressInUse, ConfigError, MeshError
+from meshnode.runtime.host_names import look_up
+from meshnode.sdk.datagrams import Datagrams
+from meshnode.sdk.node import runtime_of
+from meshnode.services.ends import End, parse_listen
+from meshnode.services.forward import Forward, is_loopback
+from meshnode.services.usage import Toll
+
+log = rated_logger("meshnode.services")
+
+IDLE_S = 120.0  # without a datagram in either direction: twice what RFC 4787 section 4.3 wants of a NAT at the least
+MAX_FLOWS = 1_024  # of one forward, as many as a peer grants; shared by the sources' networks and hosts
+MAX_WAITING = 32  # datagrams of one source while its flow is opened
+RETRY_S = 1.0  # until a source whose flow could not be opened has another try: its datagrams are dropped meanwhile
+BATCH = 64  # datagrams read at once, so that one flood does not hold the loop
+BUFFER = 65_536
+RECEIVE = 1 << 20  # of a listening socket: bytes that the kernel keeps for a burst
+
+
+class Passage:
+    """What one flow lets through: within the size that fits, and the caller's rate."""
+
+    def __init__(self, flow: Datagrams, toll: Toll, warn: Callable[[int, int], None]) -> None:
+        self._flow, self._toll, self._warn = flow, toll, warn
+        self._loop = asyncio.get_running_loop()
+        self._at = self._loop.time()
+
+    def send(self, data: bytes) -> None:
+        """Send a datagram into the mesh, or drop and count it. Raises MeshError when the flow is over."""
+        self._at = self._loop.time()
+        if len(data) > self._flow.max_size:
+            self._toll.drop(too_large=True)
+            self._warn(len(data), self._flow.max_size)
+        elif self._toll.out(len(data)) > 0 or not self._flow.send(data):
+            self._toll.drop()
+
+    async def receive(self) -> bytes:
+        """Return the next datagram from the mesh that the rate lets through. Raises MeshError when the flow is over."""
+        while True:
+            data = await self._flow.receive()
+            self._at = self._loop.time()
+            if self._toll.into(len(data)) <= 0:
+                return data
+            self._toll.drop()
+
+    async def end_when_idle(self) -> None:
+        """Close the flow when nothing has passed for ``IDLE_S``."""
+        left = IDLE_S
+        while left > 0:
+            await asyncio.sleep(left)
+            left = self._at + IDLE_S - self._loop.time()
+        self._flow.close()
+
+
+async def carry(sock: socket.socket, passage: Passage, dropped: Callable[[], None]) -> None:
+    """Carry datagrams between a flow and the connected socket of a target, until either is over; closes the socket.
+
+    Raises MeshError of the flow, OSError of the target: it refuses.
+    """
+    loop = asyncio.get_running_loop()
+    failed: asyncio.Future[None] = loop.create_future()
+
+    def read() -> None:
+        try:
+            for _ in range(BATCH):
+                passage.send(sock.recv(BUFFER))
+        except BlockingIOError:
+            pass
+        except (OSError, MeshError) as error:
+            loop.remove_reader(sock)
+            if not failed.done():
+                failed.set_exception(error)
+
+    async def write() -> None:
+        while True:
+            data = await passage.receive()
+            try:
+                sock.send(data)
+            except BlockingIOError:
+                dropped()
+
+    loop.add_reader(sock, read)
+    tasks = [asyncio.ensure_future(each) for each in (write(), passage.end_when_idle(), failed)]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        loop.remove_reader(sock)
+        sock.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def connected(end: End) -> socket.socket:
+    """Return a UDP socket that is connected to a target: it takes datagrams of that alone. Raises OSError."""
+    host = (await look_up(end.host))[0]
+    sock = _udp_socket(host)
+    try:
+        sock.connect((host, end.port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _udp_socket(host: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+
+class _Source:
+    """One source address of a forward, with its flow or the datagrams that wait for it."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[bytes] = deque()
+        self.passage: Passage | None = None
+        self.task: asyncio.Task[None] | None = None
+
+
+class UdpForward(Forward):
+    """A local UDP socket whose sources have a flow each to a service of one node."""
+
+    _socket: socket.socket | None = None
+
+    async def start(self) -> str:
+        """Listen, and return where, as ``udp://HOST:PORT``.
+
+        Port 0 is replaced by the kernel's choice. Raises AddressInUse, and ConfigError, also where no node is named.
+        """
+        end = parse_listen(self.listen)
+        if self.peer is None:
+            raise ConfigError(f"a forward of UDP names its node, and {self.to} does not", hint="write NODE/SERVICE")
+        self._sources: dict[Addr, _Source] = {}
+        self._shares: FairTable[Addr] = FairTable(MAX_FLOWS)
+        try:
+            host = (await look_up(end.host))[0]
+            sock = _udp_socket(host)
+        except OSError as error:
+            raise AddressInUse(f"cannot listen on {end}: {error.strerror}", hint="write an address") from error
+        try:
+            sock.bind((host, end.port))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE)
+        except OSError as error:
+            sock.close()
+            reason, hint = listen_refusal(error, end.port)
+            raise AddressInUse(f"cannot listen on {end}: {reason}", hint=hint) from error
+        self._socket = sock
+        asyncio.get_running_loop().add_reader(sock, self._read)
+        name, port, *_ = sock.getsockname()
+        bound = End(str(name), int(port), udp=True)
+        if not is_loopback(bound.host):
+            log.warning("forward %s opens %s to every host that reaches this one", bound, self.to)
+        return str(bound)
+
+    @property
+    def connections(self) -> int:
+        """How many flows it has now."""
+        return len(self._sources) if self._socket is not None else 0
+
+    def _read(self) -> None:
+        assert self._socket is not None
+        for _ in range(BATCH):
+            try:
+                data, name = self._socket.recvfrom(BUFFER)
+            except OSError:  # nothing more, or a refusal of an earlier answer
+                return
+            self._on_datagram(data, Addr(canonical_host(name[0]), name[1]))
+
+    def _on_datagram(self, data: bytes, addr: Addr) -> None:
+        source = self._sources.get(addr)
+        if source is None:
+            source = self._sources[addr] = _Source()
+            gone = self._shares.add(addr, *source_groups(addr.host))
+            if gone is not None:
+                self._end(gone)
+            source.task = asyncio.get_running_loop().create_task(self._carry_source(addr, source))
+        else:
+            self._shares.touch(addr)
+        if source.passage is not None:
+            with suppress(MeshError):  # it is over, and its task is about to say so
+                source.passage.send(data)
+        elif len(source.waiting) < MAX_WAITING:
+            source.waiting.append(data)
+        else:
+            self.tolls.of().drop()
+
+    def _end(self, addr: Addr) -> None:
+        """Forget a source: it has ended, or another network has fewer of the flows."""
+        self._shares.discard(addr)
+        source = self._sources.pop(addr)
+        if source.task is not None:
+            source.task.cancel()
+
+    async def _carry_source(self, addr: Addr, source: _Source) -> None:
+        try:
+            assert self.peer is not None
+            async with await self._node.datagrams(self.peer, self.service) as flow:
+                self.failed = None
+                toll = self.tolls.of()
+                toll.begin()
+                source.passage = passage = Passage(flow, toll, self._warn)
+                while source.waiting:
+                    passage.send(source.waiting.popleft())
+                await self._answers(addr, passage)
+        except MeshError as error:
+            if source.passage is None:
+                self._log.warning("forward %s to %s: %s (%s) %s", self.listen, self.to, error, error.code, error.hint)
+                self.failed = error, asyncio.get_running_loop().time()
+                await asyncio.sleep(RETRY_S)
+        finally:
+            if self._sources.get(addr) is source:
+                source.task = None
+                self._end(addr)
+
+    async def _answers(self, addr: Addr, passage: Passage) -> None:
+        idle = asyncio.ensure_future(passage.end_when_idle())
+        try:
+            while self._socket is not None:
+                data = await passage.receive()
+                try:
+                    self._socket.sendto(data, (addr.host, addr.port))
+                except OSError:  # its buffer is full, or the source is gone
+                    self.tolls.of().drop()
+        finally:
+            idle.cancel()
+
+    @property
+    def _log(self) -> Logger:
+        return runtime_of(self._node).journal.rate.of_node(log)
+
+    def _warn(self, size: int, most: int) -> None:
+        self._log.warning("forward %s: a datagram of %d bytes is dropped; at most %d fit", self.listen, size, most)
+
+    async def close(self) -> None:
+        """Stop listening, and close its flows."""
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+            tasks = [source.task for source in self._sources.values() if source.task is not None]
+            for addr in list(self._sources):
+                self._end(addr)
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await super().close()

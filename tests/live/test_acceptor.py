@@ -1,0 +1,224 @@
+"""Connections that a node accepts: in one counter until they are closed, and the last descriptors are kept back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from meshnode.base.address import Addr
+from meshnode.base.limits import MAX_CONTROL_SILENT
+from meshnode.base.metrics import Metrics
+from meshnode.runtime import acceptor
+from meshnode.runtime.acceptor import Accepted, Acceptor, CountedSocket, is_reserved, listen_at, listen_tcp
+from tests.live.cli_node import clean_environment
+
+COMMAND = [sys.executable, "-m", "meshnode"]
+QUIET = ("--listen", "127.0.0.1:0", "--no-mdns", "--no-port-mapping")
+
+
+# ---- the counter
+
+
+def counted(stack: ExitStack) -> CountedSocket:
+    return stack.enter_context(CountedSocket())
+
+
+def test_a_connection_is_counted_until_it_is_closed_however_often() -> None:
+    accepted = Accepted(Metrics(), bound=4)
+    with ExitStack() as stack:
+        sock = counted(stack)
+        assert accepted.enter(sock, b"a")
+        assert len(accepted) == 1
+        sock.close()
+        sock.close()
+        assert len(accepted) == 0
+
+
+def test_a_network_takes_half_of_the_places_and_there_is_always_room_for_another_one() -> None:
+    metrics = Metrics()
+    accepted = Accepted(metrics, bound=64)
+    with ExitStack() as stack:
+        held = [sum(accepted.enter(counted(stack), group) for _ in range(100)) for group in range(6)]
+        assert held[0] == 32
+        assert all(count > 0 for count in held)
+        assert len(accepted) <= 64
+        assert metrics.counters["accept_refused"] == 600 - sum(held)
+    assert len(accepted) == 0
+
+
+# ---- accepting
+
+
+@pytest.fixture
+async def listening() -> AsyncIterator[Callable[..., tuple[Acceptor, list[tuple[socket.socket, Addr]], Metrics]]]:
+    made: list[Acceptor] = []
+    taken: list[tuple[socket.socket, Addr]] = []
+    metrics = Metrics()
+
+    def make(*, bound: int = 64, reserved: bool = False) -> tuple[Acceptor, list[tuple[socket.socket, Addr]], Metrics]:
+        sock = listen_tcp("127.0.0.1", 0, 16)
+        loop = asyncio.get_running_loop()
+        made.append(
+            Acceptor(
+                loop, Accepted(metrics, bound), [sock], lambda sock, at: taken.append((sock, at)), reserved=reserved
+            )
+        )
+        return made[0], taken, metrics
+
+    yield make
+    for one in made:
+        one.close()
+    for sock, _ in taken:
+        sock.close()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.01)
+
+
+async def test_a_connection_comes_with_its_source_and_one_over_the_share_is_closed(
+    listening: Callable[..., tuple[Acceptor, list[tuple[socket.socket, Addr]], Metrics]],
+) -> None:
+    made, taken, metrics = listening(bound=2)
+    with socket.create_connection(made.bound) as first:
+        await until(lambda: len(taken) == 1)
+        assert taken[0][1] == Addr(*first.getsockname())
+        with socket.create_connection(made.bound) as second:
+            await until(lambda: metrics.counters.get("accept_refused") == 1)
+            second.settimeout(5)
+            assert await asyncio.to_thread(second.recv, 1) == b""
+
+
+@pytest.mark.parametrize("reserved", [False, True])
+async def test_the_last_descriptors_are_only_for_what_is_reserved_and_accepting_pauses(
+    listening: Callable[..., tuple[Acceptor, list[tuple[socket.socket, Addr]], Metrics]],
+    monkeypatch: pytest.MonkeyPatch,
+    reserved: bool,
+) -> None:
+    monkeypatch.setattr(acceptor, "ACCEPT_PAUSE_S", 0.3)
+    made, taken, metrics = listening(reserved=reserved)
+    asked = 0
+
+    def last(sock: socket.socket) -> bool:
+        nonlocal asked
+        asked += 1
+        return asked <= 2
+
+    monkeypatch.setattr(acceptor, "is_reserved", last)
+    began = time.monotonic()
+    clients = [socket.create_connection(made.bound) for _ in range(3)]
+    if reserved:
+        await until(lambda: len(taken) == 3)
+        assert asked == 0
+    else:
+        await until(lambda: len(taken) == 1)
+        assert metrics.counters["accept_paused"] == 2
+        assert time.monotonic() - began >= 0.6, "it waited twice, and did not spin"
+    for client in clients:
+        client.close()
+
+
+def test_the_kernels_numbers_tell_how_many_descriptors_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as sock:
+        for limit, last in ((sock.fileno() + 65, False), (sock.fileno() + 1, True), (resource.RLIM_INFINITY, False)):
+            monkeypatch.setattr(resource, "getrlimit", lambda kind, limit=limit: (limit, limit))
+            assert is_reserved(sock) is (last or (0 < limit < 256 and sock.fileno() >= limit - min(64, limit // 4)))
+
+
+def test_of_several_addresses_of_a_name_those_that_this_host_has_are_listened_at() -> None:
+    found = listen_at(["192.0.2.1", "127.0.0.1"], 0, 1)
+    assert [sock.getsockname()[0] for sock in found] == ["127.0.0.1"]
+    found[0].close()
+    with pytest.raises(OSError):
+        listen_at(["192.0.2.1"], 0, 1)
+
+
+# ---- a whole node
+
+
+@pytest.fixture
+def cramped(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """A node with 96 descriptors that forwards its port to itself, and what it exposes is silent."""
+    home = tmp_path / "n"
+    process = subprocess.Popen(
+        ["prlimit", "--nofile=96:96", *COMMAND, "--home", str(home), "up", "--json", *QUIET],
+        stdout=subprocess.PIPE,
+        stderr=(tmp_path / "log").open("w"),
+        text=True,
+        env=clean_environment(),
+    )
+    assert process.stdout is not None
+    json.loads(process.stdout.readline())
+    yield home, process
+    process.terminate()
+    process.wait(30)
+
+
+def ask(home: Path, *words: str) -> dict[str, object]:
+    done = subprocess.run(
+        [*COMMAND, "--home", str(home), *words, "--json"],
+        capture_output=True,
+        text=True,
+        env=clean_environment(),
+        timeout=60,
+    )
+    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit and /proc are Linux's")
+def test_a_node_whose_descriptors_are_used_up_is_asked_moves_and_does_not_spin(
+    cramped: tuple[Path, subprocess.Popen[str]],
+) -> None:
+    home, process = cramped
+    listen = str(ask(home, "forward", "127.0.0.1:0", f"{'a' * 52}/x")["listen"])
+    host, port = listen.rsplit(":", 1)
+    with ExitStack() as stack:
+        for _ in range(200):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            with suppress(BlockingIOError):
+                client.connect((host, int(port)))
+        time.sleep(1.0)
+        used, at = cpu_s(process.pid), time.monotonic()
+        open_ = len(os.listdir(f"/proc/{process.pid}/fd"))
+        assert 40 < open_ < 96
+        status = ask(home, "status")
+        counters = status["counters"]
+        assert isinstance(counters, dict)
+        moved = str(ask(home, "rebind", "127.0.0.2:0")["listen"])
+        assert moved.startswith("127.0.0.2:")
+        assert cpu_s(process.pid) - used < 0.7 * (time.monotonic() - at), "it does not spin"
+    assert "accept_paused" in counters
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit and /proc are Linux's")
+def test_control_clients_that_ask_nothing_push_out_one_another_and_no_command(
+    cramped: tuple[Path, subprocess.Popen[str]],
+) -> None:
+    home, process = cramped
+    with ExitStack() as stack:
+        for _ in range(4 * MAX_CONTROL_SILENT):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.settimeout(5)
+            client.connect(str(home / "control.sock"))
+        assert ask(home, "status")["id"]
+        assert len(os.listdir(f"/proc/{process.pid}/fd")) < 96 - 8

@@ -1,0 +1,28 @@
+"""The programs in ``examples/``: each prints what its docstring says."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.live.cli_node import clean_environment
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PROGRAMS = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "nodes")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_example_prints_what_it_says(name: str) -> None:
+    path = EXAMPLES / f"{name}.py"
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    command, printed = docstring.split("\nprints\n")
+    assert f"    python examples/{name}.py\n" in command
+    done = subprocess.run(
+        [sys.executable, str(path)], capture_output=True, text=True, timeout=120, env=clean_environment(), check=False
+    )
+    expected = [line.removeprefix("    ") for line in printed.strip("\n").splitlines()]
+    assert (done.stdout.splitlines(), done.returncode) == (expected, 0), done.stderr

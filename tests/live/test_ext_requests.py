@@ -1,0 +1,100 @@
+"""requests and urllib3 over mesh streams, from threads."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import requests
+import urllib3
+
+import meshnode
+from meshnode.ext.requests import MeshAdapter, MeshPoolManager
+from tests.conftest import MakeNode
+from tests.live.ext_mesh import LINES, HttpServer, Pair, pair
+
+
+@pytest.fixture
+async def nodes(make_node: MakeNode) -> Pair:
+    return await pair(make_node)
+
+
+@pytest.fixture
+async def session(nodes: Pair) -> requests.Session:
+    made = requests.Session()
+    made.trust_env = False
+    made.mount("http://", MeshAdapter(nodes.here))
+    return made
+
+
+async def test_a_response_streams_on_while_both_ends_move(nodes: Pair, session: requests.Session) -> None:
+    server = HttpServer()
+    nodes.there.serve("web", server, allow=[nodes.here.id])
+
+    def lines() -> list[int]:
+        with session.get(f"http://web.{nodes.there.id}.mesh/lines", stream=True, timeout=20) as got:
+            return [int(line) for line in got.iter_lines()]
+
+    async with nodes.moving():
+        assert await asyncio.to_thread(lines) == list(range(LINES))
+    assert (server.streams, len(server.requests)) == (1, 1)
+
+
+async def test_threads_share_a_session_and_its_streams(nodes: Pair, session: requests.Session) -> None:
+    server = HttpServer()
+    nodes.there.serve("web", server, allow=[nodes.here.id])
+    found = await asyncio.gather(
+        *(asyncio.to_thread(lambda n=n: session.get(f"http://web.there.mesh/{n}", timeout=20).text) for n in range(20))
+    )
+    assert found == [f"/{n}" for n in range(20)]
+    assert server.streams <= 20
+    again = await asyncio.to_thread(lambda: session.get("http://web.there.mesh/again", timeout=20).text)
+    assert (again, len(server.requests)) == ("/again", 21)
+    session.close()
+
+
+async def test_urllib3_alone(nodes: Pair) -> None:
+    nodes.there.serve("web", HttpServer(), allow=[nodes.here.id])
+    manager = MeshPoolManager(nodes.here, retries=False)
+    got = await asyncio.to_thread(manager.request, "GET", "http://web.there.mesh/x")
+    assert got.data == b"/x"
+    with pytest.raises(urllib3.exceptions.NewConnectionError) as error:
+        await asyncio.to_thread(manager.request, "GET", "http://nothing.there.mesh/")
+    assert isinstance(error.value.__cause__, meshnode.ServiceNotFound)
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "words"),
+    [
+        ("http://nothing.there.mesh/", requests.ConnectionError, "no service 'nothing'"),
+        ("http://mine.there.mesh/", requests.ConnectionError, "--allow"),
+        ("http://example.org/", requests.ConnectionError, "SERVICE.NAME.mesh"),
+        ("http://web.there.mesh/hang", requests.ReadTimeout, "timed out"),
+        ("http://web.there.mesh/half", requests.RequestException, "reset"),
+    ],
+)
+async def test_what_fails_is_an_error_of_requests(
+    nodes: Pair, session: requests.Session, url: str, kind: type[Exception], words: str
+) -> None:
+    nodes.there.serve("web", HttpServer(), allow="any")
+    nodes.there.serve("mine", HttpServer(), allow=[nodes.there.id])
+    with pytest.raises(kind, match=words):
+        await asyncio.to_thread(session.get, url, timeout=1)
+
+
+async def test_on_the_nodes_own_loop_it_is_an_error_and_no_deadlock(nodes: Pair, session: requests.Session) -> None:
+    with pytest.raises(requests.ConnectionError, match="to_thread"):
+        session.get("http://web.there.mesh/")
+
+
+@pytest.mark.parametrize("value", ["a\r\nx-forged: 1", "a\nb"])
+async def test_no_header_is_injected_by_the_value_of_another(
+    nodes: Pair, session: requests.Session, value: str
+) -> None:
+    server = HttpServer()
+    nodes.there.serve("web", server, allow="any")
+    headers: dict[str, Any] = {"x-value": value}
+    with pytest.raises(requests.exceptions.InvalidHeader):
+        await asyncio.to_thread(session.get, "http://web.there.mesh/", headers=headers)
+    assert server.requests == []

@@ -1,0 +1,140 @@
+"""Real nodes of a mesh with an authority: what they keep of grants survives kill -9, and both ends tell roles."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+import meshnode
+from meshnode.identity.keys import Identity
+from meshnode.sdk.node import runtime_of
+from meshnode.trust.authority import Issuer
+from meshnode.trust.grant import Delegation
+from meshnode.trust.home_mesh import load_chain, load_mesh, save_chain
+from meshnode.trust.operator import create_mesh, invite, join, rotate_mesh
+from tests.live.test_directory import until
+
+
+def _config(home: Path, *, seed: meshnode.Node | None = None) -> meshnode.Config:
+    seeds = (f"{seed.id}@{seed.record.endpoints[0]}",) if seed is not None else ()
+    flags = {"listen": "127.0.0.1:0", "mdns": False, "port_mapping": False, "seeds": seeds or None}
+    return meshnode.Config.load(home, flags, env={})
+
+
+def _member(operator: Path, authority: Identity, home: Path, role: str, uses: int = 1) -> None:
+    mesh = load_mesh(operator)
+    assert mesh is not None
+    node = Identity.generate()
+    home.mkdir(mode=0o700)
+    from meshnode.identity.keyfile import save
+
+    save(home / "key", node)
+    said = {"services": None, "seeds": (), "ticket_s": 60.0, "lifetime_s": 3600.0, "uses": uses}
+    ticket = invite(mesh, Issuer(authority), roles=(role,), wall=time.time(), entropy=os.urandom, **said)  # type: ignore[arg-type]
+    join(home, ticket, node, time.time(), os.urandom)
+
+
+@pytest.fixture
+def operator(tmp_path: Path) -> tuple[Path, Identity]:
+    from meshnode.identity.keyfile import load_or_create
+    from meshnode.trust.home_mesh import load_authority
+
+    home = tmp_path / "a"
+    home.mkdir(mode=0o700)
+    create_mesh(home, "field", load_or_create(home / "key"), None, time.time(), os.urandom)
+    authority = load_authority(home, None)
+    assert authority is not None
+    return home, authority
+
+
+async def test_both_ends_tell_the_roles_of_the_other_and_a_service_for_a_role_is_reached_by_it_alone(
+    operator: tuple[Path, Identity], tmp_path: Path
+) -> None:
+    home, authority = operator
+    for name, role in (("b", "web"), ("c", "guest")):
+        _member(home, authority, tmp_path / name, role)
+
+    async def hello(reader: meshnode.MeshReader, writer: meshnode.MeshWriter, peer: meshnode.NodeId) -> None:
+        writer.write(b"hello")
+
+    async with (
+        meshnode.Node(_config(home)) as a,
+        meshnode.Node(_config(tmp_path / "b", seed=a)) as b,
+        meshnode.Node(_config(tmp_path / "c", seed=a)) as c,
+    ):
+        a.serve("web", hello, allow=["role:web"])
+        assert (a.roles, b.roles, c.roles) == ({"admin"}, {"web"}, {"guest"})
+        connection = await b.connect(a.id)
+        assert connection.peer_roles == {"admin"}
+        assert (await a.connect(b.id)).peer_roles == {"web"}
+        reader, _ = await b.open(a.id, "web")
+        assert await reader.read(5) == b"hello"
+        with pytest.raises(meshnode.PolicyDenied):
+            await c.open(a.id, "web")
+        assert a.status()["trust"]["roles"] == ["admin"]
+
+
+async def test_uses_of_an_invitation_and_renewed_grants_are_in_the_home_at_once(
+    operator: tuple[Path, Identity], tmp_path: Path
+) -> None:
+    home, authority = operator
+    _member(home, authority, tmp_path / "b", "web")
+    invited = load_chain(tmp_path / "b")
+    mesh = load_mesh(home)
+    assert mesh is not None
+    async with meshnode.Node(_config(home)) as a, meshnode.Node(_config(tmp_path / "b", seed=a)) as b:
+        await b.connect(a.id)
+        kept = runtime_of(a).stack.context.standings.redemptions.saved()
+        assert [use["keys"] for use in kept.values()] == [[str(b.id)]]  # type: ignore[index]
+        may = Delegation(("web",), None, 1, 2**52)
+        now = round(time.time() * 1000)
+        longer = Issuer(authority).issue(
+            b.id, roles=["web"], not_before=now, expires=now + 9_000_000, delegation=may, entropy=os.urandom
+        )
+        runtime_of(b).stack.context.standings.set_own(longer)
+    assert json.loads((home / "invitations.json").read_text()) == kept
+    assert load_chain(tmp_path / "b") == longer != invited
+    save_chain(tmp_path / "b", invited)
+    async with meshnode.Node(_config(home)) as a:
+        assert runtime_of(a).stack.context.standings.redemptions.saved() == kept
+
+
+async def test_a_damaged_count_is_set_aside_and_the_node_starts(operator: tuple[Path, Identity]) -> None:
+    home, _ = operator
+    for damaged in (b"junk", b"[]", b'{"x": {"ends": "no", "keys": 1}}', b'{"x": 1}'):
+        (home / "invitations.json").write_bytes(damaged)
+        async with meshnode.Node(_config(home)) as node:
+            assert node.roles == {"admin"}
+        assert (home / "invitations.json.damaged").read_bytes() == damaged
+
+
+async def test_the_next_secret_of_the_mesh_is_taken_while_nodes_run_and_after_a_restart(
+    operator: tuple[Path, Identity], tmp_path: Path
+) -> None:
+    home, authority = operator
+    _member(home, authority, tmp_path / "b", "web")
+    mesh = load_mesh(home)
+    assert mesh is not None
+    said = {"delay_s": 0.5, "overlap_s": 0.5, "entropy": os.urandom}
+    async with meshnode.Node(_config(home)) as a, meshnode.Node(_config(tmp_path / "b", seed=a)) as b:
+        connection = await b.connect(a.id)
+        rotation = rotate_mesh(home, mesh, authority, wall=time.time(), **said)  # type: ignore[arg-type]
+        assert runtime_of(a).stack.context.mesh_keys.adopt(rotation.encoded, runtime_of(a).clock.monotonic())
+        runtime_of(a).driver.on_dirty()
+        keys = [runtime_of(node).sealer for node in (a, b)]
+        await until(lambda: {key.mesh.bytes for key in keys} == {rotation.key} and rotation.is_over(time.time()), 30.0)
+        assert connection.is_open
+        assert (await b.ping(a.id)).rtt is not None
+    for each in (home, tmp_path / "b"):
+        assert (each / "mesh.rotation").stat().st_mode & 0o077 == 0
+    async with meshnode.Node(_config(home)) as a, meshnode.Node(_config(tmp_path / "b", seed=a)) as b:
+        assert runtime_of(b).sealer.mesh.bytes == rotation.key
+        assert (await b.ping(a.id)).rtt is not None
+        _member(home, authority, tmp_path / "late", "web")  # with a ticket of the secret from before
+        async with meshnode.Node(_config(tmp_path / "late", seed=a)) as late:
+            with pytest.raises((meshnode.NoPathError, meshnode.NotFound, meshnode.HandshakeTimeout)):
+                await late.connect(a.id)

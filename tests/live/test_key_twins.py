@@ -1,0 +1,32 @@
+"""One key on two hosts, as of a container that was started twice: real processes, told apart by a third."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.live.cli_node import CliNode, eventually, stopping
+
+
+@pytest.mark.parametrize("mode", ["newest", "first"])
+def test_of_two_processes_with_one_key_one_stands_down_and_both_are_told(tmp_path: Path, mode: str) -> None:
+    seed = CliNode(tmp_path / "seed", command="seed")
+    with stopping(seed):
+        twins = []
+        for name in ("one", "other"):
+            home = tmp_path / name
+            home.mkdir(mode=0o700)
+            (home / "meshnode.toml").write_text(f'duplicate = "{mode}"\nkey = "{"ab" * 32}"\n')
+            (home / "meshnode.toml").chmod(0o600)
+            twins.append(CliNode(home, seed=seed))
+            eventually(lambda: seed.ask("ping", twins[-1].id, "-c", "1")["rtt_ms"] is not None)
+        stays, loser = twins[::-1] if mode == "newest" else twins
+        with stopping(*twins):
+            eventually(lambda: loser.ask("status")["stood_down"])
+            assert not stays.ask("status")["stood_down"]
+            assert any("stands down" in text for text in loser.ask("status")["degraded"])
+            assert "another host uses its key" in loser.error("ping", seed.id, "-c", "1")["message"]
+            eventually(lambda: stays.ask("status")["degraded"] != [], 20.0)
+            assert seed.ask("ping", stays.id, "-c", "1")["rtt_ms"] is not None
+            assert "stands down" in loser.log

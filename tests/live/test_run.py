@@ -1,0 +1,214 @@
+"""``meshnode run``: a program in the mesh, with its signals and its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.live.cli_node import CliNode, clean_environment, eventually, stopping
+
+SERVER = """
+import http.server, socket, sys, time
+time.sleep(0.3)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+TELLS = """
+import os, signal, sys, time
+def told(number, frame):
+    print(signal.Signals(number).name, flush=True)
+    if number == signal.SIGTERM:
+        sys.exit(7)
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):
+    signal.signal(number, told)
+print("ready", flush=True)
+while True:
+    time.sleep(1)
+"""
+
+
+@dataclass
+class Pair:
+    """Two nodes."""
+
+    there: CliNode
+    here: CliNode
+
+    def line(self, *args: str) -> list[str]:
+        """Return the command line of ``meshnode run`` at the second node."""
+        return [sys.executable, "-m", "meshnode", "--home", str(self.here.home), "run", *args]
+
+    def start(self, *args: str, **environment: str) -> subprocess.Popen[str]:
+        """Begin to run a program."""
+        return subprocess.Popen(
+            self.line(*args),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=clean_environment(**environment),
+            start_new_session=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    home = tmp_path_factory.mktemp("run")
+    (home / "www").mkdir()
+    (home / "www" / "index.html").write_text("hello")
+    there = CliNode(home / "there", "--name", "there", command="seed")
+    here = CliNode(home / "here", "--name", "here", seed=there)
+    with stopping(here, there):
+        yield Pair(there, here)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+def fetch(node: CliNode, url: str) -> str:
+    """Return what curl gets, run at a node."""
+    return node.run("run", "--", "curl", "-s", url).stdout
+
+
+@pytest.mark.parametrize("given", ["web", "web={port}"])
+def test_a_port_is_a_service_while_its_program_runs_and_another_program_reaches_it(pair: Pair, given: str) -> None:
+    port = free_port()
+    expose = given.format(port=port)
+    shell = f"cd {pair.here.home.parent}/www && {sys.executable} -c '{SERVER}' {port}; exit 3"  # a child of the program
+    process = pair.start("--expose", expose, "--allow", "there", "--", "sh", "-c", shell)
+    try:
+        eventually(lambda: fetch(pair.there, "http://web.here.mesh/") == "hello", 20)
+        assert pair.there.error("connect", "here/other")["code"] == "service_not_found"
+        assert "web" not in [item["name"] for item in pair.here.ask("status")["exposes"]], "it is not kept"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        _, err = process.communicate(timeout=10)
+    assert f"web -> tcp://127.0.0.1:{port}" in err
+    eventually(lambda: pair.there.error("connect", "here/web")["code"] == "service_not_found")
+
+
+def test_a_name_that_is_served_already_is_told(pair: Pair) -> None:
+    pair.here.ask("expose", "taken", "8")
+    process = pair.start("--expose", "taken=9", "--", "sleep", "2")
+    _, err = process.communicate(timeout=20)
+    assert "taken is not exposed" in err
+    assert process.returncode == 0, "the program runs all the same"
+
+
+def test_the_environment_leads_to_a_proxy_of_its_own_that_ends_with_it(pair: Pair) -> None:
+    process = pair.start("--", "sh", "-c", "env; read line", NO_PROXY="kept.example")
+    assert process.stdout is not None
+    told = {}
+    while len(told) < 9:
+        name, _, value = process.stdout.readline().strip().partition("=")
+        if "proxy" in name.lower() or name == "MESHNODE_HOME":
+            told[name] = value
+    where = told["http_proxy"].removeprefix("http://")
+    assert told["all_proxy"] == f"socks5h://{where}"
+    assert told["https_proxy"] == told["http_proxy"]
+    assert told["no_proxy"] == "kept.example,localhost,127.0.0.1,::1"
+    assert {told[name.upper()] == told[name] for name in told if name.islower()} == {True}
+    assert told["MESHNODE_HOME"] == str(pair.here.home)
+    host, _, port = where.rpartition(":")
+    socket.create_connection((host, int(port)), 5).close()
+    assert where not in pair.here.run("proxy", "--json").stdout
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=10)
+
+    def is_closed() -> bool:
+        try:
+            socket.create_connection((host, int(port)), 5).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    eventually(is_closed)
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["true"], 0),
+        (["sh", "-c", "exit 42"], 42),
+        (["sh", "-c", "kill -9 $$"], -9),
+        (["sh", "-c", "kill -TERM $$"], -15),
+        (["no-such-program-here"], 127),
+        (["/"], 126),
+    ],
+)
+def test_its_end_is_that_of_the_program(pair: Pair, command: list[str], code: int) -> None:
+    done = subprocess.run(pair.line("--", *command), capture_output=True, env=clean_environment(), timeout=20)
+    assert done.returncode == code
+    assert (b"cannot run" in done.stderr) == (code in (126, 127))
+    assert b"Traceback" not in done.stderr
+
+
+def test_signals_reach_the_program_once_each(pair: Pair) -> None:
+    process = pair.start("--", sys.executable, "-c", TELLS)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):
+        process.send_signal(number)
+        assert process.stdout.readline() == f"{number.name}\n"
+    assert process.stdout.read() == ""
+    assert process.wait(10) == 7
+
+
+def test_ctrl_c_at_a_terminal_reaches_the_program_once(pair: Pair) -> None:
+    master, slave = os.openpty()
+
+    def take_terminal() -> None:
+        os.setsid()
+        import fcntl
+        import termios
+
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        pair.line("--", sys.executable, "-c", TELLS),
+        stdin=slave,
+        stdout=subprocess.PIPE,
+        env=clean_environment(),
+        preexec_fn=take_terminal,
+        text=True,
+    )
+    os.close(slave)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    os.write(master, b"\x03")
+    assert process.stdout.readline() == "SIGINT\n"
+    time.sleep(0.5)  # a second one would have come
+    process.terminate()
+    assert process.stdout.read() == "SIGTERM\n"
+    assert process.wait(10) == 7
+    os.close(master)
+
+
+def test_a_program_does_not_inherit_what_python_ignores(pair: Pair) -> None:
+    done = subprocess.run(
+        pair.line("--", "sh", "-c", "grep -E 'SigIgn|SigBlk' /proc/self/status"),
+        capture_output=True,
+        text=True,
+        env=clean_environment(),
+        timeout=20,
+    )
+    masks = [int(line.split()[1], 16) & 0x7FFF_FFFF for line in done.stdout.splitlines()]  # the C library has 32 and 33
+    assert masks == [0, 0]
+
+
+def test_without_a_node_nothing_is_run(tmp_path: Path) -> None:
+    from tests.live.cli_node import run
+
+    done = run(tmp_path, "run", "--", "echo", "it ran")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "meshnode" in done.stderr

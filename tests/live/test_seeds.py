@@ -1,0 +1,162 @@
+"""Seeds that are not there: no name delays another, and the log says once which seed is not reached and why."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from meshnode.runtime import host_names, seeds
+from meshnode.runtime.host_names import connect_tcp, look_up
+from tests.conftest import MakeNode
+
+DEAD = "dead.example"
+
+
+@pytest.fixture
+def dead_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A name server that does not answer for ``DEAD``; the list has the names that were asked for."""
+    answer, asked, real = threading.Event(), list[str](), socket.getaddrinfo
+
+    def ask(host: str, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("flags"):
+            return real(host, *args, **kwargs)  # an address
+        asked.append(host)
+        if host == DEAD:
+            answer.wait(60)
+            raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+        return real("127.0.0.1", *args, **kwargs)
+
+    monkeypatch.setattr(host_names.socket, "getaddrinfo", ask)
+    yield asked
+    answer.set()
+
+
+async def test_a_dead_name_server_delays_no_other_name(dead_server: list[str]) -> None:
+    stuck = [asyncio.create_task(look_up(DEAD)) for _ in range(50)]
+    await asyncio.sleep(0)
+    assert await look_up("good.example") == ["127.0.0.1"]
+    assert dead_server.count(DEAD) == 1, "fifty callers share one lookup"
+    stuck[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stuck[0]
+    assert not stuck[1].done(), "the others wait on"
+    for task in stuck:
+        task.cancel()
+    await asyncio.gather(*stuck, return_exceptions=True)
+
+
+def test_a_program_ends_while_a_name_is_looked_up() -> None:
+    program = (
+        "import asyncio, time\n"
+        "from meshnode.runtime import host_names\n"
+        "def stuck(host, flags=0):\n"
+        "    if flags: raise OSError('no address')\n"
+        "    time.sleep(600)\n"
+        "host_names._resolve = stuck\n"
+        "async def main():\n"
+        "    task = asyncio.create_task(host_names.look_up('dead.example'))\n"
+        "    await asyncio.sleep(0.05)\n"
+        "    task.cancel()\n"
+        "asyncio.run(main())"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 300, "no-such-host.invalid"])
+async def test_what_is_no_name_is_an_error_of_the_system(host: str) -> None:
+    with pytest.raises(OSError):
+        await look_up(host)
+
+
+async def test_a_target_whose_first_address_is_dead_is_reached_at_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+
+    async def two(host: str) -> list[str]:
+        return ["127.0.4.200", "127.0.0.1"]  # nothing listens at the first
+
+    monkeypatch.setattr(host_names, "look_up", two)
+    sock = await connect_tcp("target.example", port)
+    assert sock.getpeername() == ("127.0.0.1", port)
+    sock.close()
+    server.close()
+
+
+async def test_a_seed_is_joined_beside_one_whose_name_server_is_dead(
+    make_node: MakeNode, dead_server: list[str]
+) -> None:
+    seed = await make_node()
+    at = seed.record.endpoints[0].addr
+    node = await make_node(seeds=(f"{seed.id}@{DEAD}:4242", f"{seed.id}@good.example:{at.port}"))
+    await _until(lambda: node.status()["peers"] == 1)
+    assert DEAD in dead_server
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(15):
+        while not holds():  # noqa: ASYNC110 - what is waited for announces nothing
+            await asyncio.sleep(0.01)
+
+
+async def test_a_seed_that_is_not_reached_is_told_once_with_the_reason(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(seeds, "WARN_AFTER_S", 0.05)
+    monkeypatch.setattr(seeds, "LOOK_EVERY_S", 0.02)
+    other, stranger = await make_node(), await make_node(mesh="another")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        closed = free.getsockname()[1]
+    wrong = str(stranger.id)
+    ports = [node.record.endpoints[0].addr for node in (other, stranger)]
+    where = {
+        f"{wrong}@no-such-host.invalid:1": "its name does not resolve",
+        f"{wrong}@127.0.0.1:{closed}": "nothing listens at",
+        f"{wrong}@{ports[0]}": "another id",
+        f"{wrong}@{ports[1]}": "another mesh",
+    }
+    for text, reason in where.items():
+        caplog.clear()
+        node = await make_node(seeds=(text,), gossip=False)
+        await _until(lambda: any("is not reached" in r.getMessage() for r in caplog.records))
+        await asyncio.sleep(0.2)
+        told = [r.getMessage() for r in caplog.records if "is not reached" in r.getMessage()]
+        assert len(told) == 1, told
+        assert reason in told[0]
+        assert text.partition("@")[2] in told[0]
+        await node.close()
+
+
+async def test_a_seed_that_is_reached_at_last_is_told_too(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(seeds, "WARN_AFTER_S", 0.05)
+    monkeypatch.setattr(seeds, "LOOK_EVERY_S", 0.02)
+    caplog.set_level(logging.INFO)
+    seed = await make_node()
+    at, key, home = seed.record.endpoints[0].addr, seed.id, seed.config.home
+    await seed.close()
+    await make_node(seeds=(f"{key}@{at}",))
+    await _until(lambda: any("is not reached" in r.getMessage() for r in caplog.records))
+    await make_node(home=home, listen=str(at))
+    await _until(lambda: any("is reached" in r.getMessage() for r in caplog.records))
+
+
+async def test_a_seed_with_an_ipv6_address_is_told_with_its_brackets(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(seeds, "LOOK_EVERY_S", 0.02)
+    caplog.set_level(logging.INFO)
+    seed = await make_node(listen="[::1]:0")
+    at = seed.record.endpoints[0].addr
+    await make_node(listen="[::1]:0", seeds=(f"{seed.id}@{at}",))
+    await _until(lambda: any(f"at {at} is reached" in r.getMessage() for r in caplog.records))
+    assert str(at).startswith("[::1]:")

@@ -1,0 +1,279 @@
+"""A service as a socket of the operating system: what TCP promises, on a pair of Unix sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import http.client
+import itertools
+import os
+import socket
+import threading
+
+import pytest
+
+from meshnode import MeshSocket, MeshWriter, Node
+from meshnode.errors import PolicyDenied, ServiceNotFound
+from tests.conftest import MakeNode, echo
+from tests.engines import every_engine
+
+PLACES = itertools.count(2)
+
+
+class Peer:
+    """A service whose one stream a test holds."""
+
+    def __init__(self) -> None:
+        self.came: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+        self.done = asyncio.Event()
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: object) -> None:
+        self.came.put_nowait((reader, writer))
+        await self.done.wait()
+
+
+async def _pair(make_node: MakeNode, **settings: str) -> tuple[Node, Node]:
+    listener = await make_node(**settings)
+    return listener, await make_node(seed=listener, **settings)
+
+
+async def _held(make_node: MakeNode) -> tuple[MeshSocket, asyncio.StreamReader, asyncio.StreamWriter, Peer]:
+    listener, dialler = await _pair(make_node)
+    peer = Peer()
+    listener.serve("held", peer.handle, allow=["any"])
+    sock = await dialler.socket(listener.id, "held")
+    sock.settimeout(10)
+    return sock, *await asyncio.wait_for(peer.came.get(), 5), peer
+
+
+async def _recv(sock: socket.socket, size: int = 1 << 16) -> bytes:
+    return await asyncio.wait_for(asyncio.to_thread(sock.recv, size), 10)
+
+
+async def _all(sock: socket.socket) -> bytes:
+    parts = []
+    while data := await _recv(sock):
+        parts.append(data)
+    return b"".join(parts)
+
+
+async def test_it_is_a_socket_that_blocks_sends_and_receives(make_node: MakeNode) -> None:
+    listener, dialler = await _pair(make_node)
+    listener.serve("echo", echo, allow=["any"])
+    with await dialler.socket(listener.id, "echo") as sock:
+        assert isinstance(sock, socket.socket)
+        assert isinstance(sock, MeshSocket)
+        assert (sock.peer, sock.service, sock.getblocking()) == (listener.id, "echo", True)
+        assert os.fstat(sock.fileno())
+        await asyncio.to_thread(sock.sendall, b"hello")
+        assert await _recv(sock) == b"hello"
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(sock, b"again")
+        assert await loop.sock_recv(sock, 100) == b"again"
+    with pytest.raises(ServiceNotFound):
+        await dialler.socket(listener.id, "none")
+    listener.serve("closed", echo)
+    with pytest.raises(PolicyDenied):
+        await dialler.socket(listener.id, "closed")
+
+
+async def test_half_close_goes_both_ways_and_both_ends_are_clean(make_node: MakeNode) -> None:
+    sock, reader, writer, peer = await _held(make_node)
+    await asyncio.to_thread(sock.sendall, b"all that I say" * 10_000)
+    sock.shutdown(socket.SHUT_WR)
+    assert await asyncio.wait_for(reader.read(), 5) == b"all that I say" * 10_000
+    writer.write(b"and I hear on")
+    assert await _recv(sock) == b"and I hear on"
+    with pytest.raises(BrokenPipeError):
+        sock.send(b"x")
+    writer.write(b"to the end")
+    writer.write_eof()
+    assert await _all(sock) == b"to the end"
+    await asyncio.wait_for(writer.wait_closed(), 5)
+    await asyncio.wait_for(sock._bridge.mesh.ended.wait(), 5)  # both directions are over: nothing is held for it
+    peer.done.set()
+    sock.close()
+
+
+async def test_half_close_while_the_peer_is_behind_loses_nothing(make_node: MakeNode) -> None:
+    """All is read of the program, and more than the mark waits for the peer, when the direction ends."""
+    sock, reader, writer, peer = await _held(make_node)
+    size = (3 << 20) + 100_000  # a window of 2 MiB is taken, 1 MiB is the mark
+    await asyncio.to_thread(sock.sendall, bytes(size))
+    await asyncio.sleep(0.3)
+    sock.shutdown(socket.SHUT_WR)
+    await asyncio.sleep(0.1)
+    assert sock._bridge.mesh.get_write_buffer_size() > 1 << 19
+    assert len(await asyncio.wait_for(reader.read(), 10)) == size
+    writer.write(b"answer")
+    assert await _recv(sock) == b"answer"
+    writer.write_eof()
+    assert await _recv(sock) == b""
+    sock.close()
+    peer.done.set()
+
+
+async def test_the_peer_ends_first_and_the_program_goes_on(make_node: MakeNode) -> None:
+    sock, reader, writer, peer = await _held(make_node)
+    writer.write_eof()
+    assert await _recv(sock) == b""
+    await asyncio.to_thread(sock.sendall, b"still here")
+    assert await asyncio.wait_for(reader.readexactly(10), 5) == b"still here"
+    sock.shutdown(socket.SHUT_WR)
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    await asyncio.wait_for(sock._bridge.mesh.ended.wait(), 5)
+    sock.close()
+    peer.done.set()
+
+
+@pytest.mark.parametrize("state", ["silent", "has sent", "has ended its direction", "sends more than is read"])
+async def test_a_reset_is_econnreset_and_never_an_end(make_node: MakeNode, state: str) -> None:
+    sock, reader, writer, _ = await _held(make_node)
+    if state != "silent":
+        await asyncio.to_thread(sock.sendall, b"x")
+        await reader.readexactly(1)
+    if state == "has ended its direction":
+        sock.shutdown(socket.SHUT_WR)
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+    if state == "sends more than is read":
+        sock.setblocking(False)
+        sent = 0
+        for _ in range(200):
+            try:
+                while sent < 20 << 20:
+                    sent += sock.send(bytes(1 << 16))
+            except BlockingIOError:
+                await asyncio.sleep(0.005)
+        assert sent < 6 << 20, "a window, the mark, and what the pair of sockets holds"
+        sock.settimeout(10)
+    writer.transport.abort()
+    with pytest.raises(ConnectionResetError):
+        await _all(sock)
+    sock.close()
+
+
+async def test_the_end_of_a_node_is_a_reset(make_node: MakeNode) -> None:
+    listener, dialler = await _pair(make_node)
+    listener.serve("echo", echo, allow=["any"])
+    sock, other = [await dialler.socket(listener.id, "echo") for _ in range(2)]
+    await asyncio.to_thread(other.sendall, b"x")
+    assert await _recv(other) == b"x"
+    await dialler.close()
+    for one in (sock, other):
+        with pytest.raises(ConnectionResetError):
+            await _recv(one)
+        one.close()
+
+
+async def test_closing_with_something_unread_is_a_reset_for_the_peer(make_node: MakeNode) -> None:
+    sock, reader, writer, _ = await _held(make_node)
+    writer.write(b"unread")
+    assert await asyncio.to_thread(sock.recv, 100, socket.MSG_PEEK) == b"unread"
+    sock.close()
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(reader.read(), 5)
+
+
+async def test_closing_delivers_what_was_sent_and_the_peer_writes_no_more(make_node: MakeNode) -> None:
+    sock, reader, writer, peer = await _held(make_node)
+    await asyncio.to_thread(sock.sendall, b"last words" * 10_000)
+    sock.close()
+    assert await asyncio.wait_for(reader.read(), 5) == b"last words" * 10_000
+    assert isinstance(writer, MeshWriter)
+    for _ in range(200):  # unasked: a peer that has nothing to say holds no stream
+        if writer._stream.write_end:
+            break
+        await asyncio.sleep(0.01)
+    assert writer._stream.write_end == "the peer closed the stream"
+    with pytest.raises(ConnectionError):
+        async with asyncio.timeout(10):
+            while True:
+                writer.write(b"x")
+                await asyncio.sleep(0.01)
+    peer.done.set()
+
+
+async def test_one_that_is_dropped_is_closed_and_leaves_no_descriptor(make_node: MakeNode) -> None:
+    sock, reader, _, peer = await _held(make_node)
+    before = len(os.listdir("/proc/self/fd"))
+    forget = [sock]
+    del sock
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        forget.clear()
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    peer.done.set()
+    gc.collect()
+    for _ in range(200):
+        if len(os.listdir("/proc/self/fd")) <= before - 2:
+            break
+        await asyncio.sleep(0.01)
+    else:
+        pytest.fail("the pair is still open")
+
+
+async def test_a_program_that_does_not_read_holds_the_peer_back(make_node: MakeNode) -> None:
+    sock, _, writer, peer = await _held(make_node)
+    written = 0
+    for _ in range(300):
+        if writer.transport.get_write_buffer_size() <= 1 << 20:
+            writer.write(bytes(1 << 16))
+            written += 1 << 16
+        await asyncio.sleep(0.003)
+    assert written < 6 << 20, "the stream's window and mark, and what the pair of sockets holds"
+    writer.write_eof()
+    assert len(await _all(sock)) == written
+    sock.close()
+    peer.done.set()
+
+
+@every_engine
+async def test_a_thread_carries_megabytes_both_ways_while_both_nodes_move(make_node: MakeNode, engine: str) -> None:
+    seed = await make_node(seed_role=True, engine=engine)
+    listener, dialler = await make_node(seed=seed, engine=engine), await make_node(seed=seed, engine=engine)
+    listener.serve("echo", echo, allow=["any"])
+    sock = await dialler.socket(listener.id, "echo")
+    sock.settimeout(60)
+    payload = os.urandom(1 << 20)
+    sent, got = hashlib.sha256(), hashlib.sha256()
+
+    def send() -> None:
+        for _ in range(20):
+            sent.update(payload)
+            sock.sendall(payload)
+        sock.shutdown(socket.SHUT_WR)
+
+    def receive() -> None:
+        while data := sock.recv(1 << 16):
+            got.update(data)
+
+    threads = [threading.Thread(target=target) for target in (send, receive)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        await asyncio.sleep(0.2)
+        await asyncio.gather(*(node.rebind(f"127.0.6.{next(PLACES)}:0") for node in (listener, dialler)))
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
+    assert got.hexdigest() == sent.hexdigest()
+    sock.close()
+
+
+async def test_pythons_own_http_client_runs_on_it(make_node: MakeNode) -> None:
+    listener, dialler = await _pair(make_node)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: object) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + head.split()[1])
+
+    listener.serve("web", answer, allow=["any"])
+    client = http.client.HTTPConnection("web.mesh")
+    client.sock = await dialler.socket(listener.id, "web")
+
+    def ask() -> bytes:
+        client.request("GET", "/path")
+        return client.getresponse().read()
+
+    assert await asyncio.wait_for(asyncio.to_thread(ask), 10) == b"/path"
+    client.close()

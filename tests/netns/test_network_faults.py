@@ -1,0 +1,194 @@
+"""A network that misbehaves for a while, and hosts that lack something: streams go on, and nodes are found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bench import cases
+from tests.netns.host_node import HostNode, wait
+from tests.netns.lab import ROOT, Host, Lab, require
+
+pytestmark = pytest.mark.netns
+
+OTHER = "10.77.0.44/24"
+
+
+def _rules(host: Host, rule: str = "") -> None:
+    host.exec("nft", "-f", "-", stdin=f"flush ruleset\n{rule}\n")
+
+
+def _hook(hook: str, rule: str) -> str:
+    return f"table inet faults {{ chain c {{ type filter hook {hook} priority 0; {rule}; }}\n}}"
+
+
+class Link:
+    """Two hosts with a stream between them."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.switch = lab.switch()
+        self.here, self.there = (lab.host(label, self.switch, f"10.77.0.{n}/24") for n, label in ((2, "a"), (3, "b")))
+        self.stream = cases.Stream(lab, self.there, self.here, lab.scratch / "stream")
+
+
+@pytest.fixture(scope="module")
+def link() -> Iterator[Link]:
+    require()
+    with Lab() as lab:
+        yield Link(lab)
+
+
+def _refused_sending(link: Link) -> None:
+    _rules(link.here, _hook("output", "meta l4proto udp drop"))  # sendmsg says EPERM
+    time.sleep(1.0)
+    _rules(link.here)
+
+
+def _port_unreachable(link: Link) -> None:
+    _rules(link.there, _hook("input", "meta l4proto udp reject with icmpx port-unreachable"))
+    time.sleep(1.0)
+    _rules(link.there)
+
+
+def _prohibited(link: Link) -> None:
+    _rules(link.there, _hook("input", "meta l4proto udp reject with icmpx admin-prohibited"))
+    time.sleep(1.0)
+    _rules(link.there)
+
+
+def _stolen_address(link: Link) -> None:
+    """Another machine of the LAN answers ARP for the address of one end."""
+    link.here.ip("neigh replace 10.77.0.3 lladdr 02:00:00:00:00:99 nud permanent dev eth0")
+    time.sleep(1.0)
+    link.here.ip("neigh del 10.77.0.3 dev eth0")
+
+
+def _address_away(link: Link) -> None:
+    link.there.ip("addr del 10.77.0.3/24 dev eth0")
+    time.sleep(1.0)
+    link.there.ip("addr add 10.77.0.3/24 dev eth0")
+
+
+def _new_lease(link: Link) -> None:
+    link.there.ip(f"addr add {OTHER} dev eth0")
+    time.sleep(1.0)
+    link.there.ip("addr del 10.77.0.3/24 dev eth0")  # and, by the kernel's rule, others of its subnet
+    link.there.ip(f"addr replace {OTHER} dev eth0")
+
+
+def _interface_made_anew(link: Link) -> None:
+    link.there.ip("link del eth0")
+    link.switch.plug(link.there)
+    link.there.ip("link set eth0 up", "addr add 10.77.0.55/24 dev eth0")
+
+
+def _containers(link: Link) -> None:
+    for number in range(8):
+        link.there.ip(f"link add veth{number} type veth peer name peer{number}", f"link set veth{number} up")
+        time.sleep(0.1)
+        link.there.ip(f"link del veth{number}")
+
+
+@pytest.mark.parametrize(
+    ("event", "is_cut"),
+    [
+        (_refused_sending, True),
+        (_port_unreachable, True),
+        (_prohibited, True),
+        (_stolen_address, True),
+        (_address_away, True),
+        (_new_lease, False),
+        (_interface_made_anew, True),
+        (_containers, False),
+    ],
+)
+def test_a_stream_outlives_what_happens_to_a_network(link: Link, event: Callable[[Link], None], is_cut: bool) -> None:
+    link.stream.watch(0.3)
+    begun = time.monotonic()
+    event(link)
+    cut_ms = (time.monotonic() - begun) * 1_000 if is_cut else 0.0
+    report = link.stream.watch(2.0, reset=False)
+    assert (report["lost"], report["reordered"], report["error"]) == (0, 0, None)
+    assert report["gap_ms"] < cut_ms + 1_000
+
+
+def test_a_node_at_its_limit_of_descriptors_keeps_its_streams_and_tells_its_next_address() -> None:
+    require("prlimit")
+    with Lab() as lab:
+        switch, _, options = cases.seed_in(lab)
+        friend = HostNode(lab.host("friend", switch, "10.77.0.2/24"), *options)
+        node = HostNode(lab.host("node", switch, "10.77.0.3/24"), *options)
+        friend.echo(node)
+        pid = node.program.pid
+        used = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        subprocess.run(["prlimit", f"--pid={pid}", f"--nofile={used}:"], check=True)  # not one is left
+        node.host.renumber("10.77.0.33/24")
+        assert friend.echo(node)["path"] == "lan"
+        subprocess.run(["prlimit", f"--pid={pid}", "--nofile=1024:"], check=True)
+        wait(lambda: any(text.startswith("10.77.0.33") for text in node.ask("status")["endpoints"]))
+        assert "Traceback" not in node.said()
+
+
+def test_without_ipv6_in_one_of_the_hosts_mdns_and_echoes_work() -> None:
+    require()
+    with Lab() as lab:
+        switch = lab.switch()
+        hosts = [lab.host(label, switch, f"10.77.0.{n}/24") for n, label in ((2, "a"), (3, "b"))]
+        for scope in ("all", "default", "lo"):
+            hosts[1].exec("sh", "-c", f"echo 1 >/proc/sys/net/ipv6/conf/{scope}/disable_ipv6")
+        a, b = map(HostNode, hosts)
+        assert a.echo(b, 20)["path"] == "lan"
+        assert b.echo(a, 20)["path"] == "lan"
+
+
+def test_without_proc_a_node_works() -> None:
+    require("unshare")
+    with Lab() as lab:
+        switch, seed, options = cases.seed_in(lab)
+        host = lab.host("node", switch, "10.77.0.3/24")
+        home = lab.scratch / "bare"
+        bare = host.start(
+            *("unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc; exec "$@"', "sh"),
+            *(sys.executable, "-m", "meshnode", "up", "--json", "--home", str(home), *options),
+        )
+        peer = bare.line(60)["id"]
+        done = seed.call("ping", peer, "-c", "1")
+        assert json.loads(done.stdout.splitlines()[-1])["rtt_ms"] is not None
+
+
+@pytest.mark.parametrize("mask", ["000", "077"])
+def test_whatever_the_umask_the_home_is_its_owners_alone(tmp_path: Path, mask: str) -> None:
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "meshnode", "up", "--json", "--no-mdns", "--listen", "127.0.0.1:0"]
+    node = subprocess.Popen(
+        ["sh", "-c", f'umask {mask}; exec "$@"', "sh", *command, "--home", str(home)], stdout=subprocess.PIPE, cwd=ROOT
+    )
+    try:
+        assert node.stdout is not None
+        assert json.loads(node.stdout.readline())["ready"]
+        asked = [sys.executable, "-m", "meshnode", "expose", "x", "80", "--home", str(home)]
+        subprocess.run(asked, check=True, capture_output=True, cwd=ROOT)
+        assert {file.name for file in home.iterdir()} >= {"key", "lock", "services.json", "control.sock"}
+        assert [file.name for file in (home, *home.iterdir()) if file.lstat().st_mode & 0o077] == []
+    finally:
+        node.terminate()
+        node.wait(20)
+
+
+def test_a_seeds_name_with_a_dead_ipv6_address_is_joined_by_its_ipv4_one() -> None:
+    require()
+    with Lab() as lab:
+        switch, seed, _ = cases.seed_in(lab)
+        host = lab.host("node", switch, "10.77.0.3/24")
+        host.ip("addr add 2001:db8:1::3/64 dev eth0", "route add default via 2001:db8:1::1")
+        with cases.etc_of(host, hosts=f"127.0.0.1 localhost\n2001:db8::99 seed.example\n{cases.SEED} seed.example\n"):
+            node = HostNode(host, "--no-mdns", "--seed", f"{seed.id}@seed.example:4242")
+            begun = time.monotonic()
+            wait(lambda: node.ask("status")["peers"])
+        assert time.monotonic() - begun < 5

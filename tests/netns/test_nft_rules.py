@@ -1,0 +1,125 @@
+"""The rule set for operators: it loads, drops a stranger's flood in the kernel, and lets peers and newcomers pass."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.netns import lab
+from tests.netns.lab import ROOT, Host, Lab
+
+pytestmark = pytest.mark.netns
+
+RULES = ROOT / "bootstrap" / "meshnode.nft"
+SEED = "10.83.0.1"
+SENT = 20_000
+RATE, BURST = 500, 1_000  # what the rules allow one network
+
+
+@pytest.fixture
+def place() -> Iterator[Lab]:
+    """A laboratory."""
+    lab.require()
+    with Lab() as made:
+        yield made
+
+
+def meshnode(host: Host, *args: str) -> dict[str, object]:
+    """Run a command with the host's home; what it printed last."""
+    printed = host.exec(sys.executable, "-m", "meshnode", *args, "--json", "--home", str(host.lab.scratch / host.label))
+    found: dict[str, object] = json.loads(printed.splitlines()[-1])
+    return found
+
+
+def start(host: Host, *args: str) -> str:
+    """Start a node; its id."""
+    home: Path = host.lab.scratch / host.label
+    home.mkdir(exist_ok=True)
+    ready = host.start(sys.executable, "-m", "meshnode", *args, "--no-mdns", "--json", "--home", str(home)).line()
+    return str(ready["id"])
+
+
+def dropped(seed: Host) -> int:
+    """Packets that the rules have dropped."""
+    listed = seed.exec("nft", "list", "table", "inet", "meshnode")
+    return sum(int(count) for count in re.findall(r"counter packets (\d+)", listed))
+
+
+def received(seed: Host) -> int:
+    """Datagrams that reached the node and were dropped there."""
+    counters = meshnode(seed, "status")["counters"]
+    assert isinstance(counters, dict)
+    return sum(count for name, count in counters.items() if name.startswith("drop_"))
+
+
+def flood(host: Host, count: int) -> None:
+    """Send junk from many ports."""
+
+    def sockets() -> list[socket.socket]:
+        return [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(50)]
+
+    data = [b"\x01" + os.urandom(128) for _ in range(100)]
+    made = host.inside(sockets)
+    for number in range(count):
+        made[number % len(made)].sendto(data[number % len(data)], (SEED, 4242))
+    for sock in made:
+        sock.close()
+
+
+def test_a_flood_is_dropped_in_the_kernel_while_a_peer_and_a_newcomer_pass(place: Lab) -> None:
+    switch = place.switch()
+    seed = place.host("seed", switch, f"{SEED}/16")
+    peer = place.host("peer", switch, "10.83.7.2/16")
+    stranger = place.host("stranger", switch, "10.83.7.66/16")  # in the peer's network
+    newcomer = place.host("newcomer", switch, "10.83.8.2/16")
+    seed.exec("nft", "-c", "-f", str(RULES))
+    seed.exec("nft", "-f", str(RULES))
+    seed.exec("nft", "-f", str(RULES))  # it replaces itself
+    at = f"{start(seed, 'seed', '--listen', '[::]:4242')}@{SEED}:4242"
+    own = start(peer, "up", "--seed", at)
+    meshnode(peer, "ping", at.partition("@")[0], "-c", "1")
+
+    began, before = time.monotonic(), received(seed)
+    flood(stranger, SENT)
+    echoes = meshnode(peer, "ping", at.partition("@")[0], "-c", "1")
+    passed, allowed = received(seed) - before, BURST + RATE * (time.monotonic() - began + 1)
+    assert echoes["rtt_ms"] is not None, "a peer in the network that floods"
+    assert 0 < passed <= allowed
+    assert dropped(seed) > SENT - allowed
+
+    start(newcomer, "up", "--seed", at)
+    assert meshnode(newcomer, "ping", own, "-c", "1")["rtt_ms"] is not None
+
+
+def test_tcp_connections_of_one_network_are_limited_and_those_of_another_pass(place: Lab) -> None:
+    switch = place.switch()
+    seed = place.host("seed", switch, f"{SEED}/16")
+    stranger = place.host("stranger", switch, "10.83.7.66/16")
+    caller = place.host("caller", switch, "10.83.8.2/16")
+    seed.exec("nft", "-f", str(RULES))
+    with closing(seed.inside(lambda: socket.create_server((SEED, 4242), backlog=512))):
+
+        def calls(count: int) -> list[socket.socket]:
+            made = []
+            for _ in range(count):
+                sock = socket.socket()
+                sock.setblocking(False)
+                sock.connect_ex((SEED, 4242))
+                made.append(sock)
+            return made
+
+        pending = stranger.inside(lambda: calls(400))
+        assert dropped(seed) > 200
+        with closing(caller.inside(lambda: socket.create_connection((SEED, 4242), timeout=2))):
+            pass
+        for sock in pending:
+            sock.close()

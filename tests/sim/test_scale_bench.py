@@ -1,0 +1,33 @@
+"""The parts of ``./dev bench scale``, in short forms that the tests have time for."""
+
+from __future__ import annotations
+
+from bench import members, scale
+from meshnode.base.limits import GOSSIP_LISTED
+from meshnode.gossip.dissemination import listing
+
+
+def test_each_part_says_what_it_leaves_out_and_has_a_name_of_its_own() -> None:
+    assert len({part.name for part in scale.PARTS}) == len(scale.PARTS)
+    assert all(part.leaves_out for part in scale.PARTS)
+
+
+def test_a_mesh_whose_members_announce_themselves_is_connected_and_knows_its_seeds() -> None:
+    found = members.measure(40, rest=5.0, settle=12.0, count=1)
+    assert found["connected"]
+    assert not found["seeds_unknown"]
+    assert not found["missing"]
+    assert found["bytes"] > 0.0
+
+
+def test_what_a_node_keeps_and_sends_does_not_grow_with_the_mesh() -> None:
+    small, large = (
+        members.measure(nodes, rest=10.0, settle=12.0, count=1, places=10, every=0.1) for nodes in (40, 120)
+    )
+    assert listing.GOSSIP_LISTED == GOSSIP_LISTED, "the limit is that of nodes again"
+    assert not large["seeds_unknown"]
+    assert not large["missing"]
+    assert large["listed"] < 60, "the rest is known to neighbours"
+    assert large["stored_max"] < 1.5 * small["stored_max"]
+    assert large["messages"] < 1.3 * small["messages"]
+    assert large["links_mean"] < 1.2 * small["links_mean"]

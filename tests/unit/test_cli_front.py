@@ -1,0 +1,58 @@
+"""The front of the command line: what is typed in the wrong place, and Ctrl-C at any moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_config_cli import meshnode, told
+from tests.unit.test_error_texts import error_of
+
+
+def test_help_is_a_command_too(tmp_path: Path) -> None:
+    assert told(tmp_path, "help")[1] == told(tmp_path, "--help")[1]
+    assert told(tmp_path, "help", "ping")[1] == told(tmp_path, "ping", "--help")[1]
+    assert told(tmp_path, "help", "nothing")[0] == 2
+
+
+def test_an_option_before_the_command_is_told_where_it_stands(tmp_path: Path) -> None:
+    assert error_of(tmp_path, "--json", "status")[2].endswith("meshnode status --json")
+    assert "hint: options but --home stand behind the command" in meshnode(tmp_path, "--allow", "up").stderr
+
+
+@pytest.mark.parametrize("module", ["click", "meshnode.errors", "meshnode.cli.commands.identity"])
+def test_ctrl_c_while_it_starts_is_quiet(tmp_path: Path, module: str) -> None:
+    """Ctrl-C comes when a module is being loaded: a person that thinks better of it sees no traceback."""
+    program = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *more):\n"
+        f"        if name == {module!r}:\n"
+        "            raise KeyboardInterrupt\n"
+        "from meshnode.cli.main import main\n"
+        f"sys.modules.pop({module!r}, None)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "main()\n"
+    )
+    line = [sys.executable, "-c", program, "--home", str(tmp_path), "id"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr.strip()) == (130, "")
+
+
+def test_a_command_that_waits_ends_at_once_and_with_130(tmp_path: Path) -> None:
+    reading = subprocess.Popen(
+        [sys.executable, "-m", "meshnode", "--home", str(tmp_path), "pub", "topic"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(os.environ),
+    )
+    time.sleep(1.0)
+    reading.send_signal(signal.SIGINT)
+    _, err = reading.communicate(timeout=10)
+    assert (reading.returncode, err.strip()) == (130, b"")

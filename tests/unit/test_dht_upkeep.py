@@ -1,0 +1,138 @@
+"""Upkeep of a DHT's contacts: the dead go, liars go and stay away, and a mesh without news is left alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from meshnode.discovery.dht.contacts import FIRST_CHECK_S, LEAST_CHECK_S, LIAR_S, LIARS, MAX_CHECK_S
+from meshnode.discovery.dht.messages import Value, encode_message
+from meshnode.identity.record import sign_record
+from tests.unit.test_dht_parts import _identity, _record
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from dht_sim import Net, SimNode, build
+
+from bench import dht_join
+from bench.dht_churn import measure
+
+
+def _knows(node: SimNode, other: SimNode) -> bool:
+    return other.id in dict(node.dht.contacts())
+
+
+def test_few_contacts_are_dead_while_half_of_a_mesh_is_replaced_in_ten_minutes() -> None:
+    result = measure(40, 1_200.0, 20)
+    assert result["right"] == 20
+    assert result["dead_share"] < 0.1
+
+
+def test_a_contact_that_dies_is_found_out_though_no_lookup_asks_it() -> None:
+    net = build(6, 2)
+    node, dead = net.nodes[2], net.nodes[4]
+    net.run(60.0)
+    net.kill(dead)
+    assert _knows(node, dead)
+    net.run(FIRST_CHECK_S * 1.5)
+    assert not _knows(node, dead)
+
+
+def test_checks_grow_rare_while_none_is_dead_and_come_often_when_some_are() -> None:
+    net = build(12, 3)
+    node = net.nodes[5]
+    net.run(3 * 3_600.0)
+    assert node.dht._contacts._check_s > 2 * FIRST_CHECK_S
+    before = node.metrics.counters["dht_rpcs"]
+    rare = node.dht._contacts._check_s
+    net.run(3_600.0)
+    assert node.metrics.counters["dht_rpcs"] - before < 120, "a lookup each 15 minutes, and 11 checks"
+    for other in net.nodes[6:]:
+        net.kill(other)
+    net.run(2 * MAX_CHECK_S)
+    assert node.dht._contacts._check_s < rare
+    assert node.dht._contacts._check_s >= LEAST_CHECK_S
+    assert {peer for peer, _ in node.dht.contacts()} == {other.id for other in net.nodes[:6]} - {node.id}
+
+
+def test_an_outage_of_this_nodes_own_link_takes_no_contact() -> None:
+    net = build(8, 4)
+    node = net.nodes[3]
+    known = set(dict(node.dht.contacts()))
+    del net.by_addr[node.addr]
+    net.run(2 * FIRST_CHECK_S)
+    net.by_addr[node.addr] = node
+    assert set(dict(node.dht.contacts())) == known
+    net.run(130.0)
+    assert set(dict(node.dht.contacts())) == known
+
+
+def _lie(net: Net, liar: SimNode, record: bytes) -> None:
+    from meshnode.discovery.dht.messages import Find, Get, Nodes, Ping, Pong, Reply, Request
+
+    def lies(request: Request) -> Reply | None:
+        if isinstance(request, Get):
+            return Value(request.tx, bytes(8), (), record)
+        if isinstance(request, Find):
+            return Nodes(request.tx, bytes(8), ())
+        return Pong(request.tx, bytes(8)) if isinstance(request, Ping) else None
+
+    liar.lies = lies
+
+
+def test_a_node_that_answers_with_a_forged_record_is_no_contact_for_an_hour() -> None:
+    net = build(6, 5)
+    node, liar, owner = net.nodes[1], net.nodes[3], net.nodes[5]
+    forged = bytearray(net.record(owner).encoded)
+    forged[-1] ^= 1
+    _lie(net, liar, bytes(forged))
+    net.publish(owner)
+    net.run(1.0)
+    assert _knows(node, liar)
+    net.resolve(node, net.add().id)
+    assert not _knows(node, liar), "it answered for a key that is not the record's"
+    assert node.metrics.counters[LIARS] == 1
+    node.dht.add_contact_hint(liar.id, liar.addr, net.now)
+    net.pump(node)
+    net.run(5.0)
+    assert not _knows(node, liar)
+    liar.lies = None
+    net.run(LIAR_S + 1_200.0)
+    node.dht.add_contact_hint(liar.id, liar.addr, net.now)
+    net.pump(node)
+    net.run(5.0)
+    assert _knows(node, liar)
+    assert len(encode_message(Value(bytes(8), bytes(8), (), bytes(forged)))) > 0
+
+
+def test_a_record_that_has_run_out_is_no_lie() -> None:
+    net = build(6, 6)
+    node, slow = net.nodes[1], net.nodes[3]
+    owner = _identity(9)
+    old = sign_record(
+        owner, seq=5, issued_ms=int((net.wall() - 8_000) * 1000), ttl=7_200, endpoints=_record(owner, 5).endpoints
+    )
+    _lie(net, slow, old.encoded)
+    net.resolve(node, owner.id)
+    assert node.metrics.counters["dht_record_expired"] >= 1
+    assert _knows(node, slow)
+
+
+def test_a_join_asks_each_node_about_itself_once_and_costs_little_at_any_size() -> None:
+    for nodes in (10, 40):
+        joined = dht_join.measure(nodes)
+        assert joined["datagrams"] < 200
+        assert joined["bytes"] < 100_000
+        assert joined["contacts"] >= min(nodes, 16)
+        assert joined["contact_of"] >= min(nodes, 16)
+
+
+def test_a_publication_and_a_join_share_a_lookup() -> None:
+    net = build(10, 3)
+    node = net.add()
+    net.join(node, [net.nodes[0]])
+    net.publish(node)
+    net.run(0.9)
+    assert node.metrics.counters["dht_lookups"] == 1
+    found, _, _ = net.resolve(net.nodes[5], node.id)
+    assert found is not None

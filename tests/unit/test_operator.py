@@ -1,0 +1,288 @@
+"""Commands that make, join and grant in a private mesh: what they print, write and refuse, without a node."""
+
+from __future__ import annotations
+
+import json
+import stat
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from meshnode.cli.commands.trust import show_qr
+from meshnode.cli.front import group
+from meshnode.config import Config
+from meshnode.errors import ConfigError, GrantError, GrantReject, KeyFileError, MeshError
+from meshnode.identity.keys import Identity
+from meshnode.identity.mesh_file import mesh_key_bytes
+from meshnode.trust.chain import verify_chain
+from meshnode.trust.home_mesh import load_authority, load_chain, load_mesh, load_rotation, save_chain
+from meshnode.trust.operator import drop_old_key, own_grant, renew_own
+from meshnode.trust.ticket import parse_ticket
+from tests.unit.qr import read_qr
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.environ", {"PATH": "", "HOME": "/nonexistent"})
+
+
+def run(home: Path, *args: str, stdin: str | None = None, **env: str) -> Any:
+    """Run a command with ``--json`` and return its object; raises what it raises."""
+    line = ["--home", str(home), *args, "--json"]
+    done = CliRunner().invoke(group, line, input=stdin, env=env, standalone_mode=False, catch_exceptions=False)
+    return json.loads(done.stdout.splitlines()[0])
+
+
+def refused(home: Path, *args: str, **more: Any) -> MeshError:
+    with pytest.raises(MeshError) as caught:
+        run(home, *args, **more)
+    return caught.value
+
+
+@pytest.fixture
+def operator(tmp_path: Path) -> Path:
+    run(tmp_path / "a", "mesh", "create", "field")
+    return tmp_path / "a"
+
+
+def ticket(home: Path, *args: str) -> str:
+    return str(run(home, "invite", *args)["ticket"])
+
+
+def test_a_mesh_is_made_with_its_secrets_readable_by_this_user_alone(tmp_path: Path) -> None:
+    home = tmp_path / "a"
+    said = run(home, "mesh", "create", "field")
+    mesh = load_mesh(home)
+    assert mesh is not None
+    assert (said["mesh"], said["authority"]) == ("field", str(mesh.authority))
+    for name in ("mesh.json", "grant", "authority.key", "key"):
+        assert stat.S_IMODE((home / name).stat().st_mode) == 0o600
+    assert mesh.key not in json.dumps(said)
+    config = Config.load(home, env={})
+    assert (config.mesh, config.authority) == (mesh.key, said["authority"])
+    assert mesh.key not in repr(config)
+    assert isinstance(refused(home, "mesh", "create", "other"), ConfigError)
+
+
+def test_a_setting_or_flag_for_another_mesh_leaves_the_homes_mesh_out(operator: Path) -> None:
+    assert Config.load(operator, {"mesh": "open"}, env={}).authority == ""
+    assert Config.load(operator, env={"MESHNODE_MESH": "other"}).authority == ""
+
+
+def test_a_ticket_brings_another_home_into_the_mesh_with_its_roles(operator: Path, tmp_path: Path) -> None:
+    seed = f"{Identity(b's' * 32).id}@192.0.2.1:4242"
+    text = ticket(operator, "--role", "web", "--role", "db", "--service", "web*", "--seed", seed)
+    said = run(tmp_path / "b", "join", text)
+    mine, theirs = load_mesh(operator), load_mesh(tmp_path / "b")
+    assert mine is not None
+    assert theirs is not None
+    assert (theirs.name, theirs.key, theirs.authority) == (mine.name, mine.key, mine.authority)
+    assert (said["mesh"], said["roles"]) == ("field", ["db", "web"])
+    assert said["id"] == run(tmp_path / "b", "id")["id"]
+    assert Config.load(tmp_path / "b", env={}).seeds == (seed,)
+    shown = run(tmp_path / "b", "grant", "show")
+    assert (shown["roles"], shown["services"], shown["delegate"]) == (["db", "web"], ["web*"], False)
+
+
+def test_a_ticket_comes_from_a_file_and_from_stdin_too(operator: Path, tmp_path: Path) -> None:
+    file = tmp_path / "ticket"
+    assert run(operator, "invite", "--role", "web", "--out", str(file))["file"] == str(file)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert run(tmp_path / "b", "join", f"@{file}")["roles"] == ["web"]
+    assert run(tmp_path / "c", "join", "-", stdin=file.read_text())["roles"] == ["web"]
+    assert isinstance(refused(operator, "invite", "--out", str(file)), ConfigError), "it is not overwritten"
+
+
+@pytest.mark.parametrize("text", ["", "mesh-", "mesh-aaaa", "open", "@/nonexistent"])
+def test_what_is_no_ticket_is_said_to_be_none_and_leaves_the_home_as_it_was(tmp_path: Path, text: str) -> None:
+    error = refused(tmp_path / "b", "join", text)
+    assert isinstance(error, ConfigError)
+    assert error.hint
+    assert not (tmp_path / "b" / "mesh.json").exists()
+
+
+def test_a_home_joins_one_mesh_and_its_own_again(operator: Path, tmp_path: Path) -> None:
+    run(tmp_path / "x", "mesh", "create", "other")
+    run(tmp_path / "b", "join", ticket(operator, "--role", "web"))
+    assert isinstance(refused(tmp_path / "b", "join", ticket(tmp_path / "x")), ConfigError)
+    assert run(tmp_path / "b", "join", ticket(operator, "--role", "db"))["roles"] == ["db"]
+
+
+def test_a_ticket_that_has_expired_is_refused_with_what_to_do(operator: Path, tmp_path: Path) -> None:
+    text = ticket(operator, "--expires", "0.01s")
+    time.sleep(0.05)
+    error = refused(tmp_path / "b", "join", text)
+    assert isinstance(error, GrantError)
+    assert error.reason is GrantReject.TOO_LATE
+    assert "meshnode invite" in error.hint
+
+
+def test_what_an_invitation_says_is_in_the_ticket(operator: Path) -> None:
+    found = parse_ticket(ticket(operator, "--role", "web", "--expires", "2h", "--uses", "7", "--lifetime", "3d"))
+    now = time.time() * 1000
+    assert found.delegation.uses == 7
+    assert found.delegation.until == pytest.approx(now + 2 * 3_600_000, abs=60_000)
+    assert found.delegation.roles == ("web",)
+
+
+def test_the_authoritys_key_is_encrypted_under_its_own_passphrase(tmp_path: Path) -> None:
+    home, passphrase = tmp_path / "a", {"MESHNODE_AUTHORITY_PASSPHRASE": "correct horse"}
+    run(home, "mesh", "create", "field", **passphrase)
+    assert isinstance(refused(home, "invite"), KeyFileError)
+    assert run(home, "invite", **passphrase)["ticket"].startswith("mesh-")
+    assert run(home, "id")["id"], "the node's key is not"
+    key = load_authority(home, "correct horse")
+    assert key is not None
+    assert run(home, "invite", MESHNODE_AUTHORITY_KEY=key.seed.hex())["ticket"].startswith("mesh-")
+    assert isinstance(refused(home, "invite", MESHNODE_AUTHORITY_KEY="00" * 32), ConfigError)
+
+
+def test_the_node_of_the_authoritys_home_invites_without_the_authoritys_key(operator: Path, tmp_path: Path) -> None:
+    (operator / "authority.key").unlink()
+    run(tmp_path / "b", "join", ticket(operator, "--role", "web"))
+    mesh = load_mesh(operator)
+    assert mesh is not None
+    node = run(tmp_path / "b", "id")["id"]
+    chain = load_chain(tmp_path / "b")
+    assert len(chain) == 3
+    assert str(verify_chain(chain, _id(node), mesh.authority, time.time()).id) == node
+
+
+def _id(text: str) -> Any:
+    from meshnode.identity.node_id import NodeId
+
+    return NodeId.parse(text)
+
+
+def test_a_member_without_a_delegation_cannot_invite(operator: Path, tmp_path: Path) -> None:
+    run(tmp_path / "b", "join", ticket(operator, "--role", "web"))
+    error = refused(tmp_path / "b", "invite", "--role", "web")
+    assert "may give no grants" in error.message
+
+
+def test_a_delegate_gives_its_roles_and_no_others(operator: Path, tmp_path: Path) -> None:
+    file, more = tmp_path / "grant", tmp_path / "more"
+    run(tmp_path / "b", "join", ticket(operator, "--role", "web"))
+    node = run(tmp_path / "b", "id")["id"]
+    made = run(operator, "grant", "issue", node, "--role", "web", "--delegate", "--out", str(file))
+    assert (made["delegate"], made["renews"]) == (True, False)
+    assert run(tmp_path / "b", "grant", "install", str(file))["grant"] == made["grant"]
+    other = str(Identity(b"o" * 32).id)
+    assert run(tmp_path / "b", "grant", "issue", other, "--role", "web", "--out", str(more))["roles"] == ["web"]
+    error = refused(tmp_path / "b", "grant", "issue", other, "--role", "db", "--out", str(tmp_path / "no"))
+    assert isinstance(error, GrantError)
+    assert error.reason is GrantReject.WIDER
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_grant_for_another_node_is_not_installed(operator: Path, tmp_path: Path) -> None:
+    run(tmp_path / "b", "join", ticket(operator, "--role", "web"))
+    file = tmp_path / "grant"
+    run(operator, "grant", "issue", str(Identity(b"o" * 32).id), "--role", "db", "--out", str(file))
+    error = refused(tmp_path / "b", "grant", "install", str(file))
+    assert isinstance(error, GrantError)
+    assert error.reason is GrantReject.OTHER_KEY
+    assert run(tmp_path / "b", "grant", "show")["roles"] == ["web"]
+
+
+def test_the_authoritys_own_node_is_renewed_from_half_of_its_time_on(operator: Path) -> None:
+    authority, node = load_authority(operator, None), _id(run(operator, "id")["id"])
+    assert authority is not None
+    now = time.time()
+    assert not renew_own(operator, node, authority, now, lambda count: bytes(count))
+    save_chain(operator, own_grant(authority, node, now - 200 * 86_400, lambda count: bytes(count)))
+    assert renew_own(operator, node, authority, now, lambda count: bytes(count))
+    assert run(operator, "grant", "show")["expires"] == pytest.approx(now + 365 * 86_400, abs=60)
+
+
+def test_a_clock_before_the_ticket_was_made_is_told_as_such(operator: Path, tmp_path: Path) -> None:
+    from meshnode.trust.ticket import redeem
+
+    found = parse_ticket(ticket(operator, "--role", "web"))
+    with pytest.raises(GrantError) as caught:
+        redeem(found, Identity(b"n" * 32).id, time.time() - 86_400, lambda count: bytes(count))
+    assert "clock" in caught.value.message
+    assert caught.value.hint == "set the clock"
+
+
+@pytest.mark.parametrize("args", [["--role", "No Role"], [f"--role=r{n}" for n in range(9)], ["--service", ""]])
+def test_a_role_or_service_that_is_none_or_one_too_many_is_told(operator: Path, args: list[str]) -> None:
+    error = refused(operator, "invite", *args)
+    assert isinstance(error, ConfigError)
+    assert error.hint
+
+
+def test_the_secret_is_rotated_once_at_a_time_and_tickets_have_the_one_of_their_time(operator: Path) -> None:
+    before = load_mesh(operator)
+    assert before is not None
+    said = run(operator, "mesh", "rotate", "--delay", "0.01s", "--overlap", "1h")
+    assert (said["mesh"], said["told"]) == ("field", False)
+    assert said["ends"] - said["begins"] == pytest.approx(3600)
+    time.sleep(0.05)
+    rotation = load_rotation(operator, before.authority)
+    assert rotation is not None
+    assert parse_ticket(ticket(operator)).secret == rotation.key != mesh_key_bytes(before.key)
+    assert isinstance(refused(operator, "mesh", "rotate"), ConfigError)
+
+
+def test_a_setting_that_names_another_mesh_is_warned_of_when_a_home_joins(operator: Path, tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir(mode=0o700)
+    for home, text, warned in ((tmp_path / "b", 'mesh = "open"', True), (tmp_path / "c", None, False)):
+        if text is not None:
+            (home / "meshnode.toml").write_text(text)
+        line = ["--home", str(home), "join", ticket(operator, "--role", "web")]
+        done = CliRunner().invoke(group, line, standalone_mode=False, catch_exceptions=False)
+        assert ("names another mesh" in done.stderr) is warned
+
+
+def test_a_grant_in_a_file_is_made_again_for_later_by_what_may_make_it(operator: Path, tmp_path: Path) -> None:
+    old, new, node = tmp_path / "old", tmp_path / "new", str(Identity(b"o" * 32).id)
+    more = ["--role", "web", "--service", "web*", "--renews", "--lifetime", "1h"]
+    first = run(operator, "grant", "issue", node, *more, "--out", str(old))
+    again = run(operator, "grant", "renew", str(old), "--out", str(new))
+    same = ("id", "roles", "services", "delegate", "renews")
+    assert [again[key] for key in same] == [first[key] for key in same]
+    assert again["expires"] > first["expires"]
+    run(tmp_path / "b", "join", ticket(operator, "--role", "web"))
+    assert isinstance(refused(tmp_path / "b", "grant", "renew", str(old), "--out", str(tmp_path / "no")), ConfigError)
+
+
+def test_the_replaced_key_goes_when_its_grace_period_is_over_and_not_before(operator: Path) -> None:
+    assert not drop_old_key(operator, time.time() + 1e6), "nothing was replaced"
+    ends = run(operator, "rotate", "--grace", "2h")["grace_until"]
+    assert not drop_old_key(operator, ends)
+    assert (operator / "key.old").exists()
+    assert drop_old_key(operator, ends + 61)
+    assert not (operator / "key.old").exists()
+    assert (operator / "key").exists()
+    assert not drop_old_key(operator, ends + 61)
+
+
+def test_a_ticket_is_shown_as_a_qr_code_where_that_can_be_made(operator: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "segno", None)
+    assert "pip install" in refused(operator, "invite", "--qr").hint
+
+
+def test_a_camera_reads_the_ticket_from_the_terminal(operator: Path) -> None:
+    line = ["--home", str(operator), "invite", "--qr", "--json"]
+    done = CliRunner().invoke(group, line, standalone_mode=False, catch_exceptions=False)
+    text = json.loads(done.stdout)["ticket"]
+    read = read_qr("\n".join(row for row in done.stderr.splitlines() if set(row) <= set(" █▀▄")))
+    assert read == text.upper(), "capitals and digits make the smallest code"
+    assert parse_ticket(read) == parse_ticket(text)
+
+
+@pytest.mark.parametrize("length", [20, 400, 1_800, 3_900])
+def test_a_code_of_any_size_is_read(length: int, capsys: pytest.CaptureFixture[str]) -> None:
+    text = ("mesh0a1b2c3-" * 400)[:length]
+    show_qr(text)
+    assert read_qr(capsys.readouterr().err) == text.upper()
+
+
+def test_a_ticket_that_fits_no_code_is_an_error_that_says_so() -> None:
+    with pytest.raises(ConfigError, match="too long for a QR code"):
+        show_qr("a" * 5_000)

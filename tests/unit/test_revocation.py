@@ -1,0 +1,218 @@
+"""Revocations: what each issuer may revoke, what is no statement, and what a full set keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from meshnode.base.limits import GRANT_SKEW_S, MAX_OTHER_REVOCATIONS, MAX_REVOCATIONS_SHARE
+from meshnode.errors import GrantError, GrantReject, InvalidId
+from meshnode.identity.keys import Identity
+from meshnode.trust import revocations as sets
+from meshnode.trust.authority import Issuer
+from meshnode.trust.chain import Chain, verify_chain
+from meshnode.trust.grant import LAST_MS, Delegation, grant_id
+from meshnode.trust.revocation import (
+    Revocation,
+    RevocationError,
+    RevocationReject,
+    open_revocation,
+    parse_target,
+    sign_revocation,
+)
+from meshnode.trust.revocations import BUCKETS, Revocations, differing
+from meshnode.trust.succession import sign_succession
+
+AUTHORITY, DELEGATE, NODE, OTHER, STRANGER = (Identity(bytes([n]) * 32) for n in range(1, 6))
+WALL = 1_700_000_000.0
+MS = int(WALL * 1000)
+HOUR = 3_600_000
+RIGHT = Delegation(("web",), None, 2, MS + HOUR)
+
+
+def _issue(issuer: Issuer, subject: Identity, **more: Any) -> Chain:
+    said = {"roles": ["web"], "not_before": MS, "expires": MS + HOUR, "entropy": bytes} | more
+    return issuer.issue(subject.id, **said)
+
+
+BY_AUTHORITY = _issue(Issuer(AUTHORITY), DELEGATE, delegation=RIGHT)
+BY_DELEGATE = _issue(Issuer(DELEGATE, BY_AUTHORITY), NODE)
+DIRECT = _issue(Issuer(AUTHORITY), NODE)
+
+
+def _revoke(issuer: Identity, target: bytes, chain: Chain = (), time: int = MS, **more: Any) -> Revocation:
+    return sign_revocation(issuer, target, time=time, chain=chain, **more)
+
+
+def _set(*statements: Revocation, wall: float = WALL) -> Revocations:
+    found = Revocations(AUTHORITY.id)
+    for each in statements:
+        found.add(open_revocation(each.encoded, AUTHORITY.id, wall), wall)
+    return found
+
+
+def _holds(revoked: Revocations, chain: Chain, subject: Identity) -> bool:
+    try:
+        verify_chain(chain, subject.id, AUTHORITY.id, WALL, revoked.covers)
+    except GrantError as error:
+        assert error.reason is GrantReject.REVOKED
+        return False
+    return True
+
+
+def _grant(chain: Chain, at: int = -1) -> bytes:
+    return bytes.fromhex(grant_id(chain[at]))
+
+
+def test_the_authority_revokes_any_key_and_all_that_follows_from_it() -> None:
+    for target in (DELEGATE, NODE):
+        assert not _holds(_set(_revoke(AUTHORITY, bytes(target.id))), BY_DELEGATE, NODE)
+    revoked = _set(_revoke(AUTHORITY, bytes(DELEGATE.id)))
+    assert _holds(revoked, DIRECT, NODE)
+    assert revoked.has_key(DELEGATE.id)
+    assert not revoked.has_key(NODE.id)
+
+
+def test_the_authority_revokes_one_grant_and_the_others_of_that_key_stay() -> None:
+    revoked = _set(_revoke(AUTHORITY, _grant(BY_DELEGATE)))
+    assert not _holds(revoked, BY_DELEGATE, NODE)
+    assert _holds(revoked, DIRECT, NODE)
+    assert not _holds(_set(_revoke(AUTHORITY, _grant(BY_AUTHORITY))), BY_DELEGATE, NODE)
+
+
+@pytest.mark.parametrize("target", [bytes(NODE.id), _grant(BY_DELEGATE)])
+def test_a_delegate_revokes_what_its_grants_made_and_nothing_else(target: bytes) -> None:
+    revoked = _set(_revoke(DELEGATE, target, BY_AUTHORITY))
+    assert not _holds(revoked, BY_DELEGATE, NODE)
+    assert _holds(revoked, DIRECT, NODE), "the authority made this one"
+    assert not revoked.has_key(NODE.id)
+    above = _set(_revoke(NODE, bytes(DELEGATE.id), BY_DELEGATE))
+    assert _holds(above, BY_DELEGATE, NODE)
+    assert _holds(above, BY_AUTHORITY, DELEGATE)
+
+
+def test_a_key_revokes_itself_with_all_that_it_granted() -> None:
+    revoked = _set(_revoke(DELEGATE, bytes(DELEGATE.id), BY_AUTHORITY))
+    assert revoked.has_key(DELEGATE.id)
+    assert not _holds(revoked, BY_AUTHORITY, DELEGATE)
+    assert not _holds(revoked, BY_DELEGATE, NODE)
+
+
+def _changed(statement: Revocation, at: int) -> bytes:
+    data = bytearray(statement.encoded)
+    data[at] ^= 1
+    return bytes(data)
+
+
+GOOD = _revoke(AUTHORITY, bytes(NODE.id), reason="lost")
+REFUSED: dict[str, tuple[bytes, RevocationReject]] = {
+    "nothing": (b"", RevocationReject.MALFORMED),
+    "a grant": (DIRECT[0], RevocationReject.MALFORMED),
+    "one with a changed signature": (_changed(GOOD, 3), RevocationReject.FORGED),
+    "one with another issuer": (_changed(GOOD, 68), RevocationReject.FORGED),
+    "of the authority itself": (
+        sign_revocation(AUTHORITY, bytes(AUTHORITY.id), time=MS).encoded,
+        RevocationReject.MALFORMED,
+    ),
+    "of a stranger": (_revoke(STRANGER, bytes(NODE.id)).encoded, RevocationReject.UNPROVEN),
+    "of a stranger about itself": (_revoke(STRANGER, bytes(STRANGER.id)).encoded, RevocationReject.UNPROVEN),
+    "of a stranger that shows another's grants": (
+        _revoke(STRANGER, bytes(NODE.id), DIRECT).encoded,
+        RevocationReject.UNPROVEN,
+    ),
+    "from the future": (
+        _revoke(AUTHORITY, bytes(NODE.id), time=MS + int(GRANT_SKEW_S * 1000) + 1).encoded,
+        RevocationReject.FUTURE,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_no_revocation_is_refused_by_name(what: str) -> None:
+    encoded, why = REFUSED[what]
+    with pytest.raises(RevocationError) as caught:
+        open_revocation(encoded, AUTHORITY.id, WALL)
+    assert caught.value.reason is why
+
+
+def test_a_member_whose_grants_had_expired_may_revoke_nothing() -> None:
+    late = _revoke(NODE, bytes(NODE.id), DIRECT, time=MS + 2 * HOUR)
+    with pytest.raises(RevocationError) as caught:
+        open_revocation(late.encoded, AUTHORITY.id, WALL + 7200)
+    assert caught.value.reason is RevocationReject.UNPROVEN
+
+
+def test_a_statement_that_is_said_again_changes_nothing() -> None:
+    revoked = _set(GOOD)
+    before = revoked.prints()
+    assert not revoked.add(GOOD, WALL)
+    assert (len(revoked), revoked.prints()) == (1, before)
+
+
+def test_a_statement_goes_when_no_grant_that_it_means_can_hold_any_more() -> None:
+    ends = MS + HOUR
+    revoked = _set(_revoke(AUTHORITY, _grant(DIRECT), ends=ends), GOOD)
+    revoked.expire(WALL + 3600 + GRANT_SKEW_S)
+    assert len(revoked) == 2
+    revoked.expire(WALL + 3600 + GRANT_SKEW_S + 1)
+    assert [each.encoded for each in revoked] == [GOOD.encoded]
+    assert not revoked.add(_revoke(AUTHORITY, _grant(DIRECT), ends=ends), WALL + 7200), "nor does it come back"
+    assert not _holds(revoked, DIRECT, NODE)
+
+
+def test_keys_of_one_invitation_cannot_push_out_what_others_revoked() -> None:
+    honest = _revoke(NODE, bytes(NODE.id), DIRECT)
+    revoked = _set(honest)
+    for n in range(2 * MAX_REVOCATIONS_SHARE):
+        key = Identity(n.to_bytes(32, "big"))
+        chain = _issue(Issuer(DELEGATE, BY_AUTHORITY), key, expires=MS + HOUR)
+        revoked.add(_revoke(key, bytes(key.id), chain), WALL)
+    assert len(revoked) == 1 + MAX_REVOCATIONS_SHARE
+    assert revoked.has_key(NODE.id)
+    assert revoked.dropped == MAX_REVOCATIONS_SHARE
+
+
+def test_the_authoritys_statements_have_places_that_no_other_key_can_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sets, "MAX_OTHER_REVOCATIONS", 8)
+    assert MAX_OTHER_REVOCATIONS > MAX_REVOCATIONS_SHARE
+    revoked = _set(GOOD)
+    for n in range(20):
+        key = Identity(n.to_bytes(32, "big"))
+        revoked.add(_revoke(key, bytes(key.id), _issue(Issuer(AUTHORITY), key)), WALL)
+    assert len(revoked) == 1 + 8
+    assert revoked.has_key(NODE.id)
+
+
+def test_a_full_set_of_the_authority_keeps_the_newest_of_what_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sets, "MAX_REVOCATIONS", 3)
+    keys = [Identity(n.to_bytes(32, "big")) for n in range(5)]
+    made = [_revoke(AUTHORITY, bytes(key.id), time=MS - n, ends=LAST_MS) for n, key in enumerate(keys)]
+    for order in (made, made[::-1]):
+        revoked = _set(*order)
+        assert [revoked.has_key(key.id) for key in keys] == [True, True, True, False, False]
+
+
+def test_two_sets_find_what_each_lacks_by_their_prints() -> None:
+    keys = [Identity(n.to_bytes(32, "big")) for n in range(40)]
+    made = [_revoke(AUTHORITY, bytes(key.id)) for key in keys]
+    one, other = _set(*made[:30]), _set(*made[10:])
+    buckets = differing(one.prints(), other.prints())
+    assert 0 < len(buckets) <= BUCKETS
+    missing = [each for bucket in buckets for each in other.others(bucket, one.names(bucket))]
+    assert sorted(missing) == sorted(each.encoded for each in made[30:])
+    assert differing(one.prints(), _set(*made[29::-1]).prints()) == []
+
+
+def test_a_key_that_replaced_another_revokes_itself_with_the_others_grants() -> None:
+    chain = (*DIRECT, sign_succession(NODE, OTHER, time=MS, ends=MS + HOUR))
+    revoked = _set(_revoke(OTHER, bytes(OTHER.id), chain))
+    assert revoked.has_key(OTHER.id)
+    assert not revoked.has_key(NODE.id)
+
+
+def test_a_target_is_a_nodes_id_or_a_grants() -> None:
+    assert parse_target(str(NODE.id)) == bytes(NODE.id)
+    assert parse_target(grant_id(DIRECT[0])) == _grant(DIRECT)
+    with pytest.raises(InvalidId):
+        parse_target("0123")
