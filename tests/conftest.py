@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from meshnode import Config, Identity, Node
+from meshnode.config import PREFIX
 from meshnode.identity import keyfile
 from tests.engines import CHOICES, MIXED, Turns, take_turns
 from tools.children import end, on_interruption
@@ -52,7 +54,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the nodes of all tests the engine that was asked for."""
+    """Give the nodes of all tests the engine that was asked for, and none of the caller's own settings."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        del os.environ[name]
     config.stash[TURNS] = take_turns(config.getoption("--engine"))
 
 

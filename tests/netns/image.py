@@ -1,7 +1,7 @@
 """The container image where no engine runs: built by buildah with chroot isolation, on a base by debootstrap, and run
 in namespaces of its own, as ``docker run --read-only --cap-drop ALL --tmpfs /tmp -v VOLUME:/home/mesh`` does.
 
-All is kept in the folder that ``MESHNODE_TEST_IMAGE`` names, so a second run takes seconds.
+All is kept in the folder that ``TEST_IMAGE_FOLDER`` names, so a second run takes seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-VARIABLE = "MESHNODE_TEST_IMAGE"
+VARIABLE = "TEST_IMAGE_FOLDER"
 TOOLS = ("buildah", "debootstrap", "unshare", "setpriv", "nsenter")
 SUITE = "trixie"  # whose Python is 3.13, as in the Dockerfile's base
 PACKAGES = "python3,python3-venv,ca-certificates"
