@@ -29,17 +29,9 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from bench import invariants
 from bench.chaos_load import eclipse, overload
-from bench.invariants import (
-    NODES,
-    STORED,
-    Broken,
-    check_agreement,
-    check_bounds,
-    check_resolution,
-    check_standing,
-    narrow,
-)
+from bench.invariants import NODES, STORED, Broken, narrow
 from meshnode.base.address import Addr
 from meshnode.base.limits import GOSSIP_MAX_FUTURE_S
 from meshnode.base.wire import encode
@@ -133,11 +125,11 @@ class Chaos:
         for node in self.net.living():
             self._act(node)
             names, wall = self._names(node), self.net.wall(node)
-            check_bounds(node, names)
-            check_standing(node, self._dubious)
+            invariants.check_bounds(node, names)
+            invariants.check_standing(node, self._dubious)
             for label in LABELS:
                 life = node.number, node.born, label
-                self.pins[life] = check_resolution(node, names, label, self.pins.get(life), wall)
+                self.pins[life] = invariants.check_resolution(node, names, label, self.pins.get(life), wall)
 
     def _act(self, node: GossipNode) -> None:
         """Publish what a node's names want published."""
@@ -448,7 +440,7 @@ class Chaos:
     def _judge(self) -> None:
         near = [node for node in self.net.living() if not self._is_far(node)]
         if near:
-            check_agreement(self.net, near, self.amiss)
+            invariants.check_agreement(self.net, near, self.amiss)
 
 
 ACTIONS = (

@@ -50,8 +50,16 @@ def write_secret(path: Path, data: bytes) -> None:
         raise KeyFileError(f"cannot write {path}: {unsafe[0]}", hint=unsafe[1])
 
 
-def load(path: Path, passphrase: str | None = None) -> Identity:
-    """Read a key.
+def is_locked(path: Path) -> bool:
+    """Return whether a key file needs a passphrase; False where there is none that can be read."""
+    try:
+        return read_given(path, MAX_SETTINGS)[0].startswith(LOCKED)
+    except OSError:
+        return False
+
+
+def load(path: Path, passphrase: str | None = None, variable: str = "MESHNODE_PASSPHRASE") -> Identity:
+    """Read a key; ``variable`` is where the passphrase comes from, for what an error says.
 
     A regular file of this user must have no permission for others (mode & 077 is 0); mounted secrets, which have
     another owner, are taken with the mode they have. In a volume that others may write in that owner is root.
@@ -78,20 +86,20 @@ def load(path: Path, passphrase: str | None = None) -> Identity:
         raise KeyFileError(f"{path} belongs to user {user_name(found.st_uid)}", hint="is it yours? remove it, if not")
     try:
         if data.startswith(LOCKED):
-            return _unlock(path, base64.b64decode(data[len(LOCKED) :], validate=True), passphrase)
+            return _unlock(path, base64.b64decode(data[len(LOCKED) :], validate=True), passphrase, variable)
         return parse_seed_text(data.decode())
     except ValueError as error:
         raise KeyFileError(f"{path} is not a key file", hint="restore it from a backup") from error
 
 
-def _unlock(path: Path, data: bytes, passphrase: str | None) -> Identity:
+def _unlock(path: Path, data: bytes, passphrase: str | None, variable: str) -> Identity:
     if not passphrase:
-        raise KeyFileError(f"{path} needs its passphrase", hint="set MESHNODE_PASSPHRASE")
+        raise KeyFileError(f"{path} needs its passphrase", hint=f"set {variable}")
     from meshnode.identity.passphrase import unlock
 
     seed = unlock(data, passphrase)
     if seed is None:
-        raise KeyFileError(f"that passphrase does not open {path}", hint="check MESHNODE_PASSPHRASE")
+        raise KeyFileError(f"that passphrase does not open {path}", hint=f"check {variable}")
     return Identity(seed)
 
 

@@ -40,7 +40,8 @@ class Decision:
         rule: The rule that decided; None when none did.
         grant: The grant without which the answer would be another one, or that is too narrow; None: there is none.
         why: The reason, in words.
-        told: What the refused node may hear of the rule: its name, or "".
+        told: What the refused node may hear: the name of the rule that denies it, or of one that allows it to other
+            nodes; or "".
     """
 
     allowed: bool
@@ -88,7 +89,9 @@ def decide(policy: Policy, caller: Caller, target: Caller, what: str, act: Act =
         if _applies(rule, caller, target, what, act):
             grant = caller.grant if rule.callers.by_role_only(caller) else None
             return Decision(True, rule.name, grant, f"rule {rule.name} allows it")
-    return Decision(False, None, None, _why_not(allows, caller, target, what, act))
+    about = [rule for rule in allows if rule.covers(act, what) and rule.targets.has(target)]
+    told = about[0].name if policy.tells and about else ""
+    return Decision(False, None, None, _why_not(about, caller, what, act), told)
 
 
 def narrowed(caller: Caller, what: str, act: Act) -> Decision | None:
@@ -103,9 +106,8 @@ def _applies(rule: Rule, caller: Caller, target: Caller, what: str, act: Act) ->
     return rule.callers.has(caller) and rule.targets.has(target) and rule.covers(act, what)
 
 
-def _why_not(allows: tuple[Rule, ...], caller: Caller, target: Caller, what: str, act: Act) -> str:
-    """Return what is missing, as close to being allowed as the rules come."""
-    about = [rule for rule in allows if rule.covers(act, what) and rule.targets.has(target)]
+def _why_not(about: list[Rule], caller: Caller, what: str, act: Act) -> str:
+    """Return what is missing, as close to being allowed as the rules ``about`` this come."""
     roles = sorted({role for rule in about for role in rule.callers.roles})
     if roles:
         has = f"it has {', '.join(sorted(caller.roles))}" if caller.roles else "it has no role"

@@ -27,6 +27,7 @@ from meshnode.trust.rotation import Rotation, open_rotation
 
 MESH_FILE, GRANT_FILE, AUTHORITY_FILE = "mesh.json", "grant", "authority.key"
 ROTATION_FILE = "mesh.rotation"
+PASSPHRASE_VARIABLE = "MESHNODE_AUTHORITY_PASSPHRASE"
 DAMAGED = "restore it from a backup, or remove it and join again with a ticket"
 
 
@@ -119,7 +120,7 @@ def load_authority(home: Path, passphrase: str | None, given: str | None = None)
     if given is not None:
         return keyfile.given_key(given)
     path = home / AUTHORITY_FILE
-    return keyfile.load(path, passphrase) if path.exists() else None
+    return keyfile.load(path, passphrase, PASSPHRASE_VARIABLE) if path.exists() else None
 
 
 def _read(path: Path) -> bytes | None:

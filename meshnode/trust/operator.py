@@ -14,6 +14,7 @@ from meshnode.identity.keyfile import save as save_key
 from meshnode.identity.keys import Identity
 from meshnode.identity.mesh_file import mesh_key_bytes, mesh_key_text
 from meshnode.identity.node_id import NodeId
+from meshnode.identity.price import make_identity
 from meshnode.trust.authority import Issuer
 from meshnode.trust.chain import SKEW_MS, Chain, Standing, verify_chain
 from meshnode.trust.grant import Delegation, open_grant
@@ -299,7 +300,7 @@ def rotate(
     chain, mesh = load_chain(home), mesh_of(home)
     verify_chain(without_succession(chain), node.id, mesh.authority, wall)
     now = round(wall * 1000)
-    new, ends = Identity(entropy(32)), now + round(grace_s * 1000)
+    new, ends = make_identity(lambda: Identity(entropy(32))), now + round(grace_s * 1000)
     save_chain(home, (*without_succession(chain), sign_succession(node, new, time=now, ends=ends)))
     save_key(home / OLD_KEY, node, passphrase)
     save_key(home / "key", new, passphrase)

@@ -26,6 +26,7 @@ PAGES = {
     "/tmp/agents": "tutorial/agent-tools.md",
     "/tmp/rules": "how-to/policy.md",
     "/tmp/ten-minutes": "how-to/ten-minutes.md",
+    "/tmp/stolen": "how-to/revoke.md",
 }
 # the folder that a page uses, which is another one here: the page
 PORTS = ("4242", "8000", "8080", "1080", "1081", "5353")  # in the page; free ones here

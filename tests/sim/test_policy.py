@@ -53,6 +53,23 @@ def test_a_refused_node_hears_the_rule_only_where_the_policy_tells_it() -> None:
     assert server.mesh.metrics.counters["refused_service_policy"] == 3
 
 
+def test_a_node_without_the_role_hears_which_rule_gives_it_to_others_only_where_the_policy_tells_it() -> None:
+    world, (server, client) = _nodes(2)
+    connection = client.connect(server.id)
+    web = '[[allow]]\nfrom = "any"\nservices = "web"\n'
+    rules = '[[allow]]\nname = "developers"\nfrom = "role:dev"\nservices = "ssh"\n' + web
+    for head, rule in (('reasons = "told"\n', "developers"), ('reasons = "hidden"\n', ""), ("", "")):
+        _set(server, head + rules)
+        refused = _ask(world, client, connection, "ssh")
+        assert isinstance(refused.error, PolicyDenied)
+        assert refused.error.rule == rule
+        assert ("developers" in str(refused.error)) == bool(rule)
+    _set(server, 'reasons = "told"\n' + web)
+    silent = _ask(world, client, connection, "ssh").error
+    assert isinstance(silent, PolicyDenied)
+    assert silent.rule == "", "no rule is about it"
+
+
 def test_a_node_whose_connection_is_denied_hears_the_rule_too() -> None:
     world, (server, client) = _nodes(2)
     _set(server, f'reasons = "told"\n[[deny]]\nname = "put out"\nfrom = "{client.id}"')

@@ -18,6 +18,8 @@ from meshnode.config import Config
 from meshnode.errors import ConfigError, GrantError, GrantReject, KeyFileError, MeshError
 from meshnode.identity.keys import Identity
 from meshnode.identity.mesh_file import mesh_key_bytes
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.price import has_price
 from meshnode.trust.chain import verify_chain
 from meshnode.trust.home_mesh import load_authority, load_chain, load_mesh, load_rotation, save_chain
 from meshnode.trust.operator import drop_old_key, own_grant, renew_own
@@ -249,6 +251,10 @@ def test_a_grant_in_a_file_is_made_again_for_later_by_what_may_make_it(operator:
     assert again["expires"] > first["expires"]
     run(tmp_path / "b", "join", ticket(operator, "--role", "web"))
     assert isinstance(refused(tmp_path / "b", "grant", "renew", str(old), "--out", str(tmp_path / "no")), ConfigError)
+
+
+def test_a_key_that_replaces_another_has_the_price_of_an_id(operator: Path) -> None:
+    assert has_price(NodeId.parse(run(operator, "rotate")["id"]))
 
 
 def test_the_replaced_key_goes_when_its_grace_period_is_over_and_not_before(operator: Path) -> None:

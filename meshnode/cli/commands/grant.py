@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshnode.cli.commands.trust import FILE, Span, granting, node_of, passphrase, told_of, write_new
+from meshnode.cli.commands.trust import FILE, Span, granting, node_of, told_of, write_new
 from meshnode.cli.options import home_option, json_option
 from meshnode.cli.output import emit
 
@@ -69,6 +69,7 @@ def issue_command(
     """
     from time import time
 
+    from meshnode.cli.authority import authority_secrets
     from meshnode.identity.node_id import NodeId
     from meshnode.trust.authority import pack_chain
     from meshnode.trust.chain import verify_chain
@@ -77,7 +78,7 @@ def issue_command(
 
     subject, wall = NodeId.parse(node), time()
     own = node_of(home, make=False) if (home / "key").exists() else None
-    mesh, issuer = issuer_of(home, own, passphrase(), os.environ.get("MESHNODE_AUTHORITY_KEY"))
+    mesh, issuer = issuer_of(home, own, *authority_secrets(home))
     chain = grant(
         issuer,
         subject,
@@ -110,13 +111,14 @@ def renew_command(file: Path, lifetime: float, out: Path, home: Path, as_json: b
     """
     from time import time
 
+    from meshnode.cli.authority import authority_secrets
     from meshnode.trust.authority import pack_chain
     from meshnode.trust.chain import verify_chain
     from meshnode.trust.operator import issuer_of, renewed
 
     wall = time()
     own = node_of(home, make=False) if (home / "key").exists() else None
-    mesh, issuer = issuer_of(home, own, passphrase(), os.environ.get("MESHNODE_AUTHORITY_KEY"))
+    mesh, issuer = issuer_of(home, own, *authority_secrets(home))
     subject, chain = renewed(issuer, file, lifetime_s=lifetime, wall=wall, entropy=os.urandom)
     standing = verify_chain(chain, subject, mesh.authority, wall)
     write_new(out, pack_chain(chain))

@@ -171,14 +171,12 @@ def sign_command(file: Path, out: Path | None, home: Path, as_json: bool) -> Non
     Example: meshnode policy sign policy.toml
              meshnode policy sign policy.toml --out policy.signed
     """
-    import os
-
     from meshnode.base.files import write_atomic
+    from meshnode.cli.authority import authority_secrets
     from meshnode.trust.home_mesh import load_authority
     from meshnode.trust.signed_policy import sign_policy
 
-    passphrase, given = (os.environ.get(f"MESHNODE_AUTHORITY_{name}") or None for name in ("PASSPHRASE", "KEY"))
-    authority = load_authority(home, passphrase, given)
+    authority = load_authority(home, *authority_secrets(home))
     if authority is None:
         hint = "run it in the home where the mesh was made, or set MESHNODE_AUTHORITY_KEY"
         raise ConfigError(f"{home} has no key of an authority", hint=hint)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -44,13 +43,13 @@ def revoke_command(target: str | None, reason: str, out: Path | None, as_list: b
     from time import time
 
     from meshnode.base.files import write_atomic
+    from meshnode.cli.authority import authority_secrets
     from meshnode.cli.commands.trust import node_of
     from meshnode.daemon.requests.trust import StatementApply
     from meshnode.trust.operator import revoke
 
     node = node_of(home, make=False) if (home / "key").exists() else None
-    passphrase, given = (os.environ.get(f"MESHNODE_AUTHORITY_{name}") or None for name in ("PASSPHRASE", "KEY"))
-    made = revoke(home, target, node, passphrase, given, reason, time())
+    made = revoke(home, target, node, *authority_secrets(home), reason, time())
     if out is not None:
         write_atomic(out, made.encoded, 0o644)
         emit({**made.to_json(), "file": str(out)}, as_json, str(out), f"  any member spreads it: meshnode apply {out}")

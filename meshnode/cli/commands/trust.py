@@ -80,10 +80,6 @@ def _warn_of_another(home: Path, authority: NodeId) -> None:
         say("warning: meshnode.toml or MESHNODE_MESH names another mesh, which `meshnode up` joins instead", err=True)
 
 
-def passphrase() -> str | None:
-    return os.environ.get("MESHNODE_AUTHORITY_PASSPHRASE") or None
-
-
 @click.group("mesh")
 def mesh_group() -> None:
     """Make a mesh of one's own, whose authority says which node may do what.
@@ -101,8 +97,9 @@ def create_command(name: str, home: Path, as_json: bool) -> None:
     """Make a private mesh here: its secret, and the key of its authority.
 
     NAME is for people. Afterwards `meshnode up` in this home joins that mesh, with the role admin. The authority's key
-    is in HOME/authority.key, apart from the node's: MESHNODE_AUTHORITY_PASSPHRASE encrypts it. Keep a backup of it. It
-    may be moved elsewhere: only `invite` and `grant` need it.
+    is in HOME/authority.key, apart from the node's, and encrypted: a terminal is asked for a passphrase, or it is
+    MESHNODE_AUTHORITY_PASSPHRASE. Keep a backup of it. It may be moved elsewhere: only `invite`, `grant`, `revoke`,
+    `mesh rotate` and `policy sign` need it.
 
     JSON: {"mesh", "authority", "id"}
 
@@ -111,12 +108,13 @@ def create_command(name: str, home: Path, as_json: bool) -> None:
     """
     from time import time
 
+    from meshnode.cli.authority import new_passphrase
     from meshnode.runtime.files import HomeLock
     from meshnode.trust.operator import create_mesh
 
     lock = HomeLock(home)
     try:
-        node, secret = node_of(home, make=True), passphrase()
+        node, secret = node_of(home, make=True), new_passphrase()
         mesh = create_mesh(home, name, node, secret, time(), os.urandom)
     finally:
         lock.release()
@@ -155,12 +153,13 @@ def rotate_command(delay: float, overlap: float, home: Path, as_json: bool) -> N
     from time import time
 
     from meshnode.cli.ask import ask_one
+    from meshnode.cli.authority import authority_secrets
     from meshnode.daemon.requests.mesh import TakeRotation
     from meshnode.trust.home_mesh import load_authority
     from meshnode.trust.operator import keep_rotation, mesh_of, rotate_mesh
 
     mesh, wall = mesh_of(home), time()
-    authority = load_authority(home, passphrase(), os.environ.get("MESHNODE_AUTHORITY_KEY"))
+    authority = load_authority(home, *authority_secrets(home))
     if authority is None:
         raise ConfigError("the key of the mesh's authority is not here", hint="run this where the mesh was made")
     rotation = rotate_mesh(home, mesh, authority, delay_s=delay, overlap_s=overlap, wall=wall, entropy=os.urandom)
@@ -225,14 +224,15 @@ def invite_command(
     """
     from time import time
 
+    from meshnode.cli.authority import authority_secrets
     from meshnode.trust.grant import grant_id
     from meshnode.trust.names import checked_roles, checked_services
     from meshnode.trust.operator import invite, issuer_of, secret_of
     from meshnode.trust.ticket import format_ticket
 
-    given, wall = os.environ.get("MESHNODE_AUTHORITY_KEY"), time()
+    wall = time()
     node = node_of(home, make=False) if (home / "key").exists() else None
-    mesh, issuer = issuer_of(home, node, passphrase(), given)
+    mesh, issuer = issuer_of(home, node, *authority_secrets(home))
     ticket = invite(
         secret_of(home, mesh, wall),
         issuer,
