@@ -7,6 +7,7 @@ what they and the readers that they woke have caused: an answer and its ACK shar
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from time import thread_time
 
@@ -177,7 +178,7 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self._loop.call_later(max(0.0, at - self._clock.monotonic()), self._tick)
+        self._timer = self._loop.call_later(_whole_ms(at - self._clock.monotonic()), self._tick)
 
     def close(self) -> None:
         """Drive no more."""
@@ -185,3 +186,12 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _whole_ms(delay: float) -> float:
+    """Round a delay in seconds up to milliseconds, for uvloop rounds to the nearest.
+
+    A timer that fires early has nothing to do but to be set again, some five times before it is due. asyncio's own loop
+    waits for whole milliseconds as well.
+    """
+    return math.ceil(delay * 1000) / 1000 if delay > 0 else 0.0
