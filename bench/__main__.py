@@ -11,7 +11,7 @@ from typing import Any
 
 from tools.children import ended_together
 
-Row = tuple[str, float, float, bool]  # what, measured, target, whether more is better
+Row = tuple[Any, ...]  # what, measured, target, whether more is better, and where a row has more to tell, a dict
 
 
 def _quic(short: bool, engine: str = "auto") -> list[Row]:
@@ -325,6 +325,20 @@ def _ways(short: bool) -> Iterable[Row]:
             yield f"throughput of {way.name}, by a stream's", found[way.name]["of_stream"], way.least, True
 
 
+def _programs(short: bool) -> Iterable[Row]:
+    from bench import programs
+
+    if not _namespaces("programs"):
+        return
+    work = programs.SHORT if short else programs.Work()
+    for row in programs.run(work):
+        if "missing" in row:
+            print(f"programs: {row['program']} skipped, {row['missing']} not installed", file=sys.stderr)
+        else:
+            what = f"{row['program']}: errors, reconnects, lost, moves missing"
+            yield what, programs.faults(row, work), 0, False, row
+
+
 def _policy(short: bool) -> list[Row]:
     from bench import policy
 
@@ -365,6 +379,7 @@ BENCHES: dict[str, Callable[[bool], Iterable[Row]]] = {
     "topics": _topics,
     "calls": _calls,
     "ways": _ways,
+    "programs": _programs,
     "guard": _guard,
     "handshakes": _handshakes,
     "post-quantum": _post_quantum,
@@ -373,6 +388,11 @@ BENCHES: dict[str, Callable[[bool], Iterable[Row]]] = {
     "fresh": _fresh,
     "cases": _cases,
 }
+
+
+def _in_words(told: dict[str, Any] | None = None) -> str:
+    """Return the rest of a row as text."""
+    return "; ".join(f"{key} {value}" for key, value in (told or {}).items())
 
 
 def main() -> int:
@@ -399,15 +419,16 @@ def main() -> int:
     benches = BENCHES | {"quic": lambda short: _quic(short, options.engine)}
     missed = 0
     for name in options.names or BENCHES:
-        for what, measured, target, more in benches[name](options.short):
+        for what, measured, target, more, *told in benches[name](options.short):
             met = measured >= target if more else measured <= target
             missed += not met
             row: dict[str, Any] = {"bench": name, "what": what, "measured": measured, "target": target, "met": met}
+            row |= told[0] if told else {}
             sign = ">=" if more else "<="
             print(
                 json.dumps(row)
                 if options.json
-                else f"{what:62} {measured:10} {sign} {target:<6} {'' if met else 'MISSED'}"
+                else f"{what:62} {measured:10} {sign} {target:<6} {'' if met else 'MISSED'} {_in_words(*told)}"
             )
             sys.stdout.flush()
     return 1 if missed else 0
