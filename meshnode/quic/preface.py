@@ -36,6 +36,8 @@ class Purpose(Enum):
 
 def purpose_of(named: str) -> tuple[Purpose, str]:
     """Return what a stream is for and the service's name, as its header names both."""
+    if not named.startswith("\0"):
+        return Purpose.USE, named  # nearly all, and this is asked several times a stream
     for purpose in (Purpose.ASK, Purpose.FLOW):
         if named.startswith(purpose.value):
             return purpose, named[len(purpose.value) :]

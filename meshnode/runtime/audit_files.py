@@ -31,6 +31,7 @@ from meshnode.base.refusals import refusal
 from meshnode.base.token_bucket import TokenBucket
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
+from meshnode.runtime.background import begin
 from meshnode.trust.audit import Chain, Kind, hash_of, parse_line
 
 log = logging.getLogger("meshnode.audit")
@@ -164,7 +165,7 @@ class AuditFiles:
         batch, waiting = self._taken(all=bool(self._waiting)), self._waiting
         self._waiting, self._writing = [], batch
         try:
-            threading.Thread(target=self._work, args=(batch, waiting), name="audit", daemon=True).start()
+            begin(self._work, batch, waiting)
         except RuntimeError:  # there is no thread to be had
             self._work(batch, waiting)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import threading
 from concurrent.futures import Future
+
+from meshnode.runtime.background import begin
 
 FIRST_ADDRESS_S = 2.0  # for each address of a name but the last: one that leads nowhere must not take all of the time
 
@@ -31,7 +32,7 @@ async def look_up(host: str) -> list[str]:
         future = _running[host] = Future()
         future.set_running_or_notify_cancel()  # a caller that is cancelled cancels no other
         try:
-            threading.Thread(target=_work, args=(host, future), name=f"name {host}", daemon=True).start()
+            begin(_work, host, future)
         except RuntimeError as error:
             del _running[host]
             raise OSError(f"no thread for the lookup of {host}: {error}") from error

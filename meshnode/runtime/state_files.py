@@ -11,7 +11,6 @@ import asyncio
 import errno
 import logging
 import os
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import field
@@ -21,6 +20,7 @@ from typing import TypeVar
 from meshnode.base.files import write_atomic
 from meshnode.base.refusals import refusal
 from meshnode.base.value import state
+from meshnode.runtime.background import begin
 from meshnode.runtime.files import HomeLock
 
 T = TypeVar("T")
@@ -189,7 +189,7 @@ class StateFiles:
         self._idle.clear()
         work = self._queue.pop(name)
         try:
-            threading.Thread(target=self._work, args=(name, work), name=f"save {name}", daemon=True).start()
+            begin(self._work, name, work)
         except RuntimeError:  # there is no thread to be had: rather a late stream than lost state
             self._work(name, work)
 
