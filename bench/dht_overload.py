@@ -37,7 +37,7 @@ def run_load(load: float, *, nodes: int = 100, seconds: float = 60.0, seed: int 
     begun: list[tuple[SimNode, int, SimNode]] = []
 
     def begin(node: SimNode) -> None:
-        target = net.rng.choice([t for t in net.nodes if node.dht.records.get(t.id.dht_key) is None])
+        target = net.rng.choice([t for t in net.nodes if t.id.dht_key not in node.dht.records])
         begun.append((node, node.dht.lookup(target.id, net.now), target))
         net.pump(node)
         net.at(net.now + net.rng.expovariate(each), lambda: begin(node))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench import dht_churn, dht_eclipse, dht_join, dht_overload
+from bench import dht_churn, dht_eclipse, dht_join, dht_overload, dht_store
+from meshnode.base.limits import DHT_MAX_STORED_SEED
 
 Row = tuple[str, float, float, bool]
 
@@ -15,6 +16,7 @@ def rows(short: bool) -> Iterator[Row]:
         joined = dht_join.measure(nodes)
         yield f"a join at {nodes} nodes, DHT only: datagrams", joined["datagrams"], 150.0, False
         yield f"a join at {nodes} nodes, DHT only: kB", joined["bytes"] / 1000, 100.0, False
+    yield from _store(short)
     size, seconds = (24, 20.0) if short else (60, 60.0)
     able, asked = (dht_overload.run_load(load, nodes=size, seconds=seconds) for load in (1.0, 4.0))
     share = asked["right_per_s"] / max(able["right_per_s"], 0.01)
@@ -28,3 +30,13 @@ def rows(short: bool) -> Iterator[Row]:
     churned = dht_churn.measure(40, 1_200.0, 20) if short else dht_churn.measure()
     yield "churn, half in 10 minutes: dead contacts, share", churned["dead_share"], 0.1, False
     yield "churn: right lookups, share", churned["right"] / churned["of"], 1.0, True
+
+
+def _store(short: bool) -> Iterator[Row]:
+    small, full = (dht_store.measure(limit) for limit in ((2_000, 8_000) if short else (10_000, DHT_MAX_STORED_SEED)))
+    what = f"a seed's full store of {full['records']:,}"
+    yield f"{what}: a record put, us of CPU", full["put_us"], 50.0, False
+    yield f"{what}: the same, of a store of {small['records']:,}: ratio", full["put_us"] / small["put_us"], 1.5, False
+    yield f"{what}: whole STOREs a second and core, not unsealed", 1e6 / full["store_us"], 5_000.0, True
+    yield f"{what}: a STORE refused for its host has most, us of CPU", full["refused_us"], 50.0, False
+    yield f"{what}: MB", full["rss_MB"], 250.0, False

@@ -63,9 +63,12 @@ def unpack_addr(data: bytes) -> Addr:
 
     Raises ValueError for any other length. Port 0 and multicast pass: see ``is_dialable``.
     """
-    if len(data) not in (6, 18):
+    if len(data) == 6:
+        return Addr(".".join(map(str, data[:4])), int.from_bytes(data[4:], "big"))
+    if len(data) != 18:
         raise ValueError("a packed address has 6 or 18 bytes")
-    return Addr(canonical_host(str(ipaddress.ip_address(data[:-2]))), int.from_bytes(data[-2:], "big"))
+    ip = ipaddress.IPv6Address(data[:16])
+    return Addr(str(ip if ip.ipv4_mapped is None else ip.ipv4_mapped), int.from_bytes(data[16:], "big"))
 
 
 def is_dialable(addr: Addr) -> bool:
@@ -76,7 +79,17 @@ def is_dialable(addr: Addr) -> bool:
     """
     if not 0 < addr.port < 65536:
         return False
-    ip = ipaddress.ip_address(addr.host.partition("%")[0])
-    if ip.is_multicast or ip.is_unspecified:
-        return False
-    return not (isinstance(ip, ipaddress.IPv4Address) and (ip.packed[0] == 0 or ip.packed[0] >= 240))
+    return _is_one_host(ipaddress.ip_address(addr.host.partition("%")[0]).packed)
+
+
+def unpack_dialable(data: bytes) -> Addr:
+    """Return ``unpack_addr`` of bytes from a peer; raises ValueError also when it is not ``is_dialable``."""
+    addr = unpack_addr(data)
+    packed = data[:-2] if ":" in addr.host or len(data) == 6 else data[12:16]  # an IPv4 address in IPv6 form
+    if not addr.port or not _is_one_host(packed):
+        raise ValueError("an address that cannot be dialled")
+    return addr
+
+
+def _is_one_host(packed: bytes) -> bool:
+    return 0 < packed[0] < 224 if len(packed) == 4 else packed[0] != 0xFF and any(packed)

@@ -80,6 +80,12 @@ class _Share(Generic[K]):
         largest = self._of_size[self._largest]
         return self.parts[next(reversed(largest) if newest else iter(largest))].first_to_go(newest)
 
+    def would_lose(self, within: Groups) -> bool:
+        if self.parts is None:
+            return within == self.within
+        part = self.parts.get(within[0])
+        return part is not None and part.size == self._largest and part.would_lose(within[1:])
+
     def _resize(self, group: Hashable, before: int, after: int) -> None:
         if before:
             of_size = self._of_size[before]
@@ -147,6 +153,13 @@ class FairTable(Generic[K]):
         if not self._groups_of:
             raise LookupError("an empty table")
         return self._all.first_to_go(self._newest_goes)
+
+    def would_lose(self, *groups: Hashable) -> bool:
+        """True when one more key of these groups, and the first to go of the table then, would leave as many of them.
+
+        Before others in these groups there are none that have more.
+        """
+        return self._all.would_lose(groups)
 
     def discard(self, key: K) -> None:
         """Remove a key; nothing happens when it is not there."""

@@ -340,8 +340,10 @@ DHT_MAX_HINTS = 256  # addresses waiting to be pinged
 DHT_MAX_SEEDS = 8  # configured seeds that get every STORE and WATCH
 DHT_MAX_LIARS = 1_024  # nodes that lied and are no contacts for a time; x about 150 B; ids with a price are not free
 DHT_MAX_PER_SUBNET = 2  # a /24 or /48 in a crowded bucket: an eclipse needs as many networks as it needs ids
-DHT_MAX_STORED = 4_096  # records; x 3 kB = 12 MB. Half for established owners, the rest shared by source network
-DHT_MAX_STORED_SEED = 65_536  # a seed's: 197 MB at the very worst, each from a network of its own; 130 MB from one
+DHT_MAX_STORED = 4_096  # records; x 1.8 kB = 7 MB. Half for established owners, the rest shared by source network
+DHT_MAX_STORED_SEED = 100_000  # a seed's; x 1.8 kB = 180 MB at the very worst, 100 MB from one network
+DHT_STORE_TURNOVER = 256.0  # of a full store's largest host, each in the place of another of its own; the rest of its
+DHT_STORE_TURNOVER_PER_S = 20.0  # flood is refused in microseconds, and 30,000 nodes behind one address renew theirs
 DHT_UPDATES_PER_KEY = 32.0  # newer records of one key in a burst; a flooding owner wakes no watcher more often
 DHT_UPDATES_PER_KEY_PER_S = 4.0
 DHT_MAX_VERIFIED = 4_096  # record bytes whose signature is known to be good; x 1.5 kB

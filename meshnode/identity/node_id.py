@@ -101,13 +101,12 @@ class NodeId:
     @cached_property
     def overlay(self) -> ipaddress.IPv6Address:
         """The node's overlay address: ``fd`` and 120 bits of a BLAKE2b of the key."""
-        digest = hashlib.blake2b(self.raw, digest_size=15, person=b"mesh-overlay").digest()
-        return ipaddress.IPv6Address(b"\xfd" + digest)
+        return ipaddress.IPv6Address(_overlay_bytes(self.raw))
 
     @cached_property
     def dht_key(self) -> bytes:
         """160 bits of a BLAKE2b of the overlay address: where the node's record is stored."""
-        return dht_key_of(self.overlay)
+        return _dht_key(_overlay_bytes(self.raw))
 
 
 @lru_cache(maxsize=MAX_KNOWN_IDS)
@@ -125,7 +124,15 @@ def dht_key_of(overlay: ipaddress.IPv6Address) -> bytes:
 
     From the address and not from the id, so that a node that knows only the address can look the record up.
     """
-    return hashlib.blake2b(overlay.packed, digest_size=20, person=b"mesh-dht-key").digest()
+    return _dht_key(overlay.packed)
+
+
+def _overlay_bytes(raw: bytes) -> bytes:
+    return b"\xfd" + hashlib.blake2b(raw, digest_size=15, person=b"mesh-overlay").digest()
+
+
+def _dht_key(overlay: bytes) -> bytes:
+    return hashlib.blake2b(overlay, digest_size=20, person=b"mesh-dht-key").digest()
 
 
 @lru_cache(1024)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 
-from meshnode.base.address import Addr, is_dialable, pack_addr, unpack_addr
+from meshnode.base.address import Addr, pack_addr, unpack_dialable
 from meshnode.base.limits import (
     MAX_CAPABILITIES,
     MAX_CAPABILITY_LENGTH,
@@ -45,6 +45,9 @@ class EndpointKind(IntEnum):
     """A port that the router granted, or an address from ``Config.advertise``."""
     RELAY = 3
     """Reserved; relays are in ``EndpointRecord.relays``."""
+
+
+_LAST_KIND = int(max(EndpointKind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +227,7 @@ def _parse(fields: object, encoded: bytes) -> EndpointRecord:
 
 def _parse_endpoint(item: object) -> Endpoint:
     kind, packed = as_list(item, 2)
-    addr = unpack_addr(as_bytes(packed, 6, 18))
-    if not is_dialable(addr):
-        raise ValueError("an endpoint that cannot be dialled")
-    return Endpoint(addr, EndpointKind(as_number(kind, min(EndpointKind), max(EndpointKind))))
+    return Endpoint(unpack_dialable(as_bytes(packed, 6, 18)), EndpointKind(as_number(kind, 0, _LAST_KIND)))
 
 
 def _parse_capability(item: object) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from meshnode.base.address import Addr, is_dialable, unpack_addr
+from meshnode.base.address import Addr, unpack_dialable
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import HOME_RELAYS, INTRODUCED_AGAIN_S, MAX_RELAYS_HELD, MAX_RELAYS_LOST, RELAY_RETRY_S
 from meshnode.base.metrics import describe
@@ -359,10 +359,9 @@ def _parse_introduced(fields: list[object]) -> tuple[NodeId, Addr, int]:
     _, raw, packed, delay_ms = fields
     if not isinstance(raw, bytes) or not isinstance(packed, bytes) or type(delay_ms) is not int:
         raise ValueError("malformed")
-    addr = unpack_addr(packed)
-    if not is_dialable(addr) or not 0 <= delay_ms <= 1000:
-        raise ValueError("no peer can be there")
-    return NodeId(raw), addr, delay_ms
+    if not 0 <= delay_ms <= 1000:
+        raise ValueError("no delay of a relay")
+    return NodeId(raw), unpack_dialable(packed), delay_ms
 
 
 def _settled(context: Context, holdings: Mapping[NodeId, Holding], retry: Mapping[NodeId, float], now: float) -> bool:

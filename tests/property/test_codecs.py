@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshnode.base.address import Addr, canonical_host, is_dialable, pack_addr, parse_addr, unpack_addr
+from meshnode.base.address import Addr, canonical_host, is_dialable, pack_addr, parse_addr, unpack_addr, unpack_dialable
 from meshnode.base.limits import DHT_MAX_BODY, DHT_MAX_CONTACTS, DHT_MAX_WATCH_S, MAX_RECORD
 from meshnode.base.wire import WireError, decode, encode
 from meshnode.discovery.dht import messages
@@ -109,6 +110,18 @@ def test_an_ipv4_address_has_one_form_however_it_is_wrapped(addr: Addr) -> None:
     if ":" not in addr.host:
         assert parse_addr(f"[::ffff:{addr.host}]:{addr.port}") == addr
         assert unpack_addr(ipaddress.ip_address(f"::ffff:{addr.host}").packed + addr.port.to_bytes(2, "big")) == addr
+
+
+@given(st.binary(min_size=6, max_size=6) | st.binary(min_size=18, max_size=18) | any_addr.map(pack_addr))
+@quick
+def test_bytes_of_an_address_that_cannot_be_dialled_are_refused_whatever_their_form(data: bytes) -> None:
+    for packed in (data, bytes(10) + b"\xff\xff" + data) if len(data) == 6 else (data,):
+        addr = unpack_addr(packed)
+        if is_dialable(addr):
+            assert unpack_dialable(packed) == addr
+        else:
+            with pytest.raises(ValueError):
+                unpack_dialable(packed)
 
 
 @given(st.text(max_size=30) | st.from_regex(r"[\[\]0-9a-f:.%]{1,30}:[0-9²]{1,6}", fullmatch=True))

@@ -65,9 +65,11 @@ def test_groups_within_groups_share_what_their_group_has(
             groups.pop(key, None)
         elif key not in groups:
             groups[key] = (path[0], path[1], path[2])
+            loses = table.would_lose(*groups[key])
             gone = table.add(key, *groups[key])
             assert (gone is not None) is (len(groups) > bound)
             if gone is not None:
+                assert loses is (groups[gone] == groups[key])
                 for depth in range(3):
                     siblings = Counter(g[: depth + 1] for g in groups.values() if g[:depth] == groups[gone][:depth])
                     assert siblings[groups[gone][: depth + 1]] == max(siblings.values())

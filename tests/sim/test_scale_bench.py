@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import members, scale
+from bench import dht_store, members, scale
 from meshnode.base.limits import GOSSIP_LISTED
 from meshnode.gossip.dissemination import listing
 
@@ -31,3 +31,9 @@ def test_what_a_node_keeps_and_sends_does_not_grow_with_the_mesh() -> None:
     assert large["stored_max"] < 1.5 * small["stored_max"]
     assert large["messages"] < 1.3 * small["messages"]
     assert large["links_mean"] < 1.2 * small["links_mean"]
+
+
+def test_a_full_store_of_a_seed_takes_records_and_refuses_a_flood() -> None:
+    found = dht_store.measure(2_000)
+    assert found["refused"] > 4_000, "the measured flood was refused"
+    assert 0 < found["rss_MB"] < 20

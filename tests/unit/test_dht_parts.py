@@ -328,11 +328,11 @@ def test_what_was_stored_and_watched_by_a_clock_that_was_ahead_gives_way_to_the_
     key, ahead = owner.id.dht_key, 86_400.0
     wrong, right = _record(owner, int((net.wall() + ahead) * 1000), wall=net.wall() + ahead), _record(owner, 5)
     assert node.dht._shared.store.put(wrong, "x", net.now, net.wall() + ahead) is Put.NEW
-    assert node.dht._shared.store.fresh(key, net.wall() + ahead) == wrong
+    assert node.dht._shared.store.fresh(key, net.wall() + ahead).encoded == wrong.encoded
     token = node.dht._holder.token(watcher.id, HOME, net.now)
     _tell(net, node, watcher, encode_message(Watch(TX, token, key, wrong.seq, 90)))
     _tell(net, node, owner, encode_message(Store(TX, node.dht._holder.token(owner.id, HOME, net.now), right.encoded)))
-    assert node.dht._shared.store.fresh(key, net.wall()) == right
+    assert node.dht._shared.store.fresh(key, net.wall()).encoded == right.encoded
     assert node.metrics.counters["dht_pushes"] == 1
 
 

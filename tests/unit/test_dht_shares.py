@@ -7,7 +7,15 @@ import random
 import pytest
 
 from meshnode.base.address import Addr
-from meshnode.base.limits import DHT_MAX_STORED, DHT_MAX_WATCHES, DHT_MAX_WATCHES_PER_KEY, DHT_MAX_WATCHES_PER_SENDER
+from meshnode.base.limits import (
+    DHT_MAX_STORED,
+    DHT_MAX_WATCHES,
+    DHT_MAX_WATCHES_PER_KEY,
+    DHT_MAX_WATCHES_PER_SENDER,
+    DHT_STORE_TURNOVER,
+)
+from meshnode.base.token_bucket import TokenBucket
+from meshnode.discovery.dht import store as store_module
 from meshnode.discovery.dht import watchers as module
 from meshnode.discovery.dht.messages import Status, Store, Stored, Watch, Watched, decode_message, encode_message
 from meshnode.discovery.dht.store import Put, RecordStore
@@ -130,12 +138,58 @@ def test_what_has_expired_is_dropped_with_its_place() -> None:
     store = RecordStore(OWN, 8)
     for number in range(8):
         store.put(fake(number, ttl=60 if number < 6 else 7200), f"{number + 1}.1.1.1", 0.0, WALL)
-    assert not is_held(store, 0, WALL + 61)
-    store.cull(WALL + 61)
+    assert not is_held(store, 0, WALL + 125)
+    store.cull(WALL + 125)
     assert len(store) == 2
     for number in range(20, 26):
-        store.put(fake(number), "198.51.100.7", 0.0, WALL + 61)
-    assert all(is_held(store, number, WALL + 61) for number in [6, 7, *range(20, 26)])
+        store.put(fake(number), "198.51.100.7", 0.0, WALL + 125)
+    assert all(is_held(store, number, WALL + 125) for number in [6, 7, *range(20, 26)])
+
+
+def test_what_has_expired_makes_room_before_anything_else_goes() -> None:
+    store = RecordStore(OWN, 8)
+    for number in range(8):
+        store.put(fake(number, ttl=60 if number < 6 else 7200), f"{number + 1}.1.1.1", 0.0, WALL)
+    for number in range(20, 23):
+        store.put(fake(number), "198.51.100.7", 0.0, WALL + 125)
+    assert len(store) == 5, "two expired ones go with each that comes"
+    assert all(is_held(store, number, WALL + 125) for number in [6, 7, 20, 21, 22])
+
+
+def test_a_newer_record_lasts_as_long_as_it_says_itself() -> None:
+    store = RecordStore(OWN, 8)
+    store.put(fake(1, ttl=60), "9.9.9.9", 0.0, WALL)
+    store.put(fake(1, seq=2), "9.9.9.9", 0.0, WALL)
+    store.cull(WALL + 125)
+    assert is_held(store, 1, WALL + 125)
+
+
+def test_a_cull_stops_after_so_many_and_the_next_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "CULLED_AT_ONCE", 5)
+    store = RecordStore(OWN, 20)
+    for number in range(12):
+        store.put(fake(number, ttl=60), "9.9.9.9", 0.0, WALL)
+    sizes = []
+    for _ in range(3):
+        store.cull(WALL + 125)
+        sizes.append(len(store))
+    assert sizes == [7, 2, 0]
+
+
+def test_the_host_with_most_of_a_full_store_is_refused_after_some_and_no_other_is() -> None:
+    store = RecordStore(OWN, 256)
+    for number in range(20):
+        store.put(fake(number), HONEST[number], 0.0, WALL)
+    flooded = "198.51.100.7"
+    for number in range(300):
+        assert not store.refuses(flooded, 0.0) or number >= DHT_STORE_TURNOVER + 236
+        store.put(fake(1_000 + number), flooded, 0.0, WALL)
+    refused = sum(store.refuses(flooded, 0.0) for _ in range(1_000))
+    assert refused == 1_000 - (DHT_STORE_TURNOVER - 64)
+    assert not store.refuses("198.51.100.8", 0.0), "another host of that network"
+    assert not store.refuses("203.0.113.7", 0.0), "another network"
+    assert not store.refuses(HONEST[3], 0.0), "one that has less"
+    assert not store.refuses(flooded, 1.0), "one more after a while"
 
 
 def test_every_record_has_one_place_whatever_happens() -> None:
@@ -155,6 +209,8 @@ def test_every_record_has_one_place_whatever_happens() -> None:
         else:
             store.cull(WALL + 11)
         assert len(store._items) == len(store._kept) + len(store._guests) <= 20
+        assert sum(len(keys) for keys in store._expiring.values()) == len(store)
+        assert sorted(store._minutes) == sorted(store._expiring)
         assert len(store._kept) <= 10
 
 
@@ -298,6 +354,27 @@ def test_a_full_store_still_answers_ok_and_counts_what_gave_way() -> None:
     source = Addr("45.1.2.3", 4242)
     assert [store_by(net, node, _identity(n), source) for n in range(20, 40)] == [Status.OK] * 20
     assert node.metrics.counters["dht_store_full"] == 10
+
+
+def test_a_flood_of_one_host_is_refused_unread_and_what_it_holds_is_still_renewed() -> None:
+    net = Net(75)
+    node, source, contact = net.add(), Addr("45.1.2.3", 4242), _identity(9)
+    store = node.dht._shared.store
+    store._limit = 10
+    store._turnover = TokenBucket(1.0, 5.0, net.now)
+    statuses = [store_by(net, node, _identity(n), source) for n in range(20, 60)]
+    assert statuses == [Status.OK] * 15 + [Status.FULL] * 25
+    assert node.metrics.counters["dht_store_refused_full"] == 25
+    body = encode_message(Store(TX, b"", b"junk"))
+    (reply,) = (decode_message(each) for each in _tell(net, node, _identity(60), body, source))
+    assert isinstance(reply, Stored)
+    assert reply.status is Status.FULL, "not even parsed"
+    assert not reply.token, "no longer than the shortest request"
+    held = next(n for n in range(20, 60) if _identity(n).id.dht_key in store)
+    assert store_by(net, node, _identity(held), source) is Status.OK
+    assert store_by(net, node, _identity(99), Addr("46.1.2.3", 4242)) is Status.OK
+    node.dht._table.answered(contact.id, source)
+    assert store_by(net, node, contact, source) is Status.OK, "a contact"
 
 
 def test_a_watch_without_a_place_is_answered_full() -> None:

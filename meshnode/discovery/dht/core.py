@@ -141,7 +141,7 @@ class Dht:
         if self._watching.on_push(push, now):
             shared.send(sender, src, encode_message(PushAck(push.tx)))
             record = shared.open(push.record, now)
-            if record is not None and shared.store.get(record.id.dht_key) is not None:
+            if record is not None and record.id.dht_key in shared.store:
                 shared.store.put(record, src.host, now, shared.wall(now))
 
     def tick(self, now: float, wall: float) -> None:
@@ -180,7 +180,7 @@ class Dht:
         """
         self._counter += 1
         number = self._counter
-        held = self._shared.store.fresh(peer.dht_key, self._shared.wall(now))
+        held = self._shared.held(peer.dht_key, now)
         if held is not None:
             self._shared.effects.append(Found(number, held, 0))
 
@@ -224,7 +224,7 @@ class Dht:
         A newer record that this node holds itself comes at once. At most ``DHT_MAX_WATCHED`` ids are watched,
         half of them ``unasked``, for peers that came by themselves.
         """
-        held = self._shared.store.fresh(peer.dht_key, self._shared.wall(now))
+        held = self._shared.held(peer.dht_key, now)
         self._watching.watch(peer, known_seq, now, unasked=unasked)
         if held is not None:
             self._watching.on_record(held, now)

@@ -49,6 +49,7 @@ PUSH_SENDS = 4
 
 BAD_TOKEN = describe("dht_bad_token", "STORE or WATCH with a token that is stale, forged, or for another address")
 STORE_FULL = describe("dht_store_full", "records that gave way to others: the store is full, their network had most")
+STORE_REFUSED = describe("dht_store_refused_full", "records refused unread: a full store, and their host has most")
 STORE_QUOTA = describe("dht_store_quota", "records refused: too many updates of one key")
 WATCH_FULL = describe("dht_watch_full", "watches refused: no place for one more of that key, or of that network")
 STATEMENTS = describe("dht_statements", "statements that a STORE brought and that hold")
@@ -143,23 +144,26 @@ class Holder:
         return tuple(chosen)
 
     def _store(self, sender: NodeId, src: Addr, request: Store, token: bytes, now: float) -> Reply:
-        shared = self._shared
+        shared, store = self._shared, self._shared.store
         if shared.kept.is_statement(request.record):
             return Stored(request.tx, self._store_statement(sender, src, request, now), token)
+        if sender.dht_key not in store and not shared.is_established(sender) and store.refuses(src.host, now):
+            shared.metrics.count(STORE_REFUSED)
+            return Stored(request.tx, Status.FULL, b"")
         record = shared.open(request.record, now)
         if record is None:
             return Stored(request.tx, Status.INVALID, b"")
-        held = shared.store.fresh(record.id.dht_key, shared.wall(now))
+        held = store.fresh(record.id.dht_key, shared.wall(now))
         if held is None and not self._proven(sender, src, request.token, now):
             return Stored(request.tx, Status.NEED_TOKEN, token)
-        before = len(shared.store)
-        put = shared.store.put(record, src.host, now, shared.wall(now))
+        before = len(store)
+        put = store.put(record, src.host, now, shared.wall(now))
         if put in (Put.NEW, Put.NEWER):
             self.push(record, now)
             self._on_news(record, now)
         if put is Put.QUOTA:
             shared.metrics.count(STORE_QUOTA)
-        elif put is Put.NEW and len(shared.store) == before:
+        elif put is Put.NEW and len(store) == before:
             shared.metrics.count(STORE_FULL)
         return Stored(request.tx, _STATUS[put], token)
 

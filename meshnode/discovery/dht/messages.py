@@ -12,7 +12,7 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from meshnode.base.address import Addr, is_dialable, pack_addr, unpack_addr
+from meshnode.base.address import Addr, pack_addr, unpack_dialable
 from meshnode.base.limits import DHT_MAX_BODY, DHT_MAX_CONTACTS, DHT_MAX_WATCH_S, MAX_RECORD
 from meshnode.base.value import value
 from meshnode.base.wire import WireError, as_bytes, as_number, decode, encode
@@ -240,12 +240,9 @@ def _contacts(value: object) -> tuple[ContactInfo, ...]:
 @lru_cache(maxsize=4096)  # the same few contacts come in most answers; parsing one costs 20 us
 def _contact(raw: bytes, packed: bytes) -> ContactInfo:
     try:
-        addr = unpack_addr(packed)
+        return ContactInfo(known_id(raw), unpack_dialable(packed))
     except ValueError as error:
-        raise ContactsError("an address of no known length") from error
-    if not is_dialable(addr):
-        raise ContactsError("an address that cannot be dialled")
-    return ContactInfo(known_id(raw), addr)
+        raise ContactsError("an address of no known length, or one that cannot be dialled") from error
 
 
 def _status(value: object) -> Status:

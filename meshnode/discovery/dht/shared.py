@@ -111,6 +111,11 @@ class Shared:
             return None
         return record
 
+    def held(self, key: bytes, now: float) -> EndpointRecord | None:
+        """Return the record of ``key`` that this node holds, if it is valid now."""
+        item = self.store.fresh(key, self.wall(now))
+        return None if item is None else self.open(item.encoded, now, key)
+
     def _refuse(self, reason: str) -> None:
         self.refusal = reason
         self.metrics.count(f"dht_record_{reason}")
