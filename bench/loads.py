@@ -7,6 +7,7 @@ import os
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,11 @@ async def serve(reader: Any, writer: Any, first: bytes = b"") -> None:
 
 def cpu_s(pid: int) -> float:
     """Return the CPU seconds of a process's threads."""
-    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+    used = 0
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
+            used += int(path.read_text().split()[0])
+    return used / 1e9
 
 
 class BusierCpu:

@@ -22,6 +22,7 @@ from bench import loads
 
 NODE: dict[str, Any] = {"listen": "127.0.0.1:0", "mdns": False}
 STREAM, DIRECT = "stream", "direct"
+LIMIT = 1 << 20  # of asyncio's readers of TCP: with the usual 64 KiB the program itself is what costs most
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ async def _handle(reader: Any, writer: Any, peer: Any = None) -> None:
 
 
 def _protocol() -> asyncio.StreamReaderProtocol:
-    return asyncio.StreamReaderProtocol(asyncio.StreamReader(), _handle)
+    return asyncio.StreamReaderProtocol(asyncio.StreamReader(LIMIT), _handle)
 
 
 async def _echo(flow: Any, peer: Any) -> None:
@@ -67,7 +68,7 @@ async def _serve(pipe: Pipe) -> None:
     from meshnode import Config, Node
     from meshnode.services.registry import ServiceBook
 
-    target = await asyncio.start_server(_handle, "127.0.0.1", 0)
+    target = await asyncio.start_server(_handle, "127.0.0.1", 0, limit=LIMIT)
     port = target.sockets[0].getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         async with Node(Config(home=folder, **NODE)) as node:
@@ -87,18 +88,18 @@ def _process(pipe: Pipe) -> None:
 
 
 async def _open_protocol(place: Place) -> tuple[Any, Any]:
-    reader = asyncio.StreamReader()
+    reader = asyncio.StreamReader(LIMIT)
     protocol = asyncio.StreamReaderProtocol(reader)
     transport, _ = await place.node.create_connection(lambda: protocol, place.peer, "protocol")
     return reader, asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
 
 
 async def _open_socket(place: Place) -> tuple[Any, Any]:
-    return await asyncio.open_unix_connection(sock=await place.node.socket(place.peer, "stream"))
+    return await asyncio.open_unix_connection(limit=LIMIT, sock=await place.node.socket(place.peer, "stream"))
 
 
 async def _open_socks5(place: Place) -> tuple[Any, Any]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", place.proxy)
+    reader, writer = await asyncio.open_connection("127.0.0.1", place.proxy, limit=LIMIT)
     host = f"tcp.{place.peer}.mesh".encode()
     writer.write(b"\x05\x01\x00\x05\x01\x00\x03" + bytes([len(host)]) + host + b"\x00\x50")
     await reader.readexactly(12)
@@ -106,11 +107,11 @@ async def _open_socks5(place: Place) -> tuple[Any, Any]:
 
 
 WAYS = (
-    Way(DIRECT, lambda place: asyncio.open_connection("127.0.0.1", place.target), None),
+    Way(DIRECT, lambda place: asyncio.open_connection("127.0.0.1", place.target, limit=LIMIT), None),
     Way(STREAM, lambda place: place.node.open(place.peer, "stream"), None),
     Way("create_connection", _open_protocol, 0.7),
     Way("socket", _open_socket, 0.7),
-    Way("forward", lambda place: asyncio.open_connection("127.0.0.1", place.forward), 0.75),
+    Way("forward", lambda place: asyncio.open_connection("127.0.0.1", place.forward, limit=LIMIT), 0.75),
     Way("socks5", _open_socks5, 0.7),
     Way("attach", lambda place: place.attached.open(place.peer, "stream"), 0.7),
 )

@@ -19,10 +19,11 @@ from meshnode.sdk.streams import MeshReader, MeshWriter
 from meshnode.services.ends import End, parse_target
 from meshnode.services.health import HTTP, accepts, check_of, in_words, listens, reach
 from meshnode.services.http.heads import Caller
+from meshnode.services.local import Local, connection
 from meshnode.services.pool import Member, Pool
 from meshnode.services.proxy_protocol import FOR_CHECKS, proxy_header
 from meshnode.services.setting import Setting
-from meshnode.services.splice import Local, Mesh, splice
+from meshnode.services.splice import Mesh, splice
 from meshnode.services.udp import Passage, carry, connected
 from meshnode.services.usage import Toll, Tolls, parse_rates
 
@@ -164,7 +165,7 @@ class Expose:
         if is_reserved(sock):  # callers must not take the last descriptors
             sock.close()
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return await asyncio.open_connection(sock=sock)
+        return await connection(sock)
 
     async def probe(self) -> str:
         """Connect to all targets, and return why that cannot be done now; "" when it can be with any."""

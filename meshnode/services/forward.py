@@ -18,6 +18,7 @@ from meshnode.runtime.host_names import look_up
 from meshnode.sdk.node import Node, runtime_of
 from meshnode.sdk.places import Places
 from meshnode.services.ends import End, parse_listen
+from meshnode.services.local import LocalReader, connection
 from meshnode.services.splice import RESET, abort, end_by_reset, splice
 from meshnode.services.unix import UnixListener
 from meshnode.services.usage import Rates, Tolls
@@ -130,7 +131,7 @@ class Forward:
             _log_of(self._node).error("forward %s: a connection failed", self.listen, exc_info=error)
 
     async def _client(self, sock: socket.socket, source: Addr) -> None:
-        reader, writer = await asyncio.open_connection(sock=sock)
+        reader, writer = await connection(sock)
         end_by_reset(writer, True)
         try:
             try:
@@ -152,7 +153,7 @@ class Forward:
         except asyncio.CancelledError:
             abort(writer)  # the forward is being closed, or another network has fewer of its places
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(self, reader: LocalReader, writer: asyncio.StreamWriter) -> None:
         """Open a stream for a client, and carry its bytes until both have ended. Raises MeshError."""
         if self.peer is None:
             mesh = await self._node.open_any(self.service, trusted=self.trusted or None, sticky=self.sticky)

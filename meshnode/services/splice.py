@@ -13,18 +13,18 @@ from contextlib import suppress
 from meshnode.base.log_lines import rated_logger
 from meshnode.errors import MeshError
 from meshnode.sdk.streams import MeshReader, MeshWriter
+from meshnode.services.local import Source
 from meshnode.services.usage import FREE, Toll
 
 log = rated_logger("meshnode.services")
 
-CHUNK = 1 << 16
+CHUNK = 1 << 18
 KEEP_ALIVE_S = 15
 GONE_S = 5.0  # between looks whether the other end of a half-closed connection is there
 UNIX_GONE_LOOKS = 12  # for so many a Unix client was gone: what it has written has had as long as TCP gives (FIN_WAIT2)
 TCP_CLOSE = 7  # linux/tcp_states.h
 RESET = struct.pack("ii", 1, 0)  # of SO_LINGER: closing sends RST
 
-Local = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Mesh = tuple[MeshReader, MeshWriter]
 Count = Callable[[int], float]
 
@@ -37,7 +37,7 @@ async def paid(toll: Count, size: int) -> None:
         pause = toll(size)
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, toll: Count) -> None:
+async def _pump(reader: Source, writer: asyncio.StreamWriter, toll: Count) -> None:
     while data := await reader.read(CHUNK):
         await paid(toll, len(data))
         writer.write(data)
@@ -105,7 +105,7 @@ def abort(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-async def splice(local: Local, mesh: Mesh, toll: Toll = FREE) -> None:
+async def splice(local: tuple[Source, asyncio.StreamWriter], mesh: Mesh, toll: Toll = FREE) -> None:
     """Carry bytes both ways until both directions have ended, as fast as ``toll`` lets them.
 
     An end of one direction is passed on as such (half-close). Any other end than that of both, an error or the

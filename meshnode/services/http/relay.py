@@ -23,7 +23,8 @@ from meshnode.services.http.heads import (
     for_target,
     head_end,
 )
-from meshnode.services.splice import Local, Mesh, paid, splice
+from meshnode.services.local import Local
+from meshnode.services.splice import Mesh, paid, splice
 from meshnode.services.usage import Toll
 
 log = rated_logger("meshnode.services")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Protocol, cast
+from typing import Protocol
 
 from h11 import RemoteProtocolError
 
 from meshnode.base.log_lines import rated_logger
 from meshnode.errors import MeshError, Unsupported
 from meshnode.sdk.streams import MeshStream
+from meshnode.services.local import Local, Source
 from meshnode.services.proxy.answers import answer_to
 from meshnode.services.proxy.destination import address_of
 from meshnode.services.proxy.host_guard import HostGuard
@@ -19,8 +19,6 @@ from meshnode.services.proxy.socks5 import VERSION, VERSION_4, Command, Handshak
 from meshnode.services.splice import abort, end_by_reset, splice
 
 log = rated_logger("meshnode.proxy")
-
-Tcp = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Client(Protocol):
@@ -39,7 +37,7 @@ class Client(Protocol):
     def refused(self, error: MeshError) -> bytes:
         """Return the answer to a request that leads nowhere."""
 
-    async def carry(self, tcp: Tcp, mesh: MeshStream) -> None:
+    async def carry(self, tcp: Local, mesh: MeshStream) -> None:
         """Tell it that it is connected, and carry its bytes until the end. Errors are not raised."""
 
 
@@ -88,7 +86,7 @@ class SocksClient:
         code = Reply.COMMAND_NOT_SUPPORTED if isinstance(error, Unsupported) else answer_to(error).socks
         return reply(code)
 
-    async def carry(self, tcp: Tcp, mesh: MeshStream) -> None:
+    async def carry(self, tcp: Local, mesh: MeshStream) -> None:
         """As ``Client``."""
         assert self._handshake.request is not None
         await _tunnel(self._handshake.request.host, (reply(Reply.SUCCEEDED), self._handshake.rest), tcp, mesh)
@@ -120,7 +118,7 @@ class WebClient:
         """As ``Client``."""
         return self._http.refused(error)
 
-    async def carry(self, tcp: Tcp, mesh: MeshStream) -> None:
+    async def carry(self, tcp: Local, mesh: MeshStream) -> None:
         """As ``Client``."""
         target = self._http.target
         assert target is not None
@@ -149,22 +147,22 @@ class WebClient:
                 abort(tcp[1])
 
 
-async def _tunnel(host: str, sent: tuple[bytes, bytes], tcp: Tcp, mesh: MeshStream) -> None:
+async def _tunnel(host: str, sent: tuple[bytes, bytes], tcp: Local, mesh: MeshStream) -> None:
     """Carry bytes behind an answer, and behind what the client has sent ahead of it."""
     answer, rest = sent
     tcp[1].write(answer)
-    reader, writer = tcp
+    reader: Source = tcp[0]
     if address_of(host) is not None:
-        reader = cast("asyncio.StreamReader", HostGuard(_Ahead(rest, reader)))
+        reader = HostGuard(_Ahead(rest, reader))
     elif rest:
         mesh.writer.write(rest)
-    await splice((reader, writer), mesh)
+    await splice((reader, tcp[1]), mesh)
 
 
 class _Ahead:
     """A reader behind bytes that have been read already."""
 
-    def __init__(self, rest: bytes, reader: asyncio.StreamReader) -> None:
+    def __init__(self, rest: bytes, reader: Source) -> None:
         self._rest = rest
         self._reader = reader
 

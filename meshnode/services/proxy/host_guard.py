@@ -7,9 +7,9 @@ Clients that name the node instead of an address need no guard, and TLS has its 
 from __future__ import annotations
 
 import re
-from typing import Protocol
 
 from meshnode.base.limits import MAX_PROXY_HEAD
+from meshnode.services.local import Source
 from meshnode.services.proxy.destination import address_of, is_mesh_host
 
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,40}"
@@ -19,17 +19,10 @@ HOST = re.compile(rb"^host[ \t]*:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.IGNORECASE | r
 END = re.compile(rb"\r?\n\r?\n")
 
 
-class Reader(Protocol):
-    """What bytes come from."""
-
-    async def read(self, n: int = -1, /) -> bytes:
-        """Return some bytes, b"" at the end."""
-
-
 class HostGuard:
     """A reader of a client's bytes that ends with ConnectionResetError where they are for another host."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Source) -> None:
         self._reader = reader
         self._is_decided = False
 

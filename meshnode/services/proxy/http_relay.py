@@ -9,14 +9,14 @@ import h11
 from meshnode.base.limits import MAX_PROXY_HEAD
 from meshnode.errors import ConnectionLost
 from meshnode.sdk.streams import MeshReader, MeshWriter
+from meshnode.services.local import Local, Source
 from meshnode.services.proxy.http import HttpClient, request_for, response_for
 
 CHUNK = 1 << 16
 TARGET_GONE = "the service ended in the middle of a response, or sent none"
-Tcp = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-async def relay(client: HttpClient, tcp: Tcp, mesh: tuple[MeshReader, MeshWriter]) -> None:
+async def relay(client: HttpClient, tcp: Local, mesh: tuple[MeshReader, MeshWriter]) -> None:
     """Send a request on and its response back, bodies as they come.
 
     Raises ConnectionLost when the service's response is none or ends early, ConnectionError when the client has gone
@@ -39,9 +39,7 @@ async def relay(client: HttpClient, tcp: Tcp, mesh: tuple[MeshReader, MeshWriter
         await asyncio.gather(up, down, return_exceptions=True)
 
 
-async def _send_body(
-    client: HttpClient, service: h11.Connection, reader: asyncio.StreamReader, writer: MeshWriter
-) -> None:
+async def _send_body(client: HttpClient, service: h11.Connection, reader: Source, writer: MeshWriter) -> None:
     """Send the request's body on; then wait for the client to go away."""
     while True:
         event = client.parser.next_event()

@@ -19,7 +19,8 @@ from meshnode.sdk.node import Node, runtime_of
 from meshnode.sdk.places import Places
 from meshnode.services.ends import End, host_port, parse_listen
 from meshnode.services.forward import is_loopback
-from meshnode.services.proxy.clients import Client, SocksClient, Tcp, client_of
+from meshnode.services.local import Local, connection
+from meshnode.services.proxy.clients import Client, SocksClient, client_of
 from meshnode.services.proxy.dns_server import DnsServer
 from meshnode.services.proxy.opening import open_for
 from meshnode.services.proxy.overlay import OverlayNames
@@ -126,7 +127,7 @@ class Proxy:
             self._log.error("proxy %s: a client failed", self.listen, exc_info=error)
 
     async def _client(self, sock: socket.socket, source: Addr) -> None:
-        tcp = await asyncio.open_connection(sock=sock)
+        tcp = await connection(sock)
         try:
             async with asyncio.timeout(PROXY_REQUEST_S):
                 client = await _asked(tcp)
@@ -140,7 +141,7 @@ class Proxy:
             log.debug("a client of the proxy is over: %r", error)
             abort(tcp[1])
 
-    async def _serve(self, client: Client, tcp: Tcp, source: Addr) -> bool:
+    async def _serve(self, client: Client, tcp: Local, source: Addr) -> bool:
         """Lead a client to what it wants, or tell it why that cannot be; True when it has been told so."""
         try:
             wanted = client.wanted
@@ -162,7 +163,7 @@ class Proxy:
         finally:
             self._places.leave()
 
-    async def _associate(self, tcp: Tcp, port: int) -> None:
+    async def _associate(self, tcp: Local, port: int) -> None:
         """Carry a client's datagrams as long as its connection is there. Raises OSError."""
 
         async def open_flow(host: str, port: int) -> Datagrams:
@@ -197,7 +198,7 @@ def _tcp(listen: str) -> End:
     return end
 
 
-async def _asked(tcp: Tcp) -> Client | None:
+async def _asked(tcp: Local) -> Client | None:
     """Read until a client has asked, or is to be refused; None when it went away before. Raises OSError."""
     client: Client | None = None
     while data := await tcp[0].read(CHUNK):
@@ -213,7 +214,7 @@ async def _asked(tcp: Tcp) -> Client | None:
     return None
 
 
-async def _linger(tcp: Tcp) -> None:
+async def _linger(tcp: Local) -> None:
     """End a connection behind an answer: a kernel that has unread bytes sends a reset, which would overtake it."""
     tcp[1].write_eof()
     try:
