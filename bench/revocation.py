@@ -23,7 +23,7 @@ from tests.live.cli_node import CliNode, run, stopping
 PROCESSES = 12
 
 
-def _echo(server: socket.socket) -> None:
+def echo_all(server: socket.socket) -> None:
     with suppress(OSError):
         while True:
             client, _ = server.accept()
@@ -56,7 +56,7 @@ ORDERS: dict[str, Callable[[Path, str], Request]] = {"revoked": _revoked, "polic
 def cut_s(count: int = PROCESSES, order: str = "revoked") -> float:
     """Seconds from the request at the authority's node to the end of a TCP connection of the machine that it hits."""
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as echo:
-        threading.Thread(target=_echo, args=(echo,), daemon=True).start()
+        threading.Thread(target=echo_all, args=(echo,), daemon=True).start()
         homes = [Path(folder) / f"n{n}" for n in range(count)]
         assert run(homes[0], "mesh", "create", "field").returncode == 0
         nodes = [CliNode(homes[0])]

@@ -156,6 +156,8 @@ class GrantReject(Enum):
     """One was made when its maker's right to make some was over."""
     TOO_DEEP = "too_deep"
     """One lets more follow than its maker may."""
+    INVITATION = "invitation"
+    """They are those of an invitation, whose key makes grants and is no node."""
     USED_UP = "used_up"
     """The invitation was used by other nodes too often."""
     REVOKED = "revoked"
@@ -171,6 +173,7 @@ GRANT_TEXTS = {
     GrantReject.NOT_YET: "its grant is not valid yet",
     GrantReject.EXPIRED: "its grant has expired",
     GrantReject.TOO_LATE: "its invitation had expired when it joined",
+    GrantReject.INVITATION: "its key is that of a ticket, not of a node",
     GrantReject.USED_UP: "its invitation was used by other nodes already",
     GrantReject.REVOKED: "its grant was revoked",
 }

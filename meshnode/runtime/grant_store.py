@@ -23,6 +23,7 @@ from meshnode.trust.home_mesh import (
     load_rotation,
     packed_mesh,
 )
+from meshnode.trust.redemptions import Uses
 from meshnode.trust.rotation import Rotation
 
 log = logging.getLogger("meshnode.node")
@@ -68,9 +69,9 @@ class GrantStore:
         self._state.save(ROTATION_FILE, rotation.encoded)
 
 
-def _parse(data: bytes) -> dict[str, tuple[int, list[NodeId]]]:
+def _parse(data: bytes) -> dict[str, Uses]:
     return {
-        str(name): (int(said["ends"]), [NodeId.parse(text) for text in said["keys"]])
+        str(name): Uses(str(said["share"]), int(said["ends"]), tuple(NodeId.parse(text) for text in said["keys"]))
         for name, said in json.loads(data).items()
     }
 

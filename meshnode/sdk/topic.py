@@ -29,8 +29,9 @@ LINGER_S = 20.0
 class Topic:
     """A topic that this node has joined, as ``node.join`` returns it.
 
-    Iterating yields ``TopicMessage`` objects until the topic is left. ``async with`` leaves it at the end. Several
-    parts of a program may join the same topic; each has its own queue, and the node takes part once.
+    Iterating yields ``TopicMessage`` objects until the topic is left, and raises ``PolicyDenied`` when a new policy
+    takes the topic from this node. ``async with`` leaves it at the end. Several parts of a program may join the same
+    topic; each has its own queue, and the node takes part once.
 
     Example:
 
@@ -48,6 +49,7 @@ class Topic:
         self._dropped = 0
         self._lost_before = hub.inbox.lost
         self._closed = False
+        self._error: PolicyDenied | None = None
 
     @property
     def name(self) -> str:
@@ -87,7 +89,7 @@ class Topic:
             TopicClosed: The topic was left, or the node was closed.
         """
         if self._closed:
-            raise TopicClosed(f"the topic {self.name!r} was left")
+            raise self._error or TopicClosed(f"the topic {self.name!r} was left")
         data = as_bytes(data)
         if len(data) > TOPIC_MAX_DATA:
             raise ConfigError(
@@ -103,9 +105,9 @@ class Topic:
             self._dropped += 1
         self._wake()
 
-    def _end(self) -> None:
-        """Let the reader end once it has read what is queued."""
-        self._closed = True
+    def _end(self, error: PolicyDenied | None = None) -> None:
+        """Let the reader end once it has read what is queued, in order or by an error."""
+        self._closed, self._error = True, error
         self._wake()
 
     def _wake(self) -> None:
@@ -118,7 +120,7 @@ class Topic:
     async def __anext__(self) -> TopicMessage:
         while not self._queue:
             if self._closed:
-                raise StopAsyncIteration
+                raise self._error or StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
@@ -185,8 +187,8 @@ class _Hub:
         if not self.handles and self._leaving is None:
             self._leaving = self._loop.call_later(LINGER_S, self.leave)
 
-    def leave(self) -> None:
-        """Leave for good."""
+    def leave(self, error: PolicyDenied | None = None) -> None:
+        """Leave for good; ``error`` is what readers meet, which did not ask for it."""
         if self.over:
             return
         self.over = True
@@ -196,7 +198,7 @@ class _Hub:
         self._link.topics.leave(self.name, self._loop.time())
         self._runtime.drain_directory()
         for topic in list(self.handles):
-            topic._end()
+            topic._end(error)
 
     async def publish(self, data: bytes) -> int:
         topics = self._link.topics
@@ -230,6 +232,18 @@ class TopicBook:
         self._link = runtime.stack.topic_link
         self._hubs: dict[str, _Hub] = {}
         self._born = asyncio.get_running_loop().time()
+        runtime.guard.on_change.append(self._cut)
+
+    def _cut(self) -> None:
+        """Leave the topics in which a new policy does not let this node take part."""
+        guard = self._runtime.guard
+        for hub in self._hubs.values():
+            if not guard.joins(guard.own, hub.name):
+                hub.leave(self._refusal(hub.name))
+
+    def _refusal(self, name: str) -> PolicyDenied:
+        guard = self._runtime.guard
+        return _denied(guard.ask(Act.SUBSCRIBE, guard.own, name), f"take part in the topic {name!r}")
 
     async def join(self, name: str, *, replay: int = 0, limit: int = TOPIC_QUEUE) -> Topic:
         """Take part. Returns once there is a link to another member, or after a moment when there is none.
@@ -251,7 +265,7 @@ class TopicBook:
     def _take_part(self, link: TopicLink, name: str, replay: int) -> _Hub:
         guard = self._runtime.guard
         if not guard.joins(guard.own, name):
-            raise _denied(guard.ask(Act.SUBSCRIBE, guard.own, name), f"take part in the topic {name!r}")
+            raise self._refusal(name)
         try:
             hub = self._hubs[name] = _Hub(self._runtime, link, name, replay)
         except ValueError as error:
@@ -259,7 +273,7 @@ class TopicBook:
         return hub
 
     async def _await_link(self, hub: _Hub, topic: Topic) -> None:
-        """Wait a moment for a link to another member. Raises NodeClosed."""
+        """Wait a moment for a link to another member. Raises NodeClosed, PolicyDenied."""
         now = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(YOUNG_READY_S if now - self._born < YOUNG_S else READY_S):
@@ -270,7 +284,7 @@ class TopicBook:
             await topic.leave()
             raise
         if hub.over:
-            raise NodeClosed("the node was closed")
+            raise topic._error or NodeClosed("the node was closed")
 
     def close(self) -> None:
         """Leave all; iterations end."""

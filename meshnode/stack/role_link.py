@@ -78,6 +78,8 @@ class RoleLink(Component):
         if origin == context.identity.id:
             return
         before, standing = context.heard.get(origin), self._standing(change.entry, context.clock.wall())
+        if standing is not None and not context.standings.count(standing):
+            standing = None
         if standing is None:
             context.heard.pop(origin, None)
         else:

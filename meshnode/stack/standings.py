@@ -95,13 +95,7 @@ class Standings(Component):
         wall, now = context.clock.wall(), context.clock.monotonic()
         try:
             standing = verify_chain(grants, peer, settings.authority, wall, context.is_revoked)
-            if context.successors.note(standing.former, peer, standing.chain[-1]):
-                context.events.on_dirty()
-                self.end_revoked(now)
-            if context.is_barred(peer) or context.successors.is_disputed(standing.former):
-                raise GrantError(GrantReject.REVOKED)
-            if not self.count(standing):
-                raise GrantError(GrantReject.USED_UP)
+            self._check(standing, now)
         except GrantError as error:
             if not settings.needs_grant and not context.is_barred(peer):
                 return None
@@ -109,6 +103,17 @@ class Standings(Component):
             return error
         self._hold(standing, TokenBucket(GRANTS_PER_S, GRANTS_BURST, now))
         return None
+
+    def _check(self, standing: Standing, now: float) -> None:
+        """Note what verified grants of a peer say, and hold them to what others said before. Raises GrantError."""
+        context = self._context
+        if context.successors.note(standing.former, standing.id, standing.chain[-1]):
+            context.events.on_dirty()
+            self.end_revoked(now)
+        if context.is_barred(standing.id) or context.successors.is_disputed(standing.former):
+            raise GrantError(GrantReject.REVOKED)
+        if not self.count(standing):
+            raise GrantError(GrantReject.USED_UP)
 
     def count(self, standing: Standing) -> bool:
         """Count the use of an invitation; False when as many others, this node before all, have used it."""
@@ -137,6 +142,7 @@ class Standings(Component):
             return
         try:
             standing = verify_chain(grants, connection.peer, authority, context.clock.wall(), context.is_revoked)
+            self._check(standing, now)
         except GrantError:
             context.metrics.count(NOT_TAKEN)
             return

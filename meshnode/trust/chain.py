@@ -82,6 +82,8 @@ def verify_chain(
     authority: NodeId,
     wall: float,
     is_revoked: IsRevoked = none_revoked,
+    *,
+    of_ticket: bool = False,
 ) -> Standing:
     """Verify that ``chain`` leads from ``authority`` to ``subject``; no signature is checked before all else holds.
 
@@ -91,6 +93,8 @@ def verify_chain(
         authority: The mesh's authority.
         wall: Unix seconds. Dates may be ``GRANT_SKEW_S`` off.
         is_revoked: Says whether one of the grants, or of their keys, was revoked.
+        of_ticket: Whether it is that of a ticket. Its key is no node: a holder of the ticket that took part with it
+            would be counted by no node, bound to no service, and stay when the ticket is over.
 
     Raises:
         GrantError: It does not; ``reason`` says why.
@@ -102,6 +106,8 @@ def verify_chain(
     _check_dates(grants[-1], wall)
     for parent, grant in pairwise(grants):
         check_narrows(grant, parent)
+    if grants[-1].is_invitation and not of_ticket:
+        raise GrantError(GrantReject.INVITATION)
     if is_revoked(grants):
         raise GrantError(GrantReject.REVOKED)
     if not all(is_signed(grant) for grant in grants):

@@ -83,6 +83,11 @@ class Grant:
     encoded: bytes
 
     @property
+    def is_invitation(self) -> bool:
+        """True when its subject is the key in a ticket, which makes grants for nodes and is none."""
+        return self.delegation is not None and (self.delegation.uses > 0 or self.services == ())
+
+    @property
     def id(self) -> str:
         """16 hexadecimal digits that name it in logs and rules."""
         return grant_id(self.encoded)

@@ -186,7 +186,7 @@ def invite(
     if not 0 <= uses <= MAX_INVITE_USES:
         raise ConfigError(f"a ticket is for 1 to {MAX_INVITE_USES} nodes", hint="0 is for any number")
     now = round(wall * 1000)
-    expires = now + round(max(lifetime_s, ticket_s) * 1000)
+    expires, until = now + round(max(lifetime_s, ticket_s) * 1000), now + round(ticket_s * 1000)
     return make_ticket(
         issuer,
         mesh.name,
@@ -196,7 +196,7 @@ def invite(
         roles=roles,
         services=services,
         now=now,
-        until=now + round(ticket_s * 1000),
+        until=until if issuer.may is None else min(until, issuer.may.until),
         expires=expires if issuer.latest is None else min(expires, issuer.latest),
         uses=uses,
         entropy=entropy,
@@ -226,12 +226,14 @@ def grant(
     roles: tuple[str, ...],
     services: Names,
     lifetime_s: float,
-    delegate: bool,
+    depth: int,
     renews: bool,
     wall: float,
     entropy: Entropy,
 ) -> Chain:
-    """Return the chain for a node whose key is known; a delegate may give as much as it has, to nodes that may not.
+    """Return the chain for a node whose key is known.
+
+    With a ``depth`` it may give as much as it has to others, and these again to others, so many grants in a row.
 
     Raises GrantError when this issuer may not give that.
     """
@@ -239,7 +241,7 @@ def grant(
     expires = now + round(lifetime_s * 1000)
     if issuer.latest is not None:
         expires = min(expires, issuer.latest)
-    may = Delegation(roles, services, 1, expires, renews=renews) if delegate else None
+    may = Delegation(roles, services, depth, expires, renews=renews) if depth else None
     return issuer.issue(
         subject, roles=roles, services=services, not_before=now, expires=expires, delegation=may, entropy=entropy
     )
@@ -257,7 +259,7 @@ def renewed(issuer: Issuer, file: Path, *, lifetime_s: float, wall: float, entro
         roles=old.roles,
         services=old.services,
         lifetime_s=lifetime_s,
-        delegate=old.delegation is not None,
+        depth=old.delegation.depth if old.delegation is not None else 0,
         renews=old.delegation is not None and old.delegation.renews,
         wall=wall,
         entropy=entropy,

@@ -79,7 +79,9 @@ def make_ticket(
     """
     invite = Identity(entropy(KEY_LENGTH))
     delegation = Delegation(roles, services, 1, until, uses)
-    chain = issuer.issue(invite.id, not_before=now, expires=expires, delegation=delegation, entropy=entropy)
+    chain = issuer.issue(
+        invite.id, services=(), not_before=now, expires=expires, delegation=delegation, entropy=entropy
+    )
     return Ticket(mesh, secret, authority, seeds, invite.seed, chain)
 
 
@@ -103,7 +105,7 @@ def redeem(ticket: Ticket, subject: NodeId, wall: float, entropy: Entropy) -> Ch
 def _invitation(ticket: Ticket, invite: NodeId, wall: float) -> Standing:
     """Return what the invite key may give. Raises GrantError, in words about the ticket."""
     try:
-        return verify_chain(ticket.chain, invite, ticket.authority, wall)
+        return verify_chain(ticket.chain, invite, ticket.authority, wall, of_ticket=True)
     except GrantError as error:
         said = {
             GrantReject.NOT_YET: ("this clock is before the time at which the ticket was made", "set the clock"),

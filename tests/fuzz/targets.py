@@ -8,11 +8,10 @@ each for a moment; ``./dev fuzz`` runs millions of inputs through them, led by c
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from meshnode.base.address import Addr
-from meshnode.base.value import value
 from meshnode.base.wire import WireError, decode, encode
 from meshnode.directory.announcement import parse_offer
 from meshnode.directory.names import is_claim
@@ -50,21 +49,14 @@ from meshnode.trust.signed_policy import open_policy, sign_policy
 from meshnode.trust.ticket import parse_ticket
 from tests.engines import INSTALLED
 from tests.fuzz.packets import FirstFlight, Live
+from tests.fuzz.target import Target, refused
+from tests.fuzz.ways_in import WAYS_IN
 
 ROOT = Path(__file__).parents[1]
 ME, PEER = Identity(bytes(31) + b"\1"), Identity(bytes(31) + b"\2")
 WALL = 1_700_000_100.0
 NONCE = bytes(24)
 ROUTER = ssdp.Url(Addr("192.0.2.1", 5000), "/d.xml")
-
-
-@value
-class Target:
-    """A parser and valid inputs of it."""
-
-    run: Callable[[bytes], None]
-    seeds: tuple[bytes, ...]
-    share: int = 100  # of all inputs, as a weight: what is slow has less
 
 
 class _Still:
@@ -129,12 +121,12 @@ def client_hello(data: bytes) -> None:
 
 def router(data: bytes) -> None:
     for parse in (pcp.parse, natpmp.parse, ssdp.parse, http.parse):
-        _or(ValueError, parse, data)
+        refused(ValueError, parse, data)
 
 
 def upnp(data: bytes) -> None:
     for parse in (xml.parse, lambda body: soap.parse(500, body), lambda body: soap.services(body, ROUTER)):
-        _or(ValueError, parse, data)
+        refused(ValueError, parse, data)
 
 
 def mdns(data: bytes) -> None:
@@ -144,7 +136,7 @@ def mdns(data: bytes) -> None:
 
 
 def ticket(data: bytes) -> None:
-    _or(ConfigError, lambda text: parse_ticket(text.decode("utf-8", "replace")), data)
+    refused(ConfigError, lambda text: parse_ticket(text.decode("utf-8", "replace")), data)
 
 
 # ---- members
@@ -160,7 +152,7 @@ def cbor(data: bytes) -> None:
 
 def record(data: bytes) -> None:
     for encoded in (data, ME.sign(RECORD + data) + data):
-        _or(RecordError, lambda it: open_record(it, WALL), encoded)
+        refused(RecordError, lambda it: open_record(it, WALL), encoded)
 
 
 def probes(data: bytes) -> None:
@@ -204,20 +196,20 @@ def entry(data: bytes) -> None:
 
 def grant(data: bytes) -> None:
     for encoded in (data, ME.sign(GRANT + data) + data):
-        _or(GrantError, open_grant, encoded)
-        _or(GrantError, lambda it: verify_chain([it], PEER.id, ME.id, WALL), encoded)
+        refused(GrantError, open_grant, encoded)
+        refused(GrantError, lambda it: verify_chain([it], PEER.id, ME.id, WALL), encoded)
 
 
 def statement(data: bytes) -> None:
     """A revocation, and a rotation of the mesh's secret, as they are and signed by the authority."""
     for encoded in (data, ME.sign(REVOCATION + data) + data):
-        _or((GrantError, ValueError), lambda it: open_revocation(it, ME.id, WALL), encoded)
+        refused((GrantError, ValueError), lambda it: open_revocation(it, ME.id, WALL), encoded)
     for encoded in (data, ME.sign(ROTATION + data) + data):
         open_rotation(encoded, ME.id)
 
 
 def chain_file(data: bytes) -> None:
-    _or((GrantError, ValueError), parse_chain, data)
+    refused((GrantError, ValueError), parse_chain, data)
 
 
 def control(data: bytes) -> None:
@@ -228,8 +220,8 @@ def control(data: bytes) -> None:
     except WireError:
         return
     for fields in found[:3]:
-        _or(WireError, lambda it: open_hello(it, PEER.id, ME.id, b"12345678", bytes(range(32))), fields)
-        _or(WireError, open_welcome, fields)
+        refused(WireError, lambda it: open_hello(it, PEER.id, ME.id, b"12345678", bytes(range(32))), fields)
+        refused(WireError, open_welcome, fields)
         if fields[0] == Frame.GOSSIP and len(fields) == 2 and isinstance(fields[1], bytes):
             gossip_message(fields[1])
 
@@ -249,22 +241,15 @@ def relay(data: bytes) -> None:
 
 
 def policy(data: bytes) -> None:
-    _or(ConfigError, parse_policy, data)
+    refused(ConfigError, parse_policy, data)
 
 
 def signed_policy(data: bytes) -> None:
-    _or((ConfigError, WireError, GrantError), lambda it: open_policy(it, ME.id), data)
+    refused((ConfigError, WireError, GrantError), lambda it: open_policy(it, ME.id), data)
 
 
 def audit(data: bytes) -> None:
     parse_line(data)
-
-
-def _or(error: type[Exception] | tuple[type[Exception], ...], parse: Callable[..., object], data: object) -> None:
-    try:
-        parse(data)
-    except error:
-        pass
 
 
 def _bodies(signed: Iterable[bytes]) -> tuple[bytes, ...]:
@@ -318,6 +303,7 @@ TARGETS: dict[str, Target] = {
     "policy": Target(policy, (POLICY,)),
     "signed_policy": Target(signed_policy, (sign_policy(ME, POLICY).encoded,)),
     "audit": Target(audit, (b'{"seq":1,"time":1,"kind":"admitted"}\n',)),
+    **WAYS_IN,
 }
 FRAMES = (
     b"\x0a\x00\x05hello",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import twins
 from tests.live.cli_node import CliNode, eventually, stopping
 
 
@@ -30,3 +31,11 @@ def test_of_two_processes_with_one_key_one_stands_down_and_both_are_told(tmp_pat
             eventually(lambda: stays.ask("status")["degraded"] != [], 20.0)
             assert seed.ask("ping", stays.id, "-c", "1")["rtt_ms"] is not None
             assert "stands down" in loser.log
+
+
+@pytest.mark.parametrize("mode", twins.MODES)
+def test_once_it_is_decided_nothing_changes_and_streams_of_the_one_that_stays_go_on(mode: str) -> None:
+    found = twins.run(mode, 4.0)
+    assert found["decided_s"] < twins.DECIDE_S
+    assert found["echoes"] > 3
+    assert (found["flaps"], found["lost"]) == (0, 0)

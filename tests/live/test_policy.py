@@ -59,6 +59,37 @@ async def test_a_change_of_the_file_cuts_a_live_stream_within_a_second(tmp_path:
                 await client.open(server.id, "web")
 
 
+async def test_a_node_that_may_hear_a_topic_no_longer_ends_its_own_readers_with_the_reason(tmp_path: Path) -> None:
+    quiet = {"listen": "127.0.0.1:0", "mdns": False, "dht": False, "port_mapping": False}
+    home = tmp_path / "a"
+    async with meshnode.Node(meshnode.Config(home=home, **quiet)) as node:
+        secret, plain, left = await node.join("secret"), await node.join("plain"), await node.join("secret")
+        await left.leave()
+        (home / "policy.toml").write_text(
+            f'[[deny]]\nname = "retired"\nfrom = "{node.id}"\nsubscribe = "secret"\n'
+            '[[allow]]\nfrom = "any"\nsubscribe = "*"\n'
+        )
+        async with asyncio.timeout(15):
+            with pytest.raises(PolicyDenied, match="secret") as caught:
+                await anext(secret)
+        assert caught.value.rule == "retired"
+        with pytest.raises(PolicyDenied):
+            await secret.publish(b"still")
+        with pytest.raises(PolicyDenied):
+            await node.join("secret")
+        with pytest.raises(StopAsyncIteration):
+            await anext(left)  # it had left by itself
+        await plain.publish(b"goes on")
+        (home / "policy.toml").unlink()
+        async with asyncio.timeout(15):
+            while True:
+                try:
+                    await (await node.join("secret")).publish(b"again")
+                    break
+                except PolicyDenied:
+                    await asyncio.sleep(0.05)
+
+
 async def test_a_node_does_not_start_without_the_rules_that_it_was_given(tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text("[[allow]]\nservices = 'web'\n")
     with pytest.raises(ConfigError, match=r"policy\.toml, line 1, rule allow#1"):

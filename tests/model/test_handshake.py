@@ -13,6 +13,7 @@ from tests.model.checker import (
     SCENES,
     SECRECY,
     STRONGEST,
+    UNKNOWN_SHARE,
     Scene,
     check,
 )
@@ -32,6 +33,7 @@ MISSED = [
     ((Defence.HELLO_BINDING,), AGREEMENT, STOLEN),
     ((Defence.HELLO_LISTENER, Defence.HELLO_BINDING), AGREEMENT, STOLEN[1:]),
     ((Defence.EPHEMERAL,), FORWARD, QUICK),
+    ((Defence.EPHEMERAL,), UNKNOWN_SHARE, QUICK),
     ((Defence.HYBRID,), QUANTUM, QUICK),
 ]
 
@@ -51,8 +53,10 @@ def test_a_defence_that_is_left_out_is_missed(
     assert found.attacks[promise].trace
 
 
-def test_every_defence_is_left_out_once() -> None:
+def test_every_defence_is_left_out_once_and_every_promise_broken_once() -> None:
     assert {defence for without, _, _ in MISSED for defence in without} == set(Defence)
+    promises = {SECRECY, AGREEMENT, UNKNOWN_SHARE, KNOCKS, STRONGEST, FORWARD, QUANTUM}
+    assert {promise for _, promise, _ in MISSED} == promises
 
 
 def test_where_the_hello_is_bound_to_tls_its_names_stand_behind_a_second_door() -> None:

@@ -93,7 +93,7 @@ def _holds(said: list[dict[str, Any]]) -> bool:
                 return False
         if given_ and (given_.depth >= may.depth or given_.until > may.until or given_.renews > may.renews):
             return False
-    return True
+    return not (said[-1]["delegation"] and said[-1]["services"] == [])  # the key of a ticket is no node
 
 
 def _meant(services: Any) -> set[str]:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from meshnode.base.limits import GRANT_SKEW_S
+from meshnode.discovery.resolver import Resolved
 from meshnode.errors import MeshError, PolicyDenied
+from meshnode.gossip.entry import Kind
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import Connection, State
@@ -21,6 +23,7 @@ from meshnode.trust.authority import Issuer
 from meshnode.trust.chain import Chain
 from meshnode.trust.grant import Delegation
 from meshnode.trust.parties import parse_parties
+from meshnode.trust.redemptions import Uses
 from meshnode.trust.ticket import Ticket, make_ticket, redeem
 
 AUTHORITY = Issuer(Identity(b"A" * 32))
@@ -123,6 +126,33 @@ def test_nothing_is_served_to_a_dialler_that_sends_data_before_it_is_refused() -
     good.on_stream_opened = opened.append
     mesh.dial(bad, good)
     assert opened == []
+
+
+def test_a_node_without_a_grant_has_its_part_of_the_dht_and_nothing_else_of_the_mesh() -> None:
+    mesh = Mesh()
+    members = [mesh.node("web", gossip=True) for _ in range(4)]
+    for one in members[1:]:
+        assert isinstance(mesh.dial(one, members[0]), Connection)
+    bare = mesh.node(chain=(), gossip=True)
+    assert isinstance(mesh.dial(bare, members[0]), PolicyDenied)
+    mesh.world.run(30.0)
+    answers: list[object] = []
+    bare.mesh.resolve(members[3].id, mesh.world.now, answers.append)
+    members[3].mesh.resolve(bare.id, mesh.world.now, answers.append)
+    for node in (bare, members[3]):
+        node.on_dirty()
+    assert mesh.world.run(30.0, lambda: len(answers) == 2)
+    assert all(isinstance(answer, Resolved) for answer in answers), "the secret alone admits to the DHT"
+    assert not bare.mesh.sessions or all(each.connection is None for each in bare.mesh.sessions.values())
+    assert isinstance(mesh.dial(members[3], bare), PolicyDenied)
+    assert _members(bare) <= {bare.id}, "no entry of gossip reaches it: no member, service, name or role"
+    assert all(bare.id not in _members(node) for node in members)
+    assert _members(members[3]) == {node.id for node in members}
+
+
+def _members(node: SimNode) -> set[NodeId]:
+    assert node.mesh.gossip is not None
+    return {entry.origin for entry in node.mesh.gossip.core.store.entries(Kind.MEMBER)}
 
 
 def test_where_the_mesh_secret_admits_grants_only_give_roles() -> None:
@@ -286,7 +316,10 @@ def test_the_count_survives_a_restart() -> None:
     mesh.dial(_newcomer(mesh, ticket), good)
     saved = json.loads(json.dumps(good.mesh.context.standings.redemptions.saved()))
     again = mesh.node("db")
-    kept = {name: (use["ends"], [NodeId.parse(key) for key in use["keys"]]) for name, use in saved.items()}
+    kept = {
+        name: Uses(use["share"], use["ends"], tuple(NodeId.parse(key) for key in use["keys"]))
+        for name, use in saved.items()
+    }
     again.mesh.context.standings.redemptions.restore(kept)
     assert isinstance(mesh.dial(_newcomer(mesh, ticket), again), PolicyDenied)
 

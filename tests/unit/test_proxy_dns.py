@@ -181,3 +181,12 @@ def test_the_oldest_address_is_forgotten_at_the_bound_and_one_in_use_is_not() ->
     names.address_of("one more", ID)
     assert names.meaning(first) is not None
     assert names.meaning(second) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"\x40" + b"a" * 64 + b"\4mesh\0", b"\x7f" + b"a" * 127 + b"\0", (b"\x3f" + b"a" * 63) * 4 + b"\4mesh\0"],
+    ids=["a label of 64", "a label of 127", "a name of 261"],
+)
+def test_a_name_that_cannot_be_written_again_is_dropped(name: bytes) -> None:
+    assert read_query(bytes.fromhex("123401000001000000000000") + name + b"\0\x1c\0\1") is None

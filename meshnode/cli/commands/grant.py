@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshnode.base.limits import MAX_CHAIN
 from meshnode.cli.commands.trust import FILE, Span, granting, node_of, told_of, write_new
 from meshnode.cli.options import home_option, json_option
 from meshnode.cli.output import emit
@@ -42,6 +43,11 @@ def _json(standing: Standing) -> dict[str, object]:
 @click.argument("node")
 @granting
 @click.option("--delegate", is_flag=True, help="It may give these roles and services to others.")
+@click.option(
+    "--depth",
+    type=click.IntRange(1, MAX_CHAIN - 1),
+    help="How many may hand them on, one after the other; implies --delegate, which is 1.",
+)
 @click.option("--renews", is_flag=True, help="It renews grants of these roles by itself; implies --delegate.")
 @click.option("--out", type=FILE, required=True, metavar="FILE", help="Where the grant is written.")
 @home_option
@@ -52,6 +58,7 @@ def issue_command(
     services: tuple[str, ...],
     lifetime: float,
     delegate: bool,
+    depth: int | None,
     renews: bool,
     out: Path,
     home: Path,
@@ -66,6 +73,7 @@ def issue_command(
     \b
     Example: meshnode grant issue ID --role web --out web.grant
              meshnode grant issue ID --role web --renews --out renewer.grant
+             meshnode grant issue ID --role web --depth 2 --out agent.grant
     """
     from time import time
 
@@ -85,7 +93,7 @@ def issue_command(
         roles=checked_roles(roles),
         services=checked_services(services),
         lifetime_s=lifetime,
-        delegate=delegate or renews,
+        depth=depth or int(delegate or renews),
         renews=renews,
         wall=wall,
         entropy=os.urandom,

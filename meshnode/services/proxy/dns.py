@@ -11,7 +11,7 @@ from ipaddress import IPv6Address
 
 from dnslib import AAAA, EDNS0, OPCODE, QTYPE, RCODE, RR, SOA, DNSError, DNSHeader, DNSQuestion, DNSRecord
 from dnslib.buffer import BufferError
-from dnslib.label import DNSBuffer
+from dnslib.label import DNSBuffer, DNSLabel
 
 from meshnode.errors import InvalidId, MeshError, NotFound
 from meshnode.identity.mesh_host import MeshHost, parse_host
@@ -20,6 +20,7 @@ ZONE = "mesh."
 TTL_S = 30  # of an answer: a name may mean another node after `meshnode forget`
 NEGATIVE_TTL_S = 5  # of none: the node may be there in a moment
 MAX_QUERY = 512  # bytes; a question has 271 at most, and options some
+MAX_LABEL, MAX_NAME = 63, 255  # bytes
 UDP_SIZE = 1_232  # that this end takes, in EDNS
 IN, ANY_CLASS = 1, 255
 
@@ -69,10 +70,17 @@ def _parse(data: bytes) -> DNSRecord | None:
         if header.qr:
             return None
         questions = [DNSQuestion.parse(buffer)] if header.q == 1 else []
+        if any(not _is_name(question.qname) for question in questions):
+            return None
         extra = [EDNS0(udp_len=UDP_SIZE)] if header.ar and _has_edns(buffer) else []
     except (DNSError, BufferError, ValueError):
         return None
     return DNSRecord(header, questions=questions, ar=extra)
+
+
+def _is_name(name: DNSLabel) -> bool:
+    """Return whether a name can be written again (RFC 1035, section 2.3.4); dnslib reads longer ones too."""
+    return all(len(part) <= MAX_LABEL for part in name.label) and sum(len(part) + 1 for part in name.label) < MAX_NAME
 
 
 def _has_edns(buffer: DNSBuffer) -> bool:

@@ -1,0 +1,81 @@
+"""What the holder of a ticket, or of one that is used up or over, can make of it beside a grant for its own node."""
+
+from __future__ import annotations
+
+from meshnode.errors import GrantReject, PolicyDenied
+from meshnode.gossip.entry import Kind
+from meshnode.identity.keys import Identity
+from meshnode.quic.connection import Connection, State
+from meshnode.sim.world import SimNode
+from meshnode.trust.authority import pack_chain
+from meshnode.trust.revocation import RevocationError, RevocationReject, open_revocation, sign_revocation
+from meshnode.trust.ticket import Ticket, redeem
+from tests.sim.test_grants import AUTHORITY, MS, Mesh, _newcomer, _ticket
+
+
+def _used_up(mesh: Mesh, good: SimNode) -> Ticket:
+    ticket = _ticket(mesh, 1)
+    assert isinstance(mesh.dial(_newcomer(mesh, ticket), good), Connection)
+    return ticket
+
+
+def test_the_key_of_a_ticket_is_no_node() -> None:
+    for uses in (0, 1):  # it would be counted by none, bound to no service, and stay, renewed, when the ticket is over
+        mesh = Mesh()
+        good, ticket = mesh.node("db"), _ticket(mesh, uses)
+        thief = mesh.node(identity=Identity(ticket.invite), chain=ticket.chain)
+        for one, other in ((thief, good), (good, thief)):
+            refused = mesh.dial(one, other)
+            assert isinstance(refused, PolicyDenied)
+            assert "is that of a ticket" in refused.message
+
+
+def test_a_ticket_that_is_used_up_gives_a_member_no_role_on_a_live_connection() -> None:
+    mesh = Mesh()
+    good = mesh.node("db")
+    ticket, member = _used_up(mesh, good), mesh.node("guest")
+    connection = mesh.dial(member, good)
+    assert isinstance(connection, Connection)
+    member.mesh.context.standings.set_own(redeem(ticket, member.id, mesh.world.wall(), mesh.world.entropy))
+    member.on_dirty()
+    mesh.world.run(5.0)
+    assert good.mesh.context.standings.caller(member.id).roles == {"guest"}
+    assert good.mesh.metrics.counters["drop_grants"] == 1
+    assert connection.state is State.READY
+
+
+def test_a_ticket_that_is_used_up_gives_a_member_no_role_by_gossip() -> None:
+    mesh = Mesh()
+    good, far = mesh.node("db", gossip=True), mesh.node("db", gossip=True)
+    ticket = _used_up(mesh, good)
+    member = mesh.node("guest", gossip=True)
+    for node in (far, member):
+        node.join(good)
+    mesh.world.run(20.0)
+    assert far.mesh.context.heard.get(member.id).roles == {"guest"}  # type: ignore[union-attr]
+    gossip = member.mesh.gossip
+    assert gossip is not None
+    chain = redeem(ticket, member.id, mesh.world.wall(), mesh.world.entropy)
+    gossip.entries.publish_soon(Kind.GRANTS, "", pack_chain(chain), 3600, mesh.world.now)
+    member.on_dirty()
+    mesh.world.run(20.0)
+    for node in (good, far):
+        heard = node.mesh.context.heard.get(member.id)
+        assert heard is None or heard.roles == {"guest"}
+        assert "web" not in node.mesh.context.standings.caller(member.id).roles
+
+
+def test_the_holder_of_a_ticket_revokes_neither_the_ticket_nor_the_others_that_joined_by_it() -> None:
+    mesh = Mesh()
+    ticket = _ticket(mesh, 20)
+    invite, honest = Identity(ticket.invite), Identity(b"h" * 32)
+    assert redeem(ticket, honest.id, mesh.world.wall(), mesh.world.entropy)
+    for target in (invite.id, honest.id):
+        made = sign_revocation(invite, bytes(target), time=MS, chain=ticket.chain)
+        try:
+            open_revocation(made.encoded, AUTHORITY.identity.id, mesh.world.wall())
+        except RevocationError as error:
+            assert error.reason is RevocationReject.UNPROVEN
+            assert error.__cause__.reason is GrantReject.INVITATION  # type: ignore[union-attr]
+        else:
+            raise AssertionError("a ticket has the right to revoke")
