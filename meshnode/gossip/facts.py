@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from meshnode.gossip.dissemination.entry_store import EntryStore
 from meshnode.gossip.effects import Status
-from meshnode.gossip.entry import Kind
 from meshnode.gossip.membership.members import Members
 from meshnode.gossip.membership.views import Views
 from meshnode.gossip.messages import Contact
@@ -41,11 +40,6 @@ class Facts:
     def status(self, peer: NodeId) -> Status:
         """Return the believed state of ``peer``; UNKNOWN when no entry says that it is a member."""
         return self._believed(peer)
-
-    def listed(self) -> int:
-        """Return how many members are listed and not believed to be gone."""
-        absent = Status.GONE, Status.LEFT
-        return sum(self._members.status(entry.origin) not in absent for entry in self._store.entries(Kind.MEMBER))
 
     def is_neighbour(self, peer: NodeId) -> bool:
         """Return whether ``peer`` is in the active view."""

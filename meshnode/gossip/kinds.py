@@ -10,7 +10,7 @@ from meshnode.base.wire import WireError, decode, encode
 from meshnode.errors import InvalidId, RecordError, RecordReject
 from meshnode.gossip.entry import Entry
 from meshnode.identity.node_id import NodeId
-from meshnode.identity.record import open_record
+from meshnode.identity.record import EndpointRecord, open_record, read_record
 
 NEEDED = 2  # accusers from which on a node believes that a member is gone
 UNTIMELY = (RecordReject.EXPIRED, RecordReject.FUTURE)
@@ -55,6 +55,12 @@ def parse_member(entry: Entry) -> Member | None:
     if entry.name or entry.value is None:
         return None
     return _member(entry.origin, entry.value, entry.issued)
+
+
+def record_in(entry: Entry) -> EndpointRecord | None:
+    """Return the record in a MEMBER entry that was parsed and verified when it came; None when it has none."""
+    fields = decode(entry.value, GOSSIP_MAX_STORED_ENTRY) if entry.value is not None else None
+    return read_record(fields[1]) if isinstance(fields, list) and fields[1] else None
 
 
 def parse_accusation(entry: Entry) -> Accusation | None:

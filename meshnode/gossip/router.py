@@ -23,6 +23,7 @@ from meshnode.gossip.dissemination.ingest import Ingest, Taken
 from meshnode.gossip.dissemination.listing import Listing
 from meshnode.gossip.dissemination.own_entries import OwnEntries
 from meshnode.gossip.dissemination.plumtree import Plumtree
+from meshnode.gossip.dissemination.roll import Roll
 from meshnode.gossip.effects import Banned, Changed, Effect, Expired, Fault, MemberChanged, Publish, Send, Status
 from meshnode.gossip.entry import Entry, Kind, latest_ms
 from meshnode.gossip.facts import Facts
@@ -46,9 +47,18 @@ from meshnode.gossip.messages import (
     Prune,
     decode_message,
 )
-from meshnode.gossip.wiring import WIRING, breaks_the_tree, has_standing, on_accusation, on_member, publish_member
+from meshnode.gossip.wiring import (
+    WIRING,
+    breaks_the_tree,
+    has_standing,
+    listed_members,
+    on_accusation,
+    on_member,
+    publish_member,
+)
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import read_record
 
 LEAVE_TTL_S = 86_400  # no replayed member entry, which lives two hours, outlives the goodbye
 EXPIRY_SLACK_S = 1.0  # many entries expire in one go
@@ -89,7 +99,13 @@ class Gossip:
         heard_at: Callable[[NodeId], float] = lambda peer: NEVER,
     ) -> None:
         timers = self._timers = Timers()
-        listing = Listing(rng, timers, lambda: facts.listed(), lambda now: publish_member(self, now), always=listed)
+        roll = Roll(
+            rng,
+            lambda: listed_members(self, answered),
+            lambda: read_record(own.record),
+            lambda contact, now, answer: self.swim.probe(contact, now, answer),
+        )
+        listing = Listing(rng, timers, roll, lambda now: publish_member(self, now), always=listed)
         own = self.own_entries = OwnEntries(identity, wall - now, first_seq, listing)
         self.metrics = metrics
         self._effects: list[Effect] = []

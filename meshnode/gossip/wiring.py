@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from meshnode.gossip.arrivals import Arrivals
@@ -11,6 +11,7 @@ from meshnode.gossip.dissemination.entry_store import EntryStore
 from meshnode.gossip.dissemination.ingest import Blame, Taken
 from meshnode.gossip.dissemination.own_entries import OwnEntries
 from meshnode.gossip.dissemination.plumtree import Plumtree
+from meshnode.gossip.dissemination.roll import Listed
 from meshnode.gossip.effects import (
     Accuse,
     Banned,
@@ -25,7 +26,7 @@ from meshnode.gossip.effects import (
     Status,
 )
 from meshnode.gossip.entry import Entry, Kind
-from meshnode.gossip.kinds import Member, parse_accusation, parse_member
+from meshnode.gossip.kinds import Member, parse_accusation, parse_member, record_in
 from meshnode.gossip.membership.accusations import MEMBER_TTL_S, Accusations, Unreachable
 from meshnode.gossip.membership.hyparview import HyParView
 from meshnode.gossip.membership.members import Members
@@ -57,6 +58,14 @@ class Cores(Protocol):
 def has_standing(gossip: Cores, answered: Callable[[NodeId], bool], peer: NodeId) -> bool:
     """Return whether this node knows ``peer`` by more than hearsay: a neighbour, a seed, or one that answered."""
     return peer in gossip.hyparview.active or peer in gossip.seeds or answered(peer)
+
+
+def listed_members(gossip: Cores, answered: Callable[[NodeId], bool]) -> Iterator[Listed]:
+    """Yield the members that have an entry and are not believed to be gone."""
+    for entry in gossip.store.entries(Kind.MEMBER):
+        origin = entry.origin
+        if gossip.members.status(origin) not in (Status.GONE, Status.LEFT):
+            yield Listed(origin, record_in(entry), has_standing(gossip, answered, origin))
 
 
 def breaks_the_tree(gossip: Cores, entry: Entry) -> bool:

@@ -195,6 +195,14 @@ def open_record(encoded: bytes, wall: float, *, expected: NodeId | None = None) 
     return record
 
 
+def read_record(encoded: bytes) -> EndpointRecord | None:
+    """Return what a record says that was verified before; None when it is none."""
+    try:
+        return _parsed(encoded)
+    except (EnvelopeError, ValueError, TypeError):
+        return None
+
+
 # One record comes by many ways (connection, watch, several holders): it is parsed and verified once.
 @lru_cache(maxsize=MAX_OPENED_RECORDS)
 def _parsed(encoded: bytes) -> EndpointRecord:

@@ -3,22 +3,55 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cache
 
 import pytest
 
+from meshnode.base.address import Addr
 from meshnode.base.limits import GOSSIP_LISTED
 from meshnode.base.timers import Timers
-from meshnode.gossip.dissemination.listing import AGAIN_S, CROWDED, RENEWED_S, SPREAD_S, Listing
+from meshnode.gossip.dissemination.listing import AGAIN_S, ANSWERED_S, CROWDED, RENEWED_S, SPREAD_S, Listing
+from meshnode.gossip.dissemination.roll import HIDDEN, Listed, Roll, network_in
+from meshnode.gossip.messages import Contact
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import Endpoint, EndpointRecord
+
+ID = Identity(bytes(32)).id
+
+
+@cache
+def at(host: str) -> EndpointRecord:
+    return EndpointRecord(ID, 1, 1, 1, (Endpoint(Addr(host, 4000)),), encoded=host.encode())
 
 
 class Bench:
-    """One node's listing in a mesh of which ``known`` members are listed."""
+    """One node's listing in a mesh of which ``known`` members are listed that it cannot ask, and ``others`` besides.
 
-    def __init__(self, known: int = 0, *, always: bool = False, seed: int = 1) -> None:
+    These are told by their hosts, of which those at 10.x answer; the node itself is at ``host``.
+    """
+
+    def __init__(self, known: int = 0, *, always: bool = False, seed: int = 1, host: str = "") -> None:
         self.known = known
+        self.others: list[str] = []
+        self.asked: list[str] = []
         self.published: list[float] = []
         self.timers = Timers()
-        self.core = Listing(random.Random(seed), self.timers, lambda: self.known, self.published.append, always=always)
+        own = at(host) if host else None
+        roll = Roll(random.Random(-seed), self.listed, lambda: own, self.probe)
+        self.core = Listing(random.Random(seed), self.timers, roll, self.published.append, always=always)
+
+    def listed(self) -> Iterator[Listed]:
+        yield from [Listed(ID, None, False)] * self.known
+        yield from (Listed(ID, at(host), host.startswith("192.0.2.")) for host in self.others)
+
+    def probe(self, contact: Contact, now: float, answer: Callable[[bool, float], None]) -> bool:
+        host = contact.record.decode()
+        self.asked.append(host)
+        self.timers.at(now + 0.4, lambda now: answer(host.startswith("10."), now))
+        return True
 
     def run(self, until: float) -> None:
         while (at := self.timers.next_deadline()) is not None and at <= until:
@@ -117,3 +150,102 @@ def test_a_node_that_gave_its_place_up_takes_a_free_one_later() -> None:
     bench.run(2 * AGAIN_S)
     assert bench.core.listed
     assert len(bench.published) == 2
+
+
+def _networks(count: int, first: str = "10.0") -> list[str]:
+    """So many hosts, each in a network of its own."""
+    return [f"{first}.{number % 256}.1" for number in range(count)]
+
+
+def _joins(bench: Bench, until: float = SPREAD_S + ANSWERED_S + 1.0) -> bool:
+    """Let a node join, and tell whether it has a place soon."""
+    bench.core.announces(0.0)
+    bench.core.on_reconciled(0.0)
+    bench.run(until)
+    return bench.core.listed
+
+
+def test_ids_that_run_nowhere_take_no_place_whatever_networks_their_records_name() -> None:
+    bench = Bench(host="10.9.9.9")
+    bench.others = _networks(GOSSIP_LISTED, "203.7") * 4
+    assert _joins(bench)
+    assert len(bench.asked) == 4, "a few are asked, and not all"
+
+
+def test_where_those_asked_answer_a_full_list_is_full() -> None:
+    bench = Bench(host="10.9.9.9")
+    bench.others = _networks(GOSSIP_LISTED)
+    assert not _joins(bench, 10 * AGAIN_S)
+    assert 4 < len(bench.asked) <= 100, "a few each time"
+
+
+def test_a_few_that_do_not_answer_free_no_place() -> None:
+    for seed in range(20):
+        bench = Bench(host="10.9.9.9", seed=seed)
+        bench.others = _networks(240) + _networks(16, "203.7")
+        assert not _joins(bench, 2 * AGAIN_S)
+
+
+def test_ids_of_one_network_take_the_places_of_that_network_only() -> None:
+    newcomer, neighbour = Bench(host="10.9.9.9"), Bench(host="10.0.0.77")
+    for bench in (newcomer, neighbour):
+        bench.others = ["10.0.0.1"] * GOSSIP_LISTED
+    assert _joins(newcomer)
+    assert not _joins(neighbour, 10 * AGAIN_S), "it competes with them"
+
+
+def test_a_network_has_an_equal_share_and_takes_no_more_when_all_places_are_taken() -> None:
+    bench = Bench(host="10.9.9.9")
+    bench.others = ["10.0.0.1"] * (GOSSIP_LISTED - 10) + ["10.9.9.1"] * 10
+    assert _joins(bench)
+    bench = Bench(host="10.9.9.9")
+    bench.others = ["10.0.0.1"] * (GOSSIP_LISTED // 2) + ["10.9.9.1"] * (GOSSIP_LISTED // 2)
+    assert not _joins(bench, 2 * AGAIN_S)
+
+
+def test_ipv6_networks_of_one_allocation_are_one_and_those_behind_relays_too() -> None:
+    bench = Bench(host="2001:db8:7::1")
+    bench.others = [f"2001:db8:{number:x}::1" for number in range(GOSSIP_LISTED)]
+    assert network_in(at("2001:db8:1::1")) == network_in(at("2001:db8:2::1")) != network_in(at("2001:db9:2::1"))
+    relayed = EndpointRecord(ID, 1, 1, 1, (Endpoint(Addr("10.9.9.9", 1)),), relays=(NodeId(bytes(ID)),))
+    assert network_in(relayed) == network_in(None) == HIDDEN
+
+
+def _renews(bench: Bench, times: int = 2) -> bool:
+    """Let a listed node renew its entry so often, and tell whether it has kept its place."""
+    for number in range(times):
+        now = (number + 1) * (RENEWED_S + 1.0)
+        if not bench.core.announces(now, RENEWED_S + 1.0):
+            return False
+        bench.run(now + ANSWERED_S)
+    return True
+
+
+def test_a_listed_node_gives_no_place_up_to_ids_that_run_nowhere() -> None:
+    for seed in range(50):
+        bench = Bench(host="10.9.9.9", seed=seed)
+        assert _joins(bench)
+        bench.others = ["10.9.9.1"] * 20 + _networks(GOSSIP_LISTED, "203.7") * 5
+        assert _renews(bench)
+
+
+def test_where_there_are_too_many_those_of_the_largest_networks_give_theirs_up() -> None:
+    stayed: Counter[str] = Counter()
+    for seed in range(100):
+        for host in ("10.0.0.9", "10.9.9.9"):
+            bench = Bench(host=host, seed=seed)
+            assert _joins(bench)
+            bench.others = ["10.0.0.1"] * (4 * GOSSIP_LISTED) + ["10.9.9.1"] * 20
+            stayed[host] += _renews(bench)
+    assert stayed["10.9.9.9"] == 100
+    assert stayed["10.0.0.9"] == pytest.approx(100 * 236 / 1024, abs=12)
+
+
+def test_a_member_known_by_more_than_hearsay_is_not_asked() -> None:
+    bench = Bench(host="10.9.9.9")
+    bench.others = ["192.0.2.1"] * GOSSIP_LISTED
+    assert _joins(bench), "of another network"
+    bench = Bench(host="192.0.2.77")
+    bench.others = ["192.0.2.1"] * GOSSIP_LISTED
+    assert not _joins(bench)
+    assert bench.asked == []

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
+from meshnode.base.address import Addr
 from meshnode.base.limits import GOSSIP_PLACES_OF_STANDING
 from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timers
 from meshnode.gossip import Changed, Contact, Entry, Gossip, Kind, MemberChanged, Probe, Status
 from meshnode.gossip.dissemination.entry_store import EntryStore, Put
+from meshnode.gossip.dissemination.roll import ASKED
 from meshnode.gossip.entry import sign_entry
 from meshnode.gossip.kinds import Member
 from meshnode.gossip.membership.seeds import LOOK_S, MAX_WAIT_S, Seeds
 from meshnode.gossip.messages import Eager, Neighbour, SyncResponse
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import Endpoint, sign_record
 
 WALL = 1_800_000_000.0
 BASE = int(WALL * 1000)
@@ -108,6 +113,38 @@ def test_a_node_publishes_itself_once_it_has_what_a_neighbour_has() -> None:
     assert _own(_run(gossip, 1.0)) == []
     gossip.on_message(PEER.id, SyncResponse(1, False, ()), 1.0)
     assert _own(gossip.take_effects()) == [Kind.MEMBER]
+
+
+@pytest.mark.parametrize("answering", [0, 300])
+def test_entries_of_ids_that_run_nowhere_take_no_place_of_the_list(answering: int) -> None:
+    """A member publishes entries of 300 throw-away ids, whose records name as many networks."""
+    gossip = _node(PEER)
+    gossip.announce(b"", 0.0)
+    where: dict[NodeId, bool] = {}
+    for number in range(300):
+        signer = Identity((1000 + number).to_bytes(32, "big"))
+        addr = Addr(f"203.{number % 256}.{number // 256}.1", 4000)
+        record = sign_record(signer, seq=BASE, issued_ms=BASE, ttl=7200, endpoints=(Endpoint(addr),))
+        value = Member(False, record.encoded).encoded()
+        entry = sign_entry(signer, kind=Kind.MEMBER, name="", seq=BASE, issued_ms=BASE, ttl=7200, value=value)
+        gossip.on_message(PEER.id, Eager(b"", ((0, entry.encoded),)), 0.1)
+        where[signer.id] = number < answering
+    _run(gossip, 1.0)  # they have their turns
+    gossip.on_message(PEER.id, SyncResponse(1, False, ()), 1.0)
+    assert Kind.MEMBER not in _own(gossip.take_effects())
+    asked, own = 0, []
+    while (at := gossip.next_deadline()) is not None and at <= 30.0:
+        gossip.on_heard(PEER.id, at)
+        gossip.tick(at, WALL + at)
+        effects = gossip.take_effects()
+        own += _own(effects)
+        for effect in effects:
+            if isinstance(effect, Probe) and effect.contact.id in where:
+                asked += 1
+                if where[effect.contact.id]:
+                    gossip.on_alive(effect.contact.id, at)
+    assert own.count(Kind.MEMBER) == (0 if answering else 1)
+    assert asked == ASKED
 
 
 def test_a_node_that_offers_something_is_listed_and_one_that_says_what_all_may_say_is_not() -> None:

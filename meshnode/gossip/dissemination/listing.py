@@ -2,10 +2,11 @@
 
 What every node keeps and passes on for each member is what bounds a mesh. So a member entry is published only by a
 node that all have to know (a seed, one that offers something, one that no DHT finds), and by others while fewer than
-``GOSSIP_LISTED`` members are: first come, first served, for any rank that an id has can be ground. A node that is not
-listed is known to its neighbours, and found by its record in the DHT. A place that gets free is taken by whichever node
-looks first; looks are spread, so that few take one place. Above that number a listed node gives its place up when its
-entry would be renewed, until there are about as many as there should be.
+``GOSSIP_LISTED`` members are, of which networks have equal shares (roll.py); in a network first come, first served, for
+any rank that an id has can be ground. A node that is not listed is known to its neighbours, and found by its record in
+the DHT. A place that gets free is taken by whichever node looks first; looks are spread, so that few take one place.
+Above that number a listed node gives its place up when its entry would be renewed, until there are about as many as
+there should be.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ from collections.abc import Callable
 
 from meshnode.base.limits import GOSSIP_LISTED
 from meshnode.base.timers import Timer, Timers
+from meshnode.gossip.dissemination.roll import Roll
 
 FEW = 1 / 4  # of the places taken: up to here a node takes one as soon as it knows the others
 SPREAD_S = 5.0  # in which nodes that joined together decide, so that each hears of those before it
 AGAIN_S = 600.0  # between looks for a free place: 10,000 nodes look 17 times a second
+ANSWERED_S = 2.0  # after which those that were asked at such a look have answered, or will not
 RENEWED_S = 1800.0  # age of an entry from which on a new record replaces it because of that
 CROWDED = 1.25  # times the places: above it nodes give theirs up
 
 
 class Listing:
-    """Whether this node is listed. ``known`` counts the members that are; ``put_out`` publishes this node's entry.
+    """Whether this node is listed. ``roll`` has the members that are; ``put_out`` publishes this node's entry.
 
     ``always``: it has to be, however many are.
     """
@@ -33,7 +36,7 @@ class Listing:
         self,
         rng: random.Random,
         timers: Timers,
-        known: Callable[[], int],
+        roll: Roll,
         put_out: Callable[[float], object],
         *,
         always: bool = False,
@@ -42,7 +45,7 @@ class Listing:
         self._always = always
         self._rng = rng
         self._timers = timers
-        self._known = known
+        self._roll = roll
         self._put_out = put_out
         self._announced = False
         self._look: Timer | None = None
@@ -56,8 +59,8 @@ class Listing:
         """
         self._announced = True
         if self.listed and not self._always and age is not None and age > RENEWED_S:
-            known = self._known()
-            self.listed = known <= CROWDED * GOSSIP_LISTED or self._rng.random() * known < GOSSIP_LISTED
+            crowded = self._roll.taken() > CROWDED * GOSSIP_LISTED
+            self.listed = not crowded or not self._roll.gives_up(GOSSIP_LISTED, now)
             if not self.listed:
                 self._look_again(now)
         return self.listed
@@ -76,7 +79,7 @@ class Listing:
         """Decide, now that this node has what a neighbour has: at once while few are listed, else a little later."""
         if self.listed or not self._announced or self._look is not None:
             return
-        known = self._known()
+        known = self._roll.taken()
         if known < FEW * GOSSIP_LISTED:
             self._list(now)
         else:
@@ -84,7 +87,15 @@ class Listing:
             self._look = self._timers.at(now + wait, self._take_place)
 
     def _take_place(self, now: float) -> None:
-        if self._known() < GOSSIP_LISTED:
+        if self._roll.is_free(GOSSIP_LISTED):
+            self._list(now)
+        elif self._roll.ask(now):
+            self._look = self._timers.at(now + ANSWERED_S, self._look_at_answers)
+        else:
+            self._look_again(now)
+
+    def _look_at_answers(self, now: float) -> None:
+        if self._roll.is_free(GOSSIP_LISTED):
             self._list(now)
         else:
             self._look_again(now)
