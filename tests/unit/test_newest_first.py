@@ -29,7 +29,7 @@ class Node:
         self.spent = 0.0
         self.cost = cost
         self.taken: list[tuple[bytes, object]] = []
-        self.backlog = NewestFirst(lambda source: source == PROVEN, lambda: self.spent)
+        self.backlog = NewestFirst(lambda source: source != STRANGER, lambda: self.spent)
 
     def put(self, *datagrams: bytes, source: Addr = PROVEN, now: float = 0.0) -> None:
         self.backlog.put([(list(datagrams), source)], now)
@@ -88,6 +88,53 @@ def test_where_there_is_no_room_the_oldest_goes() -> None:
     node.turn()
     assert len(node.taken) == MAX_UNCONNECTED
     assert node.taken[-1][0] == REQUEST + (10).to_bytes(2, "big")
+
+
+OTHERS = {
+    "of its network": Addr("198.18.0.77", 1),
+    "of another": Addr("203.0.113.5", 1),
+    "IPv6": Addr("2001:db8:1::5", 1),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("before", [True, False])
+def test_a_proven_source_that_floods_delays_no_other_and_takes_no_place_of_it(other: Addr, before: bool) -> None:
+    node = Node(cost=PACE_TURN_S / 20)
+    if before:
+        node.put(REQUEST, REQUEST, source=other)
+    node.put(*[REQUEST] * (3 * MAX_UNCONNECTED))
+    if not before:
+        node.put(REQUEST, REQUEST, source=other)
+    node.put(*[REQUEST] * (3 * MAX_UNCONNECTED))
+    node.turn()
+    assert [source for _, source in node.taken[:4]].count(other) == 2
+    assert node.backlog.waiting == MAX_UNCONNECTED - len(node.taken)
+
+
+def test_many_sources_of_one_network_have_the_turns_of_one() -> None:
+    node = Node(cost=PACE_TURN_S / 20)
+    for number in range(40):
+        node.put(REQUEST, REQUEST, source=Addr(f"198.18.0.{number}", 1))
+        node.put(REQUEST, REQUEST, source=Addr(f"2001:db8:{number}::1", 1))
+    far = Addr("203.0.113.5", 1)
+    node.put(*[REQUEST] * 5, source=far)
+    node.turn()
+    assert sum(source == far for _, source in node.taken[:15]) == 5, "one in three"
+
+
+def test_what_is_dropped_and_taken_in_any_order_leaves_nothing_behind() -> None:
+    node = Node(cost=PACE_TURN_S / 7)
+    for step in range(200):
+        for number in range(0, step % 23):
+            node.put(REQUEST, SIGN, source=Addr(f"198.18.{number % 5}.{number}", 1), now=step / 10)
+        node.turn(step / 10)
+    node.turn(1e9)
+    assert node.backlog.waiting == 0
+    assert not any(
+        queue._waiting or queue._turns or queue._shares or queue._turns._parts
+        for queue in (node.backlog._signs, node.backlog._known, node.backlog._others)
+    )
 
 
 async def test_a_node_that_is_sent_more_than_it_can_take_answers_the_newest_first(
