@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections.abc import Callable, Sequence
 from time import thread_time
 
@@ -27,6 +28,7 @@ PACED = describe("drop_paced", "datagrams dropped: their peer sent more than its
 BEHIND = describe("drop_behind", "datagrams of no connection dropped: newer ones took all CPU while they waited")
 
 MEASURED = 64  # receptions after one that took long, by the clock of the wall
+LOOKED_AT = 16  # one in so many receptions is measured besides, and counts for all: none knows which
 
 
 class Driver:
@@ -45,6 +47,7 @@ class Driver:
         self._turn_soon = False
         self._taken = 0  # datagrams in this turn of the loop
         self._measured = 0  # receptions to come of which the CPU is measured, which costs a microsecond
+        self._until_look = 0  # receptions to come before the next one that is measured whatever came before
         self._closed = False
 
     @property
@@ -71,7 +74,8 @@ class Driver:
             count += len(datagrams)
         self._taken += count
         if self._taken < PACED_FROM and not pace.waiting:
-            if self._measured:
+            self._until_look -= 1
+            if self._measured or self._until_look < 0:
                 self._take_measured(runs, count)
                 return False
             began = self._clock.monotonic()
@@ -90,13 +94,16 @@ class Driver:
 
     def _take_measured(self, runs: list[Run], count: int) -> None:
         """Take a few datagrams and charge what they cost, when it was much."""
-        self._measured -= 1
+        if self._until_look < 0:
+            self._until_look = random.randrange(2 * LOOKED_AT - 1)
+        weight = 1 if self._measured else LOOKED_AT
+        self._measured = max(0, self._measured - 1)
         began = thread_time()
         self._take(runs)
         spent = thread_time() - began
         if spent > DEAR_DATAGRAM_S:
             self._measured = MEASURED
-            self.pace.spent(runs, count, spent)
+            self.pace.spent(runs, count, spent, weight)
 
     def _turn(self) -> None:
         """Let peers take their turns, and then what is of no peer, once in a turn of the loop."""

@@ -86,12 +86,15 @@ class ReceivePace(Generic[Owner]):
         self._of_network: Counter[Hashable] = Counter()  # how many of these each network has
         self._dear: BoundedDict[Owner, TokenBucket] = BoundedDict(MAX_PACED)  # of datagrams that were too dear
 
-    def spent(self, runs: Sequence[Run], count: int, spent: float) -> None:
-        """Note the CPU that these datagrams, ``count`` of them, cost which did not wait."""
+    def spent(self, runs: Sequence[Run], count: int, spent: float, weight: int = 1) -> None:
+        """Note the CPU that these datagrams, ``count`` of them, cost which did not wait.
+
+        ``weight`` others were not looked at for each of them; but no one reception is half of what a peer may have.
+        """
         for run in runs:
             owner = self._owner_of(run)
             if owner is not None:
-                self._note(owner, len(run[0]), spent / count)
+                self._note(owner, max(len(run[0]), min(weight * len(run[0]), DEAR_DATAGRAMS / 2)), spent / count)
 
     def _owner_of(self, run: Run) -> Owner | None:
         """Return the peer that a run belongs to: that of its first datagram that is of a connection."""
@@ -172,7 +175,7 @@ class ReceivePace(Generic[Owner]):
         self._note(owner, count, each)
         return spent
 
-    def _note(self, owner: Owner, count: int, each: float) -> None:
+    def _note(self, owner: Owner, count: float, each: float) -> None:
         if each <= DEAR_DATAGRAM_S:
             return
         now = self._cpu()  # time is that of the CPU, of which such datagrams may take a little

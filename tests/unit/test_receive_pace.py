@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
@@ -14,10 +16,13 @@ from meshnode.base.limits import (
     MAX_PACED,
     PACE_TURN_S,
 )
+from meshnode.base.metrics import Metrics
 from meshnode.base.path import Path
 from meshnode.quic.connection import State
 from meshnode.quic.engines import pick_engine
 from meshnode.relay.frames import DOWN, make_frame
+from meshnode.runtime.driver import MEASURED, Driver
+from meshnode.runtime.faults import Faults
 from meshnode.sim.world import SimNode, Weather, World
 from meshnode.stack.receive_pace import KEPT, ReceivePace, pace_of
 from meshnode.stack.reception import Run
@@ -188,6 +193,43 @@ def test_a_dear_datagram_now_and_then_ends_nothing() -> None:
         while node.pace.waiting:
             node.pace.turn(node.take, node.flush)
     assert node.ended == []
+
+
+def test_what_was_looked_at_for_others_too_counts_for_them_and_never_ends_a_peer_at_once() -> None:
+    node = Node({"a": ORDINARY})
+    batch = [one(b"a")] * 15
+    node.pace.spent(batch[:1], 1, 2 * DEAR_DATAGRAM_S, 16)
+    node.pace.spent(batch[:1], 1, 2 * DEAR_DATAGRAM_S, 16)
+    node.pace.spent([([b"a"] * 15, SOURCE)], 15, 30 * DEAR_DATAGRAM_S, 16)
+    assert node.ended == []
+    node.pace.spent(batch[:1], 1, 2 * DEAR_DATAGRAM_S, 16)
+    assert node.ended == ["a"]
+
+
+async def test_dear_datagrams_between_many_cheap_ones_end_their_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(1, Weather(delay=0.001))
+    victim, foe = (SimNode(world, f"10.0.{number}.1", pick_engine("aioquic")) for number in (1, 2))
+    foe.join(victim)
+    world.run(2.0)
+    link = foe.connect(victim.id)
+    cpu = 0.0
+    monkeypatch.setattr("meshnode.runtime.driver.thread_time", lambda: cpu)
+    made = Driver(asyncio.get_running_loop(), victim.mesh.context.clock, Faults(Metrics()))
+    made.stack = victim.mesh
+
+    def take(runs: Sequence[Run], now: float) -> None:
+        nonlocal cpu
+        cpu += sum(20 * DEAR_DATAGRAM_S if data[-1] else ORDINARY for datagrams, _ in runs for data in datagrams)
+
+    monkeypatch.setattr(victim.mesh, "take", take)
+    cid = next(cid for cid, peer in victim.mesh.context.peers.by_cid.items() if peer.peer == foe.id)
+    random.seed(1)
+    for number in range(400 * MEASURED):
+        made.on_batch([one(bytes([0x40]) + cid + bytes([number % (MEASURED + 1) == 0]))])
+        made.pump()
+    world.run(0.5)
+    assert link.state is State.CLOSED
+    made.close()
 
 
 def test_the_peer_of_a_datagram_is_known_also_inside_a_relays_frame_and_is_ended_alone() -> None:
