@@ -196,6 +196,18 @@ def test_contacts_of_a_shuffle_that_ends_here_replace_those_that_answer_it() -> 
     assert set(views.passive) == before - given | {contact.id for contact in fresh}
 
 
+def test_a_node_that_knows_its_neighbours_only_answers_a_shuffle_with_those() -> None:
+    """All of a small mesh are neighbours of one another but for a node with few, which learns of no other else."""
+    views, _ = _full()
+    assert not views.passive
+    views.take_effects()
+    views.shuffles.on_shuffle(_id(1), Shuffle(7, 0, _contacts(500, 3)), 1.0)
+    (answer,) = views.take_effects()
+    assert isinstance(answer, Send)
+    assert isinstance(answer.message, ShuffleReply)
+    assert len({contact.id for contact in answer.message.contacts} & set(views.active)) == 3
+
+
 def test_a_shuffle_reply_that_was_not_asked_for_teaches_nothing() -> None:
     views, _ = _full()
     views.shuffles.on_shuffle_reply(_id(1), ShuffleReply(7, _contacts(500, 4)), 1.0)

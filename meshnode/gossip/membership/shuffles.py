@@ -68,7 +68,9 @@ class Shuffles:
             self._effects.append(Send(self._rng.choice(onward), Shuffle(message.tx, message.ttl - 1, message.contacts)))
             return
         mine = views.sample(views.passive, len(message.contacts))
-        self._effects.append(Send(peer, ShuffleReply(message.tx, _ids(mine))))
+        # in a small mesh all that a node knows may be its neighbours, and one with few learns of no other else
+        near = views.sample(views.active, len(message.contacts) - len(mine))
+        self._effects.append(Send(peer, ShuffleReply(message.tx, _ids((*mine, *near)))))
         for contact in message.contacts:
             views.remember(contact, mine)
 
