@@ -14,14 +14,18 @@ from pathlib import Path
 
 import pytest
 
+from meshnode.base.address import Addr
+from meshnode.demo.netns import Switch
 from tests.netns import lab
 from tests.netns.lab import ROOT, Host, Lab
 
 pytestmark = pytest.mark.netns
 
 RULES = ROOT / "bootstrap" / "meshnode.nft"
-SEED = "10.83.0.1"
 SENT = 20_000
+IPV4 = "10.83.{}.{}"  # a /24 is one network
+IPV6 = "2001:db8:{}::{}"  # and so is a /48
+families = pytest.mark.parametrize("form", [IPV4, IPV6], ids=["IPv4", "IPv6"])
 RATE, BURST = 500, 1_000  # what the rules allow one network
 
 
@@ -61,35 +65,51 @@ def received(seed: Host) -> int:
     return sum(count for name, count in counters.items() if name.startswith("drop_"))
 
 
-def flood(host: Host, count: int) -> None:
+def family(host: str) -> socket.AddressFamily:
+    """The family of an address."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def put(place: Lab, label: str, switch: Switch, form: str, network: int, number: int) -> Host:
+    """A host with an address of that form, and none of the other family that matters."""
+    host = place.host(
+        label, switch, IPV4.format(network, number) + "/16" if form == IPV4 else f"10.9.{network}.{number}/30"
+    )
+    if form == IPV6:
+        host.ip(f"addr add {form.format(network, number)}/32 dev eth0 nodad")
+    return host
+
+
+def flood(host: Host, to: str, count: int) -> None:
     """Send junk from many ports."""
 
     def sockets() -> list[socket.socket]:
-        return [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(50)]
+        return [socket.socket(family(to), socket.SOCK_DGRAM) for _ in range(50)]
 
     data = [b"\x01" + os.urandom(128) for _ in range(100)]
     made = host.inside(sockets)
     for number in range(count):
-        made[number % len(made)].sendto(data[number % len(data)], (SEED, 4242))
+        made[number % len(made)].sendto(data[number % len(data)], (to, 4242))
     for sock in made:
         sock.close()
 
 
-def test_a_flood_is_dropped_in_the_kernel_while_a_peer_and_a_newcomer_pass(place: Lab) -> None:
-    switch = place.switch()
-    seed = place.host("seed", switch, f"{SEED}/16")
-    peer = place.host("peer", switch, "10.83.7.2/16")
-    stranger = place.host("stranger", switch, "10.83.7.66/16")  # in the peer's network
-    newcomer = place.host("newcomer", switch, "10.83.8.2/16")
+@families
+def test_a_flood_is_dropped_in_the_kernel_while_a_peer_and_a_newcomer_pass(place: Lab, form: str) -> None:
+    switch, to = place.switch(), form.format(0, 1)
+    seed = put(place, "seed", switch, form, 0, 1)
+    peer = put(place, "peer", switch, form, 7, 2)
+    stranger = put(place, "stranger", switch, form, 7, 66)  # in the peer's network
+    newcomer = put(place, "newcomer", switch, form, 8, 2)
     seed.exec("nft", "-c", "-f", str(RULES))
     seed.exec("nft", "-f", str(RULES))
     seed.exec("nft", "-f", str(RULES))  # it replaces itself
-    at = f"{start(seed, 'seed', '--listen', '[::]:4242')}@{SEED}:4242"
+    at = f"{start(seed, 'seed', '--listen', '[::]:4242')}@{Addr(to, 4242)}"
     own = start(peer, "up", "--seed", at)
     meshnode(peer, "ping", at.partition("@")[0], "-c", "1")
 
     began, before = time.monotonic(), received(seed)
-    flood(stranger, SENT)
+    flood(stranger, to, SENT)
     echoes = meshnode(peer, "ping", at.partition("@")[0], "-c", "1")
     passed, allowed = received(seed) - before, BURST + RATE * (time.monotonic() - began + 1)
     assert echoes["rtt_ms"] is not None, "a peer in the network that floods"
@@ -100,26 +120,27 @@ def test_a_flood_is_dropped_in_the_kernel_while_a_peer_and_a_newcomer_pass(place
     assert meshnode(newcomer, "ping", own, "-c", "1")["rtt_ms"] is not None
 
 
-def test_tcp_connections_of_one_network_are_limited_and_those_of_another_pass(place: Lab) -> None:
-    switch = place.switch()
-    seed = place.host("seed", switch, f"{SEED}/16")
-    stranger = place.host("stranger", switch, "10.83.7.66/16")
-    caller = place.host("caller", switch, "10.83.8.2/16")
+@families
+def test_tcp_connections_of_one_network_are_limited_and_those_of_another_pass(place: Lab, form: str) -> None:
+    switch, to = place.switch(), form.format(0, 1)
+    seed = put(place, "seed", switch, form, 0, 1)
+    stranger = put(place, "stranger", switch, form, 7, 66)
+    caller = put(place, "caller", switch, form, 8, 2)
     seed.exec("nft", "-f", str(RULES))
-    with closing(seed.inside(lambda: socket.create_server((SEED, 4242), backlog=512))):
+    with closing(seed.inside(lambda: socket.create_server((to, 4242), family=family(to), backlog=512))):
 
         def calls(count: int) -> list[socket.socket]:
             made = []
             for _ in range(count):
-                sock = socket.socket()
+                sock = socket.socket(family(to))
                 sock.setblocking(False)
-                sock.connect_ex((SEED, 4242))
+                sock.connect_ex((to, 4242))
                 made.append(sock)
             return made
 
         pending = stranger.inside(lambda: calls(400))
         assert dropped(seed) > 200
-        with closing(caller.inside(lambda: socket.create_connection((SEED, 4242), timeout=2))):
+        with closing(caller.inside(lambda: socket.create_connection((to, 4242), timeout=2))):
             pass
         for sock in pending:
             sock.close()
