@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.clock import Entropy
 from meshnode.base.fair_rate import KEPT
-from meshnode.base.fair_table import FairTable
+from meshnode.base.fair_table import FairTable, Groups
 from meshnode.base.limits import MAX_RELAY_FLOWS, MAX_SESSIONS, RELAY_BURST_S, RELAY_CONSENT_S, RELAY_INTRODUCE_S
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.token_bucket import RateLimit, TokenBucket
@@ -96,7 +96,7 @@ class RelayServer:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def reserve(self, client: NodeId, network: Hashable, now: float) -> tuple[Reservation | str, NodeId | None]:
+    def reserve(self, client: NodeId, groups: Groups, now: float) -> tuple[Reservation | str, NodeId | None]:
         """Return the client's reservation, a new one when it has none, or why it is refused (counted).
 
         Refused are clients that ``allow`` rejects, and one whose label another client has. Of one too many
@@ -110,13 +110,13 @@ class RelayServer:
             return self._refuse("this relay does not serve you"), None
         if held is not None:
             return self._refuse("this relay is full"), None
-        gone = self._places.add(client, network)
+        gone = self._places.add(client, *groups)
         if gone == client:
             return self._refuse("this relay is full"), None
         if gone is not None:
             self.release(gone)
         leg, key = self._entropy(RESERVATION_LENGTH), self._entropy(KEY_LENGTH)
-        made = Reservation(client, leg, key, self._little_of(network, now), self.limits, now)
+        made = Reservation(client, leg, key, self._little_of(groups[0], now), self.limits, now)
         self._by_id[made.id] = self._by_label[label(client)] = made
         return made, gone
 
@@ -135,14 +135,14 @@ class RelayServer:
         self._little.put(network, little)
         return little
 
-    def moved(self, client: NodeId, network: Hashable, now: float) -> None:
+    def moved(self, client: NodeId, groups: Groups, now: float) -> None:
         """Take note that a client comes from another network.
 
         Nothing happens when it has no reservation.
         """
         held = self._held_by(client)
         if held is not None:
-            held.little = self._little_of(network, now)
+            held.little = self._little_of(groups[0], now)
 
     def clients(self) -> list[NodeId]:
         """Return the nodes that hold a reservation."""

@@ -12,10 +12,11 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import Callable, Hashable
+from collections import Counter
+from collections.abc import Callable
 
 from meshnode.base.address import Addr, canonical_host
-from meshnode.base.fair_table import network_of
+from meshnode.base.fair_table import Groups, source_shares
 from meshnode.base.forks import close_in_child
 from meshnode.base.limits import ACCEPT_PAUSE_S, MAX_ACCEPTED, RESERVED_DESCRIPTORS
 from meshnode.base.metrics import Metrics, describe
@@ -24,7 +25,7 @@ ACCEPT_PAUSED = describe("accept_paused", "times that accepting paused because d
 ACCEPT_REFUSED = describe("accept_refused", "connections closed at once: too many of their network are open")
 
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-LOCAL = b"local"  # the network of a client at a Unix socket
+LOCAL = (b"local", b"local")  # the groups of a client at a Unix socket
 
 OnConnection = Callable[[socket.socket, Addr], None]
 NOWHERE = Addr("", 0)  # the source of a client at a Unix socket
@@ -59,31 +60,33 @@ class Accepted:
         self.metrics = metrics
         self.bound = bound
         self._total = 0
-        self._groups: dict[Hashable, int] = {}
+        self._groups: Counter[Groups] = Counter()
 
     def __len__(self) -> int:
         return self._total
 
-    def enter(self, sock: CountedSocket, group: Hashable) -> bool:
+    def enter(self, sock: CountedSocket, groups: Groups) -> bool:
         """Count a connection until it is closed. False, counting nothing, when its network has its share.
 
         A network may hold as many as are free: the first half of all, the next one a quarter, and there is always room
-        for one more network.
+        for one more network. All IPv6 networks of one allocation (``groups[0]``) may hold three times as many as are
+        free, so not all.
         """
-        held = self._groups.get(group, 0)
-        if held >= self.bound - self._total:
+        free, allocation, network = self.bound - self._total, groups[:1], groups[:2]
+        if self._groups[network] >= free or self._groups[allocation] >= 3 * free:
             self.metrics.count(ACCEPT_REFUSED)
             return False
         self._total += 1
-        self._groups[group] = held + 1
-        sock.on_close = lambda: self._leave(group)
+        self._groups.update((allocation, network))
+        sock.on_close = lambda: self._leave(allocation, network)
         return True
 
-    def _leave(self, group: Hashable) -> None:
+    def _leave(self, *groups: Groups) -> None:
         self._total -= 1
-        self._groups[group] -= 1
-        if not self._groups[group]:
-            del self._groups[group]
+        for group in groups:
+            self._groups[group] -= 1
+            if not self._groups[group]:
+                del self._groups[group]
 
 
 def is_reserved(sock: socket.socket) -> bool:
@@ -158,7 +161,7 @@ class Acceptor:
         if not self._reserved and is_reserved(sock):
             sock.close()
             self._pause()
-        elif self._accepted.enter(sock, network_of(source.host) if source.host else LOCAL):
+        elif self._accepted.enter(sock, source_shares(source.host) if source.host else LOCAL):
             self._on_connection(sock, source)
         else:
             sock.close()

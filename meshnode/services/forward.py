@@ -8,7 +8,7 @@ import socket
 from contextlib import suppress
 
 from meshnode.base.address import Addr
-from meshnode.base.fair_table import source_groups
+from meshnode.base.fair_table import source_shares
 from meshnode.base.log_lines import Logger, rated_logger
 from meshnode.base.refusals import listen_refusal
 from meshnode.errors import AddressInUse, MeshError
@@ -135,7 +135,7 @@ class Forward:
         end_by_reset(writer, True)
         try:
             try:
-                if await self._places.take(*source_groups(source.host)):
+                if await self._places.take(*source_shares(source.host)):
                     await self._carry(reader, writer)
                 else:
                     _log_of(self._node).warning(

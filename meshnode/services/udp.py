@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from meshnode.base.address import Addr, canonical_host
-from meshnode.base.fair_table import FairTable, source_groups
+from meshnode.base.fair_table import FairTable, source_shares
 from meshnode.base.log_lines import Logger, rated_logger
 from meshnode.base.refusals import listen_refusal
 from meshnode.errors import AddressInUse, ConfigError, MeshError
@@ -190,7 +190,7 @@ class UdpForward(Forward):
         source = self._sources.get(addr)
         if source is None:
             source = self._sources[addr] = _Source()
-            gone = self._shares.add(addr, *source_groups(addr.host))
+            gone = self._shares.add(addr, *source_shares(addr.host))
             if gone is not None:
                 self._end(gone)
             source.task = asyncio.get_running_loop().create_task(self._carry_source(addr, source))

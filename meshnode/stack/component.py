@@ -7,10 +7,11 @@ through the protocols below, which the ``Context`` holds. Deadlines are set in t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from meshnode.base.address import Addr
+from meshnode.base.fair_table import Groups
 from meshnode.base.path import Hop, Path, ViaRelay
 from meshnode.discovery.dht.kept import Kept
 from meshnode.discovery.resolver import Resolved
@@ -156,7 +157,7 @@ class Links(ConnectionEvents, Protocol):
     closed: bool
 
     def session(self, peer: NodeId, now: float) -> Session | None: ...
-    def source_of(self, connection: Connection) -> tuple[Hashable, Hashable]: ...
+    def source_of(self, connection: Connection) -> Groups: ...
     def forget_if_idle(self, session: Session) -> None: ...
     def touch(self, connection: Connection) -> None: ...
     def arm(self, session: Session) -> None: ...

@@ -6,11 +6,11 @@ waits for. How connections begin is in ``dialing.py``.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from functools import partial
 from itertools import islice
 
-from meshnode.base.fair_rate import path_groups
+from meshnode.base.fair_rate import path_shares
+from meshnode.base.fair_table import Groups
 from meshnode.base.limits import MAX_HELD_DATAGRAMS, MAX_SESSIONS, SMALL_BACKLOG
 from meshnode.base.metrics import describe
 from meshnode.base.path import Path
@@ -53,7 +53,7 @@ class Connections(Component):
         self._proven = context.credit.proven
         self.count = context.metrics.count
         self._dirty: dict[Connection, None] = {}
-        self._hoards = Hoards(context.peers.network_of, context.metrics)
+        self._hoards = Hoards(context.peers.groups_of, context.metrics)
         self.closed = False
 
     # ---- sessions
@@ -367,11 +367,11 @@ class Connections(Component):
         connection.release()
         self.forget_if_idle(session)
 
-    def source_of(self, connection: Connection) -> tuple[Hashable, Hashable]:
-        """Return the network and the host that a connection's peer is at now (``path_groups``)."""
+    def source_of(self, connection: Connection) -> Groups:
+        """Return the groups of where a connection's peer is now (``path_shares``)."""
         session = self._peers.session_of.get(connection)
         active = session.paths.active if session is not None else None
-        return path_groups(active) if active is not None else (connection.peer, connection.peer)
+        return path_shares(active) if active is not None else (connection.peer,) * 3
 
     def on_dirty(self, connection: Connection) -> None:
         """Note that a connection has something to send."""

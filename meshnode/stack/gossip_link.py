@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from meshnode.base.bounded import BoundedDict
-from meshnode.base.fair_rate import source_network
+from meshnode.base.fair_rate import path_shares
 from meshnode.base.limits import GOSSIP_MAX_ANSWERED, GOSSIP_MAX_OFFERS, GOSSIP_QUEUE
 from meshnode.base.metrics import describe
 from meshnode.errors import MeshError
@@ -236,7 +236,7 @@ class GossipLink(Component):
         """Return the source network of a linked peer, or its relay or tunnel."""
         session = self._peers.sessions.get(peer)
         path = session.paths.active if session is not None else None
-        return source_network(path) if path is not None else None
+        return path_shares(path)[0] if path is not None else None
 
     def _connection(self, peer: NodeId) -> Connection | None:
         connection = self._peers.connection(peer)

@@ -2,15 +2,16 @@
 
 It is kept until the hole is closed, so an attacker leaves it open, and in pieces of a byte it costs twelve times its
 size (measured). A node receives at most some 100 MB a second and closes a hole in a round trip or two, so what all
-honest peers have behind holes at once is a few MB. Ids are free, so of all connections it is the network with most that
-loses its largest.
+honest peers have behind holes at once is a few MB. Ids are free, so of all connections it is the host with most that
+loses its largest, in the network with most.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 
+from meshnode.base.fair_table import Groups
 from meshnode.base.limits import MAX_BACKLOG, MAX_BACKLOGS, SMALL_BACKLOG
 from meshnode.base.metrics import Metrics, describe
 from meshnode.identity.node_id import NodeId
@@ -27,10 +28,10 @@ class Hoards:
         sizes: Bytes of each.
     """
 
-    def __init__(self, network: Callable[[NodeId], Hashable], metrics: Metrics) -> None:
+    def __init__(self, groups_of: Callable[[NodeId], Groups], metrics: Metrics) -> None:
         self.sizes: dict[Connection, int] = {}
         self._total = 0
-        self._network = network
+        self._groups_of = groups_of
         self._metrics = metrics
 
     def note(self, connection: Connection, size: int) -> None:
@@ -43,7 +44,7 @@ class Hoards:
         if size > MAX_BACKLOG:
             self._end(connection)
         while self._total > MAX_BACKLOGS:
-            self._end(heaviest(self.sizes, self._network))
+            self._end(heaviest(self.sizes, self._groups_of))
 
     def forget(self, connection: Connection) -> None:
         """Drop a connection that is over."""
@@ -55,12 +56,18 @@ class Hoards:
         connection.close(CloseCode.PROTOCOL, "too much behind holes in streams")
 
 
-def heaviest(sizes: Mapping[Connection, int], network: Callable[[NodeId], Hashable]) -> Connection:
-    """Return the connection that is to go: the largest of the network whose connections have most together.
+def heaviest(sizes: Mapping[Connection, int], groups_of: Callable[[NodeId], Groups]) -> Connection:
+    """Return the connection that is to go: of the group whose connections have most together, in that of the next one.
 
-    Raises ValueError when there is none.
+    Of the last it is the largest. Raises ValueError when there is none.
     """
-    of_network: Counter[Hashable] = Counter()
+    totals: Counter[Groups] = Counter()
+    groups = {connection: groups_of(connection.peer) for connection in sizes}
     for connection, size in sizes.items():
-        of_network[network(connection.peer)] += size
-    return max(sizes, key=lambda one: (of_network[network(one.peer)], sizes[one]))
+        for end in range(len(groups[connection])):
+            totals[groups[connection][: end + 1]] += size
+
+    def order(one: Connection) -> tuple[int, ...]:
+        return *(totals[groups[one][: end + 1]] for end in range(len(groups[one]))), sizes[one]
+
+    return max(sizes, key=order)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-
-from meshnode.base.fair_rate import source_network
-from meshnode.base.fair_table import FairTable
+from meshnode.base.fair_rate import path_shares
+from meshnode.base.fair_table import FairTable, Groups
 from meshnode.base.limits import MAX_PEERS_ACCEPTED
 from meshnode.base.path import Path
 from meshnode.identity.node_id import NodeId
@@ -65,13 +63,13 @@ class PeerTable:
         connection = self.by_cid.get(dcid_of(datagram) or b"")
         return connection.peer if connection is not None else None
 
-    def network_of(self, peer: NodeId) -> Hashable:
-        """Return the source network that a peer is in now; the peer itself when it has no path."""
+    def groups_of(self, peer: NodeId) -> Groups:
+        """Return the groups of where a peer is now (``path_shares``); the peer itself when it has no path."""
         session = self.sessions.get(peer)
         path = session.paths.active if session is not None else None
         if path is None and session is not None:
             path = next((arrival.source for arrival in session.arrivals.values()), None)
-        return source_network(path) if path is not None else peer
+        return path_shares(path) if path is not None else (peer,) * 3
 
     def connection(self, peer: NodeId) -> Connection | None:
         """Return the peer's ready connection; None when there is none."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from meshnode.base.bounded import BoundedDict
-from meshnode.base.fair_rate import source_network
+from meshnode.base.fair_rate import path_shares
 from meshnode.base.limits import (
     DEAR_DATAGRAM_S,
     DEAR_DATAGRAMS,
@@ -211,7 +211,7 @@ def pace_of(context: Context, cpu: Callable[[], float]) -> ReceivePace[NodeId | 
         return found
 
     def network(owner: NodeId | Path) -> Hashable:
-        return peers.network_of(owner) if isinstance(owner, NodeId) else source_network(owner)
+        return (peers.groups_of(owner) if isinstance(owner, NodeId) else path_shares(owner))[0]
 
     def end(owner: NodeId | Path) -> None:
         session = peers.sessions.get(owner) if isinstance(owner, NodeId) else None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-
 from meshnode.base.address import Addr, pack_addr
-from meshnode.base.fair_rate import source_network
+from meshnode.base.fair_rate import path_shares
+from meshnode.base.fair_table import Groups
 from meshnode.base.path import Hop, ViaRelay, udp_address
 from meshnode.errors import InvalidId
 from meshnode.identity.node_id import NodeId
@@ -73,7 +72,7 @@ class RelayService(Component):
         if self.server is None:
             connection.send_frame(Control.RELAY_REFUSE, "this node is no relay")
             return
-        granted, gone = self.server.reserve(connection.peer, self._network_of(connection.peer), now)
+        granted, gone = self.server.reserve(connection.peer, self._groups_of(connection.peer), now)
         if isinstance(granted, Reservation):
             connection.send_frame(Control.RELAY_GRANT, granted.id, granted.key)
         else:
@@ -85,12 +84,12 @@ class RelayService(Component):
     def on_switched(self, session: Session, switched: Switched, now: float) -> None:
         """Count a client that has moved as one of the network where it is."""
         if self.server is not None:
-            self.server.moved(session.peer, source_network(switched.new), now)
+            self.server.moved(session.peer, path_shares(switched.new), now)
 
-    def _network_of(self, peer: NodeId) -> Hashable:
+    def _groups_of(self, peer: NodeId) -> Groups:
         session = self._context.peers.sessions.get(peer)
         path = session.paths.active if session is not None else None
-        return source_network(path) if path is not None else None
+        return path_shares(path) if path is not None else (None,) * 3
 
     def _on_introduce(self, asker: NodeId, fields: list[object], now: float) -> None:
         _, raw = fields

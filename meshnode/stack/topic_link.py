@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-
+from meshnode.base.fair_table import Groups
 from meshnode.directory.services import Announce
 from meshnode.errors import MeshError
 from meshnode.gossip import Changed, Entry, Kind, MemberChanged
@@ -43,9 +42,9 @@ class TopicLink(Component):
         gossip.watch(self._on_member)
         context.access_changed.append(self._on_access_changed)
 
-    def _groups_of(self, peer: NodeId) -> tuple[Hashable, Hashable]:
+    def _groups_of(self, peer: NodeId) -> Groups:
         connection = self._context.peers.connection(peer)
-        return self._context.links.source_of(connection) if connection is not None else (peer, peer)
+        return self._context.links.source_of(connection) if connection is not None else (peer,) * 3
 
     def drain(self, now: float) -> None:
         """Carry out what the core wants done; to be called after each command to it."""

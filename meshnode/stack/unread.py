@@ -34,7 +34,7 @@ class UnreadBytes:
         if total <= MAX_UNREAD:
             return
         while held and total > MAX_UNREAD:
-            connection = heaviest(held, self._context.peers.network_of)
+            connection = heaviest(held, self._context.peers.groups_of)
             self._context.metrics.count(UNREAD_FULL)
             early = connection.state is not State.READY
             connection.close(CloseCode.PROTOCOL, "too much before the Hello" if early else "too much that is not read")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import field
 
+from meshnode.base.fair_table import Groups
 from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timers
 from meshnode.base.value import state, value
@@ -33,7 +34,7 @@ FREE = Access(lambda peer, name: True, lambda peer, name: True)
 class TopicContext:
     """Identity, membership, connections and effects of the node.
 
-    ``status`` asks the membership, ``groups_of`` the source network and host of a linked peer, ``access`` what members
+    ``status`` asks the membership, ``groups_of`` those of the source of a linked peer, ``access`` what members
     may do with a topic.
     """
 
@@ -41,7 +42,7 @@ class TopicContext:
     rng: random.Random
     metrics: Metrics
     status: Callable[[NodeId], Status]
-    groups_of: Callable[[NodeId], tuple[Hashable, Hashable]]
+    groups_of: Callable[[NodeId], Groups]
     access: Access = FREE
     timers: Timers = field(default_factory=Timers)
     links: Links = field(default_factory=Links)

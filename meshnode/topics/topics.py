@@ -12,8 +12,9 @@ one topic is in joined_topic.py.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 
+from meshnode.base.fair_table import Groups
 from meshnode.base.limits import TOPIC_MAX_JOINED, TOPIC_MAX_NAME, TOPIC_MAX_REPLAY
 from meshnode.base.metrics import Metrics
 from meshnode.directory.services import Announce
@@ -44,7 +45,7 @@ class Topics:
         rng: random.Random,
         metrics: Metrics,
         status: Callable[[NodeId], Status],
-        groups_of: Callable[[NodeId], tuple[Hashable, Hashable]] = lambda peer: (peer, peer),
+        groups_of: Callable[[NodeId], Groups] = lambda peer: (peer,),
         access: Access = FREE,
     ) -> None:
         self._context = TopicContext(identity, rng, metrics, status, groups_of, access)

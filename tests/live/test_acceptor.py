@@ -38,7 +38,7 @@ def test_a_connection_is_counted_until_it_is_closed_however_often() -> None:
     accepted = Accepted(Metrics(), bound=4)
     with ExitStack() as stack:
         sock = counted(stack)
-        assert accepted.enter(sock, b"a")
+        assert accepted.enter(sock, (b"a", b"a"))
         assert len(accepted) == 1
         sock.close()
         sock.close()
@@ -49,7 +49,7 @@ def test_a_network_takes_half_of_the_places_and_there_is_always_room_for_another
     metrics = Metrics()
     accepted = Accepted(metrics, bound=64)
     with ExitStack() as stack:
-        held = [sum(accepted.enter(counted(stack), group) for _ in range(100)) for group in range(6)]
+        held = [sum(accepted.enter(counted(stack), (group, group)) for _ in range(100)) for group in range(6)]
         assert held[0] == 32
         assert all(count > 0 for count in held)
         assert len(accepted) <= 64

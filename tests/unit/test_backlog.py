@@ -59,7 +59,7 @@ class Held:
 
 
 def hoards(metrics: Metrics | None = None) -> Hoards:
-    return Hoards(lambda peer: cast(str, peer)[0], metrics or Metrics())
+    return Hoards(lambda peer: (cast(str, peer)[0],), metrics or Metrics())
 
 
 def note(table: Hoards, one: Held, size: int) -> None:

@@ -62,7 +62,7 @@ def test_control_frames_are_what_the_reference_says() -> None:
 def _server(**limits: float) -> tuple[RelayServer, Metrics, list[Reservation]]:
     metrics = Metrics()
     made = RelayServer(RelayLimits(**limits), lambda peer: peer != THREE, random.Random(1).randbytes, metrics, 0.0)  # type: ignore[arg-type]
-    legs = [made.reserve(peer, peer, 0.0)[0] for peer in (ONE, TWO)]  # each in a network of its own
+    legs = [made.reserve(peer, (peer,), 0.0)[0] for peer in (ONE, TWO)]  # each in a network of its own
     assert all(isinstance(leg, Reservation) for leg in legs)
     return made, metrics, legs  # type: ignore[return-value]
 
@@ -87,7 +87,7 @@ def test_a_relay_makes_one_frame_of_one_and_names_the_true_sender() -> None:
 
 def test_a_client_that_is_not_allowed_gets_no_reservation_and_frames_without_receiver_are_dropped() -> None:
     server, metrics, (one, _) = _server()
-    assert isinstance(server.reserve(THREE, "", 0.0)[0], str)
+    assert isinstance(server.reserve(THREE, ("",), 0.0)[0], str)
     assert _up(server, one, label(THREE), b"x", 0.0) is None
     assert _up(server, one, label(ONE), b"x", 0.0) is None, "no echo to oneself"
     assert metrics.counters == {"relay_refused": 1, "relay_no_peer": 2}
@@ -128,7 +128,7 @@ def test_a_client_that_sends_little_is_served_whatever_those_do_that_send_much()
 
 def test_ids_of_one_network_share_what_is_kept_for_those_that_send_little() -> None:
     server, metrics, (_, two) = _server(client_bytes=1e9, client_packets=1e9, total_bytes=1e6, clients=200)
-    crowd = [server.reserve(NodeId(bytes([9, n]) * 16), "one network", 0.0)[0] for n in range(100)]
+    crowd = [server.reserve(NodeId(bytes([9, n]) * 16), ("one network",), 0.0)[0] for n in range(100)]
     served = 0
     for tick in range(4_000):
         now = tick / 1_000
@@ -144,26 +144,26 @@ def test_ids_of_one_network_share_what_is_kept_for_those_that_send_little() -> N
 
 def test_a_client_that_moves_shares_with_its_new_network() -> None:
     server, _, (one, two) = _server()
-    server.moved(ONE, "elsewhere", 1.0)
+    server.moved(ONE, ("elsewhere",), 1.0)
     assert one.little is not two.little
-    server.moved(TWO, "elsewhere", 1.0)
-    server.moved(THREE, "elsewhere", 1.0)
+    server.moved(TWO, ("elsewhere",), 1.0)
+    server.moved(THREE, ("elsewhere",), 1.0)
     assert one.little is two.little
 
 
 def test_a_full_relay_takes_a_client_of_another_network_in_place_of_the_newest_of_the_largest() -> None:
     server, metrics, _ = _server(clients=4)
     crowd = [NodeId(bytes([9, n]) * 16) for n in range(3)]
-    assert [server.reserve(peer, "crowd", 1.0)[1] for peer in crowd] == [None] * 3, "the last has no place"
+    assert [server.reserve(peer, ("crowd",), 1.0)[1] for peer in crowd] == [None] * 3, "the last has no place"
     assert metrics.counters["relay_refused"] == 1
-    made, gone = server.reserve(NodeId(bytes([8]) * 32), "another", 2.0)
+    made, gone = server.reserve(NodeId(bytes([8]) * 32), ("another",), 2.0)
     assert isinstance(made, Reservation)
     assert gone == crowd[1]
     assert server.serves(ONE)
     assert server.serves(crowd[0])
     assert not server.serves(crowd[1])
     server.release(ONE)
-    assert isinstance(server.reserve(crowd[2], "crowd", 3.0)[0], Reservation), "there is room again"
+    assert isinstance(server.reserve(crowd[2], ("crowd",), 3.0)[0], Reservation), "there is room again"
     assert len(server) == 4
 
 
@@ -171,7 +171,7 @@ def test_the_end_of_one_client_leaves_the_reservation_of_another_with_the_same_l
     """A label is 8 bytes of an id: a stranger can make an id with the same ones."""
     server, _, (one, two) = _server()
     stranger = NodeId(ONE.raw[:8] + bytes(24))
-    assert server.reserve(stranger, "", 0.0) == ("this relay is full", None)
+    assert server.reserve(stranger, ("",), 0.0) == ("this relay is full", None)
     server.release(stranger)
     assert server.serves(ONE)
     assert _up(server, two, label(ONE), b"x", 0.0) is not None
@@ -197,7 +197,7 @@ def test_no_number_of_other_clients_costs_two_their_introduction() -> None:
     _up(server, two, label(ONE), b"x", 0.0)
     crowd = []
     for number in range(2 * MAX_RELAY_FLOWS):
-        held, _ = server.reserve(NodeId(bytes([9, number]) + bytes(30)), number, 0.0)
+        held, _ = server.reserve(NodeId(bytes([9, number]) + bytes(30)), (number,), 0.0)
         assert isinstance(held, Reservation)
         crowd.append(held)
     for held in crowd:

@@ -287,7 +287,7 @@ def test_fields_of_relay_frames() -> None:
     """A RELAY_GRANT, INTRODUCE or INTRODUCED with one field more or less is dropped and counted."""
     world, (relay, *_), here, there = _mesh(relays=1)
     here.connect(there.id)  # the two talk through the relay
-    grant, _ = relay.mesh.context.serving.server.reserve(here.id, "a network", world.now)  # type: ignore[union-attr]
+    grant, _ = relay.mesh.context.serving.server.reserve(here.id, ("a network",), world.now)  # type: ignore[union-attr]
     assert isinstance(grant, Reservation)
     frames = [
         (relay, here, [Frame.RELAY_GRANT, grant.id, grant.key]),

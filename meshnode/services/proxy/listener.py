@@ -7,7 +7,7 @@ import socket
 
 from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
-from meshnode.base.fair_table import source_groups
+from meshnode.base.fair_table import source_shares
 from meshnode.base.limits import MAX_PROXY_CLIENTS, MAX_PROXY_SILENT, PROXY_REQUEST_S
 from meshnode.base.log_lines import Logger, rated_logger
 from meshnode.base.refusals import listen_refusal
@@ -146,7 +146,7 @@ class Proxy:
         try:
             wanted = client.wanted
             assert wanted is not None
-            if not await self._places.take(*source_groups(source.host)):
+            if not await self._places.take(*source_shares(source.host)):
                 raise StreamLimitError(f"the proxy has {MAX_PROXY_CLIENTS} connections", hint="close some")
             if isinstance(client, SocksClient) and client.is_for_datagrams:
                 await self._associate(tcp, wanted[1])
