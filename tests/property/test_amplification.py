@@ -11,7 +11,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import meshnode
-from meshnode.base.address import Addr
+from meshnode.base.address import Addr, pack_addr
+from meshnode.base.limits import HOST_ALLOWANCE, HOST_ALLOWANCE_PER_S
+from meshnode.gossip.messages import (
+    Contact,
+    ForwardJoin,
+    IndirectProbe,
+    Join,
+    Message,
+    Neighbour,
+    Shuffle,
+    ShuffleReply,
+    encode_message,
+)
+from meshnode.quic.connection import State
+from meshnode.quic.hello import FIELDS, Frame
 from meshnode.stack import probe
 from tests.sim.spoofing import VICTIM, Spoofer
 
@@ -146,3 +160,85 @@ def test_nothing_of_the_stack_sends_but_its_sender() -> None:
             if is_call and node.value.attr.endswith("link"):
                 found.append(file.name)
     assert set(found) == {"sender.py"}
+
+
+def fields(spoofer: Spoofer) -> list[object]:
+    """What a member may put into a field of a control frame: what names the victim, and what is near it."""
+    victim = Addr(VICTIM, 1 + spoofer.world.entropy(1)[0])
+    record = spoofer.record(spoofer.stranger, victim, Addr(VICTIM, 9))
+    ids = [bytes(node.id) for node in (spoofer.target, spoofer.member, spoofer.stranger, spoofer.friend)]
+    own = spoofer.record(spoofer.member, victim, *(Addr(VICTIM, 300 + number) for number in range(6)))
+    return [
+        pack_addr(victim),
+        record,
+        own,
+        *ids,
+        spoofer.world.entropy(8),
+        b"",
+        0,
+        1,
+        50,
+        True,
+        None,
+        [record, own],
+        [],
+    ]
+
+
+def gossip(spoofer: Spoofer, kind: int) -> bytes:
+    """Return a message of gossip about a node whose record names the victim."""
+    victim = Addr(VICTIM, 1 + spoofer.world.entropy(1)[0])
+    node = spoofer.stranger if kind % 2 else spoofer.friend
+    contact = Contact(node.id, spoofer.record(node, victim))
+    messages: list[Message] = [
+        Neighbour(True, spoofer.record(spoofer.member, victim)),
+        Join(spoofer.record(spoofer.member, victim)),
+        ForwardJoin(contact, 0),
+        Shuffle(kind, 0, (contact,)),
+        ShuffleReply(kind, (contact,)),
+        IndirectProbe(kind, contact),
+    ]
+    return encode_message(messages[kind % len(messages)])
+
+
+said = st.lists(
+    st.tuples(
+        st.sampled_from([*Frame, *[Frame.GOSSIP] * 8, *[Frame.SEARCH, Frame.INTRODUCED, Frame.RECORD] * 3]),
+        st.lists(st.integers(0, 15), min_size=5, max_size=5),
+        st.sampled_from([0.0, 0.05, 0.4, 2.5]),
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 1_000), steps=said)
+def test_whatever_a_peer_says_on_its_connection_a_victim_gets_no_more_than_a_host_may(
+    seed: int, steps: list[tuple[Frame, list[int], float]]
+) -> None:
+    """Nothing comes "from" the victim here: it is named, in every kind of control frame and message of gossip."""
+    spoofer = Spoofer(seed)
+    began = spoofer.world.now
+    for kind, chosen, gap in steps:
+        if spoofer.link.state is State.CLOSED:
+            spoofer.link = spoofer.member.connect(spoofer.target.id)
+        pool = fields(spoofer)
+        what = [pool[number % len(pool)] for number in chosen[: len(FIELDS[kind])]]
+        spoofer.link.send_frame(kind, *([gossip(spoofer, chosen[0])] if kind is Frame.GOSSIP else what))
+        spoofer.member.on_dirty()
+        spoofer.world.run(gap)
+        assert spoofer.to_victim <= HOST_ALLOWANCE + HOST_ALLOWANCE_PER_S * (spoofer.world.now - began)
+    spoofer.world.run(20.0)
+    assert spoofer.to_victim <= HOST_ALLOWANCE + HOST_ALLOWANCE_PER_S * (spoofer.world.now - began)
+
+
+def test_what_is_said_does_bring_the_victim_something() -> None:
+    """Or the test above would hold of a peer that is not heard."""
+    spoofer = Spoofer(3)
+    for number in range(12):
+        spoofer.link.send_frame(Frame.GOSSIP, gossip(spoofer, number))
+        spoofer.link.send_frame(Frame.RECORD, fields(spoofer)[2])
+        spoofer.member.on_dirty()
+        spoofer.world.run(0.4)
+    assert 0 < spoofer.to_victim <= HOST_ALLOWANCE + HOST_ALLOWANCE_PER_S * 5
