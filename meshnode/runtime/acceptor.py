@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import resource
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -18,13 +17,13 @@ from collections.abc import Callable
 from meshnode.base.address import Addr, canonical_host
 from meshnode.base.fair_table import Groups, source_shares
 from meshnode.base.forks import close_in_child
-from meshnode.base.limits import ACCEPT_PAUSE_S, MAX_ACCEPTED, RESERVED_DESCRIPTORS
+from meshnode.base.limits import ACCEPT_PAUSE_S, MAX_ACCEPTED
 from meshnode.base.metrics import Metrics, describe
+from meshnode.runtime.descriptors import EXHAUSTED, is_reserved
 
 ACCEPT_PAUSED = describe("accept_paused", "times that accepting paused because descriptors or memory ran out")
 ACCEPT_REFUSED = describe("accept_refused", "connections closed at once: too many of their network are open")
 
-EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 LOCAL = (b"local", b"local")  # the groups of a client at a Unix socket
 
 OnConnection = Callable[[socket.socket, Addr], None]
@@ -87,12 +86,6 @@ class Accepted:
             self._groups[group] -= 1
             if not self._groups[group]:
                 del self._groups[group]
-
-
-def is_reserved(sock: socket.socket) -> bool:
-    """True when a socket has one of the last descriptors of this process: the kernel gives the lowest that is free."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return limit != resource.RLIM_INFINITY and sock.fileno() >= limit - min(RESERVED_DESCRIPTORS, limit // 4)
 
 
 class Acceptor:

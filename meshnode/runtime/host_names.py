@@ -12,6 +12,7 @@ import socket
 from concurrent.futures import Future
 
 from meshnode.runtime.background import begin
+from meshnode.runtime.descriptors import unreserved
 
 FIRST_ADDRESS_S = 2.0  # for each address of a name but the last: one that leads nowhere must not take all of the time
 
@@ -77,7 +78,7 @@ async def _connect(address: str, port: int) -> socket.socket:
     family, _, _, _, place = socket.getaddrinfo(
         address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     )[0]
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = unreserved(socket.socket(family, socket.SOCK_STREAM))  # before it waits: a slow target may hold thousands
     try:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, place)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 from typing import Any
 
 from meshnode.base.log_lines import Logger, rated_logger
 from meshnode.errors import FlowClosed, MeshError
 from meshnode.identity.node_id import NodeId
-from meshnode.runtime.acceptor import is_reserved
+from meshnode.runtime.descriptors import EXHAUSTED
 from meshnode.runtime.status import name_of
 from meshnode.sdk.datagrams import Datagrams
 from meshnode.sdk.node import Node, runtime_of
 from meshnode.sdk.service import LIMIT, Service
 from meshnode.sdk.streams import MeshReader, MeshWriter
 from meshnode.services.ends import End, parse_target
-from meshnode.services.health import HTTP, accepts, check_of, in_words, listens, reach
+from meshnode.services.health import HTTP, NO_VERDICT, accepts, check_of, in_words, listens, reach
 from meshnode.services.http.heads import Caller
 from meshnode.services.local import Local, connection
 from meshnode.services.pool import Member, Pool
@@ -118,7 +116,7 @@ class Expose:
         except OSError as error:
             if isinstance(error, MeshError):
                 raise
-            self._on_failed(order[0], in_words(error))
+            self._on_failed(order[0], error)
         finally:
             del self._users[task]
 
@@ -150,7 +148,7 @@ class Expose:
             try:
                 local = await self._connect(member.end, CONNECT_TIMEOUT_S if member is order[-1] else NEXT_S)
             except OSError as error:  # TimeoutError is one
-                self._on_failed(member, in_words(error))
+                self._on_failed(member, error)
                 continue
             self._tell(self.pool.on_connected(member))
             if self.setting.proxy_protocol:
@@ -162,9 +160,6 @@ class Expose:
     async def _connect(self, end: End, within: float) -> Local:
         async with asyncio.timeout(within):
             sock = await reach(end)
-        if is_reserved(sock):  # callers must not take the last descriptors
-            sock.close()
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return await connection(sock)
 
     async def probe(self) -> str:
@@ -173,7 +168,12 @@ class Expose:
         found = await asyncio.gather(*(c(m.end) for c, m in zip(checks, self.pool.members, strict=True)))
         return "" if "" in found else found[0]
 
-    def _on_failed(self, member: Member, why: str) -> None:
+    def _on_failed(self, member: Member, error: OSError) -> None:
+        """Take note that a target did not answer; where this node had no descriptor left that is not its fault."""
+        if error.errno in EXHAUSTED:
+            self._log.warning("service %s: a caller is refused: no descriptor is left", self.name)
+            return
+        why = in_words(error)
         self._log.warning("service %s: %s does not answer: %s", self.name, member.end.target, why)
         changed = self.pool.on_failed(member, why)
         self._tell(changed)
@@ -192,7 +192,7 @@ class Expose:
         assert check is not None
         while self._service.is_served:
             before, why = member.error, await check(member.end)
-            if self.pool.on_check(member, why):
+            if why != NO_VERDICT and self.pool.on_check(member, why):
                 self._tell(True)
                 words = f"fails: {why}" if why else f"is well again (it failed: {before})"
                 self._log.warning("service %s: %s %s", self.name, member.end.target, words)

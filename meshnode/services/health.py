@@ -15,6 +15,7 @@ from functools import lru_cache
 
 from meshnode.errors import ConfigError
 from meshnode.identity.node_id import quoted
+from meshnode.runtime.descriptors import EXHAUSTED, unreserved
 from meshnode.runtime.host_names import connect_tcp
 from meshnode.services.ends import LOOPBACK, End
 from meshnode.services.pool import NO_ANSWER
@@ -25,6 +26,7 @@ AUTO, CONNECT, HTTP, NONE = "auto", "connect", "http:", "none"
 FORM = "--health connect, http:/PATH or none"
 MAX_PATH = 1_024  # characters of a path
 MAX_HEAD = 16_384  # bytes of a response's head
+NO_VERDICT = "this node has no descriptor left to look"  # says nothing of the target
 WELL = range(200, 400)  # statuses
 
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, NLMSG_ERROR = 4, 20, 1, 2  # linux/{netlink,sock_diag}.h
@@ -88,7 +90,7 @@ async def _in_time(check: Awaitable[str]) -> str:
     except TimeoutError:
         return NO_ANSWER
     except OSError as error:
-        return in_words(error)
+        return NO_VERDICT if error.errno in EXHAUSTED else in_words(error)
 
 
 async def _connect(end: End) -> str:
@@ -138,7 +140,7 @@ async def reach(end: End) -> socket.socket:
 
 
 async def _connect_unix(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sock = unreserved(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
     try:
         await asyncio.get_running_loop().sock_connect(sock, path)
     except BaseException:

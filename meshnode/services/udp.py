@@ -17,6 +17,7 @@ from meshnode.base.fair_table import FairTable, source_shares
 from meshnode.base.log_lines import Logger, rated_logger
 from meshnode.base.refusals import listen_refusal
 from meshnode.errors import AddressInUse, ConfigError, MeshError
+from meshnode.runtime.descriptors import unreserved
 from meshnode.runtime.host_names import look_up
 from meshnode.sdk.datagrams import Datagrams
 from meshnode.sdk.node import runtime_of
@@ -114,7 +115,7 @@ async def carry(sock: socket.socket, passage: Passage, dropped: Callable[[], Non
 async def connected(end: End) -> socket.socket:
     """Return a UDP socket that is connected to a target: it takes datagrams of that alone. Raises OSError."""
     host = (await look_up(end.host))[0]
-    sock = _udp_socket(host)
+    sock = unreserved(_udp_socket(host))
     try:
         sock.connect((host, end.port))
     except OSError:

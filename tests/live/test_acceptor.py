@@ -20,7 +20,8 @@ from meshnode.base.address import Addr
 from meshnode.base.limits import MAX_CONTROL_SILENT
 from meshnode.base.metrics import Metrics
 from meshnode.runtime import acceptor
-from meshnode.runtime.acceptor import Accepted, Acceptor, CountedSocket, is_reserved, listen_at, listen_tcp
+from meshnode.runtime.acceptor import Accepted, Acceptor, CountedSocket, listen_at, listen_tcp
+from meshnode.runtime.descriptors import is_reserved
 from tests.live.cli_node import clean_environment
 
 COMMAND = [sys.executable, "-m", "meshnode"]

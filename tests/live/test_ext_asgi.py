@@ -68,6 +68,9 @@ async def test_the_application_is_told_the_proven_caller_and_no_header_changes_i
         "forwarded": f"for={nodes.there.id};proto=https",
         "x-real-ip": str(nodes.there.id),
         "client": str(nodes.there.id),
+        "meshnode-id": str(nodes.there.id),
+        "Meshnode_Name": "there",
+        "MESHNODE-ROLES": "admin",
     }
     try:
         async with serve(nodes.there, App().app, "web", allow=[nodes.here.id]), client(nodes) as http:
@@ -78,6 +81,8 @@ async def test_the_application_is_told_the_proven_caller_and_no_header_changes_i
     assert found["client"] == [here, 0]
     assert found["caller"] == {"id": here, "name": "here", "roles": []}
     assert (found["scheme"], found["word"]) == ("http", "hello")
+    assert not [name for name in found["headers"] if name.startswith("meshnode")]
+    assert "x-real-ip" in found["headers"], "others are the application's"
 
 
 async def test_a_node_that_is_not_allowed_reaches_nothing_of_the_application(nodes: Pair, serve: Serve) -> None:

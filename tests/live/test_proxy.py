@@ -231,6 +231,30 @@ def test_silent_clients_push_out_one_another_and_no_client_that_has_asked(ways: 
     eventually(lambda: ways.here.ask("proxy")["connections"] == 0)
 
 
+def test_silent_and_refused_clients_of_a_host_push_out_none_of_another(ways: Ways) -> None:
+    def flood(sends: bytes) -> list[socket.socket]:
+        made = []
+        for _ in range(MAX_PROXY_SILENT + 20):
+            made.append(socket.create_connection(("127.0.0.1", ways.port), 20, source_address=("127.9.9.9", 0)))
+            if sends:
+                made[-1].sendall(sends)
+                assert made[-1].recv(20).startswith(b"HTTP/1.1 4")
+        return made
+
+    honest = socket.create_connection(("127.0.0.1", ways.port), 20)
+    held: list[socket.socket] = []
+    try:
+        held += flood(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")  # refused, and does not go
+        held += flood(b"")
+        honest.sendall(b"CONNECT web.laptop.mesh:80 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert honest.recv(100).startswith(b"HTTP/1.1 200")
+        assert ways.here.ask("proxy")["connections"] <= MAX_PROXY_SILENT + 2
+    finally:
+        for client in (honest, *held):
+            client.close()
+    eventually(lambda: ways.here.ask("proxy")["connections"] == 0)
+
+
 def test_a_client_that_goes_away_leaves_nothing(ways: Ways) -> None:
     for sent in (
         b"GET http://web.laptop.mesh/big HTTP/1.1\r\nHost: x\r\n\r\n",

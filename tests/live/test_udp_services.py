@@ -326,3 +326,24 @@ async def test_what_udp_does_not_have_is_told(make_node: MakeNode) -> None:
     assert list(again.forwards) == [listen]
     await again.unforward(listen)
     assert not again.forwards
+
+
+async def test_callers_take_no_reserved_descriptor_and_that_is_not_held_against_the_target(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each flow has a socket: a thousand of a caller's would leave none for the control socket and moves."""
+    refused: list[int] = []
+    async with way(make_node) as through:
+        exposed = through.books[0].exposes["x"]
+        monkeypatch.setattr(
+            "meshnode.runtime.descriptors.is_reserved", lambda sock: bool(refused.append(sock.fileno()) or 1)
+        )
+        transport, client = await through.client()
+        while len(refused) < 2:
+            transport.sendto(b"a")
+            await asyncio.sleep(0.02)
+        assert client.came.empty()
+        assert exposed.pool.healthy
+        assert exposed.error == ""
+        monkeypatch.undo()
+        assert await through.asked(b"b") == b"b"

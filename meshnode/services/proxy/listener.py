@@ -6,8 +6,7 @@ import asyncio
 import socket
 
 from meshnode.base.address import Addr
-from meshnode.base.bounded import BoundedDict
-from meshnode.base.fair_table import source_shares
+from meshnode.base.fair_table import FairTable, source_shares
 from meshnode.base.limits import MAX_PROXY_CLIENTS, MAX_PROXY_SILENT, PROXY_REQUEST_S
 from meshnode.base.log_lines import Logger, rated_logger
 from meshnode.base.refusals import listen_refusal
@@ -55,7 +54,7 @@ class Proxy:
         self._node = node
         self._acceptor: Acceptor | None = None
         self._tasks: dict[asyncio.Task[None], socket.socket] = {}
-        self._silent: BoundedDict[asyncio.Task[None], None] = BoundedDict(MAX_PROXY_SILENT)
+        self._silent: FairTable[asyncio.Task[None]] = FairTable(MAX_PROXY_SILENT)  # and those that were refused
         self._places = Places(MAX_PROXY_CLIENTS)
 
     @property
@@ -106,20 +105,23 @@ class Proxy:
         self.error = ""
 
     def _on_connection(self, sock: socket.socket, source: Addr) -> None:
-        """Serve a client. Clients that ask nothing push out one another, and none that has asked."""
+        """Serve a client. Clients that ask nothing push out those of the host with most, and none that has asked."""
         if len(self._tasks) >= 2 * MAX_PROXY_CLIENTS:
             sock.close()
             return
         task = asyncio.get_running_loop().create_task(self._client(sock, source))
         self._tasks[task] = sock
         task.add_done_callback(self._on_end)
-        pushed_out = self._silent.put(task, None)
+        self._enter_silent(task, source)
+
+    def _enter_silent(self, task: asyncio.Task[None], source: Addr) -> None:
+        pushed_out = self._silent.add(task, *source_shares(source.host))
         if pushed_out is not None:
-            pushed_out[0].cancel()
+            pushed_out.cancel()
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
         sock = self._tasks.pop(task)
-        self._silent.pop(task, None)
+        self._silent.discard(task)
         if task.cancelled():
             sock.close()  # before it began
         elif (error := task.exception()) is not None:
@@ -133,8 +135,9 @@ class Proxy:
                 client = await _asked(tcp)
             task = asyncio.current_task()
             assert task is not None
-            self._silent.pop(task, None)
+            self._silent.discard(task)
             if client is not None and await self._serve(client, tcp, source):
+                self._enter_silent(task, source)
                 await _linger(tcp)
             tcp[1].close()
         except (OSError, asyncio.CancelledError) as error:  # a timeout too
