@@ -1,4 +1,4 @@
-"""Classic BPF filters that drop datagrams of IPv4 sources before they reach a UDP socket; Linux, no privileges.
+"""Classic BPF filters that drop datagrams by their source before they reach a UDP socket; Linux, no privileges.
 
 Reading a datagram only to drop it costs 2 to 4 us, and a flood that is not read fast enough fills the socket's buffer,
 in which peers' packets then find no room. So what is refused is dropped here; and while the buffer is nearly full of
@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import ipaddress
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from secrets import randbits
 
 from meshnode.base.address import Addr
 from meshnode.base.metrics import Metrics, describe
@@ -22,16 +24,16 @@ from meshnode.base.metrics import Metrics, describe
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h
 LOAD_WORD, LOAD_HALF, LOAD_BYTE, EQUALS, AND, RETURN = 0x20, 0x28, 0x30, 0x15, 0x54, 0x06  # absolute, and by constant
 IP_HEADER = 0xFFF00000  # SKF_NET_OFF
-SOURCE_ADDRESS, SOURCE_PORT = IP_HEADER + 12, 0
+SOURCE_4, SOURCE_6, SOURCE_PORT = IP_HEADER + 12, IP_HEADER + 8, 0
+TIMES, KEEP, XOR_KEPT, JUMP = 0x24, 0x07, 0xAC, 0x05  # by a constant, TAX, by X, always
 AT_LEAST = 0x35
 RANDOM = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM
 SO_MEMINFO = 55  # linux/sock_diag.h: what the buffer holds, its room, and more
 ALL = 0xFFFFFFFF
 FLOOD = 200  # refused receptions that make a filter worth its while
 FILTER_S = 1.0
-MAX_SOURCES = 64  # 5 instructions each, of at most 4,096
-
-MAX_FAVOURED = 800
+MAX_SOURCES = 64
+MAX_FAVOURED = 1_600  # more than peers' connections (1,536); optmem_max (20 kB on older kernels) has room for 2,000
 LOOK_S = 0.1  # between looks whether the buffer is nearly full
 NEARLY = 0.75  # of its room
 PASSES = (2, 4, 8)  # one in so many datagrams passes while it is, fewer while it still is; a move has 13 a second
@@ -41,48 +43,79 @@ FILTERED = describe("udp_filtered", "seconds in which the kernel dropped what fl
 
 
 Code = list[tuple[int, int, int, int]]
-IPV4_ONLY: Code = [(LOAD_BYTE, 0, 0, IP_HEADER), (AND, 0, 0, 0xF0), (EQUALS, 1, 0, 0x40), (RETURN, 0, 0, ALL)]
+FAMILY: Code = [(LOAD_BYTE, 0, 0, IP_HEADER), (AND, 0, 0, 0xF0), (EQUALS, 0, 1, 0x40)]  # IPv4: the next, else behind it
+BLOCK = 200  # sources that share one end: a jump by a condition is of 255 instructions at most
 
 
 def program(sources: Iterable[Addr]) -> bytes:
-    """Return the instructions that drop what comes from these IPv4 sources; other packets pass."""
-    return _packed([*IPV4_ONLY, *_returns(sources, 0), (RETURN, 0, 0, ALL)])
+    """Return the instructions that drop what comes from these sources; other packets pass."""
+    return _packed(sources, 0, [(RETURN, 0, 0, ALL)])
 
 
 def crowded(favoured: Iterable[Addr], passes: int) -> bytes:
-    """Return the instructions that let one IPv4 packet in ``passes`` pass by lot, and all from favoured sources."""
+    """Return the instructions that let one packet in ``passes`` pass by lot, and all from favoured sources."""
     by_lot = [(LOAD_WORD, 0, 0, RANDOM), (AT_LEAST, 0, 1, ALL // passes), (RETURN, 0, 0, 0), (RETURN, 0, 0, ALL)]
-    return _packed([*IPV4_ONLY, *_returns(favoured, ALL), *by_lot])
+    return _packed(favoured, ALL, by_lot)
 
 
-def _returns(sources: Iterable[Addr], what: int) -> Code:
-    code: Code = []
+def _packed(sources: Iterable[Addr], what: int, otherwise: Code) -> bytes:
+    """Return a program: ``what`` is the verdict on the sources, ``otherwise`` the end for all others.
+
+    A source is compared as 32 bits, one instruction each: its port and the words of its address, multiplied by secret
+    numbers, so none can be made that counts as another one.
+    """
+    keys = [randbits(32) | 1 for _ in range(4)]
+    of: dict[int, list[int]] = {4: [], 16: []}
     for source in sources:
-        (address,) = struct.unpack("!I", socket.inet_aton(source.host))
+        packed = ipaddress.ip_address(source.host.partition("%")[0]).packed
+        of[len(packed)].append(_mixed(struct.unpack(f"!{len(packed) // 4}I", packed), source.port, keys))
+    four, six = (
+        [*_mixing(first, words, keys), *_among(of[4 * words], what), *otherwise]
+        for first, words in ((SOURCE_4, 1), (SOURCE_6, 4))
+    )
+    code = [*FAMILY, (JUMP, 0, 0, len(six)), *six, *four]
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
+
+
+def _mixed(words: Sequence[int], port: int, keys: list[int]) -> int:
+    found = port
+    for word, key in zip(words, keys, strict=False):
+        found = (found * key & ALL) ^ word
+    return found
+
+
+def _mixing(first: int, words: int, keys: list[int]) -> Code:
+    """Return the instructions that do the same with a packet's source."""
+    code: Code = [(LOAD_HALF, 0, 0, SOURCE_PORT)]
+    for number in range(words):
         code += [
-            (LOAD_WORD, 0, 0, SOURCE_ADDRESS),
-            (EQUALS, 0, 3, address),
-            (LOAD_HALF, 0, 0, SOURCE_PORT),
-            (EQUALS, 0, 1, source.port),
-            (RETURN, 0, 0, what),
+            (TIMES, 0, 0, keys[number]),
+            (KEEP, 0, 0, 0),
+            (LOAD_WORD, 0, 0, first + 4 * number),
+            (XOR_KEPT, 0, 0, 0),
         ]
     return code
 
 
-def _packed(code: Code) -> bytes:
-    return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
+def _among(found: list[int], what: int) -> Code:
+    code: Code = []
+    for at in range(0, len(found), BLOCK):
+        block = found[at : at + BLOCK]
+        code += [(EQUALS, len(block) - number, 0, each) for number, each in enumerate(block)]
+        code += [(JUMP, 0, 0, 1), (RETURN, 0, 0, what)]
+    return code
 
 
-def _ipv4(sources: Iterable[object], most: int) -> list[Addr]:
-    return [source for source in sources if isinstance(source, Addr) and ":" not in source.host][:most]
+def _named(sources: Iterable[object], most: int) -> list[Addr]:
+    return [source for source in sources if isinstance(source, Addr)][:most]
 
 
 def attach(sock: socket.socket, sources: Iterable[object]) -> bool:
-    """Drop what comes from the first ``MAX_SOURCES`` IPv4 sources, in place of an earlier filter.
+    """Drop what comes from the first ``MAX_SOURCES`` UDP sources, in place of an earlier filter.
 
     Returns False where there is none of them, or the kernel has no such filters.
     """
-    chosen = _ipv4(sources, MAX_SOURCES)
+    chosen = _named(sources, MAX_SOURCES)
     return bool(chosen) and _attach(sock, program(chosen))
 
 
@@ -175,7 +208,7 @@ class FloodFilter:
         self._metrics.count(CROWDED)
 
     def _crowd(self, sock: socket.socket, level: int) -> bool:
-        return _attach(sock, crowded(_ipv4(self.favoured(), MAX_FAVOURED), PASSES[level - 1]))
+        return _attach(sock, crowded(_named(self.favoured(), MAX_FAVOURED), PASSES[level - 1]))
 
     def _ease(self, sock: socket.socket) -> None:
         self._level -= 1
