@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from meshnode.base.address import Addr, canonical_host
+from meshnode.base.fair_rate import FairRate, Rate
 from meshnode.base.fair_table import FairTable, source_shares
 from meshnode.base.log_lines import Logger, rated_logger
 from meshnode.base.refusals import listen_refusal
@@ -30,6 +31,8 @@ log = rated_logger("meshnode.services")
 IDLE_S = 120.0  # without a datagram in either direction: twice what RFC 4787 section 4.3 wants of a NAT at the least
 MAX_FLOWS = 1_024  # of one forward, as many as a peer grants; shared by the sources' networks and hosts
 MAX_WAITING = 32  # datagrams of one source while its flow is opened
+BEGIN_ALL, BEGIN_NETWORK, BEGIN_HOST = Rate(400, 2_048), Rate(200, 1_024), Rate(100, 512)  # flows; each costs 0.5 ms
+BEGIN_LITTLE = Rate(10, 64)
 RETRY_S = 1.0  # until a source whose flow could not be opened has another try: its datagrams are dropped meanwhile
 BATCH = 64  # datagrams read at once, so that one flood does not hold the loop
 BUFFER = 65_536
@@ -153,6 +156,7 @@ class UdpForward(Forward):
             raise ConfigError(f"a forward of UDP names its node, and {self.to} does not", hint="write NODE/SERVICE")
         self._sources: dict[Addr, _Source] = {}
         self._shares: FairTable[Addr] = FairTable(MAX_FLOWS)
+        self._begin = FairRate(total=BEGIN_ALL, network=BEGIN_NETWORK, address=BEGIN_HOST, little=BEGIN_LITTLE)
         try:
             host = (await look_up(end.host))[0]
             sock = _udp_socket(host)
@@ -190,8 +194,12 @@ class UdpForward(Forward):
     def _on_datagram(self, data: bytes, addr: Addr) -> None:
         source = self._sources.get(addr)
         if source is None:
+            shares, now = source_shares(addr.host), asyncio.get_running_loop().time()
+            if not self._begin.take_of(shares, shares[1], now):  # a source is one datagram, and may be forged
+                self.tolls.of().drop()
+                return
             source = self._sources[addr] = _Source()
-            gone = self._shares.add(addr, *source_shares(addr.host))
+            gone = self._shares.add(addr, *shares)
             if gone is not None:
                 self._end(gone)
             source.task = asyncio.get_running_loop().create_task(self._carry_source(addr, source))

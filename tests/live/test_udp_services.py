@@ -14,6 +14,7 @@ import dnslib
 import pytest
 
 from meshnode import Node
+from meshnode.base.fair_rate import Rate
 from meshnode.daemon.describe import describe_exposes, describe_forwards
 from meshnode.errors import ConfigError
 from meshnode.services import expose, udp
@@ -212,6 +213,25 @@ async def test_a_flood_from_one_host_takes_no_flow_of_another(
         assert await asyncio.wait_for(client.came.get(), DEADLINE_S) == b"second"
         own = [count for count in through.program.met.values() if count > 1]
         assert own == [2], "on the flow that it had"
+        for each in flood:
+            each.close()
+
+
+async def test_ever_new_sources_of_a_host_begin_few_flows_and_delay_no_other_host(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source costs its sender one datagram, which may be forged, and a flow costs both nodes half a millisecond."""
+    monkeypatch.setattr(udp, "BEGIN_HOST", Rate(0.001, 5))
+    async with way(make_node) as through:
+        flood = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(100)]
+        for each in flood:
+            each.bind(("127.0.9.1", 0))
+            each.sendto(b"flood", through.at)
+        assert await through.asked(b"a", "127.0.8.1") == b"a"
+        assert await through.asked(b"b", "127.0.9.2") == b"b"
+        (forward,) = through.books[1].forwards.values()
+        assert forward.connections == 5 + 2
+        assert through.used(1)["dropped"] == 95
         for each in flood:
             each.close()
 
