@@ -185,7 +185,10 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self._loop.call_later(_whole_ms(at - self._clock.monotonic()), self._tick)
+        delay = at - self._clock.monotonic()
+        # up to whole milliseconds: uvloop rounds to the nearest, and a timer that fires early has nothing to do but to
+        # be set again, some five times before it is due; asyncio's own loop waits for whole ones as well
+        self._timer = self._loop.call_later(math.ceil(delay * 1000) / 1000 if delay > 0 else 0.0, self._tick)
 
     def close(self) -> None:
         """Drive no more."""
@@ -193,12 +196,3 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _whole_ms(delay: float) -> float:
-    """Round a delay in seconds up to milliseconds, for uvloop rounds to the nearest.
-
-    A timer that fires early has nothing to do but to be set again, some five times before it is due. asyncio's own loop
-    waits for whole milliseconds as well.
-    """
-    return math.ceil(delay * 1000) / 1000 if delay > 0 else 0.0
