@@ -14,7 +14,7 @@ from meshnode.base.address import Addr
 from meshnode.base.limits import DHT_MAX_CALLS
 from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timers
-from meshnode.discovery.dht.budget import FIRST, LEAST, LOOKUP, SMOOTHING, TOO_MANY, Budget
+from meshnode.discovery.dht.budget import FIRST, LEAST, LOOKUP, OUTCOMES, TIME_OUT_S, TOO_MANY, Budget
 from meshnode.discovery.dht.contacts import ALIVE_S
 from meshnode.discovery.dht.messages import Ping, Pong, decode_message
 from meshnode.discovery.dht.rpc import LATE, MAX_WAIT_S, PUT_OFF, RETRANSMITS, SPARED, WAITED, Rpcs
@@ -23,17 +23,24 @@ from meshnode.identity.node_id import NodeId
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from dht_sim import build
+from silent_ids import alternate
 
 from bench.dht_overload import run_load
 
 PEER = NodeId(bytes(31) + b"\x02")
 HOME = Addr("198.18.0.1", 4000)
+NOW = 1.0
+
+
+def network(number: int) -> Addr:
+    """Return an address in a network of its own."""
+    return Addr(f"45.{number // 256 % 256}.{number % 256}.1", 4000)
 
 
 def _congested() -> Budget:
     budget = Budget()
     while not budget.congested:
-        budget.timed_out(1.0, 1.0)
+        budget.timed_out(HOME, 1.0, 1.0)
     return budget
 
 
@@ -85,19 +92,20 @@ class Caller:
 def test_the_window_halves_once_for_all_that_was_outstanding_and_again_for_what_was_sent_since() -> None:
     budget = _congested()
     assert budget.window == FIRST / 2
-    budget.timed_out(0.9, 1.1)  # sent before the cut
+    budget.timed_out(HOME, 0.9, 1.1)  # sent before the cut
     assert budget.window == FIRST / 2
-    budget.timed_out(1.2, 2.0)
+    budget.timed_out(HOME, 1.2, 2.0)
     assert budget.window == FIRST / 4
     for n in range(20):
-        budget.timed_out(3.0 + n, 3.5 + n)
+        budget.timed_out(HOME, 3.0 + n, 3.5 + n)
     assert budget.window == LEAST
 
 
 def test_a_few_time_outs_are_no_congestion() -> None:
     budget, rng = Budget(), random.Random(3)
     for n in range(2_000):  # 20 % loss: a retransmission is lost as well as its answer in 13 % of all calls
-        budget.timed_out(n, n + 0.5) if rng.random() < 0.05 else budget.answered()
+        addr = network(rng.randrange(100))
+        budget.timed_out(addr, n, n + 0.5) if rng.random() < 0.05 else budget.answered(addr, n)
         assert not budget.congested
     assert budget.window >= FIRST
 
@@ -108,14 +116,14 @@ def test_the_window_grows_with_answers_when_the_time_outs_are_over_and_slowly_ab
     answers = 0
     while budget.congested:
         assert budget.window == cut, "it does not grow while too many time out"
-        budget.answered()
+        budget.answered(HOME, NOW)
         answers += 1
-    assert answers < 2 / SMOOTHING
+    assert answers <= OUTCOMES
     for _ in range(int(cut)):
-        budget.answered()
+        budget.answered(HOME, NOW)
     assert cut + 0.5 < budget.window <= cut + 1.0 + 1 / cut
     for _ in range(2_000_000 // FIRST):
-        budget.answered()
+        budget.answered(HOME, NOW)
     assert budget.window <= DHT_MAX_CALLS
 
 
@@ -123,8 +131,65 @@ def test_lookups_run_at_once_as_far_as_each_gets_on() -> None:
     budget = Budget()
     assert budget.lookups == FIRST // LOOKUP
     for n in range(100):
-        budget.timed_out(n, n + 0.5)
+        budget.timed_out(HOME, n, n + 0.5)
     assert budget.lookups == 1
+
+
+def test_networks_that_are_silent_by_turns_are_no_congestion_while_most_answer() -> None:
+    budget = Budget()
+    for number in range(30):
+        budget.answered(network(number), NOW)
+    for number in range(2_000):
+        few = network(1_000 + number % 4)
+        budget.answered(few, NOW)
+        budget.timed_out(few, NOW, NOW)
+        assert not budget.congested
+    assert budget.window >= FIRST
+
+
+def test_time_outs_in_most_networks_are_congestion_though_each_has_few() -> None:
+    budget = Budget()
+    for number in range(200):
+        budget.answered(network(number), NOW)
+    for number in range(200):
+        budget.timed_out(network(number), NOW, NOW) if number % 4 == 0 else budget.answered(network(number), NOW)
+    assert budget.congested
+
+
+def test_hosts_of_a_private_network_count_each_for_itself() -> None:
+    budget = Budget()
+    for number in range(200):
+        budget.answered(Addr(f"192.168.1.{number}", 4000), NOW)
+    for number in range(200):
+        silent = Addr(f"192.168.1.{number}", 4000)
+        budget.timed_out(silent, NOW, NOW) if number % 4 == 0 else budget.answered(silent, NOW)
+    assert budget.congested
+
+
+def test_a_time_out_of_a_while_ago_counts_no_more() -> None:
+    budget = _congested()
+    budget.answered(network(1), NOW + TIME_OUT_S + 0.1)
+    assert budget.share == 0.0
+
+
+@pytest.mark.parametrize(("nodes", "foes", "networks"), [(24, 40, 2), (40, 60, 4)])
+def test_free_ids_in_a_few_networks_that_answer_by_turns_shut_no_window(nodes: int, foes: int, networks: int) -> None:
+    net = build(nodes, 3)
+    for node in net.nodes:
+        net.publish(node)
+    net.run(30.0)
+    victim = net.nodes[10]
+    honest = [node for node in net.nodes if node is not victim]
+    alternate(net, victim, foes, networks)
+    right = 0
+    for owner in net.rng.sample(honest, 20):
+        _, _, end = net.resolve(victim, owner.id)
+        right += end is not None and end.record is not None and end.record.seq == owner.seq
+        net.run(0.5)
+        assert victim.dht._shared.rpcs.budget.window >= FIRST / 2
+    assert right == 20
+    assert victim.metrics.counters["dht_timeouts"] > 100, "it was an attack"
+    assert victim.metrics.counters.get("dht_spared", 0) == 0, "what is lost is sent again"
 
 
 def test_a_call_over_the_budget_waits_for_an_answer_and_an_urgent_one_does_not() -> None:
@@ -172,7 +237,7 @@ def test_nothing_is_sent_again_while_too_many_time_out() -> None:
     caller.run(3.0)
     assert caller.metrics.counters[RETRANSMITS] == 1
     while not caller.rpcs.budget.congested:
-        caller.rpcs.budget.timed_out(caller.now, caller.now)
+        caller.rpcs.budget.timed_out(HOME, caller.now, caller.now)
     before = len(caller.sent)
     caller.call()
     caller.call(urgent=4)

@@ -195,7 +195,7 @@ class Rpcs:
         self._metrics.count(TIMEOUTS)
         self._late[call.tx] = call
         if self._is_good(call.peer, now):
-            self.budget.timed_out(call.started, now)
+            self.budget.timed_out(call.addr, call.started, now)
         self._failed(call.peer, call.addr, call.started, now)
         call.on_failed(now)
         self._take_turns(now)
@@ -217,7 +217,7 @@ class Rpcs:
             call.timer.cancel()
         if self._shows_rtt(call, now):
             self.rtts.sample(sender, now - call.started)
-        self.budget.answered()
+        self.budget.answered(call.addr, now)
         self._answered(sender, call.addr, _token_in(reply), call.started, now)
         call.on_answer(reply, now)
         self._take_turns(now)
