@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench import dht_churn, dht_eclipse, dht_join, dht_overload, dht_store
+from bench import dht_churn, dht_eclipse, dht_join, dht_overload, dht_store, seed_lookups
 from meshnode.base.limits import DHT_MAX_STORED_SEED
 
 Row = tuple[str, float, float, bool]
@@ -40,3 +40,8 @@ def _store(short: bool) -> Iterator[Row]:
     yield f"{what}: whole STOREs a second and core, not unsealed", 1e6 / full["store_us"], 5_000.0, True
     yield f"{what}: a STORE refused for its host has most, us of CPU", full["refused_us"], 50.0, False
     yield f"{what}: MB", full["rss_MB"], 250.0, False
+    asked = seed_lookups.measure(5_000 if short else 240_000)
+    what = f"{asked['requests']:,} lookups of many clients at a seed, 6,000 a second"
+    yield f"{what}: share that is heard", asked["heard"], 1.0, True
+    yield f"{what}: a second and core, unsealed and sealed", 1e6 / asked["us"], 10_000.0, True
+    yield f"{what}: MB of the replay guard and caches", asked["guard_MB"], 40.0, False

@@ -26,7 +26,7 @@ MAX_SHARED_KEYS = 4_096  # x 32 bytes and bookkeeping = about 1 MB of cached X25
 # ---- sealing
 SEAL_WINDOW_S = 30.0  # a datagram older or newer than this is dropped
 MAX_REPLAY_ENTRIES = 100_000  # nonces remembered a generation; x 2 x about 110 bytes = 22 MB at the very worst;
-#   when it is full the window shrinks: at 10,000 a second to 10 s
+#   when it is full the window shrinks: at 10,000 a second to 8 s; above 50,000 a second some would be refused
 MAX_REPLAY_RESERVED = 512  # a minute, of each established peer: 8 a second; a move takes about 30
 MAX_REPLAY_KEPT = 131_072  # of all established ones and of stamps ahead; x 2 x 110 B = 29 MB; more count as others do
 MAX_REPLAY_AHEAD = 20_000  # a minute, with stamps ahead of our clock by more than

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from bench import dht_store, members, scale
+import pytest
+
+from bench import dht_store, members, scale, seed_lookups
 from meshnode.base.limits import GOSSIP_LISTED
 from meshnode.gossip.dissemination import listing
+from meshnode.identity import replay
 
 
 def test_each_part_says_what_it_leaves_out_and_has_a_name_of_its_own() -> None:
@@ -37,3 +40,10 @@ def test_a_full_store_of_a_seed_takes_records_and_refuses_a_flood() -> None:
     found = dht_store.measure(2_000)
     assert found["refused"] > 4_000, "the measured flood was refused"
     assert 0 < found["rss_MB"] < 20
+
+
+def test_a_seed_hears_every_lookup_when_more_come_than_its_guard_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "MAX_REPLAY_ENTRIES", 15_000)
+    found = seed_lookups.measure_here(20_000)
+    assert found["heard"] == 1.0, found["drops"]
+    assert found["answered"] >= 1.0
