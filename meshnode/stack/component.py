@@ -292,7 +292,10 @@ class Policies(Protocol):
 
     held: SignedPolicy | None
     on_adopted: Callable[[bytes], None]
+    on_current: Callable[[], None]
 
+    @property
+    def is_current(self) -> bool: ...
     @property
     def takes_any(self) -> bool: ...
     @property

@@ -61,6 +61,7 @@ class PolicyLink(Component):
     def __init__(self, context: Context) -> None:
         self.held: SignedPolicy | None = None
         self.on_adopted: Callable[[bytes], None] = lambda encoded: None
+        self.on_current: Callable[[], None] = lambda: None
         self._context = context
         self._peers: dict[NodeId, _Peer] = {}
         self._fetches: dict[NodeId, _Fetch] = {}
@@ -70,6 +71,11 @@ class PolicyLink(Component):
     def takes_any(self) -> bool:
         """Whether this mesh has an authority that may sign one."""
         return self._context.settings.authority is not None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether no newer one is on its way from a peer; ``on_current`` is called when that comes true."""
+        return not self._fetches
 
     @property
     def version(self) -> int:
@@ -174,6 +180,8 @@ class PolicyLink(Component):
                 self._fetches[peer] = _Fetch(known.told, now + POLICY_FETCH_S, bytearray())
                 self._send(peer, Frame.POLICY_ASK, known.told, 0)
         self._timer.set(min((fetch.until for fetch in self._fetches.values()), default=None))
+        if not self._fetches:
+            self.on_current()
 
     def _tick(self, now: float) -> None:
         """Give up peers that do not send what they say they have; others' turn comes."""

@@ -2,7 +2,8 @@
 
 The word of one peer will not do: it may be in league with a key that is revoked. A stream goes on when the DHT was
 asked about its opener's keys and grants, and every connected peer but its opener has told what it knows: at least
-``REVOCATION_QUORUM``, with the configured seeds that answer among them; at the latest after ``revocation_wait``.
+``REVOCATION_QUORUM``, with the configured seeds that answer among them; and when the newest policy that one of them has
+is here. At the latest after ``revocation_wait``.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class RevocationWait:
         self._queue: deque[tuple[NodeId, bytes]] = deque()
         self._asking = 0
         self._deadline = context.timers.timer(self._over)
+        context.policies.on_current = self._settle
 
     def begin(self, now: float) -> None:
         """Hold streams back from now on; what was told before counts no more."""
@@ -106,6 +108,7 @@ class RevocationWait:
             len(told) >= REVOCATION_QUORUM
             and all(other in self._told for other in self._connected if other != peer)
             and all(self._dialled.values())
+            and self._context.policies.is_current
             and not self._unasked.get(peer, 1)
         )
 

@@ -14,6 +14,7 @@ from meshnode.trust.authority import Issuer
 from meshnode.trust.grant import Delegation
 from meshnode.trust.revocation import dht_key_of, sign_revocation
 from meshnode.trust.revocations import Revocations
+from meshnode.trust.signed_policy import sign_policy
 from meshnode.trust.succession import open_links
 from tests.sim.revoked import (
     AUTHORITY,
@@ -72,6 +73,33 @@ def test_a_stream_waits_until_as_many_others_as_it_needs_have_told_what_is_revok
     assert back.mesh.context.revoking.waits
     _come(world, back, friends[-1])
     assert world.run(0.5, lambda: bool(opened))
+
+
+def test_a_stream_waits_for_the_policy_that_came_while_the_node_was_away_too() -> None:
+    def policy(version: int, services: str) -> bytes:
+        names = ", ".join(f'"other-{number}-{"x" * 40}"' for number in range(60))  # it comes in several parts
+        rest = "".join(f'[[allow]]\nfrom = "any"\nservices = [{names}]\n' for _ in range(18))
+        text = f'version = {version}\n[[allow]]\nfrom = "any"\nservices = "{services}"\n{rest}'
+        return sign_policy(AUTHORITY, text.encode()).encoded
+
+    world = _world()
+    client, back = make_node(world), make_node(world, was_away=True)
+    friends = [make_node(world) for _ in range(REVOCATION_QUORUM)]
+    opened = _served(back)
+    back.mesh.context.policies.adopt(policy(1, "*"))
+    for friend in friends:
+        friend.mesh.context.policies.adopt(policy(2, "web"))
+    client.join(back)
+    _, stream = open_stream(world, client, back)
+    for friend in friends:
+        friend.join(back)
+        friend.mesh.connect(back.id, world.now, lambda result: None)
+        friend.on_dirty()
+    assert world.run(WAIT - 0.5, lambda: back.mesh.context.policies.version == 2)
+    world.run(1.0)
+    assert opened == []
+    assert isinstance(stream.error, PolicyDenied)
+    assert back.mesh.context.policies.is_current
 
 
 def test_openers_with_more_targets_than_are_looked_up_at_once_wait_for_all(monkeypatch: pytest.MonkeyPatch) -> None:

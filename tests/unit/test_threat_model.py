@@ -17,6 +17,31 @@ SECURITY = (ROOT / "docs" / "explanation" / "security.md").read_text(encoding="u
 TEST = re.compile(r"`([\w/]+\.py)::(\w+)`")
 FILE = re.compile(r"`(tests/[\w/]+\.py)`")
 PATTERN = re.compile(r"`([a-z_]+\.[a-z_*]+)`")
+NAMED = (
+    "impersonation of the listener",
+    "impersonation of the dialler",
+    "unknown key share",
+    "replay, live",
+    "replay, after a restart",
+    "replay, to another receiver",
+    "reflection",
+    "amplification",
+    "downgrade to the open mesh",
+    "forged or widened grant",
+    "expired grant on a live connection",
+    "role confusion",
+    "revoked delegate",
+    "rollback of policy",
+    "clock moved back",
+    "key compromise impersonation",
+    "traffic redirected by one on the path",
+    "a relay that reads or forges",
+    "DHT liar",
+    "gossip liar",
+    "flood of knocks",
+    "a ticket used once too often",
+    "a grant handed to another key",
+)
 ROWS = [f"{family}.{name}" for family, module in families().items() for name in module.ROWS]
 
 
@@ -44,6 +69,14 @@ def test_every_test_that_is_named_exists(file: str, name: str) -> None:
 @pytest.mark.parametrize("file", sorted(set(FILE.findall(PAGE + SECURITY))))
 def test_every_file_of_tests_that_is_named_exists(file: str) -> None:
     assert (ROOT / file).exists()
+
+
+@pytest.mark.parametrize("attack", NAMED)
+def test_the_table_by_attack_has_every_one_that_is_named_with_a_test_that_tries_it(attack: str) -> None:
+    table = PAGE.partition("## By attack")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ") and attack in line.split("|")[1]]
+    assert rows
+    assert all(TEST.search(row) or PATTERN.search(row) for row in rows)
 
 
 def test_every_family_of_attacks_is_listed_with_its_figures(
