@@ -1,7 +1,8 @@
-"""Descriptors: connections that are opened and left, at a forward and at the control socket, until none is free."""
+"""Descriptors: what clients and callers open and leave, at a forward, the control socket and services' targets."""
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 import tempfile
@@ -32,6 +33,11 @@ ROWS = {
         10, "high", f"local program: {HELD} control connections that ask nothing", "daemon/server.py",
         f"of {ASKED} commands that are answered", None, ASKED, more=True,
     ),
+    "callers": Row(
+        10, "high", f"member: {HELD} flows and {HELD} streams to services, of which one target accepts none",
+        "services/udp.py, runtime/host_names.py", "descriptors left for the control socket and moves", 0, LIMIT // 4,
+        more=True,
+    ),
 }  # fmt: skip
 
 
@@ -60,6 +66,30 @@ def _forward(member: Member, peer: Member) -> dict[str, float]:
     return found
 
 
+def _callers(member: Member, peer: Member) -> int:
+    """Return how many descriptors a calling peer leaves: each flow and stream is a socket of the node to a target."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as slow, socket.socket(type=socket.SOCK_DGRAM) as udp:
+        udp.bind(("127.0.0.1", 0))
+        ports = []
+        for name, kind, target in (("u", "udp://", udp), ("t", "tcp://", slow)):
+            at = f"{kind}127.0.0.1:{target.getsockname()[1]}"
+            member.ask("expose", name=name, target=at, allow=["any"], health="none")
+            listen = f"{kind}127.0.0.1:0" if target is udp else "127.0.0.1:0"
+            told = peer.ask("forward", listen=listen, to=f"{member.id}/{name}")["listen"]
+            ports.append(int(str(told).rpartition(":")[2]))
+        held = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(HELD)]
+        for sock in held:
+            sock.sendto(b"?", ("127.0.0.1", ports[0]))
+        for _ in range(HELD):
+            held.append(socket.socket())
+            held[-1].setblocking(False)
+            held[-1].connect_ex(("127.0.0.1", ports[1]))
+        time.sleep(3.0)
+        left = LIMIT - len(os.listdir(f"/proc/{member.pid}/fd"))
+        close_all(held)
+        return left
+
+
 def _control(member: Member) -> int:
     held = []
     for _ in range(HELD):
@@ -82,6 +112,7 @@ def run(short: bool) -> dict[str, float]:
             keepalive_time(member, peer, 1)
             found = _forward(member, peer)
             found["control"] = _control(member)
+            found["callers"] = _callers(member, peer)
     if short:
         for name in ("keepalive", "spin"):
             found.pop(name, None)
