@@ -13,7 +13,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -331,9 +331,30 @@ def start(home: Path, command: str) -> subprocess.Popen[str]:
     return subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=clean_environment())
 
 
+def used(process: subprocess.Popen[str]) -> tuple[str, ...]:
+    """Return a process's state, and the CPU time that it has had (proc(5))."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return fields[0], fields[11], fields[12]
+
+
+def until_they_wait(processes: Iterable[subprocess.Popen[str]]) -> None:
+    """Wait until commands have begun, which takes seconds on a busy machine: they sleep, and go on sleeping."""
+    for process in processes:
+        if sys.platform != "linux":
+            time.sleep(2.0)
+            continue
+
+        def waits(process: subprocess.Popen[str] = process) -> bool:
+            before = used(process)
+            time.sleep(0.2)
+            return before == used(process) and before[0] == "S"
+
+        eventually(waits, 30.0)
+
+
 def test_ctrl_c_ends_every_command_that_waits_without_a_traceback(mesh: Mesh) -> None:
     waiting = {command: start(mesh.here.home, command) for command in WAITING}
-    time.sleep(2.0)
+    until_they_wait(waiting.values())
     for process in waiting.values():
         process.send_signal(signal.SIGINT)
     for command, process in waiting.items():
@@ -346,7 +367,7 @@ def test_ctrl_c_ends_every_command_that_waits_without_a_traceback(mesh: Mesh) ->
 def test_commands_that_wait_say_that_the_node_was_killed(tmp_path: Path) -> None:
     node = CliNode(tmp_path)
     waiting = {command: start(tmp_path, command) for command in ("watch", "watch --json", "sub topic --json")}
-    time.sleep(2.0)
+    until_they_wait(waiting.values())
     node.kill()
     for command, process in waiting.items():
         out, err = process.communicate(timeout=10)
