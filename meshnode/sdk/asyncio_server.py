@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 from meshnode.identity.node_id import NodeId
-from meshnode.sdk.asyncio_transport import ProtocolTransport, until_lost
-from meshnode.sdk.service import Service
+from meshnode.sdk.asyncio_transport import Ending, ProtocolTransport, until_lost
 from meshnode.sdk.streams import MeshReader, MeshWriter
+
+
+class Served(Protocol):
+    """A service, as far as a server needs it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def is_served(self) -> bool:
+        """True until it was closed."""
+
+    def close(self) -> None:
+        """Withdraw it."""
 
 
 class ProtocolServer(asyncio.AbstractServer):
@@ -17,17 +32,19 @@ class ProtocolServer(asyncio.AbstractServer):
     ``async with`` closes it at the end and waits until the connections that it has are over.
     """
 
-    service: Service
-    """The service, which tells the mesh of its load and health."""
+    service: Served
+    """The service; a node's own tells the mesh of its load and health."""
 
     def __init__(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
         self._factory = factory
-        self._transports: dict[ProtocolTransport, None] = {}
+        self._transports: dict[Ending, None] = {}
         self._forever: asyncio.Task[None] | None = None
 
     async def _handle(self, reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
         """Let a protocol have a stream of the service until it is over."""
-        transport = ProtocolTransport(writer._stream, writer._transport.ends, self._factory)
+        await self._until_over(ProtocolTransport(writer._stream, writer._transport.ends, self._factory))
+
+    async def _until_over(self, transport: Ending) -> None:
         self._transports[transport] = None
         try:
             await until_lost(transport)

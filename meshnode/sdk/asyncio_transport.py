@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from meshnode.errors import ConnectionLost, StreamMisused
 from meshnode.identity.node_id import NodeId
@@ -292,7 +292,21 @@ class ProtocolTransport(asyncio.Transport):
         self._protocol.connection_lost(error)
 
 
-async def until_lost(transport: ProtocolTransport) -> None:
+class Ending(Protocol):
+    """A transport that says when it is over."""
+
+    @property
+    def ended(self) -> asyncio.Event:
+        """Set once ``connection_lost`` was called."""
+
+    def close(self) -> None:
+        """As asyncio's."""
+
+    def abort(self) -> None:
+        """As asyncio's."""
+
+
+async def until_lost(transport: Ending) -> None:
     """Wait until a transport is over; a caller that is cancelled aborts it."""
     try:
         await transport.ended.wait()

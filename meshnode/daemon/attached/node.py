@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from meshnode.base.clock import SystemClock
 from meshnode.config import expanded
 from meshnode.daemon.attached.control import CONNECT_S, ask, ask_one
 from meshnode.daemon.attached.parts import AttachedService, AttachedStream, AttachedTopic, AttachedWriter, Handler
+from meshnode.daemon.attached.primitives import AttachedPrimitives
 from meshnode.daemon.attached.transport import CarriedTransport, Carrier
 from meshnode.daemon.client import connect
 from meshnode.daemon.request import Json, Request
-from meshnode.daemon.requests.attached import Events, Identify, Record, Serve, Take
+from meshnode.daemon.requests.attached import Echo, Events, Find, Identify, Record, Serve, Take
 from meshnode.daemon.requests.node import Peers, Status
 from meshnode.daemon.requests.services import Connect
 from meshnode.daemon.requests.topics import Sub
@@ -27,10 +28,12 @@ from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import open_record
 from meshnode.sdk.events import Event, EventKind
 
-P = TypeVar("P", bound=asyncio.BaseProtocol)
+if TYPE_CHECKING:
+    from meshnode.directory.announcement import Instance
+    from meshnode.stack.probe import Pinged
 
 
-class AttachedNode:
+class AttachedNode(AttachedPrimitives):
     """The running node of a home, as ``attach`` returns it: the methods of ``Node`` that programs need.
 
     Its streams go over the node's control socket, and survive what the node's streams survive. They end with
@@ -118,6 +121,48 @@ class AttachedNode:
         record = open_record(base64.b64decode(told["encoded"]), SystemClock().wall(), expected=id)
         return Resolved(record, told["source"], told["ms"])
 
+    async def find(self, service: str) -> list[Instance]:
+        """Return the instances of a service on other nodes, as ``Node.find``.
+
+        Args:
+            service: The service's name.
+
+        Returns:
+            The instances, in the order in which ``open_any`` tries them.
+
+        Raises:
+            NotRunning: The node of this home has stopped.
+            ConfigError: As ``Node.find``.
+        """
+        from meshnode.directory.announcement import Instance, Offer
+
+        return [
+            Instance(NodeId.parse(told.pop("node")), service, Offer(**told.pop("offer")), **told)
+            async for told in ask(self._home, Find(service))
+        ]
+
+    async def ping(self, peer: NodeId | str, timeout: float = 2.0) -> Pinged:
+        """Send one echo to a peer, as ``Node.ping``.
+
+        Args:
+            peer: The node, as for ``open``.
+            timeout: Seconds to wait for the echo; connecting has its own time.
+
+        Returns:
+            The round trip from the running node, None when the echo was lost, and the kind of path that it took;
+            ``endpoint`` is None for a detour.
+
+        Raises:
+            NotRunning: The node of this home has stopped.
+            And as ``Node.ping``.
+        """
+        from meshnode.base.address import parse_addr
+        from meshnode.stack.probe import Pinged
+
+        told = await ask_one(self._home, Echo(str(peer), timeout))
+        endpoint = parse_addr(told["endpoint"]) if told["endpoint"] is not None else None
+        return Pinged(told["rtt"], told["path"], endpoint)
+
     async def open(self, peer: NodeId | str, service: str) -> AttachedStream:
         """Open a stream to a service of one node, as ``Node.open``.
 
@@ -154,30 +199,6 @@ class AttachedNode:
             raise ConfigError("a service's name has no slash", hint="open(peer, service) is for one node")
         return await self._stream(Connect(service, tuple(map(str, several))))
 
-    async def create_connection(
-        self, protocol_factory: Callable[[], P], peer: NodeId | str, service: str
-    ) -> tuple[asyncio.Transport, P]:
-        """Open a stream and let a protocol of asyncio have it, as ``loop.create_connection`` does.
-
-        Args:
-            protocol_factory: Returns an ``asyncio.Protocol`` or ``asyncio.BufferedProtocol``.
-            peer: The node, as for ``open``.
-            service: The service's name there.
-
-        Returns:
-            The transport, and the protocol.
-
-        Raises:
-            As ``open``.
-        """
-        carrier, sock = await self._carrier(Connect(f"{peer}/{service}"))
-        try:
-            protocol = protocol_factory()
-            return CarriedTransport(carrier, sock, protocol, (self.id, carrier.answered.result())), protocol
-        except BaseException:
-            sock.abort()
-            raise
-
     def serve(
         self,
         name: str,
@@ -205,7 +226,7 @@ class AttachedNode:
         asked = Serve(name, tuple(map(str, several)), announce, dict(meta or {}), limit)
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         started.add_done_callback(lambda done: done.cancelled() or done.exception())  # the task logs it
-        return AttachedService(self._spawn(self._serve(asked, handler, started)), started)
+        return AttachedService(name, self._spawn(self._serve(asked, handler, started)), started)
 
     async def _serve(self, asked: Serve, handler: Handler, started: asyncio.Future[None]) -> None:
         try:

@@ -55,9 +55,15 @@ class AttachedStream(NamedTuple):
 class AttachedService:
     """A service of an attached program, as ``serve`` returns it."""
 
-    def __init__(self, task: asyncio.Task[None], started: asyncio.Future[None]) -> None:
+    def __init__(self, name: str, task: asyncio.Task[None], started: asyncio.Future[None]) -> None:
+        self.name = name
         self._task = task
         self._started = started
+
+    @property
+    def is_served(self) -> bool:
+        """True until it was closed, or its node has stopped."""
+        return not (self._task.done() or self._task.cancelling())
 
     async def started(self) -> None:
         """Wait until the node serves it. Raises what it refused it with: ConfigError, InvalidId, NotRunning."""

@@ -144,6 +144,7 @@ class CarriedTransport(asyncio.Transport):
             }
         )
         self.is_paused = False
+        self.ended = asyncio.Event()  # connection_lost was called
         self._carrier = carrier
         self._sock = sock
         self._protocol = protocol
@@ -183,6 +184,7 @@ class CarriedTransport(asyncio.Transport):
         """
         if not self._is_over:
             self._is_over = self._is_closing = True
+            self.ended.set()
             self._protocol.connection_lost(error)
 
     # ---- asyncio's
@@ -271,6 +273,7 @@ class CarriedTransport(asyncio.Transport):
         self._sock.abort()
         if not self._is_over:
             self._is_over = True
+            self.ended.set()
             asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
 
     def get_write_buffer_size(self) -> int:

@@ -27,6 +27,42 @@ class Identify(Request):
         yield {"id": str(await daemon.identify(self.peer))}
 
 
+@request("find")
+class Find(Request):
+    """The instances of a service on other nodes."""
+
+    service: str
+
+    async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
+        """Yield each, best first: ``node``, ``offer``, ``expires``, ``state``, ``rtt``.
+
+        Raises ConfigError.
+        """
+        for one in await daemon.node.find(self.service):
+            offer, known = one.offer, {"expires": one.expires, "state": one.state, "rtt": one.rtt}
+            told = {"restricted": offer.restricted, "healthy": offer.healthy, "load": offer.load}
+            yield {"node": str(one.node), "offer": told | {"meta": dict(offer.meta)}, **known}
+
+
+@request("echo")
+class Echo(Request):
+    """One echo, as ``Node.ping``."""
+
+    peer: str
+    timeout: float
+
+    async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
+        """Yield ``rtt`` in seconds, ``path``, and ``endpoint``, where that is a UDP address.
+
+        Raises as ``Node.ping``.
+        """
+        from meshnode.base.address import Addr
+
+        found = await daemon.node.ping(await daemon.identify(self.peer), self.timeout)
+        endpoint = str(found.endpoint) if isinstance(found.endpoint, Addr) else None
+        yield {"rtt": found.rtt, "path": found.path, "endpoint": endpoint}
+
+
 @request("record")
 class Record(Request):
     """The signed record of a node, as it was signed."""

@@ -1,0 +1,150 @@
+"""What an attached program has beside streams: protocols and servers of asyncio, and sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from meshnode.daemon.attached.parts import AttachedService, Handler
+from meshnode.daemon.attached.transport import CarriedTransport, Carrier
+from meshnode.daemon.request import Request
+from meshnode.daemon.requests.services import Connect
+from meshnode.errors import Unsupported
+from meshnode.identity.node_id import NodeId
+
+if TYPE_CHECKING:
+    from meshnode.daemon.attached.server import AttachedServer
+    from meshnode.sdk.sockets import MeshSocket
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+NO_DATAGRAMS = "the control socket carries streams, and no datagrams"
+INSTEAD = "use `meshnode expose NAME udp://HOST:PORT` and `meshnode forward`, or a node of the program's own"
+
+
+class AttachedPrimitives:
+    """The part of ``AttachedNode`` beside streams."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def id(self) -> NodeId:
+            """As ``AttachedNode``."""
+
+        def serve(
+            self,
+            name: str,
+            handler: Handler,
+            allow: str | NodeId | Iterable[str | NodeId] = (),
+            *,
+            announce: bool | None = None,
+            meta: Mapping[str, str] | None = None,
+            limit: int | None = None,
+        ) -> AttachedService:
+            """As ``AttachedNode``."""
+
+        async def _carrier(self, asked: Request) -> tuple[Carrier, asyncio.Transport]: ...
+
+    async def create_connection(
+        self, protocol_factory: Callable[[], P], peer: NodeId | str, service: str
+    ) -> tuple[asyncio.Transport, P]:
+        """Open a stream and let a protocol of asyncio have it, as ``loop.create_connection`` does.
+
+        Args:
+            protocol_factory: Returns an ``asyncio.Protocol`` or ``asyncio.BufferedProtocol``.
+            peer: The node, as for ``open``.
+            service: The service's name there.
+
+        Returns:
+            The transport, and the protocol.
+
+        Raises:
+            As ``open``.
+        """
+        carrier, sock = await self._carrier(Connect(f"{peer}/{service}"))
+        try:
+            protocol = protocol_factory()
+            return CarriedTransport(carrier, sock, protocol, (self.id, carrier.answered.result())), protocol
+        except BaseException:
+            sock.abort()
+            raise
+
+    async def create_server(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        service: str,
+        allow: str | NodeId | Iterable[str | NodeId] = (),
+        *,
+        announce: bool | None = None,
+        meta: Mapping[str, str] | None = None,
+        limit: int | None = None,
+    ) -> AttachedServer:
+        """Serve a name by protocols of asyncio, one for each stream, as ``Node.create_server``.
+
+        Args:
+            protocol_factory: Returns an ``asyncio.Protocol`` or ``asyncio.BufferedProtocol``.
+            service: The service's name.
+            allow: The nodes that may use it, as for ``serve``.
+            announce: Tell the mesh of it. By default, when any node is allowed.
+            meta: Texts that are announced with it.
+            limit: How many connections it has at once, as for ``serve``.
+
+        Returns:
+            A server like ``asyncio.Server``, which serves until it is closed or this program ends.
+
+        Raises:
+            NotRunning: The node of this home has stopped.
+            And as ``Node.create_server``.
+        """
+        from meshnode.daemon.attached.server import AttachedServer
+
+        server = AttachedServer(protocol_factory)
+        server.service = self.serve(service, server.take, allow, announce=announce, meta=meta, limit=limit)
+        await server.service.started()
+        return server
+
+    async def socket(self, peer: NodeId | str, service: str) -> MeshSocket:
+        """Open a stream to a service as a connected socket of the operating system, as ``Node.socket``.
+
+        A call that blocks must not be made in the thread of this program's loop, which carries its bytes.
+
+        Args:
+            peer: The node, as for ``open``.
+            service: The service's name there.
+
+        Returns:
+            A blocking socket of the family AF_UNIX, with ``peer`` and ``service``.
+
+        Raises:
+            OSError: No descriptor is left.
+            And as ``open``.
+        """
+        from meshnode.sdk.sockets import bridged
+
+        carrier, sock = await self._carrier(Connect(f"{peer}/{service}"))
+        told = carrier.answered.result()
+
+        def mesh(protocol: asyncio.Protocol) -> asyncio.Transport:
+            return CarriedTransport(carrier, sock, protocol, (self.id, told))
+
+        return await bridged(mesh, sock.abort, NodeId.parse(told["peer"]), told["service"])
+
+    async def datagrams(self, peer: NodeId | str, service: str) -> NoReturn:
+        """Raise Unsupported: the control socket carries streams.
+
+        Args:
+            peer: Not used.
+            service: Not used.
+        """
+        raise Unsupported(NO_DATAGRAMS, hint=INSTEAD)
+
+    def serve_datagrams(self, name: str, handler: Any, *allowed: Any, **options: Any) -> NoReturn:
+        """Raise Unsupported: the control socket carries streams.
+
+        Args:
+            name: Not used.
+            handler: Not used.
+            allowed: Not used.
+            options: Not used.
+        """
+        raise Unsupported(NO_DATAGRAMS, hint=INSTEAD)

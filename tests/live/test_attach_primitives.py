@@ -1,0 +1,183 @@
+"""What an attached program has beside streams: instances, echoes, servers of protocols, sockets; and what it lacks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, cast
+
+import pytest
+
+import meshnode
+from meshnode import AttachedNode, ConfigError, NodeId, PolicyDenied, Unsupported
+from meshnode.daemon.attached.parts import AttachedWriter
+from tests.live.cli_node import CliNode, stopping
+
+BIG = os.urandom(2_000_000)
+DEADLINE_S = 20.0
+
+
+@dataclass
+class Homes:
+    """Two nodes in processes of their own."""
+
+    there: CliNode
+    here: CliNode
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Homes]:
+    home = tmp_path_factory.mktemp("attach")
+    there = CliNode(home / "there", "--name", "there", command="seed")
+    here = CliNode(home / "here", "--name", "here", seed=there)
+    with stopping(here, there):
+        yield Homes(there, here)
+
+
+@pytest.fixture
+async def there(homes: Homes) -> AsyncIterator[AttachedNode]:
+    async with meshnode.attach(homes.there.home) as node:
+        yield node
+
+
+@pytest.fixture
+async def here(homes: Homes) -> AsyncIterator[AttachedNode]:
+    async with meshnode.attach(homes.here.home) as node:
+        yield node
+
+
+class Echo(asyncio.Protocol):
+    """Sends back what comes, and ends when the peer has."""
+
+    made: ClassVar[list[Echo]] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.lost: list[Exception | None] = []
+        Echo.made.append(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.append(exc)
+
+
+async def echo(reader: asyncio.StreamReader, writer: AttachedWriter, peer: NodeId) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+        await writer.drain()
+    writer.write_eof()
+
+
+async def drop(reader: asyncio.StreamReader, writer: AttachedWriter, peer: NodeId) -> None:
+    await reader.readexactly(4)
+    writer.reset()
+
+
+async def test_the_instances_of_a_service_are_found(homes: Homes, there: AttachedNode, here: AttachedNode) -> None:
+    service = there.serve("found", echo, [homes.here.id], meta={"zone": "a"})
+    await service.started()
+    assert (service.name, service.is_served) == ("found", True)
+    async with asyncio.timeout(DEADLINE_S):
+        while not (instances := await here.find("found")):  # it waits for a moment by itself
+            pass
+    (found,) = instances
+    assert (str(found.node), found.service, found.meta) == (homes.there.id, "found", {"zone": "a"})
+    assert (found.offer.restricted, found.offer.healthy) == (True, True)
+    assert found.expires > 0
+    assert await here.find("nothing") == []
+    with pytest.raises(ConfigError):
+        await here.find("")
+    service.close()
+    assert not service.is_served
+
+
+async def test_an_echo_tells_the_round_trip_and_the_path(homes: Homes, here: AttachedNode) -> None:
+    found = await here.ping("there", timeout=5.0)
+    assert found.rtt is not None
+    assert 0 < found.rtt < 5
+    assert found.path in ("direct", "lan")
+    assert str(found.endpoint) == homes.there.endpoint
+
+
+async def test_a_server_of_protocols_serves_and_ends_in_order(there: AttachedNode, here: AttachedNode) -> None:
+    Echo.made.clear()
+    server = await there.create_server(Echo, "protocol", ["any"])
+    async with server:
+        assert (server.is_serving(), server.sockets) == (True, ())
+        reader, writer = await here.open("there", "protocol")
+        writer.write(BIG)
+        writer.write_eof()
+        assert await asyncio.wait_for(reader.read(), DEADLINE_S) == BIG
+        writer.close()
+        await writer.wait_closed()
+        (protocol,) = Echo.made
+        assert protocol.transport.get_extra_info("peer") == here.id
+    assert not server.is_serving()
+    assert protocol.lost == [None]  # it was waited for
+
+
+async def test_the_clients_of_a_server_are_aborted(there: AttachedNode, here: AttachedNode) -> None:
+    server = await there.create_server(Echo, "aborted", ["any"])
+    reader, writer = await here.open("there", "aborted")
+    writer.write(b"here")
+    assert await asyncio.wait_for(reader.readexactly(4), DEADLINE_S) == b"here"
+    server.close()
+    waiting = asyncio.create_task(server.wait_closed())
+    await asyncio.sleep(0.1)
+    assert not waiting.done(), "closing ends no connection"
+    server.abort_clients()
+    await asyncio.wait_for(waiting, DEADLINE_S)
+    with pytest.raises(ConnectionError):
+        await asyncio.wait_for(reader.read(1), DEADLINE_S)
+    with pytest.raises(ConfigError):
+        await there.create_server(Echo, "", ["any"])
+
+
+async def test_a_stream_is_a_socket(there: AttachedNode, here: AttachedNode) -> None:
+    for name, handler in (("socket", echo), ("drop", drop)):
+        await there.serve(name, handler, ["any"]).started()
+    sock = await here.socket("there", "socket")
+    assert (sock.peer, sock.service) == (there.id, "socket")
+    sending = asyncio.create_task(asyncio.to_thread(sock.sendall, BIG))
+    got = await asyncio.to_thread(_exactly, sock, len(BIG))
+    await sending
+    sock.shutdown(socket.SHUT_WR)
+    assert (got, await asyncio.to_thread(sock.recv, 1)) == (BIG, b"")
+    sock.close()
+    with await here.socket("there", "drop") as lost:
+        lost.sendall(b"half")
+        lost.settimeout(DEADLINE_S)
+        with pytest.raises(ConnectionResetError):
+            await asyncio.to_thread(lost.recv, 1)
+
+
+def _exactly(sock: socket.socket, size: int) -> bytes:
+    got = bytearray()
+    while len(got) < size:
+        data = sock.recv(1 << 16)
+        assert data, "it ended early"
+        got += data
+    return bytes(got)
+
+
+async def test_errors_are_those_of_a_node(homes: Homes, there: AttachedNode, here: AttachedNode) -> None:
+    await there.serve("closed", echo, [homes.there.id]).started()
+    with pytest.raises(PolicyDenied):
+        await here.socket("there", "closed")
+    with pytest.raises(Unsupported) as found:
+        await here.datagrams("there", "dns")
+    assert "forward" in found.value.hint
+    with pytest.raises(Unsupported):
+        here.serve_datagrams("dns", echo, allow=["any"])
+
+
+async def test_it_has_all_methods_of_a_node_but_those_of_one_that_runs_here(tmp_path: Path) -> None:
+    public = {name for name in dir(meshnode.Node) if not name.startswith("_")}
+    lacks = public - set(dir(AttachedNode))
+    assert lacks == {"config", "connect", "is_closed", "rebind", "record", "roles"}
