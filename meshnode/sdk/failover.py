@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from meshnode.base.metrics import describe
 from meshnode.errors import (
@@ -29,6 +30,7 @@ from meshnode.errors import (
 )
 from meshnode.identity.node_id import ID_FORM, NodeId, id_or_label, quoted
 from meshnode.quic.connection import Connection as Link
+from meshnode.quic.stream import Stream
 from meshnode.runtime.runtime import Runtime
 from meshnode.sdk.connection import Connection
 from meshnode.sdk.datagrams import Datagrams
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
     from meshnode.runtime.waking import Waker
 
 T = TypeVar("T")
-Opened = MeshStream
-Attempts = dict[asyncio.Task[Opened], NodeId]
 
 ANY = "any"
 
@@ -54,6 +54,14 @@ OPEN_S = 10.0
 HEDGE_S, MAX_HEDGE_S = 0.1, 0.4  # an instance that hesitates for 3 round trips (within these) gets company
 DIAL_HEDGE_S = 0.3  # the same where there is no connection yet
 HEDGES = describe("service_hedges", "times that a second instance was tried because the first one hesitated")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """What is opened to an instance: a stream or a flow of datagrams, how it is begun, and the stream below it."""
+
+    begin: Callable[[NodeId, str], Coroutine[Any, Any, T]]
+    stream: Callable[[T], Stream]
 
 
 class Failover:
@@ -143,18 +151,25 @@ class Failover:
 
     # ---- opening
 
-    async def open(self, name: str, *, trusted: tuple[NodeId | str, ...] = (), sticky: bool = False) -> Opened:
+    async def open(self, name: str, *, trusted: tuple[NodeId | str, ...] = (), sticky: bool = False) -> MeshStream:
         """Open a stream to an instance of a service on one of the ``trusted`` nodes, or any with ``ANY`` among them.
 
         With none it is the node that the service means here, which the first use pins. Raises NotFound, NameDisputed,
         NameChanged, or what the last instance answered.
         """
+        return await self._any(Kind(self.open_at, lambda opened: opened.writer._stream), name, trusted, sticky)
+
+    async def flow(self, name: str, *, trusted: tuple[NodeId | str, ...] = (), sticky: bool = False) -> Datagrams:
+        """Open a flow of datagrams to an instance, as ``open`` does a stream."""
+        return await self._any(Kind(self.flow_at, lambda flow: flow._stream), name, trusted, sticky)
+
+    async def _any(self, kind: Kind[T], name: str, trusted: tuple[NodeId | str, ...], sticky: bool) -> T:
         registry = self._registry
         if registry is None:
             raise NotFound("services are found by gossip, which is off here", hint="name the node too: open(id, name)")
         find_by, give_up = self._deadline(), self._loop.time() + OPEN_S
         use = name, await self._trust(name, trusted, find_by)
-        attempts: Attempts = {}
+        attempts: dict[asyncio.Task[T], NodeId] = {}
         tried: dict[NodeId, None] = {}
         error: MeshError | None = None
         try:
@@ -164,18 +179,19 @@ class Failover:
                     tried[fresh[0].node] = None
                     if attempts:
                         self._runtime.metrics.count(HEDGES)
-                    attempts[self._loop.create_task(self.open_at(fresh[0].node, name))] = fresh[0].node
+                    attempts[self._loop.create_task(kind.begin(fresh[0].node, name))] = fresh[0].node
                 elif not attempts:
                     await self._wait_for_another(name, find_by, error, bool(trusted) and use[1] is not None)
                     continue
                 wait = self._hedge_after(fresh[0]) if len(fresh) > 1 else give_up - self._loop.time()
                 done, _ = await asyncio.wait(attempts, timeout=max(0.0, wait), return_when=asyncio.FIRST_COMPLETED)
-                outcome = self._first_opened(done, attempts, use)
+                outcome = self._first_opened(kind, done, attempts, use)
                 if isinstance(outcome, tuple):
+                    peer, opened = outcome
                     if not trusted:
-                        registry.providers.pin(name, outcome[1].peer)
+                        registry.providers.pin(name, peer)
                         registry.drain(self._loop.time())
-                    return outcome
+                    return opened
                 error = outcome or error
                 if not done and self._loop.time() >= give_up:
                     raise ConnectionLost(f"no instance of {name!r} answers", hint="`meshnode services` shows them")
@@ -224,7 +240,9 @@ class Failover:
             those = "none of the nodes that are trusted for it" if trusted else "no other node"
             raise NotFound(f"{those} offers {name!r}", hint="`meshnode services` lists what is; is it exposed?")
 
-    def _first_opened(self, done: set[asyncio.Task[Opened]], attempts: Attempts, use: Use) -> Opened | MeshError | None:
+    def _first_opened(
+        self, kind: Kind[T], done: set[asyncio.Task[T]], attempts: dict[asyncio.Task[T], NodeId], use: Use
+    ) -> tuple[NodeId, T] | MeshError | None:
         """Take the first of these attempts that was accepted; of others the error. A second acceptance is reset."""
         assert self._rivals is not None
         error: MeshError | None = None
@@ -232,11 +250,11 @@ class Failover:
             peer = attempts.pop(task)
             found = self._outcome(task, peer, use[0])
             if not isinstance(found, MeshError):
-                self._rivals.note(peer, use, found[1]._stream)
+                self._rivals.note(peer, use, kind.stream(found))
                 for late in done:  # it accepted too, and is not needed
                     if late in attempts and late.exception() is None:
-                        late.result()[1].reset()
-                return found
+                        kind.stream(late.result()).reset()
+                return peer, found
             error = found
         return error
 
@@ -245,7 +263,7 @@ class Failover:
             return DIAL_HEDGE_S
         return min(MAX_HEDGE_S, max(HEDGE_S, 3 * instance.rtt))
 
-    async def open_at(self, peer: NodeId | str, name: str) -> Opened:
+    async def open_at(self, peer: NodeId | str, name: str) -> MeshStream:
         """Open a stream to the service of one node.
 
         Once more when it turns out that the peer has restarted or connected again, or that an end slept for longer than
@@ -279,7 +297,7 @@ class Failover:
         """
         return await (self._runtime.connect(peer) if self._waker is None else self._waker.connect(peer))
 
-    def _outcome(self, task: asyncio.Task[Opened], peer: NodeId, name: str) -> Opened | MeshError:
+    def _outcome(self, task: asyncio.Task[T], peer: NodeId, name: str) -> T | MeshError:
         """Return the outcome of an attempt, and tell it to the directory."""
         assert self._registry is not None
         assert self._rivals is not None

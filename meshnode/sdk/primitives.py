@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.preface import Purpose
-from meshnode.sdk.arguments import flow_of, peer_of, service_of, wrong
+from meshnode.sdk.arguments import flow_of, peer_of, service_of, trusted_of, wrong
 from meshnode.sdk.datagrams import DatagramHandler, Datagrams
 from meshnode.sdk.life import Life
 from meshnode.sdk.service import LIMIT, Service, ServiceTable
@@ -171,6 +171,31 @@ class Primitives:
                 answer = await asyncio.wait_for(flow.receive(), 2.0)
         """
         return await self._life.running().failover.flow_at(peer_of(peer), flow_of(service))
+
+    async def datagrams_any(
+        self, service: str, *, trusted: str | NodeId | Iterable[str | NodeId] | None = None, sticky: bool = False
+    ) -> Datagrams:
+        """Open a flow of datagrams to an instance of a service that works, as ``open_any`` does a stream.
+
+        The flow ends when its instance falls silent while another trusted one answers: call this again then.
+
+        Args:
+            service: The service's name.
+            trusted: The nodes that may serve it, as for ``open_any``. Several make failover.
+            sticky: Prefer the instance of the last time while it works.
+
+        Returns:
+            The flow; ``async with`` closes it, and ``flow.peer`` is the instance's node.
+
+        Raises:
+            As ``open_any`` and ``datagrams``.
+
+        Example:
+
+            async with await node.datagrams_any("dns", trusted=["rack1", "rack2"]) as flow:
+                flow.send(query)
+        """
+        return await self._life.running().failover.flow(flow_of(service), trusted=trusted_of(trusted), sticky=sticky)
 
     def serve_datagrams(
         self,

@@ -17,7 +17,7 @@ from meshnode.base.fair_rate import FairRate, Rate
 from meshnode.base.fair_table import FairTable, source_shares
 from meshnode.base.log_lines import Logger, rated_logger
 from meshnode.base.refusals import listen_refusal
-from meshnode.errors import AddressInUse, ConfigError, MeshError
+from meshnode.errors import AddressInUse, MeshError
 from meshnode.runtime.descriptors import unreserved
 from meshnode.runtime.host_names import look_up
 from meshnode.sdk.datagrams import Datagrams
@@ -142,18 +142,19 @@ class _Source:
 
 
 class UdpForward(Forward):
-    """A local UDP socket whose sources have a flow each to a service of one node."""
+    """A local UDP socket whose sources have a flow each to a service of one node, or without ``peer`` of trusted ones.
+
+    A source whose flow has ended, because its instance fell silent say, has another one with its next datagram.
+    """
 
     _socket: socket.socket | None = None
 
     async def start(self) -> str:
         """Listen, and return where, as ``udp://HOST:PORT``.
 
-        Port 0 is replaced by the kernel's choice. Raises AddressInUse, and ConfigError, also where no node is named.
+        Port 0 is replaced by the kernel's choice. Raises AddressInUse and ConfigError.
         """
         end = parse_listen(self.listen)
-        if self.peer is None:
-            raise ConfigError(f"a forward of UDP names its node, and {self.to} does not", hint="write NODE/SERVICE")
         self._sources: dict[Addr, _Source] = {}
         self._shares: FairTable[Addr] = FairTable(MAX_FLOWS)
         self._begin = FairRate(total=BEGIN_ALL, network=BEGIN_NETWORK, address=BEGIN_HOST, little=BEGIN_LITTLE)
@@ -222,8 +223,7 @@ class UdpForward(Forward):
 
     async def _carry_source(self, addr: Addr, source: _Source) -> None:
         try:
-            assert self.peer is not None
-            async with await self._node.datagrams(self.peer, self.service) as flow:
+            async with await self._open() as flow:
                 self.failed = None
                 toll = self.tolls.of()
                 toll.begin()
@@ -240,6 +240,11 @@ class UdpForward(Forward):
             if self._sources.get(addr) is source:
                 source.task = None
                 self._end(addr)
+
+    async def _open(self) -> Datagrams:
+        if self.peer is not None:
+            return await self._node.datagrams(self.peer, self.service)
+        return await self._node.datagrams_any(self.service, trusted=self.trusted or None, sticky=self.sticky)
 
     async def _answers(self, addr: Addr, passage: Passage) -> None:
         idle = asyncio.ensure_future(passage.end_when_idle())

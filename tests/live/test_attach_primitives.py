@@ -174,6 +174,8 @@ async def test_errors_are_those_of_a_node(homes: Homes, there: AttachedNode, her
         await here.datagrams("there", "dns")
     assert "forward" in found.value.hint
     with pytest.raises(Unsupported):
+        await here.datagrams_any("dns", trusted="any")
+    with pytest.raises(Unsupported):
         here.serve_datagrams("dns", echo, allow=["any"])
 
 

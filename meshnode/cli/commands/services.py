@@ -161,7 +161,7 @@ trusted_option = click.option(
 def forward_command(listen: str, to: str, trusted: tuple[str, ...], sticky: bool, home: Path, as_json: bool) -> None:
     """Listen here for a service of another node.
 
-    LISTEN is PORT, HOST:PORT, unix:PATH or udp://HOST:PORT, which needs NODE/SERVICE. Each connection goes to the
+    LISTEN is PORT, HOST:PORT, unix:PATH or udp://HOST:PORT. Each connection goes to the
     service and survives moves of either node.
     A Unix socket is for this user alone; one at which nothing listens any more is replaced. HOST:8000-8010 is a forward
     a port, to SERVICE-8000 and so on.

@@ -138,6 +138,15 @@ class AttachedPrimitives:
         """
         raise Unsupported(NO_DATAGRAMS, hint=INSTEAD)
 
+    async def datagrams_any(self, service: str, **options: Any) -> NoReturn:
+        """Raise Unsupported: the control socket carries streams.
+
+        Args:
+            service: Not used.
+            options: Not used.
+        """
+        raise Unsupported(NO_DATAGRAMS, hint=INSTEAD)
+
     def serve_datagrams(self, name: str, handler: Any, *allowed: Any, **options: Any) -> NoReturn:
         """Raise Unsupported: the control socket carries streams.
 
