@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import meshnode
 from meshnode.ext import requirement
@@ -18,6 +22,20 @@ ADAPTERS = sorted(
     if "require(" in path.read_text(encoding="utf-8") and path.stem != "requirement"
 )
 LONGEST = 150
+ROOT = Path(__file__).parents[2]
+CALL = re.compile(r'^require\("([a-z0-9]+)", "([a-z0-9-]+)", \(([0-9, ]+)\), \(([0-9, ]+)\)\)', re.MULTILINE)
+
+
+def _needed(adapter: str) -> tuple[str, str, str, str]:
+    """Return the extra and the library that an adapter checks first, and the bounds of its version."""
+    source = (Path(requirement.__file__).parent / f"{adapter}.py").read_text(encoding="utf-8")
+    found = CALL.search(source)
+    assert found is not None, adapter
+    least, below = (".".join(re.findall(r"\d+", text)) for text in found.groups()[2:])
+    return found[1], found[2], least, below
+
+
+NEEDED = {adapter: _needed(adapter) for adapter in ADAPTERS}
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
@@ -36,6 +54,33 @@ except meshnode.LibraryMissing as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == f"pip install 'meshnode[{adapter}]'\n"
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("found", ["0.0.1", "9999.1"])
+def test_an_adapter_whose_library_has_another_version_says_which_it_takes(adapter: str, found: str) -> None:
+    extra, library, least, below = NEEDED[adapter]
+    code = f"""
+import importlib.metadata
+importlib.metadata.version = lambda name: {found!r}
+import meshnode
+try:
+    import meshnode.ext.{adapter}
+except meshnode.LibraryMissing as error:
+    print(error, error.hint, sep="\\n")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said = f"meshnode.ext needs {library}>={least},<{below}, and {found} is installed"
+    assert done.stdout == f"{said}\npip install 'meshnode[{extra}]'\n"
+
+
+def test_an_extra_installs_what_its_adapter_takes() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extra, library, least, below in NEEDED.values():
+        found = [Requirement(text) for text in extras[extra]]
+        (own,) = [one for one in found if one.name == library]
+        bounds = {part.operator: Version(part.version) for part in own.specifier}
+        assert bounds == {">=": Version(least), "<": Version(below)}, extra
 
 
 @pytest.mark.parametrize("found", ["1.9", "1.9.9", "3", "3.0.1", "30.0", "0", "junk", "3.0rc1"])
