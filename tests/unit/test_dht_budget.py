@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -263,6 +265,23 @@ def test_the_wait_for_an_answer_follows_answers_that_came_late() -> None:
     assert caller.metrics.counters[LATE] >= 1
     assert sum(caller.rpcs.rtts.patient(PEER)) > 4.0
     assert caller.ended[-1] == "+", "the last one was waited for"
+
+
+def test_a_request_that_was_given_up_keeps_nothing_of_the_lookup_that_asked_it() -> None:
+    caller, lookup = Caller(), Metrics()  # anything that a weak reference may be to
+    kept = weakref.ref(lookup)
+
+    def on_answer(reply: object, now: float, lookup: object = lookup) -> None:
+        caller.ended.append("answer")
+
+    caller.rpcs.call(PEER, HOME, Ping, caller.now, on_answer, lambda now: caller.ended.append("failed"))
+    del on_answer, lookup
+    caller.run(3.0)
+    assert caller.ended == ["failed"]
+    gc.collect()
+    assert kept() is None
+    assert caller.answer(caller.sent[-1]), "its answer is still known"
+    assert caller.metrics.counters[LATE] == 1
 
 
 @settings(max_examples=60, deadline=None)

@@ -30,7 +30,7 @@ from meshnode.discovery.dht.messages import (
 from meshnode.discovery.dht.rtt import RttBook
 from meshnode.identity.node_id import NodeId
 
-MAX_LATE = 512  # calls; x about 2 kB: the answers of a minute at the least window's rate
+MAX_LATE = 512  # requests; x about 300 B: the answers of a minute at the least window's rate
 MAX_WAIT_S = 5.0  # for the budget, less than a lookup lasts
 MIN_PADDED_BODY = 32  # a Pong with its token is no longer than the Ping
 ASKED_PADDED_BODY = 160  # nor is the Pong together with a Ping of 32, which asks back
@@ -68,6 +68,16 @@ class Call:
     timer: Timer | None = None
 
 
+@state
+class Late:
+    """A request that was given up: what its answer, if it still comes, must match, and none of what asked it."""
+
+    peer: NodeId
+    addr: Addr
+    expects: type
+    started: float
+
+
 class Rpcs:
     """All outstanding requests of a node.
 
@@ -97,7 +107,7 @@ class Rpcs:
         self._is_good = is_good
         self._calls: dict[bytes, Call] = {}
         self._waiting: dict[bytes, Call] = {}  # for the budget, in their order
-        self._late: BoundedDict[bytes, Call] = BoundedDict(MAX_LATE)  # given up, the answer may still teach us the RTT
+        self._late: BoundedDict[bytes, Late] = BoundedDict(MAX_LATE)  # the answer may still teach us the RTT
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -193,7 +203,7 @@ class Rpcs:
         del self._calls[call.tx]
         call.timer = None  # whose action refers to the call
         self._metrics.count(TIMEOUTS)
-        self._late[call.tx] = call
+        self._late[call.tx] = Late(call.peer, call.addr, call.expects, call.started)
         if self._is_good(call.peer, now):
             self.budget.timed_out(call.addr, call.started, now)
         self._failed(call.peer, call.addr, call.started, now)
@@ -227,7 +237,7 @@ class Rpcs:
         known = self.rtts.of(call.peer).srtt
         return call.sends == 1 or known is None or now - call.last_sent < known / 2
 
-    def _on_late(self, call: Call, sender: NodeId, reply: Reply, now: float) -> bool:
+    def _on_late(self, call: Late, sender: NodeId, reply: Reply, now: float) -> bool:
         """Take an answer after its timeout: the RTT is sampled; the request itself has failed already.
 
         It is sampled from the first transmission on, the longer of what it may have been: a wait that is too long costs
