@@ -32,6 +32,7 @@ def _footprint(short: bool) -> list[Row]:
     return [
         ("import meshnode, s", found["import_s"], 0.1, False),
         ("process start to ready, s", found["start_to_ready_s"], 0.6, False),
+        ("the first start of a home, which makes its key, s", found["first_start_s"], 2, False),
         ("idle node, MB", found["idle_rss_MB"], 48, False),
         (f"idle CPU with {found['peers']} peers, % of a core", found["idle_cpu_percent"], 1, False),
     ]

@@ -57,12 +57,13 @@ def run(work: Work = Work()) -> dict[str, Any]:
     """Return the figures; memory and the CPU share are an idle node's, with DHT and mDNS, the latter with its peers."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        starts = []
+        starts: tuple[list[float], list[float]] = [], []  # with a new key to make, and with one that is there
         for number in range(work.starts):
-            process, seconds, _ = _start(home / f"s{number}")
-            starts.append(seconds)
-            process.terminate()
-            process.wait()
+            for times in starts:
+                process, seconds, _ = _start(home / f"s{number}")
+                times.append(seconds)
+                process.terminate()
+                process.wait()
         node, _, ready = _start(home / "node")
         others = []
         try:
@@ -94,7 +95,8 @@ def run(work: Work = Work()) -> dict[str, Any]:
                 process.wait()
     return {
         "import_s": round(statistics.median(_import_s() for _ in range(5)), 4),
-        "start_to_ready_s": round(statistics.median(starts), 3),
+        "first_start_s": round(statistics.median(starts[0]), 3),
+        "start_to_ready_s": round(statistics.median(starts[1]), 3),
         "idle_rss_MB": round(rss, 1),
         "idle_cpu_percent": round(cpu, 2),
         "peers": work.peers,

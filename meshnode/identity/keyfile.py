@@ -12,7 +12,7 @@ from meshnode.base.limits import MAX_SETTINGS
 from meshnode.base.refusals import refusal, user_name
 from meshnode.errors import KeyFileError
 from meshnode.identity.keys import Identity
-from meshnode.identity.price import make_identity
+from meshnode.identity.price import make_identity as make_identity
 
 PLAIN = b"meshnode-key-1 "
 LOCKED = b"meshnode-key-1-locked "
@@ -131,14 +131,14 @@ def given_key(text: str) -> Identity:
         raise KeyFileError("MESHNODE_KEY, MESHNODE_KEY_FILE or key holds no key", hint=KEY_FORMS) from error
 
 
-def load_or_create(path: Path, passphrase: str | None = None) -> Identity:
-    """Read the key at ``path``, or make one there, under ``passphrase`` if there is one.
+def load_or_create(path: Path, passphrase: str | None = None, new: Identity | None = None) -> Identity:
+    """Read the key at ``path``, or save ``new`` there, or one that is made, under ``passphrase`` if there is one.
 
     A link that leads nowhere, as to a secret that is not mounted yet, is no reason for a new identity. Raises
     KeyFileError.
     """
     if os.path.lexists(path):
         return load(path, passphrase)
-    identity = make_identity()
+    identity = new or make_identity()
     save(path, identity, passphrase)
     return identity

@@ -95,6 +95,8 @@ class _Events:
 class Runtime:
     """A running node without its SDK; must be made while an asyncio loop runs.
 
+    ``new_key`` is for a home that has none; without it one is made, which holds the loop for a while.
+
     Raises ConfigError, KeyFileError, AlreadyRunning, AddressInUse.
     """
 
@@ -106,6 +108,7 @@ class Runtime:
         on_stream: OnStream,
         on_connection: OnConnection,
         on_path: OnPath,
+        new_key: Identity | None = None,
     ) -> None:
         self.config = config
         self.clock = SystemClock()
@@ -117,7 +120,7 @@ class Runtime:
         with ExitStack() as undo:
             self.state = StateFiles(loop, HomeLock(home))
             undo.callback(self.state.lock.release)
-            identity = _load_identity(config)
+            identity = _load_identity(config, new_key)
             sealer = Sealer(identity, MeshKey.from_text(config.mesh), self.clock, os.urandom, born=self.clock.wall())
             sealer.senders.strangers.spare = SpareCpu()
             driver = self.driver
@@ -448,9 +451,9 @@ def _both(first: Callable[P, None], second: Callable[P, None]) -> Callable[P, No
     return call
 
 
-def _load_identity(config: Config) -> Identity:
+def _load_identity(config: Config, new_key: Identity | None) -> Identity:
     if config.key is None:
-        return load_or_create(config.home_path / "key", config.passphrase)
+        return load_or_create(config.home_path / "key", config.passphrase, new_key)
     try:
         return given_key(config.key)
     except KeyFileError as error:

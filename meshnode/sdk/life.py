@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING
 
 from meshnode.base.metrics import Metrics
 from meshnode.config import Config
 from meshnode.errors import AlreadyRunning, NodeClosed, NotRunning
+from meshnode.identity import keyfile
+from meshnode.identity.keys import Identity
 from meshnode.runtime.runtime import Runtime
 from meshnode.sdk.events import EventStreams
 from meshnode.sdk.failover import Failover
@@ -24,10 +27,18 @@ START = "async with Node(config) as node, or await node.start()"
 class Running:
     """What a node has while it runs."""
 
-    def __init__(self, config: Config, metrics: Metrics, services: ServiceTable, events: EventStreams) -> None:
+    def __init__(
+        self,
+        config: Config,
+        metrics: Metrics,
+        services: ServiceTable,
+        events: EventStreams,
+        new_key: Identity | None = None,
+    ) -> None:
         self.runtime = Runtime(
             config,
             metrics,
+            new_key=new_key,
             on_stream=services.on_stream,
             on_connection=events.on_connection,
             on_path=events.on_path,
@@ -85,17 +96,22 @@ class Life:
 
     async def start(self) -> None:
         """Start. Raises ConfigError, KeyFileError, AlreadyRunning, AddressInUse, NodeClosed."""
-        self.check_open()
-        if self.started is not None:
-            raise AlreadyRunning("this node was started already", hint="start a node once, or leave it to `async with`")
-        services = self._parts[2]
-        running = Running(*self._parts)
+        self._check_not_started()
+        config, _, services, _ = self._parts
+        new_key = await _new_key(config)
+        self._check_not_started()
+        running = Running(*self._parts, new_key)
         self.started = running
         try:
             services.begin(running.runtime)
         except BaseException:
             await self.close()
             raise
+
+    def _check_not_started(self) -> None:
+        self.check_open()
+        if self.started is not None:
+            raise AlreadyRunning("this node was started already", hint="start a node once, or leave it to `async with`")
 
     async def close(self) -> None:
         """End it. May be called again, and cancelled.
@@ -115,3 +131,13 @@ class Life:
         except asyncio.CancelledError:
             self.started.runtime.release()
             raise
+
+
+async def _new_key(config: Config) -> Identity | None:
+    """Return a key for a home that has none, made beside the loop: its price is up to a second or two of CPU.
+
+    A node that is not in the DHT has no place there to pay for.
+    """
+    if config.key is not None or os.path.lexists(config.home_path / "key"):
+        return None
+    return await asyncio.to_thread(keyfile.make_identity) if config.dht else Identity.generate()
