@@ -26,32 +26,22 @@ import multiprocessing
 import random
 import sys
 import time
-from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from bench import invariants
+from bench.chaos_lies import LABELS, lies
 from bench.chaos_load import eclipse, overload
 from bench.invariants import NODES, STORED, Broken, narrow
 from meshnode.base.address import Addr
 from meshnode.base.limits import GOSSIP_MAX_FUTURE_S
-from meshnode.base.wire import encode
 from meshnode.directory.names import Names, is_claim
 from meshnode.directory.services import Announce
 from meshnode.errors import RateLimited
-from meshnode.gossip import Changed, Contact, Entry, Kind, Message
+from meshnode.gossip import Changed, Contact, Entry, Kind
 from meshnode.gossip.entry import sign_entry
-from meshnode.gossip.kinds import Accusation, Member, parse_member
-from meshnode.gossip.messages import (
-    Disconnect,
-    Eager,
-    Entries,
-    ForwardJoin,
-    IHave,
-    IndirectReply,
-    Join,
-    ShuffleReply,
-    SyncResponse,
-)
+from meshnode.gossip.kinds import parse_member
+from meshnode.gossip.messages import Eager
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import Endpoint, sign_record
@@ -59,7 +49,6 @@ from tests.sim.gossip_sim import EPOCH, GossipNet, GossipNode
 from tools.children import ended_together
 
 TROUBLE_S, PEACE_S, STEP_S = 30.0, 90.0, 0.5
-LABELS = ("ant", "bee", "cat", "dog")
 MOST_NODES = 18
 SKEWS = (0.0, 0.0, -120.0, -20.0, 10.0, 60.0, 120.0)  # two of them are less than five minutes apart
 FAR_SKEWS = (-600.0, 600.0)  # more than others forgive
@@ -309,7 +298,7 @@ class Chaos:
         seq = known.seq if known is not None else int(self.net.wall(node) * 1000)
         self._say(f"a twin of node {node.number} speaks")
         for _ in range(2):
-            entry = self._sign(node.identity, kind, name, seq, self.rng.randbytes(8))
+            entry = self.sign(node.identity, kind, name, seq, self.rng.randbytes(8))
             self._hand(self._some(), entry.encoded)
 
     def _double(self) -> None:
@@ -324,9 +313,10 @@ class Chaos:
             self.net.join(twin, via)
             self._settle_in(twin)
 
-    def _sign(
+    def sign(
         self, signer: Identity, kind: int, name: str, seq: int, value: bytes, *, ahead_ms: int = 0, ttl: int = 3600
     ) -> Entry:
+        """Sign an entry, and remember that its origin did."""
         issued = int((EPOCH + self.net.now) * 1000) + ahead_ms
         entry = sign_entry(signer, kind=kind, name=name, seq=seq, issued_ms=issued, ttl=ttl, value=value)
         self.signed.setdefault(signer.id, {})[entry.id] = None
@@ -347,65 +337,7 @@ class Chaos:
             self._say(f"node {liar.number} lies from now on")
             self.liars.append(liar)
             self._dubious[liar.id] = self.amiss[liar.id] = None
-            liar.liar = self._lies
-
-    def _lies(self, liar: GossipNode, message: Message) -> Iterable[Message | bytes]:
-        """What a liar sends instead of, or beside, what it should."""
-        rng, net = self.rng, self.net
-        if rng.random() < 0.7:
-            return [message]
-        other = rng.choice(net.nodes)
-        now_ms = int((EPOCH + net.now) * 1000)
-        match rng.randrange(18):
-            case 0:
-                return []
-            case 1:
-                return [message, message]
-            case 2:
-                return [Eager(b"", ((0, rng.randbytes(rng.choice((10, 100, 5000)))),))]
-            case 3:  # in another's name
-                forged = self._sign(liar.identity, Kind.SERVICE, f"s{now_ms}", now_ms, b"forged").encoded
-                return [Eager(b"", ((0, forged.replace(bytes(liar.id), bytes(other.id))),))]
-            case 4:  # from the future
-                future = self._sign(liar.identity, Kind.SERVICE, "s2", now_ms + 10**7, b"soon", ahead_ms=10**7)
-                return [Eager(b"", ((0, future.encoded),))]
-            case 5 if self.past:  # what is long superseded: old goodbyes too
-                return [Eager(b"", tuple((0, rng.choice(self.past)) for _ in range(5)))]
-            case 6 if other is not liar:
-                value = Accusation(other.id, rng.choice((0, now_ms, 2**53))).encoded()
-                accusation = self._sign(liar.identity, Kind.ACCUSATION, str(other.id), now_ms, value)
-                return [Eager(b"", ((0, accusation.encoded),)), message]
-            case 7:
-                return [IHave(b"", tuple((0, rng.randbytes(8)) for _ in range(50))), message]
-            case 8:
-                contacts = tuple(Contact(rng.choice(net.nodes).id) for _ in range(8))
-                return [ShuffleReply(rng.randrange(2**32), contacts), ForwardJoin(Contact(other.id), 6), message]
-            case 9:
-                return [IndirectReply(rng.randrange(2**32), True), Disconnect(rng.random() < 0.5), Join(b"")]
-            case 11:
-                flood = [self._sign(liar.identity, Kind.SERVICE, f"l{i}", now_ms + i, b"flood") for i in range(40)]
-                return [Eager(b"", tuple((0, entry.encoded) for entry in flood))]
-            case 12 if self.goodbyes:
-                return [Entries(True, tuple(self.goodbyes)), Eager(b"", ((0, rng.choice(self.goodbyes)),)), message]
-            case 13:  # the oldest claim of all
-                claim = self._sign(
-                    liar.identity, Kind.NAME, rng.choice(LABELS), now_ms, encode(rng.choice((0, now_ms)))
-                )
-                return [Eager(b"", ((0, claim.encoded),)), message]
-            case 16:  # counts back, when what it said before is over
-                back, ttl = rng.choice(((0, 1), (0, 1), (20_000, 3600)))
-                entry = self._sign(liar.identity, Kind.SERVICE, "back", now_ms - back, b"", ttl=ttl)
-                return [Eager(b"", ((0, entry.encoded),)), message]
-            case 15:
-                return [rng.randbytes(rng.choice((0, 3, 60, 20_000))) or b"\x80", message]
-            case 14:  # of a time that is over
-                late = self._sign(liar.identity, Kind.SERVICE, "s3", now_ms - 10**7, b"late", ahead_ms=-(10**7))
-                return [Eager(b"", ((0, late.encoded),)), message]
-            case 10:
-                return [SyncResponse(1, False, ((0, tuple(rng.randbytes(8) for _ in range(20))),)), message]
-            case _:
-                junk = self._sign(liar.identity, Kind.MEMBER, "", now_ms, Member(True, b"").encoded())
-                return [Entries(True, (rng.randbytes(80), junk.encoded.replace(bytes(liar.id), bytes(other.id))))]
+            liar.liar = partial(lies, self)
 
     # ---- the end
 

@@ -25,6 +25,7 @@ from meshnode.base.limits import (
 from meshnode.directory.names import Names
 from meshnode.errors import NameChanged, NameDisputed, NotFound
 from meshnode.gossip import Entry, Kind, Status
+from meshnode.gossip.dissemination.gone import age_of
 from meshnode.gossip.entry import EntryReject
 from meshnode.gossip.kinds import Member, parse_member
 from meshnode.identity.node_id import NodeId
@@ -306,7 +307,7 @@ def _excused(
             return True
     if store.get(entry.key) is not None:
         return False
-    if not store._of_kind(entry.kind).has_room or entry.seq <= store.gone.lost_floors.get(entry.key, -1):
+    if not store._of_kind(entry.kind).has_room or age_of(entry) <= store.gone.lost_floors.get(entry.key, (-1, b"")):
         return True  # it, or what replaced it, has given way or may do so
     own = [e for e in store._of_origin.get(entry.origin, ()) if e.kind == entry.kind]
     full = len(own) >= NARROW["GOSSIP_MAX_PER_ORIGIN"]

@@ -137,3 +137,16 @@ def test_an_entry_that_gave_way_comes_back_when_there_is_room_and_no_older_one_o
     store.drop(newest)
     assert store.put(_entry(PEOPLE[1], 8, "s", 4)) is Put.STALE
     assert store.put(gave_way) is Put.NEW
+
+
+def test_of_two_entries_under_one_seq_the_lesser_does_not_take_the_place_that_the_greater_gave_up() -> None:
+    store = EntryStore(Metrics(), limit=2)
+    twins = [_entry(PEOPLE[1], 8, "s", 6, value) for value in (b"one", b"two")]
+    lesser, greater = sorted(twins, key=lambda entry: entry.encoded)
+    newest = _entry(PEOPLE[2], 8, "s", 7)
+    for entry in (_entry(PEOPLE[0], 8, "s", 5), greater, newest):
+        assert store.put(entry) is Put.NEW
+    assert store.put(lesser) is Put.STALE, "others have the greater, which is not asked for while there is no room"
+    store.drop(newest)
+    assert store.put(lesser) is Put.STALE
+    assert store.put(greater) is Put.NEW

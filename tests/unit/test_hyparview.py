@@ -389,3 +389,67 @@ def test_shuffles_carry_ids_and_grow_rare_while_the_neighbours_are_the_same() ->
     assert all(contact.record == b"" for _, shuffle in shuffles for contact in shuffle.contacts)
     views.forget(_id(1), 5_268.0)
     assert 1 <= run(5_283.0) <= 2, "a change is passed on"
+
+
+def _asked_of_full_nodes(neighbours: int, seconds: float) -> list[float]:
+    """When a node with so many neighbours asks others, each of which refuses."""
+    timers = Timers()
+    views = HyParView(_id(0), random.Random(1), timers, Metrics(), lambda: b"", lambda: [], 0.0)
+    for number in range(1, 1 + neighbours):
+        views.on_link(_id(number), 0.0)
+        views.on_neighbour(_id(number), Neighbour(True, b""), 0.0)
+    for number in range(20, 26):
+        views.add_contact(Contact(_id(number), b""), 0.0)
+    asked: list[float] = []
+    while (now := timers.next_deadline()) is not None and now < seconds:
+        timers.run(now)
+        for effect in views.take_effects():
+            if isinstance(effect, Connect):
+                views.on_link(effect.contact.id, now)
+                views.on_neighbour_reply(effect.contact.id, NeighbourReply(False), now)
+                views.on_unlink(effect.contact.id, now)
+                asked.append(now)
+    return asked
+
+
+def test_a_node_whose_requests_are_all_refused_asks_ever_more_rarely_unless_it_has_almost_no_neighbours() -> None:
+    few = _asked_of_full_nodes(4, 4 * 3600.0)
+    assert sum(at < 60 for at in few) >= 6, "often at first"
+    assert sum(at > 3600 for at in few) <= 3 * 2 * 3600 / 800
+    assert sum(at > 3600 for at in few) >= 6, "and never stops: places become free"
+    urgent = _asked_of_full_nodes(2, 3600.0)
+    assert sum(at > 600 for at in urgent) > 3000 / 13, "with so few others may not refuse it"
+
+
+def test_a_node_with_almost_no_neighbours_that_knows_no_other_node_sends_a_walk_for_itself() -> None:
+    timers = Timers()
+    views = HyParView(_id(0), random.Random(1), timers, Metrics(), lambda: b"record", lambda: [], 0.0)
+    for number in (1, 2):
+        views.on_link(_id(number), 0.0)
+        views.on_neighbour(_id(number), Neighbour(True, b""), 0.0)
+    views.take_effects()
+    walks: list[ForwardJoin] = []
+    while (now := timers.next_deadline()) is not None and now < 60:
+        timers.run(now)
+        sent = [effect.message for effect in views.take_effects() if isinstance(effect, Send)]
+        walks += [message for message in sent if isinstance(message, ForwardJoin)]
+    assert 4 <= len(walks) <= 20
+    assert set(walks) == {ForwardJoin(Contact(_id(0)), JOIN_WALK)}, "its record is looked up where one is wanted"
+
+
+@pytest.mark.parametrize("known", [0, 1, 2], ids=["itself", "a neighbour", "a known node"])
+def test_a_node_that_is_told_only_of_what_it_knows_does_not_ask_again_at_once(known: int) -> None:
+    timers = Timers()
+    views = HyParView(_id(0), random.Random(1), timers, Metrics(), lambda: b"", lambda: [], 0.0)
+    views.on_link(_id(1), 0.0)
+    views.on_neighbour(_id(1), Neighbour(True, b""), 0.0)
+    if known == 2:
+        views.add_contact(Contact(_id(2)), 0.0)
+    asked: list[float] = []
+    while (now := timers.next_deadline()) is not None and now < 60 and len(asked) < 100:
+        timers.run(now)
+        for effect in views.take_effects():
+            if isinstance(effect, NeedContacts | Connect):
+                asked.append(now)
+                views.add_contact(Contact(_id(known)), now)
+    assert 4 <= len(asked) <= 20

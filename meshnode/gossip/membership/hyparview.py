@@ -94,13 +94,13 @@ class HyParView:
     def add_contact(self, contact: Contact, now: float) -> None:
         """Add a node that another source knows: it may become a neighbour when one is needed.
 
-        A newer record of a neighbour is taken; a gone node stays gone until it answers.
+        A newer record of a neighbour is taken; a gone node stays gone until it answers. One that is known already is no
+        reason to look for neighbours at once: ``NeedContacts`` may be answered with nothing else.
         """
         if contact.id in self.active:
             if contact.record:
                 self.active[contact.id] = contact
-        elif contact.id not in self.views.lost and not self._upkeep.stopped:  # lost nodes are tried on their own timer
-            self.views.remember(contact)
+        elif not self._upkeep.stopped and self.views.remember(contact):  # lost nodes are tried on their own timer
             self._upkeep.fill_soon(now, 0.0)
 
     def leave(self, now: float) -> None:
@@ -194,7 +194,7 @@ class HyParView:
         if contact is not None and contact.record:
             self.views.lost.put(peer, (contact, now))
             self._upkeep.retry_soon(now)
-        self._upkeep.failed(now)
+        self._upkeep.failed(now, urgent=self._is_urgent())
 
     # ---- what neighbours say
 
@@ -263,7 +263,7 @@ class HyParView:
         else:
             self._metrics.count(REFUSED)
             self._effects.append(Release(peer))
-            self._upkeep.failed(now)
+            self._upkeep.failed(now, urgent=self._is_urgent())
 
     def on_disconnect(self, peer: NodeId, message: Disconnect, now: float) -> None:
         """Part from a neighbour that parts from this node.
@@ -316,15 +316,21 @@ class HyParView:
         missing = ACTIVE - len(self.active) - len(self._pending)
         candidates = [c for c in self.passive.values() if c.id not in self._pending]
         self._rng.shuffle(candidates)
-        high = len(self.active) < HIGH_PRIORITY_BELOW
+        high = self._is_urgent()
         for contact in candidates[: max(0, missing)]:
             self._want(contact, now, high=high)
-        if missing > 0 and high and not candidates and not self._pending:
-            self._effects.append(NeedContacts())
-            self._upkeep.failed(now)
+        if missing > 0 and not candidates and not self._pending:
+            if high:
+                self._effects += [NeedContacts(), *self._walk(b"")]
+            self._upkeep.failed(now, urgent=high)
+
+    def _is_urgent(self) -> bool:
+        """Whether so few neighbours watch this node that it asks with high priority."""
+        return len(self.active) < HIGH_PRIORITY_BELOW
 
     def _shuffle(self, now: float) -> float:
-        self._upkeep.fill_soon(now, 0.0)
+        if self._is_urgent() or not self._upkeep.is_failing:
+            self._upkeep.fill_soon(now, 0.0)
         if self._upkeep.shuffle_due(tuple(self.active), now):
             self.shuffles.start()
         return SHUFFLE_S
@@ -334,9 +340,13 @@ class HyParView:
         # a node that still knows few is in a mesh of two dozen, where all are near
         wanted = self._upkeep.is_young(now) or len(self.passive) >= GOSSIP_MAX_PASSIVE // 2
         if wanted and len(self.active) >= ACTIVE and self._neighbours.has_room():
-            forward = ForwardJoin(Contact(self.views.own, self._record()), JOIN_WALK)
-            self._effects.append(Send(self._rng.choice(list(self.active)), forward))
+            self._effects += self._walk(self._record())
         return self._upkeep.rotate_wait(now)
+
+    def _walk(self, record: bytes) -> list[Send]:
+        """Start a random walk at a neighbour, if there is one: this node becomes a neighbour of where it ends."""
+        forward = ForwardJoin(Contact(self.views.own, record), JOIN_WALK)
+        return [Send(self._rng.choice(list(self.active)), forward)] if self.active else []
 
     def _try_lost(self, now: float) -> float | None:
         """Probe one gone node: the longer it is gone, the more rarely."""

@@ -12,6 +12,7 @@ SHUFFLE_S, MAX_SHUFFLE_S = 10.0, 1_280.0  # between shuffles: twice as long each
 CHANGED_S = 60.0  # the wait at most where they are not
 ROTATE_S, MAX_ROTATE_S = 10.0, 3_600.0  # between walks for another neighbour: as long as this node has been here
 FILL_S = (0.5, 1.0, 2.0, 5.0, 10.0)  # between attempts to find a neighbour while they fail
+FILL_GROWS, MAX_FILL_S = 1.5, 1_280.0  # and on from there, unless neighbours are so few that it is urgent
 LOST_S, MAX_LOST_S = 2.0, 60.0  # between attempts to reach a gone node; grows with the time that it is gone
 
 Action = Callable[[float], None]
@@ -121,11 +122,19 @@ class Upkeep:
         """Note that a neighbour was found: after the next failure the wait is the shortest again."""
         self._failures = 0
 
-    def failed(self, now: float) -> None:
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last attempt to find a neighbour failed."""
+        return self._failures > 0
+
+    def failed(self, now: float, *, urgent: bool) -> None:
         """Note that an attempt failed, and make the next one later.
 
-        The waits are those of ``FILL_S``, times a random 0.7 to 1.3.
+        The waits are those of ``FILL_S``, times a random 0.7 to 1.3; then they grow on, unless it is ``urgent``.
         """
-        wait = FILL_S[min(self._failures, len(FILL_S) - 1)]
+        last = len(FILL_S) - 1
+        wait = FILL_S[min(self._failures, last)]
+        if not urgent:
+            wait = min(MAX_FILL_S, wait * FILL_GROWS ** min(max(0, self._failures - last), 20))
         self._failures += 1
         self.fill_soon(now, wait * self._rng.uniform(0.7, 1.3))

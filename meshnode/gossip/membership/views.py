@@ -20,22 +20,23 @@ class Views:
         self.lost: BoundedDict[NodeId, tuple[Contact, float]] = BoundedDict(GOSSIP_MAX_LOST)
         self._rng = rng
 
-    def remember(self, contact: Contact, sent: tuple[Contact, ...] = ()) -> None:
-        """Put a node into the passive view.
+    def remember(self, contact: Contact, sent: tuple[Contact, ...] = ()) -> bool:
+        """Put a node into the passive view; returns False when it is in a view already, or this node itself.
 
         Where that is full one of ``sent``, which a peer has now, or any goes.
         """
         peer = contact.id
         if peer == self.own or peer in self.active or peer in self.lost:
-            return
+            return False
         if peer in self.passive:
             if contact.record:
                 self.passive[peer] = contact
-            return
+            return False
         if len(self.passive) >= GOSSIP_MAX_PASSIVE:
             spare = [c.id for c in sent if c.id in self.passive] or list(self.passive)
             del self.passive[self._rng.choice(spare)]
         self.passive[peer] = contact
+        return True
 
     def note_record(self, contact: Contact) -> None:
         """Take a newer record of a node that is in a view."""
