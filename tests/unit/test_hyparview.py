@@ -421,22 +421,6 @@ def test_a_node_whose_requests_are_all_refused_asks_ever_more_rarely_unless_it_h
     assert sum(at > 600 for at in urgent) > 3000 / 13, "with so few others may not refuse it"
 
 
-def test_a_node_with_almost_no_neighbours_that_knows_no_other_node_sends_a_walk_for_itself() -> None:
-    timers = Timers()
-    views = HyParView(_id(0), random.Random(1), timers, Metrics(), lambda: b"record", lambda: [], 0.0)
-    for number in (1, 2):
-        views.on_link(_id(number), 0.0)
-        views.on_neighbour(_id(number), Neighbour(True, b""), 0.0)
-    views.take_effects()
-    walks: list[ForwardJoin] = []
-    while (now := timers.next_deadline()) is not None and now < 60:
-        timers.run(now)
-        sent = [effect.message for effect in views.take_effects() if isinstance(effect, Send)]
-        walks += [message for message in sent if isinstance(message, ForwardJoin)]
-    assert 4 <= len(walks) <= 20
-    assert set(walks) == {ForwardJoin(Contact(_id(0)), JOIN_WALK)}, "its record is looked up where one is wanted"
-
-
 @pytest.mark.parametrize("known", [0, 1, 2], ids=["itself", "a neighbour", "a known node"])
 def test_a_node_that_is_told_only_of_what_it_knows_does_not_ask_again_at_once(known: int) -> None:
     timers = Timers()
@@ -453,3 +437,50 @@ def test_a_node_that_is_told_only_of_what_it_knows_does_not_ask_again_at_once(kn
                 asked.append(now)
                 views.add_contact(Contact(_id(known)), now)
     assert 4 <= len(asked) <= 20
+
+
+def _few(*neighbours: int) -> tuple[HyParView, Timers]:
+    timers = Timers()
+    views = HyParView(_id(0), random.Random(1), timers, Metrics(), lambda: b"", lambda: [], 0.0)
+    for number in neighbours:
+        views.on_link(_id(number), 0.0)
+        views.on_neighbour(_id(number), Neighbour(True, b""), 0.0)
+    views.take_effects()
+    return views, timers
+
+
+def test_where_a_shuffle_ends_at_a_node_that_knows_only_its_neighbours_it_tells_of_them() -> None:
+    views, _ = _few(1, 2, 3)
+    views.shuffles.on_shuffle(_id(1), Shuffle(7, 0, (Contact(_id(9)), Contact(_id(1)))), 1.0)
+    (sent,) = views.take_effects()
+    assert isinstance(sent, Send)
+    assert isinstance(sent.message, ShuffleReply)
+    told = {contact.id for contact in sent.message.contacts}
+    assert len(told) == 2
+    assert told <= {_id(1), _id(2), _id(3)}
+
+
+def test_a_node_that_knows_only_its_neighbours_takes_the_ids_of_a_shuffle_that_it_passes_on() -> None:
+    views, _ = _few(1, 2)
+    contacts = (Contact(_id(9)), Contact(_id(1)), Contact(_id(2)))
+    views.shuffles.on_shuffle(_id(1), Shuffle(7, 3, contacts), 1.0)
+    assert views.take_effects() == [Send(_id(2), Shuffle(7, 2, contacts))]
+    assert list(views.passive) == [_id(9)]
+    views.shuffles.on_shuffle(_id(1), Shuffle(8, 3, (Contact(_id(10)),)), 1.0)
+    assert list(views.passive) == [_id(9)], "that is what walks' ends are for"
+
+
+def test_a_node_that_loses_all_but_two_neighbours_shuffles_soon_however_long_nothing_had_changed() -> None:
+    views, timers = _few(1, 2, 3)
+    shuffled: list[float] = []
+
+    def run(until: float) -> None:
+        while (now := timers.next_deadline()) is not None and now < until:
+            timers.run(now)
+            shuffled.extend(now for e in views.take_effects() if isinstance(e, Send) and isinstance(e.message, Shuffle))
+
+    run(5_000.0)
+    views.on_disconnect(_id(3), Disconnect(True), 5_000.0)
+    shuffled.clear()
+    run(5_100.0)
+    assert [at < 5_013 for at in shuffled] == [True, False, False]

@@ -12,7 +12,7 @@ import pytest
 from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timers
 from meshnode.gossip.effects import Accuse, Estranged, Probe, Send, Silent
-from meshnode.gossip.membership.swim import Swim
+from meshnode.gossip.membership.swim import LET_GO_S, Swim
 from meshnode.gossip.messages import Contact, IndirectProbe, IndirectReply
 from meshnode.identity.node_id import NodeId
 
@@ -237,3 +237,26 @@ def test_a_sampled_member_that_does_not_answer_is_told_of(answers: bool) -> None
     probes = [at for at, e in mesh.log if isinstance(e, Probe) and e.contact.id == _id(77)]
     assert 5 <= len(probes) <= 8
     assert len(mesh.seen(Silent)) == (0 if answers else pytest.approx(len(probes), abs=1))
+
+
+def test_a_neighbour_that_stays_accused_without_end_is_no_neighbour_any_more() -> None:
+    mesh = Neighbours(4)
+    mesh.run(10.0)
+    mesh.up.discard(_id(2))
+    mesh.run(15.0)
+    (accused,) = mesh.seen(Accuse)
+    assert not mesh.seen(Estranged), "the others decide"
+    mesh.run(15.0)
+    let_go = mesh.seen(Estranged)
+    assert LET_GO_S < let_go[0] - accused < LET_GO_S + 1.1, "the accusation was lost: nothing else ends the link"
+
+
+def test_an_accused_neighbour_that_answers_stays() -> None:
+    mesh = Neighbours(4)
+    mesh.run(10.0)
+    mesh.up.discard(_id(2))
+    mesh.run(15.0)
+    mesh.up.add(_id(2))
+    mesh.run(60.0)
+    assert len(mesh.seen(Accuse)) == 1
+    assert not mesh.seen(Estranged)

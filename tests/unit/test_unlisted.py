@@ -15,6 +15,7 @@ from meshnode.gossip.dissemination.entry_store import EntryStore, Put
 from meshnode.gossip.dissemination.roll import ASKED
 from meshnode.gossip.entry import sign_entry
 from meshnode.gossip.kinds import Member
+from meshnode.gossip.membership import members
 from meshnode.gossip.membership.seeds import LOOK_S, MAX_WAIT_S, Seeds
 from meshnode.gossip.messages import Eager, Neighbour, SyncResponse
 from meshnode.identity.keys import Identity
@@ -23,7 +24,7 @@ from meshnode.identity.record import Endpoint, sign_record
 
 WALL = 1_800_000_000.0
 BASE = int(WALL * 1000)
-ME, PEER, OTHER = (Identity(bytes(31) + bytes([n])) for n in (1, 2, 3))
+ME, PEER, OTHER, THIRD = (Identity(bytes(31) + bytes([n])) for n in (1, 2, 3, 4))
 
 
 def _node(*peers: Identity) -> Gossip:
@@ -59,6 +60,17 @@ def test_a_neighbour_that_is_not_listed_and_silent_is_gone_for_this_node_and_no_
     assert gossip.status(PEER.id) is Status.GONE
     assert MemberChanged(PEER.id, Status.GONE, Status.SUSPECT) in effects
     assert _own(effects) == []
+
+
+def test_a_silent_neighbour_goes_though_a_node_with_too_many_suspects_can_note_no_suspicion(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(members, "GOSSIP_MAX_SUSPECTS", 1)
+    gossip = _node(PEER)
+    gossip.members.on_accused(OTHER.id, THIRD.id, BASE, 0.0)
+    gossip.members.on_accused(OTHER.id, ME.id, BASE, 0.0)
+    _run(gossip, 60.0)
+    assert PEER.id not in gossip.hyparview.active
 
 
 def test_a_silent_neighbour_that_is_listed_is_accused_before_all() -> None:

@@ -321,7 +321,7 @@ class HyParView:
             self._want(contact, now, high=high)
         if missing > 0 and not candidates and not self._pending:
             if high:
-                self._effects += [NeedContacts(), *self._walk(b"")]
+                self._effects.append(NeedContacts())
             self._upkeep.failed(now, urgent=high)
 
     def _is_urgent(self) -> bool:
@@ -331,7 +331,7 @@ class HyParView:
     def _shuffle(self, now: float) -> float:
         if self._is_urgent() or not self._upkeep.is_failing:
             self._upkeep.fill_soon(now, 0.0)
-        if self._upkeep.shuffle_due(tuple(self.active), now):
+        if self._upkeep.shuffle_due(tuple(self.active), now, urgent=self._is_urgent()):
             self.shuffles.start()
         return SHUFFLE_S
 
@@ -340,13 +340,9 @@ class HyParView:
         # a node that still knows few is in a mesh of two dozen, where all are near
         wanted = self._upkeep.is_young(now) or len(self.passive) >= GOSSIP_MAX_PASSIVE // 2
         if wanted and len(self.active) >= ACTIVE and self._neighbours.has_room():
-            self._effects += self._walk(self._record())
+            forward = ForwardJoin(Contact(self.views.own, self._record()), JOIN_WALK)
+            self._effects.append(Send(self._rng.choice(list(self.active)), forward))
         return self._upkeep.rotate_wait(now)
-
-    def _walk(self, record: bytes) -> list[Send]:
-        """Start a random walk at a neighbour, if there is one: this node becomes a neighbour of where it ends."""
-        forward = ForwardJoin(Contact(self.views.own, record), JOIN_WALK)
-        return [Send(self._rng.choice(list(self.active)), forward)] if self.active else []
 
     def _try_lost(self, now: float) -> float | None:
         """Probe one gone node: the longer it is gone, the more rarely."""

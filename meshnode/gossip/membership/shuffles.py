@@ -1,8 +1,10 @@
 """Shuffles: neighbours exchange samples of their views, which keeps the passive views fresh. Sans I/O.
 
 HyParView (Leitao, Pereira, Rodrigues, DSN 2007, section 4.4). Different from the paper: the answer goes back the way
-of the walk, for a QUIC connection for one message would cost more than the walk; and contacts are ids, whose records
-are looked up when one is wanted: in the member entries that gossip stores, else in the DHT.
+of the walk, for a QUIC connection for one message would cost more than the walk; contacts are ids, whose records
+are looked up when one is wanted: in the member entries that gossip stores, else in the DHT; and where nodes know few
+others besides their neighbours, those are told too, and what passes by is taken: else two nodes that lack each other,
+in a mesh where all others have all others as neighbours, never hear of one another.
 """
 
 from __future__ import annotations
@@ -65,27 +67,31 @@ class Shuffles:
         onward = [other for other in views.active if other != peer]
         if message.ttl > 0 and onward and message.tx not in self._walks:
             self._walks[message.tx] = peer
+            if not views.passive:
+                self._remember(message.contacts)
             self._effects.append(Send(self._rng.choice(onward), Shuffle(message.tx, message.ttl - 1, message.contacts)))
             return
         mine = views.sample(views.passive, len(message.contacts))
         # in a small mesh all that a node knows may be its neighbours, and one with few learns of no other else
         near = views.sample(views.active, len(message.contacts) - len(mine))
         self._effects.append(Send(peer, ShuffleReply(message.tx, _ids((*mine, *near)))))
-        for contact in message.contacts:
-            views.remember(contact, mine)
+        self._remember(message.contacts, mine)
 
     def on_shuffle_reply(self, peer: NodeId, message: ShuffleReply, now: float) -> None:
         """Take the answer to a shuffle of this node, or pass it back on its way."""
         offered = self._offered.pop(message.tx, None)
         if offered is not None:
-            for contact in message.contacts:
-                self._views.remember(contact, offered)
+            self._remember(message.contacts, offered)
             return
         back = self._walks.pop(message.tx, None)
         if back is None:
             self._metrics.count(UNASKED)
         elif back in self._views.active:
             self._effects.append(Send(back, message))
+
+    def _remember(self, contacts: tuple[Contact, ...], sent: tuple[Contact, ...] = ()) -> None:
+        for contact in contacts:
+            self._views.remember(contact, sent)
 
 
 def _ids(contacts: tuple[Contact, ...]) -> tuple[Contact, ...]:

@@ -41,6 +41,7 @@ NEVER = float("-inf")
 HELPERS = 3  # k of the paper
 MAX_HEALTH = 7  # S of Lifeguard's local health multiplier
 LATE_S = 0.25  # a timer that fires this much late shows that the process was held up
+LET_GO_S = 20.0  # after an accusation: it was confirmed or refuted by now, or could not be noted: it is no neighbour
 ISOLATED_S = 8.0  # no neighbour heard for this long: none is left to ask, or to mislead
 
 ACCUSATIONS = describe("gossip_accusations", "neighbours accused of not answering")
@@ -249,8 +250,10 @@ class Swim:
         for watch in _due(list(self._watches.values()), self._heard_at, now):
             self._ping(watch, now)
         for watch in self._watches.values():
-            if watch.phase is Phase.ACCUSED:  # one that is not listed shows only so that it lives
-                self._effects.append(Probe(watch.contact))
+            if watch.phase is Phase.ACCUSED:
+                over = now > watch.deadline
+                # one that is not listed shows only by its answer that it lives
+                self._effects.append(Estranged(watch.contact.id) if over else Probe(watch.contact))
         self._arm_check()
 
     def _held_up(self, now: float) -> None:
@@ -285,7 +288,7 @@ class Swim:
                 self._held_up(now)
                 break
             if watch.phase is Phase.PROBED and watch.accused and _hears_others(self._watches.values(), watch, now):
-                self._accuse(watch)  # its accuser had asked helpers: those of this node would find the same
+                self._accuse(watch, now)  # its accuser had asked helpers: those of this node would find the same
             elif watch.phase is Phase.PROBED:
                 self._ask_helpers(watch, now)
             elif watch.phase is Phase.ASKED:
@@ -308,15 +311,15 @@ class Swim:
         alone = len(self._watches) == 1
         isolated = all(now - w.heard > ISOLATED_S for w in self._watches.values())
         if watch.nays or alone or isolated:
-            self._accuse(watch)
+            self._accuse(watch, now)
         else:
             self._metrics.count(OWN_FAULT)  # the helpers do not answer either
             self.blame_itself()
             self._ping(watch, now)
 
-    def _accuse(self, watch: _Watch) -> None:
+    def _accuse(self, watch: _Watch, now: float) -> None:
         self._metrics.count(ACCUSATIONS)
-        watch.phase = Phase.ACCUSED
+        watch.phase, watch.deadline = Phase.ACCUSED, now + LET_GO_S * self.health
         self._effects.append(Accuse(watch.contact.id))
 
     def _estranged(self, watch: _Watch, now: float) -> None:

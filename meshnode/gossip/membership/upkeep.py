@@ -91,15 +91,15 @@ class Upkeep:
         """Return the seconds until the next walk for another neighbour: this node's age, 10 s to an hour."""
         return min(MAX_ROTATE_S, max(ROTATE_S, now - self._since))
 
-    def shuffle_due(self, neighbours: tuple[NodeId, ...], now: float) -> bool:
+    def shuffle_due(self, neighbours: tuple[NodeId, ...], now: float, *, urgent: bool = False) -> bool:
         """Return whether to shuffle now; asked each ``SHUFFLE_S``, give or take.
 
         With the neighbours of before, the next one is due after twice the time, at most ``MAX_SHUFFLE_S``; with others
-        in ``CHANGED_S``, or sooner where the time is shorter.
+        in ``CHANGED_S``, or sooner where the time is shorter: at once where it is ``urgent`` to know others.
         """
         at, wait = self._shuffled
         if neighbours != self._neighbours:
-            wait = min(wait, CHANGED_S)
+            wait = min(wait, SHUFFLE_S if urgent else CHANGED_S)
         if now - at < wait:
             return False
         self._neighbours, self._shuffled = neighbours, (now, min(MAX_SHUFFLE_S, 2 * wait))
