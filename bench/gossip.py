@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from meshnode.base.limits import GOSSIP_LISTED
 from meshnode.gossip import Entry, Kind, Status
+from meshnode.gossip.dissemination import listing
 from tests.sim.gossip_sim import GossipNet, GossipNode, build
 
 SETTLING = 3  # broadcasts before the tree counts as settled
@@ -149,6 +151,60 @@ def partition(nodes: int, seconds: float = 60.0, changes: int = 40, seed: int = 
     }
 
 
+def churn(nodes: int, rounds: int = 6, seed: int = 7, places: int = GOSSIP_LISTED) -> dict[str, Any]:
+    """In each round of 2 s one node joins, two move, one restarts, one leaves and one crashes; what is believed then.
+
+    ``wrong``: beliefs of a living node that are not so. The first are all listed, more than there are ``places``; a
+    newcomer is not: its neighbours know it, and others find it in the DHT.
+    """
+    listing.GOSSIP_LISTED = places
+    try:
+        net = build(nodes, seed, every=0.005, settle=5.0, statuses=False)
+        net.introduce()
+        rng = random.Random(seed)
+        gone = [node for _ in range(rounds) for node in _churned(net, rng)]
+        net.run(12.0)
+    finally:
+        listing.GOSSIP_LISTED = GOSSIP_LISTED
+    living, newcomers = net.living(), [node for node in net.nodes[nodes:] if node.alive]
+    links = [[net.by_id[peer].gossip.hyparview.active for peer in n.gossip.hyparview.active] for n in newcomers]
+    return {
+        "connected": net.is_connected(),
+        "newcomers_listed": sum(node.gossip.own_entries.listing.listed for node in newcomers),
+        "newcomers_links": min(
+            sum(node.id in active for active in near) for node, near in zip(newcomers, links, strict=True)
+        ),
+        "wrong": sum(_is_wrong(node, other, newcomers) for node in living for other in (*living, *gone)),
+        "states": len({tuple(node.gossip.store.buckets.prints) for node in living}),
+    }
+
+
+def _churned(net: GossipNet, rng: random.Random) -> list[GossipNode]:
+    """Let a round of churn happen; returns those that are gone."""
+    *moved, restarted, left, crashed, contact = rng.sample(net.living(), 6)
+    newcomer = net.add()
+    net.join(newcomer, contact)
+    for node in (newcomer, *moved):
+        net.announce(node)
+    net.run(0.5)
+    net.restart(restarted, contact)
+    net.announce(restarted)
+    net.run(0.5)
+    net.leave(left)
+    net.crash(crashed)
+    net.unfollow()
+    net.run(1.0)
+    return [left, crashed]
+
+
+def _is_wrong(node: GossipNode, other: GossipNode, unlisted: list[GossipNode]) -> bool:
+    status = node.gossip.status(other.id)
+    if not other.alive:
+        return status is Status.ALIVE
+    known = other not in unlisted or other is node or other.id in node.gossip.hyparview.links
+    return status is not (Status.ALIVE if known else Status.UNKNOWN)
+
+
 def flat(nodes: int) -> dict[str, Any]:
     """Build a mesh that large: links, views and memory a node, and broadcasts in it. No member announces itself.
 
@@ -212,6 +268,9 @@ def run(short: bool = False) -> Iterator[tuple[str, float, float, bool]]:
         file=sys.stderr,
     )
     yield f"{cut:,} nodes: one state after a partition of 60 s, s", round(healed["seconds"], 2), 5.0, False
+    gc.collect()
+    changed = churn(100, places=24) if short else churn(1_000)
+    yield f"{cut:,} nodes under churn: wrong beliefs, 12 s later", changed["wrong"], 0, False
     gc.collect()
     minutes = 2 if short else 10
     wrong = accusations(nodes, 60.0 * minutes)

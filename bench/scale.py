@@ -40,9 +40,16 @@ def _dht(short: bool) -> Iterable[Row]:
     return dht_scale.rows(short)
 
 
+def _news(short: bool) -> Iterable[Row]:
+    from bench import news
+
+    return news.rows(short)
+
+
 PARTS = (
     Part("members", "no QUIC, no sockets: cores on 50 ms links with 1 % loss; records are empty", _members),
     Part("dht", "no QUIC, no sockets, no gossip: DHT cores in virtual time, CPU modelled", _dht),
+    Part("news", "no sockets, no asyncio: whole nodes with real QUIC in virtual time", _news),
     Part("rest", "no sockets, no asyncio: whole nodes with real QUIC in virtual time; no application", _rest),
 )
 

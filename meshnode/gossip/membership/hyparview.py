@@ -26,7 +26,6 @@ from meshnode.gossip.messages import Contact, Disconnect, ForwardJoin, Join, Nei
 from meshnode.identity.node_id import NodeId
 
 ACTIVE = 6
-HIGH_PRIORITY_BELOW = 3  # neighbours
 JOIN_WALK, PASSIVE_WALK = 6, 3  # steps: ARWL, PRWL of the paper
 RECONCILE_S = 0.5  # a node that has just joined reconciles with its contact, not with all neighbours at once
 ANSWER_S = 5.0  # for a Neighbour to be answered, the dial included
@@ -194,7 +193,7 @@ class HyParView:
         if contact is not None and contact.record:
             self.views.lost.put(peer, (contact, now))
             self._upkeep.retry_soon(now)
-        self._upkeep.failed(now, urgent=self._is_urgent())
+        self._upkeep.failed(now, urgent=self.views.are_few)
 
     # ---- what neighbours say
 
@@ -263,7 +262,7 @@ class HyParView:
         else:
             self._metrics.count(REFUSED)
             self._effects.append(Release(peer))
-            self._upkeep.failed(now, urgent=self._is_urgent())
+            self._upkeep.failed(now, urgent=self.views.are_few)
 
     def on_disconnect(self, peer: NodeId, message: Disconnect, now: float) -> None:
         """Part from a neighbour that parts from this node.
@@ -316,7 +315,7 @@ class HyParView:
         missing = ACTIVE - len(self.active) - len(self._pending)
         candidates = [c for c in self.passive.values() if c.id not in self._pending]
         self._rng.shuffle(candidates)
-        high = self._is_urgent()
+        high = self.views.are_few
         for contact in candidates[: max(0, missing)]:
             self._want(contact, now, high=high)
         if missing > 0 and not candidates and not self._pending:
@@ -324,14 +323,10 @@ class HyParView:
                 self._effects.append(NeedContacts())
             self._upkeep.failed(now, urgent=high)
 
-    def _is_urgent(self) -> bool:
-        """Whether so few neighbours watch this node that it asks with high priority."""
-        return len(self.active) < HIGH_PRIORITY_BELOW
-
     def _shuffle(self, now: float) -> float:
-        if self._is_urgent() or not self._upkeep.is_failing:
+        if self.views.are_few or not self._upkeep.is_failing:
             self._upkeep.fill_soon(now, 0.0)
-        if self._upkeep.shuffle_due(tuple(self.active), now, urgent=self._is_urgent()):
+        if self._upkeep.shuffle_due(tuple(self.active), now, urgent=self.views.are_few):
             self.shuffles.start()
         return SHUFFLE_S
 

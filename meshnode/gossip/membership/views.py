@@ -9,6 +9,8 @@ from meshnode.base.limits import GOSSIP_MAX_LOST, GOSSIP_MAX_PASSIVE
 from meshnode.gossip.messages import Contact
 from meshnode.identity.node_id import NodeId
 
+HIGH_PRIORITY_BELOW = 3  # neighbours
+
 
 class Views:
     """Each node is in one view at most. ``lost`` has the monotonic time since which a node is gone."""
@@ -19,6 +21,11 @@ class Views:
         self.passive: dict[NodeId, Contact] = {}
         self.lost: BoundedDict[NodeId, tuple[Contact, float]] = BoundedDict(GOSSIP_MAX_LOST)
         self._rng = rng
+
+    @property
+    def are_few(self) -> bool:
+        """Whether so few neighbours watch this node that it asks for more with high priority."""
+        return len(self.active) < HIGH_PRIORITY_BELOW
 
     def remember(self, contact: Contact, sent: tuple[Contact, ...] = ()) -> bool:
         """Put a node into the passive view; returns False when it is in a view already, or this node itself.
