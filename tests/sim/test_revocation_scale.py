@@ -117,6 +117,7 @@ class Node:
             gossip=None,
             standings=SimpleNamespace(end_revoked=lambda now: None),
             records=SimpleNamespace(statements=None),  # gossip has to reach all without the DHT
+            policies=SimpleNamespace(),  # no stream waits here
         )
         self.component = RevocationLink(cast(Context, context))
 
