@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from meshnode.quic.engines import VARIABLE
+from tests.homes import make_home
 
 Json = dict[str, Any]
 
@@ -30,6 +31,7 @@ class CliNode:
 
     def __init__(self, home: Path, *args: str, seed: CliNode | None = None, command: str = "up") -> None:
         self.home = home
+        make_home(home)
         line = [sys.executable, "-m", "meshnode", "--home", str(home), command, "--json", "--no-mdns"]
         line += ["--listen", "127.0.0.1:0", "--no-port-mapping", *args]
         if seed is not None:

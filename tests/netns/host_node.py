@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.homes import make_home
 from tests.netns.lab import ROOT, Host
 
 PATIENCE_S = 40.0
@@ -21,6 +22,7 @@ class HostNode:
     def __init__(self, host: Host, *options: str, home: Path | None = None, env: dict[str, str] | None = None) -> None:
         self.host = host
         self.home = home or host.lab.scratch / f"{host.label}.home"
+        make_home(self.home)
         self._options = options
         self._env = env or {}
         self.start()

@@ -31,6 +31,7 @@ from typing import Any, NoReturn, Self
 from meshnode.demo import netns
 from meshnode.demo.netns import BRIDGE, IFACE, Namespace, Network, renumber
 from meshnode.demo.netns import run as run
+from tests.homes import make_home
 
 ROOT = Path(__file__).resolve().parents[2]
 ECHO_NODE = Path(__file__).with_name("echo_node.py")
@@ -310,6 +311,7 @@ class EchoMesh:
 
     def _start(self, host: Host, *args: str) -> Program:
         home = host.lab.scratch / host.label
+        make_home(home)
         return host.start(sys.executable, str(ECHO_NODE), args[0], "--home", str(home), *args[1:])
 
     def fresh(self) -> str:
