@@ -22,4 +22,6 @@ async def two_nodes() -> AsyncIterator[tuple[Node, Node]]:
         for name in ("server", "client"):
             node = Node(Config(home=home / name, name=name, listen="127.0.0.1:0", mdns=False, seeds=seeds))
             found.append(await stack.enter_async_context(node))
+        for node, other in (found, reversed(found)):
+            await node.ping(other.config.name)  # once: names are told by gossip, which may come after a first call
         yield found[0], found[1]

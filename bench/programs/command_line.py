@@ -48,8 +48,8 @@ def _speed(done: Done, megabytes: float) -> str:
 
 
 def _rate(stage: Stage, megabytes: int) -> float:
-    """Return the MB/s at which so many outlast the moves, were the machine ever so fast."""
-    return megabytes / (stage.work.moves * stage.work.every_s)
+    """Return the MB/s at which so many outlast the moves, and one more, were the machine ever so fast."""
+    return megabytes / ((stage.work.moves + 1) * stage.work.every_s)
 
 
 def curl(stage: Stage) -> Play:
