@@ -39,7 +39,7 @@ def requirements(end: str) -> list[str]:
 
 
 def environment(end: str) -> Path:
-    """Make the environment of one end anew; return its python. Raises CalledProcessError."""
+    """Make the environment of one end from nothing; return its python. Raises CalledProcessError."""
     folder = ROOT / f".venv-{end}"
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)

@@ -389,7 +389,7 @@ class Connections(Component):
 
 
 def _knocked(context: Context, arrival: Arrival, datagrams: list[bytes], source: Path, now: float) -> list[bytes]:
-    """Return what of a half-open handshake may be fed; an Initial without its knock is dropped and counted."""
+    """Return the part of a half-open handshake that may be fed; an Initial without its knock is dropped and counted."""
     found = arrival.knocked(datagrams)
     for _ in range(len(datagrams) - len(found)):
         context.metrics.count(NO_KNOCK)
