@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from meshnode import MeshReader, MeshWriter, Node, NodeId
+from meshnode.runtime.status import name_of
+from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -45,9 +47,13 @@ class Pair(NamedTuple):
 
 
 async def pair(make_node: MakeNode) -> Pair:
-    """Return two nodes; a third is their seed and stays where it is."""
+    """Return two nodes that know each other's name; a third is their seed and stays where it is."""
     seed = await make_node(seed_role=True)
-    return Pair(await make_node(seed=seed, name="there"), await make_node(seed=seed, name="here"))
+    nodes = Pair(await make_node(seed=seed, name="there"), await make_node(seed=seed, name="here"))
+    async with asyncio.timeout(20):
+        while not all(name_of(runtime_of(one), other.id) for one, other in (nodes, nodes[::-1])):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)  # names come by gossip, some time after the node
+    return nodes
 
 
 class HttpServer:
