@@ -169,9 +169,15 @@ def test_a_service_that_takes_no_more_ends_the_command_although_stdin_is_open(pa
 
 
 def test_ctrl_c_ends_it_with_130_and_no_traceback(pair: Pair) -> None:
-    pair.target("quiet", lambda client: drained(client) and None)
+    arrived = threading.Event()
+
+    def quiet(client: socket.socket) -> None:
+        arrived.set()
+        drained(client)
+
+    pair.target("quiet", quiet)
     process = pair.start("quiet")
-    time.sleep(1.0)
+    assert arrived.wait(20)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=10)
     assert (process.returncode, err.strip()) == (130, b"")
