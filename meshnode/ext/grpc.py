@@ -5,7 +5,6 @@ Extra: ``meshnode[grpc]``. A server that has to know which node calls is one of 
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -18,6 +17,7 @@ from meshnode.identity.node_id import NodeId
 from meshnode.sdk.node import Node
 from meshnode.sdk.service import Service
 from meshnode.sdk.streams import MeshReader, MeshWriter
+from meshnode.services.health import connect_unix
 from meshnode.services.splice import splice
 
 require("grpc", "grpcio", (1, 76), (2,))
@@ -81,7 +81,7 @@ async def serve(
         await server.start()
 
         async def connection(reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
-            await splice(await asyncio.open_unix_connection(path), (reader, writer))
+            await splice(await connect_unix(path), (reader, writer))
 
         try:
             async with node.serve(service, connection, allow, **options) as served:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import NamedTuple
 
 from meshnode.base.limits import STREAM_HIGH_WATER, STREAM_LOW_WATER
+
+PIECES = 64  # that one system call writes
 
 
 class Marks(NamedTuple):
@@ -37,6 +40,30 @@ class Unread(deque[bytes]):
             self[0] = first[limit:]
         self.size -= len(data)
         return data
+
+    def first(self, limit: int) -> tuple[list[bytes | memoryview], int]:
+        """Return the first pieces, ``PIECES`` at most and ``limit`` bytes, and their size; they stay."""
+        found: list[bytes | memoryview] = []
+        size = 0
+        for piece in islice(self, PIECES):
+            if size + len(piece) > limit:
+                if not found:
+                    return [memoryview(piece)[:limit]], limit
+                break
+            found.append(piece)
+            size += len(piece)
+        return found, size
+
+    def drop(self, count: int) -> None:
+        """Take ``count`` bytes and forget them; there are as many."""
+        self.size -= count
+        while count:
+            first = self[0]
+            if len(first) > count:
+                self[0] = first[count:]
+                return
+            count -= len(first)
+            self.popleft()
 
 
 DEFAULT_MARKS = Marks()

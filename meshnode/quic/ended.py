@@ -42,7 +42,7 @@ class EndedEngine:
     def open_stream(self) -> int:
         raise AssertionError("a connection that has ended opens no stream")
 
-    def send(self, stream_id: int, data: bytes, fin: bool = False) -> None:
+    def send(self, stream_id: int, data: bytes | memoryview, fin: bool = False) -> None:
         pass
 
     def reset(self, stream_id: int, code: int) -> None:

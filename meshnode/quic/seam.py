@@ -157,7 +157,7 @@ class Engine(Protocol):
         The peer hears of it with its first bytes. Raises StreamLimitError when the peer grants no more.
         """
 
-    def send(self, stream_id: int, data: bytes, fin: bool = False) -> None:
+    def send(self, stream_id: int, data: bytes | memoryview, fin: bool = False) -> None:
         """Queue bytes on a stream, ``fin`` with the last; one that is finished or was reset swallows them.
 
         There is no bound here: ``queued_bytes`` tells when to stop.

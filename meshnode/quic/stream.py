@@ -152,6 +152,11 @@ class Stream:
         self._table.consume(self.id, len(data))
         return data
 
+    def taken(self, count: int) -> None:
+        """Forget ``count`` received bytes, which were used where they are (``unread``), as ``read`` does."""
+        self.unread.drop(count)
+        self._table.consume(self.id, count)
+
     @property
     def service(self) -> str:
         """The service's name."""
@@ -177,8 +182,8 @@ class Stream:
         """True when the peer has ended its direction and everything was read."""
         return self.fin_received and not self.unread
 
-    def write(self, data: bytes, fin: bool = False) -> None:
-        """Queue bytes, ``fin`` with the last.
+    def write(self, data: bytes | memoryview, fin: bool = False) -> None:
+        """Queue bytes, which are copied, ``fin`` with the last.
 
         There is no bound here: a writer waits until ``drained``. Raises the stream's error, or ConnectionLost after an
         end was written.
@@ -434,7 +439,7 @@ class StreamTable:
 
     # ---- what a stream asks
 
-    def send(self, stream_id: int, data: bytes, fin: bool) -> None:
+    def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
         """Queue bytes on a stream."""
         if not self._closed:
             self.bytes_out += len(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 from meshnode.base.log_lines import Logger, rated_logger
@@ -17,11 +18,11 @@ from meshnode.sdk.streams import MeshReader, MeshWriter
 from meshnode.services.ends import End, parse_target
 from meshnode.services.health import HTTP, NO_VERDICT, accepts, check_of, in_words, listens, reach
 from meshnode.services.http.heads import Caller
-from meshnode.services.local import Local, connection
+from meshnode.services.local import connection
 from meshnode.services.pool import Member, Pool
 from meshnode.services.proxy_protocol import FOR_CHECKS, proxy_header
 from meshnode.services.setting import Setting
-from meshnode.services.splice import Mesh, splice
+from meshnode.services.splice import Before, Mesh, splice
 from meshnode.services.udp import Passage, carry, connected
 from meshnode.services.usage import Toll, Tolls, parse_rates
 
@@ -79,7 +80,7 @@ class Expose:
         toll = self.tolls.of(peer)
         if not self._is_http and not toll.begin():
             return
-        found = await self._connect_any(peer)
+        found = await self._connect_any()
         if found is None:
             return
         writer.accept()
@@ -90,8 +91,9 @@ class Expose:
             if self._is_http:
                 await self._serve_http(found, (reader, writer), peer, toll)
             else:
-                with self.pool.use(found[0]):
-                    await splice(found[1], (reader, writer), toll)
+                member, sock = found
+                with self.pool.use(member):
+                    await splice(sock, (reader, writer), toll, Before(self._header(peer)))
         finally:
             del self._users[task]
 
@@ -123,17 +125,26 @@ class Expose:
     def _warn(self, size: int, most: int) -> None:
         self._log.warning("service %s: a datagram of %d bytes is dropped; at most %d fit", self.name, size, most)
 
-    async def _serve_http(self, found: tuple[Member, Local], mesh: Mesh, peer: NodeId, toll: Toll) -> None:
+    async def _serve_http(self, found: tuple[Member, socket.socket], mesh: Mesh, peer: NodeId, toll: Toll) -> None:
         from meshnode.services.http.relay import Requests, Upstream
 
-        def upstream(found: tuple[Member, Local]) -> Upstream:
-            return Upstream(found[1], self.pool.begin(found[0]))
+        async def upstream(found: tuple[Member, socket.socket]) -> Upstream:
+            local = await connection(found[1])
+            local[1].write(self._header(peer))
+            return Upstream(local, self.pool.begin(found[0]))
 
         async def dial() -> Upstream | None:
-            again = await self._connect_any(peer)
-            return upstream(again) if again is not None else None
+            again = await self._connect_any()
+            return await upstream(again) if again is not None else None
 
-        await Requests(mesh, self._caller(peer), self.name, dial, toll).serve(upstream(found))
+        await Requests(mesh, self._caller(peer), self.name, dial, toll).serve(await upstream(found))
+
+    def _header(self, peer: NodeId) -> bytes:
+        """Return what a target is sent of its caller before anything else."""
+        if not self.setting.proxy_protocol:
+            return b""
+        caller, own = self._caller(peer), self._node.id
+        return proxy_header(peer.overlay, own.overlay, caller.id, caller.name, caller.roles)
 
     def _caller(self, peer: NodeId) -> Caller:
         """Return what a target is told of a caller, as this node knows it now."""
@@ -141,26 +152,22 @@ class Expose:
         roles = tuple(sorted(runtime.roles_of(peer)))
         return Caller(str(peer), str(peer.overlay), name_of(runtime, peer), roles)
 
-    async def _connect_any(self, peer: NodeId) -> tuple[Member, Local] | None:
+    async def _connect_any(self) -> tuple[Member, socket.socket] | None:
         """Connect to the first target that accepts; None when none does."""
         order = self.pool.order()
         for member in order:
             try:
-                local = await self._connect(member.end, CONNECT_TIMEOUT_S if member is order[-1] else NEXT_S)
+                sock = await self._connect(member.end, CONNECT_TIMEOUT_S if member is order[-1] else NEXT_S)
             except OSError as error:  # TimeoutError is one
                 self._on_failed(member, error)
                 continue
             self._tell(self.pool.on_connected(member))
-            if self.setting.proxy_protocol:
-                caller, own = self._caller(peer), self._node.id
-                local[1].write(proxy_header(peer.overlay, own.overlay, caller.id, caller.name, caller.roles))
-            return member, local
+            return member, sock
         return None
 
-    async def _connect(self, end: End, within: float) -> Local:
+    async def _connect(self, end: End, within: float) -> socket.socket:
         async with asyncio.timeout(within):
-            sock = await reach(end)
-        return await connection(sock)
+            return await reach(end)
 
     async def probe(self) -> str:
         """Connect to all targets, and return why that cannot be done now; "" when it can be with any."""

@@ -18,7 +18,6 @@ from meshnode.runtime.host_names import look_up
 from meshnode.sdk.node import Node, runtime_of
 from meshnode.sdk.places import Places
 from meshnode.services.ends import End, parse_listen
-from meshnode.services.local import LocalReader, connection
 from meshnode.services.splice import RESET, abort, end_by_reset, splice
 from meshnode.services.unix import UnixListener
 from meshnode.services.usage import Rates, Tolls
@@ -131,17 +130,16 @@ class Forward:
             _log_of(self._node).error("forward %s: a connection failed", self.listen, exc_info=error)
 
     async def _client(self, sock: socket.socket, source: Addr) -> None:
-        reader, writer = await connection(sock)
-        end_by_reset(writer, True)
+        end_by_reset(sock, True)
         try:
             try:
                 if await self._places.take(*source_shares(source.host)):
-                    await self._carry(reader, writer)
+                    await self._carry(sock)
                 else:
                     _log_of(self._node).warning(
                         "forward %s to %s: more than %d connections at once", self.listen, self.to, MAX_CLIENTS
                     )
-                    abort(writer)
+                    abort(sock)
             finally:
                 self._places.leave()
         except MeshError as error:
@@ -149,11 +147,11 @@ class Forward:
                 "forward %s to %s: %s (%s) %s", self.listen, self.to, error, error.code, error.hint
             )
             self.failed = error, asyncio.get_running_loop().time()
-            abort(writer)
+            abort(sock)
         except asyncio.CancelledError:
-            abort(writer)  # the forward is being closed, or another network has fewer of its places
+            abort(sock)  # the forward is being closed, or another network has fewer of its places
 
-    async def _carry(self, reader: LocalReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(self, sock: socket.socket) -> None:
         """Open a stream for a client, and carry its bytes until both have ended. Raises MeshError."""
         if self.peer is None:
             mesh = await self._node.open_any(self.service, trusted=self.trusted or None, sticky=self.sticky)
@@ -162,7 +160,7 @@ class Forward:
         self.failed = None
         toll = self.tolls.of()
         toll.begin()
-        await splice((reader, writer), mesh, toll)
+        await splice(sock, mesh, toll)
 
     async def close(self) -> None:
         """Stop listening and drop its connections.

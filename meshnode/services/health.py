@@ -128,7 +128,7 @@ async def reach(end: End) -> socket.socket:
     Raises OSError.
     """
     if end.path:
-        return await _connect_unix(end.path)
+        return await connect_unix(end.path)
     try:
         return await connect_tcp(end.host, end.port)
     except ConnectionRefusedError:
@@ -139,7 +139,8 @@ async def reach(end: End) -> socket.socket:
         raise
 
 
-async def _connect_unix(path: str) -> socket.socket:
+async def connect_unix(path: str) -> socket.socket:
+    """Connect to a Unix socket. Raises OSError."""
     sock = unreserved(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
     try:
         await asyncio.get_running_loop().sock_connect(sock, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from typing import Protocol, cast
 
@@ -96,3 +97,21 @@ async def connection(sock: socket.socket) -> Local:
     reader = LocalReader(loop)
     transport, _ = await loop.create_connection(lambda: reader, sock=sock)
     return reader, asyncio.StreamWriter(transport, reader, None, loop)
+
+
+async def detached(local: Local) -> tuple[socket.socket, bytes]:
+    """Take the socket out of a connection, when it has what was written; with what was read of it and not taken.
+
+    Raises OSError when the connection was lost.
+    """
+    reader, writer = local
+    writer.transport.set_write_buffer_limits(0)
+    try:
+        await writer.drain()
+        sock = socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno()))
+    except BaseException:
+        writer.transport.abort()
+        raise
+    sock.setblocking(False)
+    writer.transport.abort()  # its own descriptor alone
+    return sock, reader._unread.take(-1) if reader._unread else b""

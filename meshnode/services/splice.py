@@ -7,18 +7,19 @@ import select
 import socket
 import struct
 import sys
+from asyncio.trsock import TransportSocket
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 from meshnode.base.log_lines import rated_logger
 from meshnode.errors import MeshError
+from meshnode.sdk.pump import Guard, pumped
 from meshnode.sdk.streams import MeshReader, MeshWriter
-from meshnode.services.local import Source
 from meshnode.services.usage import FREE, Toll
 
 log = rated_logger("meshnode.services")
 
-CHUNK = 1 << 18
 KEEP_ALIVE_S = 15
 GONE_S = 5.0  # between looks whether the other end of a half-closed connection is there
 UNIX_GONE_LOOKS = 12  # for so many a Unix client was gone: what it has written has had as long as TCP gives (FIN_WAIT2)
@@ -37,22 +38,13 @@ async def paid(toll: Count, size: int) -> None:
         pause = toll(size)
 
 
-async def _pump(reader: Source, writer: asyncio.StreamWriter, toll: Count) -> None:
-    while data := await reader.read(CHUNK):
-        await paid(toll, len(data))
-        writer.write(data)
-        await writer.drain()
-    if writer.can_write_eof():
-        writer.write_eof()
-
-
-def end_by_reset(writer: asyncio.StreamWriter, reset: bool) -> None:
+def end_by_reset(sock: socket.socket | TransportSocket, reset: bool) -> None:
     """Have the kernel end a connection by RST, or by FIN again.
 
     It does so too when this process is killed.
     """
     with suppress(OSError, ValueError):  # over already; uvloop's socket is without a descriptor then
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", reset, 0))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", reset, 0))
 
 
 def _keep_alive(sock: socket.socket) -> None:
@@ -64,18 +56,16 @@ def _keep_alive(sock: socket.socket) -> None:
 
 
 class _OtherEnd:
-    """The other end of a half-closed connection: asyncio tells no reader after an EOF that it has gone."""
+    """The other end of a half-closed connection, which is read no more."""
 
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        self._sock = writer.get_extra_info("socket")
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
         self._gone = 0
-        if self._sock.family != socket.AF_UNIX:
-            _keep_alive(self._sock)
+        if sock.family != socket.AF_UNIX:
+            _keep_alive(sock)
 
     def check(self) -> None:
         """Raise ConnectionResetError when it has gone: TCP by the kernel's word, a Unix client for a minute."""
-        if self._sock.fileno() < 0:
-            return
         if self._sock.family == socket.AF_UNIX:
             self._gone = self._gone + 1 if _hung_up(self._sock) else 0
             over = self._gone >= UNIX_GONE_LOOKS
@@ -96,41 +86,55 @@ def _hung_up(sock: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-def abort(writer: asyncio.StreamWriter) -> None:
+def abort(sock: socket.socket) -> None:
     """End a connection by RST: its other end must not take what it got for the whole.
 
     A Unix socket has no reset: its other end sees one where something that it wrote was not read, else an EOF.
     """
-    end_by_reset(writer, True)
-    writer.transport.abort()
+    end_by_reset(sock, True)
+    sock.close()
 
 
-async def splice(local: tuple[Source, asyncio.StreamWriter], mesh: Mesh, toll: Toll = FREE) -> None:
-    """Carry bytes both ways until both directions have ended, as fast as ``toll`` lets them.
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What goes before the bytes of a spliced connection: ``ahead`` to the program, ``sent`` by it; and its guard."""
+
+    ahead: bytes = b""
+    sent: bytes = b""
+    guard: Guard | None = None
+
+
+NOTHING = Before()
+
+
+async def splice(sock: socket.socket, mesh: Mesh, toll: Toll = FREE, before: Before = NOTHING) -> None:
+    """Carry bytes both ways until both directions have ended, as fast as ``toll`` lets them, and close both.
 
     An end of one direction is passed on as such (half-close). Any other end than that of both, an error or the
-    cancellation of this task, resets both sides; errors are logged and not raised. Each direction holds at most
-    ``CHUNK`` bytes beside the buffers of both ends.
+    cancellation of this task, resets both sides; errors are logged and not raised. Beside the buffers of both ends
+    nothing is held, but for one piece that waits for its ``toll``. ``sock`` does not block.
     """
-    end_by_reset(local[1], True)
-    other_end = _OtherEnd(local[1])
+    end_by_reset(sock, True)
+    other_end = _OtherEnd(sock)
     is_whole = False
     try:
-        async with asyncio.TaskGroup() as group:
-            back = group.create_task(_pump(mesh[0], local[1], toll.into))
-            await _pump(local[0], mesh[1], toll.out)
-            while not back.done():
-                await asyncio.wait([back], timeout=GONE_S)
-                other_end.check()
+        with pumped(sock, mesh, (toll.into, toll.out), before.ahead, before.guard) as pump:
+            pump.begin(before.sent)
+            await pump.heard
+            while not pump.done.done():
+                await asyncio.wait([pump.done], timeout=GONE_S)
+                if not pump.done.done():
+                    other_end.check()
+            await pump.done
         await mesh[1].wait_closed()  # raises when the connection was lost before the peer had everything
         is_whole = True
-    except* (MeshError, OSError) as error:
-        log.debug("a spliced connection ended: %s", error.exceptions[0])
+    except (MeshError, OSError) as error:
+        log.debug("a spliced connection ended: %s", error)
     finally:
         if is_whole:
-            end_by_reset(local[1], False)
-            local[1].close()
+            end_by_reset(sock, False)
+            sock.close()
             mesh[1].close()
         else:
             mesh[1].reset()
-            abort(local[1])
+            abort(sock)

@@ -19,6 +19,7 @@ import redis.exceptions
 
 import meshnode
 from meshnode.ext.unix_socket import unix_socket
+from meshnode.services.health import connect_unix
 from meshnode.services.splice import splice
 from tests.conftest import MakeNode
 from tests.live.ext_mesh import Pair, pair
@@ -39,7 +40,7 @@ def expose(nodes: Pair, name: str, path: Path) -> None:
     """Serve the program that listens on a Unix socket, as ``meshnode expose NAME unix:PATH`` does."""
 
     async def handler(reader: meshnode.MeshReader, writer: meshnode.MeshWriter, peer: meshnode.NodeId) -> None:
-        await splice(await asyncio.open_unix_connection(str(path)), (reader, writer))
+        await splice(await connect_unix(str(path)), (reader, writer))
 
     nodes.there.serve(name, handler, allow=[nodes.here.id])
 

@@ -12,32 +12,23 @@ def head(host: str, line: str = "GET / HTTP/1.1") -> bytes:
     return f"{line}\r\nAccept: */*\r\nHost: {host}\r\nOrigin: http://x\r\n\r\n".encode()
 
 
-class Parts:
-    """A reader that gives these pieces, one a call."""
-
-    def __init__(self, *parts: bytes) -> None:
-        self.parts = list(parts)
-
-    async def read(self, n: int = -1, /) -> bytes:
-        return self.parts.pop(0) if self.parts else b""
-
-
 @pytest.mark.parametrize(
     "host", ["web.laptop.mesh", "LAPTOP.mesh:8080", "[fd00::7]", "[fd00::7]:80", "192.0.2.7:1080", "laptop.mesh."]
 )
-async def test_a_request_for_the_mesh_passes(host: str) -> None:
+def test_a_request_for_the_mesh_passes(host: str) -> None:
     assert judge(head(host)) is True
-    assert await HostGuard(Parts(head(host), b"body")).read() == head(host)
+    assert HostGuard().feed(head(host)) == head(host)
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "localhost", "laptop.mesh.evil.example", ""])
 @pytest.mark.parametrize("line", ["GET / HTTP/1.1", "POST /a?b HTTP/1.0", "foo /x HTTP/1.1"])
-async def test_a_request_for_another_host_does_not_however_it_is_cut(host: str, line: str) -> None:
+def test_a_request_for_another_host_does_not_however_it_is_cut(host: str, line: str) -> None:
     data = head(host, line)
     assert judge(data) is False
     for step in (1, 3, 20):
+        guard = HostGuard()
         with pytest.raises(ConnectionResetError):
-            await HostGuard(Parts(*(data[at : at + step] for at in range(0, len(data), step)))).read()
+            assert not any(guard.feed(data[at : at + step]) for at in range(0, len(data), step))
 
 
 @pytest.mark.parametrize(
@@ -54,9 +45,9 @@ async def test_a_request_for_another_host_does_not_however_it_is_cut(host: str, 
         b"a" * 100,
     ],
 )
-async def test_other_protocols_pass_at_once(data: bytes) -> None:
+def test_other_protocols_pass_at_once(data: bytes) -> None:
     assert judge(data) is True
-    assert await HostGuard(Parts(data)).read() == data
+    assert HostGuard().feed(data) == data
 
 
 def test_a_request_without_a_host_passes_and_one_with_two_passes_if_both_may() -> None:
@@ -71,7 +62,10 @@ def test_it_is_open_until_the_head_is_whole_and_at_its_bound_it_does_not_pass() 
     assert judge(b"GET /" + b"a" * MAX_PROXY_HEAD) is False
 
 
-async def test_what_comes_behind_the_head_is_not_looked_at_and_an_end_before_is_passed_on() -> None:
-    guard = HostGuard(Parts(head("a.mesh"), head("evil.example")))
-    assert [await guard.read(), await guard.read(), await guard.read()] == [head("a.mesh"), head("evil.example"), b""]
-    assert await HostGuard(Parts(b"GET")).read() == b"GET"
+def test_what_comes_behind_the_head_is_not_looked_at_and_an_end_before_is_passed_on() -> None:
+    guard = HostGuard()
+    first = head("a.mesh")
+    assert (guard.feed(first[:9]), guard.feed(first[9:]), guard.is_decided) == (b"", first, True)
+    assert guard.feed(head("evil.example")) == head("evil.example")
+    early = HostGuard()
+    assert (early.feed(b"GET"), early.feed(b"")) == (b"", b"GET")

@@ -29,12 +29,12 @@ class StdioWhile(Request):
 
         from meshnode.identity.node_id import NodeId
         from meshnode.sdk.streams import MeshReader, MeshWriter
-        from meshnode.services.splice import splice
+        from meshnode.services.health import connect_unix
+        from meshnode.services.splice import Before, splice
 
         async def session(reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
-            local, to_program = await asyncio.open_unix_connection(self.path)
-            to_program.write(f"{peer}\n".encode())
-            await splice((local, to_program), (reader, writer))
+            program = await connect_unix(self.path)
+            await splice(program, (reader, writer), before=Before(f"{peer}\n".encode()))
 
         allow = await daemon.allowed(self.allow)
         async with daemon.node.serve(self.name, session, allow, limit=self.limit):

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any
+from typing import Any, cast
 
 from meshnode.quic.engines.deferred import deferred
 
@@ -303,13 +303,13 @@ class AioquicEngine:
         quic._get_or_create_stream_for_send(stream_id)
         return int(stream_id)
 
-    def send(self, stream_id: int, data: bytes, fin: bool = False) -> None:
+    def send(self, stream_id: int, data: bytes | memoryview, fin: bool = False) -> None:
         """Queue stream bytes; a stream that is finished or was reset swallows them."""
         stream = self._quic._streams.get(stream_id)
         if stream is None or stream.sender._reset_error_code is not None or stream.sender._buffer_fin is not None:
             return
         self._has_written = True
-        self._quic.send_stream_data(stream_id, data, fin)
+        self._quic.send_stream_data(stream_id, cast("bytes", data), fin)  # is added to a bytearray
 
     def reset(self, stream_id: int, code: int) -> None:
         """Abort our direction."""

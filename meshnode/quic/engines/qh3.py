@@ -265,7 +265,7 @@ class Qh3Engine:
         check_stream_limit(opened, granted)
         return int(core.open_stream(False))
 
-    def send(self, stream_id: int, data: bytes, fin: bool = False) -> None:
+    def send(self, stream_id: int, data: bytes | memoryview, fin: bool = False) -> None:
         """Queue stream bytes; a stream that is finished or was reset swallows them."""
         core = self._core
         if self._abandoned or not core.can_send_stream(stream_id):

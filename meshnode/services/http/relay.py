@@ -23,8 +23,8 @@ from meshnode.services.http.heads import (
     for_target,
     head_end,
 )
-from meshnode.services.local import Local
-from meshnode.services.splice import Mesh, paid, splice
+from meshnode.services.local import Local, detached
+from meshnode.services.splice import Before, Mesh, paid, splice
 from meshnode.services.usage import Toll
 
 log = rated_logger("meshnode.services")
@@ -307,9 +307,9 @@ class Requests:
         """Carry the bytes of a WebSocket, beginning with those that came behind the heads."""
         self._upstream = None
         try:
-            upstream.writer.write(self._server.trailing_data[0])
-            self._writer.write(upstream.client.trailing_data[0])
-            await splice((upstream.reader, upstream.writer), (self._reader, self._writer), self._toll)
+            sock, unread = await detached((upstream.reader, upstream.writer))
+            before = Before(self._server.trailing_data[0], upstream.client.trailing_data[0] + unread)
+            await splice(sock, (self._reader, self._writer), self._toll, before)
         finally:
             upstream.leave()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Protocol
 
 from h11 import RemoteProtocolError
@@ -9,14 +10,14 @@ from h11 import RemoteProtocolError
 from meshnode.base.log_lines import rated_logger
 from meshnode.errors import MeshError, Unsupported
 from meshnode.sdk.streams import MeshStream
-from meshnode.services.local import Local, Source
+from meshnode.services.local import connection
 from meshnode.services.proxy.answers import answer_to
 from meshnode.services.proxy.destination import address_of
 from meshnode.services.proxy.host_guard import HostGuard
 from meshnode.services.proxy.http import BadRequest, HttpClient
 from meshnode.services.proxy.http_relay import relay
 from meshnode.services.proxy.socks5 import VERSION, VERSION_4, Command, Handshake, Reply, reply
-from meshnode.services.splice import abort, end_by_reset, splice
+from meshnode.services.splice import Before, end_by_reset, splice
 
 log = rated_logger("meshnode.proxy")
 
@@ -37,8 +38,8 @@ class Client(Protocol):
     def refused(self, error: MeshError) -> bytes:
         """Return the answer to a request that leads nowhere."""
 
-    async def carry(self, tcp: Local, mesh: MeshStream) -> None:
-        """Tell it that it is connected, and carry its bytes until the end. Errors are not raised."""
+    async def carry(self, sock: socket.socket, mesh: MeshStream) -> None:
+        """Tell it that it is connected, carry its bytes until the end, and close it. Errors are not raised."""
 
 
 def client_of(first: int) -> Client:
@@ -86,10 +87,10 @@ class SocksClient:
         code = Reply.COMMAND_NOT_SUPPORTED if isinstance(error, Unsupported) else answer_to(error).socks
         return reply(code)
 
-    async def carry(self, tcp: Local, mesh: MeshStream) -> None:
+    async def carry(self, sock: socket.socket, mesh: MeshStream) -> None:
         """As ``Client``."""
         assert self._handshake.request is not None
-        await _tunnel(self._handshake.request.host, (reply(Reply.SUCCEEDED), self._handshake.rest), tcp, mesh)
+        await _tunnel(self._handshake.request.host, (reply(Reply.SUCCEEDED), self._handshake.rest), sock, mesh)
 
 
 class WebClient:
@@ -118,15 +119,16 @@ class WebClient:
         """As ``Client``."""
         return self._http.refused(error)
 
-    async def carry(self, tcp: Local, mesh: MeshStream) -> None:
+    async def carry(self, sock: socket.socket, mesh: MeshStream) -> None:
         """As ``Client``."""
         target = self._http.target
         assert target is not None
         if not target.path:
-            await _tunnel(target.host, self._http.tunnelled(), tcp, mesh)
+            await _tunnel(target.host, self._http.tunnelled(), sock, mesh)
             return
         is_whole = is_answered = False
-        end_by_reset(tcp[1], True)
+        end_by_reset(sock, True)
+        tcp = await connection(sock)
         try:
             await relay(self._http, tcp, mesh)
             is_whole = is_answered = True
@@ -142,30 +144,13 @@ class WebClient:
             else:
                 mesh.writer.reset()
             if is_answered:
-                end_by_reset(tcp[1], False)
+                end_by_reset(tcp[1].get_extra_info("socket"), False)
+                tcp[1].close()
             else:
-                abort(tcp[1])
+                tcp[1].transport.abort()
 
 
-async def _tunnel(host: str, sent: tuple[bytes, bytes], tcp: Local, mesh: MeshStream) -> None:
+async def _tunnel(host: str, sent: tuple[bytes, bytes], sock: socket.socket, mesh: MeshStream) -> None:
     """Carry bytes behind an answer, and behind what the client has sent ahead of it."""
-    answer, rest = sent
-    tcp[1].write(answer)
-    reader: Source = tcp[0]
-    if address_of(host) is not None:
-        reader = HostGuard(_Ahead(rest, reader))
-    elif rest:
-        mesh.writer.write(rest)
-    await splice((reader, tcp[1]), mesh)
-
-
-class _Ahead:
-    """A reader behind bytes that have been read already."""
-
-    def __init__(self, rest: bytes, reader: Source) -> None:
-        self._rest = rest
-        self._reader = reader
-
-    async def read(self, n: int = -1, /) -> bytes:
-        rest, self._rest = self._rest, b""
-        return rest or await self._reader.read(n)
+    guard = HostGuard() if address_of(host) is not None else None
+    await splice(sock, mesh, before=Before(*sent, guard))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 
 from meshnode.base.limits import MAX_PROXY_HEAD
-from meshnode.services.local import Source
 from meshnode.services.proxy.destination import address_of, is_mesh_host
 
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,40}"
@@ -20,25 +19,31 @@ END = re.compile(rb"\r?\n\r?\n")
 
 
 class HostGuard:
-    """A reader of a client's bytes that ends with ConnectionResetError where they are for another host."""
+    """Lets a client's bytes pass, but for a request for another host; the head of an HTTP request passes in one piece.
 
-    def __init__(self, reader: Source) -> None:
-        self._reader = reader
-        self._is_decided = False
+    Attributes:
+        is_decided: Whether all that comes may pass.
+    """
 
-    async def read(self, n: int = -1, /) -> bytes:
-        """Return some bytes, b"" at the end; the head of an HTTP request comes in one piece."""
-        if self._is_decided:
-            return await self._reader.read(n)
-        head = b""
-        while (allowed := judge(head)) is None:
-            more = await self._reader.read(n)
-            if not more:
-                break
-            head += more
+    def __init__(self) -> None:
+        self.is_decided = False
+        self._head = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what the client has sent, empty at its end, and return what may pass now.
+
+        Raises ConnectionResetError where the bytes are for another host.
+        """
+        if self.is_decided:
+            return data
+        self._head += data
+        allowed = judge(self._head)
         if allowed is False:
             raise ConnectionResetError("a request for a host that is not of the mesh")
-        self._is_decided = True
+        if allowed is None and data:
+            return b""
+        self.is_decided = True
+        head, self._head = self._head, b""
         return head
 
 

@@ -18,7 +18,6 @@ from meshnode.sdk.node import Node, runtime_of
 from meshnode.sdk.places import Places
 from meshnode.services.ends import End, host_port, parse_listen
 from meshnode.services.forward import is_loopback
-from meshnode.services.local import Local, connection
 from meshnode.services.proxy.clients import Client, SocksClient, client_of
 from meshnode.services.proxy.dns_server import DnsServer
 from meshnode.services.proxy.opening import open_for
@@ -129,55 +128,56 @@ class Proxy:
             self._log.error("proxy %s: a client failed", self.listen, exc_info=error)
 
     async def _client(self, sock: socket.socket, source: Addr) -> None:
-        tcp = await connection(sock)
         try:
             async with asyncio.timeout(PROXY_REQUEST_S):
-                client = await _asked(tcp)
+                client = await _asked(sock)
             task = asyncio.current_task()
             assert task is not None
             self._silent.discard(task)
-            if client is not None and await self._serve(client, tcp, source):
+            if client is None:
+                sock.close()
+            elif await self._serve(client, sock, source):
                 self._enter_silent(task, source)
-                await _linger(tcp)
-            tcp[1].close()
+                await _linger(sock)
+                sock.close()
         except (OSError, asyncio.CancelledError) as error:  # a timeout too
             log.debug("a client of the proxy is over: %r", error)
-            abort(tcp[1])
+            abort(sock)
 
-    async def _serve(self, client: Client, tcp: Local, source: Addr) -> bool:
-        """Lead a client to what it wants, or tell it why that cannot be; True when it has been told so."""
+    async def _serve(self, client: Client, sock: socket.socket, source: Addr) -> bool:
+        """Lead a client to what it wants and close it, or tell it why that cannot be; True when it has been told so."""
         try:
             wanted = client.wanted
             assert wanted is not None
             if not await self._places.take(*source_shares(source.host)):
                 raise StreamLimitError(f"the proxy has {MAX_PROXY_CLIENTS} connections", hint="close some")
             if isinstance(client, SocksClient) and client.is_for_datagrams:
-                await self._associate(tcp, wanted[1])
+                await self._associate(sock, wanted[1])
                 return False
             mesh = await open_for(self._node, self._overlay, wanted, self._node.open)
             self.failed = None
-            await client.carry(tcp, mesh)
+            await client.carry(sock, mesh)
             return False
         except MeshError as error:
             self.failed = error, asyncio.get_running_loop().time()
             self._log.info("proxy %s: %s (%s) %s", self.listen, error, error.code, error.hint)
-            tcp[1].write(client.refused(error))
+            _tell(sock, client.refused(error))
             return True
         finally:
             self._places.leave()
 
-    async def _associate(self, tcp: Local, port: int) -> None:
+    async def _associate(self, sock: socket.socket, port: int) -> None:
         """Carry a client's datagrams as long as its connection is there. Raises OSError."""
 
         async def open_flow(host: str, port: int) -> Datagrams:
             return await open_for(self._node, self._overlay, (host, port), self._node.datagrams)
 
-        here, client = tcp[1].get_extra_info("sockname")[0], tcp[1].get_extra_info("peername")[0]
+        here, client = sock.getsockname()[0], sock.getpeername()[0]
         association = Association(here, (client, port), open_flow)
         try:
-            tcp[1].write(reply(Reply.SUCCEEDED, association.bound))
-            while await tcp[0].read(CHUNK):
-                pass
+            _tell(sock, reply(Reply.SUCCEEDED, association.bound))
+            await _until_gone(sock)
+            sock.close()
         finally:
             await association.close()
 
@@ -201,14 +201,15 @@ def _tcp(listen: str) -> End:
     return end
 
 
-async def _asked(tcp: Local) -> Client | None:
+async def _asked(sock: socket.socket) -> Client | None:
     """Read until a client has asked, or is to be refused; None when it went away before. Raises OSError."""
+    loop = asyncio.get_running_loop()
     client: Client | None = None
-    while data := await tcp[0].read(CHUNK):
+    while data := await loop.sock_recv(sock, CHUNK):
         if client is None:
             client = client_of(data[0])
         client.receive(data)
-        tcp[1].write(client.to_send())
+        _tell(sock, client.to_send())
         try:
             if client.wanted is not None:
                 return client
@@ -217,12 +218,23 @@ async def _asked(tcp: Local) -> Client | None:
     return None
 
 
-async def _linger(tcp: Local) -> None:
+def _tell(sock: socket.socket, answer: bytes) -> None:
+    """Send an answer, which is shorter than any buffer. Raises OSError, also where a client has taken none of many."""
+    if answer and sock.send(answer) < len(answer):
+        raise ConnectionResetError("a client of the proxy does not read its answers")
+
+
+async def _until_gone(sock: socket.socket) -> None:
+    """Read until a client has ended its direction. Raises OSError."""
+    while await asyncio.get_running_loop().sock_recv(sock, CHUNK):
+        pass
+
+
+async def _linger(sock: socket.socket) -> None:
     """End a connection behind an answer: a kernel that has unread bytes sends a reset, which would overtake it."""
-    tcp[1].write_eof()
+    sock.shutdown(socket.SHUT_WR)
     try:
         async with asyncio.timeout(LINGER_S):
-            while await tcp[0].read(CHUNK):
-                pass
+            await _until_gone(sock)
     except TimeoutError:
         return

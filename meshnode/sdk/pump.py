@@ -1,0 +1,354 @@
+"""A socket of this host and a mesh stream, joined: bytes go out of one's buffer straight into the other's.
+
+No task and no buffer is between. What a full socket does not take stays in the stream's buffer, where it gives the peer
+no credit; while the stream's queue is full the socket is not read. A turn of the loop carries at most ``PIECE`` bytes
+each way, so that other connections have theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Protocol
+
+from meshnode.errors import MeshError
+from meshnode.quic.stream import Stream
+from meshnode.sdk.streams import MeshReader, MeshWriter
+
+PIECE = 1 << 18  # bytes that are read or written at once
+NOT_NOW = (BlockingIOError, InterruptedError)
+
+Toll = Callable[[int], float]  # the seconds after which to ask again whether so many bytes may pass; 0.0: now
+OnEnd = Callable[[Exception | None], None]  # with why a direction was cut off; None when it has ended in order
+
+
+class Guard(Protocol):
+    """Looks at the first bytes of a program."""
+
+    is_decided: bool  # all the others may pass
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what may pass now; ``data`` is empty at the end. Raises OSError where nothing may."""
+
+
+class _Room(threading.local):
+    """Where a socket is read into; the stream has taken it before the next read."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(PIECE))
+
+
+_room = _Room()
+
+
+def free(_: int) -> float:
+    """Let bytes pass, however many."""
+    return 0.0
+
+
+class ToStream:
+    """Carries what a program sends."""
+
+    def __init__(self, sock: socket.socket, stream: Stream, toll: Toll, guard: Guard | None, on_end: OnEnd) -> None:
+        self.is_over = False
+        self._loop = asyncio.get_running_loop()
+        self._sock = sock
+        self._stream = stream
+        self._toll = toll
+        self._guard = guard
+        self._on_end = on_end
+        self._held = b""  # is read, and may not pass yet
+        self._pause: asyncio.TimerHandle | None = None
+        self._is_reading = False
+
+    def go_on(self) -> None:
+        """Read, or pause, as the stream's queue says."""
+        stream = self._stream
+        if self.is_over or self._pause is not None:
+            return
+        if self._is_reading:
+            if not stream.drained():
+                self._stop_reading()
+        elif stream.error is not None:
+            self.end(stream.error)
+        elif stream.low:
+            self._is_reading = True
+            self._loop.add_reader(self._sock, self._read)
+        else:
+            stream.await_low()
+
+    def _read(self) -> None:
+        view = _room.view
+        try:
+            count = self._sock.recv_into(view)
+        except NOT_NOW:
+            return
+        except OSError as error:
+            self.end(error)
+            return
+        self.take(view[:count])
+
+    def take(self, data: memoryview | bytes) -> None:
+        """Pass on what the program has sent; empty at its end."""
+        is_end = not data
+        try:
+            if self._guard is not None:
+                data = self._guard.feed(bytes(data))
+                if self._guard.is_decided:
+                    self._guard = None
+            if data and (pause := self._toll(len(data))) > 0:
+                self._held = bytes(data)
+                self._stop_reading()
+                self._pause = self._loop.call_later(pause, self._pay, is_end)
+                return
+            self._write(data, is_end)
+        except (MeshError, OSError) as error:
+            self.end(error)
+
+    def _pay(self, is_end: bool) -> None:
+        self._pause, data = None, self._held
+        if (pause := self._toll(len(data))) > 0:
+            self._pause = self._loop.call_later(pause, self._pay, is_end)
+            return
+        self._held = b""
+        try:
+            self._write(data, is_end)
+        except MeshError as error:
+            self.end(error)
+
+    def _write(self, data: memoryview | bytes, is_end: bool) -> None:
+        if data:
+            self._stream.write(data)
+        if is_end:
+            self.end(None)
+        else:
+            self.go_on()
+
+    def _stop_reading(self) -> None:
+        if self._is_reading:
+            self._is_reading = False
+            self._loop.remove_reader(self._sock)
+
+    def stop(self) -> None:
+        """Read no more."""
+        self.is_over = True
+        self._stop_reading()
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+
+    def end(self, error: Exception | None) -> None:
+        """Read no more, and say why."""
+        if not self.is_over:
+            self.stop()
+            self._on_end(error)
+
+
+class ToSocket:
+    """Carries what the peer sends, behind what goes ahead of it."""
+
+    def __init__(self, sock: socket.socket, stream: Stream, toll: Toll, ahead: bytes, on_end: OnEnd) -> None:
+        self.is_over = False
+        self._loop = asyncio.get_running_loop()
+        self._sock = sock
+        self._stream = stream
+        self._toll = toll
+        self._ahead = ahead
+        self._on_end = on_end
+        self._paid = 0  # bytes of the stream's that may pass and have not
+        self._pause: asyncio.TimerHandle | None = None
+        self._is_full = False  # the socket takes no more now
+
+    def go_on(self) -> bool:
+        """Write a piece, or the end; return whether another may follow at once."""
+        if self.is_over or self._pause is not None or self._is_full:
+            return False
+        if self._ahead:
+            self._ahead = self._ahead[self._send([self._ahead], len(self._ahead)) :]
+        elif self._stream.unread:
+            self._send_unread()
+        elif self._stream.fin_received:
+            self.end(None)
+        else:
+            return False
+        return not (self.is_over or self._is_full or self._pause is not None)
+
+    def _send_unread(self) -> None:
+        unread = self._stream.unread
+        due = min(unread.size, PIECE) - self._paid
+        if due > 0:
+            if (pause := self._toll(due)) > 0:
+                self._pause = self._loop.call_later(pause, self._resume)
+                return
+            self._paid += due
+        pieces, size = unread.first(self._paid)
+        count = self._send(pieces, size)
+        if count:
+            self._paid -= count
+            self._stream.taken(count)
+
+    def _send(self, pieces: list[bytes | memoryview], size: int) -> int:
+        try:
+            count = self._sock.sendmsg(pieces)
+        except NOT_NOW:
+            count = 0
+        except OSError as error:
+            self.end(error)
+            return 0
+        if count < size:
+            self._is_full = True
+            self._loop.add_writer(self._sock, self._on_room)
+        return count
+
+    def _on_room(self) -> None:
+        self._is_full = False
+        self.go_on()
+        if not self._is_full:
+            self._loop.remove_writer(self._sock)
+            self._stream.on_change()
+
+    def _resume(self) -> None:
+        self._pause = None
+        self._stream.on_change()
+
+    def stop(self) -> None:
+        """Write no more."""
+        self.is_over = True
+        if self._is_full:
+            self._is_full = False
+            self._loop.remove_writer(self._sock)
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+
+    def end(self, error: Exception | None) -> None:
+        """Write no more, and say why."""
+        if not self.is_over:
+            self.stop()
+            self._on_end(error)
+
+
+class Pump:
+    """Carries bytes both ways between a socket, which does not block, and a stream, until both directions have ended.
+
+    An end of one direction is passed on as such (half-close).
+
+    Attributes:
+        heard: Is done when the program's direction has ended.
+        done: Is done when both have; raises OSError or MeshError when one was cut off.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        stream: Stream,
+        tolls: tuple[Toll, Toll] = (free, free),
+        ahead: bytes = b"",
+        guard: Guard | None = None,
+    ) -> None:
+        """Make a pump that does nothing yet.
+
+        ``tolls`` are asked for what comes from the mesh and for what goes to it, ``ahead`` goes to the program first.
+        """
+        self._loop = asyncio.get_running_loop()
+        self.heard: asyncio.Future[None] = self._loop.create_future()
+        self.done: asyncio.Future[None] = self._loop.create_future()
+        self._sock = sock
+        self._stream = stream
+        self._up = ToStream(sock, stream, tolls[1], guard, self._on_program_end)
+        self._down = ToSocket(sock, stream, tolls[0], ahead, self._on_peer_end)
+        self._before = stream.on_change
+        self._is_scheduled = False
+
+    def begin(self, sent: bytes = b"") -> None:
+        """Begin; ``sent`` was read of the program already."""
+        self._stream.on_change = self._wake
+        if self._sock.family != socket.AF_UNIX:
+            with suppress(OSError):
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sent:
+            self._up.take(sent)
+        self._turn()
+
+    def close(self) -> None:
+        """Carry no more; the socket and the stream stay as they are."""
+        self._stream.on_change = self._before
+        self._up.stop()
+        self._down.stop()
+        for future in (self.heard, self.done):
+            if future.done():
+                future.cancelled() or future.exception()  # is asked for, or nothing waits
+            else:
+                future.cancel()
+
+    def _wake(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._is_scheduled = False
+        if self.done.done():
+            return
+        stream = self._stream
+        if stream.error is not None and not stream.fin_received:
+            self._fail(stream.error)
+            return
+        if self._down.go_on():
+            self._wake()
+        self._up.go_on()
+
+    def _on_program_end(self, error: Exception | None) -> None:
+        if error is None and not self._stream.write_end:
+            try:
+                self._stream.write(b"", fin=True)
+            except MeshError as lost:
+                error = lost
+        if error is not None:
+            self._fail(error)
+        elif not self.heard.done():
+            self.heard.set_result(None)
+            self._end_if_whole()
+
+    def _on_peer_end(self, error: Exception | None) -> None:
+        if error is None:
+            try:
+                self._sock.shutdown(socket.SHUT_WR)
+            except OSError as gone:
+                error = gone
+        if error is not None:
+            self._fail(error)
+        else:
+            self._end_if_whole()
+
+    def _end_if_whole(self) -> None:
+        if self._up.is_over and self._down.is_over and not self.done.done():
+            self.done.set_result(None)
+
+    def _fail(self, error: Exception) -> None:
+        self._up.stop()
+        self._down.stop()
+        for future in (self.heard, self.done):
+            if not future.done():
+                future.set_exception(error)
+
+
+@contextmanager
+def pumped(
+    sock: socket.socket,
+    mesh: tuple[MeshReader, MeshWriter],
+    tolls: tuple[Toll, Toll],
+    ahead: bytes = b"",
+    guard: Guard | None = None,
+) -> Iterator[Pump]:
+    """Give a pump of a stream that has a reader and a writer, which have it back at the end."""
+    reader, writer = mesh
+    held, reader._held = bytes(reader._held), bytearray()
+    pump = Pump(sock, writer._stream, tolls, ahead + held, guard)
+    try:
+        yield pump
+    finally:
+        pump.close()

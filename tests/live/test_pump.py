@@ -1,0 +1,249 @@
+"""A socket and a stream, joined: system calls, what is held where, tolls, ends and errors."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any, cast
+
+import pytest
+
+from meshnode.errors import ConnectionLost
+from meshnode.quic.preface import StreamStatus
+from meshnode.quic.stream import Stream
+from meshnode.sdk.pump import Guard, Pump, Toll
+from meshnode.services.local import connection, detached
+
+DEADLINE_S = 10.0
+
+
+class Table:
+    """What a stream asks of its connection."""
+
+    def __init__(self) -> None:
+        self.sent = bytearray()
+        self.granted = self.queue = self.pauses = 0
+        self.is_ended = False
+
+    def send(self, stream_id: int, data: bytes, fin: bool) -> None:
+        self.sent += data
+        self.is_ended |= fin
+
+    def consume(self, stream_id: int, count: int) -> None:
+        self.granted += count
+
+    def queued(self, stream_id: int) -> int:
+        return self.queue
+
+    def await_drain(self, stream: Stream) -> None:
+        self.pauses += 1
+
+    def forget(self, stream_id: int) -> None:
+        """Nothing is kept here."""
+
+
+class Counting(socket.socket):
+    """Counts its writes."""
+
+    calls = 0
+
+    def sendmsg(self, *args: Any) -> int:
+        self.calls += 1
+        return super().sendmsg(*args)
+
+
+class Joined:
+    """A program, a stream, and a pump between them."""
+
+    def __init__(self) -> None:
+        inner, self.program = socket.socketpair()
+        self.program.settimeout(DEADLINE_S)
+        self.socket = Counting(fileno=inner.detach())
+        self.socket.setblocking(False)
+        self.table = Table()
+        self.stream = Stream(cast("Any", self.table), 0, opener=True)
+        self.stream.feed(bytes([StreamStatus.ACCEPTED]), False)
+        self.table.granted = 0
+        self.pump: Pump
+
+    def begin(self, tolls: tuple[Toll, Toll] | None = None, guard: Guard | None = None, sent: bytes = b"") -> None:
+        self.pump = Pump(self.socket, self.stream, *([tolls] if tolls else []), guard=guard)
+        self.pump.begin(sent)
+
+    def received(self) -> bytes:
+        self.program.setblocking(False)
+        found = b""
+        try:
+            while data := self.program.recv(1 << 20):
+                found += data
+        except BlockingIOError:
+            pass
+        return found
+
+
+async def until(true: Callable[[], object]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not true():  # noqa: ASYNC110 - nothing announces what a socket has
+            await asyncio.sleep(0.001)
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def joined() -> AsyncIterator[Joined]:
+    found = Joined()
+    yield found
+    found.pump.close()
+    found.socket.close()
+    found.program.close()
+
+
+async def test_many_pieces_are_one_system_call_and_give_credit_when_the_socket_has_them(joined: Joined) -> None:
+    joined.begin()
+    for number in range(20):
+        joined.stream.feed(bytes([number]) * 1_000, False)
+    assert joined.table.granted == 0
+    await turns()
+    assert joined.socket.calls == 1
+    assert joined.table.granted == 20_000
+    assert joined.received() == b"".join(bytes([number]) * 1_000 for number in range(20))
+
+
+async def test_what_a_full_socket_does_not_take_waits_in_the_stream(joined: Joined) -> None:
+    joined.begin()
+    sent = bytes(range(256)) * 8_192
+    for at in range(0, len(sent), 1 << 16):
+        joined.stream.feed(sent[at : at + (1 << 16)], False)
+    await turns()
+    held = joined.stream.buffered
+    assert 0 < held < len(sent)
+    assert joined.table.granted + held == len(sent)
+    calls = joined.socket.calls
+    await turns()
+    assert joined.socket.calls == calls  # it waits for room
+    got = b""
+    async with asyncio.timeout(DEADLINE_S):
+        while len(got) < len(sent):
+            got += joined.received()
+            await asyncio.sleep(0)
+    assert got == sent
+    await turns()
+    assert (joined.stream.buffered, joined.table.granted) == (0, len(sent))
+
+
+async def test_a_program_is_not_read_between_a_full_queue_and_a_low_one(joined: Joined) -> None:
+    joined.begin()
+    low, high = joined.stream.marks
+    joined.program.sendall(b"first")
+    joined.table.queue = high + 1
+    await until(lambda: joined.table.pauses)
+    joined.program.sendall(b"second")
+    for queue in (high, low + 1):
+        joined.table.queue = queue
+        joined.stream.on_change()
+        await asyncio.sleep(0.01)
+        assert joined.table.sent == b"first"
+    joined.table.queue = low
+    joined.stream.on_change()
+    await until(lambda: joined.table.sent == b"firstsecond")
+
+
+async def test_bytes_wait_for_their_toll_in_both_directions_and_pay_it_once(joined: Joined) -> None:
+    paid: dict[str, list[int]] = {"in": [], "out": []}
+    closed = {"in", "out"}
+
+    def toll(way: str) -> Callable[[int], float]:
+        def ask(size: int) -> float:
+            if way in closed:
+                return 0.001
+            paid[way].append(size)
+            return 0.0
+
+        return ask
+
+    joined.begin((toll("in"), toll("out")))
+    large = bytes(1 << 20)
+    joined.stream.feed(large, False)
+    joined.program.sendall(b"up")
+    await asyncio.sleep(0.02)
+    assert (joined.received(), bytes(joined.table.sent)) == (b"", b"")
+    closed.clear()
+    got = 0
+    async with asyncio.timeout(DEADLINE_S):
+        while got < len(large):
+            got += len(joined.received())
+            await asyncio.sleep(0)
+    await until(lambda: joined.table.sent == b"up")
+    assert (sum(paid["in"]), paid["out"]) == (len(large), [2])
+
+
+async def test_each_end_is_passed_on_behind_all_bytes_and_the_other_direction_goes_on(joined: Joined) -> None:
+    joined.begin(sent=b"ahead ")
+    joined.program.sendall(b"request")
+    joined.program.shutdown(socket.SHUT_WR)
+    await asyncio.wait_for(joined.pump.heard, DEADLINE_S)
+    assert (joined.table.sent, joined.table.is_ended) == (b"ahead request", True)
+    assert not joined.pump.done.done()
+    joined.stream.feed(b"response", True)
+    await asyncio.wait_for(joined.pump.done, DEADLINE_S)
+    assert joined.program.recv(100) == b"response"
+    assert joined.program.recv(100) == b""
+
+
+async def test_an_error_of_either_side_ends_both(joined: Joined) -> None:
+    joined.begin()
+    joined.stream.fail(ConnectionLost("the peer reset the stream"))
+    for over in (joined.pump.heard, joined.pump.done):
+        with pytest.raises(ConnectionLost):
+            await asyncio.wait_for(over, DEADLINE_S)
+
+
+async def test_a_program_that_is_gone_is_an_error(joined: Joined) -> None:
+    joined.begin()
+    joined.program.close()
+    await asyncio.wait_for(joined.pump.heard, DEADLINE_S)
+    joined.stream.feed(b"late", False)
+    with pytest.raises(BrokenPipeError):
+        await asyncio.wait_for(joined.pump.done, DEADLINE_S)
+
+
+class Refusing:
+    """Lets nothing pass that has a 2."""
+
+    is_decided = False
+
+    def feed(self, data: bytes) -> bytes:
+        if b"2" in data:
+            raise ConnectionResetError("no")
+        return b""
+
+
+async def test_a_guard_keeps_bytes_back_until_it_is_decided(joined: Joined) -> None:
+    joined.begin(guard=Refusing(), sent=b"1")
+    joined.program.sendall(b"1")
+    await turns()
+    joined.program.sendall(b"2")
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(joined.pump.done, DEADLINE_S)
+    assert not joined.table.sent
+
+
+async def test_a_connection_gives_its_socket_away_with_what_it_has_read() -> None:
+    inner, program = socket.socketpair()
+    inner.setblocking(False)
+    program.settimeout(DEADLINE_S)
+    with program:
+        local = await connection(inner)
+        program.sendall(b"read already")
+        await until(lambda: local[0]._unread)
+        local[1].write(b"written")
+        sock, unread = await detached(local)
+        with sock:
+            await turns()
+            assert (unread, program.recv(100)) == (b"read already", b"written")
+            sock.send(b"open")
+            assert program.recv(100) == b"open"
