@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import KW_ONLY, field, fields
 from pathlib import Path
 
 from meshnode.base.address import Addr, parse_addr
@@ -16,6 +16,7 @@ from meshnode.base.files import read_given
 from meshnode.base.limits import MAX_RECORD, MAX_SETTINGS
 from meshnode.base.refusals import refusal
 from meshnode.base.settings import checked, from_text
+from meshnode.base.value import frozen
 from meshnode.base.wake_url import check_wake
 from meshnode.errors import ConfigError, InvalidId
 from meshnode.identity.mesh_file import IS_FILE, KEY_PREFIX, read_mesh_key
@@ -37,7 +38,7 @@ OTHER_VARIABLES = [  # variables that are no settings
 FUNCTION = {"MDNS": "0", "GOSSIP": "0", "PORT_MAPPING": "0", "AUDIT": "0", "RELAY": "off"}  # Config.for_function
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Seed:
     """A node that others may begin with; ``host`` is an address or a name."""
 
@@ -78,7 +79,7 @@ def parse_record_text(text: str) -> bytes:
     return encoded
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Config:
     """The settings of one node: frozen, all by keyword, checked when it is made.
 
@@ -146,6 +147,7 @@ class Config:
         InvalidId: Something in ``allow`` or ``relay_allow`` is no id.
     """
 
+    _: KW_ONLY
     home: Path | str
     listen: str = "[::]:0"
     mesh: str = field(default="open", repr=False)

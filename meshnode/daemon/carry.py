@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import suppress
-from dataclasses import dataclass
 
+from meshnode.base.value import frozen
 from meshnode.daemon.frames import BROKEN, END, LENGTH, MAX_FRAME, WHOLE, frame
 from meshnode.errors import ConnectionLost, MeshError
 from meshnode.sdk.streams import MeshReader, MeshWriter
@@ -15,7 +15,7 @@ GONE_S = 2.0  # for the client to go away once it was told how the stream ended
 LOOK_S = 0.2  # between looks whether the service still reads, once it has ended its own direction
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Carried:
     """A stream of the mesh that a handler hands to the control socket, as the last of its results."""
 

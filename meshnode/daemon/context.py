@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from meshnode.base.value import frozen
 from meshnode.daemon.waiting import Waiting
 from meshnode.errors import InvalidId, NotFound
 from meshnode.identity.node_id import TEXT_LENGTH, NodeId
@@ -20,7 +21,7 @@ MIN_SHORT = 8  # characters of a short id, as the commands show it
 MIN_TRUSTED = 12  # of one that is given access, or trusted with a service: 60 bits
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Daemon:
     """The running node of a home, what it exposes and forwards, its proxies, and streams for attached programs."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from meshnode.base.path_reason import PathReason, in_words
+from meshnode.base.value import frozen
 
 Snapshot = Mapping[str, Any]  # what crosses the control socket; every key may be missing (another version)
 
@@ -20,7 +20,7 @@ class Level(Enum):
     PROBLEM = "problem"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finding:
     """``topic`` is one of the words in docs/reference/cli.md; a problem always has a ``hint``."""
 

@@ -8,7 +8,7 @@ entry's origin: no node announces for others.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from types import MappingProxyType
 
@@ -19,6 +19,7 @@ from meshnode.base.limits import (
     SERVICE_MAX_META_TEXT,
     SERVICE_MAX_VALUE,
 )
+from meshnode.base.value import frozen
 from meshnode.base.wire import WireError, decode, encode
 from meshnode.foreign_text import visible
 from meshnode.gossip.entry import Entry
@@ -27,7 +28,7 @@ from meshnode.identity.node_id import NodeId
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Offer:
     """What a node announces of its instance of a service.
 
@@ -41,7 +42,10 @@ class Offer:
     restricted: bool = False
     healthy: bool = True
     load: int = 0
-    meta: Mapping[str, str] = field(default_factory=lambda: NOTHING, hash=False)
+    meta: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+
+    def __hash__(self) -> int:
+        return hash((self.restricted, self.healthy, self.load))
 
     def encoded(self) -> bytes:
         """Return the value of the entry.
@@ -63,7 +67,7 @@ class Offer:
         return value
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Instance:
     """A service as one node offers it.
 

@@ -8,18 +8,17 @@ newest valid seq wins, whatever its source. The sources themselves (live connect
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_CACHED_RECORDS, MAX_PENDING_RESOLVES, RESOLVE_TIMEOUT_S
 from meshnode.base.metrics import Metrics
-from meshnode.base.value import state
+from meshnode.base.value import frozen, state
 from meshnode.errors import NotFound, RecordError
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord, is_ahead, newer, open_record
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Resolved:
     """The outcome of ``node.resolve``.
 

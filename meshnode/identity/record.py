@@ -7,7 +7,6 @@ An envelope (``envelope.py``) of ``DOMAIN`` around the array
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 
@@ -23,6 +22,7 @@ from meshnode.base.limits import (
     MAX_RELAYS,
     MAX_WAKE_URL,
 )
+from meshnode.base.value import frozen
 from meshnode.base.wake_url import WAKE
 from meshnode.base.wire import as_bytes, as_list, as_number
 from meshnode.errors import RecordError, RecordExpired, RecordReject
@@ -50,7 +50,7 @@ class EndpointKind(IntEnum):
 _LAST_KIND = int(max(EndpointKind))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Endpoint:
     """One address of a node; prints as ``HOST:PORT``.
 
@@ -66,7 +66,7 @@ class Endpoint:
         return str(self.addr)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EndpointRecord:
     """Where a node is, signed by its key: verified, or just signed.
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from meshnode.base.limits import MAX_PATH_HISTORY
 from meshnode.base.path import Path
 from meshnode.base.path_reason import PathReason
+from meshnode.base.value import state
 
 BRIEF_S = 0.05  # a silence that a busy host makes by itself, beyond the one after which a path is suspected
 SETTLE_S = 3.0  # a move may find first a path that works, then the best one
@@ -28,7 +28,7 @@ SETTLING = (  # what a move goes through until it has its best path
 )
 
 
-@dataclass(slots=True)
+@state
 class Change:
     """One entry.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from meshnode.base.log_lines import Logger, LogRate, rated_logger
 from meshnode.base.metrics import Metrics
 from meshnode.base.path import Path
+from meshnode.base.value import frozen
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import Connection as Link
 
@@ -48,7 +48,7 @@ class EventKind(StrEnum):
     """``peer`` offers ``service`` too, which means another node here; ``detail`` says which one keeps it."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Event:
     """Something that happened.
 

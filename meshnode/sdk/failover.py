@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from meshnode.base.metrics import describe
+from meshnode.base.value import frozen
 from meshnode.errors import (
     ConnectionLost,
     InvalidId,
@@ -56,7 +56,7 @@ DIAL_HEDGE_S = 0.3  # the same where there is no connection yet
 HEDGES = describe("service_hedges", "times that a second instance was tried because the first one hesitated")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Kind(Generic[T]):
     """What is opened to an instance: a stream or a flow of datagrams, how it is begun, and the stream below it."""
 

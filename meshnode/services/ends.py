@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from meshnode.base.value import frozen
 from meshnode.errors import ConfigError
 from meshnode.identity.node_id import quoted
 
@@ -21,7 +22,7 @@ RANGE = re.compile(r"((?!unix:|http\+unix:)(?:.*:)?)([0-9]{1,5})-([0-9]{1,5})", 
 MAX_PATH = 107  # bytes of the path of a Unix socket: unix(7), less the zero behind it
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class End:
     """A TCP port of a host, or with a ``path`` a Unix socket; ``http`` where requests are passed on one by one.
 

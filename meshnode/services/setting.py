@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
+from meshnode.base.value import frozen
 from meshnode.directory.announcement import Offer, is_service_name
 from meshnode.errors import ConfigError
 from meshnode.identity.node_id import quoted
@@ -17,7 +18,7 @@ MAX_TARGETS = 16  # of one service: each has a check a second
 SERVICE_FORM = "a service's name has 1 to 64 visible characters, no space and no slash"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Setting:
     """A service to expose.
 
@@ -47,14 +48,14 @@ class Setting:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as ``services.json`` has it; ``target``, the first one, is for older versions."""
-        found: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        found: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {**found, "target": self.targets[0], "meta": dict(self.meta)}
 
     @classmethod
     def from_json(cls, item: Mapping[str, Any]) -> Setting:
         """Return what an item of ``services.json`` means. Raises LookupError, TypeError, AttributeError."""
         targets = tuple(item.get("targets") or (item["target"],))
-        known = {name: item[name] for name in cls.__slots__ if item.get(name) is not None}
+        known = {name: item[name] for name in cls.__dataclass_fields__ if item.get(name) is not None}
         return cls(**{**known, "targets": targets, "allow": tuple(item["allow"]), "rate": tuple(item.get("rate", ()))})
 
     def checked(self) -> Setting:

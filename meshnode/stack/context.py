@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from meshnode.base.bounded import BoundedDict
@@ -16,7 +16,7 @@ from meshnode.base.limits import MAX_HEARD_GRANTS, RECORD_TTL_S
 from meshnode.base.metrics import Metrics
 from meshnode.base.path import Path
 from meshnode.base.timers import Timers
-from meshnode.base.value import value
+from meshnode.base.value import state, value
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
@@ -112,7 +112,7 @@ class StackSettings:
     revocation_wait: float = 5.0
 
 
-@dataclass(slots=True, eq=False)
+@state
 class Context:
     """Everything that components share and none of them owns."""
 

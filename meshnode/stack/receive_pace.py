@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Generic, TypeVar
 
 from meshnode.base.bounded import BoundedDict
@@ -30,6 +30,7 @@ from meshnode.base.limits import (
 from meshnode.base.metrics import describe
 from meshnode.base.path import Path
 from meshnode.base.token_bucket import TokenBucket
+from meshnode.base.value import state
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.hello import CloseCode
 from meshnode.quic.packets import FIXED
@@ -45,7 +46,7 @@ LEAST_SHARE = 0.25  # of a turn, for a peer whose datagrams cost four times that
 Owner = TypeVar("Owner", bound=Hashable)
 
 
-@dataclass(slots=True)
+@state
 class _Queue:
     network: Hashable
     waiting: deque[Run] = field(default_factory=deque)

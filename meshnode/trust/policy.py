@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 
 from meshnode.base.limits import MAX_POLICY, MAX_RULE_ITEMS, MAX_RULE_NAME, MAX_RULES
-from meshnode.base.value import value
+from meshnode.base.value import frozen, value
 from meshnode.errors import ConfigError, InvalidId
 from meshnode.identity.node_id import quoted
 from meshnode.trust.parties import EVERY, FORMS, Parties, Patterns, parse_parties, parse_patterns
@@ -59,7 +58,7 @@ class Rule:
         return patterns is None or patterns.match(what)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen
 class Policy:
     """All rules of one policy. ``governed`` are the acts that need a rule that allows them.
 

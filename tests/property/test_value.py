@@ -1,14 +1,18 @@
-"""``value`` does what ``dataclass(frozen=True, slots=True)`` does; ``state`` is compared by identity."""
+"""``value`` and ``frozen`` do what ``dataclass(frozen=True, slots=True)`` does; ``state`` is compared by identity."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+import copy
+import inspect
+import pickle
+from dataclasses import KW_ONLY, FrozenInstanceError, dataclass, field, fields, replace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.base.value import state, value
+from meshnode.base.value import frozen, state, value
 
 
 @value
@@ -97,3 +101,62 @@ def test_state_has_fields_changes_and_equals_only_itself() -> None:
     assert len({one, other}) == 2
     assert repr(one) == "Counter(count=2, seen=[2])"
     assert not hasattr(one, "__dict__"), "slots"
+
+
+@frozen
+class Place:
+    """A value that refuses assignments."""
+
+    name: str
+    f1: int = 3  # named as the second field of the shape is
+    seen: list[int] = field(default_factory=list, repr=False)
+
+
+@frozen
+class Options:
+    """A value whose fields are given by keyword, and checked."""
+
+    _: KW_ONLY
+    home: str
+    size: int = 1
+    parts: tuple[str, ...] = field(default_factory=tuple)
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise ValueError("size")
+        object.__setattr__(self, "home", self.home.upper())
+
+
+def test_a_frozen_value_refuses_changes_and_can_be_copied() -> None:
+    place = Place("a", seen=[1])
+    with pytest.raises(FrozenInstanceError, match="cannot assign to field 'f1'"):
+        place.f1 = 4  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError, match="cannot delete field 'name'"):
+        del place.name
+    assert (place.name, place.f1, place.seen) == ("a", 3, [1])
+    assert repr(place) == "Place(name='a', f1=3)"
+    for other in (copy.copy(place), copy.deepcopy(place), pickle.loads(pickle.dumps(place)), replace(place)):  # type: ignore[type-var]
+        assert other == place
+    assert Place("a").seen is not Place("a").seen
+    assert Place("a", 4) != Place("a")
+
+
+def test_fields_by_keyword_are_checked_and_defaulted() -> None:
+    made = Options(home="a")
+    assert (made.home, made.size, made.parts) == ("A", 1, ())
+    assert replace(made, size=2).size == 2  # type: ignore[type-var]
+    with pytest.raises(ValueError, match="size"):
+        Options(home="a", size=-1)
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'home'"):
+        Options()  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="positional"):
+        Options("a")  # type: ignore[misc]
+
+
+def test_a_wrong_call_names_the_class_and_the_field() -> None:
+    with pytest.raises(TypeError, match=r"Point.__init__\(\) missing 1 required positional argument: 'x'"):
+        Point()  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'z'"):
+        Point(1, z=2)  # type: ignore[call-arg]
+    assert str(inspect.signature(Point)) == "(x: 'int', y: 'int' = 0, names: 'tuple[str, ...]' = ())"
+    assert str(inspect.signature(Counter)) == "(count: 'int', seen: 'list[int]' = <factory>)"

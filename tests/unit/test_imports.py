@@ -98,6 +98,25 @@ def test_a_function_loads_no_gossip_and_nothing_that_stands_on_it() -> None:
     assert len([name for name in loaded if name.startswith("meshnode")]) <= OF_A_FUNCTION
 
 
+GENERATED = """
+import inspect, json, sys
+from dataclasses import is_dataclass
+print(json.dumps(sorted({
+    f"{name}.{kind.__name__}"
+    for name, module in sys.modules.items() if name.partition(".")[0] == "meshnode"
+    for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == name and is_dataclass(kind)
+    for method in vars(kind).values() if inspect.isfunction(method) and method.__code__.co_filename == "<string>"
+})))
+"""
+
+
+def test_no_class_of_fields_compiles_methods_of_its_own_when_a_node_starts() -> None:
+    """A dataclass compiles up to six at each start, 0.1 ms each: ``value``, ``frozen`` and ``state`` do not."""
+    code = IDLE.format(engine="qh3", mdns=False) + "import meshnode.daemon.server as s; s.known_requests()\n"
+    done = subprocess.run([sys.executable, "-c", code + GENERATED], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
 def test_mdns_is_loaded_by_a_node_that_has_it() -> None:
     loaded = _loaded(IDLE.format(engine="qh3", mdns=True))
     assert _packages(loaded) == OF_A_NODE | MDNS | {"qh3"}

@@ -7,13 +7,14 @@ newest record are given it (as Kademlia section 2.3 does for the nearest one).
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import DHT_LOOKUP_DEADLINE_S, DHT_MAX_LOOKUPS
 from meshnode.base.metrics import describe
 from meshnode.base.timers import Timer
+from meshnode.base.value import state
 from meshnode.discovery.dht.lookup import Candidate, Lookup
 from meshnode.discovery.dht.messages import ContactInfo, Find, Get, Nodes, Reply, Store, Value
 from meshnode.discovery.dht.shared import R, Shared
@@ -37,7 +38,7 @@ OnDone = Callable[[Lookup, float], None]
 OnFound = Callable[[EndpointRecord, int, float], None]
 
 
-@dataclass(slots=True, eq=False)
+@state
 class Search:
     """One running lookup and its listeners; ``is_waiting`` until a first contact answers."""
 

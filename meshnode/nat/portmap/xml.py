@@ -7,13 +7,14 @@ entity can be declared: neither expansion ("billion laughs") nor external refere
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from xml.parsers import expat
 
 from meshnode.base.limits import MAX_UPNP_REPLY, MAX_XML_DEPTH
+from meshnode.base.value import state
 
 
-@dataclass(slots=True)
+@state
 class Element:
     """An element: its name without a prefix, its own text, its children."""
 

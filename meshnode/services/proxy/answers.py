@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from meshnode.base.value import frozen
 from meshnode.errors import (
     ConfigError,
     HandshakeTimeout,
@@ -22,7 +21,7 @@ from meshnode.errors import (
 from meshnode.services.proxy.socks5 import Reply
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """An error in the words of each protocol."""
 

@@ -6,9 +6,9 @@ service to the port: the one that is named as the port's number, else by its usu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from meshnode.base.value import frozen
 from meshnode.errors import ConfigError
 from meshnode.identity.mesh_host import parse_host
 from meshnode.identity.node_id import MESH_SUFFIX, NodeId, quoted
@@ -35,7 +35,7 @@ class NotInMesh(ConfigError):
     code = "not_in_mesh"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Destination:
     """A node, and the names that the wanted service may have there.
 

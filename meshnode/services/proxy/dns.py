@@ -6,13 +6,13 @@ answers are shorter than 512 bytes, so that none is ever truncated.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv6Address
 
 from dnslib import AAAA, EDNS0, OPCODE, QTYPE, RCODE, RR, SOA, DNSError, DNSHeader, DNSQuestion, DNSRecord
 from dnslib.buffer import BufferError
 from dnslib.label import DNSBuffer, DNSLabel
 
+from meshnode.base.value import frozen
 from meshnode.errors import InvalidId, MeshError, NotFound
 from meshnode.identity.mesh_host import MeshHost, parse_host
 
@@ -25,7 +25,7 @@ UDP_SIZE = 1_232  # that this end takes, in EDNS
 IN, ANY_CLASS = 1, 255
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Query:
     """A question for the zone.
 

@@ -7,11 +7,10 @@ parsed, so that both ends see the same headers and the same body: no bytes of a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import h11
 
 from meshnode.base.limits import MAX_PROXY_HEAD
+from meshnode.base.value import frozen
 from meshnode.errors import MeshError
 from meshnode.services.proxy.answers import answer_to
 
@@ -44,7 +43,7 @@ class BadRequest(MeshError):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Target:
     """Where a request leads: a host, a port, and the target in origin form; "" for a tunnel."""
 

@@ -7,8 +7,9 @@ the protocol has an answer, and is over then. Nothing beyond the request is look
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from enum import IntEnum
+
+from meshnode.base.value import frozen
 
 VERSION, VERSION_4 = 5, 4
 NO_AUTHENTICATION, NO_METHOD = 0, 0xFF
@@ -39,7 +40,7 @@ class Reply(IntEnum):
     ADDRESS_NOT_SUPPORTED = 8
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Request:
     """A client's request: a command, and the host (a name, or an address as text) and port that it is about."""
 
