@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 from io import StringIO
 
@@ -51,6 +50,8 @@ class Front(click.Group):
         if args and args[0] == "help":
             args = [*args[1:2], "--help"]
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            from difflib import get_close_matches  # only for a mistake
+
             close = get_close_matches(args[0], INDEX, n=3, cutoff=0.5)
             hint = f" Did you mean {', '.join(close)}?" if close else ""
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)

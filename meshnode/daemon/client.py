@@ -83,8 +83,7 @@ def connect(home: Path, timeout: float | None = None) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(timeout)
-        places = dict.fromkeys((socket_path(home), stand_in(home)))
-        if not any(_connects(connection, path, home) for path in places):
+        if not any(_connects(connection, place(home), home) for place in (socket_path, stand_in)):
             raise NotRunning(f"no node runs in {home}", hint=f"start one: meshnode --home {home} up")
         _check_owner(connection, home)
     except BaseException:

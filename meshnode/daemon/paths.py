@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 MAX_UNIX_PATH = 100
@@ -22,6 +21,12 @@ def socket_path(home: Path) -> Path:
 
 def stand_in(home: Path) -> Path:
     """Return where the socket of a home is that is too long for one, or on a read-only disk."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or _temporary()
     name = hashlib.blake2b(os.fsencode(home), digest_size=12).hexdigest()
     return Path(runtime) / f"meshnode-{os.getuid()}" / f"{name}.sock"
+
+
+def _temporary() -> str:
+    from tempfile import gettempdir  # 3 ms, with what it compresses by
+
+    return gettempdir()

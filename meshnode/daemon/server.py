@@ -47,8 +47,8 @@ class ControlServer:
     def __init__(self, daemon: Daemon, home: Path, accepted: Accepted) -> None:
         """Make a server that does not listen yet; ``accepted`` is the node's counter of connections."""
         self._daemon = daemon
+        self._home = home
         self._path = socket_path(home)
-        self._stand_in = stand_in(home)
         self._accepted = accepted
         self._acceptor: Acceptor | None = None
         self._clients: dict[asyncio.Task[None], None] = {}
@@ -63,16 +63,16 @@ class ControlServer:
         try:
             await self._listen()
         except OSError as error:
-            if error.errno != errno.EROFS or self._path == self._stand_in:
+            if error.errno != errno.EROFS or self._path == (elsewhere := stand_in(self._home)):
                 raise
             log.warning("the disk of %s is read-only: what changes is not saved", self._path.parent)
-            self._path = self._stand_in
+            self._path = elsewhere
             await self._listen()
 
     async def _listen(self) -> None:
         make_private(self._path.parent)
         if (unsafe := why_unsafe(self._path.parent)) is not None:
-            raise ConfigError(unsafe[0], hint=ELSEWHERE if self._path == self._stand_in else unsafe[1])
+            raise ConfigError(unsafe[0], hint=ELSEWHERE if self._path == stand_in(self._home) else unsafe[1])
         if self._path.is_dir():
             set_aside(self._path, "it is a directory")
         self._path.unlink(missing_ok=True)
@@ -239,6 +239,7 @@ async def _run(config: Config, ready: Callable[[Node], None]) -> None:
             ready(node)
             notify("READY=1")
             gc.freeze()  # what a node starts with stays: the collector need not look at it again and again
+            gc.enable()  # the command line started without
             helpers = asyncio.gather(stay_alive(), reap_orphans())
             await stop.wait()
             if config.drain:

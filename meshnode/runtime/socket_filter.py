@@ -10,11 +10,11 @@ SO_ATTACH_FILTER, and linux/filter.h; a UDP socket's filter sees a packet from i
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import ipaddress
 import socket
 import struct
 import sys
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from secrets import randbits
 
@@ -122,9 +122,10 @@ def attach(sock: socket.socket, sources: Iterable[object]) -> bool:
 def _attach(sock: socket.socket, code: bytes) -> bool:
     if sys.platform != "linux":
         return False
-    held = ctypes.create_string_buffer(code, len(code))  # the kernel copies it
+    held = array("B", code)  # the kernel copies it
+    where, _ = held.buffer_info()
     try:
-        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(code) // 8, ctypes.addressof(held)))
+        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(code) // 8, where))
     except OSError:
         return False
     return True

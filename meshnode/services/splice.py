@@ -10,9 +10,9 @@ import sys
 from asyncio.trsock import TransportSocket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 from meshnode.base.log_lines import rated_logger
+from meshnode.base.value import value
 from meshnode.errors import MeshError
 from meshnode.sdk.pump import Guard, pumped
 from meshnode.sdk.streams import MeshReader, MeshWriter
@@ -95,7 +95,7 @@ def abort(sock: socket.socket) -> None:
     sock.close()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Before:
     """What goes before the bytes of a spliced connection: ``ahead`` to the program, ``sent`` by it; and its guard."""
 

@@ -1,19 +1,32 @@
-"""Deferred import of packages that aioquic needs only for certificates of a CA.
+"""Deferred import of what the engines' libraries load and a node does not need.
 
 aioquic checks the names in certificates of a CA with service_identity, and their chains with pyOpenSSL. A node's
 certificate holds its key and has neither. Loading the two costs 2.7 MB and 40 ms at every start (measured), so while
 aioquic is imported stand-ins take their places; an attribute of a stand-in is the real package's.
+
+qh3's package file imports its own asyncio and HTTP/3 sides, which costs 8 ms at every start. So the package is made
+without executing that file, which is executed when an attribute is read that its modules have not set: other code that
+uses qh3 in the same process finds all of it.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec, module_from_spec
+from pathlib import Path
+from threading import RLock
 from types import ModuleType
+from typing import List, Tuple  # noqa: UP035 - as qh3 writes its type
 
 PACKAGES = ("service_identity", "OpenSSL")
+UNEXECUTED: dict[str, dict[str, object]] = {
+    "qh3": {},
+    "qh3.h3.events": {"Headers": List[Tuple[bytes, bytes]]},  # noqa: UP006 - a type that qh3's logger names
+}
 
 
 class Deferred(ModuleType):
@@ -43,3 +56,66 @@ def deferred() -> Iterator[None]:
     finally:
         for name in standing:
             del sys.modules[name]
+
+
+class Unexecuted(ModuleType):
+    """A module whose file is executed when an attribute is first read that is not there yet."""
+
+    _lock = RLock()
+
+    def __getattr__(self, name: str) -> object:
+        with self._lock:
+            if type(self) is Unexecuted:
+                spec = self.__spec__
+                assert spec is not None
+                assert spec.loader is not None
+                self.__class__ = ModuleType  # type: ignore[assignment]
+                spec.loader.exec_module(self)
+        return getattr(self, name)
+
+
+class _Bare(Unexecuted):
+    """The same while it is imported: the import system asks for modules of a package, which are no attributes yet."""
+
+    def __getattr__(self, name: str) -> object:
+        raise AttributeError(name)
+
+
+@contextmanager
+def unexecuted() -> Iterator[None]:
+    """Let ``import`` find the modules of ``UNEXECUTED`` not executed inside the block, where qh3 is not loaded yet.
+
+    Raises ImportError when there is no qh3.
+    """
+    made: list[ModuleType] = []
+    if "qh3" not in sys.modules:
+        for name, attributes in UNEXECUTED.items():
+            spec = find_spec(name)
+            if spec is None:
+                raise ImportError(f"No module named {name!r}")
+            module = module_from_spec(spec)
+            module.__class__ = _Bare
+            vars(module).update(attributes)
+            sys.modules[name] = module
+            made.append(module)
+            parent, _, child = name.rpartition(".")
+            if parent:
+                setattr(sys.modules[parent], child, module)
+    try:
+        yield
+    except BaseException:
+        for module in made:
+            sys.modules.pop(module.__name__, None)
+        raise
+    finally:
+        for module in made:
+            module.__class__ = Unexecuted
+
+
+def version_of(package: ModuleType) -> str:
+    """Return the ``__version__`` of a package, from the text of its file where that is not executed yet."""
+    if "__version__" not in vars(package) and package.__file__ is not None:
+        written = re.search(r'^__version__ = "([^"]+)"$', Path(package.__file__).read_text(), re.MULTILINE)
+        if written is not None:
+            return written[1]
+    return str(package.__version__)

@@ -25,10 +25,13 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from qh3._hazmat import QuicConnectionCore, X25519KeyExchange
-from qh3.quic import events as quic_events
-from qh3.quic.connection import QuicConnection
-from qh3.quic.tls_bridge import QuicTlsBridge
+from meshnode.quic.engines.deferred import unexecuted
+
+with unexecuted():  # before anything else imports it
+    from qh3._hazmat import QuicConnectionCore, X25519KeyExchange
+    from qh3.quic import events as quic_events
+    from qh3.quic.connection import QuicConnection
+    from qh3.quic.tls_bridge import QuicTlsBridge
 
 from meshnode.base.limits import BASE_MTU
 from meshnode.identity.keys import Identity
