@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, field, fields
 from pathlib import Path
 
-from meshnode.base.address import Addr, parse_addr
+from meshnode.base.address import Addr, parse_addr, parse_host, parse_port
 from meshnode.base.clock import SystemClock
 from meshnode.base.files import read_given
 from meshnode.base.limits import MAX_RECORD, MAX_SETTINGS
@@ -55,12 +55,13 @@ def parse_seed(text: str) -> Seed:
     id_text, at, where = text.strip().partition("@")
     host, colon, port = where.rpartition(":")
     hint = "a seed is written ID@HOST:PORT; `meshnode id` there prints the id"
-    if not at or not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(f"{text!r} is not a seed", hint=hint)
+    name, number = parse_host(host), parse_port(port)
+    if not at or not colon or not name or not number:
+        raise ConfigError(f"{quoted(text)} is not a seed", hint=hint)
     try:
-        return Seed(NodeId.parse(id_text), host.strip("[]"), int(port))
+        return Seed(NodeId.parse(id_text), name, number)
     except InvalidId as error:
-        raise ConfigError(f"{text!r}: {error.message}", hint=hint) from error
+        raise ConfigError(f"{quoted(text)}: {error.message}", hint=hint) from error
 
 
 def parse_record_text(text: str) -> bytes:

@@ -18,6 +18,8 @@ class Addr(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+NO_HOST = frozenset(" /\\@?#[]")  # characters that no host has
+MAX_SHOWN = 64  # characters of a wrong text
 NOWHERE = Addr(DUMMY_HOST, 9)  # stands for a detour where only UDP addresses are understood
 
 
@@ -32,20 +34,44 @@ def canonical_host(text: str) -> str:
     return str(ip)
 
 
+def parse_port(text: str) -> int | None:
+    """Return the number of a port, 0 to 65535; None for other text."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 5):
+        return None
+    port = int(text)
+    return port if port <= 65535 else None
+
+
+def parse_host(text: str) -> str | None:
+    """Return a host name or an IP address, an IPv6 address without its brackets; None for what is neither.
+
+    The empty text is one, for callers that have a default.
+    """
+    is_bracketed = text.startswith("[") and text.endswith("]")
+    host = text[1:-1] if is_bracketed else text
+    if is_bracketed or ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            return None
+    return host if host.isprintable() and not set(host) & NO_HOST else None
+
+
 def parse_addr(text: str) -> Addr:
     """Parse ``1.2.3.4:5``, ``[::1]:5`` or ``:5`` (the unspecified address ``::``).
 
     An IPv6 address needs its brackets. Port 0 is taken, names are not. Raises ValueError with what is wrong.
     """
     host, separator, port_text = text.rpartition(":")
-    if not separator or not port_text.isascii() or not port_text.isdigit() or int(port_text) > 65535:
-        raise ValueError(f"{text!r} is not ADDRESS:PORT")
+    port = parse_port(port_text)
+    if not separator or port is None:
+        raise ValueError(f"{text[:MAX_SHOWN]!r} is not ADDRESS:PORT")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
         raise ValueError(f"{text!r}: an IPv6 address needs brackets, as in [::1]:4242")
     try:
-        return Addr(canonical_host(host or "::"), int(port_text))
+        return Addr(canonical_host(host or "::"), port)
     except ValueError as error:
         raise ValueError(f"{text!r}: {host!r} is not an IP address") from error
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from meshnode.base.refusals import as_user, user_name
 
+MAX_FOLDER = 50  # bytes; a folder and a socket in it have up to 50 more, and 107 is the most that a path may have
 PIPE_S = 5.0  # without a byte
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 
@@ -38,8 +39,44 @@ def read_given(path: Path, limit: int, wait: float = PIPE_S) -> tuple[bytes, int
                 break
             data += piece
         return data, mode
+    except IsADirectoryError as error:
+        error.filename = str(path)
+        raise
     finally:
         os.close(fd)
+
+
+def write_given(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a file that a person has named, wherever this user may write, also where others may.
+
+    A file is replaced by the whole of the new one, and a symbolic link by a file; a device, a pipe or standard output
+    is written to. Raises OSError: nothing was changed.
+    """
+    import secrets  # 2 ms, which commands that write nothing do not spend
+
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.stat().st_mode):
+            path.write_bytes(data)
+            return
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
+    try:
+        _create(temporary, data, mode)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+def short_folder() -> str:
+    """Return the directory for temporary files, or ``/tmp`` where its path is too long for a socket in it."""
+    import tempfile
+
+    folder = tempfile.gettempdir()
+    return folder if len(os.fsencode(folder)) <= MAX_FOLDER else "/tmp"
 
 
 def make_private(folder: Path) -> None:
@@ -152,13 +189,18 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 def create_secret(path: Path, data: bytes, *, replace: bool = False) -> None:
-    """Write a new file (0600) wherever this user may, and never through a link; what is there goes only on demand.
+    """Write a new file (0600) wherever this user may, and never through a link; a file that is there goes on demand.
 
-    Raises FileExistsError, and OSError; nothing is left then.
+    Raises FileExistsError, also for a device or a pipe, and OSError; nothing is left then.
     """
-    if replace:
-        path.unlink(missing_ok=True)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with suppress(FileNotFoundError):
+        if replace and stat.S_IFMT(path.lstat().st_mode) in (stat.S_IFREG, stat.S_IFLNK, stat.S_IFDIR):
+            path.unlink()
+    _create(path, data, 0o600)
+
+
+def _create(path: Path, data: bytes, mode: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(data)

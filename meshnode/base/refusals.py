@@ -15,7 +15,7 @@ REASONS = {
     errno.ENOSPC: ("the disk is full", "free some space there"),
     errno.EDQUOT: ("the disk quota is used up", "free some space there"),
     errno.EROFS: ("the file system is read-only", "choose a --home on a disk that can be written"),
-    errno.EISDIR: ("it is a directory", "move it away"),
+    errno.EISDIR: ("it is a directory", "name a file, or move it away"),
     errno.ENOTDIR: ("a part of the path is a file", "choose another --home"),
     errno.EEXIST: ("a file is there instead of a directory", "choose another --home"),
     errno.ENOENT: ("there is no such file", "check the path"),
@@ -42,7 +42,7 @@ def refusal(error: OSError, path: Path | str | None = None) -> tuple[str, str]:
     where = path if path is not None else error.filename
     if error.errno in (errno.EACCES, errno.EPERM):
         return _not_permitted(Path(os.fsdecode(where)) if where is not None else None)
-    words = (error.strerror or type(error).__name__).lower()
+    words = (error.strerror or str(error) or type(error).__name__).lower()
     return REASONS.get(error.errno or 0, (words, "check the disk and the rights of the home directory"))
 
 

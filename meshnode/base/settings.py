@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from meshnode.errors import ConfigError
 
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -16,12 +18,20 @@ def checked(name: str, kind: str, value: object) -> object:
             return value
         raise ConfigError(f"{name} is a switch, not {value!r}", hint=f"write {name} = true, or false")
     if kind == "float":
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool) and is_number(value):
             return value
         raise ConfigError(f"{name} is a number of seconds, not {value!r}", hint=f"write {name} = 600")
     if isinstance(value, str) or (value is None and kind.endswith("None")):
         return value
     raise ConfigError(f"{name} is a text, not a {type(value).__name__}", hint=f'write {name} = "..."')
+
+
+def is_number(value: float) -> bool:
+    """Return whether a number can be reckoned with: no NaN, and no integer that is too large for a float."""
+    try:
+        return not math.isnan(value)
+    except OverflowError:
+        return False
 
 
 def _checked_list(name: str, value: object) -> tuple[str, ...]:

@@ -44,6 +44,17 @@ def warn_of_variables() -> None:
         say(f"warning: {warning}", err=True)
 
 
+class Span(click.FloatRange):
+    """A number within its bounds; ``nan`` is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number."""
+        found = super().convert(value, param, ctx)
+        if found != found:  # a NaN is within all bounds, as it is neither below nor above one
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return found
+
+
 def home_option(command: F) -> F:
     """Add ``--home`` also behind the subcommand's name."""
     return click.option("--home", callback=_keep_home, help="Where the node keeps everything (MESHNODE_HOME).")(command)

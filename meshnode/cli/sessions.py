@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from meshnode.base.files import short_folder
 from meshnode.cli.output import say
 
 CALLER = "MESH_CALLER_ID"  # the variable by which a program learns which node calls
@@ -27,7 +28,7 @@ class Sessions:
     ) -> None:
         self._command = list(command)
         self._on_failure = on_failure
-        self._folder = tempfile.TemporaryDirectory(prefix="meshnode-")
+        self._folder = tempfile.TemporaryDirectory(prefix="meshnode-", dir=short_folder())
         self.path = str(Path(self._folder.name) / "stdio")
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self.path)

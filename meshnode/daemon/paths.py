@@ -6,6 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from meshnode.base.files import short_folder
+
 MAX_UNIX_PATH = 100
 
 
@@ -21,12 +23,8 @@ def socket_path(home: Path) -> Path:
 
 def stand_in(home: Path) -> Path:
     """Return where the socket of a home is that is too long for one, or on a read-only disk."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or _temporary()
     name = hashlib.blake2b(os.fsencode(home), digest_size=12).hexdigest()
-    return Path(runtime) / f"meshnode-{os.getuid()}" / f"{name}.sock"
-
-
-def _temporary() -> str:
-    from tempfile import gettempdir  # 3 ms, with what it compresses by
-
-    return gettempdir()
+    in_folder = Path(f"meshnode-{os.getuid()}", f"{name}.sock")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    path = runtime and Path(runtime) / in_folder
+    return path if path and len(os.fsencode(path)) <= MAX_UNIX_PATH else Path(short_folder()) / in_folder

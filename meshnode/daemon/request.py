@@ -17,6 +17,7 @@ from importlib import import_module
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
+from meshnode.base.settings import is_number
 from meshnode.base.value import frozen
 from meshnode.errors import MeshError
 
@@ -175,4 +176,4 @@ def _is(value: object, kind: type) -> bool:
     """Tell a switch from a number, as JSON does; a whole number is a number, too."""
     if isinstance(value, bool):
         return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
+    return isinstance(value, (int, float)) and is_number(value) if kind is float else isinstance(value, kind)

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from meshnode.base.files import short_folder
 from meshnode.ext.requirement import require
 from meshnode.ext.unix_socket import unix_socket
 from meshnode.identity.node_id import NodeId
@@ -75,7 +76,7 @@ async def serve(
     Raises:
         ConfigError: As ``node.serve``.
     """
-    with tempfile.TemporaryDirectory(prefix="meshnode-") as folder:
+    with tempfile.TemporaryDirectory(prefix="meshnode-", dir=short_folder()) as folder:
         path = str(Path(folder) / "grpc")
         server.add_insecure_port(f"unix:{path}")
         await server.start()

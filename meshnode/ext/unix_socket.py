@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from meshnode.base.files import short_folder
 from meshnode.identity.node_id import NodeId
 from meshnode.sdk.node import Node
 from meshnode.services.forward import Forward
@@ -35,7 +36,7 @@ async def unix_socket(node: Node, peer: NodeId | str, service: str, name: str = 
         async with unix_socket(node, "laptop", "redis") as path:
             client = redis.asyncio.Redis(unix_socket_path=path)
     """
-    with tempfile.TemporaryDirectory(prefix="meshnode-") as folder:
+    with tempfile.TemporaryDirectory(prefix="meshnode-", dir=short_folder()) as folder:
         path = str(Path(folder) / name)
         forward = Forward(node, f"unix:{path}", peer, service)
         await forward.start()

@@ -29,7 +29,7 @@ def make_mesh_key(path: Path, *, replace: bool = False) -> None:
     try:
         create_secret(path, text.encode() + b"\n", replace=replace)
     except FileExistsError as error:
-        hint = f"use it: --mesh {IS_FILE}{path}; --force would replace it"
+        hint = "name another file" if replace else f"use it: --mesh {IS_FILE}{path}; --force would replace it"
         raise KeyFileError(f"{path} exists already", hint=hint) from error
     except OSError as error:
         reason, hint = refusal(error, path)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from meshnode.base.address import parse_host, parse_port
 from meshnode.base.value import frozen
 from meshnode.errors import ConfigError
 from meshnode.identity.node_id import quoted
@@ -61,9 +62,10 @@ def parse_target(text: str) -> End:
     if scheme not in ("tcp", "http", "udp"):
         raise ConfigError(f"{quoted(text)} is not a target: no {quoted(scheme)} is carried", hint=TARGET_FORM)
     host, colon, port = (rest.removesuffix("/") if scheme == "http" else rest).rpartition(":")
-    if not port.isdecimal() or not 0 < int(port) < 65536 or bool(colon) != bool(host):
+    name, number = parse_host(host), parse_port(port)
+    if name is None or not number or bool(colon) != bool(name):
         raise ConfigError(f"{quoted(text)} is not a target", hint=TARGET_FORM)
-    return End(host.strip("[]") or LOOPBACK, int(port), http=scheme == "http", udp=scheme == "udp")
+    return End(name or LOOPBACK, number, http=scheme == "http", udp=scheme == "udp")
 
 
 def parse_listen(text: str) -> End:
@@ -75,9 +77,10 @@ def parse_listen(text: str) -> End:
         return _unix(text)
     udp = text.startswith(UDP)
     host, _, port = text.removeprefix(UDP).rpartition(":")
-    if not port.isdecimal() or int(port) > 65535:
+    name, number = parse_host(host), parse_port(port)
+    if name is None or number is None:
         raise ConfigError(f"{quoted(text)} is not a place to listen", hint=LISTEN_FORM)
-    return End(host.strip("[]") or LOOPBACK, int(port), udp=udp)
+    return End(name or LOOPBACK, number, udp=udp)
 
 
 def _unix(text: str) -> End:

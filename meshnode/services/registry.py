@@ -262,7 +262,7 @@ class ServiceBook:
             port = text.rpartition(":")[2]
             there = [where for where in self.forwards if where.endswith(f":{port}")]
             hint = f"meshnode unforward {there[0]}" if there else "`meshnode forwards` lists what is"
-            raise NotFound(f"nothing is forwarded from {text}", hint=hint)
+            raise NotFound(f"nothing is forwarded from {quoted(text)}", hint=hint)
         return found
 
     async def drain(self, seconds: float) -> None:

@@ -31,6 +31,8 @@ class UnixListener:
                 self.socket = _bound(path)
             self._inode: Inode = _inode(os.lstat(path))
             self.socket.listen(backlog)
+        except AddressInUse:
+            raise
         except OSError as error:
             words = (error.strerror or str(error)).lower()
             hint = "choose a path in a folder that this user may write to"
@@ -74,7 +76,9 @@ def _clear(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise AddressInUse(f"cannot listen on unix:{path}: there is a file that is no socket", hint="choose another")
+        raise AddressInUse(
+            f"cannot listen on unix:{path}: there is a file that is no socket", hint="choose another path"
+        )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(path)

@@ -41,7 +41,10 @@ def as_caller(texts: list[str]) -> Caller:
 
     Raises ConfigError, InvalidId.
     """
-    parties = parse_parties([text for text in texts if text != ANY])
+    try:
+        parties = parse_parties([text for text in texts if text != ANY])
+    except InvalidId as error:
+        raise InvalidId(f"{quoted(','.join(texts))} is no id", hint="a node is an id, role:R, name:N or any") from error
     if len(parties.ids) > 1 or len(parties.names) > 1:
         raise ConfigError("one node has one id and one name", hint="ask for each of them")
     return Caller(

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from meshnode.base.limits import MAX_ROLES, MAX_SERVICE_PATTERN, MAX_SERVICE_PATTERNS
 from meshnode.errors import ConfigError
+from meshnode.identity.node_id import quoted
 from meshnode.trust.caller import ROLE_FORM, is_role
 
 Names = tuple[str, ...] | None  # sorted; None for all
@@ -38,7 +39,7 @@ def checked_roles(roles: Iterable[str]) -> tuple[str, ...]:
     """Return roles that a person typed, sorted. Raises ConfigError."""
     for role in roles:
         if not is_role(role):
-            raise ConfigError(f"{role!r} is no role", hint=ROLE_FORM)
+            raise ConfigError(f"{quoted(role)} is no role", hint=ROLE_FORM)
     found = tuple(sorted(set(roles)))
     if len(found) > MAX_ROLES:
         raise ConfigError(f"a grant has at most {MAX_ROLES} roles", hint="give fewer, or one role that means them all")

@@ -157,11 +157,14 @@ def test_the_end_of_the_command_is_the_end_of_its_servers_and_its_service(mesh: 
     eventually(lambda: mesh.here.error("connect", f"{mesh.there.id}/{name}")["code"] == "service_not_found")
 
 
-def test_a_program_that_is_not_there_ends_its_session_and_says_so(
-    mesh: Mesh, capfd: pytest.CaptureFixture[str]
+def test_a_program_that_is_there_no_more_ends_its_session_and_says_so(
+    mesh: Mesh, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with serving(mesh, "missing", "/no/such/program", allow=mesh.here.id):
+    program = tmp_path / "program"
+    program.symlink_to("/bin/cat")
+    with serving(mesh, "missing", str(program), allow=mesh.here.id):
+        program.unlink()
         done = mesh.here.run("mcp", "connect", "there/missing", input="")
         assert done.stdout == ""
         time.sleep(0.1)
-    assert "cannot run /no/such/program: no such file or directory" in capfd.readouterr().err
+    assert f"cannot run {program}: no such file or directory" in capfd.readouterr().err

@@ -15,16 +15,18 @@ import pytest
 from meshnode.base.files import why_unsafe, write_atomic
 from meshnode.base.refusals import listen_refusal, refusal, refused, user_name
 from meshnode.cli.main import main
-from meshnode.config import Config
+from meshnode.config import Config, parse_seed
 from meshnode.daemon.client import call
+from meshnode.daemon.request import parse as parse_request
 from meshnode.daemon.requests.node import Status
 from meshnode.diagnosis.network import diagnose
-from meshnode.errors import ConfigError, InvalidId, KeyFileError, MeshError, NotRunning
+from meshnode.errors import AddressInUse, ConfigError, InvalidId, KeyFileError, MeshError, NotRunning
 from meshnode.identity.keyfile import load, save
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId, id_or_label
 from meshnode.services.ends import End, parse_listen, parse_target
 from meshnode.services.registry import parse_service
+from meshnode.services.unix import UnixListener
 from tests.unit.test_config_cli import told
 from tests.unit.test_diagnosis import SILENT, seed, snapshot
 
@@ -141,7 +143,7 @@ def test_a_full_disk_says_which_file_did_not_fit(tmp_path: Path, monkeypatch: py
 def test_a_key_that_is_a_directory_is_told_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "key").mkdir()
     _, message, hint = error_of(tmp_path, *UP)
-    assert (message, hint) == (f"cannot read {tmp_path / 'key'}: it is a directory", "move it away")
+    assert (message, hint) == (f"cannot read {tmp_path / 'key'}: it is a directory", "name a file, or move it away")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
@@ -162,7 +164,7 @@ def test_a_settings_file_that_cannot_be_read_is_told_in_words(tmp_path: Path) ->
     (tmp_path / "meshnode.toml").mkdir()
     code, message, hint = error_of(tmp_path, *UP)
     assert (code, message) == ("config_error", f"cannot read {tmp_path / 'meshnode.toml'}: it is a directory")
-    assert hint == "move it away"
+    assert hint == "name a file, or move it away"
 
 
 def test_a_low_port_is_told_with_root_and_an_address_of_others_with_ip_address() -> None:
@@ -179,7 +181,7 @@ def test_a_key_that_cannot_be_read_is_told_with_what_helps(tmp_path: Path) -> No
     assert "keygen" in raised(KeyFileError, load, tmp_path / "key")[1]
     (tmp_path / "key").mkdir()
     message, hint = raised(KeyFileError, load, tmp_path / "key")
-    assert (message, hint) == (f"cannot read {tmp_path / 'key'}: it is a directory", "move it away")
+    assert (message, hint) == (f"cannot read {tmp_path / 'key'}: it is a directory", "name a file, or move it away")
     (tmp_path / "other").write_text("")
     assert (
         "a file is there instead of a directory"
@@ -250,12 +252,24 @@ def test_a_target_is_a_port_an_address_or_a_url(text: str, where: tuple[str, int
         ("0", "is not a target"),
         (":80", "is not a target"),
         ("host:²", "is not a target"),
+        ("host:" + "9" * 5000, "is not a target"),
+        ("tcp://[::1", "is not a target"),
+        ("::1", "is not a target"),
+        ("tcp://[host]:80", "is not a target"),
+        ("tcp://a b:80", "is not a target"),
+        ("user@host:80", "is not a target"),
     ],
 )
 def test_another_target_is_told_with_what_is_carried(text: str, said: str) -> None:
     message, hint = raised(ConfigError, parse_target, text)
     assert said in message
     assert hint == "write PORT, HOST:PORT, tcp://HOST:PORT, udp://HOST:PORT, unix:PATH or http://HOST:PORT"
+
+
+@pytest.mark.parametrize("text", ["::1", "[::1:80", "1:2:80", "a/b:80", "9" * 5000])
+def test_another_place_to_listen_is_told_as_that(text: str) -> None:
+    assert "is not a place to listen" in raised(ConfigError, parse_listen, text)[0]
+    assert "is not a seed" in raised(ConfigError, parse_seed, f"{ID}@{text}")[0]
 
 
 @pytest.mark.parametrize("parse", [parse_target, parse_listen])
@@ -296,3 +310,49 @@ def test_an_unknown_variable_is_warned_of(tmp_path: Path, caplog: pytest.LogCapt
         assert not caplog.records
         Config.load(tmp_path, None, {"MESHNODE_MESSH": "m"})
     assert "MESHNODE_MESSH in the environment is no setting: did you mean MESHNODE_MESH" in caplog.text
+
+
+# ---- numbers, files and programs that are none
+
+
+@pytest.mark.parametrize("name", ["idle_timeout", "relay_mb_per_s", "drain"])
+@pytest.mark.parametrize("value", [float("nan"), 10**400])
+def test_what_is_no_number_is_no_setting(tmp_path: Path, name: str, value: float) -> None:
+    assert f"{name} is a number of seconds" in raised(ConfigError, lambda: Config(home=tmp_path, **{name: value}))[0]  # type: ignore[arg-type]
+
+
+def test_no_command_takes_nan_for_a_number(tmp_path: Path) -> None:
+    for args in (("ping", "-i", "nan", ID), ("unexpose", "web", "--drain", "nan")):
+        assert "'nan' is not a number" in error_of(tmp_path, *args)[1]
+    with pytest.raises(MeshError, match="interval of ping is a number"):
+        parse_request(b'{"method": "ping", "arguments": {"id": "x", "count": 1, "interval": NaN}}')
+
+
+def test_a_named_directory_or_endless_file_is_told_with_its_path(tmp_path: Path) -> None:
+    for args in (("policy", "set"), ("apply",), ("audit", "verify", "--file")):
+        assert error_of(tmp_path, *args, "/")[1] == "/: it is a directory"
+    assert error_of(tmp_path, "audit", "verify", "--file", "/dev/zero")[1] == "/dev/zero is too long for an audit log"
+    assert told(tmp_path, "policy", "test", "/")[0] == 1, "and no traceback"
+
+
+def test_an_empty_file_for_the_key_of_a_mesh_is_told(tmp_path: Path) -> None:
+    assert error_of(tmp_path, "keygen", "--mesh", "")[1] == "--mesh is empty"
+
+
+def test_a_server_that_is_not_there_is_told_before_it_is_offered(tmp_path: Path) -> None:
+    code, message, _ = error_of(tmp_path, "mcp", "serve", "--json", "--", "/nonexistent")
+    assert (code, message) == ("cannot_run", "cannot run /nonexistent: it is not there, or no program")
+
+
+def test_a_file_in_the_place_of_a_unix_socket_is_told_once(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    message, _ = raised(AddressInUse, UnixListener, str(path), 1)
+    assert message == f"cannot listen on unix:{path}: there is a file that is no socket"
+
+
+def test_a_name_where_no_node_is_asked_is_told_with_what_to_write(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[[allow]]\nfrom = ["any"]\nservices = ["web"]\n')
+    _, message, hint = error_of(tmp_path, "policy", "explain", "self", "role:db", "web", "--file", str(policy))
+    assert (message, hint) == ("'self' is no id", "a node is an id, role:R, name:N or any")

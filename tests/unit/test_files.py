@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from meshnode.base import files
-from meshnode.base.files import is_volume, make_private, remove_temporary, why_unsafe, write_atomic
+from meshnode.base.files import (
+    create_secret,
+    is_volume,
+    make_private,
+    read_given,
+    remove_temporary,
+    short_folder,
+    why_unsafe,
+    write_atomic,
+    write_given,
+)
 from meshnode.base.refusals import refused
 from meshnode.errors import ConfigError, KeyFileError
 from meshnode.identity.keyfile import load, save
@@ -175,3 +185,48 @@ def test_temporary_files_of_dead_processes_go_when_the_home_is_locked(tmp_path: 
     assert not left.exists()
     assert (tmp_path / ".seq.tmp").exists()
     assert remove_temporary(tmp_path) == 0
+
+
+# ---- files that a person has named
+
+
+def test_a_named_file_is_written_where_others_may_write_too(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    path = tmp_path / "statement"
+    path.symlink_to(precious(tmp_path))
+    for data in (b"one", b"two"):
+        write_given(path, data)
+        assert path.read_bytes() == data
+    assert (tmp_path / "precious").read_text() == "precious", "a link is replaced, not followed"
+    assert sorted(os.listdir(tmp_path)) == ["precious", "statement"]
+
+
+def test_a_named_pipe_or_device_is_written_to_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_given(pipe, b"said")
+        assert os.read(reader, 10) == b"said"
+    finally:
+        os.close(reader)
+    with pytest.raises(FileExistsError):
+        create_secret(pipe, b"secret", replace=True)
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)
+
+
+def test_a_named_file_that_cannot_be_written_is_told_by_its_name(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing" / "file"):
+        with pytest.raises((IsADirectoryError, FileNotFoundError)) as caught:
+            write_given(path, b"x")
+        assert refused(caught.value).message.startswith(f"{path}: ")
+    with pytest.raises(IsADirectoryError) as read:
+        read_given(tmp_path, 10)
+    assert read.value.filename == str(tmp_path)
+
+
+def test_sockets_have_a_short_folder_whatever_the_one_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp/" + "x" * 100)
+    assert short_folder() == "/tmp"
+    monkeypatch.setattr(tempfile, "tempdir", "/var/tmp")
+    assert short_folder() == "/var/tmp"

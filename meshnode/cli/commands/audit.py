@@ -33,11 +33,19 @@ def audit_group() -> None:
 
 def _read(home: Path, file: Path | None) -> tuple[list[bytes], bytes | None]:
     """Return the lines of a home's log, or of an export, and the head. Raises ConfigError."""
+    from meshnode.base.files import read_given
+    from meshnode.base.limits import AUDIT_SEGMENT, AUDIT_SEGMENTS
     from meshnode.runtime.audit_files import FOLDER, read_head, segments_of
     from meshnode.trust.audit import parse_line
 
     if file is not None:
-        lines = file.read_bytes().splitlines()
+        most = 2 * AUDIT_SEGMENT * AUDIT_SEGMENTS  # a log is never that long
+        data, _ = read_given(file, most)
+        if len(data) >= most:
+            raise ConfigError(
+                f"{file} is too long for an audit log", hint="`meshnode audit export --out FILE` writes one"
+            )
+        lines = data.splitlines()
         if not lines or (parse_line(lines[-1]) or {}).get("kind") != "head":
             return lines, None
         return lines[:-1], lines[-1]

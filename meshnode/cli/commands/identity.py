@@ -48,6 +48,8 @@ def keygen_command(home: Path, as_json: bool, force: bool, mesh_file: str | None
     Example: meshnode keygen --mesh mesh.key
              meshnode up --mesh @mesh.key
     """
+    if mesh_file == "":
+        raise KeyFileError("--mesh is empty", hint="name the file to make, as mesh.key")
     if mesh_file is not None:
         _make_mesh(Path(mesh_file).expanduser().absolute(), as_json, force)
         return

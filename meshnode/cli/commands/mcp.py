@@ -49,12 +49,18 @@ def serve_command(
     \b
     Example: meshnode mcp serve --name files --allow laptop -- npx @modelcontextprotocol/server-filesystem /srv
     """
+    import shutil
     import signal
     import sys
 
+    from meshnode.cli.launch import CannotRun
     from meshnode.cli.sessions import Sessions
     from meshnode.daemon.requests.mcp import StdioWhile
 
+    if shutil.which(command[0]) is None:  # else each caller would learn it, and nothing here would say so
+        raise CannotRun(
+            f"cannot run {command[0]}: it is not there, or no program", hint="is it installed, and in PATH?"
+        )
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))  # so that the servers are ended
 

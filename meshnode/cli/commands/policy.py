@@ -115,7 +115,7 @@ def test_command(file: Path, policy_file: Path | None, as_json: bool) -> int:
     from meshnode.trust.expectations import parse_expectations
     from meshnode.trust.policy import parse_policy
 
-    policy_file = policy_file or file.with_name("policy.toml")
+    policy_file = policy_file or file.parent / "policy.toml"
     policy = parse_policy(_read(policy_file), str(policy_file))
     expected, wrong = parse_expectations(_read(file), str(file)), 0
     for each in expected:
@@ -171,7 +171,7 @@ def sign_command(file: Path, out: Path | None, home: Path, as_json: bool) -> Non
     Example: meshnode policy sign policy.toml
              meshnode policy sign policy.toml --out policy.signed
     """
-    from meshnode.base.files import write_atomic
+    from meshnode.base.files import write_atomic, write_given
     from meshnode.cli.authority import authority_secrets
     from meshnode.trust.home_mesh import load_authority
     from meshnode.trust.signed_policy import sign_policy
@@ -182,7 +182,7 @@ def sign_command(file: Path, out: Path | None, home: Path, as_json: bool) -> Non
         raise ConfigError(f"{home} has no key of an authority", hint=hint)
     signed = sign_policy(authority, _read(file), str(file))
     if out is not None:
-        write_atomic(out, signed.encoded, 0o644)
+        write_given(out, signed.encoded)
         found = {"version": signed.version, "file": str(out)}
         emit(found, as_json, str(out), f"  any member puts it in force: meshnode policy apply {out}")
         return

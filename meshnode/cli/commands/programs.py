@@ -20,8 +20,10 @@ LOOK_S = 0.2  # between looks whether the program listens
 def _exposed(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, int | None] | None:
     if value is None:
         return None
+    from meshnode.base.address import parse_port
+
     name, mark, port = value.partition("=")
-    if not name or (mark and not (port.isdecimal() and 0 < int(port) < 65536)):
+    if not name or (mark and not parse_port(port)):
         raise click.BadParameter(f"{value!r} is neither NAME nor NAME=PORT", ctx, param)
     return name, int(port) if mark else None
 

@@ -42,7 +42,7 @@ def revoke_command(target: str | None, reason: str, out: Path | None, as_list: b
         raise ConfigError("what is to be revoked?", hint="`meshnode revoke ID`, or --list for what is")
     from time import time
 
-    from meshnode.base.files import write_atomic
+    from meshnode.base.files import write_given
     from meshnode.cli.authority import authority_secrets
     from meshnode.cli.commands.trust import node_of
     from meshnode.daemon.requests.trust import StatementApply
@@ -51,7 +51,7 @@ def revoke_command(target: str | None, reason: str, out: Path | None, as_list: b
     node = node_of(home, make=False) if (home / "key").exists() else None
     made = revoke(home, target, node, *authority_secrets(home), reason, time())
     if out is not None:
-        write_atomic(out, made.encoded, 0o644)
+        write_given(out, made.encoded)
         emit({**made.to_json(), "file": str(out)}, as_json, str(out), f"  any member spreads it: meshnode apply {out}")
         return
     try:

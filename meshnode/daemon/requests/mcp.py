@@ -27,15 +27,20 @@ class StdioWhile(Request):
         """
         import asyncio
 
-        from meshnode.identity.node_id import NodeId
+        from meshnode.directory.announcement import is_service_name
+        from meshnode.errors import ConfigError
+        from meshnode.identity.node_id import NodeId, quoted
         from meshnode.sdk.streams import MeshReader, MeshWriter
         from meshnode.services.health import connect_unix
+        from meshnode.services.setting import SERVICE_FORM
         from meshnode.services.splice import Before, splice
 
         async def session(reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
             program = await connect_unix(self.path)
             await splice(program, (reader, writer), before=Before(f"{peer}\n".encode()))
 
+        if not is_service_name(self.name):
+            raise ConfigError(f"{quoted(self.name)} is no name for a service", hint=SERVICE_FORM)
         allow = await daemon.allowed(self.allow)
         async with daemon.node.serve(self.name, session, allow, limit=self.limit):
             yield {"name": self.name}

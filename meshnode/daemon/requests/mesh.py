@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from meshnode.daemon.request import Json, Request, request
 from meshnode.errors import NotFound
+from meshnode.identity.node_id import quoted
 
 if TYPE_CHECKING:
     from meshnode.daemon.context import Daemon
@@ -86,7 +87,7 @@ class Forget(Request):
 
         runtime = runtime_of(daemon.node)
         if runtime.names is None or not runtime.names.forget(self.name):
-            raise NotFound(f"the name {self.name!r} was not used here", hint="nothing needs to be forgotten")
+            raise NotFound(f"the name {quoted(self.name)} was not used here", hint="nothing needs to be forgotten")
         runtime.drain_directory()
         yield {"name": self.name}
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from meshnode.errors import ConfigError, MeshError, NotFound
+from meshnode.identity.node_id import quoted
 from meshnode.runtime.state_files import read_state
 from meshnode.sdk.node import Node, runtime_of
 from meshnode.services.proxy.overlay import OverlayNames
@@ -108,7 +109,7 @@ class ProxyBook:
         """
         found = next((key for key in self.proxies if key == listen or key.endswith(f":{listen}")), None)
         if found is None:
-            raise NotFound(f"no proxy listens on {listen}", hint="`meshnode proxy` alone lists them")
+            raise NotFound(f"no proxy listens on {quoted(listen)}", hint="`meshnode proxy` alone lists them")
         await self.proxies.pop(found).close()
         await self._save()
         return {"listen": found}
