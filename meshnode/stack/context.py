@@ -84,8 +84,8 @@ SYMMETRIC = "symmetric"  # its NAT gives it another port for every destination
 DEFAULT_LIMITS = RelayLimits()
 
 
-def none_barred(key: NodeId) -> bool:
-    """Return False: no key is known to be revoked."""
+def none_barred(target: NodeId | bytes) -> bool:
+    """Return False: nothing is known to be revoked."""
     return False
 
 
@@ -140,7 +140,7 @@ class Context:
     is_revoked: IsRevoked = none_revoked
     heard: BoundedDict[NodeId, Standing] = field(default_factory=lambda: BoundedDict(MAX_HEARD_GRANTS))
     successors: Successors = field(default_factory=Successors)
-    is_barred: Callable[[NodeId], bool] = none_barred  # keys that are revoked whatever they show
+    is_barred: Callable[[NodeId | bytes], bool] = none_barred  # keys and grants that the authority has revoked
     access_changed: list[Callable[[float], None]] = field(default_factory=list)  # the guard answers otherwise now
 
     def note_twin(self, node: NodeId, now: float) -> None:

@@ -85,7 +85,7 @@ class RevocationLink(Component):
         settings = context.settings
         if settings.authority is not None:
             self.held = held = Revocations(settings.authority)
-            context.is_revoked, context.is_barred = held.covers, held.has_key
+            context.is_revoked, context.is_barred = held.covers, held.has
             now = context.clock.monotonic()
             self._timer.set(now + REVOCATIONS_LOOK_S)
             if (dht := context.records.statements) is not None:

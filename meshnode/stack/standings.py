@@ -25,6 +25,7 @@ from meshnode.trust.chain import Chain, Standing, verify_chain
 from meshnode.trust.decision import Decision
 from meshnode.trust.policy import Act
 from meshnode.trust.redemptions import Redemptions
+from meshnode.trust.renewal import renewed
 from meshnode.trust.succession import open_links
 
 REFUSED = describe("refused_grant", "peers that were not admitted, for their grants")
@@ -112,6 +113,8 @@ class Standings(Component):
             self.end_revoked(now)
         if context.is_barred(standing.id) or context.successors.is_disputed(standing.former):
             raise GrantError(GrantReject.REVOKED)
+        if self._is_by_revoked_ticket(standing):
+            raise GrantError(GrantReject.REVOKED)
         if not self.count(standing):
             raise GrantError(GrantReject.USED_UP)
 
@@ -190,7 +193,17 @@ class Standings(Component):
         held = self._held.get(peer)
         return self._context.is_barred(peer) or (held is not None and self._covered(held.standing))
 
+    def _is_by_revoked_ticket(self, standing: Standing) -> bool:
+        """Return whether a key of a chain joined by a ticket that the authority has revoked, and was renewed since.
+
+        The chain has the ticket's grant no more. A grant that was made otherwise is another decision, and counts.
+        """
+        used = (name for key in renewed(standing.chain) for name in self.redemptions.used_by(key))
+        return any(self._context.is_barred(bytes.fromhex(name)) for name in used)
+
     def _covered(self, standing: Standing) -> bool:
+        if self._is_by_revoked_ticket(standing):
+            return True
         return self._context.successors.is_disputed(standing.former) or self._context.is_revoked(
             open_links(standing.chain)
         )

@@ -12,7 +12,7 @@ has a share, and all delegates together have one, beside the places of the autho
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from meshnode.base.limits import MAX_INVITED, MAX_INVITED_OTHERS, MAX_INVITED_SHARE
 from meshnode.base.value import value
@@ -44,6 +44,7 @@ class Redemptions:
         self.excess: dict[str, NodeId] = {}  # the last key that was one too many, by invitation
         self.on_new: Callable[[], None] = lambda: None
         self._keys: dict[str, dict[NodeId, None]] = {}
+        self._used: dict[NodeId, list[str]] = {}  # invitations by key
         self._ends: dict[str, int] = {}
         self._shares: dict[str, str] = {}
         self._held: Counter[str] = Counter()  # keys by share
@@ -53,10 +54,12 @@ class Redemptions:
 
         Chains without an invitation, and invitations for any number of keys, are not counted.
         """
-        invite = standing.invite
+        invite, key = standing.invite, standing.former or standing.id
         if invite is None:
+            for name in self.used_by(key):  # what it joined by is remembered while its renewed grants hold
+                self._ends[name] = max(standing.expires, self._ends[name])
             return True
-        keys, key = self._keys.get(invite.id, {}), standing.former or standing.id
+        keys = self._keys.get(invite.id, {})
         if key in keys:
             self._ends[invite.id] = max(standing.expires, self._ends[invite.id])
             return True
@@ -70,8 +73,13 @@ class Redemptions:
         self.on_new()
         return True
 
+    def used_by(self, key: NodeId) -> Sequence[str]:
+        """Return the invitations by which a key is known to have joined."""
+        return self._used.get(key, ())
+
     def _put(self, name: str, share: str, ends: int, key: NodeId) -> None:
         self._keys.setdefault(name, {})[key] = None
+        self._used.setdefault(key, []).append(name)
         self._ends[name] = max(ends, self._ends.get(name, 0))
         self._shares[name] = share
         self._held[share] += 1
@@ -87,7 +95,12 @@ class Redemptions:
         over = [name for name, end in self._ends.items() if end + SKEW_MS < wall * 1000]
         for name in over:
             share = self._shares.pop(name)
-            self._held[share] -= len(self._keys.pop(name))
+            keys = self._keys.pop(name)
+            self._held[share] -= len(keys)
+            for key in keys:
+                self._used[key].remove(name)
+                if not self._used[key]:
+                    del self._used[key]
             if not self._held[share]:
                 del self._held[share]
             del self._ends[name]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from meshnode.base.clock import Entropy
 from meshnode.base.value import value
 from meshnode.errors import GrantError, GrantReject
 from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
 from meshnode.trust.authority import Issuer
 from meshnode.trust.chain import Chain, Standing
-from meshnode.trust.grant import Delegation
+from meshnode.trust.grant import Delegation, open_grant
+from meshnode.trust.succession import without_succession
 
 WINDOW = 0.5, 0.6  # the part of its lifetime after which a node asks, at random between these: a long time is left
 EARLIEST = 0.4  # a renewal that is asked for sooner is refused: clocks and lifetimes differ, but not so much
@@ -43,6 +47,12 @@ class Renewer:
             delegation=_renewed(old.delegation, expires),
             entropy=entropy,
         )
+
+
+def renewed(chain: Chain) -> list[NodeId]:
+    """Return the keys whose grants in a verified chain were made by a renewer."""
+    grants = [open_grant(encoded) for encoded in without_succession(chain)]
+    return [grant.subject for by, grant in pairwise(grants) if by.delegation is not None and by.delegation.renews]
 
 
 def _renewed(old: Delegation | None, expires: int) -> Delegation | None:

@@ -63,9 +63,9 @@ class Revocations:
                 return True
         return False
 
-    def has_key(self, key: NodeId) -> bool:
-        """Return whether a key is revoked whatever grants it shows: by the authority, or by itself."""
-        return bytes(key) in self._all
+    def has(self, target: NodeId | bytes) -> bool:
+        """Return whether a key, or a grant by its id, is revoked whatever is shown: by the authority, or by itself."""
+        return bytes(target) in self._all
 
     # ---- putting in
 

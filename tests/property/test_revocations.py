@@ -63,7 +63,7 @@ def test_any_order_and_repetition_makes_the_same_set_also_where_it_is_full(
     assert [each.encoded for each in one] == [each.encoded for each in other]
     assert differing(one.prints(), other.prints()) == []
     for node in NODES:
-        assert one.has_key(node.id) == other.has_key(node.id)
+        assert one.has(node.id) == other.has(node.id)
 
 
 @given(st.lists(st.sampled_from(MADE), max_size=30), st.lists(st.sampled_from(MADE), max_size=30))

@@ -8,9 +8,10 @@ from meshnode.identity.keys import Identity
 from meshnode.quic.connection import Connection, State
 from meshnode.sim.world import SimNode
 from meshnode.trust.authority import pack_chain
+from meshnode.trust.grant import open_grant
 from meshnode.trust.revocation import RevocationError, RevocationReject, open_revocation, sign_revocation
 from meshnode.trust.ticket import Ticket, redeem
-from tests.sim.test_grants import AUTHORITY, MS, Mesh, _newcomer, _ticket
+from tests.sim.test_grants import AUTHORITY, HOUR, MS, Mesh, _newcomer, _renewer, _ticket
 
 
 def _used_up(mesh: Mesh, good: SimNode) -> Ticket:
@@ -79,3 +80,41 @@ def test_the_holder_of_a_ticket_revokes_neither_the_ticket_nor_the_others_that_j
             assert error.__cause__.reason is GrantReject.INVITATION  # type: ignore[union-attr]
         else:
             raise AssertionError("a ticket has the right to revoke")
+
+
+def _revoked(mesh: Mesh, ticket: Ticket, *nodes: SimNode) -> None:
+    target = open_grant(ticket.chain[-1])
+    made = sign_revocation(AUTHORITY.identity, bytes.fromhex(target.id), time=round(mesh.world.wall() * 1000))
+    for node in nodes:
+        node.mesh.context.revoking.take(made.encoded)
+        node.on_dirty()
+    mesh.world.run(0.5)
+
+
+def test_a_revoked_ticket_takes_a_node_with_it_that_was_renewed_since_and_none_that_was_granted_anew() -> None:
+    mesh = Mesh()
+    renewer, good, ticket = _renewer(mesh), mesh.node("db"), _ticket(mesh, 2)
+    joined, granted = _newcomer(mesh, ticket), _newcomer(mesh, ticket)
+    others = [mesh.dial(node, good) for node in (joined, granted)]
+    assert isinstance(mesh.dial(joined, renewer), Connection)
+    mesh.world.run(0.7 * HOUR / 1000)
+    own = joined.mesh.context.standings.own()
+    assert own is not None
+    assert own.invite is None, "its grants are the renewer's, and show the ticket no more"
+    anew = AUTHORITY.issue(
+        granted.id,
+        roles=("web",),
+        not_before=round(mesh.world.wall() * 1000),
+        expires=MS + 3 * HOUR,
+        entropy=mesh.world.entropy,
+    )
+    granted.mesh.context.standings.set_own(anew)
+    granted.on_dirty()
+    mesh.world.run(1.0)
+    _revoked(mesh, ticket, good, renewer)
+    assert isinstance(others[0], Connection)
+    assert isinstance(others[0].error, PolicyDenied)
+    assert isinstance(others[1], Connection)
+    assert others[1].state is State.READY
+    assert isinstance(mesh.dial(joined, good), PolicyDenied), "nor does it come in again"
+    assert good.mesh.context.standings.standing(joined.id) is None

@@ -70,8 +70,8 @@ def test_the_authority_revokes_any_key_and_all_that_follows_from_it() -> None:
         assert not _holds(_set(_revoke(AUTHORITY, bytes(target.id))), BY_DELEGATE, NODE)
     revoked = _set(_revoke(AUTHORITY, bytes(DELEGATE.id)))
     assert _holds(revoked, DIRECT, NODE)
-    assert revoked.has_key(DELEGATE.id)
-    assert not revoked.has_key(NODE.id)
+    assert revoked.has(DELEGATE.id)
+    assert not revoked.has(NODE.id)
 
 
 def test_the_authority_revokes_one_grant_and_the_others_of_that_key_stay() -> None:
@@ -86,7 +86,7 @@ def test_a_delegate_revokes_what_its_grants_made_and_nothing_else(target: bytes)
     revoked = _set(_revoke(DELEGATE, target, BY_AUTHORITY))
     assert not _holds(revoked, BY_DELEGATE, NODE)
     assert _holds(revoked, DIRECT, NODE), "the authority made this one"
-    assert not revoked.has_key(NODE.id)
+    assert not revoked.has(NODE.id)
     above = _set(_revoke(NODE, bytes(DELEGATE.id), BY_DELEGATE))
     assert _holds(above, BY_DELEGATE, NODE)
     assert _holds(above, BY_AUTHORITY, DELEGATE)
@@ -94,7 +94,7 @@ def test_a_delegate_revokes_what_its_grants_made_and_nothing_else(target: bytes)
 
 def test_a_key_revokes_itself_with_all_that_it_granted() -> None:
     revoked = _set(_revoke(DELEGATE, bytes(DELEGATE.id), BY_AUTHORITY))
-    assert revoked.has_key(DELEGATE.id)
+    assert revoked.has(DELEGATE.id)
     assert not _holds(revoked, BY_AUTHORITY, DELEGATE)
     assert not _holds(revoked, BY_DELEGATE, NODE)
 
@@ -169,7 +169,7 @@ def test_keys_of_one_invitation_cannot_push_out_what_others_revoked() -> None:
         chain = _issue(Issuer(DELEGATE, BY_AUTHORITY), key, expires=MS + HOUR)
         revoked.add(_revoke(key, bytes(key.id), chain), WALL)
     assert len(revoked) == 1 + MAX_REVOCATIONS_SHARE
-    assert revoked.has_key(NODE.id)
+    assert revoked.has(NODE.id)
     assert revoked.dropped == MAX_REVOCATIONS_SHARE
 
 
@@ -181,7 +181,7 @@ def test_the_authoritys_statements_have_places_that_no_other_key_can_take(monkey
         key = Identity(n.to_bytes(32, "big"))
         revoked.add(_revoke(key, bytes(key.id), _issue(Issuer(AUTHORITY), key)), WALL)
     assert len(revoked) == 1 + 8
-    assert revoked.has_key(NODE.id)
+    assert revoked.has(NODE.id)
 
 
 def test_a_full_set_of_the_authority_keeps_the_newest_of_what_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_a_full_set_of_the_authority_keeps_the_newest_of_what_never_ends(monkeyp
     made = [_revoke(AUTHORITY, bytes(key.id), time=MS - n, ends=LAST_MS) for n, key in enumerate(keys)]
     for order in (made, made[::-1]):
         revoked = _set(*order)
-        assert [revoked.has_key(key.id) for key in keys] == [True, True, True, False, False]
+        assert [revoked.has(key.id) for key in keys] == [True, True, True, False, False]
 
 
 def test_two_sets_find_what_each_lacks_by_their_prints() -> None:
@@ -207,8 +207,8 @@ def test_two_sets_find_what_each_lacks_by_their_prints() -> None:
 def test_a_key_that_replaced_another_revokes_itself_with_the_others_grants() -> None:
     chain = (*DIRECT, sign_succession(NODE, OTHER, time=MS, ends=MS + HOUR))
     revoked = _set(_revoke(OTHER, bytes(OTHER.id), chain))
-    assert revoked.has_key(OTHER.id)
-    assert not revoked.has_key(NODE.id)
+    assert revoked.has(OTHER.id)
+    assert not revoked.has(NODE.id)
 
 
 def test_a_target_is_a_nodes_id_or_a_grants() -> None:
