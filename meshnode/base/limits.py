@@ -71,7 +71,8 @@ MAX_RULES = 1_000  # of a policy: a decision that is not cached costs 0.3 us a r
 MAX_RULE_ITEMS = 256  # of a list of a rule; patterns among them are tried one by one
 POLICY_PART = 12_000  # bytes of a signed policy in a control frame
 POLICY_FETCH_S = 2.0  # until a peer that says that it has a newer policy sends a part of it
-MAX_POLICY_FETCHES = 16  # policies that come at once; x 64 kB = 1 MB. A liar holds one place for 2 s
+MAX_POLICY_FETCHES = 16  # policies that come at once; x 64 kB = 1 MB. A liar holds one place for 2 s, then comes last
+MAX_LATE_PEERS = 1024  # remembered as ones that did not send the policy that they said they have; x 0.1 kB
 POLICY_ASKS_PER_S = 4.0  # parts that one peer may ask for; x 12 kB = 48 kB a second
 POLICY_ASKS_BURST = 12.0  # two policies of the longest
 MAX_HEARD_GRANTS = 2_048  # nodes whose roles are known by gossip, as many as it stores; x about 1.5 kB = 3 MB

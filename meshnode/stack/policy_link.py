@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import (
+    MAX_LATE_PEERS,
     MAX_POLICY_FETCHES,
     POLICY_ASKS_BURST,
     POLICY_ASKS_PER_S,
@@ -65,6 +67,9 @@ class PolicyLink(Component):
         self._context = context
         self._peers: dict[NodeId, _Peer] = {}
         self._fetches: dict[NodeId, _Fetch] = {}
+        self._late: BoundedDict[NodeId, None] = BoundedDict(
+            MAX_LATE_PEERS
+        )  # that did not send what they said they have
         self._timer = context.timers.timer(self._tick)
 
     @property
@@ -74,8 +79,11 @@ class PolicyLink(Component):
 
     @property
     def is_current(self) -> bool:
-        """Whether no newer one is on its way from a peer; ``on_current`` is called when that comes true."""
-        return not self._fetches
+        """Whether no newer one is on its way from a peer; ``on_current`` is called when that comes true.
+
+        One that did not send what it said it has is waited for no second time.
+        """
+        return all(peer in self._late for peer in self._fetches)
 
     @property
     def version(self) -> int:
@@ -153,6 +161,7 @@ class PolicyLink(Component):
             self._send(peer, Frame.POLICY_ASK, version, part + 1)
             return
         del self._fetches[peer]
+        self._late.pop(peer, None)
         self._peers[peer].told = 0  # it is not asked for this one again
         if version > self.version:
             self._open(peer, bytes(fetch.data), now)
@@ -172,15 +181,18 @@ class PolicyLink(Component):
     # ---- asking
 
     def _fetch(self, now: float) -> None:
-        """Ask peers for what is newer than here; at most ``MAX_POLICY_FETCHES`` at once, each for its time."""
-        for peer, known in self._peers.items():
+        """Ask peers for what is newer than here; at most ``MAX_POLICY_FETCHES`` at once, each for its time.
+
+        Those that did not send what they said they have come last, however often they say it.
+        """
+        for peer, known in sorted(self._peers.items(), key=lambda item: item[0] in self._late):
             if len(self._fetches) >= MAX_POLICY_FETCHES:
                 break
             if known.told > self.version and peer not in self._fetches:
                 self._fetches[peer] = _Fetch(known.told, now + POLICY_FETCH_S, bytearray())
                 self._send(peer, Frame.POLICY_ASK, known.told, 0)
         self._timer.set(min((fetch.until for fetch in self._fetches.values()), default=None))
-        if not self._fetches:
+        if self.is_current:
             self.on_current()
 
     def _tick(self, now: float) -> None:
@@ -190,6 +202,7 @@ class PolicyLink(Component):
                 del self._fetches[peer]
                 if fetch.until <= now and peer in self._peers:
                     self._peers[peer].told = 0
+                    self._late.put(peer, None)
         self._fetch(now)
 
     def _send(self, peer: NodeId, kind: Frame, *fields: object) -> None:

@@ -11,6 +11,7 @@ from meshnode.quic.hello import Frame
 from meshnode.sim.link import ModelEngines
 from meshnode.sim.plain import PlainSealer
 from meshnode.sim.world import SimNode, Weather, World
+from meshnode.stack import policy_link
 from meshnode.stack.policy_link import PolicyLink
 from meshnode.trust.authority import Issuer
 from meshnode.trust.policy import Act
@@ -140,6 +141,26 @@ def test_a_peer_that_never_sends_what_it_says_it_has_delays_no_other() -> None:
     assert world.run(1.0, lambda: victim.mesh.context.policies.version == 1)
     world.run(5.0)
     assert not _link(victim)._fetches, "it is given up"
+    _say(world, victim, liar, Frame.POLICY_HAVE, 2**53)
+    assert _link(victim)._fetches, "it is asked again"
+    assert _link(victim).is_current, "and nothing waits for it again"
+
+
+def test_peers_that_never_send_what_they_say_they_have_come_after_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy_link, "MAX_POLICY_FETCHES", 1)
+    world, nodes = _mesh(4)
+    victim, *liars, honest = nodes
+    link = _link(victim)
+    link._peers = {node.id: link._peers[node.id] for node in (*liars, honest)}  # the liars were there first
+    for liar in liars:
+        _link(liar).adopt = lambda encoded: None  # type: ignore[method-assign,assignment,return-value]
+        _say(world, victim, liar, Frame.POLICY_HAVE, 2**53)
+    _give(world, honest, _signed(1))
+    for _ in range(60):
+        world.run(0.1)
+        for liar in liars:
+            _say(world, victim, liar, Frame.POLICY_HAVE, 2**53)
+    assert link.version == 1
 
 
 @pytest.mark.parametrize(
