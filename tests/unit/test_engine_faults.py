@@ -42,7 +42,9 @@ def test_every_stream_of_a_connection_whose_engine_failed_is_lost(dialler: str) 
         theirs.write(b"the rest", fin=True)
     pair.run(0.1)
     assert isinstance(pair.there.closed, ConnectionLost)
+    assert "this node's own QUIC engine failed" in str(pair.there.closed)
     assert "reserved stream" in str(pair.there.closed)
+    assert "the peer" not in str(pair.there.closed), "it did nothing wrong"
     for _, theirs in ends:
         assert isinstance(theirs.error, ConnectionLost)
     assert not pair.listener.streams

@@ -10,6 +10,7 @@ what was sent. Packets count once, and only when they are authentic, so neither 
 from __future__ import annotations
 
 from meshnode.base.limits import BACKLOG_PER_S, MAX_UNASKED
+from meshnode.quic.engines.common import PeerFault
 
 PACKET = 64  # bytes of a packet that are no stream's: header, tag, a short ACK
 FRAME = 8  # the same of a STREAM frame: type, id, offset, length
@@ -63,11 +64,11 @@ class Balance:
     def look(self, in_flight: int) -> None:
         """Look at more in flight than twice the widest window.
 
-        Raises ValueError when it is far more and the peer goes on to send: it asks for answers without end, and takes
+        Raises PeerFault when it is far more and the peer goes on to send: it asks for answers without end, and takes
         none. Of a peer that is silent it proves nothing: probes alone, of 4,000 bytes within a host, add up.
         """
         if in_flight - 2 * self.widest > MAX_UNASKED and self.received > ASKING:
-            raise ValueError("it makes this node send more than it takes")
+            raise PeerFault("it makes this node send more than it takes")
 
     def may_probe(self, in_flight: int) -> bool:
         """False when so much is in flight that the least of packets tells as much as one that is sent again."""

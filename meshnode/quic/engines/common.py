@@ -53,6 +53,15 @@ def check_stream_limit(opened: int, granted: int) -> None:
         raise StreamLimitError("too many streams are open to this peer", hint="close some, or wait")
 
 
+class PeerFault(ValueError):
+    """What the peer does wrong, noticed while this node sends."""
+
+
+def engine_failure(error: BaseException) -> Terminated:
+    """Return the end of a connection whose library raised ``error`` while it sent: a fault of this node's own."""
+    return Terminated(LOCAL, f"this node's own QUIC engine failed: {error!r}"[:200], False)
+
+
 def protocol_violation(error: BaseException) -> Terminated:
     """Return the end of a connection whose peer sent bytes that made the library raise ``error``."""
     return Terminated(LOCAL, f"the peer broke the protocol: {error!r}"[:200], False)

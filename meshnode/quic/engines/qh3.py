@@ -41,8 +41,10 @@ from meshnode.quic.engines.backlog import PACKET, SINGLY
 from meshnode.quic.engines.common import (
     MICROSECOND,
     NO_EVENTS,
+    PeerFault,
     check_attributes,
     check_stream_limit,
+    engine_failure,
     protocol_violation,
 )
 from meshnode.quic.engines.key_exchange import GROUPS, ON
@@ -154,14 +156,18 @@ class Qh3Engine:
             for data in datagrams:
                 quic.feed(data, now)
         except BaseException as error:
-            self._fail(error)
+            self._fail(error, fed=True)
         return False
 
-    def _fail(self, error: BaseException) -> None:
-        """Whatever a peer's bytes raise, a panic of the core included, ends this connection and nothing else."""
+    def _fail(self, error: BaseException, *, fed: bool = False) -> None:
+        """Whatever the core raises, a panic included, ends this connection and nothing else.
+
+        What it raises while it is ``fed`` is the peer's fault, all else this node's.
+        """
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise error
-        self._quic.end(protocol_violation(error))
+        by_peer = fed or isinstance(error, PeerFault)
+        self._quic.end(protocol_violation(error) if by_peer else engine_failure(error))
         self.abandon()
 
     def transmit(self, now: float) -> list[bytes]:

@@ -291,7 +291,7 @@ class Qh3Connection(QuicConnection):
         ahead of the clock's, and never back.
 
         Before the handshake is complete a listener may run into the limit on what an unproven client is sent (RFC 9000
-        section 8.1), which the core raises as RuntimeError. Raises ValueError when far more is in flight than the
+        section 8.1), which the core raises as RuntimeError. Raises PeerFault when far more is in flight than the
         congestion window allows and the peer goes on to send: it asks for answers without end, and takes none. Of a
         peer that is silent it proves nothing: probes alone, of 4,000 bytes within a host, add up to as much.
         """
