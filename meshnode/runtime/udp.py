@@ -43,6 +43,9 @@ BATCH = 128  # datagrams of connections a wake-up, so that one busy peer cannot 
 CONTENDED = 1_024  # while some wait for their peer's turn: those of others are behind them in the kernel
 READS = 256  # of all kinds: what is dropped costs a tenth, and would else wait for as long in the kernel as it comes
 LONG_HEADER, SHORT_HEADER = 0xC0, 0x40  # RFC 9000 section 17: the first two bits of QUIC's packets
+ALONE = 16  # wake-ups in a row with one reception each, after which twice as many take one without asking for another
+LOOKS = 4  # wake-ups in a row after those that ask again
+NEXT_ALONE = (*range(1, 3 * ALONE), ALONE - LOOKS)
 MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS of the oldest kernels with GSO
 MAX_GSO = 65_000
 MAX_BACKLOG = 512  # datagrams kept while the kernel's buffer is full; QUIC repeats what is dropped
@@ -51,6 +54,16 @@ RETRY_ERRORS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
 STALE = describe("drop_waited", "datagrams of no connection dropped unread: they waited in the kernel for 2 s or more")
 REFUSED = describe("drop_refused", "receptions dropped unread: their source sent much junk within the second")
 OnBatch = Callable[[list[Run]], bool | None]
+
+
+class _Wakes:
+    """How many datagrams a wake-up may take, and how many wake-ups in a row had one reception at most."""
+
+    __slots__ = ("alone", "most")
+
+    def __init__(self) -> None:
+        self.most = BATCH
+        self.alone = 0
 
 
 class UdpSocket:
@@ -81,7 +94,7 @@ class UdpSocket:
         self._socket: socket.socket | None = None
         self._v6 = False
         self._gso = True
-        self._most = BATCH
+        self._wakes = _Wakes()
         self._view = memoryview(bytearray(65_536) if buffer is None else buffer)
         self._froms: dict[tuple[object, ...], Path] = {}
         self._tos: dict[Addr, tuple[str, int] | tuple[str, int, int, int] | None] = {}
@@ -141,6 +154,8 @@ class UdpSocket:
         view, refused = self._view, self.refused
         dropped = of_connections = stale = 0
         too_old = int(time.time() - MAX_QUEUED_S)
+        wakes = self._wakes
+        most, alone = wakes.most, wakes.alone >= ALONE
         for _ in range(READS):
             try:
                 length, ancillary, _, name = sock.recvmsg_into([view], 128)
@@ -160,20 +175,23 @@ class UdpSocket:
             data = bytes(view[:length])
             datagrams = [data] if segment >= length else [data[i : i + segment] for i in range(0, length, segment)]
             batch.append((datagrams, source))
+            if alone:  # to find that there is no other takes as long as to read one; if there is, this is called again
+                break
             if view[0] & LONG_HEADER == SHORT_HEADER:
                 of_connections += len(datagrams)
-                if of_connections >= self._most:
+                if of_connections >= most:
                     self._filter.on_more(sock)
                     break
         else:
             self._filter.on_more(sock)
+        wakes.alone = NEXT_ALONE[wakes.alone] if len(batch) < 2 else 0
         if stale:
             self._metrics.count(STALE, stale)
         if dropped:
             self._metrics.count(REFUSED, dropped)
             self._filter.on_refused(sock, dropped, refused)
         if batch:
-            self._most = CONTENDED if self._on_batch(batch) else BATCH
+            wakes.most = CONTENDED if self._on_batch(batch) else BATCH
 
     def _learn(self, name: tuple[object, ...]) -> Path:
         if len(self._froms) >= MAX_ADDRESSES:
@@ -205,7 +223,11 @@ class UdpSocket:
                 self._metrics.count("udp_no_family")
                 return False
         if len(datagrams) == 1:
-            return self._send_one(sock, addr, to, datagrams[0])
+            try:
+                sock.sendto(datagrams[0], to)
+            except OSError as error:
+                return self._not_sent(sock, addr, datagrams[0], error)
+            return True
         sent = True
         sizes = [*map(len, datagrams)]
         start = 0
@@ -221,12 +243,15 @@ class UdpSocket:
         try:
             sock.sendto(datagram, to)  # type: ignore[call-overload]
         except OSError as error:
-            if error.errno in RETRY_ERRORS:
-                self._keep(sock, addr, datagram)
-                return True
-            self._metrics.count("udp_too_big" if error.errno == errno.EMSGSIZE else "udp_send_errors")
-            return error.errno == errno.EMSGSIZE
+            return self._not_sent(sock, addr, datagram, error)
         return True
+
+    def _not_sent(self, sock: socket.socket, addr: Addr, datagram: bytes, error: OSError) -> bool:
+        if error.errno in RETRY_ERRORS:
+            self._keep(sock, addr, datagram)
+            return True
+        self._metrics.count("udp_too_big" if error.errno == errno.EMSGSIZE else "udp_send_errors")
+        return error.errno == errno.EMSGSIZE
 
     def _send_run(self, sock: socket.socket, to: object, run: list[bytes]) -> bool:
         size = struct.pack("=H", len(run[0]))

@@ -1,0 +1,67 @@
+"""How often a socket is read in one turn of the loop: all that waits, but no more often than that needs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from meshnode.base.metrics import Metrics
+from meshnode.runtime.udp import ALONE, UdpSocket
+from meshnode.stack.reception import Run
+
+
+class Kernel:
+    """A socket with datagrams in it, which counts how often it is read."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.reads = 0
+
+    def recvmsg_into(self, buffers: list[memoryview], size: int) -> tuple[int, list[Any], int, tuple[str, int]]:
+        """Return the next datagram, or raise BlockingIOError."""
+        self.reads += 1
+        if not self.waiting:
+            raise BlockingIOError
+        self.waiting -= 1
+        buffers[0][:9] = b"\x40" + bytes(8)
+        return 9, [], 0, ("127.0.0.1", 4242)
+
+
+class Node:
+    """A socket's owner: it wakes up while datagrams wait, as epoll has it do."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.kernel: Any = Kernel()
+        self.udp = UdpSocket(asyncio.new_event_loop(), self.take, Metrics())
+
+    def take(self, runs: list[Run]) -> None:
+        """Note how many came."""
+        self.batches.append(sum(len(datagrams) for datagrams, _ in runs))
+
+    def arrive(self, count: int) -> int:
+        """Have so many arrive, and wake up until all are read; returns how often the socket was read."""
+        before, self.kernel.waiting = self.kernel.reads, count
+        while self.kernel.waiting:
+            self.udp._readable(self.kernel)
+        return int(self.kernel.reads - before)
+
+
+def test_a_socket_with_one_datagram_a_turn_is_soon_not_asked_for_a_second() -> None:
+    node = Node()
+    assert node.arrive(1) == 2, "the second finds that there is none"
+    reads = [node.arrive(1) for _ in range(100 * ALONE)]
+    assert sum(reads) <= 1.2 * len(reads)
+    assert sum(node.batches) == 1 + len(reads)
+
+
+def test_what_waits_together_is_read_in_one_turn_again_within_a_few_turns() -> None:
+    node = Node()
+    for _ in range(10 * ALONE):
+        node.arrive(1)
+    node.batches.clear()
+    for _ in range(10 * ALONE):
+        node.arrive(3)
+    assert sum(node.batches) == 3 * 10 * ALONE, "none is left"
+    assert node.batches.index(3) <= 4 * ALONE
+    assert set(node.batches[node.batches.index(3) :]) == {3}
