@@ -91,6 +91,22 @@ async def _flows(engine: str) -> dict[str, Flow]:
                     with Flow() as flow:
                         await arrived.wait()
                     keep("datagram, to the reader, with its ACK", flow)
+
+                async def answer(reader: Any, writer: Any, peer: Any) -> None:
+                    writer.write(await reader.read())
+                    writer.write_eof()
+
+                server.serve("answers", answer, allow=["any"])
+                for _ in range(ROUNDS):
+                    await asyncio.sleep(0.3)
+                    with Flow() as flow:
+                        reader, writer = await client.open(server.id, "answers")
+                        writer.write(b"z" * 100)
+                        writer.write_eof()
+                        await reader.read()
+                        writer.close()
+                        await asyncio.sleep(0)
+                    keep("stream with a request and its answer, both ends", flow)
     return found
 
 

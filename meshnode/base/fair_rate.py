@@ -10,6 +10,7 @@ there all IPv6 networks of one allocation (a /32) count as one, for one party ma
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
+from functools import lru_cache
 from typing import TypeVar
 
 from meshnode.base.bounded import BoundedDict
@@ -147,6 +148,7 @@ def path_groups(source: Path) -> tuple[Hashable, Hashable]:
     return network, host
 
 
+@lru_cache(4096)
 def path_shares(source: Path) -> Groups:
     """Return the groups of ``path_groups``, and before them the allocation that the network is of."""
     network, host = path_groups(source)

@@ -22,7 +22,8 @@ class TokenBucket:
         An ``amount`` above ``burst`` is never granted. A ``now`` before the last one counts as the last one.
         """
         if now > self._filled:  # datagrams that are read together share one reading of the clock
-            self._fill(now)
+            self._tokens = min(self.burst, self._tokens + (now - self._filled) * self.rate)
+            self._filled = now
         if (amount - self._tokens) / self.rate > ROUNDING_S:
             return False
         self._tokens -= amount

@@ -279,7 +279,11 @@ class PeerPaths:
 
         While there are any, a silence is suspicious, and the datagram size in use is confirmed once a second.
         """
-        self.watchdog.set_in_flight(count, now)
+        watchdog = self.watchdog
+        if count and watchdog.in_flight:
+            watchdog.in_flight = count
+        else:
+            watchdog.set_in_flight(count, now)
         current = self.book.current
         if count and current is not None and (mtu := current.mtu).confirm_at is None and mtu.size > mtu.floor:
             mtu.confirm_at = now + CONFIRM_SIZE_S

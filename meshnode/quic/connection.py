@@ -198,6 +198,7 @@ class Connection:
 
     def transmit(self, now: float) -> list[bytes]:
         """Return the datagrams to send now."""
+        self.streams.is_touched = False
         datagrams = self.engine.transmit(now)
         if events := self.engine.events():
             self._take(events)
@@ -207,9 +208,17 @@ class Connection:
 
     def _take(self, events: Sequence[EngineEvent]) -> None:
         """Handle the engine's events, in their order."""
+        streams = self.streams
         for event in events:
             if type(event) is StreamData:
-                self._on_data(event)
+                stream_id = event.stream_id
+                if stream_id and self.state is State.READY and not stream_id & UNIDIRECTIONAL:
+                    try:
+                        streams.on_data(event)
+                    except WireError as error:
+                        self.close(CloseCode.PROTOCOL, str(error))
+                else:
+                    self._on_data(event)
             elif type(event) is Datagram:
                 self.streams.flows.on_datagram(event.data)
             elif type(event) is CidIssued:
@@ -225,6 +234,9 @@ class Connection:
                 self.streams.on_stop(event.stream_id)
             elif type(event) is Terminated:
                 self._on_terminated(event)
+        if streams.has_come:
+            streams.has_come = False
+            self._events.on_stream_data(self)
 
     # ---- authentication
 

@@ -7,10 +7,13 @@ application byte. Both are told apart from application data by ``Stream``, which
 from __future__ import annotations
 
 from enum import Enum, IntEnum, auto
+from functools import lru_cache
 
 from meshnode.base.limits import MAX_RULE_NAME, MAX_SERVICE_NAME
 from meshnode.base.wire import WireError, decode, encode
 from meshnode.errors import MeshError, PolicyDenied, ServiceNotFound, ServiceUnavailable
+
+MAX_NAMES = 256  # services whose headers are kept, each way: at most 200 kB
 
 
 class StreamStatus(IntEnum):
@@ -68,12 +71,19 @@ class HeaderReader:
             raise WireError("stream header too long")
         if len(head) < 2 + size:
             return None
-        fields = decode(head[2 : 2 + size], MAX_SERVICE_NAME + 8)
-        if not isinstance(fields, list) or len(fields) != 1 or not isinstance(fields[0], str) or not fields[0]:
-            raise WireError("stream header malformed")
-        return fields[0], 2 + size, head[2 + size :]
+        return _named_in(head[2 : 2 + size]), 2 + size, head[2 + size :]
 
 
+@lru_cache(MAX_NAMES)
+def _named_in(body: bytes) -> str:
+    """Return the service that a header's CBOR names. Raises WireError."""
+    fields = decode(body, MAX_SERVICE_NAME + 8)
+    if not isinstance(fields, list) or len(fields) != 1 or not isinstance(fields[0], str) or not fields[0]:
+        raise WireError("stream header malformed")
+    return fields[0]
+
+
+@lru_cache(MAX_NAMES)
 def encode_header(service: str) -> bytes:
     """Return the opener's header for ``service``: 2 bytes of length, then CBOR ``[service]``.
 

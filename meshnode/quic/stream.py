@@ -146,9 +146,14 @@ class Stream:
         Credit for them goes back to the sender. b"" when nothing is there: ``at_eof`` tells the end from a pause. With
         a limit it may return less than is buffered, one received piece at a time, which spares copying.
         """
-        if not self.unread:
+        unread = self.unread
+        if not unread:
             return b""
-        data = self.unread.take(limit)
+        if len(unread) == 1 and not 0 <= limit < unread.size:
+            data = unread.pop()
+            unread.size = 0
+        else:
+            data = unread.take(limit)
         self._table.consume(self.id, len(data))
         return data
 
@@ -160,12 +165,14 @@ class Stream:
     @property
     def service(self) -> str:
         """The service's name."""
-        return purpose_of(self.named)[1]
+        named = self.named
+        return purpose_of(named)[1] if named[:1] == "\0" else named
 
     @property
     def purpose(self) -> Purpose:
         """What the stream is for."""
-        return purpose_of(self.named)[0]
+        named = self.named
+        return purpose_of(named)[0] if named[:1] == "\0" else Purpose.USE
 
     @property
     def header_complete(self) -> bool:
@@ -262,8 +269,9 @@ class Stream:
 
     def discard(self) -> None:
         """Drop what is unread and give its credit back."""
-        unread, self.unread = self.unread, Unread()
+        unread = self.unread
         if unread:
+            self.unread = Unread()
             self._table.consume(self.id, unread.size)
 
     def _finish(self) -> None:
@@ -290,17 +298,18 @@ class StreamTable:
     ) -> None:
         """Make an empty table.
 
-        ``opened`` is called with a stream of the peer's when its header is complete, ``received`` for application data
-        of every stream that is not ``background``, ``dirty`` when the engine has something to send, ``dropped`` with
-        the counter of each datagram that is dropped.
+        ``opened`` is called with a stream of the peer's when its header is complete, ``received`` for each datagram of
+        a flow, ``dirty`` when the engine has something to send, ``dropped`` with the counter of each datagram that is
+        dropped.
         """
         self.flows = FlowTable(engine, received=received, dirty=dirty, dropped=dropped)
         self.bytes_out = 0  # of application streams
         self.engine = engine
         self.draining: dict[int, Stream] = {}  # those that await a low queue
         self._own_bit = 0 if dialler else 1  # RFC 9000 section 2.1: the lowest bit of the ids of our own streams
+        self.is_touched = False  # ``dirty`` was called for bytes that wait; the connection's ``transmit`` takes it back
+        self.has_come = False  # data of a stream that is not ``background``; the connection takes it back
         self._opened = opened
-        self._received = received
         self._dirty = dirty
         self._closed = False
         self._streams: dict[int, Stream] = {}
@@ -367,7 +376,7 @@ class StreamTable:
         if waiting and stream.header_complete:
             self._opened(stream)
         if not stream.background:
-            self._received()
+            self.has_come = True
 
     def _is_given_up(self, event: StreamData) -> bool:
         """Return whether data without a stream was sent before the peer heard that we gave the stream up."""
@@ -435,7 +444,7 @@ class StreamTable:
         draining, self.draining = self.draining, {}
         for stream in draining.values():
             stream.fail(error)  # ended in both directions, perhaps, but not all of it has arrived
-        self._opened = self._received = self._dirty = _nothing  # they refer to the connection, which refers to this
+        self._opened = self._dirty = _nothing  # they refer to the connection, which refers to this
 
     # ---- what a stream asks
 
@@ -444,7 +453,9 @@ class StreamTable:
         if not self._closed:
             self.bytes_out += len(data)
             self.engine.send(stream_id, data, fin)
-            self._dirty()
+            if not self.is_touched:
+                self.is_touched = True
+                self._dirty()
 
     def consume(self, stream_id: int, count: int) -> None:
         """Grant ``count`` bytes again, which the application has taken.

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.files import make_private, write_atomic
@@ -107,7 +108,7 @@ class AuditFiles:
 
     def note(self, kind: Kind, peer: NodeId | None = None, **fields: object) -> None:
         """Queue an entry; those of one peer above its rate are counted instead."""
-        if peer is not None and not self._rate(peer).take(1, self._loop.time()):
+        if peer is not None and not self._rate(peer).take(1, monotonic()):
             self._lose(kind, str(peer), fields)
         elif len(self._queue) >= AUDIT_QUEUE:
             self._lose(kind, None, {})
@@ -143,7 +144,7 @@ class AuditFiles:
     def _rate(self, peer: NodeId) -> TokenBucket:
         bucket = self._peers.get(peer)
         if bucket is None:
-            bucket = self._peers[peer] = TokenBucket(AUDIT_PEER_RATE, AUDIT_PEER_BURST, self._loop.time())
+            bucket = self._peers[peer] = TokenBucket(AUDIT_PEER_RATE, AUDIT_PEER_BURST, monotonic())
         return bucket
 
     def _lose(self, kind: Kind, peer: str | None, fields: dict[str, object]) -> None:

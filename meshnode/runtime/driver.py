@@ -143,8 +143,14 @@ class Driver:
         """Flush now."""
         self._flush_soon = False
         self._taken = 0
-        if not self._closed:
-            self._drive(self._stack.flush)
+        if self._closed:
+            return
+        try:
+            self._stack.flush(self._clock.monotonic())
+        except Exception as error:
+            self._failed(error)
+        else:
+            self.arm()
 
     def _flush(self) -> None:
         if not self._closed:
@@ -160,10 +166,13 @@ class Driver:
         try:
             step(self._clock.monotonic())
         except Exception as error:
-            self.faults.take(error)
-            self._set(self._clock.monotonic() + RETRY_S)
+            self._failed(error)
         else:
             self.arm()
+
+    def _failed(self, error: Exception) -> None:
+        self.faults.take(error)
+        self._set(self._clock.monotonic() + RETRY_S)
 
     def arm(self) -> None:
         """Set the timer to the stack's next deadline.

@@ -52,6 +52,7 @@ from meshnode.runtime.state_files import StateFiles, read_state
 from meshnode.runtime.tasks import Tasks, settle
 from meshnode.runtime.udp import loopback_mtu
 from meshnode.stack.context import TUNNEL, OnPath, StackSettings
+from meshnode.stack.dialing import live_connection
 from meshnode.stack.probe import Pinged
 from meshnode.stack.stack import Stack
 from meshnode.trust.chain import Chain
@@ -352,6 +353,8 @@ class Runtime:
 
         Raises NotFound, NoPathError, PeerIdentityError, PolicyDenied, HandshakeTimeout.
         """
+        if (live := live_connection(self.stack.context, peer)) is not None:
+            return live
         future: asyncio.Future[Connection] = self.tasks.ask()
 
         def answer(result: Connection | MeshError) -> None:

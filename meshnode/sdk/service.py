@@ -242,11 +242,11 @@ class ServiceTable:
 
         One that only asks for a service gets the answer.
         """
-        service, runtime = self._services.get(stream.service), self._runtime
-        if service is None or runtime is None or stream.purpose not in (service._purpose, Purpose.ASK):
+        service, runtime, purpose = self._services.get(stream.service), self._runtime, stream.purpose
+        if service is None or runtime is None or purpose not in (service._purpose, Purpose.ASK):
             self._metrics.count("refused_no_service")
             stream.refuse(StreamStatus.NO_SUCH_SERVICE)
-        elif stream.purpose is Purpose.ASK:
+        elif purpose is Purpose.ASK:
             _answer_ask(service, stream)
         else:
             runtime.audit.on_served(link, stream)

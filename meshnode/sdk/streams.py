@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     Separator = ReadableBuffer | tuple[ReadableBuffer, ...]
 
 LIMIT = 1 << 16  # bytes of a line, as in asyncio
-ALL = 1 << 18  # bytes that are taken at once where everything is wanted
 NEEDS_SEPARATOR = "Separator should be at least one-byte string"
 
 
@@ -102,10 +101,18 @@ class MeshReader(asyncio.StreamReader):
         return stream.read(n)
 
     async def _read_all(self) -> bytes:
-        parts = []
-        while part := await self.read(ALL):
-            parts.append(part)
-        return b"".join(parts)
+        stream, parts = self._stream, []
+        while True:
+            self._raise_error()
+            if self._held:
+                parts.append(bytes(self._held))
+                self._held.clear()
+            elif stream.unread:
+                parts.append(stream.read())
+            elif stream.fin_received:
+                return b"".join(parts)
+            else:
+                await self._signal.reader("read")
 
     async def readexactly(self, n: int) -> bytes:
         """Read exactly ``n`` bytes.

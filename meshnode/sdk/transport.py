@@ -48,8 +48,9 @@ class Signal:
                 f"{caller}() called while another coroutine is already waiting for incoming data",
                 hint="let one coroutine read a stream",
             )
-        self._reader = asyncio.get_running_loop().create_future()
-        return self._reader
+        reader: asyncio.Future[None] = asyncio.Future(loop=asyncio.get_running_loop())
+        self._reader = reader
+        return reader
 
     async def wait(self) -> None:
         """Wait for a change."""
@@ -233,8 +234,11 @@ def as_bytes(data: object) -> bytes:
 
 
 async def accepted(stream: Stream, signal: Signal) -> None:
-    """Wait until the peer has accepted the stream; raises why not."""
+    """Wait until the peer has accepted the stream; raises why not.
+
+    Nothing reads the stream yet, so this has the one reader's place.
+    """
     while stream.status is None and stream.error is None:
-        await signal.wait()
+        await signal.reader("open")
     if stream.error is not None:
         raise stream.error

@@ -329,6 +329,7 @@ class Use(Protocol):
     """``link_use.py``: which connections only gossip wanted."""
 
     def is_used(self, peer: NodeId) -> bool: ...
+    def add(self, peer: NodeId) -> None: ...
 
 
 class Spread(Protocol):

@@ -399,3 +399,16 @@ class Dialing(Component):
         dial = session.dial
         if session.connection is None and (dial is None or dial.bytes_in == 0):
             self._accept(session, held.datagrams, held.odcid, held.source, now)
+
+
+def live_connection(context: Context, peer: NodeId) -> Connection | None:
+    """Return the ready connection to ``peer``, which the application uses from now on.
+
+    None when it must be dialled, and where that is refused: ``Dialing.connect`` says why.
+    """
+    connection = context.peers.connection(peer)
+    if connection is None or context.links.closed or context.fencing.refusal(peer) is not None:
+        return None
+    if context.use is not None:
+        context.use.add(peer)
+    return connection

@@ -35,8 +35,8 @@ class LinkUse:
         Gossip does not close it then.
         """
         self._used[peer] = None
-        connection = self._connection(peer)
-        if connection is not None and self._said.pop(peer, 0) is None:
+        if peer in self._said and (connection := self._connection(peer)) is not None:
+            del self._said[peer]
             connection.send_frame(Frame.GOSSIP_IDLE, False)
 
     def on_link(self, peer: NodeId, up: bool) -> None:

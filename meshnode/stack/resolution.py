@@ -27,6 +27,8 @@ from meshnode.stack.dht_sending import DhtSending
 from meshnode.stack.record_news import RecordNews
 from meshnode.stack.session import Session
 
+WATCH_AGAIN_S = 10.0  # a watch that could not be had, for there were too many, is tried again with a stream after this
+
 
 class Resolution(Component):
     """All sources of records. Each hands in hints; the components concerned learn of a valid newer record."""
@@ -39,6 +41,7 @@ class Resolution(Component):
         self._id = context.identity.id
         self._timer = context.timers.timer(self._tick)
         self._sought: BoundedDict[NodeId, float] = BoundedDict(MAX_SOUGHT)
+        self._watched: dict[NodeId, float] = {}  # peers that opened streams, and when to see again to their watch
         dht = Dht(
             context.identity.id,
             rng=context.rng,
@@ -240,11 +243,15 @@ class Resolution(Component):
     def on_session_gone(self, session: Session, now: float) -> None:
         """End the watch of that peer."""
         self._news.pace.forget(session.peer)
+        self._watched.pop(session.peer, None)
         self.dht.unwatch(session.peer, now)
 
     def takes_stream(self, connection: Connection, stream: Stream) -> bool:
         """Watch a peer that uses this node's services; the stream is for another component."""
-        self.watch(connection.peer, self._context.clock.monotonic(), unasked=not connection.dialler)
+        peer, now = connection.peer, self._context.clock.monotonic()
+        if self._uses_dht and now >= self._watched.get(peer, now):
+            self._watched[peer] = now + WATCH_AGAIN_S
+            self.watch(peer, now, unasked=not connection.dialler)
         return False
 
     def on_sealed(self, sender: NodeId, body: bytes, source: Path, size: int, now: float) -> None:

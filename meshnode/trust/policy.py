@@ -20,6 +20,8 @@ from meshnode.trust.parties import EVERY, FORMS, Parties, Patterns, parse_partie
 class Act(Enum):
     """What a node asks of another one."""
 
+    __hash__ = object.__hash__  # of each question that is answered from memory: that of Enum hashes the name
+
     CONNECT = "connect"
     SERVICE = "service"
     PUBLISH = "publish"

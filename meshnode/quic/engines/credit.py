@@ -40,9 +40,13 @@ class _Window:
 
 @state
 class StreamWindows:
-    """Receive windows of ``window`` bytes a stream; with none ``pending`` or ``waiting`` there is nothing to grant."""
+    """Receive windows of ``window`` bytes a stream; with none ``pending`` or ``waiting`` there is nothing to grant.
+
+    While ``hold`` bytes are ``unread``, the engine hands nothing more on.
+    """
 
     window: int
+    hold: int = 1 << 62
     unread: int = 0  # bytes of all streams that the application has not taken
     datagrams: DatagramQueue | None = None  # what leaves the engine's one queue beside them
     backlog: Backlog = field(default_factory=lambda: Backlog(0.0))
@@ -94,9 +98,9 @@ class StreamWindows:
                 self._streams.pop(stream_id, None)
 
     def consume(self, stream_id: int, count: int) -> bool:
-        """Count bytes that the application took; True when a grant is due.
+        """Count bytes that the application took; True when a grant is due, or no more than ``hold`` are unread now.
 
-        That is when it would move the limit by at least a quarter of the window, and the stream has not ended.
+        A grant is due when it would move the limit by at least a quarter of the window, and the stream has not ended.
         ``count`` is cut to what is unread; a stream that is not known counts for nothing.
         """
         stream = self._streams.get(stream_id)
@@ -104,13 +108,15 @@ class StreamWindows:
             return False
         count = min(count, stream.delivered - stream.consumed)
         stream.consumed += count
+        held = self.unread >= self.hold
         self.unread -= count
         if stream.ended:
-            self._drop_if_done(stream_id, stream)
+            if stream.consumed >= stream.delivered:
+                self._drop_if_done(stream_id, stream)
         elif stream.consumed + self.window - stream.limits[-1] >= self.window // 4:
             self.pending[stream_id] = None
             return True
-        return False
+        return held and self.unread < self.hold
 
     def forget(self, stream_id: int) -> None:
         """Drop a stream that is not read any more.

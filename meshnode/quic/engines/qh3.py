@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,12 +49,13 @@ from meshnode.quic.engines.common import (
 )
 from meshnode.quic.engines.key_exchange import GROUPS, ON
 from meshnode.quic.engines.qh3_check import check_core
-from meshnode.quic.engines.qh3_connection import HOLD, OVER, VIRTUAL, Qh3Connection, coalesced, configuration
+from meshnode.quic.engines.qh3_connection import OVER, VIRTUAL, Qh3Connection, coalesced, configuration
 from meshnode.quic.engines.qh3_tls import check as check_tls
 from meshnode.quic.packets import LONG
 from meshnode.quic.seam import EngineEvent, TokenFor
 
 SHOWN_IN_FLIGHT = 1 << 18  # of a stream's queue; less than the low-water mark, so a large window stays usable
+WRITTEN = 1024  # streams whose bytes are counted before those that are over are looked for
 NUDGE_STEPS = 8  # timers that may stand before the probe timer: three of ACKs, one of pacing, and some to spare
 RENUDGE_S = 0.05  # between probes while nothing is acknowledged, until a round trip is known
 RENUDGES = 4
@@ -99,16 +100,32 @@ class Nudge:
             self._count += 1
 
 
+class Written(dict[int, int]):
+    """Bytes written by stream; ``most`` is how many streams there are before those that are over are looked for."""
+
+    most = WRITTEN
+
+    def drop_ended(self, can_send: Callable[[int], bool]) -> None:
+        """Forget the streams that nothing more is sent on.
+
+        ``most`` is then twice what is left, so that it is rare however many streams there are.
+        """
+        for key in [key for key in self if not can_send(key)]:
+            del self[key]
+        self.most = max(WRITTEN, 2 * len(self))
+
+
 class Qh3Engine:
     """One connection; see ``meshnode.quic.seam.Engine`` for the contract of each method."""
 
     def __init__(self, quic: Qh3Connection, odcid: bytes) -> None:
         self.odcid = odcid
-        self.host_cid: bytes = quic.host_cid
         self.peer_certificate_key: bytes | None = None
         self.backlog = 0
         self.datagrams = DatagramQueue(deque(), lambda: quic._remote_max_datagram_frame_size)
         quic.windows.datagrams = self.datagrams
+        # grants as much again in the next ``transmit``, where a core that was left alone is drained too
+        self.consumed: Callable[[int, int], bool] = quic.windows.consume
         self._quic = quic
         self._core = quic._core
         self._abandoned = False
@@ -116,8 +133,16 @@ class Qh3Engine:
         self._has_written = False
         self._flight: int | None = 0  # datagrams that the ClientHello takes; None once anything authentic has come
         self._closing = False  # closed, and the datagram that says so is not made
-        self._written: dict[int, int] = {}
+        self._written = Written()
         self._nudge = Nudge(quic)
+
+    @property
+    def host_cid(self) -> bytes:
+        """Our first connection id.
+
+        Changed in its first byte where a shared socket would take it for a Mainline DHT message.
+        """
+        return bytes(self._quic.host_cid)
 
     @property
     def handshake_confirmed(self) -> bool:
@@ -130,11 +155,17 @@ class Qh3Engine:
         The core tells new packets from old ones, but not their order: a late one counts as the newest too.
         """
         quic = self._quic
-        if self._abandoned:
+        if self._abandoned or not datagrams:
             return False
         now = max(now, quic.time)
         try:
-            if quic._handshake_complete and not [data for data in datagrams if not data or data[0] & LONG]:
+            first = datagrams[0]
+            if (
+                quic._handshake_complete
+                and first
+                and not first[0] & LONG
+                and (len(datagrams) == 1 or _are_short(datagrams))
+            ):
                 backlog = quic.windows.backlog
                 if backlog.singly:
                     size, packets = quic.take_singly(datagrams, now)
@@ -180,7 +211,8 @@ class Qh3Engine:
             return []
         self._closing = False
         try:
-            quic._drain_core()
+            if self._core.has_events:  # some were left while too much was unread
+                quic._drain_core()
             if self._has_written or self.datagrams.waiting:  # let the acknowledgement ride with it, not 1 ms later
                 self._has_written = False
                 timer = self._core.get_timer()
@@ -251,12 +283,16 @@ class Qh3Engine:
     def events(self) -> Sequence[EngineEvent]:
         """Hand over what was drained."""
         quic = self._quic
-        queued = quic._events
-        if not queued and (self._end_reported or quic.ended is None):
-            return NO_EVENTS
+        queued: deque[Any] = quic._events
+        if quic.ended is None or self._end_reported:
+            if not queued:
+                return NO_EVENTS
+            if quic._tls is None:  # none of the handshake's is among them any more
+                quic._events = deque()
+                return queued
+        quic._events = deque()
         found: list[EngineEvent] = []
-        while queued:
-            event: Any = queued.popleft()
+        for event in queued:
             if isinstance(event, quic_events.HandshakeCompleted):
                 self.peer_certificate_key, done = quic.forget_handshake()
                 found.append(done)
@@ -276,17 +312,17 @@ class Qh3Engine:
 
     def send(self, stream_id: int, data: bytes | memoryview, fin: bool = False) -> None:
         """Queue stream bytes; a stream that is finished or was reset swallows them."""
-        core = self._core
-        if self._abandoned or not core.can_send_stream(stream_id):
+        if self._abandoned:
             return
         try:
-            core.send_stream(stream_id, data, fin)
+            self._core.send_stream(stream_id, data, fin)
         except (RuntimeError, ValueError):  # ended in our direction
             return
         self._has_written = True
-        self._written[stream_id] = self._written.get(stream_id, 0) + len(data)
-        if len(self._written) > 1024:
-            self._written = {key: size for key, size in self._written.items() if core.can_send_stream(key)}
+        written = self._written
+        written[stream_id] = written.get(stream_id, 0) + len(data)
+        if len(written) > written.most:
+            written.drop_ended(self._core.can_send_stream)
 
     def reset(self, stream_id: int, code: int) -> None:
         """Abort our direction; the application has let go of the stream."""
@@ -316,12 +352,6 @@ class Qh3Engine:
         if not unsent and not flying:
             del self._written[stream_id]
         return unsent + max(0, flying)
-
-    def consumed(self, stream_id: int, count: int) -> bool:
-        """Grant as much again, in the next ``transmit``, where a core that was left alone is drained too."""
-        windows = self._quic.windows
-        held = windows.unread >= HOLD
-        return windows.consume(stream_id, count) or (held and windows.unread < HOLD)
 
     def unread(self) -> int:
         """Bytes that were delivered in order and not consumed."""
@@ -380,6 +410,10 @@ class Qh3Engine:
                 vars(part).clear()
 
 
+def _are_short(datagrams: Sequence[bytes]) -> bool:
+    return not [data for data in datagrams if not data or data[0] & LONG]
+
+
 class Qh3Engines:
     """Factory of Qh3Engine objects; ``post_quantum`` is as in ``Config``."""
 
@@ -425,8 +459,8 @@ PRIVATE: dict[str, str] = {
     ),
     "QuicConnectionCore": (
         "active_path apply_peer_transport_parameters bytes_in_flight can_send_stream close congestion_window "
-        "get_send_buffer_size get_timer handle_timer handshake_confirmed next_event open_stream poll_transmit "
-        "pto_count pto_total receive_datagram receive_many_datagrams reset_stream "
+        "get_send_buffer_size get_timer handle_timer handshake_confirmed has_events next_event open_stream "
+        "poll_transmit pto_count pto_total receive_datagram receive_many_datagrams reset_stream "
         "restore_send_packet_number send_datagram send_ping send_stream "
         "set_initial_token smoothed_rtt state stop_sending stream_limits version"
     ),

@@ -63,11 +63,11 @@ class Qh3Connection(QuicConnection):
 
     _core: Any  # there from the start, for Retry and Version Negotiation, which replace it, never get here
     _tls: Any
-    _events: Any  # a deque of the seam's events, and among them TLS's own
+    _events: Any  # a deque of the seam's events, and until the handshake is over TLS's own among them
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.windows = StreamWindows(STREAM_WINDOW)
+        self.windows = StreamWindows(STREAM_WINDOW, HOLD)
         self.ended: Terminated | None = None
         self.outbox: list[bytes] = []
         self._sealer: Callable[[], CreditSealer] | None = None  # makes it for the first grant
@@ -215,19 +215,20 @@ class Qh3Connection(QuicConnection):
 
         Datagrams are among them, so with flows open all are taken; then the windows of streams bound what waits.
         """
-        core, windows = self._core, self.windows
+        core, windows, deliver, queued = self._core, self.windows, self.windows.deliver, self._events
+        next_event = core.next_event
         while windows.unread < HOLD or core.state in OVER or (windows.datagrams and windows.datagrams.has_flows):
-            native = core.next_event()
+            native = next_event()
             if native is None:
                 return
             kind = native[0]
             if kind == "stream_data":
                 _, stream_id, data, fin = native
-                if not windows.deliver(stream_id, len(data), fin):
+                if not deliver(stream_id, len(data), fin):
                     core.close(QuicErrorCode.FLOW_CONTROL_ERROR, None, b"more than was granted")
                     self.end(Terminated(LOCAL, "the peer sent more than it was granted", False))
                     return
-                self._events.append(StreamData(stream_id, data, fin))
+                queued.append(StreamData(stream_id, data, fin))
             elif (handler := HANDLERS.get(kind)) is not None:
                 handler(self, native)
 
