@@ -187,8 +187,9 @@ class Config:
             raise ConfigError(
                 f"home is a path, not {type(self.home).__name__}", hint="name a directory, as ~/.meshnode"
             )
-        if not str(self.home):
-            raise ConfigError("home is empty", hint="name a directory, as ~/.meshnode")
+        if not str(self.home) or "\0" in str(self.home):
+            what = "has a zero byte" if str(self.home) else "is empty"
+            raise ConfigError(f"home {what}", hint="name a directory, as ~/.meshnode")
         object.__setattr__(self, "home", expanded(self.home))
         word = self.post_quantum
         if isinstance(word, bool) or word in ("true", "false"):  # a switch, as it may be written too

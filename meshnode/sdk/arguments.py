@@ -38,7 +38,7 @@ def service_of(value: str) -> str:
     """
     if not isinstance(value, str):
         raise wrong("service", "a text", value)
-    if not 0 < len(value.encode(errors="replace")) <= MAX_SERVICE_NAME:
+    if not 0 < len(_utf8("service", value)) <= MAX_SERVICE_NAME:
         raise ConfigError(
             f"service is a name of 1 to {MAX_SERVICE_NAME} bytes, not {quoted(value)}",
             hint="`meshnode services` lists names",
@@ -91,6 +91,16 @@ def flag(name: str, value: bool | None, *, optional: bool = False) -> bool | Non
     raise wrong(name, "True, False or None" if optional else "True or False", value)
 
 
+def _utf8(name: str, value: str) -> bytes:
+    """Return a text as it is sent. Raises ConfigError: it has half a surrogate, as bytes that were not decoded."""
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{name} is no text that UTF-8 has: {quoted(value)}", hint=f"give {name} other text"
+        ) from error
+
+
 def text(name: str, value: str, least: int, most: int) -> str:
     """Return text within its length.
 
@@ -98,6 +108,7 @@ def text(name: str, value: str, least: int, most: int) -> str:
     """
     if not isinstance(value, str):
         raise wrong(name, "a text", value)
+    _utf8(name, value)
     if not least <= len(value) <= most:
         raise ConfigError(
             f"{name} has {least} to {most} characters, not {len(value)}", hint=f"give {name} another text"

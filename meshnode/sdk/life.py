@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from meshnode.directory.services import ServiceChanged
     from meshnode.gossip.effects import MemberChanged
 
+ONE_LOOP = "use it in the loop that started it; from a thread: asyncio.run_coroutine_threadsafe(coroutine, loop)"
 START = "async with Node(config) as node, or await node.start()"
 
 
@@ -78,16 +79,26 @@ class Life:
         self.is_closed = False
         self._parts = (config, metrics, services, events)
         self._ending: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def running(self) -> Running:
         """Return what runs.
 
-        Raises NotRunning before the start, and NodeClosed, which is one, after the end.
+        Raises NotRunning before the start and in another event loop, and NodeClosed, which is one, after the end.
         """
         self.check_open()
         if self.started is None:
             raise NotRunning("the node was not started", hint=START)
+        self._check_loop()
         return self.started
+
+    def _check_loop(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # a thread without one may look at what there is
+        if loop is not self._loop:
+            raise NotRunning("the node was started in another event loop", hint=ONE_LOOP)
 
     def check_open(self) -> None:
         """Raise NodeClosed after the end."""
@@ -101,6 +112,7 @@ class Life:
         new_key = await _new_key(config)
         self._check_not_started()
         running = Running(*self._parts, new_key)
+        self._loop = asyncio.get_running_loop()
         self.started = running
         try:
             services.begin(running.runtime)
@@ -117,8 +129,15 @@ class Life:
         """End it. May be called again, and cancelled.
 
         The home, the ports and the streams are free when it returns, and when it is cancelled too. What takes a moment
-        (taking port mappings and announcements back) goes on without a caller that has gone.
+        (taking port mappings and announcements back) goes on without a caller that has gone. Where the loop of its
+        start was closed nothing can go on, and the home and the ports are freed. Raises NotRunning in any other loop.
         """
+        if self.started is not None and self._loop is not None and self._loop.is_closed():
+            self.is_closed = True
+            self.started.runtime.release()
+            return
+        if self.started is not None:
+            self._check_loop()
         self.is_closed = True
         if self.started is None:
             return

@@ -234,6 +234,29 @@ async def test_cancelled_calls_leave_the_node_as_it_was(make_node: MakeNode) -> 
     assert await is_all_gone(descriptors(), tasks)
 
 
+def test_a_node_is_used_in_the_loop_of_its_start_and_freed_when_that_is_gone(tmp_path: Path) -> None:
+    left = Node(config(tmp_path, dht=False))
+    asyncio.run(left.start())
+    for call in (lambda: left.resolve("a" * 52), lambda: left.open("a" * 52, "echo")):
+        with pytest.raises(NotRunning, match="in another event loop") as error:
+            asyncio.run(call())
+        assert "run_coroutine_threadsafe" in error.value.hint
+    asyncio.run(left.close())
+
+    async def with_a_thread() -> None:
+        async with Node(config(tmp_path, dht=False)) as node:
+
+            def elsewhere() -> None:
+                with pytest.raises(NotRunning, match="in another event loop"):
+                    asyncio.run(node.close())
+                assert node.status()["id"] == str(node.id), "what is only read may be read"
+
+            await asyncio.to_thread(elsewhere)
+            assert not node.is_closed
+
+    asyncio.run(with_a_thread())
+
+
 def test_a_config_is_a_config() -> None:
     wrong: Any = "/some/home"
     with pytest.raises(ConfigError, match=r"config is a meshnode\.Config"):
@@ -241,6 +264,8 @@ def test_a_config_is_a_config() -> None:
     home: Any = 5
     with pytest.raises(ConfigError, match="home is a path"):
         Config(home=home)
+    with pytest.raises(ConfigError, match="home has a zero byte"):
+        Config(home="/a\0b")
 
 
 async def test_a_config_reads_the_file_of_the_home_only_when_it_is_loaded(tmp_path: Path) -> None:
