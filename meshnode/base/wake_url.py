@@ -41,7 +41,10 @@ def parse_wake_url(text: str) -> WakeUrl:
 
 
 def check_wake(wake: str, allow: tuple[str, ...]) -> None:
-    """Check the settings of these names. Raises ConfigError."""
+    """Check the settings of these names.
+
+    Raises ConfigError.
+    """
     try:
         if wake:
             parse_wake_url(wake)

@@ -73,7 +73,10 @@ def as_number(value: object, first: int, last: int) -> int:
 
 
 def as_flag(value: object) -> bool:
-    """Return a decoded boolean; raises WireError for anything else."""
+    """Return a decoded boolean.
+
+    Raises WireError for anything else.
+    """
     if type(value) is not bool:
         raise WireError("a flag is missing")
     return value

@@ -27,7 +27,10 @@ def authority_secrets(home: Path) -> tuple[str | None, str | None]:
 
 
 def new_passphrase() -> str | None:
-    """Return the passphrase for a new authority's key; None for none. A terminal is asked twice. Raises click.Abort."""
+    """Return the passphrase for a new authority's key; None for none. A terminal is asked twice.
+
+    Raises click.Abort.
+    """
     passphrase = os.environ.get("MESHNODE_AUTHORITY_PASSPHRASE") or None
     if passphrase is None and _has_terminal():
         passphrase = _ask("Passphrase for the authority's key (Enter for none)", again="Again") or None

@@ -45,7 +45,10 @@ class Waiting:
             found[1].set_result(False)
 
     def take(self, word: str) -> Carried:
-        """Return a stream that waits, and accept it. Raises NotFound."""
+        """Return a stream that waits, and accept it.
+
+        Raises NotFound.
+        """
         found = self._streams.pop(word, None)
         if found is None:
             raise NotFound("that stream waits no longer", hint=f"take it within {ATTACHED_TAKE_S:g} s")

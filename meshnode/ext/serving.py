@@ -41,7 +41,10 @@ class Serving:
             self._ended.set()
 
     async def began(self) -> None:
-        """Wait until the application has begun; raises what it raised."""
+        """Wait until the application has begun.
+
+        Raises what it raised.
+        """
         await asyncio.shield(self._began)
 
     def close(self) -> None:

@@ -368,7 +368,10 @@ class Gossip:
     # ---- inside
 
     def put_out(self, wanted: Publish, now: float, *, must: bool = True) -> Entry:
-        """Publish an entry of this node. Raises RateLimited when it ``must`` not go out whatever the rate is."""
+        """Publish an entry of this node.
+
+        Raises RateLimited when it ``must`` not go out whatever the rate is.
+        """
         own = self.own_entries
         before = self.store.get((own.id, wanted.kind, wanted.name))
         entry = own.sign(wanted, before, now)

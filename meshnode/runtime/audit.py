@@ -86,7 +86,10 @@ class Audit:
                 self.files.note(Kind.POLICY, None, policy=name, **shown)
 
     async def settled(self) -> None:
-        """Return when all that was noted is on the disk; at once where the log is off. Raises OSError."""
+        """Return when all that was noted is on the disk; at once where the log is off.
+
+        Raises OSError.
+        """
         if self.files is not None:
             await self.files.settled()
 

@@ -123,7 +123,10 @@ def _tell(policy: Policy | None) -> None:
 
 
 def read_signed(path: Path) -> bytes:
-    """Return what a file of a signed policy holds, one byte too many where it is too long. Raises OSError."""
+    """Return what a file of a signed policy holds, one byte too many where it is too long.
+
+    Raises OSError.
+    """
     return read_given(path, MAX_SIGNED + 1)[0]
 
 

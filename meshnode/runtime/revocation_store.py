@@ -23,6 +23,9 @@ def packed(revoking: Revokes) -> bytes:
 
 
 def parse_statements(data: bytes) -> list[bytes]:
-    """Return the statements in a file, unverified. Raises WireError."""
+    """Return the statements in a file, unverified.
+
+    Raises WireError.
+    """
     items = as_list(decode(data, MAX_STATE), MAX_REVOCATIONS + MAX_OTHER_REVOCATIONS)
     return [as_bytes(item, 1, MAX_REVOCATION) for item in items]

@@ -31,7 +31,10 @@ class Guard(Protocol):
     is_decided: bool  # all the others may pass
 
     def feed(self, data: bytes) -> bytes:
-        """Return what may pass now; ``data`` is empty at the end. Raises OSError where nothing may."""
+        """Return what may pass now; ``data`` is empty at the end.
+
+        Raises OSError where nothing may.
+        """
 
 
 class _Room(threading.local):

@@ -205,7 +205,10 @@ def _hung_up(sock: socket.socket) -> bool:
 
 
 async def as_socket(stream: Stream, ends: tuple[NodeId, NodeId]) -> MeshSocket:
-    """Return the program's end of a pair that carries the stream; raises OSError when no descriptor is left."""
+    """Return the program's end of a pair that carries the stream.
+
+    Raises OSError when no descriptor is left.
+    """
 
     def mesh(protocol: asyncio.Protocol) -> asyncio.Transport:
         return ProtocolTransport(stream, ends, lambda: protocol)

@@ -140,7 +140,10 @@ async def reach(end: End) -> socket.socket:
 
 
 async def connect_unix(path: str) -> socket.socket:
-    """Connect to a Unix socket. Raises OSError."""
+    """Connect to a Unix socket.
+
+    Raises OSError.
+    """
     sock = unreserved(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
     try:
         await asyncio.get_running_loop().sock_connect(sock, path)

@@ -53,7 +53,10 @@ class Setting:
 
     @classmethod
     def from_json(cls, item: Mapping[str, Any]) -> Setting:
-        """Return what an item of ``services.json`` means. Raises LookupError, TypeError, AttributeError."""
+        """Return what an item of ``services.json`` means.
+
+        Raises LookupError, TypeError, AttributeError.
+        """
         targets = tuple(item.get("targets") or (item["target"],))
         known = {name: item[name] for name in cls.__dataclass_fields__ if item.get(name) is not None}
         return cls(**{**known, "targets": targets, "allow": tuple(item["allow"]), "rate": tuple(item.get("rate", ()))})
@@ -83,7 +86,10 @@ class Setting:
         return replace(self, targets=tuple(dict.fromkeys(end.target for end in ends)))
 
     def expanded(self) -> list[Setting]:
-        """Return the services that it means: of a range of ports one a port, ``NAME-PORT``. Raises ConfigError."""
+        """Return the services that it means: of a range of ports one a port, ``NAME-PORT``.
+
+        Raises ConfigError.
+        """
         found = expanded(self.targets)
         if len(found) == 1 and not found[0][0]:
             return [self.checked()]

@@ -48,7 +48,10 @@ class Passage:
         self._at = self._loop.time()
 
     def send(self, data: bytes) -> None:
-        """Send a datagram into the mesh, or drop and count it. Raises MeshError when the flow is over."""
+        """Send a datagram into the mesh, or drop and count it.
+
+        Raises MeshError when the flow is over.
+        """
         self._at = self._loop.time()
         if len(data) > self._flow.max_size:
             self._toll.drop(too_large=True)
@@ -57,7 +60,10 @@ class Passage:
             self._toll.drop()
 
     async def receive(self) -> bytes:
-        """Return the next datagram from the mesh that the rate lets through. Raises MeshError when the flow is over."""
+        """Return the next datagram from the mesh that the rate lets through.
+
+        Raises MeshError when the flow is over.
+        """
         while True:
             data = await self._flow.receive()
             self._at = self._loop.time()
@@ -116,7 +122,10 @@ async def carry(sock: socket.socket, passage: Passage, dropped: Callable[[], Non
 
 
 async def connected(end: End) -> socket.socket:
-    """Return a UDP socket that is connected to a target: it takes datagrams of that alone. Raises OSError."""
+    """Return a UDP socket that is connected to a target: it takes datagrams of that alone.
+
+    Raises OSError.
+    """
     host = (await look_up(end.host))[0]
     sock = unreserved(_udp_socket(host))
     try:

@@ -70,6 +70,9 @@ def pack_chain(chain: Chain) -> bytes:
 
 
 def parse_chain(data: bytes) -> Chain:
-    """Return the chain that ``pack_chain`` packed; its grants are not looked at. Raises WireError."""
+    """Return the chain that ``pack_chain`` packed; its grants are not looked at.
+
+    Raises WireError.
+    """
     items = as_list(decode(data, (MAX_CHAIN + 1) * (MAX_GRANT + 3) + 1), MAX_CHAIN + 1)
     return tuple(as_bytes(item, 1, MAX_GRANT) for item in items)

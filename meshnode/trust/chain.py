@@ -182,7 +182,10 @@ def _check_dates(grant: Grant, wall: float) -> None:
 
 
 def check_narrows(grant: Grant, parent: Grant) -> None:
-    """Check that ``grant`` gives nothing that its issuer, ``parent``'s subject, may not give. Raises GrantError."""
+    """Check that ``grant`` gives nothing that its issuer, ``parent``'s subject, may not give.
+
+    Raises GrantError.
+    """
     may = parent.delegation
     if may is None:
         raise GrantError(GrantReject.NO_DELEGATE)

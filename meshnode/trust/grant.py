@@ -129,7 +129,10 @@ def sign_grant(
 
 
 def open_grant(encoded: bytes) -> Grant:
-    """Parse a grant without checking its signature, or any date. Raises GrantError with the reason."""
+    """Parse a grant without checking its signature, or any date.
+
+    Raises GrantError with the reason.
+    """
     if len(encoded) > MAX_GRANT:
         raise GrantError(GrantReject.OVERSIZED)  # and is not kept in the cache
     found = _opened(encoded)

@@ -49,7 +49,10 @@ class HomeMesh:
 
 
 def save_mesh(home: Path, mesh: HomeMesh) -> None:
-    """Write the mesh of a home. Raises KeyFileError."""
+    """Write the mesh of a home.
+
+    Raises KeyFileError.
+    """
     keyfile.write_secret(home / MESH_FILE, packed_mesh(mesh))
 
 
@@ -66,12 +69,18 @@ def load_rotation(home: Path, authority: NodeId) -> Rotation | None:
 
 
 def save_rotation(home: Path, rotation: Rotation) -> None:
-    """Write a rotation. Raises KeyFileError."""
+    """Write a rotation.
+
+    Raises KeyFileError.
+    """
     keyfile.write_secret(home / ROTATION_FILE, rotation.encoded)
 
 
 def load_mesh(home: Path) -> HomeMesh | None:
-    """Return the mesh of a home; None where it is in none. Raises ConfigError."""
+    """Return the mesh of a home; None where it is in none.
+
+    Raises ConfigError.
+    """
     data = _read(home / MESH_FILE)
     if data is None:
         return None
@@ -87,17 +96,26 @@ def load_mesh(home: Path) -> HomeMesh | None:
 
 
 def save_chain(home: Path, chain: Chain) -> None:
-    """Write the node's grants. Raises KeyFileError."""
+    """Write the node's grants.
+
+    Raises KeyFileError.
+    """
     keyfile.write_secret(home / GRANT_FILE, pack_chain(chain))
 
 
 def load_chain(home: Path) -> Chain:
-    """Return the node's grants; none where there is no file. Raises ConfigError."""
+    """Return the node's grants; none where there is no file.
+
+    Raises ConfigError.
+    """
     return read_chain(home / GRANT_FILE)
 
 
 def read_chain(path: Path) -> Chain:
-    """Return the grants in a file; none where there is no file. Raises ConfigError."""
+    """Return the grants in a file; none where there is no file.
+
+    Raises ConfigError.
+    """
     data = _read(path)
     if data is None:
         return ()
@@ -108,7 +126,10 @@ def read_chain(path: Path) -> Chain:
 
 
 def save_authority(home: Path, identity: Identity, passphrase: str | None) -> None:
-    """Write the authority's key, encrypted where there is a passphrase. Raises KeyFileError."""
+    """Write the authority's key, encrypted where there is a passphrase.
+
+    Raises KeyFileError.
+    """
     keyfile.save(home / AUTHORITY_FILE, identity, passphrase)
 
 

@@ -105,7 +105,10 @@ def _check_free(home: Path) -> None:
 
 
 def mesh_of(home: Path) -> HomeMesh:
-    """Return the mesh of a home. Raises ConfigError when it is in none."""
+    """Return the mesh of a home.
+
+    Raises ConfigError when it is in none.
+    """
     found = load_mesh(home)
     if found is None:
         hint = "`meshnode mesh create NAME` makes one here, `meshnode join TICKET` joins one"
@@ -248,7 +251,10 @@ def grant(
 
 
 def renewed(issuer: Issuer, file: Path, *, lifetime_s: float, wall: float, entropy: Entropy) -> tuple[NodeId, Chain]:
-    """Return the node of a grant in a file, and that grant for a later time. Raises ConfigError, GrantError."""
+    """Return the node of a grant in a file, and that grant for a later time.
+
+    Raises ConfigError, GrantError.
+    """
     chain = read_chain(file)
     if not chain:
         raise ConfigError(f"there is no {file}", hint="`meshnode grant issue ID --out FILE` makes it")
@@ -322,7 +328,10 @@ def drop_old_key(home: Path, wall: float) -> bool:
 
 
 def install(home: Path, file: Path, node: NodeId, wall: float) -> Standing:
-    """Put a grant from a file into a home. Raises ConfigError, KeyFileError, GrantError: it does not hold for it."""
+    """Put a grant from a file into a home.
+
+    Raises ConfigError, KeyFileError, GrantError: it does not hold for it.
+    """
     chain = read_chain(file)
     if not chain:
         raise ConfigError(f"there is no {file}", hint="`meshnode grant issue ID --out FILE` makes it")

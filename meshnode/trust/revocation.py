@@ -99,7 +99,10 @@ class Revocation:
 def sign_revocation(
     issuer: Identity, target: bytes, *, time: int, ends: int = LAST_MS, reason: str = "", chain: Chain = ()
 ) -> Revocation:
-    """Return a signed revocation of a key or of a grant. Raises RevocationError: every receiver would refuse it."""
+    """Return a signed revocation of a key or of a grant.
+
+    Raises RevocationError: every receiver would refuse it.
+    """
     item = [VERSION, bytes(issuer.id), target, time, ends, reason, list(chain)]
     try:
         return _parse(sign_envelope(issuer, DOMAIN, item, MAX_REVOCATION))
@@ -143,7 +146,10 @@ def name_of(encoded: bytes) -> bytes:
 
 
 def parse_target(text: str) -> bytes:
-    """Return what a text names: a node's id, or the 16 hexadecimal digits of a grant's. Raises InvalidId."""
+    """Return what a text names: a node's id, or the 16 hexadecimal digits of a grant's.
+
+    Raises InvalidId.
+    """
     text = text.strip()
     if len(text) == 2 * ID_LENGTH and all(c in "0123456789abcdef" for c in text):
         return bytes.fromhex(text)

@@ -34,7 +34,10 @@ class SignedPolicy:
 
 
 def sign_policy(authority: Identity, text: bytes, file: str = "policy") -> SignedPolicy:
-    """Sign the text of a policy. Raises ConfigError: it is wrong, or its version is not at least 1."""
+    """Sign the text of a policy.
+
+    Raises ConfigError: it is wrong, or its version is not at least 1.
+    """
     policy = parse_policy(text, file)
     if policy.version < 1:
         hint = "version = 1, and one more each time: a node takes only a higher one than it has"
@@ -52,7 +55,10 @@ def signed_version(encoded: bytes, authority: NodeId) -> int:
 
 
 def open_policy(encoded: bytes, authority: NodeId) -> SignedPolicy:
-    """Verify and read a signed policy. Raises ConfigError."""
+    """Verify and read a signed policy.
+
+    Raises ConfigError.
+    """
     version, text = _verified(encoded, authority)
     policy = parse_policy(text, "the mesh's policy")
     if policy.version != version:

@@ -40,7 +40,10 @@ def is_succession(encoded: bytes) -> bool:
 
 
 def open_succession(encoded: bytes) -> Grant:
-    """Parse a succession as a link from the old key to the new one; signatures are not checked. Raises GrantError."""
+    """Parse a succession as a link from the old key to the new one; signatures are not checked.
+
+    Raises GrantError.
+    """
     try:
         return _parse(encoded)[0]
     except (ValueError, TypeError) as error:

@@ -86,7 +86,10 @@ def make_ticket(
 
 
 def redeem(ticket: Ticket, subject: NodeId, wall: float, entropy: Entropy) -> Chain:
-    """Return the grants that a ticket gives to ``subject``, all that it can. Raises GrantError: it has expired."""
+    """Return the grants that a ticket gives to ``subject``, all that it can.
+
+    Raises GrantError: it has expired.
+    """
     may, invite = ticket.delegation, Identity(ticket.invite)
     standing = _invitation(ticket, invite.id, wall)
     now = max(round(wall * 1000), standing.not_before)  # this clock may be behind the inviter's

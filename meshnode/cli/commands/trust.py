@@ -61,7 +61,10 @@ def granting(command: F) -> F:
 
 
 def node_of(home: Path, *, make: bool) -> Identity:
-    """Return the node's key, as ``up`` finds it; made where ``make`` says so. Raises KeyFileError, ConfigError."""
+    """Return the node's key, as ``up`` finds it; made where ``make`` says so.
+
+    Raises KeyFileError, ConfigError.
+    """
     from meshnode.config import key_of_environment
     from meshnode.identity.keyfile import given_key, load, load_or_create
 
@@ -272,7 +275,10 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def show_qr(text: str) -> None:
-    """Print a text as a QR code on stderr; raises ConfigError: it cannot be made."""
+    """Print a text as a QR code on stderr.
+
+    Raises ConfigError: it cannot be made.
+    """
     try:
         import segno
     except ImportError as error:

@@ -19,7 +19,10 @@ CONNECT_S = 5.0  # for the node to take a connection; it is on this host
 
 
 async def ask(home: Path, asked: Request) -> AsyncGenerator[Json, None]:
-    """Yield the answers of the node. Raises NotRunning, and what the node answered."""
+    """Yield the answers of the node.
+
+    Raises NotRunning, and what the node answered.
+    """
     sock = connect(home, CONNECT_S)
     sock.setblocking(False)
     reader, writer = await asyncio.open_unix_connection(sock=sock, limit=MAX_ANSWER)
@@ -39,13 +42,19 @@ async def ask(home: Path, asked: Request) -> AsyncGenerator[Json, None]:
 
 
 async def ask_one(home: Path, asked: Request) -> Json:
-    """Return the one answer. Raises as ``ask``."""
+    """Return the one answer.
+
+    Raises as ``ask``.
+    """
     answers = [answer async for answer in ask(home, asked)]
     return answers[0]
 
 
 def result(answer: Json) -> Json:
-    """Return what an answer holds. Raises the error that it tells."""
+    """Return what an answer holds.
+
+    Raises the error that it tells.
+    """
     if "error" in answer:
         raise error_of(answer)
     found: Json = answer["result"]

@@ -66,7 +66,10 @@ class AttachedService:
         return not (self._task.done() or self._task.cancelling())
 
     async def started(self) -> None:
-        """Wait until the node serves it. Raises what it refused it with: ConfigError, InvalidId, NotRunning."""
+        """Wait until the node serves it.
+
+        Raises what it refused it with: ConfigError, InvalidId, NotRunning.
+        """
         await asyncio.shield(self._started)
 
     def close(self) -> None:
@@ -85,7 +88,10 @@ class AttachedTopic:
         self._messages = messages
 
     async def publish(self, data: bytes) -> int:
-        """Send a message of at most 3,072 bytes to every member; return its number. Raises as ``Topic.publish``."""
+        """Send a message of at most 3,072 bytes to every member; return its number.
+
+        Raises as ``Topic.publish``.
+        """
         encoded = base64.b64encode(data).decode()
         found = await ask_one(self._home, Pub(self.name, (encoded,), encoded=True))
         return int(found["seq"])

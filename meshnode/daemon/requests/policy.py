@@ -56,7 +56,10 @@ class PolicyApply(Request):
     path: str
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
-        """Yield what is in force now. Raises ConfigError: it is forged, wrong or not newer; OSError."""
+        """Yield what is in force now.
+
+        Raises ConfigError: it is forged, wrong or not newer; OSError.
+        """
         from pathlib import Path
 
         from meshnode.runtime.policy_file import SIGNED_NAME, read_signed
@@ -84,7 +87,10 @@ class AuditSettle(Request):
     """Write what the audit log has noted."""
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
-        """Yield one object once it is on the disk. Raises OSError."""
+        """Yield one object once it is on the disk.
+
+        Raises OSError.
+        """
         from meshnode.sdk.node import runtime_of
 
         await runtime_of(daemon.node).audit.settled()

@@ -18,7 +18,10 @@ class StatementApply(Request):
     statement: str
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
-        """Yield what it says, once it is on the disk. Raises ConfigError: it is none of this mesh; OSError."""
+        """Yield what it says, once it is on the disk.
+
+        Raises ConfigError: it is none of this mesh; OSError.
+        """
         from meshnode.errors import ConfigError
         from meshnode.runtime.revocation_store import FILE_NAME, packed
         from meshnode.sdk.node import runtime_of
@@ -61,7 +64,10 @@ class KeepGrants(Request):
     """Leave the file of the grants alone until the end: a new key is put behind them."""
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
-        """Yield one object. Raises ConfigError: this node's key or grants are revoked."""
+        """Yield one object.
+
+        Raises ConfigError: this node's key or grants are revoked.
+        """
         from meshnode.errors import ConfigError
         from meshnode.sdk.node import runtime_of
 

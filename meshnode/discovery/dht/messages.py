@@ -192,7 +192,10 @@ def encode_message(message: Message, *, pad_to: int = 0) -> bytes:
 
 
 def decode_message(body: bytes) -> Message:
-    """Parse a body; raises WireError (ContactsError for its contacts) and nothing else."""
+    """Parse a body.
+
+    Raises WireError (ContactsError for its contacts) and nothing else.
+    """
     spec = MESSAGES.get(body[0]) if body else None
     if spec is None:
         raise WireError("no DHT message")

@@ -65,7 +65,10 @@ class Hybrid:
         return kem + self._point.public_key().public_bytes_raw()
 
     def exchange(self, peer: PeerShare) -> bytes:
-        """Return the shared secret, ML-KEM's first. Raises ValueError when the other end's share is malformed."""
+        """Return the shared secret, ML-KEM's first.
+
+        Raises ValueError when the other end's share is malformed.
+        """
         data = peer.data
         if self._kem is not None:
             secret: bytes = self._kem.decapsulate(data[:KEM_CIPHERTEXT])

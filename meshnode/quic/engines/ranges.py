@@ -33,7 +33,10 @@ class Holes:
         self._count = 0  # never less than there are: those of streams that are over are still in it
 
     def grown(self) -> None:
-        """Count another range. Raises ValueError when there are ``MAX_HOLES``."""
+        """Count another range.
+
+        Raises ValueError when there are ``MAX_HOLES``.
+        """
         self._count += 1
         if self._count > MAX_HOLES:
             self._count = 1 + sum(len(stream.receiver._ranges) for stream in self.streams)
@@ -54,7 +57,10 @@ class Ranges(RangeSet):
         self._sorted: list[range] = getattr(self, SORTED)
 
     def add(self, start: int, stop: int | None = None) -> None:
-        """Add a range, merged with those that it touches. Raises ValueError when the connection has too many."""
+        """Add a range, merged with those that it touches.
+
+        Raises ValueError when the connection has too many.
+        """
         stop = start + 1 if stop is None else stop
         found = self._sorted
         at = bisect_left(found, start, key=STOP)  # the first that ends at or behind the beginning of the new one

@@ -33,7 +33,10 @@ class Client(Protocol):
 
     @property
     def wanted(self) -> tuple[str, int] | None:
-        """The host and the port that it has asked for; None until then. Raises MeshError: there is nothing to ask."""
+        """The host and the port that it has asked for; None until then.
+
+        Raises MeshError: there is nothing to ask.
+        """
 
     def refused(self, error: MeshError) -> bytes:
         """Return the answer to a request that leads nowhere."""

@@ -123,7 +123,10 @@ class HttpClient:
 
 
 def target_of(request: h11.Request) -> Target:
-    """Return where a request leads. Raises BadRequest: it is none for a proxy, or its parts contradict each other."""
+    """Return where a request leads.
+
+    Raises BadRequest: it is none for a proxy, or its parts contradict each other.
+    """
     names = [name for name, _ in request.headers]
     if b"transfer-encoding" in names and b"content-length" in names:
         raise BadRequest("a request has both a Transfer-Encoding and a Content-Length")

@@ -68,7 +68,10 @@ class Proxy:
 
     @property
     def place(self) -> str:
-        """``listen`` with its host. Raises ConfigError: it is no address."""
+        """``listen`` with its host.
+
+        Raises ConfigError: it is no address.
+        """
         return str(_tcp(self.listen))
 
     @property
