@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
+from bench import invariants
 from bench.chaos import one
 from meshnode.directory.names import Names
-from meshnode.gossip import entry
+from meshnode.gossip import Kind, entry
 from meshnode.gossip import router as gossip
 from meshnode.gossip.dissemination.anti_entropy import AntiEntropy
 from meshnode.gossip.dissemination.entry_store import EntryStore, Put
 from meshnode.gossip.membership.accusations import Accusations
 from meshnode.gossip.membership.reputation import Reputation
+from tests.sim.gossip_sim import GossipNet
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -49,3 +51,19 @@ def test_the_check_fails_when_the_code_is_broken(
 ) -> None:
     monkeypatch.setattr(where, what, instead)
     assert any(said in one(seed)[1] for seed in range(12))
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_only_a_neighbour_without_the_newer_value_of_another_is_at_fault(
+    monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    """Full nodes between two others hold a newer value back from the one that has the older."""
+    monkeypatch.setattr(AntiEntropy, "ask", _always(None))
+    net = GossipNet(1, loss=0.0)
+    one_node, other = net.add(), net.add()
+    older, newer = (one_node.gossip.publish(Kind.SERVICE, "s", value, 3600, net.now) for value in (b"old", b"new"))
+    other.gossip.store.put(older)
+    if linked:
+        net.join(other, one_node)
+        net.run(1.0)
+    assert invariants._excused(net, net.nodes, other, newer, {}) is not linked
