@@ -44,7 +44,7 @@ def warn_of_variables() -> None:
         say(f"warning: {warning}", err=True)
 
 
-class Span(click.FloatRange):
+class NumberRange(click.FloatRange):
     """A number within its bounds; ``nan`` is none."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:

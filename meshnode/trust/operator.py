@@ -10,6 +10,7 @@ from pathlib import Path
 from meshnode.base.clock import Entropy
 from meshnode.base.limits import MAX_CHAIN, MAX_INVITE_USES, MAX_REASON
 from meshnode.errors import ConfigError, GrantError
+from meshnode.identity.keyfile import load as load_key
 from meshnode.identity.keyfile import save as save_key
 from meshnode.identity.keys import Identity
 from meshnode.identity.mesh_file import mesh_key_bytes, mesh_key_text
@@ -45,7 +46,7 @@ from meshnode.trust.succession import (
 from meshnode.trust.ticket import MAX_MESH_NAME, Ticket, make_ticket, redeem
 
 OPERATOR_ROLE = "admin"
-OLD_KEY = "key.old"
+OLD_KEY, NEW_KEY = "key.old", "key.new"
 OWN_LIFETIME_S = 365 * 86_400.0  # of the grant that the home of an authority gives its own node
 
 
@@ -61,9 +62,13 @@ def create_mesh(
     _check_free(home)
     authority = Identity(entropy(32))
     mesh = HomeMesh(name, mesh_key_text(entropy(32)), authority.id)
-    save_authority(home, authority, passphrase)
-    save_chain(home, own_grant(authority, node.id, wall, entropy))
-    save_mesh(home, mesh)
+    try:
+        save_authority(home, authority, passphrase)
+        save_chain(home, own_grant(authority, node.id, wall, entropy))
+        save_mesh(home, mesh)
+    except BaseException:  # else this home could make no mesh any more
+        (home / AUTHORITY_FILE).unlink(missing_ok=True)
+        raise
     return mesh
 
 
@@ -302,16 +307,24 @@ def rotate(
 ) -> tuple[Identity, int]:
     """Replace the key of a home's node; returns the new one, and until when the old one counts (Unix milliseconds).
 
-    The grants with the succession behind them are written first, then ``key.old``, then ``key``: what a crash leaves
-    holds for the key that is there. Raises ConfigError, GrantError: there is no grant that is this key's own.
+    Both keys are on the disk, the new one as ``key.new``, before the succession behind the grants names it; then that
+    becomes ``key``. What a crash leaves holds for the key that is there, and the next call ends what was begun: a
+    second successor would be disputed, and both refused. Raises ConfigError, GrantError: no grant is this key's own.
     """
     chain, mesh = load_chain(home), mesh_of(home)
+    link = open_succession(chain[-1]) if chain and is_succession(chain[-1]) else None
+    if link is not None and link.issuer == node.id and (home / NEW_KEY).exists():
+        begun = load_key(home / NEW_KEY, passphrase)
+        if begun.id == link.subject:
+            (home / NEW_KEY).replace(home / "key")
+            return begun, link.expires
     verify_chain(without_succession(chain), node.id, mesh.authority, wall)
     now = round(wall * 1000)
     new, ends = make_identity(lambda: Identity(entropy(32))), now + round(grace_s * 1000)
-    save_chain(home, (*without_succession(chain), sign_succession(node, new, time=now, ends=ends)))
+    save_key(home / NEW_KEY, new, passphrase)
     save_key(home / OLD_KEY, node, passphrase)
-    save_key(home / "key", new, passphrase)
+    save_chain(home, (*without_succession(chain), sign_succession(node, new, time=now, ends=ends)))
+    (home / NEW_KEY).replace(home / "key")
     return new, ends
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import stat
 import sys
 import time
@@ -23,6 +25,7 @@ from meshnode.identity.price import has_price
 from meshnode.trust.chain import verify_chain
 from meshnode.trust.home_mesh import load_authority, load_chain, load_mesh, load_rotation, save_chain
 from meshnode.trust.operator import drop_old_key, own_grant, renew_own
+from meshnode.trust.succession import is_succession, open_succession
 from meshnode.trust.ticket import parse_ticket
 from tests.unit.qr import read_qr
 
@@ -68,6 +71,23 @@ def test_a_mesh_is_made_with_its_secrets_readable_by_this_user_alone(tmp_path: P
     assert (config.mesh, config.authority) == (mesh.key, said["authority"])
     assert mesh.key not in repr(config)
     assert isinstance(refused(home, "mesh", "create", "other"), ConfigError)
+
+
+@pytest.mark.parametrize("full", ["authority.key", "grant", "mesh.json"])
+def test_a_mesh_that_was_half_made_on_a_full_disk_is_made_when_there_is_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    replace = os.replace
+
+    def fill(source: str, target: str, **folders: int) -> None:
+        if target == full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target, **folders)
+
+    monkeypatch.setattr(os, "replace", fill)
+    assert "the disk is full" in refused(tmp_path, "mesh", "create", "field").message
+    monkeypatch.setattr(os, "replace", replace)
+    assert run(tmp_path, "mesh", "create", "field")["mesh"] == "field"
 
 
 def test_a_setting_or_flag_for_another_mesh_leaves_the_homes_mesh_out(operator: Path) -> None:
@@ -255,6 +275,30 @@ def test_a_grant_in_a_file_is_made_again_for_later_by_what_may_make_it(operator:
 
 def test_a_key_that_replaces_another_has_the_price_of_an_id(operator: Path) -> None:
     assert has_price(NodeId.parse(run(operator, "rotate")["id"]))
+
+
+@pytest.mark.parametrize("full", ["key.new", "key.old", "grant", "key"])
+def test_a_key_whose_replacement_did_not_fit_on_the_disk_has_one_successor(
+    operator: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    old, replace = run(operator, "id")["id"], os.replace
+
+    def fill(source: str, target: str, **folders: int) -> None:
+        if os.path.basename(target) == full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target, **folders)
+
+    monkeypatch.setattr(os, "replace", fill)
+    with pytest.raises((MeshError, OSError)):
+        run(operator, "rotate")
+    monkeypatch.setattr(os, "replace", replace)
+    told = load_chain(operator)[-1]
+    assert run(operator, "id")["id"] == old
+    assert is_succession(told) == (full == "key")
+    new = run(operator, "rotate")["id"]
+    assert run(operator, "id")["id"] == new
+    assert not is_succession(told) or str(open_succession(told).subject) == new
+    assert not (operator / "key.new").exists()
 
 
 def test_the_replaced_key_goes_when_its_grace_period_is_over_and_not_before(operator: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from meshnode.cli.ask import ask, ask_one
-from meshnode.cli.options import Span, home_option, json_option
+from meshnode.cli.options import NumberRange, home_option, json_option
 from meshnode.cli.output import emit, say
 
 UNHEALTHY = 3
@@ -99,7 +99,7 @@ def resolve_command(id: str, home: Path, as_json: bool) -> None:
 @click.command("ping")
 @click.argument("id")
 @click.option("-c", "--count", default=4, show_default=True, type=click.IntRange(1, 100_000), help="How many echoes.")
-@click.option("-i", "--interval", default=1.0, show_default=True, type=Span(0.01, 3600), help="Seconds between.")
+@click.option("-i", "--interval", default=1.0, show_default=True, type=NumberRange(0.01, 3600), help="Seconds between.")
 @home_option
 @json_option
 def ping_command(id: str, count: int, interval: float, home: Path, as_json: bool) -> int:

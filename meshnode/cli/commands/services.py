@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from meshnode.cli.ask import ask, ask_one
-from meshnode.cli.options import Span, home_option, json_option
+from meshnode.cli.options import NumberRange, home_option, json_option
 from meshnode.cli.output import emit, fail, say
 from meshnode.errors import NotFound
 
@@ -119,7 +119,7 @@ def expose_command(
     "--drain",
     metavar="SECONDS",
     default=0.0,
-    type=Span(0, 86_400),
+    type=NumberRange(0, 86_400),
     help="How long its connections may take to end by themselves.",
 )
 @home_option
