@@ -18,6 +18,7 @@ from meshnode.errors import MeshError
 
 COMMANDS = "meshnode.cli.commands"
 INTERRUPTED = 130
+NO_THREAD = "can't start new thread"  # what CPython's RuntimeError says
 
 
 class Front(click.Group):
@@ -112,6 +113,13 @@ def run() -> int:
         from meshnode.base.refusals import refused
 
         fail(refused(error), as_json)
+    except MemoryError:
+        fail(MeshError("there is no memory left", hint="end other programs, or raise the limit (ulimit -v)"), as_json)
+    except RuntimeError as error:
+        if str(error) != NO_THREAD:
+            raise
+        hint = "raise the limit of processes: ulimit -u, or that of the container (pids)"
+        fail(MeshError("no thread can be started", hint=hint), as_json)
     return 1
 
 

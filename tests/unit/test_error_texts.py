@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -356,3 +357,14 @@ def test_a_name_where_no_node_is_asked_is_told_with_what_to_write(tmp_path: Path
     policy.write_text('[[allow]]\nfrom = ["any"]\nservices = ["web"]\n')
     _, message, hint = error_of(tmp_path, "policy", "explain", "self", "role:db", "web", "--file", str(policy))
     assert (message, hint) == ("'self' is no id", "a node is an id, role:R, name:N or any")
+
+
+def test_a_host_that_has_no_thread_or_memory_left_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error, said in (
+        (RuntimeError("can't start new thread"), "no thread can be started"),
+        (MemoryError(), "there is no memory left"),
+    ):
+        monkeypatch.setattr("threading.Thread.start", Mock(side_effect=error))
+        assert error_of(tmp_path, *UP)[1] == said
