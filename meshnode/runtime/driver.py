@@ -83,9 +83,9 @@ class Driver:
             if self._clock.monotonic() - began > DEAR_DATAGRAM_S:
                 self._measured = MEASURED
             return False
-        dropped = pace.dropped
-        if others := pace.offer(runs):
-            self.backlog.put(others, self._clock.monotonic())
+        dropped, now = pace.dropped, self._clock.monotonic()
+        if others := pace.offer(runs, now):
+            self.backlog.put(others, now)
         if pace.dropped > dropped:
             self.stack.metrics.count(PACED, pace.dropped - dropped)
         if not self._turn_soon:
@@ -110,14 +110,17 @@ class Driver:
         self._turn_soon = False
         if self._closed:
             return
-        backlog = self.backlog
-        self.pace.turn(self._take, self._flush)
+        pace, backlog = self.pace, self.backlog
+        dropped = pace.dropped
+        pace.turn(self._take, self._flush, self._clock.monotonic())
+        if pace.dropped > dropped:
+            self.stack.metrics.count(PACED, pace.dropped - dropped)
         if backlog.waiting:
             dropped = backlog.dropped
             backlog.turn(self._take, self._clock.monotonic())
             if backlog.dropped > dropped:
                 self.stack.metrics.count(BEHIND, backlog.dropped - dropped)
-        if self.pace.waiting or backlog.waiting:
+        if pace.waiting or backlog.waiting:
             self._turn_soon = True
             self._loop.call_soon(self._turn)
 

@@ -4,10 +4,10 @@ One peer's packets, full of the smallest frames, cost 0.1 to 2 ms each, and none
 the whole core when they are handled as they come. So when more has come than a few datagrams, what belongs to
 connections waits here by peer, and peers take turns of equal cost, smaller ones where datagrams are dearer than usual:
 those that need less than their share wait for one turn, and what is too much for its peer's queue is dropped, which
-QUIC takes for congestion. What a peer's turn has
-this node send is part of its cost. Sealed datagrams from where a peer's connection is wait by source, which may be
-forged, so not with its packets. Peers and sources of one network share their turns, for ids are free. A peer whose
-datagrams are dearer than any honest one's is ended.
+QUIC takes for congestion. So is what has waited for ``MAX_PACED_S``: a node that is short of CPU would else answer ever
+later, and its peers repeat ever more. What a peer's turn has this node send is part of its cost. Sealed datagrams from
+where a peer's connection is wait by source, which may be forged, so not with its packets. Peers and sources of one
+network share their turns, for ids are free. A peer whose datagrams are dearer than any honest one's is ended.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from meshnode.base.limits import (
     DEAR_DATAGRAMS,
     DEAR_DATAGRAMS_PER_S,
     MAX_PACED,
+    MAX_PACED_S,
     PACE_QUANTUM_S,
     PACE_TURN_S,
 )
@@ -49,7 +50,7 @@ Owner = TypeVar("Owner", bound=Hashable)
 @state
 class _Queue:
     network: Hashable
-    waiting: deque[Run] = field(default_factory=deque)
+    waiting: deque[tuple[float, Run]] = field(default_factory=deque)  # and when each was read
     count: int = 0  # datagrams that wait
     deficit: float = 0.0  # seconds that it may spend, or has spent too many
     each: float = TYPICAL_S  # what its datagrams cost, smoothed
@@ -67,7 +68,7 @@ class ReceivePace(Generic[Owner]):
 
     Attributes:
         waiting: Datagrams that wait.
-        dropped: Datagrams that found no room, so far.
+        dropped: Datagrams that found no room, or waited too long, so far.
     """
 
     def __init__(
@@ -105,8 +106,8 @@ class ReceivePace(Generic[Owner]):
                 return owner
         return None
 
-    def offer(self, runs: Sequence[Run]) -> list[Run]:
-        """Let runs wait; returns those that do not, for they are of no connection."""
+    def offer(self, runs: Sequence[Run], now: float) -> list[Run]:
+        """Let runs wait that were read at ``now``; returns those that do not, for they are of no connection."""
         others = []
         for run in runs:
             owner = self._owner_of(run)
@@ -123,7 +124,7 @@ class ReceivePace(Generic[Owner]):
             elif queue.count >= self._room():
                 self.dropped += count
                 continue
-            queue.waiting.append(run)
+            queue.waiting.append((now, run))
             queue.count += count
             self.waiting += count
         return others
@@ -133,7 +134,7 @@ class ReceivePace(Generic[Owner]):
             return KEPT
         return max(KEPT, MAX_PACED // len(self._order))
 
-    def turn(self, take: Callable[[Sequence[Run]], None], flush: Callable[[], None]) -> None:
+    def turn(self, take: Callable[[Sequence[Run]], None], flush: Callable[[], None], now: float) -> None:
         """Hand on what waits, peer by peer, for ``PACE_TURN_S`` of CPU; debts are forgotten when nothing waits.
 
         ``flush`` sends what that has caused, before the next peer's turn.
@@ -142,7 +143,8 @@ class ReceivePace(Generic[Owner]):
         while self._order and left > 0:
             owner = self._order[0]
             queue = self._queues[owner]
-            if queue.deficit <= 0:
+            self._drop_before(queue, now - MAX_PACED_S)
+            if queue.waiting and queue.deficit <= 0:
                 share = max(LEAST_SHARE, min(1.0, TYPICAL_S / queue.each))
                 queue.deficit += share * PACE_QUANTUM_S / self._of_network[queue.network]
                 self._order.rotate(-1)
@@ -160,6 +162,13 @@ class ReceivePace(Generic[Owner]):
         if not self._order:
             self._queues.clear()
             self._of_network.clear()
+
+    def _drop_before(self, queue: _Queue, time: float) -> None:
+        while queue.waiting and queue.waiting[0][0] < time:
+            count = len(queue.waiting.popleft()[1][0])
+            queue.count -= count
+            self.waiting -= count
+            self.dropped += count
 
     def _run(self, owner: Owner, queue: _Queue, take: Callable[[Sequence[Run]], None]) -> float:
         """Hand on as many of a peer's as it may spend on, and at least one; returns what they cost."""
@@ -188,13 +197,13 @@ class ReceivePace(Generic[Owner]):
             self._too_dear(owner)
 
 
-def _first(waiting: deque[Run], count: int) -> list[Run]:
+def _first(waiting: deque[tuple[float, Run]], count: int) -> list[Run]:
     """Take the first ``count`` datagrams, of which there are as many: runs, the last one cut where it has more."""
     runs = []
     while count > 0:
-        datagrams, source = waiting.popleft()
+        came, (datagrams, source) = waiting.popleft()
         if len(datagrams) > count:
-            waiting.appendleft((datagrams[count:], source))
+            waiting.appendleft((came, (datagrams[count:], source)))
             datagrams = datagrams[:count]
         runs.append((datagrams, source))
         count -= len(datagrams)

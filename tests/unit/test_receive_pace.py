@@ -14,6 +14,7 @@ from meshnode.base.limits import (
     DEAR_DATAGRAM_S,
     DEAR_DATAGRAMS,
     MAX_PACED,
+    MAX_PACED_S,
     PACE_TURN_S,
 )
 from meshnode.base.metrics import Metrics
@@ -42,7 +43,7 @@ class Node:
         self.costs = costs
         self.answers: dict[str, float] = {}  # what it costs to send what a peer's datagram asks for
         self.to_send = 0.0
-        self.spent = 0.0
+        self.spent = self.now = 0.0
         self.of: Counter[str] = Counter()
         self.taken: list[bytes] = []
         self.ended: list[str] = []
@@ -68,14 +69,14 @@ class Node:
         self.spent, self.to_send = self.spent + self.to_send, 0.0
 
     def offer(self, letter: str, count: int) -> None:
-        self.pace.offer([one(letter.encode() + bytes([n % 256])) for n in range(count)])
+        self.pace.offer([one(letter.encode() + bytes([n % 256])) for n in range(count)], self.now)
 
     def run(self, turns: int, **rates: int) -> None:
         """Take turns, before each of which so many datagrams of each peer arrive."""
         for _ in range(turns):
             for letter, count in rates.items():
                 self.offer(letter, count)
-            self.pace.turn(self.take, self.flush)
+            self.pace.turn(self.take, self.flush, self.now)
 
 
 def test_peers_take_turns_of_equal_cost_whatever_their_datagrams_cost() -> None:
@@ -129,9 +130,22 @@ def test_the_order_of_a_peers_datagrams_stays() -> None:
         assert mine == [bytes([letter, n]) for n in range(7)] * (len(mine) // 7)
 
 
+def test_what_has_waited_too_long_is_dropped_and_what_is_newer_served() -> None:
+    """First in, first out without an end would serve each datagram later than its sender waits for an answer."""
+    node = Node({"a": SMALL_FRAMES})
+    for tenth in range(100):
+        node.now = tenth / 10
+        node.pace.offer([one(b"a" + bytes([tenth]))] * 20, node.now)
+        node.pace.turn(node.take, node.flush, node.now)
+        waited = tenth - node.taken[-1][1]
+        assert waited <= 10 * MAX_PACED_S
+    assert node.pace.waiting <= 20 * (10 * MAX_PACED_S + 1)
+    assert node.of["a"] + node.pace.dropped + node.pace.waiting == 2_000
+
+
 def test_what_is_of_no_connection_does_not_wait() -> None:
     node = Node({"a": ORDINARY})
-    others = node.pace.offer([one(b"-1"), one(b"a1"), one(b"-2")])
+    others = node.pace.offer([one(b"-1"), one(b"a1"), one(b"-2")], node.now)
     assert others == [one(b"-1"), one(b"-2")]
     assert node.pace.waiting == 1
 
@@ -140,11 +154,11 @@ def test_segments_of_one_reception_take_turns_as_single_datagrams_do() -> None:
     node = Node({"a": SMALL_FRAMES, "b": ORDINARY, "-": 0.0})
     run = [b"a" + bytes([n]) for n in range(54)], SOURCE
     for _ in range(20):
-        node.pace.offer([run])
-        node.pace.turn(node.take, node.flush)
+        node.pace.offer([run], node.now)
+        node.pace.turn(node.take, node.flush, node.now)
     for turn in range(100):
-        node.pace.offer([run, ([b"-", b"b1", b"b2"], SOURCE)])
-        node.pace.turn(node.take, node.flush)
+        node.pace.offer([run, ([b"-", b"b1", b"b2"], SOURCE)], node.now)
+        node.pace.turn(node.take, node.flush, node.now)
         assert node.of["b"] == 2 * (turn + 1)
     mine = [data for data in node.taken if data[:1] == b"a"]
     assert mine == [b"a" + bytes([n % 54]) for n in range(len(mine))], "cut runs keep their order"
@@ -157,7 +171,7 @@ def test_what_waits_is_bounded_for_each_peer_and_in_all() -> None:
     assert node.pace.dropped == MAX_PACED
     for letter in map(chr, range(256)):
         if letter != "-":
-            node.pace.offer([one(bytes([ord(letter)]))] * 1_000)
+            node.pace.offer([one(bytes([ord(letter)]))] * 1_000, node.now)
     assert node.pace.waiting <= MAX_PACED + 256 * KEPT
 
 
@@ -174,9 +188,9 @@ def test_a_peer_whose_datagrams_are_all_far_too_dear_is_ended_and_others_are_not
         for letter in "abc":
             batch = [one(letter.encode())]
             if paced:
-                node.pace.offer(batch)
+                node.pace.offer(batch, node.now)
                 while node.pace.waiting:
-                    node.pace.turn(node.take, node.flush)
+                    node.pace.turn(node.take, node.flush, node.now)
             else:
                 node.take(batch)
                 node.pace.spent(batch, 1, node.costs[letter])
@@ -191,7 +205,7 @@ def test_a_dear_datagram_now_and_then_ends_nothing() -> None:
         node.costs["a"] = 3 * DEAR_DATAGRAM_S if number % 4_000 == 0 else ORDINARY
         node.offer("a", 1)
         while node.pace.waiting:
-            node.pace.turn(node.take, node.flush)
+            node.pace.turn(node.take, node.flush, node.now)
     assert node.ended == []
 
 
@@ -243,7 +257,7 @@ def test_the_peer_of_a_datagram_is_known_also_inside_a_relays_frame_and_is_ended
     context = victim.mesh.context
     pace = pace_of(context, lambda: 0.0)
     mine, elsewhere = ([b"\x01" + bytes(150)], foe.addr), ([b"\x01" + bytes(150)], SOURCE)
-    assert pace.offer([mine, elsewhere]) == [elsewhere], "sealed datagrams from where a peer is take turns"
+    assert pace.offer([mine, elsewhere], 0.0) == [elsewhere], "sealed datagrams from where a peer is take turns"
     packet = bytes([0x40]) + next(cid for cid, link in context.peers.by_cid.items() if link.peer == foe.id) + bytes(30)
     frame = make_frame(bytes(32), DOWN, bytes(8), bytes(8), packet)
     assert [context.peers.owner_of(data) for data in (packet, frame, b"", b"\x01" + packet)] == [
@@ -252,7 +266,7 @@ def test_the_peer_of_a_datagram_is_known_also_inside_a_relays_frame_and_is_ended
         None,
         None,
     ]
-    assert pace.offer([one(packet), one(frame), one(bytes(40))]) == [one(bytes(40))]
+    assert pace.offer([one(packet), one(frame), one(bytes(40))], 0.0) == [one(bytes(40))]
     for _ in range(int(DEAR_DATAGRAMS) + 1):
         pace.spent([one(packet)], 1, 2 * DEAR_DATAGRAM_S)
     world.run(0.5)
