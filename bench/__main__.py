@@ -360,6 +360,12 @@ def _revocation(short: bool) -> list[Row]:
     ]
 
 
+def _starved(short: bool) -> Iterable[Row]:
+    from bench import starved
+
+    return starved.rows(short)
+
+
 BENCHES: dict[str, Callable[[bool], Iterable[Row]]] = {
     "quic": _quic,
     "footprint": _footprint,
@@ -386,6 +392,7 @@ BENCHES: dict[str, Callable[[bool], Iterable[Row]]] = {
     "post-quantum": _post_quantum,
     "policy": _policy,
     "revocation": _revocation,
+    "starved": _starved,
     "fresh": _fresh,
     "cases": _cases,
 }
