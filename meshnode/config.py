@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, field, fields
 from pathlib import Path
 
-from meshnode.base.address import Addr, parse_addr, parse_host, parse_port
+from meshnode.base.address import Addr, canonical_host, is_dialable, parse_addr, parse_host, parse_port
 from meshnode.base.clock import SystemClock
 from meshnode.base.files import read_given
 from meshnode.base.limits import MAX_RECORD, MAX_SETTINGS
@@ -58,10 +58,21 @@ def parse_seed(text: str) -> Seed:
     name, number = parse_host(host), parse_port(port)
     if not at or not colon or not name or not number:
         raise ConfigError(f"{quoted(text)} is not a seed", hint=hint)
+    if not _may_be_one_host(name, number):
+        where = "write the address, or the name, by which other hosts reach the seed"
+        raise ConfigError(f"{name} in a seed is no address of one host", hint=where)
     try:
         return Seed(NodeId.parse(id_text), name, number)
     except InvalidId as error:
         raise ConfigError(f"{quoted(text)}: {error.message}", hint=hint) from error
+
+
+def _may_be_one_host(host: str, port: int) -> bool:
+    """Return whether a host is a name, or an address that a datagram can be sent to: not 0.0.0.0, say."""
+    try:
+        return is_dialable(Addr(canonical_host(host), port))
+    except ValueError:
+        return True
 
 
 def parse_record_text(text: str) -> bytes:

@@ -19,6 +19,7 @@ class Addr(NamedTuple):
 
 
 NO_HOST = frozenset(" /\\@?#[]")  # characters that no host has
+MAX_HOST = 253  # characters of a name: RFC 1035 section 2.3.4
 MAX_SHOWN = 64  # characters of a wrong text
 NOWHERE = Addr(DUMMY_HOST, 9)  # stands for a detour where only UDP addresses are understood
 
@@ -54,7 +55,7 @@ def parse_host(text: str) -> str | None:
             ipaddress.IPv6Address(host)
         except ValueError:
             return None
-    return host if host.isprintable() and not set(host) & NO_HOST else None
+    return host if host.isprintable() and len(host) <= MAX_HOST and not set(host) & NO_HOST else None
 
 
 def parse_addr(text: str) -> Addr:

@@ -273,6 +273,15 @@ def test_another_place_to_listen_is_told_as_that(text: str) -> None:
     assert "is not a seed" in raised(ConfigError, parse_seed, f"{ID}@{text}")[0]
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "255.255.255.255", "224.0.0.1", "[ff02::1]"])
+def test_a_seed_at_no_address_of_one_host_is_told_as_that(host: str) -> None:
+    message, hint = raised(ConfigError, parse_seed, f"{ID}@{host}:4242")
+    assert message == f"{host.strip('[]')} in a seed is no address of one host"
+    assert "other hosts reach" in hint
+    assert parse_seed(f"{ID}@{'a' * 253}:1").host == "a" * 253
+    assert "is not a seed" in raised(ConfigError, parse_seed, f"{ID}@{'a' * 254}:1")[0]
+
+
 @pytest.mark.parametrize("parse", [parse_target, parse_listen])
 def test_a_unix_socket_has_a_whole_path_that_fits(parse: Callable[[str], End]) -> None:
     assert parse("unix:/run/a/../x.sock") == End(path="/run/x.sock")
