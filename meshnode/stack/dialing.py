@@ -355,7 +355,7 @@ class Dialing(Component):
         dial = session.dial
         session.attempt.check_at = now + DIAL_REFRESH_S
         # a peer that moved, or starts, or waits for a relay, publishes only later
-        self._context.records.watch_if_used(session.peer, now)
+        self._context.records.watch_if_used(session.peer, now, dialling=True)
         if dial is None or now < dial.started + DIAL_REFRESH_S:
             return
         self._context.records.seek(session.peer, now)

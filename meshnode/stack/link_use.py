@@ -26,8 +26,11 @@ class LinkUse:
         self._heard: dict[NodeId, None] = {}  # peers that said so
 
     def is_used(self, peer: NodeId) -> bool:
-        """Return whether anything besides gossip has use for a connection to ``peer``."""
-        return peer in self._used or peer in self._context.records.hints or self._context.relays.uses(peer)
+        """Return whether the application or a relayed path has use for a connection to ``peer``.
+
+        Gossip's own use does not count.
+        """
+        return peer in self._used or self._context.relays.uses(peer)
 
     def add(self, peer: NodeId) -> None:
         """Keep the connection to ``peer`` until it is over: the application asked for it.

@@ -83,8 +83,20 @@ class OwnRecord(Component):
             return
         if on_networks(source, self._peers.here.networks):
             return
-        if self._context.nat.observed(peer, source, seen, now):
+        if self._context.nat.observed(peer, source, seen, now) and self._is_other(now):
             self.changed(now)
+
+    def _is_other(self, now: float) -> bool:
+        """Return whether the record would say something else than the one that is published."""
+        record = self._context.record
+        return record is None or (record.endpoints, record.capabilities) != self._said(now)
+
+    def _said(self, now: float) -> tuple[tuple[Endpoint, ...], tuple[str, ...]]:
+        """Return what the record says of where this node is and what it can do."""
+        context, mappings = self._context, self._context.nat.mappings
+        behaviour = (SYMMETRIC,) if mappings.symmetric(now) else ()
+        capabilities = (*context.settings.capabilities, *behaviour, capability_of(context.boot))
+        return named(self._endpoints, mappings.reflexive(now)), capabilities
 
     def on_clock_set(self, now: float) -> None:
         """Sign the record again: it is dated by a clock that was wrong."""
@@ -119,16 +131,16 @@ class OwnRecord(Component):
 
     def _sign(self, now: float) -> None:
         context = self._context
-        settings, mappings = context.settings, context.nat.mappings
-        capabilities = (*settings.capabilities, SYMMETRIC) if mappings.symmetric(now) else settings.capabilities
+        settings = context.settings
+        endpoints, capabilities = self._said(now)
         record = context.record = sign_record(
             context.identity,
             seq=context.next_seq(),
             issued_ms=int(context.clock.wall() * 1000),
             ttl=settings.record_ttl,
-            endpoints=named(self._endpoints, mappings.reflexive(now)),
+            endpoints=endpoints,
             relays=context.relays.homes,
-            capabilities=(*capabilities, capability_of(context.boot)),
+            capabilities=capabilities,
         )
         self._first_seq = self._first_seq or record.seq
         self._signed.put(record.seq, None)

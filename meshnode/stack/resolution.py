@@ -197,13 +197,14 @@ class Resolution(Component):
             cached = self.cached(peer)
             self.dht.watch(peer, cached.seq if cached is not None else 0, now, unasked=unasked)
 
-    def watch_if_used(self, peer: NodeId, now: float) -> None:
+    def watch_if_used(self, peer: NodeId, now: float, *, dialling: bool = False) -> None:
         """Watch ``peer``, unless gossip alone has use for the connection.
 
-        Gossip needs no watch: it carries its neighbours' records itself.
+        Gossip needs no watch: it carries the records of its neighbours and of the seeds itself, to nodes that are
+        connected. So a seed is watched while this node is ``dialling`` it.
         """
         use = self._context.use
-        if use is None or use.is_used(peer):
+        if use is None or use.is_used(peer) or (dialling and peer in self.hints):
             self.watch(peer, now)
 
     def seek(self, peer: NodeId, now: float) -> None:

@@ -7,8 +7,8 @@ from bench import rest
 
 def test_a_node_at_rest_sends_little_and_wakes_for_nothing_in_vain() -> None:
     found = rest.run(4, 120.0, 60.0)
-    assert found["bytes_by_kind"]["quic"] < 60, "probes, their ACKs, now and then ids"
-    assert found["bytes_a_second"] < 210, "of a mesh two minutes old, joins and checks of the DHT among them"
+    assert found["bytes_by_kind"]["quic"] < 60, "probes, their ACKs, now and then ids: 47; one entry more is 14"
+    assert found["bytes_a_second"] < 180, "of a mesh two minutes old, joins and checks of the DHT among them: 135"
     assert found["timers_a_minute"] < 360
     assert found["timers_by_name"]["Connections._tick"] < 140, "a received PING is acknowledged, and no more"
 
@@ -16,4 +16,4 @@ def test_a_node_at_rest_sends_little_and_wakes_for_nothing_in_vain() -> None:
 def test_in_a_mesh_of_ten_that_is_left_alone_no_node_dials_others_that_refuse_it() -> None:
     found = rest.run(10)
     assert found["bytes_by_kind"]["quic"] < 85, "a probe a second and no handshakes"
-    assert found["bytes_a_second"] < 150
+    assert found["bytes_a_second"] < 110, "86; a record signed again by each, or a lookup of full width, is 50 more"

@@ -57,8 +57,8 @@ BOUNDS = [("dialler", 2 * RTT + 0.03), ("listener", 2 * RTT + 0.03), ("both", 3 
 
 @pytest.mark.parametrize(("mover", "bound"), BOUNDS)
 def test_a_move_costs_a_bounded_silence(mover: str, bound: float) -> None:
-    gaps = sorted(_gap(seed, mover, 0.01) for seed in range(20))
-    assert gaps[18] <= bound, gaps  # the 95th percentile
+    gaps = sorted(_gap(seed, mover, 0.01) for seed in range(40))
+    assert gaps[37] <= bound, gaps  # the 95th percentile; of 20, one more lost packet decided
 
 
 def test_a_node_that_moves_counts_no_switch_and_its_peer_counts_one() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from meshnode.discovery.dht.announce import MAX_RETRY_S, RETRIES
 from meshnode.discovery.dht.contacts import FIRST_CHECK_S, LEAST_CHECK_S, LIAR_S, LIARS, MAX_CHECK_S
 from meshnode.discovery.dht.messages import Value, encode_message
 from meshnode.identity.record import sign_record
@@ -136,3 +137,64 @@ def test_a_publication_and_a_join_share_a_lookup() -> None:
     assert node.metrics.counters["dht_lookups"] == 1
     found, _, _ = net.resolve(net.nodes[5], node.id)
     assert found is not None
+
+
+def _holders(net: Net, node: SimNode) -> int:
+    return sum(node.id.dht_key in other.dht.records for other in net.nodes if other is not node)
+
+
+def test_a_publication_that_no_node_took_is_made_again_by_itself() -> None:
+    net = build(6, 7)
+    node, others = net.nodes[2], [other for other in net.nodes if other is not net.nodes[2]]
+    for other in others:
+        del net.by_addr[other.addr]
+    net.publish(node)
+    net.run(20.0)
+    assert node.metrics.counters[RETRIES] >= 2
+    net.by_addr.update({other.addr: other for other in others})
+    net.run(2 * MAX_RETRY_S)
+    assert _holders(net, node) == 5
+    made = node.metrics.counters[RETRIES]
+    net.run(1_000.0)
+    assert node.metrics.counters[RETRIES] == made, "all have it"
+
+
+def test_the_first_message_after_a_publication_into_a_cut_network_brings_it_out_at_once() -> None:
+    net = build(6, 8)
+    node, other = net.nodes[2], net.nodes[4]
+    del net.by_addr[node.addr]  # it hears nothing
+    record = net.publish(node)
+    sent = {n.addr: net.by_addr.pop(n.addr) for n in net.nodes if n.addr in net.by_addr}  # nor does any hear it
+    net.run(3.0)
+    net.by_addr.update({**sent, node.addr: node})
+    other.dht.lookup(node.id, net.now)
+    net.pump(other)
+    net.run(0.5)
+    held = [n.dht.records.fresh(node.id.dht_key, net.wall()) for n in net.nodes if n is not node]
+    assert sum(item is not None and item.encoded == record.encoded for item in held) == 5
+
+
+def test_a_record_that_says_the_same_costs_its_stores_and_a_narrow_lookup() -> None:
+    net = build(40, 9)
+    node = net.nodes[20]
+    net.publish(node)
+    net.run(20.0)
+
+    def cost() -> int:
+        before = node.metrics.counters["dht_rpcs"]
+        net.publish(node)
+        net.run(2.0)
+        return node.metrics.counters["dht_rpcs"] - before
+
+    same = cost()
+    net.move(node)
+    assert same < 25
+    assert cost() > same, "a new address is told to all that are nearest now"
+
+
+def test_a_mesh_that_nothing_enters_or_leaves_is_asked_ever_more_rarely() -> None:
+    net = build(20, 10)
+    net.run(4_000.0)
+    before = sum(node.metrics.counters["dht_lookups"] for node in net.nodes)
+    net.run(14_400.0)
+    assert sum(node.metrics.counters["dht_lookups"] for node in net.nodes) - before <= 20 * 6, "one each hour"

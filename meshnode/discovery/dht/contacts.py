@@ -1,4 +1,4 @@
-"""Upkeep of the routing table: pings to peers that may become contacts, joining, refreshing, reviving.
+"""Upkeep of the routing table: pings to peers that may become contacts, joining, reviving.
 
 Only a peer that answered a request where it was sent is a contact: a seal proves which node sent a message, not that
 it receives at the message's source address.
@@ -24,10 +24,11 @@ JOIN_WIDTH = R  # of the first self-lookup, whose answers are also where the rec
 SETTLE_S = (1.0, 3.0, 15.0)  # when further ones follow: others may join in the same second
 FAR_S, FAR_WIDTH, FAR_BELOW = 1.2, 2, 20  # contacts above which a mesh need not be whole
 ASKED_AGAIN = 2  # nearest nodes, and the seeds, by each of these; others that were asked have said what they know
-REFRESH_S = 900.0
 REVIVE_S, MAX_REVIVE_S = 1.0, 60.0
 MOVE_LOOKUP_AFTER_S = 0.5  # after an address change: behind the pings to contacts, which are urgent
 HINT_SENDS, QUEUED_HINT_SENDS = 4, 2  # transmissions of the ping to a hint, and to one that waited for its turn
+REFRESH_S, MAX_REFRESH_S = 900.0, 3_600.0  # twice as long each time that no contact came or went
+FAR_REFRESH_S = 14_400.0  # of a range that lost no contact; what asks this node fills it too
 ALIVE_S = 30.0  # after a contact's last request: it may not answer, and is no dead one
 LIAR_S = 3_600.0
 FIRST_CHECK_S, LEAST_CHECK_S, MAX_CHECK_S = 300.0, 60.0, 3_600.0  # after which a silent contact is pinged
@@ -46,8 +47,7 @@ EVICTED = describe("dht_evicted", "contacts that stopped answering")
 class Contacts:
     """Maintenance of one node's routing table.
 
-    ``on_new(contact, now)`` is called for every peer that enters the table, ``cull(now)`` at every refresh, to drop
-    what has run out elsewhere.
+    ``on_new(contact, now)`` is called for every peer that enters the table.
     """
 
     def __init__(
@@ -55,14 +55,12 @@ class Contacts:
         shared: Shared,
         lookups: Lookups,
         on_new: Callable[[Contact, float], None],
-        cull: Callable[[float], None],
     ) -> None:
         self.last_heard = float("-inf")
         self._shared = shared
         self._table = shared.table
         self._lookups = lookups
         self._on_new = on_new
-        self._cull = cull
         self._probing: dict[tuple[NodeId, Addr], bool] = {}
         self._hints: dict[tuple[NodeId, Addr], bool] = {}
         self._past: BoundedDict[NodeId, Addr] = BoundedDict(MAX_PAST)
@@ -75,7 +73,6 @@ class Contacts:
         shared = self._shared
         shared.timers.at(now + REVIVE_S, self._revive)
         shared.timers.at(now + shared.jittered(LEAST_CHECK_S), self._check)
-        shared.timers.at(now + shared.jittered(REFRESH_S), self._refresh)
 
     # ---- peers that may become contacts
 
@@ -284,20 +281,6 @@ class Contacts:
     def _look_up_self(self, now: float) -> None:
         self._lookups.find(self._shared.key, now, lambda lookup, t: None, width=K)
 
-    def _refresh(self, now: float) -> None:
-        """Refresh this node's neighbourhood and the bucket that was refreshed longest ago (Kademlia section 2.3)."""
-        shared = self._shared
-        shared.timers.at(now + shared.jittered(REFRESH_S), self._refresh)
-        self._cull(now)
-        self._table.forgive(now)
-        self._look_up_self(now)
-        buckets = [b for b in self._table.buckets if b.nodes and not b.has_in_range(self._table.node)]
-        if buckets:
-            bucket = min(buckets, key=lambda b: b.refreshed_at)
-            bucket.refreshed_at = now
-            key = shared.rng.randint(*bucket.range).to_bytes(len(shared.key), "big")
-            self._lookups.find(key, now, lambda lookup, t: None)
-
     def _revive(self, now: float) -> None:
         """Ping seeds that are missing and two evicted contacts; all known peers when no contact answers any more."""
         shared = self._shared
@@ -314,6 +297,56 @@ class Contacts:
         for peer, addr in [*shared.seeds.items(), *past]:
             self.meet(peer, addr, now)
         shared.timers.at(now + shared.jittered(self._revive_wait), self._revive)
+
+
+class Refresh:
+    """Asks a few nodes about this node's neighbourhood, and about one far range.
+
+    ``cull(now)`` drops what has run out elsewhere, each ``REFRESH_S``; ``on_refreshed(now)`` is called after a lookup.
+    """
+
+    def __init__(
+        self, shared: Shared, lookups: Lookups, cull: Callable[[float], None], on_refreshed: Callable[[float], None]
+    ) -> None:
+        self._shared = shared
+        self._lookups = lookups
+        self._cull = cull
+        self._on_refreshed = on_refreshed
+        self._wait = REFRESH_S
+        self._version = 0  # of the table, then
+        self._at = 0.0
+
+    def start(self, now: float) -> None:
+        """Begin the periodic refresh.
+
+        The first is ``REFRESH_S`` from now.
+        """
+        self._shared.timers.at(now + self._shared.jittered(REFRESH_S), self._run)
+
+    def _run(self, now: float) -> None:
+        """Drop what has run out; ask for the neighbourhood when that is due."""
+        self.start(now)
+        self._cull(now)
+        table = self._shared.table
+        table.forgive(now)
+        changed = table.version != self._version
+        if not changed and now - self._at < self._wait:
+            return
+        self._version, self._at = table.version, now
+        self._wait = REFRESH_S if changed else min(MAX_REFRESH_S, 2 * self._wait)
+        self._look_around(now)
+
+    def _look_around(self, now: float) -> None:
+        """Ask for this node's neighbourhood, and a far range that lost contacts (the paper says: for each range)."""
+        shared, table = self._shared, self._shared.table
+        self._lookups.check(shared.key, now, lambda lookup, t: self._on_refreshed(t))
+        far = [b for b in table.buckets if b.nodes and not b.has_in_range(table.node)]
+        due = [b for b in far if b.lost or now - b.refreshed_at >= FAR_REFRESH_S]
+        if due:
+            bucket = max(due, key=lambda b: (b.lost, -b.refreshed_at))
+            bucket.refreshed_at, bucket.lost = now, 0
+            key = shared.rng.randint(*bucket.range).to_bytes(len(shared.key), "big")
+            self._lookups.check(key, now, lambda lookup, t: None)
 
 
 def _last_sign(contact: Contact) -> float:

@@ -2,8 +2,9 @@
 
 Kademlia with sealed messages and signed, versioned records. Which node sent a body is proven by its seal, where it is
 only by an answer to a request that was sent there; so only peers that answered are contacts.
-The parts: ``table`` (the contacts), ``contacts`` (its upkeep), ``holder`` (serving), ``lookups`` (asking), ``announce``
-(this node's record), ``watching`` (others' records), ``rpc`` (requests). This class owns and connects them.
+The parts: ``table`` (the contacts), ``contacts`` (its upkeep), ``holder`` (serving), ``lookups``
+(asking), ``announce`` (this node's record), ``watching`` (others' records), ``rpc`` (requests). This class owns and
+connects them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timer
 from meshnode.base.wire import WireError
 from meshnode.discovery.dht.announce import Announcer
-from meshnode.discovery.dht.contacts import Contacts
+from meshnode.discovery.dht.contacts import Contacts, Refresh
 from meshnode.discovery.dht.effects import ContactsChanged, Effect, Found, LookupDone, LookupStats
 from meshnode.discovery.dht.holder import Holder
 from meshnode.discovery.dht.lookup import Lookup
@@ -89,9 +90,10 @@ class Dht:
             lambda record, t: self._watching.on_record(record, t),
             lambda peer, t: self._contacts.on_liar(peer, t),
         )
-        self._announcer = Announcer(shared, self._lookups.find)
+        self._announcer = Announcer(shared, self._lookups.find, self._lookups.check)
         self._watching = Watching(shared, self._lookups.get)
-        self._contacts = Contacts(shared, self._lookups, self._on_contact, self._cull)
+        self._contacts = Contacts(shared, self._lookups, self._on_contact)
+        Refresh(shared, self._lookups, self._cull, self._announcer.spread).start(now)
         answered, failed = self._contacts.answered, self._contacts.failed
         shared.rpcs = Rpcs(shared.timers, entropy, shared.send, metrics, answered, failed, self._contacts.answers)
         self._holder = Holder(shared, entropy(32), self._watching.on_record)
@@ -125,6 +127,7 @@ class Dht:
             self._metrics.count(BAD_CONTACTS if isinstance(error, ContactsError) else MALFORMED)
             return
         self._contacts.last_heard = now
+        self._announcer.on_heard(now)
         if isinstance(message, REQUESTS):
             self._holder.answer(sender, src, message, min(size, len(body)), now)
             self._contacts.asked(sender, src, now)
@@ -212,7 +215,8 @@ class Dht:
     def publish(self, record: EndpointRecord, now: float) -> None:
         """Publish this node's newest record: to its holders and the seeds at once, then to the nodes nearest to it.
 
-        It is stored again every 25 minutes; effects: Published with the number of holders whenever that changes.
+        Nodes that are nearer later are given it as they come, and it is sent again while too few have taken it.
+        Effects: Published with the number of holders whenever that changes.
         """
         self._announcer.publish(record, now)
         self._holder.push(record, now)

@@ -51,6 +51,7 @@ Entry = tuple[int, int, Candidate]
 @state
 class _Path:
     width: int
+    alpha: int
     follows: bool = True  # the contacts that answers name
     fresh: int = 0
     heap: list[Entry] = field(default_factory=list)
@@ -142,6 +143,7 @@ class Lookup:
         want_record: bool,
         has_price: Callable[[NodeId], bool] = lambda peer: False,
         asked: Container[NodeId] = (),
+        alpha: int = ALPHA,
     ) -> None:
         """Ask none yet; nodes that were ``asked`` by an earlier lookup of the same key count as answers."""
         self._asked = asked
@@ -155,7 +157,7 @@ class Lookup:
         self.best: EndpointRecord | None = None
         self.answers: list[Candidate] = []
         self._has_price = has_price
-        self._paths = [*(_Path(width) for _ in range(PATHS)), _Path(DHT_MAX_SEEDS, follows=False)]
+        self._paths = [*(_Path(width, alpha) for _ in range(PATHS)), _Path(DHT_MAX_SEEDS, ALPHA, follows=False)]
         self._known: dict[NodeId, None] = {own: None}
         self._referrers = _Referrers()
 
@@ -186,10 +188,10 @@ class Lookup:
             heapq.heappush(self._paths[path].priced, entry)
 
     def take_queries(self) -> list[Candidate]:
-        """Return the nodes to ask now: up to ``ALPHA`` fresh questions a path, ``DHT_MAX_LOOKUP_RPCS`` in all."""
+        """Return the nodes to ask now: up to ``alpha`` fresh questions a path, ``DHT_MAX_LOOKUP_RPCS`` in all."""
         wanted: list[Candidate] = []
         for path in self._paths:
-            while path.fresh < ALPHA and self.rpcs < DHT_MAX_LOOKUP_RPCS:
+            while path.fresh < path.alpha and self.rpcs < DHT_MAX_LOOKUP_RPCS:
                 candidate = self._next(path)
                 if candidate is None:
                     break

@@ -15,7 +15,7 @@ from meshnode.base.limits import DHT_LOOKUP_DEADLINE_S, DHT_MAX_LOOKUPS
 from meshnode.base.metrics import describe
 from meshnode.base.timers import Timer
 from meshnode.base.value import state
-from meshnode.discovery.dht.lookup import Candidate, Lookup
+from meshnode.discovery.dht.lookup import ALPHA, Candidate, Lookup
 from meshnode.discovery.dht.messages import ContactInfo, Find, Get, Nodes, Reply, Store, Value
 from meshnode.discovery.dht.shared import R, Shared
 from meshnode.discovery.dht.table import K
@@ -23,6 +23,7 @@ from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
 
 FIRST_CONTACT_WAIT_S = 2.0  # a lookup that started before any contact answered waits this long for one
+CHECK_WIDTH = 2  # nodes, on each path, that say whether a neighbourhood is as it was
 ASKED_SEEDS = 2  # by each lookup of a record
 MAX_INTRODUCED = K // 2  # contacts that a lookup heard of and did not ask, to be pinged if the table wants them
 MAX_REPAIRS = 4  # stores to nodes that should have had the record
@@ -77,6 +78,11 @@ class Lookups:
 
     def __len__(self) -> int:
         return len(self._running)
+
+    def check(self, key: bytes, now: float, on_done: OnDone) -> None:
+        """Ask the few nodes nearest to ``key``, and those that are nearer by what they say; as ``find``."""
+        if not self._share(key, False, CHECK_WIDTH, now, on_done):
+            self._start(key, CHECK_WIDTH, False, now, on_done, alpha=CHECK_WIDTH)
 
     def find(self, key: bytes, now: float, on_done: OnDone, *, width: int = R, asked: Container[NodeId] = ()) -> None:
         """Find the ``width`` nodes nearest to ``key``; ``on_done`` comes later, never within this call.
@@ -164,11 +170,14 @@ class Lookups:
         on_found: OnFound | None = None,
         *,
         asked: Container[NodeId] = (),
+        alpha: int = ALPHA,
     ) -> Search | None:
         shared = self._shared
         shared.metrics.count(LOOKUPS)
         price = shared.has_price
-        lookup = Lookup(shared.own, key, now, width=width, want_record=want_record, has_price=price, asked=asked)
+        lookup = Lookup(
+            shared.own, key, now, width=width, want_record=want_record, has_price=price, asked=asked, alpha=alpha
+        )
         if len(self._running) >= min(DHT_MAX_LOOKUPS, shared.rpcs.budget.lookups):
             shared.metrics.count(LOOKUPS_FULL)
             shared.timers.at(now, lambda t: on_done(lookup, t))

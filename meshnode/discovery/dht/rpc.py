@@ -135,11 +135,13 @@ class Rpcs:
         urgent: int = 0,
         unasked: bool = True,
         wanted: Callable[[], bool] | None = None,
+        shown: bytes = b"",
     ) -> None:
         """Send ``make(tx)``, or let it wait while the budget is used up.
 
         ``on_slow`` comes once, early, while the answer is still awaited.
         ``unasked`` is False when a datagram "from" ``addr`` is the reason: then only what that earned may be sent.
+        A token that is ``shown`` proves this node's address, so nothing need be left for a ping that asks back.
         ``urgent`` (a number of sends) waits for no budget and retransmits fast, doubling; else there is one early
         retransmission. When too many calls are outstanding, ``on_failed`` comes with the next tick; when one has waited
         for ``MAX_WAIT_S``, then. A call that is not ``wanted`` any more when its turn comes fails.
@@ -150,7 +152,7 @@ class Rpcs:
             return
         tx = self._entropy(TX_LENGTH)
         request = make(tx)
-        least = ASKED_PADDED_BODY if unasked else MIN_PADDED_BODY
+        least = ASKED_PADDED_BODY if unasked and not shown else MIN_PADDED_BODY
         body = encode_message(request, pad_to=DHT_MAX_BODY if pad else least)
         waits = self.rtts.urgent(peer, urgent) if urgent else self.rtts.patient(peer)
         expects = REPLY_TO[type(request)]

@@ -52,7 +52,10 @@ class Contact(Node):  # type: ignore[misc]  # kademlia is untyped
 
 
 class Bucket(KBucket):  # type: ignore[misc]  # kademlia is untyped
-    """A bucket without a clock; ``refreshed_at`` is set by the code that refreshes it."""
+    """A bucket without a clock; ``refreshed_at`` is set by the code that refreshes it.
+
+    ``lost`` counts the contacts that went since then.
+    """
 
     nodes: dict[bytes, Contact]
     range: tuple[int, int]
@@ -60,6 +63,7 @@ class Bucket(KBucket):  # type: ignore[misc]  # kademlia is untyped
     def __init__(self, lower: int, upper: int, ksize: int) -> None:
         super().__init__(lower, upper, ksize, replacementNodeFactor=1)
         self.refreshed_at = float("-inf")
+        self.lost = 0
 
     def touch_last_updated(self) -> None:
         """Override the library's reading of the wall clock, which a core does not do."""
@@ -203,6 +207,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
         self.version += contact.fails == 1
         if evict and contact.fails >= EVICT_AFTER - (1 if bucket.replacement_nodes else 0):
             bucket.remove_node(contact)
+            bucket.lost += 1
             return True
         return False
 
@@ -214,6 +219,7 @@ class Table(RoutingTable):  # type: ignore[misc]  # kademlia is untyped
         contact = bucket.nodes.get(peer.dht_key)
         if contact is not None:
             bucket.remove_node(contact)
+            bucket.lost += 1
             self.version += 1
 
     def forgive(self, now: float) -> None:

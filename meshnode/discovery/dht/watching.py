@@ -20,7 +20,7 @@ from meshnode.identity.record import EndpointRecord, latest_ms
 RENEW_S = 60.0
 HOLDERS = 3
 SEED_HOLDERS = 2
-LOOKUP_EVERY = 20  # renewals; the nearest nodes change slowly, and a holder that is gone is replaced at once
+LOOKUP_EVERY = 60  # renewals: an hour; the nearest nodes change slowly, and a holder that is gone is replaced at once
 RETRY_S = 2.0
 MAX_RETRY_S = 60.0
 URGENT_SENDS = 6
@@ -213,6 +213,7 @@ class Watching:
             lost,
             pad=not shown,
             urgent=urgent,
+            shown=shown,
         )
 
     def on_push(self, push: Push, now: float) -> bool:
