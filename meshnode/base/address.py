@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import NamedTuple
 
 DUMMY_HOST = "192.0.0.8"  # RFC 7600 section 4.8: an address that no host has
@@ -77,12 +78,21 @@ def parse_addr(text: str) -> Addr:
         raise ValueError(f"{text!r}: {host!r} is not an IP address") from error
 
 
+@lru_cache(maxsize=1024)
+def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return the IP address of an ``Addr``'s host, without its scope.
+
+    A dial asks four times, and to parse takes longer than what is done with it. Raises ValueError for a detour.
+    """
+    return ipaddress.ip_address(host.partition("%")[0])
+
+
 def pack_addr(addr: Addr) -> bytes:
     """Return 4 or 16 address bytes and a 2-byte big-endian port, as records and observed addresses carry them.
 
     A scope is dropped: it means something only on this host. Raises ValueError for a detour.
     """
-    return ipaddress.ip_address(addr.host.partition("%")[0]).packed + addr.port.to_bytes(2, "big")
+    return ip_of(addr.host).packed + addr.port.to_bytes(2, "big")
 
 
 def unpack_addr(data: bytes) -> Addr:
@@ -106,7 +116,7 @@ def is_dialable(addr: Addr) -> bool:
     """
     if not 0 < addr.port < 65536:
         return False
-    return _is_one_host(ipaddress.ip_address(addr.host.partition("%")[0]).packed)
+    return _is_one_host(ip_of(addr.host).packed)
 
 
 def unpack_dialable(data: bytes) -> Addr:

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterable
 from functools import lru_cache
 
-from meshnode.base.address import Addr
+from meshnode.base.address import Addr, ip_of
 from meshnode.base.limits import MAX_SCOPES
 from meshnode.base.value import value
 
@@ -59,7 +59,7 @@ class LocalNetworks:
 def _is_broadcast(addr: Addr, networks: Iterable[tuple[str, int]]) -> bool:
     if ":" in addr.host:
         return False
-    ip = ipaddress.ip_address(addr.host.partition("%")[0])
+    ip = ip_of(addr.host)
     known = (_network(host, prefix) for host, prefix in networks if ":" not in host and prefix < 31)
     return any(ip == network.broadcast_address for network in known)
 
@@ -70,5 +70,5 @@ def on_networks(addr: Addr, networks: Iterable[tuple[str, int]]) -> bool:
     ``networks`` are (address, prefix length). Raises ValueError when the host of ``addr`` is no IP address, as that of
     a relayed path.
     """
-    ip = ipaddress.ip_address(addr.host.partition("%")[0])
+    ip = ip_of(addr.host)
     return ip.is_loopback or ip.is_link_local or any(ip in _network(host, prefix) for host, prefix in networks)

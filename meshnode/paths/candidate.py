@@ -5,7 +5,6 @@ Each path is a ``Candidate``; a ``CandidateBook`` holds a peer's, bounded, and k
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import field
 from enum import Enum
@@ -62,7 +61,7 @@ class Candidate:
     trusted_at: float = NEVER
     distrust: float = 0.0
     left_at: float = NEVER
-    outcomes: deque[bool] = field(default_factory=lambda: deque(maxlen=LOSS_WINDOW))
+    outcomes: list[bool] = field(default_factory=list)
     named: bool = False
     padded: int = 0
 
@@ -99,6 +98,11 @@ class Candidate:
     def losses(self) -> int:
         """How many of the last probes were lost."""
         return self.outcomes.count(False)
+
+    def note(self, *, answered: bool) -> None:
+        """Enter the outcome of a probe; the last ``LOSS_WINDOW`` are kept."""
+        self.outcomes.append(answered)
+        del self.outcomes[:-LOSS_WINDOW]
 
     def measured(self, sent: float, now: float) -> None:
         """Take the answer to a probe that was sent at ``sent``: the address is validated.
@@ -220,7 +224,7 @@ class CandidateBook:
         """
         found = self._candidates.get(path)
         if found is not None and isinstance(path, ViaRelay):
-            found.outcomes.append(False)
+            found.note(answered=False)
 
     def relays(self) -> list[Candidate]:
         """Return the relayed candidates that are not in use."""

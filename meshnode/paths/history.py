@@ -7,7 +7,6 @@ now, why, and for how long nothing was heard.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 
 from meshnode.base.limits import MAX_PATH_HISTORY
@@ -54,7 +53,7 @@ class PathHistory:
     """The last ``MAX_PATH_HISTORY`` changes, the oldest first."""
 
     def __init__(self) -> None:
-        self._changes: deque[Change] = deque(maxlen=MAX_PATH_HISTORY)
+        self._changes: list[Change] = []  # a few: a deque takes 600 bytes for none
 
     def __iter__(self) -> Iterator[Change]:
         return iter(self._changes)
@@ -89,7 +88,7 @@ class PathHistory:
         elif last is not None and last.reason is reason is PathReason.SILENT and last.path == path:
             last.at, last.is_open, last.times = now, True, last.times + 1
         else:
-            self._changes.append(Change(now, reason, path, is_open=True))
+            self._enter(Change(now, reason, path, is_open=True))
 
     def _on_change(self, last: Change | None, now: float, reason: PathReason, path: Path | None) -> None:
         if last is not None and last.is_open and reason is PathReason.BLACK_HOLE:
@@ -100,11 +99,15 @@ class PathHistory:
             if times == 1:
                 self._changes.pop()
                 reason = PathReason.MOVED if last.reason is PathReason.MOVED else reason
-            self._changes.append(Change(now, reason, path, silent_s=now - began))
+            self._enter(Change(now, reason, path, silent_s=now - began))
         elif last is not None and last.reason in MOVES and reason in SETTLING and now - last.at < SETTLE_S:
             last.path = path
         else:
-            self._changes.append(Change(now, reason, path))
+            self._enter(Change(now, reason, path))
+
+    def _enter(self, change: Change) -> None:
+        self._changes.append(change)
+        del self._changes[:-MAX_PATH_HISTORY]
 
 
 def _end(silence: Change, now: float) -> None:

@@ -48,7 +48,7 @@ class RelayMonitor:
     def answered(self, tx: bytes, candidate: Candidate) -> None:
         """Record the answer to a probe, if it was one of these."""
         if self._probes.pop(tx, None) is not None:
-            candidate.outcomes.append(True)
+            candidate.note(answered=True)
 
     def tick(self, current: Candidate, busy: bool, now: float) -> None:
         """Record which probes are lost, and set the next deadline.
@@ -69,4 +69,4 @@ class RelayMonitor:
                 del self._probes[tx]
             elif now - sent > max(LOST_AFTER_S, LOST_RTTS * (candidate.rtt or 0.1)):
                 del self._probes[tx]
-                candidate.outcomes.append(False)
+                candidate.note(answered=False)

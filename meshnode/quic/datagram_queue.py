@@ -12,7 +12,8 @@ class DatagramQueue:
     """What an engine has to send in DATAGRAM frames: before what streams have waiting, and never again.
 
     Args:
-        waiting: The payloads, which the engine takes from the left as far as its congestion window allows.
+        waiting: The payloads, which the engine takes from the left as far as its congestion window allows; a deque
+            is made for the first one where there is none.
         limit: Returns the largest frame that the peer takes; None or 0 when it takes none, or is not known yet.
 
     Attributes:
@@ -21,7 +22,9 @@ class DatagramQueue:
 
     __slots__ = ("_limit", "has_flows", "waiting")
 
-    def __init__(self, waiting: deque[bytes], limit: Callable[[], int | None]) -> None:
+    waiting: deque[bytes] | tuple[()]
+
+    def __init__(self, waiting: deque[bytes] | tuple[()], limit: Callable[[], int | None]) -> None:
         self.waiting = waiting
         self.has_flows = False
         self._limit = limit
@@ -39,5 +42,7 @@ class DatagramQueue:
         """
         if len(data) > MAX_DATAGRAM_PAYLOAD or len(self.waiting) >= MAX_DATAGRAMS_UNSENT or not self.supported:
             return False
+        if isinstance(self.waiting, tuple):
+            self.waiting = deque()
         self.waiting.append(data)
         return True

@@ -5,7 +5,6 @@ Engines refer to themselves in circles, so that what they hold (70 kB a connecti
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 
 from meshnode.quic.datagram_queue import DatagramQueue
@@ -17,7 +16,7 @@ class EndedEngine:
 
     handshake_confirmed = False
     peer_certificate_key = None
-    datagrams = DatagramQueue(deque(), lambda: None)
+    datagrams = DatagramQueue((), lambda: None)
     backlog = 0
 
     def __init__(self, engine: Engine) -> None:

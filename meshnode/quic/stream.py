@@ -313,9 +313,9 @@ class StreamTable:
         self._dirty = dirty
         self._closed = False
         self._streams: dict[int, Stream] = {}
-        self.openers: OrderedDict[OnOpened, str] = OrderedDict()  # with their services; they await a grant
+        self.openers: OrderedDict[OnOpened, str] | None = None  # with their services; they await a grant
         # the peer's streams that we gave up before it had ended them
-        self._gone: BoundedDict[int, None] = BoundedDict(MAX_GONE_STREAMS)
+        self._gone: BoundedDict[int, None] | None = None
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -343,12 +343,13 @@ class StreamTable:
         Raises ValueError for a name that no service can have.
         """
         encode_header(service)
+        self.openers = self.openers or OrderedDict()
         self.openers[answer] = service
         self.open_granted()
 
     def give_up(self, answer: OnOpened) -> None:
         """Take back what waits for a grant."""
-        self.openers.pop(answer, None)
+        (self.openers or dict[OnOpened, str]()).pop(answer, None)
 
     def open_granted(self) -> None:
         """Open what waits, as far as the peer grants streams."""
@@ -380,10 +381,10 @@ class StreamTable:
 
     def _is_given_up(self, event: StreamData) -> bool:
         """Return whether data without a stream was sent before the peer heard that we gave the stream up."""
-        if event.stream_id & 1 != self._own_bit and event.stream_id not in self._gone:
+        if event.stream_id & 1 != self._own_bit and event.stream_id not in (self._gone or ()):
             return False
         self.consume(event.stream_id, len(event.data))
-        if event.fin:
+        if event.fin and self._gone:
             self._gone.pop(event.stream_id, None)
         return True
 
@@ -397,7 +398,7 @@ class StreamTable:
         What is unread is dropped: no reader goes past an error, and it must not hold back other streams.
         """
         stream = self._streams.pop(stream_id, None)
-        self._gone.pop(stream_id, None)
+        (self._gone or dict[int, None]()).pop(stream_id, None)
         self.flows.end(stream_id)
         if stream is not None:
             if not stream.write_end and stream.error is None:
@@ -438,8 +439,8 @@ class StreamTable:
         for stream in list(self._streams.values()):
             stream.fail(error)
         self._streams.clear()
-        openers, self.openers = self.openers, OrderedDict()
-        for answer in openers:
+        openers, self.openers = self.openers, None
+        for answer in openers or ():
             answer(error)
         draining, self.draining = self.draining, {}
         for stream in draining.values():
@@ -491,6 +492,7 @@ class StreamTable:
         stream = self._streams.pop(stream_id, None)
         self.flows.end(stream_id)
         if stream is not None and (stream.stopped or not stream.fin_received):
+            self._gone = self._gone or BoundedDict(MAX_GONE_STREAMS)
             self._gone[stream_id] = None
 
     def await_drain(self, stream: Stream) -> None:

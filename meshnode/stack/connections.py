@@ -210,6 +210,7 @@ class Connections(Component):
         if len(rest) > MAX_HELD_DATAGRAMS:
             metrics.count(HELD_LOST, len(rest) - MAX_HELD_DATAGRAMS)
         session.outbox.extend(rest)
+        del session.outbox[:-MAX_HELD_DATAGRAMS]
 
     # ---- time
 

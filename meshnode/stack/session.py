@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -12,7 +11,6 @@ from meshnode.base.limits import (
     CONTROL_FRAMES_PER_S,
     KEEPALIVE_S,
     MAX_FLIGHT,
-    MAX_HELD_DATAGRAMS,
 )
 from meshnode.base.path import Path
 from meshnode.base.timers import Timers
@@ -62,7 +60,7 @@ class Session:
         self.arrivals: dict[Connection, Arrival] = {}
         self.held: HeldFlight | None = None
         self.deferred: tuple[Connection, Hello] | None = None  # an arrival's Hello, while this node's dial may live
-        self.outbox: deque[bytes] = deque(maxlen=MAX_HELD_DATAGRAMS)  # what the 3x rule holds back
+        self.outbox: list[bytes] = []  # what the 3x rule holds back
         self.waiting: list[OnConnect] = []
         self.frames = TokenBucket(CONTROL_FRAMES_PER_S, CONTROL_FRAMES_BURST, 0.0)  # of all its connections
         self.introduction: Introduction | None = None  # the last one, of the ready connection

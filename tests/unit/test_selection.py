@@ -172,16 +172,16 @@ def test_a_relay_that_loses_three_of_eight_is_left_for_one_that_loses_none() -> 
     other.outcomes.extend([True] * MIN_OUTCOMES)
     compared, situation = RelaysCompared((other,)), Situation(NOW, current)
     assert choose(compared, situation) == Decision(other, PathReason.FEWER_LOSSES)
-    other.outcomes.append(False)
+    other.note(answered=False)
     assert choose(compared, situation) == STAY, "it loses too"
     other.outcomes.clear()
-    other.outcomes.append(True)
+    other.note(answered=True)
     assert choose(compared, situation) == STAY, "too few probes to tell"
-    other.outcomes.append(True)
+    other.note(answered=True)
     other.state = PathState.FAILED
     assert choose(compared, situation) == STAY
     other.state = PathState.VALIDATED
-    current.outcomes.append(True)
+    current.note(answered=True)
     assert choose(compared, situation) == STAY, "two lost of eight are not enough"
 
 

@@ -199,7 +199,7 @@ def test_streams_given_up_in_mid_transfer_return_their_credit(ending: str) -> No
         got += len(theirs.read())
     assert got == 1 << 20
     assert pair.listener.engine.unread() == 0, "not one byte of the connection's window is lost"
-    assert len(pair.listener.streams._gone) <= 1
+    assert len(pair.listener.streams._gone or ()) <= 1
 
 
 def test_a_reader_that_does_not_read_holds_the_sender_at_one_window() -> None:

@@ -9,7 +9,6 @@ again for as long as the peer may be waiting for it: while it has used up all th
 from __future__ import annotations
 
 import hmac
-from collections import deque
 from dataclasses import field
 
 from meshnode.base.bounded import BoundedDict
@@ -30,7 +29,7 @@ LONGEST_WAIT_S = 5.0
 
 @state
 class _Window:
-    limits: deque[int]  # the limit that the peer surely knows, then those it may know; at most five
+    limits: list[int]  # the limit that the peer surely knows, then those it may know; at most five
     delivered: int = 0
     consumed: int = 0
     ended: bool = False
@@ -53,7 +52,7 @@ class StreamWindows:
     _streams: dict[int, _Window] = field(default_factory=dict)
     pending: dict[int, None] = field(default_factory=dict)  # streams to be granted more
     waiting: dict[int, None] = field(default_factory=dict)  # streams whose peer may wait for a lost grant
-    _deaf: BoundedDict[int, None] = field(default_factory=lambda: BoundedDict(MAX_DEAF))
+    _deaf: BoundedDict[int, None] | None = None
 
     def deliver(self, stream_id: int, count: int, fin: bool) -> bool:
         """Count ``count`` bytes that arrived in order on a stream, and ``fin``, its end.
@@ -62,11 +61,11 @@ class StreamWindows:
         A stream that was forgotten takes whatever comes.
         """
         self.backlog.brought += count + FRAME
-        if stream_id in self._deaf:
+        if self._deaf and stream_id in self._deaf:
             return True
         stream = self._streams.get(stream_id)
         if stream is None:
-            stream = self._streams[stream_id] = _Window(deque([self.window]))
+            stream = self._streams[stream_id] = _Window([self.window])
         stream.delivered += count
         self.unread += count
         limits = stream.limits
@@ -77,7 +76,7 @@ class StreamWindows:
                 stream.resend_at = None
                 stream.tries = 0
                 while limits[0] < stream.delivered:
-                    limits.popleft()
+                    del limits[0]
             self._watch(stream_id, stream)
         if fin:
             stream.ended = True
@@ -129,6 +128,8 @@ class StreamWindows:
             self.unread -= stream.delivered - stream.consumed
         self.pending.pop(stream_id, None)
         self.waiting.pop(stream_id, None)
+        if self._deaf is None:
+            self._deaf = BoundedDict(MAX_DEAF)
         self._deaf[stream_id] = None
 
     def on_blocked(self, stream_id: int, limit: int) -> None:

@@ -20,10 +20,8 @@ It sees one constant virtual address, so neither end's move ever reaches it. Whe
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any
 
 from meshnode.quic.engines.deferred import unexecuted
 
@@ -122,10 +120,11 @@ class Qh3Engine:
         self.odcid = odcid
         self.peer_certificate_key: bytes | None = None
         self.backlog = 0
-        self.datagrams = DatagramQueue(deque(), lambda: quic._remote_max_datagram_frame_size)
+        self.datagrams = DatagramQueue((), lambda: quic._remote_max_datagram_frame_size)
         quic.windows.datagrams = self.datagrams
         # grants as much again in the next ``transmit``, where a core that was left alone is drained too
         self.consumed: Callable[[int, int], bool] = quic.windows.consume
+        quic._events = [*quic._events]  # a deque takes 600 bytes for none
         self._quic = quic
         self._core = quic._core
         self._abandoned = False
@@ -248,6 +247,7 @@ class Qh3Engine:
         Each leaves at once, so that none meets a smaller packet.
         """
         core, waiting = self._core, self.datagrams.waiting
+        assert not isinstance(waiting, tuple)
         while waiting and core.bytes_in_flight <= core.congestion_window + BASE_MTU and core.state not in OVER:
             core.send_datagram(waiting.popleft())
             self._quic.poll(now)
@@ -283,14 +283,14 @@ class Qh3Engine:
     def events(self) -> Sequence[EngineEvent]:
         """Hand over what was drained."""
         quic = self._quic
-        queued: deque[Any] = quic._events
+        queued = quic._events
         if quic.ended is None or self._end_reported:
             if not queued:
                 return NO_EVENTS
             if quic._tls is None:  # none of the handshake's is among them any more
-                quic._events = deque()
+                quic._events = []
                 return queued
-        quic._events = deque()
+        quic._events = []
         found: list[EngineEvent] = []
         for event in queued:
             if isinstance(event, quic_events.HandshakeCompleted):

@@ -6,7 +6,7 @@ Used by ``qh3.py`` alone, which checks at import that all private attributes tou
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 from qh3 import tls
@@ -63,14 +63,15 @@ class Qh3Connection(QuicConnection):
 
     _core: Any  # there from the start, for Retry and Version Negotiation, which replace it, never get here
     _tls: Any
-    _events: Any  # a deque of the seam's events, and until the handshake is over TLS's own among them
+    # the seam's events, and until the handshake is over TLS's own among them
+    _events: list[Any]  # type: ignore[assignment]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.windows = StreamWindows(STREAM_WINDOW, HOLD)
         self.ended: Terminated | None = None
         self.outbox: list[bytes] = []
-        self._sealer: Callable[[], CreditSealer] | None = None  # makes it for the first grant
+        self._sealer: CreditSealer | bytes = b""  # until the first grant the secret that it is made of
         self.balance = Balance()
         self.time = 0.0  # how far the core's was set ahead: it takes no earlier one
         self._before_done = 0  # bytes of authentic packets in the handshake
@@ -158,7 +159,7 @@ class Qh3Connection(QuicConnection):
         What TLS sends later, tickets say, is ignored.
         """
         certificate = self.get_peercert()
-        self._sealer = cache(partial(CreditSealer, self._tls.sent_secret))
+        self._sealer = self._tls.sent_secret
         done = HandshakeDone(NAMES[self._tls.tls.group], self._tls.tls.binding)
         self._tls = None
         return (key_of(bytes(certificate.public_key())) if certificate is not None else None), done
@@ -335,8 +336,10 @@ class Qh3Connection(QuicConnection):
         if not self._last:
             self._core.send_ping(0)
             self.poll(now)
-        sealer, number = self._sealer and self._sealer(), self._number
-        if sealer is None or not sealer.is_number(self._last, number - 1):
+        if self._sealer and isinstance(self._sealer, bytes):
+            self._sealer = CreditSealer(self._sealer)
+        sealer, number = self._sealer, self._number
+        if isinstance(sealer, bytes) or not sealer.is_number(self._last, number - 1):
             # A number used twice would give the key away. No node updates its keys, so this does not happen.
             raise RuntimeError("the core's packet numbers are not known")
         self._last = sealer.seal(self._last[1 : 1 + CID_LENGTH], number, grants)  # the next may come before the core's
