@@ -141,9 +141,7 @@ PACED_FROM = 16  # datagrams in one turn of the loop from which peers take turns
 PACE_TURN_S = 0.003  # CPU for datagrams until timers, writers and what has come meanwhile have their turn
 PACE_QUANTUM_S = 0.0005  # CPU of one peer's turn: 5 to 8 ordinary datagrams
 MAX_PACED = 4_096  # datagrams that wait for their turn, and 4 of each of 2,048 peers; x 1.3 kB = 16 MB
-MAX_PACED_S = (
-    1.0  # that a datagram waits for its peer's turn: its sender has repeated it by then, and what is newer counts
-)
+MAX_SEALED_S = 1.0  # that a sealed datagram waits for its source's turn: its sender has repeated it by then
 MAX_UNCONNECTED = 512  # datagrams of no connection that wait, of each of three kinds; x 1.3 kB = 2 MB; the oldest go
 MAX_QUEUED_S = 2.0  # that a datagram of no connection waits, in the kernel or here: its sender has given it up by then
 DEAR_DATAGRAM_S = 0.005  # of CPU; an ordinary one costs 0.1 ms, the smallest frames that fill one 0.6

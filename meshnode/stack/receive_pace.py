@@ -4,10 +4,11 @@ One peer's packets, full of the smallest frames, cost 0.1 to 2 ms each, and none
 the whole core when they are handled as they come. So when more has come than a few datagrams, what belongs to
 connections waits here by peer, and peers take turns of equal cost, smaller ones where datagrams are dearer than usual:
 those that need less than their share wait for one turn, and what is too much for its peer's queue is dropped, which
-QUIC takes for congestion. So is what has waited for ``MAX_PACED_S``: a node that is short of CPU would else answer ever
-later, and its peers repeat ever more. What a peer's turn has this node send is part of its cost. Sealed datagrams from
-where a peer's connection is wait by source, which may be forged, so not with its packets. Peers and sources of one
-network share their turns, for ids are free. A peer whose datagrams are dearer than any honest one's is ended.
+QUIC takes for congestion. What a peer's turn has this node send is part of its cost. Sealed datagrams from where a
+peer's connection is wait by source, which may be forged, so not with its packets; what has waited for ``MAX_SEALED_S``
+is dropped, for its sender has given it up. QUIC packets wait on: dropped, they would be sent again ever later. Peers
+and sources of one network share their turns, for ids are free. A peer whose datagrams are dearer than any honest one's
+is ended.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from meshnode.base.limits import (
     DEAR_DATAGRAMS,
     DEAR_DATAGRAMS_PER_S,
     MAX_PACED,
-    MAX_PACED_S,
+    MAX_SEALED_S,
     PACE_QUANTUM_S,
     PACE_TURN_S,
 )
@@ -143,7 +144,7 @@ class ReceivePace(Generic[Owner]):
         while self._order and left > 0:
             owner = self._order[0]
             queue = self._queues[owner]
-            self._drop_before(queue, now - MAX_PACED_S)
+            self._drop_before(queue, now - MAX_SEALED_S)
             if queue.waiting and queue.deficit <= 0:
                 share = max(LEAST_SHARE, min(1.0, TYPICAL_S / queue.each))
                 queue.deficit += share * PACE_QUANTUM_S / self._of_network[queue.network]
@@ -164,7 +165,8 @@ class ReceivePace(Generic[Owner]):
             self._of_network.clear()
 
     def _drop_before(self, queue: _Queue, time: float) -> None:
-        while queue.waiting and queue.waiting[0][0] < time:
+        """Drop the sealed datagrams of a queue that came before a time."""
+        while queue.waiting and queue.waiting[0][0] < time and _is_sealed(queue.waiting[0][1]):
             count = len(queue.waiting.popleft()[1][0])
             queue.count -= count
             self.waiting -= count
@@ -195,6 +197,12 @@ class ReceivePace(Generic[Owner]):
         if not bucket.take(count, now):
             del self._dear[owner]
             self._too_dear(owner)
+
+
+def _is_sealed(run: Run) -> bool:
+    """Return whether a run is of sealed datagrams: those of one reception are all of one kind."""
+    first = run[0][0]
+    return bool(first) and not first[0] & FIXED
 
 
 def _first(waiting: deque[tuple[float, Run]], count: int) -> list[Run]:
