@@ -1,8 +1,8 @@
 """aioquic's QuicConnection behind the seam: the reference, and the engine where qh3 is not installed.
 
-Every private attribute of aioquic that we touch is touched in this file, and its presence is checked at
-import (``_check``); the version is pinned. aioquic sees one constant virtual address, so neither end's
-move ever reaches it; flow control follows consumption, because its own windows double regardless.
+Every private attribute of aioquic that we touch is touched in this file and ``aioquic_sending.py``, and its
+presence is checked at import (``_check``); the version is pinned. aioquic sees one constant virtual address, so
+neither end's move ever reaches it; flow control follows consumption, because its own windows double regardless.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from aioquic.quic import events as quic_events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import END_STATES, QuicConnection, QuicConnectionError, QuicConnectionState
 from aioquic.quic.packet import QuicErrorCode, QuicProtocolVersion
-from aioquic.quic.packet_builder import QuicPacketBuilder
-from aioquic.quic.recovery import QuicPacketPacer, QuicPacketSpace
-from aioquic.quic.stream import QuicStream
+from aioquic.quic.recovery import QuicPacketPacer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509 import Certificate, load_der_x509_certificate
 
@@ -33,6 +31,7 @@ from meshnode.base.limits import BASE_MTU, MAX_CRYPTO
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.datagram_queue import DatagramQueue
+from meshnode.quic.engines.aioquic_sending import Sending
 from meshnode.quic.engines.aioquic_tls import check as check_tls
 from meshnode.quic.engines.aioquic_tls import end_handshake, peer_key, take_over
 from meshnode.quic.engines.certificate import certificate_of
@@ -86,7 +85,7 @@ class _Pacer(QuicPacketPacer):
         self.bucket_max = max(self.bucket_max, PACER_BURST_S)
 
 
-class _Quic(QuicConnection):
+class _Quic(Sending):
     """QuicConnection with key-only TLS and receive windows that follow what the application consumed."""
 
     def __init__(self, groups: tuple[int, ...], **kwargs: object) -> None:
@@ -121,32 +120,6 @@ class _Quic(QuicConnection):
         if end - self._crypto_streams[context.epoch].receiver.starting_offset() > MAX_CRYPTO:
             raise QuicConnectionError(QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type, "too much crypto buffering")
         super()._handle_crypto_frame(context, frame_type, buf)
-
-    def _write_stream_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream) -> None:
-        local = stream.max_stream_data_local
-        if local and stream.stream_id is not None:
-            want = self.consumed.get(stream.stream_id, 0) + STREAM_WINDOW
-            if want - local >= STREAM_WINDOW // 4:
-                stream.max_stream_data_local = local = want
-            if stream.max_stream_data_local_sent == local:
-                return
-            highest = stream.receiver.highest_offset
-            stream.receiver.highest_offset = 0  # keeps the stock rule from doubling the window
-            try:
-                super()._write_stream_limits(builder, space, stream)
-            finally:
-                stream.receiver.highest_offset = highest
-
-    def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
-        limit = self._local_max_data
-        want = self.consumed_total + CONNECTION_WINDOW
-        if want - limit.value >= CONNECTION_WINDOW // 4:
-            limit.value = want
-        used, limit.used = limit.used, 0
-        try:
-            super()._write_connection_limits(builder, space)
-        finally:
-            limit.used = used
 
     def return_undelivered(self, stream_id: int) -> None:
         """Count what a reset left undelivered as consumed: it fills the connection's window and is never read."""
@@ -477,7 +450,9 @@ PRIVATE = {
         "_get_or_create_stream_for_send _handle_crypto_frame _handshake_complete _handshake_confirmed _host_cids "
         "_initialize _local_initial_source_connection_id _local_max_data _local_max_streams_bidi _logger _loss "
         "_max_datagram_size _network_paths _peer_token _remote_max_datagram_frame_size _remote_max_streams_bidi "
-        "_replenish_connection_ids _set_state _spaces _state _streams _write_connection_limits _write_stream_limits"
+        "_replenish_connection_ids _set_state _spaces _state _streams _streams_queue "
+        "_write_application(builder,network_path,now) _write_connection_limits(builder,space) "
+        "_write_stream_limits(builder,space,stream)"
     ),
     "_loss": (
         "_cc _on_packets_lost(congestion_event,now,space,packets) _pacer _pto_count _rtt_initialized _rtt_smoothed "

@@ -81,12 +81,21 @@ class Ranges(RangeSet):
 
 
 class StreamsOf(dict[int, Any]):
-    """The streams of one connection, whose ranges are counted together."""
+    """The streams of one connection, whose ranges are counted together.
+
+    Attributes:
+        shown: Streams whose limits may be due, while packets are written; None otherwise.
+    """
 
     def __init__(self, holes: Holes) -> None:
         super().__init__()
+        self.shown: list[Any] | None = None
         self._holes = holes
-        holes.streams = self.values()
+        holes.streams = super().values()
+
+    def values(self) -> Any:
+        """Return all streams, or those that are ``shown`` alone."""
+        return super().values() if self.shown is None else self.shown
 
     def __setitem__(self, stream_id: int, stream: Any) -> None:
         stream.receiver._ranges = Ranges(self._holes)
