@@ -155,7 +155,7 @@ class UdpSocket:
         dropped = of_connections = stale = 0
         too_old = int(time.time() - MAX_QUEUED_S)
         wakes = self._wakes
-        most, alone = wakes.most, wakes.alone >= ALONE
+        most, alone = wakes.most, int(wakes.alone >= ALONE)
         for _ in range(READS):
             try:
                 length, ancillary, _, name = sock.recvmsg_into([view], 128)
@@ -175,7 +175,9 @@ class UdpSocket:
             data = bytes(view[:length])
             datagrams = [data] if segment >= length else [data[i : i + segment] for i in range(0, length, segment)]
             batch.append((datagrams, source))
-            if alone:  # to find that there is no other takes as long as to read one; if there is, this is called again
+            if (
+                len(datagrams) <= alone
+            ):  # to find that there is no other takes as long as to read one; if there is, this is called again
                 break
             if view[0] & LONG_HEADER == SHORT_HEADER:
                 of_connections += len(datagrams)
