@@ -1,7 +1,7 @@
 """What aioquic writes into packets: credit by what the application has consumed, and few streams at a time.
 
 aioquic goes through every stream for every packet, idle ones too: 2,000 streams of 3,000 bytes cost four million steps,
-minutes of CPU. Here it is given the streams that have something to say, ``FEW`` at once.
+minutes of CPU. Here it is given the streams that have something to say, ``AT_ONCE`` at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aioquic.quic.stream import QuicStream
 from meshnode.quic.engines.common import CONNECTION_WINDOW, STREAM_WINDOW
 from meshnode.quic.engines.ranges import StreamsOf
 
-FEW = 32  # streams that take part in a packet; the others' turn comes when these have nothing more to say
+AT_ONCE = 32  # streams that take part in a packet; the others' turn comes when these have nothing more to say
 
 
 class Sending(QuicConnection):
@@ -34,7 +34,7 @@ class Sending(QuicConnection):
     def _write_application(self, builder: QuicPacketBuilder, network_path: Any, now: float) -> None:
         """Let the streams that have something to say take their turns; aioquic's own order holds among those."""
         queue = self._streams_queue
-        if len(queue) <= FEW:
+        if len(queue) <= AT_ONCE:
             super()._write_application(builder, network_path, now)
             return
         speaking: list[QuicStream] = []
@@ -45,7 +45,7 @@ class Sending(QuicConnection):
         self._streams.shown = [stream for stream in self._streams.values() if self._is_due(stream)]
         try:
             while True:
-                self._streams_queue, speaking = speaking[:FEW], speaking[FEW:]
+                self._streams_queue, speaking = speaking[:AT_ONCE], speaking[AT_ONCE:]
                 super()._write_application(builder, network_path, now)
                 behind += self._streams_queue
                 self._streams_queue = []
