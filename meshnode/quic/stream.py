@@ -374,7 +374,7 @@ class StreamTable:
             stream = self._streams[event.stream_id] = Stream(self, event.stream_id, opener=False)
         waiting = type(stream._awaits) is HeaderReader
         stream.feed(event.data, event.fin)
-        if waiting and stream.header_complete:
+        if waiting and type(stream._awaits) is not HeaderReader:
             self._opened(stream)
         if not stream.background:
             self.has_come = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 from meshnode.errors import DatagramsUnsupported, MeshError, StreamLimitError
 from meshnode.identity.node_id import NodeId
@@ -139,8 +138,10 @@ class Connection:
 async def _granted(link: Link, service: str) -> Stream:
     """Return a stream once the peer grants one. Raises StreamLimitError, ConnectionLost, ValueError."""
     if not link.streams.openers:  # nearly always there is one, and waiting costs a future
-        with suppress(StreamLimitError):
+        try:
             return link.open(service)
+        except StreamLimitError:
+            pass  # some are in use: one is granted when they have ended
     found: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
 
     def answer(outcome: Stream | MeshError) -> None:

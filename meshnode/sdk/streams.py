@@ -103,7 +103,8 @@ class MeshReader(asyncio.StreamReader):
     async def _read_all(self) -> bytes:
         stream, parts = self._stream, []
         while True:
-            self._raise_error()
+            if stream.error is not None and not stream.fin_received:
+                raise stream.error
             if self._held:
                 parts.append(bytes(self._held))
                 self._held.clear()

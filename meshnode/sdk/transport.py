@@ -162,8 +162,9 @@ class StreamTransport(Writing, asyncio.Transport):
 
         Safe to call twice.
         """
-        if not self._stream.fin_sent and self._stream.error is None:
-            self._stream.write(b"", fin=True)
+        stream = self._stream
+        if not stream.write_end and stream.error is None:
+            stream.write(b"", fin=True)
 
     def close(self) -> None:
         """End this direction and read no more; what is written is still delivered. Safe to call twice.
@@ -174,7 +175,11 @@ class StreamTransport(Writing, asyncio.Transport):
             return
         self._closing = True
         self.write_eof()
-        self.end_reading()
+        stream = self._stream
+        if stream.fin_received and not stream.unread:
+            self.signal.fire()  # nothing is left to be read
+        else:
+            self.end_reading()
 
     def end_reading(self) -> None:
         """Let the reader end behind what has arrived."""

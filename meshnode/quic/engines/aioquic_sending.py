@@ -42,7 +42,7 @@ class Sending(QuicConnection):
         for stream in queue:
             (speaking if _has_something(stream) else silent).append(stream)
         behind: list[QuicStream] = []
-        self._streams.shown = [stream for stream in self._streams.values() if self._is_due(stream)]
+        self._streams.show([stream for stream in self._streams.values() if self._is_due(stream)])
         try:
             while True:
                 self._streams_queue, speaking = speaking[:AT_ONCE], speaking[AT_ONCE:]
@@ -52,7 +52,7 @@ class Sending(QuicConnection):
                 if not speaking:
                     break
         finally:
-            self._streams.shown = None
+            self._streams.show(None)
             self._streams_queue = [*speaking, *self._streams_queue, *behind, *silent]
 
     def _is_due(self, stream: QuicStream) -> bool:

@@ -81,21 +81,22 @@ class Ranges(RangeSet):
 
 
 class StreamsOf(dict[int, Any]):
-    """The streams of one connection, whose ranges are counted together.
-
-    Attributes:
-        shown: Streams whose limits may be due, while packets are written; None otherwise.
-    """
+    """The streams of one connection, whose ranges are counted together."""
 
     def __init__(self, holes: Holes) -> None:
         super().__init__()
-        self.shown: list[Any] | None = None
         self._holes = holes
-        holes.streams = super().values()
+        holes.streams = self.values()
 
-    def values(self) -> Any:
-        """Return all streams, or those that are ``shown`` alone."""
-        return super().values() if self.shown is None else self.shown
+    def show(self, streams: list[Any] | None) -> None:
+        """Have ``values`` return these streams alone; None ends it.
+
+        An attribute of this object, not a method of the class: that would be one call more for every packet.
+        """
+        if streams is not None:
+            self.values = lambda: streams  # type: ignore[method-assign, assignment, return-value]
+        else:
+            vars(self).pop("values", None)
 
     def __setitem__(self, stream_id: int, stream: Any) -> None:
         stream.receiver._ranges = Ranges(self._holes)
