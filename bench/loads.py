@@ -59,12 +59,16 @@ class BusierCpu:
         self._pids = os.getpid(), server
         self._last = [cpu_s(pid) for pid in self._pids]
 
+    def each(self) -> tuple[float, float]:
+        """Return the seconds that this process and the server have used since the last call."""
+        now = [cpu_s(pid) for pid in self._pids]
+        here, there = (a - b for a, b in zip(now, self._last, strict=True))
+        self._last = now
+        return here, there
+
     def busier(self) -> float:
         """Return the seconds that the busier of the two has used since the last call."""
-        now = [cpu_s(pid) for pid in self._pids]
-        used = max(a - b for a, b in zip(now, self._last, strict=True))
-        self._last = now
-        return used
+        return max(self.each())
 
 
 async def bulk(open_: Open, megabytes: int) -> float:

@@ -167,8 +167,9 @@ async def _measure(place: Place, way: Way, work: Work) -> dict[str, float]:
     cpu = loads.BusierCpu(place.process)
     up = await loads.bulk(lambda: way.open(place), work.megabytes)
     down = await loads.bulk_down(lambda: way.open(place), work.megabytes)
-    each = cpu.busier() * 1000 / (2 * work.megabytes * 1.048576)
-    return {"echo_p50_us": p50, "up_MBps": up, "down_MBps": down, "cpu_ms_per_MB": each}
+    here, there = (used * 1000 / (2 * work.megabytes * 1.048576) for used in cpu.each())
+    each = {"here_ms_per_MB": here, "there_ms_per_MB": there, "cpu_ms_per_MB": max(here, there)}
+    return {"echo_p50_us": p50, "up_MBps": up, "down_MBps": down, **each}
 
 
 async def _measured(process: int, seed: str, target: int, work: Work) -> dict[str, list[dict[str, float]]]:
@@ -208,7 +209,8 @@ async def _measured(process: int, seed: str, target: int, work: Work) -> dict[st
 def run(work: Work = Work()) -> dict[str, dict[str, float]]:
     """Return the medians of each way; ``of_stream`` is its throughput, the lower of both directions, by a stream's.
 
-    ``cpu_ms_per_MB`` is that of the busier process: other processes disturb it least.
+    ``cpu_ms_per_MB`` is that of the busier process, which bounds a way where each has a core: of this one (``here``),
+    with the program, its node and what is between, or of the serving one (``there``). Other processes disturb it least.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()

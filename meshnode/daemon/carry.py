@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from contextlib import suppress
 
 from meshnode.base.value import frozen
-from meshnode.daemon.frames import BROKEN, END, LENGTH, MAX_FRAME, WHOLE, frame
-from meshnode.errors import ConnectionLost, MeshError
+from meshnode.daemon.frames import BROKEN, END, LENGTH, MAX_FRAME, WHOLE
+from meshnode.errors import MeshError
+from meshnode.quic.stream import Stream
+from meshnode.sdk.pump import OnEnd, Pump, ToSocket, ToStream, free
 from meshnode.sdk.streams import MeshReader, MeshWriter
 
 GONE_S = 2.0  # for the client to go away once it was told how the stream ended
 LOOK_S = 0.2  # between looks whether the service still reads, once it has ended its own direction
+BUFFER = 1 << 19  # bytes of the kernel's for the client: a frame passes whole
 
 
 @frozen
@@ -24,76 +28,136 @@ class Carried:
     ended: asyncio.Event | None = None  # is set when it is carried no longer
 
 
-async def carry(client: tuple[asyncio.StreamReader, asyncio.StreamWriter], mesh: Carried) -> None:
+class FromClient(ToStream):
+    """Carries the frames of a client. Behind ``END`` it looks for ``WHOLE``, and whether the client is gone."""
+
+    def __init__(self, sock: socket.socket, stream: Stream, on_end: OnEnd) -> None:
+        super().__init__(sock, stream, free, None, on_end)
+        self._head = b""
+        self._left = 0  # bytes of the frame
+        self._is_ended = False
+
+    def take(self, data: memoryview | bytes) -> None:
+        """Pass on frames as they come; an end without ``END`` is none."""
+        try:
+            if not data:
+                raise ConnectionResetError("the client has gone")
+            self._take_frames(memoryview(data))
+        except (MeshError, OSError) as error:
+            self.end(error)
+        else:
+            self.go_on()
+
+    def _take_frames(self, data: memoryview) -> None:
+        while data and not self.is_over:
+            if self._left:
+                part, data = data[: self._left], data[self._left :]
+                self._left -= len(part)
+                self._stream.write(part)
+                continue
+            missing = LENGTH.size - len(self._head)
+            self._head, data = self._head + data[:missing], data[missing:]
+            if len(self._head) == LENGTH.size:
+                head, self._head = self._head, b""
+                self._on_head(head)
+
+    def _on_head(self, head: bytes) -> None:
+        size = LENGTH.unpack(head)[0]
+        if head == WHOLE:
+            self.end(None)
+            self._stream.stop_reading()
+            self._stream.on_change()
+        elif size > MAX_FRAME or self._is_ended:
+            raise ConnectionResetError("a frame is too long, or behind the end")
+        elif head == END:
+            self._is_ended = True
+            self._on_end(None)
+        else:
+            self._left = size
+
+
+class ToClient(ToSocket):
+    """Carries what the peer sends in frames. One that the client has a part of is finished, whatever becomes of it."""
+
+    def __init__(self, sock: socket.socket, stream: Stream, on_end: OnEnd) -> None:
+        super().__init__(sock, stream, free, b"", on_end)
+        self._is_told = False  # ``END`` is in ``ahead``
+
+    def _send_unread(self) -> None:
+        pieces, size = self._stream.unread.first(MAX_FRAME)
+        pieces.insert(0, LENGTH.pack(size))
+        count = self._send(pieces, LENGTH.size + size)
+        if count:
+            self.ahead = b"".join(pieces)[count:] if count < LENGTH.size + size else b""
+            self._stream.taken(size)
+
+    def end_in_order(self) -> None:
+        """Send ``END``, then end."""
+        if self._is_told:
+            self.end(None)
+        else:
+            self._is_told, self.ahead = True, END
+
+
+class FramePump(Pump):
+    """Carries a stream in frames."""
+
+    def __init__(self, sock: socket.socket, stream: Stream) -> None:
+        self.down = ToClient(sock, stream, self.on_peer_end)
+        self._join(sock, stream, FromClient(sock, stream, self.on_program_end), self.down)
+
+    def on_peer_end(self, error: Exception | None) -> None:
+        """Take note that the client has been told of the end."""
+        if error is not None:
+            self.fail(error)
+        elif not self.told.done():
+            self.told.set_result(None)
+
+
+async def carry(sock: socket.socket, sent: bytes, mesh: Carried) -> None:
     """Carry bytes both ways until both directions have ended, and tell the client how it ended.
 
     A client that goes away before it ended its direction resets the stream: the service must not take what came for
-    the whole. Errors of the stream are told to the client and not raised. Each direction holds at most ``MAX_FRAME``
-    bytes beside the buffers of both ends.
+    the whole. Errors of the stream are told to the client and not raised. At most ``MAX_FRAME`` bytes are held beside
+    the buffers of both ends. ``sent`` was read of the client already.
     """
+    stream = mesh.writer._stream
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+    pump = FramePump(sock, stream)
     is_whole, last = False, WHOLE
     try:
-        async with asyncio.TaskGroup() as group:
-            up = group.create_task(_up(client[0], mesh.writer))
-            await _down(mesh.reader, client[1])
-            ended = await _last_words(up, mesh.writer)
-        if ended:
+        pump.begin(sent)
+        await pump.told
+        while not (pump.heard.done() or stream.fin_sent or stream.over):  # a terminal would never end
+            await asyncio.wait([pump.heard], timeout=LOOK_S)
+        is_heard = pump.heard.done()
+        if is_heard:
+            await pump.heard
+        pump.close()
+        if is_heard:
             await mesh.writer.wait_closed()  # raises when the connection was lost before the peer had everything
         is_whole = True
-    except* MeshError as errors:
-        last = BROKEN + _line(errors)
-    except* (OSError, EOFError):  # the client has gone
+    except MeshError as error:
+        last = BROKEN + json.dumps(error.to_json()).encode() + b"\n"
+    except OSError:  # the client has gone
         last = b""
     finally:
+        pump.close()
         if is_whole:
             mesh.writer.close()
         else:
             mesh.writer.reset()
         if mesh.ended is not None:
             mesh.ended.set()
-    client[1].write(last)
-    await _until_gone(client[0])
+    await _end(sock, pump.down.ahead + last if last else b"")
 
 
-async def _until_gone(reader: asyncio.StreamReader) -> None:
-    """Let the client close first: one that writes to a closed socket does not read what the socket still has for it."""
+async def _end(sock: socket.socket, last: bytes) -> None:
+    """Tell the client the last, and let it close first: one that writes to a closed socket reads no more of it."""
+    loop = asyncio.get_running_loop()
     with suppress(OSError, TimeoutError):
+        await loop.sock_sendall(sock, last)
         async with asyncio.timeout(GONE_S):
-            while await reader.read(MAX_FRAME):
+            while await loop.sock_recv(sock, MAX_FRAME):
                 pass
-
-
-async def _up(reader: asyncio.StreamReader, writer: MeshWriter) -> None:
-    while (head := await reader.readexactly(LENGTH.size)) != END:
-        if head == WHOLE:
-            writer.close()
-            return
-        size = LENGTH.unpack(head)[0]
-        if size > MAX_FRAME:
-            raise EOFError("a frame is too long")
-        writer.write(await reader.readexactly(size))
-        await writer.drain()
-    writer.write_eof()
-
-
-async def _down(reader: MeshReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(MAX_FRAME):
-        writer.write(frame(data))
-        await writer.drain()
-    writer.write(END)
-    await writer.drain()
-
-
-async def _last_words(up: asyncio.Task[None], writer: MeshWriter) -> bool:
-    """Wait for the client's end, or give it up (False) when the service reads no more: a terminal would never end."""
-    while not up.done() and not (writer._stream.fin_sent or writer._stream.over):
-        await asyncio.wait([up], timeout=LOOK_S)
-    return not up.cancel()
-
-
-def _line(errors: BaseExceptionGroup[MeshError]) -> bytes:
-    found: BaseException = errors
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    error = found if isinstance(found, MeshError) else ConnectionLost("the stream is over")
-    return json.dumps(error.to_json()).encode() + b"\n"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 
 LENGTH = struct.Struct(">I")
-MAX_FRAME = 1 << 16  # bytes of the stream in one frame
+MAX_FRAME = 1 << 18  # bytes of the stream in one frame
 END, WHOLE, BROKEN = LENGTH.pack(0), LENGTH.pack(0xFFFFFFFE), LENGTH.pack(0xFFFFFFFF)
 
 

@@ -38,6 +38,7 @@ from meshnode.services.registry import ServiceBook
 log = logging.getLogger("meshnode.daemon")
 
 MAX_REQUEST = 1 << 16
+READ = 1 << 14  # bytes read at once
 ELSEWHERE = "set XDG_RUNTIME_DIR to a folder of this user, or use a shorter --home: this one is too long for a socket"
 
 
@@ -126,34 +127,31 @@ class ControlServer:
     async def _client(self, sock: socket.socket) -> None:
         task = asyncio.current_task()
         assert task is not None
-        reader, writer = await asyncio.open_connection(sock=sock, limit=MAX_REQUEST)
         try:
             async with asyncio.timeout(CONTROL_REQUEST_S):
-                line = await _request_line(reader)
+                line, sent = await _request_line(sock)
             self._silent.pop(task, None)
-            await self._serve(line, reader, writer)
-        except (ConnectionError, TimeoutError, ValueError, asyncio.CancelledError) as error:
+            await self._serve(line, sent, sock)
+        except (ConnectionError, TimeoutError, asyncio.CancelledError) as error:
             log.debug("a control client went away: %r", error)
         finally:
-            writer.close()
+            sock.close()
 
-    async def _serve(self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, line: bytes, sent: bytes, sock: socket.socket) -> None:
         try:
             asked = parse(line)
         except MeshError as error:
-            await _write(writer, error.to_json())
+            await _write(sock, error.to_json())
             return
         if asked.endless:
-            await self._answer_while_heard(asked, reader, writer)
-        elif (stream := await self._answer(asked, writer)) is not None:
-            await carry((reader, writer), stream)
+            await self._answer_while_heard(asked, sock)
+        elif (stream := await self._answer(asked, sock)) is not None:
+            await carry(sock, sent, stream)
 
-    async def _answer_while_heard(
-        self, asked: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _answer_while_heard(self, asked: Request, sock: socket.socket) -> None:
         """Give an answer without an end: over when the client goes away, which sends no more until then."""
-        answering = asyncio.ensure_future(self._answer(asked, writer))
-        leaving = asyncio.ensure_future(reader.read(1))
+        answering = asyncio.ensure_future(self._answer(asked, sock))
+        leaving = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(sock, 1))
         try:
             await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -161,13 +159,13 @@ class ControlServer:
                 task.cancel()
             await asyncio.gather(answering, leaving, return_exceptions=True)
 
-    async def _answer(self, asked: Request, writer: asyncio.StreamWriter) -> Carried | None:
+    async def _answer(self, asked: Request, sock: socket.socket) -> Carried | None:
         """Write the results and the end, or the error; return a stream that is to be carried instead of the end."""
         try:
             async for result in asked.answer(self._daemon):
                 if isinstance(result, Carried):
                     return result
-                await _write(writer, {"result": result})
+                await _write(sock, {"result": result})
             answer: dict[str, Any] = {"end": True}
         except MeshError as error:
             answer = error.to_json()
@@ -178,21 +176,27 @@ class ControlServer:
             answer = refused(error).to_json()
         except (TypeError, KeyError, ValueError) as error:
             answer = MeshError(f"bad request: {error}", hint="are both ends of one version?").to_json()
-        await _write(writer, answer)
+        await _write(sock, answer)
         return None
 
 
-async def _request_line(reader: asyncio.StreamReader) -> bytes:
-    """Return the line of a request; one that is longer than ``MAX_REQUEST`` is as good as none, and answered so."""
-    try:
-        return await reader.readline()
-    except ValueError:
-        return b""
+async def _request_line(sock: socket.socket) -> tuple[bytes, bytes]:
+    """Return the line of a request, and what came behind it.
+
+    One that is longer than ``MAX_REQUEST`` is as good as none, and answered so.
+    """
+    found = b""
+    while len(found) <= MAX_REQUEST:
+        more = await asyncio.get_running_loop().sock_recv(sock, READ)
+        found += more
+        line, end, rest = found.partition(b"\n")
+        if end or not more:
+            return (line, rest) if len(line) <= MAX_REQUEST else (b"", b"")
+    return b"", b""
 
 
-async def _write(writer: asyncio.StreamWriter, line: dict[str, Any]) -> None:
-    writer.write(json.dumps(line).encode() + b"\n")
-    await writer.drain()
+async def _write(sock: socket.socket, line: dict[str, Any]) -> None:
+    await asyncio.get_running_loop().sock_sendall(sock, json.dumps(line).encode() + b"\n")
 
 
 def run(config: Config, ready: Callable[[Node], None]) -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from meshnode.errors import ConnectionLost, StreamMisused
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.buffers import Marks
 from meshnode.quic.stream import Stream
 from meshnode.sdk.transport import Bytes, as_bytes, marks_of
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 TURN = 1 << 18  # bytes that one turn of the loop hands to a protocol: other callbacks run between two
 
@@ -290,6 +292,23 @@ class ProtocolTransport(asyncio.Transport):
         if not stream.over:
             stream.reset()
         self._protocol.connection_lost(error)
+
+
+def driven(
+    stream: Stream, ends: tuple[NodeId, NodeId], protocol_factory: Callable[[], P]
+) -> tuple[ProtocolTransport, P]:
+    """Let a protocol have a stream; raises what ``protocol_factory`` raises, and resets the stream then."""
+    made: list[P] = []
+
+    def factory() -> P:
+        made.append(protocol_factory())
+        return made[0]
+
+    try:
+        return ProtocolTransport(stream, ends, factory), made[0]
+    except BaseException:
+        stream.reset()
+        raise
 
 
 class Ending(Protocol):

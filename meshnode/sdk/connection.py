@@ -75,7 +75,7 @@ class Connection:
             ConfigError: The service's name is empty or longer than 255 bytes.
         """
         stream = await _granted(self._link, service_of(service))
-        opened = wrap(stream, self._link)
+        opened = wrap(stream, (self._link.own, self._link.peer))
         await self._accepted(stream, opened.writer._transport.signal)
         return opened
 

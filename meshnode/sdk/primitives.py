@@ -52,23 +52,10 @@ class Primitives:
 
             transport, protocol = await node.create_connection(MyProtocol, "laptop", "echo")
         """
-        from meshnode.sdk.asyncio_transport import ProtocolTransport
+        from meshnode.sdk.asyncio_transport import driven
 
-        stream, ends = unwrapped(await self._life.running().failover.open_at(peer_of(peer), service_of(service)))
-        protocol: P | None = None
-
-        def factory() -> P:
-            nonlocal protocol
-            protocol = protocol_factory()
-            return protocol
-
-        try:
-            transport = ProtocolTransport(stream, ends, factory)
-        except BaseException:
-            stream.reset()
-            raise
-        assert protocol is not None
-        return transport, protocol
+        opened = await self._life.running().failover.open_at(peer_of(peer), service_of(service))
+        return driven(*unwrapped(opened), protocol_factory)
 
     async def create_server(
         self,

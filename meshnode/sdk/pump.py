@@ -151,7 +151,7 @@ class ToStream:
 
 
 class ToSocket:
-    """Carries what the peer sends, behind what goes ahead of it."""
+    """Carries what the peer sends, behind what goes ahead of it (``ahead``)."""
 
     def __init__(self, sock: socket.socket, stream: Stream, toll: Toll, ahead: bytes, on_end: OnEnd) -> None:
         self.is_over = False
@@ -159,7 +159,7 @@ class ToSocket:
         self._sock = sock
         self._stream = stream
         self._toll = toll
-        self._ahead = ahead
+        self.ahead = ahead
         self._on_end = on_end
         self._paid = 0  # bytes of the stream's that may pass and have not
         self._pause: asyncio.TimerHandle | None = None
@@ -169,12 +169,12 @@ class ToSocket:
         """Write a piece, or the end; return whether another may follow at once."""
         if self.is_over or self._pause is not None or self._is_full:
             return False
-        if self._ahead:
-            self._ahead = self._ahead[self._send([self._ahead], len(self._ahead)) :]
+        if self.ahead:
+            self.ahead = self.ahead[self._send([self.ahead], len(self.ahead)) :]
         elif self._stream.unread:
             self._send_unread()
         elif self._stream.fin_received:
-            self.end(None)
+            self.end_in_order()
         else:
             return False
         return not (self.is_over or self._is_full or self._pause is not None)
@@ -217,6 +217,10 @@ class ToSocket:
         self._pause = None
         self._stream.on_change()
 
+    def end_in_order(self) -> None:
+        """Pass on the end of the peer's direction, behind all that it has sent."""
+        self.end(None)
+
     def stop(self) -> None:
         """Write no more."""
         self.is_over = True
@@ -241,7 +245,7 @@ class Pump:
 
     Attributes:
         heard: Is done when the program's direction has ended.
-        done: Is done when both have; raises OSError or MeshError when one was cut off.
+        told: Is done when the peer's has; both raise OSError or MeshError when any was cut off.
     """
 
     def __init__(
@@ -256,13 +260,16 @@ class Pump:
 
         ``tolls`` are asked for what comes from the mesh and for what goes to it, ``ahead`` goes to the program first.
         """
+        up = ToStream(sock, stream, tolls[1], guard, self.on_program_end)
+        self._join(sock, stream, up, ToSocket(sock, stream, tolls[0], ahead, self.on_peer_end))
+
+    def _join(self, sock: socket.socket, stream: Stream, up: ToStream, down: ToSocket) -> None:
         self._loop = asyncio.get_running_loop()
         self.heard: asyncio.Future[None] = self._loop.create_future()
-        self.done: asyncio.Future[None] = self._loop.create_future()
+        self.told: asyncio.Future[None] = self._loop.create_future()
         self._sock = sock
         self._stream = stream
-        self._up = ToStream(sock, stream, tolls[1], guard, self._on_program_end)
-        self._down = ToSocket(sock, stream, tolls[0], ahead, self._on_peer_end)
+        self._up, self._down = up, down
         self._before = stream.on_change
         self._is_scheduled = False
 
@@ -281,7 +288,7 @@ class Pump:
         self._stream.on_change = self._before
         self._up.stop()
         self._down.stop()
-        for future in (self.heard, self.done):
+        for future in (self.heard, self.told):
             if future.done():
                 future.cancelled() or future.exception()  # is asked for, or nothing waits
             else:
@@ -294,47 +301,45 @@ class Pump:
 
     def _turn(self) -> None:
         self._is_scheduled = False
-        if self.done.done():
+        if self.told.done() and self.heard.done():
             return
         stream = self._stream
         if stream.error is not None and not stream.fin_received:
-            self._fail(stream.error)
+            self.fail(stream.error)
             return
         if self._down.go_on():
             self._wake()
         self._up.go_on()
 
-    def _on_program_end(self, error: Exception | None) -> None:
+    def on_program_end(self, error: Exception | None) -> None:
+        """Pass on the end of the program's direction."""
         if error is None and not self._stream.write_end:
             try:
                 self._stream.write(b"", fin=True)
             except MeshError as lost:
                 error = lost
         if error is not None:
-            self._fail(error)
+            self.fail(error)
         elif not self.heard.done():
             self.heard.set_result(None)
-            self._end_if_whole()
 
-    def _on_peer_end(self, error: Exception | None) -> None:
+    def on_peer_end(self, error: Exception | None) -> None:
+        """Pass on the end of the peer's direction."""
         if error is None:
             try:
                 self._sock.shutdown(socket.SHUT_WR)
             except OSError as gone:
                 error = gone
         if error is not None:
-            self._fail(error)
-        else:
-            self._end_if_whole()
+            self.fail(error)
+        elif not self.told.done():
+            self.told.set_result(None)
 
-    def _end_if_whole(self) -> None:
-        if self._up.is_over and self._down.is_over and not self.done.done():
-            self.done.set_result(None)
-
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """Carry no more, for an error of either side."""
         self._up.stop()
         self._down.stop()
-        for future in (self.heard, self.done):
+        for future in (self.heard, self.told):
             if not future.done():
                 future.set_exception(error)
 

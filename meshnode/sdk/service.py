@@ -272,7 +272,7 @@ class ServiceTable:
             return
         if service._accept:
             stream.accept()
-        taken = (Datagrams(stream, flow, link),) if flow is not None else wrap(stream, link)
+        taken = (Datagrams(stream, flow, link),) if flow is not None else wrap(stream, (link.own, link.peer))
         end = taken[-1]
         try:
             await service._handler(*taken, link.peer)

@@ -13,7 +13,6 @@ import asyncio
 import select
 import socket
 import weakref
-from collections.abc import Callable
 from contextlib import suppress
 
 from meshnode.base.forks import close_in_child
@@ -209,38 +208,23 @@ async def as_socket(stream: Stream, ends: tuple[NodeId, NodeId]) -> MeshSocket:
 
     Raises OSError when no descriptor is left.
     """
-
-    def mesh(protocol: asyncio.Protocol) -> asyncio.Transport:
-        return ProtocolTransport(stream, ends, lambda: protocol)
-
-    return await bridged(mesh, stream.reset, ends[1], stream.service)
-
-
-async def bridged(
-    mesh: Callable[[asyncio.Protocol], asyncio.Transport], reset: Callable[[], object], peer: NodeId, service: str
-) -> MeshSocket:
-    """Return the program's end of a pair whose other end a transport carries.
-
-    ``mesh`` makes that transport for a protocol, ``reset`` ends the stream where none is made. Raises OSError when no
-    descriptor is left.
-    """
     loop = asyncio.get_running_loop()
     try:
         inner, other = socket.socketpair()
     except OSError:
-        reset()
+        stream.reset()
         raise
     inner.setblocking(False)
     close_in_child(inner)
     outer = MeshSocket(other.family, other.type, other.proto, fileno=other.detach())
-    outer.peer, outer.service = peer, service
+    outer.peer, outer.service = ends[1], stream.service
     bridge = outer._bridge = _Bridge(inner, outer)
     try:
         bridge.local = (await loop.create_unix_connection(lambda: _Local(bridge), sock=inner))[0]
     except BaseException:
-        reset()
+        stream.reset()
         inner.close()
         outer.close()
         raise
-    bridge.mesh = mesh(_Mesh(bridge))
+    bridge.mesh = ProtocolTransport(stream, ends, lambda: _Mesh(bridge))
     return outer

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, SupportsIndex
 
 from meshnode.errors import MeshError, Unsupported
 from meshnode.identity.node_id import NodeId
-from meshnode.quic.connection import Connection as Link
 from meshnode.quic.stream import Stream
 from meshnode.sdk.transport import Signal, StreamTransport, Writing
 
@@ -436,11 +435,11 @@ class MeshStream(NamedTuple):
         await self.writer.__aexit__(kind)
 
 
-def wrap(stream: Stream, link: Link) -> MeshStream:
-    """Return the reader and writer of a stream of a connection."""
+def wrap(stream: Stream, ends: tuple[NodeId, NodeId]) -> MeshStream:
+    """Return the reader and writer of a stream; ``ends`` are this node and the peer."""
     signal = Signal(stream)
     reader = MeshReader(stream, signal)
-    return MeshStream(reader, MeshWriter(stream, StreamTransport(stream, signal, (link.own, link.peer), reader._keep)))
+    return MeshStream(reader, MeshWriter(stream, StreamTransport(stream, signal, ends, reader._keep)))
 
 
 def unwrapped(opened: MeshStream) -> tuple[Stream, tuple[NodeId, NodeId]]:

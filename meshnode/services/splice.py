@@ -121,11 +121,11 @@ async def splice(sock: socket.socket, mesh: Mesh, toll: Toll = FREE, before: Bef
         with pumped(sock, mesh, (toll.into, toll.out), before.ahead, before.guard) as pump:
             pump.begin(before.sent)
             await pump.heard
-            while not pump.done.done():
-                await asyncio.wait([pump.done], timeout=GONE_S)
-                if not pump.done.done():
+            while not pump.told.done():
+                await asyncio.wait([pump.told], timeout=GONE_S)
+                if not pump.told.done():
                     other_end.check()
-            await pump.done
+            await pump.told
         await mesh[1].wait_closed()  # raises when the connection was lost before the peer had everything
         is_whole = True
     except (MeshError, OSError) as error:

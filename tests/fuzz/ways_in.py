@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from ipaddress import IPv6Address
 from types import SimpleNamespace
 from typing import cast
@@ -18,7 +19,7 @@ from meshnode.base.limits import MAX_DATAGRAM_QUEUE, MAX_FLOWS, MAX_PROXY_HEAD
 from meshnode.base.metrics import Metrics
 from meshnode.base.wake_url import parse_wake_url
 from meshnode.base.wire import WireError
-from meshnode.daemon.carry import _up
+from meshnode.daemon.carry import FromClient
 from meshnode.daemon.frames import END, WHOLE, frame
 from meshnode.daemon.request import known_requests
 from meshnode.daemon.request import parse as parse_request
@@ -31,8 +32,8 @@ from meshnode.gossip.kinds import Member
 from meshnode.identity.keys import Identity
 from meshnode.quic.flows import FlowTable, encode_datagram
 from meshnode.quic.seam import Engine
+from meshnode.quic.stream import Stream
 from meshnode.runtime.waking import record_in
-from meshnode.sdk.streams import MeshWriter
 from meshnode.services.http.heads import Caller, RequestRefused, check_head, for_target, head_end
 from meshnode.services.proxy.destination import destination
 from meshnode.services.proxy.dns import Query, answer_with, answer_without, read_query
@@ -232,23 +233,20 @@ def control_request(data: bytes) -> None:
 
 
 class _Sink:
-    """What ``carry`` writes to."""
+    """The stream that frames go to."""
 
     def __init__(self) -> None:
-        self.data, self.ended = b"", ""
+        self.data, self.ended = b"", False
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: memoryview, fin: bool = False) -> None:
         assert not self.ended
         self.data += data
 
-    async def drain(self) -> None:
-        return
+    def stop_reading(self) -> None:
+        assert self.ended
 
-    def write_eof(self) -> None:
-        self.ended = "eof"
-
-    def close(self) -> None:
-        self.ended = "closed"
+    def on_change(self) -> None:
+        assert self.ended
 
 
 class ControlFrames:
@@ -258,20 +256,25 @@ class ControlFrames:
         self._loop = asyncio.new_event_loop()
 
     def __call__(self, data: bytes) -> None:
-        sink = _Sink()
-        self._loop.run_until_complete(self._take(data, sink))
-        assert len(sink.data) <= len(data)
+        self._loop.run_until_complete(self._take(data))
 
-    async def _take(self, data: bytes, sink: _Sink) -> None:
-        reader = asyncio.StreamReader(limit=1 << 16)
-        reader.feed_data(data)
-        reader.feed_eof()
-        try:
-            await _up(reader, cast("MeshWriter", sink))
-        except EOFError:
-            assert not sink.ended, "an end that was none"
-        else:
-            assert sink.ended
+    async def _take(self, data: bytes) -> None:
+        sink = _Sink()
+        ends: list[Exception | None] = []
+
+        def on_end(error: Exception | None) -> None:
+            sink.ended = True
+            ends.append(error)
+
+        up = FromClient(cast("socket.socket", None), cast("Stream", sink), on_end)
+        up.go_on = lambda: None  # type: ignore[method-assign]
+        cut = len(data) // 2
+        for part in (*filter(None, (data[:cut], data[cut:])), b""):
+            if not up.is_over:
+                up.take(part)
+        assert len(sink.data) <= len(data)
+        assert up.is_over
+        assert all(error is None for error in ends[:-1])
 
 
 def proxy_protocol(data: bytes) -> None:

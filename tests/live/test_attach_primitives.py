@@ -14,7 +14,7 @@ import pytest
 
 import meshnode
 from meshnode import AttachedNode, ConfigError, NodeId, PolicyDenied, Unsupported
-from meshnode.daemon.attached.parts import AttachedWriter
+from meshnode.sdk.streams import MeshWriter
 from tests.live.cli_node import CliNode, stopping
 
 BIG = os.urandom(2_000_000)
@@ -67,14 +67,14 @@ class Echo(asyncio.Protocol):
         self.lost.append(exc)
 
 
-async def echo(reader: asyncio.StreamReader, writer: AttachedWriter, peer: NodeId) -> None:
+async def echo(reader: asyncio.StreamReader, writer: MeshWriter, peer: NodeId) -> None:
     while data := await reader.read(65_536):
         writer.write(data)
         await writer.drain()
     writer.write_eof()
 
 
-async def drop(reader: asyncio.StreamReader, writer: AttachedWriter, peer: NodeId) -> None:
+async def drop(reader: asyncio.StreamReader, writer: MeshWriter, peer: NodeId) -> None:
     await reader.readexactly(4)
     writer.reset()
 

@@ -14,33 +14,9 @@ from meshnode.quic.preface import StreamStatus
 from meshnode.quic.stream import Stream
 from meshnode.sdk.pump import Guard, Pump, Toll
 from meshnode.services.local import connection, detached
+from tests.stream_table import Table
 
 DEADLINE_S = 10.0
-
-
-class Table:
-    """What a stream asks of its connection."""
-
-    def __init__(self) -> None:
-        self.sent = bytearray()
-        self.granted = self.queue = self.pauses = 0
-        self.is_ended = False
-
-    def send(self, stream_id: int, data: bytes, fin: bool) -> None:
-        self.sent += data
-        self.is_ended |= fin
-
-    def consume(self, stream_id: int, count: int) -> None:
-        self.granted += count
-
-    def queued(self, stream_id: int) -> int:
-        return self.queue
-
-    def await_drain(self, stream: Stream) -> None:
-        self.pauses += 1
-
-    def forget(self, stream_id: int) -> None:
-        """Nothing is kept here."""
 
 
 class Counting(socket.socket):
@@ -187,9 +163,9 @@ async def test_each_end_is_passed_on_behind_all_bytes_and_the_other_direction_go
     joined.program.shutdown(socket.SHUT_WR)
     await asyncio.wait_for(joined.pump.heard, DEADLINE_S)
     assert (joined.table.sent, joined.table.is_ended) == (b"ahead request", True)
-    assert not joined.pump.done.done()
+    assert not joined.pump.told.done()
     joined.stream.feed(b"response", True)
-    await asyncio.wait_for(joined.pump.done, DEADLINE_S)
+    await asyncio.wait_for(joined.pump.told, DEADLINE_S)
     assert joined.program.recv(100) == b"response"
     assert joined.program.recv(100) == b""
 
@@ -197,7 +173,7 @@ async def test_each_end_is_passed_on_behind_all_bytes_and_the_other_direction_go
 async def test_an_error_of_either_side_ends_both(joined: Joined) -> None:
     joined.begin()
     joined.stream.fail(ConnectionLost("the peer reset the stream"))
-    for over in (joined.pump.heard, joined.pump.done):
+    for over in (joined.pump.heard, joined.pump.told):
         with pytest.raises(ConnectionLost):
             await asyncio.wait_for(over, DEADLINE_S)
 
@@ -208,7 +184,7 @@ async def test_a_program_that_is_gone_is_an_error(joined: Joined) -> None:
     await asyncio.wait_for(joined.pump.heard, DEADLINE_S)
     joined.stream.feed(b"late", False)
     with pytest.raises(BrokenPipeError):
-        await asyncio.wait_for(joined.pump.done, DEADLINE_S)
+        await asyncio.wait_for(joined.pump.told, DEADLINE_S)
 
 
 class Refusing:
@@ -228,7 +204,7 @@ async def test_a_guard_keeps_bytes_back_until_it_is_decided(joined: Joined) -> N
     await turns()
     joined.program.sendall(b"2")
     with pytest.raises(ConnectionResetError):
-        await asyncio.wait_for(joined.pump.done, DEADLINE_S)
+        await asyncio.wait_for(joined.pump.told, DEADLINE_S)
     assert not joined.table.sent
 
 

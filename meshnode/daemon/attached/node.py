@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from meshnode.base.clock import SystemClock
 from meshnode.config import expanded
+from meshnode.daemon.attached.carried import ControlSocket
 from meshnode.daemon.attached.control import CONNECT_S, ask, ask_one
-from meshnode.daemon.attached.parts import AttachedService, AttachedStream, AttachedTopic, AttachedWriter, Handler
+from meshnode.daemon.attached.parts import AttachedService, AttachedTopic
 from meshnode.daemon.attached.primitives import AttachedPrimitives
-from meshnode.daemon.attached.transport import CarriedTransport, Carrier
 from meshnode.daemon.client import connect
 from meshnode.daemon.request import Json, Request
 from meshnode.daemon.requests.attached import Echo, Events, Find, Identify, Record, Serve, Take
@@ -26,7 +26,10 @@ from meshnode.discovery.resolver import Resolved
 from meshnode.errors import ConfigError, MeshError, NodeClosed, NotFound
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import open_record
+from meshnode.quic.stream import Stream
 from meshnode.sdk.events import Event, EventKind
+from meshnode.sdk.service import Handler
+from meshnode.sdk.streams import MeshStream, wrap
 
 if TYPE_CHECKING:
     from meshnode.directory.announcement import Instance
@@ -163,7 +166,7 @@ class AttachedNode(AttachedPrimitives):
         endpoint = parse_addr(told["endpoint"]) if told["endpoint"] is not None else None
         return Pinged(told["rtt"], told["path"], endpoint)
 
-    async def open(self, peer: NodeId | str, service: str) -> AttachedStream:
+    async def open(self, peer: NodeId | str, service: str) -> MeshStream:
         """Open a stream to a service of one node, as ``Node.open``.
 
         Args:
@@ -171,7 +174,7 @@ class AttachedNode(AttachedPrimitives):
             service: The service's name there.
 
         Returns:
-            A reader and a writer of asyncio.
+            A reader and a writer, as those of ``Node.open``.
 
         Raises:
             NotRunning: The node of this home has stopped.
@@ -181,7 +184,7 @@ class AttachedNode(AttachedPrimitives):
 
     async def open_any(
         self, service: str, *, trusted: str | NodeId | Iterable[str | NodeId] | None = None
-    ) -> AttachedStream:
+    ) -> MeshStream:
         """Open a stream to an instance of a service that works, as ``Node.open_any``.
 
         Args:
@@ -307,30 +310,23 @@ class AttachedNode(AttachedPrimitives):
         """
         return [peer async for peer in ask(self._home, Peers())]
 
-    async def _stream(self, asked: Request) -> AttachedStream:
-        carrier, sock = await self._carrier(asked)
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(loop=loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-        transport = CarriedTransport(carrier, sock, protocol, (self.id, carrier.answered.result()))
-        return AttachedStream(reader, AttachedWriter(transport, protocol, reader, loop))
+    async def _stream(self, asked: Request) -> MeshStream:
+        return wrap(*await self._carried(asked))
 
-    async def _carrier(self, asked: Request) -> tuple[Carrier, asyncio.Transport]:
-        """Ask for a stream, and wait until the service has accepted it. Raises MeshError."""
+    async def _carried(self, asked: Request) -> tuple[Stream, tuple[NodeId, NodeId]]:
+        """Ask for a stream, and wait until the service has accepted it; with both ends. Raises MeshError."""
         if self._is_closed:
             raise NodeClosed("this was closed", hint="attach again")
         own = self.id  # before anything is asked
-        assert own is not None
         sock = connect(self._home, CONNECT_S)
         sock.setblocking(False)
-        loop = asyncio.get_running_loop()
-        transport, carrier = await loop.create_unix_connection(lambda: Carrier(asked), sock=sock)
+        control = ControlSocket(sock)
         try:
-            await carrier.answered
+            told = await control.ask(asked)
         except BaseException:
-            transport.abort()
+            control.close()
             raise
-        return carrier, transport
+        return control.begin(told), (own, NodeId.parse(told["peer"]))
 
 
 def attach(home: str | os.PathLike[str] = "~/.meshnode") -> AttachedNode:

@@ -1,55 +1,17 @@
-"""What an attached node hands out: streams, services and topics."""
+"""What an attached node hands out beside streams: services and topics."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import NamedTuple
 
 from meshnode.daemon.attached.control import ask_one
 from meshnode.daemon.request import Json
 from meshnode.daemon.requests.topics import Pub
-from meshnode.errors import MeshError
 from meshnode.identity.node_id import NodeId
 from meshnode.topics.inbox import TopicMessage
-
-Handler = Callable[[asyncio.StreamReader, "AttachedWriter", NodeId], Awaitable[None]]
-
-
-class AttachedWriter(asyncio.StreamWriter):
-    """The sending half of a stream of an attached program: ``asyncio.StreamWriter``, with the peer and a reset."""
-
-    @property
-    def peer(self) -> NodeId:
-        """The node at the other end."""
-        found: NodeId = self.get_extra_info("peer")
-        return found
-
-    def reset(self) -> None:
-        """Drop the stream at once, undelivered bytes included."""
-        self.transport.abort()
-
-
-class AttachedStream(NamedTuple):
-    """Both halves of a stream: a tuple of reader and writer. ``async with`` closes it, or resets it on an error."""
-
-    reader: asyncio.StreamReader
-    """The receiving half."""
-    writer: AttachedWriter
-    """The sending half."""
-
-    async def __aenter__(self) -> AttachedStream:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is not None:
-            self.writer.reset()
-        self.writer.close()
-        with suppress(*([MeshError] if kind is not None else [])):
-            await self.writer.wait_closed()
 
 
 class AttachedService:

@@ -6,15 +6,17 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from meshnode.daemon.attached.parts import AttachedService, Handler
-from meshnode.daemon.attached.transport import CarriedTransport, Carrier
+from meshnode.daemon.attached.parts import AttachedService
 from meshnode.daemon.request import Request
 from meshnode.daemon.requests.services import Connect
 from meshnode.errors import Unsupported
 from meshnode.identity.node_id import NodeId
+from meshnode.sdk.asyncio_server import ProtocolServer
+from meshnode.sdk.asyncio_transport import driven
+from meshnode.sdk.service import Handler
 
 if TYPE_CHECKING:
-    from meshnode.daemon.attached.server import AttachedServer
+    from meshnode.quic.stream import Stream
     from meshnode.sdk.sockets import MeshSocket
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
@@ -43,7 +45,7 @@ class AttachedPrimitives:
         ) -> AttachedService:
             """As ``AttachedNode``."""
 
-        async def _carrier(self, asked: Request) -> tuple[Carrier, asyncio.Transport]: ...
+        async def _carried(self, asked: Request) -> tuple[Stream, tuple[NodeId, NodeId]]: ...
 
     async def create_connection(
         self, protocol_factory: Callable[[], P], peer: NodeId | str, service: str
@@ -61,13 +63,7 @@ class AttachedPrimitives:
         Raises:
             As ``open``.
         """
-        carrier, sock = await self._carrier(Connect(f"{peer}/{service}"))
-        try:
-            protocol = protocol_factory()
-            return CarriedTransport(carrier, sock, protocol, (self.id, carrier.answered.result())), protocol
-        except BaseException:
-            sock.abort()
-            raise
+        return driven(*await self._carried(Connect(f"{peer}/{service}")), protocol_factory)
 
     async def create_server(
         self,
@@ -78,7 +74,7 @@ class AttachedPrimitives:
         announce: bool | None = None,
         meta: Mapping[str, str] | None = None,
         limit: int | None = None,
-    ) -> AttachedServer:
+    ) -> ProtocolServer:
         """Serve a name by protocols of asyncio, one for each stream, as ``Node.create_server``.
 
         Args:
@@ -96,11 +92,9 @@ class AttachedPrimitives:
             NotRunning: The node of this home has stopped.
             And as ``Node.create_server``.
         """
-        from meshnode.daemon.attached.server import AttachedServer
-
-        server = AttachedServer(protocol_factory)
-        server.service = self.serve(service, server.take, allow, announce=announce, meta=meta, limit=limit)
-        await server.service.started()
+        server = ProtocolServer(protocol_factory)
+        server.service = served = self.serve(service, server._handle, allow, announce=announce, meta=meta, limit=limit)
+        await served.started()
         return server
 
     async def socket(self, peer: NodeId | str, service: str) -> MeshSocket:
@@ -119,15 +113,9 @@ class AttachedPrimitives:
             OSError: No descriptor is left.
             And as ``open``.
         """
-        from meshnode.sdk.sockets import bridged
+        from meshnode.sdk.sockets import as_socket
 
-        carrier, sock = await self._carrier(Connect(f"{peer}/{service}"))
-        told = carrier.answered.result()
-
-        def mesh(protocol: asyncio.Protocol) -> asyncio.Transport:
-            return CarriedTransport(carrier, sock, protocol, (self.id, told))
-
-        return await bridged(mesh, sock.abort, NodeId.parse(told["peer"]), told["service"])
+        return await as_socket(*await self._carried(Connect(f"{peer}/{service}")))
 
     async def datagrams(self, peer: NodeId | str, service: str) -> NoReturn:
         """Raise Unsupported: the control socket carries streams.
