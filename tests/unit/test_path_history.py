@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import NamedTuple
+
 from meshnode.base.address import Addr
 from meshnode.base.limits import MAX_PATH_HISTORY
+from meshnode.base.path import Path
 from meshnode.base.path_reason import PathReason
-from meshnode.paths.history import Change, PathHistory
+from meshnode.paths.history import PathHistory
 
 A, B, C = (Addr(f"192.0.2.{number}", 1) for number in (1, 2, 3))
+
+
+class Change(NamedTuple):
+    """What an entry holds, to compare with."""
+
+    at: float
+    reason: PathReason
+    path: Path | None
+    silent_s: float | None = None
+    times: int = 1
+    is_open: bool = False
 
 
 def of(*steps: tuple[float, PathReason | None, Addr]) -> list[Change]:
@@ -18,7 +33,7 @@ def of(*steps: tuple[float, PathReason | None, Addr]) -> list[Change]:
             history.settled(at)
         else:
             history.note(at, reason, path)
-    return list(history)
+    return [Change(*(getattr(change, field.name) for field in fields(change))) for change in history]
 
 
 def test_a_silence_has_its_end_and_those_on_one_path_are_one_entry() -> None:
