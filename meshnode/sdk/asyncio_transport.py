@@ -15,7 +15,7 @@ from meshnode.errors import ConnectionLost, StreamMisused
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.buffers import Marks
 from meshnode.quic.stream import Stream
-from meshnode.sdk.transport import Bytes, as_bytes, marks_of
+from meshnode.sdk.transport import Bytes, Marked, as_bytes
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
@@ -31,7 +31,7 @@ def _told(protocol: asyncio.BaseProtocol, method: str) -> object:
     return getattr(protocol, method, _nothing)()
 
 
-class ProtocolTransport(asyncio.Transport):
+class ProtocolTransport(Marked, asyncio.Transport):
     """The transport of one stream; its protocol has ``connection_made`` called before anything else."""
 
     def __init__(
@@ -177,27 +177,6 @@ class ProtocolTransport(asyncio.Transport):
     def _end_writing(self) -> None:
         if not self._stream.write_end and self._stream.error is None:
             self._stream.write(b"", fin=True)
-
-    def get_write_buffer_size(self) -> int:
-        """Return the bytes that are written and not yet acknowledged by the peer."""
-        return self._stream.queued
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        """Return the low and the high water mark in bytes."""
-        low, high = self._stream.marks
-        return low, high
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set above how many unacknowledged bytes the protocol is told to pause, and at how few to go on.
-
-        Args:
-            high: The high water mark; by default 1 MiB, or four times ``low``.
-            low: The low water mark, not above ``high``; by default half of ``high``.
-
-        Raises:
-            ValueError: Not 0 <= ``low`` <= ``high``.
-        """
-        self._stream.marks = marks_of(high, low)
 
     # ---- ends
 

@@ -109,7 +109,41 @@ class Writing:
         raise NotImplementedError
 
 
-class StreamTransport(Writing, asyncio.Transport):
+class Marked:
+    """The write buffer of a stream's transport: its size, and the marks between which a writer waits."""
+
+    __slots__ = ()
+    _stream: Stream
+
+    def get_write_buffer_size(self) -> int:
+        """Return the bytes that are written and not yet acknowledged by the peer."""
+        return self._stream.queued
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """Return the low and the high water mark in bytes."""
+        low, high = self._stream.marks
+        return low, high
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set above how many unacknowledged bytes a writer waits, or a protocol is told to, and until how few.
+
+        Args:
+            high: The high water mark; by default 1 MiB, or four times ``low``.
+            low: The low water mark, not above ``high``; by default half of ``high``.
+
+        Raises:
+            ValueError: Not 0 <= ``low`` <= ``high``.
+        """
+        if high is None:
+            high = STREAM_HIGH_WATER if low is None else 4 * low
+        if low is None:
+            low = high // 2
+        if not 0 <= low <= high:
+            raise ValueError(f"the low water mark ({low}) is at least 0 and at most the high one ({high})")
+        self._stream.marks = Marks(low, high)
+
+
+class StreamTransport(Writing, Marked, asyncio.Transport):
     """A stream as an ``asyncio.Transport``, to be used beside its writer.
 
     What a protocol would be told comes from the reader here, so ``set_protocol``, ``pause_reading`` and the like raise
@@ -194,38 +228,6 @@ class StreamTransport(Writing, asyncio.Transport):
         """
         self._closing = self.was_aborted = True
         self._stream.reset()
-
-    def get_write_buffer_size(self) -> int:
-        """Return the bytes that are written and not yet acknowledged by the peer."""
-        return self._stream.queued
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        """Return the low and the high water mark of ``drain`` in bytes."""
-        low, high = self._stream.marks
-        return low, high
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set above how many unacknowledged bytes ``drain`` waits, and until how few.
-
-        Args:
-            high: The high water mark; by default 1 MiB, or four times ``low``.
-            low: The low water mark, not above ``high``; by default half of ``high``.
-
-        Raises:
-            ValueError: Not 0 <= ``low`` <= ``high``.
-        """
-        self._stream.marks = marks_of(high, low)
-
-
-def marks_of(high: int | None, low: int | None) -> Marks:
-    """Return the marks that a program wants; raises ValueError unless 0 <= ``low`` <= ``high``."""
-    if high is None:
-        high = STREAM_HIGH_WATER if low is None else 4 * low
-    if low is None:
-        low = high // 2
-    if not 0 <= low <= high:
-        raise ValueError(f"the low water mark ({low}) is at least 0 and at most the high one ({high})")
-    return Marks(low, high)
 
 
 def as_bytes(data: object) -> bytes:
