@@ -227,13 +227,9 @@ class CreditSealer:
 
 def expand(secret: bytes, label: bytes, size: int) -> bytes:
     """Return HKDF-Expand-Label without a context (RFC 8446 section 7.1), at most 32 bytes."""
-    return hmac.digest(secret, info_of(label, size=size), "sha256")[:size]
-
-
-def info_of(label: bytes, context: bytes = b"", size: int = 32) -> bytes:
-    """Return what HKDF-Expand-Label gives its one HMAC, for at most 32 bytes."""
     label = b"tls13 " + label
-    return b"".join((size.to_bytes(2, "big"), bytes([len(label)]), label, bytes([len(context)]), context, b"\x01"))
+    info = size.to_bytes(2, "big") + bytes([len(label)]) + label + b"\0"
+    return hmac.digest(secret, info + b"\x01", "sha256")[:size]
 
 
 def varint(value: int) -> bytes:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import hmac
 from functools import lru_cache
-from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from qh3 import tls
-from qh3.quic.tls_bridge import QuicTlsBridge
+from qh3.quic.tls_bridge import QuicTlsBridge, QuicTlsTrafficSecret
 
-from meshnode.quic.engines import qh3_messages as messages
 from meshnode.quic.engines.common import CONNECTION_WINDOW, STREAM_WINDOW, STREAMS
-from meshnode.quic.engines.credit import info_of, varint
+from meshnode.quic.engines.credit import expand, varint
 from meshnode.quic.engines.key_exchange import (
     LISTENERS,
     LISTENERS_SECRET,
-    F,
     binding_of,
     check_names,
     chosen,
@@ -27,7 +23,7 @@ from meshnode.quic.seam import MAX_DATAGRAM_FRAME, NO_GROUP
 
 UNIDIRECTIONAL = 8  # granted, so that a peer that opens one hears that this protocol has none
 
-KEY, IV, HP = (info_of(b"quic " + label, size=size) for label, size in ((b"key", 16), (b"iv", 12), (b"hp", 16)))
+LABELS = ((b"quic key", 16), (b"quic iv", 12), (b"quic hp", 16))  # RFC 9001 section 5.1, for AES-128-GCM
 
 # transport parameters (RFC 9000 section 18.2)
 ODCID = 0x00
@@ -39,42 +35,6 @@ MAX_STREAMS_BIDI = 0x08
 MAX_STREAMS_UNI = 0x09
 OWN_CID = 0x0F
 DATAGRAM_FRAME = 0x20  # RFC 9221 section 3
-
-
-class Checked(NamedTuple):
-    """A hello whose key shares were checked, and its bytes: what the library is given in place of the message."""
-
-    hello: Any
-    data: bytes
-
-
-CODECS: dict[str, Any] = {
-    "_build_grease_ech_extension": bytes,  # a key pair made for an extension that is sent to no node
-    "KeySchedule": messages.Schedule,
-    "KeyScheduleProxy": messages.Schedule,
-    "pull_certificate": messages.pull_certificate,
-    "pull_certificate_verify": messages.pull_certificate_verify,
-    "pull_client_hello": attrgetter("hello"),
-    "pull_encrypted_extensions": messages.pull_encrypted_extensions,
-    "pull_finished": messages.pull_finished,
-    "pull_server_hello": attrgetter("hello"),
-    "push_certificate": messages.push_certificate,
-    "push_certificate_verify": messages.push_certificate_verify,
-    "push_client_hello": messages.push_client_hello,
-    "push_encrypted_extensions": messages.push_encrypted_extensions,
-    "push_finished": messages.push_finished,
-    "push_message": messages.Message,
-    "push_server_hello": messages.push_server_hello,
-}
-
-
-def _faster(function: F) -> F:
-    """Return a step of the library's state machine that reads and writes with ``qh3_messages``."""
-    return rebound(function, **CODECS)
-
-
-CLIENT_HANDLE_HELLO: Any = _faster(tls.Context._client_handle_hello)
-SERVER_HANDLE_HELLO: Any = _faster(tls.Context._server_handle_hello)
 
 
 class GroupContext(tls.Context):
@@ -92,28 +52,21 @@ class GroupContext(tls.Context):
             secret: Any = self._enc_key if direction == tls.Direction.ENCRYPT else self._dec_key
             self.binding = binding_of(secret)
 
-    _client_send_hello = _faster(tls.Context._client_send_hello)
-    _client_handle_encrypted_extensions = _faster(tls.Context._client_handle_encrypted_extensions)
-    _client_handle_certificate = _faster(tls.Context._client_handle_certificate)
-    _client_handle_certificate_verify = _faster(tls.Context._client_handle_certificate_verify)
-    _client_handle_finished = _faster(tls.Context._client_handle_finished)
-    _server_handle_finished = _faster(tls.Context._server_handle_finished)
-
     def _client_handle_hello(self, input_buf: Any, output_buf: Any) -> None:
-        hello = messages.pull_server_hello(input_buf)
+        hello = tls.pull_server_hello(input_buf)
         share = hello.key_share
         if share is None or share[0] not in self._supported_groups or not is_valid(share, LISTENERS):
             raise tls.AlertIllegalParameter("ServerHello has a key share that was not asked for")
-        CLIENT_HANDLE_HELLO(self, Checked(hello, input_buf.data), output_buf)
+        rebound(tls.Context._client_handle_hello, pull_server_hello=lambda _: hello)(self, input_buf, output_buf)
         self.group = share[0]
 
     def _server_handle_hello(self, input_buf: Any, *buffers: Any) -> None:
-        hello = messages.pull_client_hello(input_buf)
+        hello = tls.pull_client_hello(input_buf)
         share = chosen(self._supported_groups, hello.key_share)
         if share is None:
             raise tls.AlertHandshakeFailure(NO_GROUP)
         hello.key_share = [share]
-        SERVER_HANDLE_HELLO(self, Checked(hello, input_buf.data), *buffers)
+        rebound(tls.Context._server_handle_hello, pull_client_hello=lambda _: hello)(self, input_buf, *buffers)
         self.group = share[0]
 
 
@@ -126,7 +79,6 @@ class KeyOnlyTls(QuicTlsBridge):
         context: Any = self.tls
         context.__class__ = GroupContext
         context._supported_groups = [*configuration.groups]
-        context._supported_versions = [tls.TLS_VERSION_1_3]
 
     def serialize_transport_parameters(self) -> bytes:
         """Return what this end declares; all but the ids is the same for every connection."""
@@ -141,11 +93,10 @@ class KeyOnlyTls(QuicTlsBridge):
     ) -> None:
         if direction is tls.Direction.ENCRYPT and epoch is tls.Epoch.ONE_RTT:
             self.sent_secret = secret
-        # RFC 9001 section 5.1, for AES-128-GCM
-        key, iv = hmac.digest(secret, KEY, "sha256")[:16], hmac.digest(secret, IV, "sha256")[:12]
-        hp = hmac.digest(secret, HP, "sha256")[:16]
-        made: Any = messages.Secret(direction, epoch, cipher_suite, self.version, key, iv, hp, secret)
-        self._traffic_secrets.append(made)
+        key, iv, hp = (expand(secret, label, size) for label, size in LABELS)
+        self._traffic_secrets.append(
+            QuicTlsTrafficSecret(direction, epoch, cipher_suite, self.version, key, iv, hp, secret)
+        )
 
 
 @lru_cache(maxsize=64)
@@ -171,22 +122,8 @@ def _parameter(kind: int, value: bytes) -> bytes:
     return varint(kind) + varint(len(value)) + value
 
 
-NEEDED = {
-    "_client_handle_certificate": "pull_certificate",
-    "_client_handle_certificate_verify": "pull_certificate_verify certificate_verify_data",
-    "_client_handle_encrypted_extensions": "pull_encrypted_extensions _setup_traffic_protection",
-    "_client_handle_finished": "pull_finished push_finished push_message _setup_traffic_protection",
-    "_client_handle_hello": "pull_server_hello select",
-    "_client_send_hello": "_build_grease_ech_extension KeyScheduleProxy push_client_hello push_message",
-    "_server_handle_finished": "pull_finished",
-    "_server_handle_hello": (
-        "KeySchedule pull_client_hello push_certificate push_certificate_verify push_encrypted_extensions "
-        "push_finished push_message push_server_hello _setup_traffic_protection"
-    ),
-}
-
-
 def check() -> None:
     """Fail at start-up when this qh3 has not the functions that ``GroupContext`` stands on."""
-    for name, names in NEEDED.items():
-        check_names("qh3", getattr(tls.Context, name), names)
+    check_names("qh3", tls.Context._client_handle_hello, "pull_server_hello")
+    check_names("qh3", tls.Context._client_handle_finished, "_setup_traffic_protection")
+    check_names("qh3", tls.Context._server_handle_hello, "pull_client_hello _setup_traffic_protection")
