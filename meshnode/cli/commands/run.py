@@ -62,7 +62,7 @@ def _run(
 ) -> int:
     """Run a node; return the exit code.
 
-    There is no garbage before the node runs: looking for it is a sixteenth of the start.
+    Looking for garbage is a sixteenth of the start, and once is enough: when the node runs (``daemon.server``).
     """
     gc.disable()
     from meshnode.config import Config
