@@ -145,8 +145,5 @@ class MeshListener(abc.Listener[MeshByteStream]):
 
 
 async def connect(node: Node, peer: NodeId | str, service: str) -> MeshByteStream:
-    """Open a stream to a service of one node.
-
-    Raises as ``node.open``.
-    """
+    """Open a stream to a service of one node; raises as ``node.open``."""
     return MeshByteStream(await node.open(peer, service))

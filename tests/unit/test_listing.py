@@ -12,7 +12,7 @@ import pytest
 from meshnode.base.address import Addr
 from meshnode.base.limits import GOSSIP_LISTED
 from meshnode.base.timers import Timers
-from meshnode.gossip.dissemination.listing import AGAIN_S, ANSWERED_S, CROWDED, RENEWED_S, SOON_S, SPREAD_S, Listing
+from meshnode.gossip.dissemination.listing import AGAIN_S, ANSWERED_S, CROWDED, RENEWED_S, SPREAD_S, Listing
 from meshnode.gossip.dissemination.roll import HIDDEN, Listed, Roll, network_in
 from meshnode.gossip.messages import Contact
 from meshnode.identity.keys import Identity
@@ -88,22 +88,6 @@ def test_where_some_are_listed_already_nodes_that_join_together_decide_apart() -
         times += bench.published
     assert len(times) == 20
     assert max(times) - min(times) > SPREAD_S / 2
-
-
-def test_while_many_take_places_those_on_their_way_count_as_taken_and_a_node_looks_again_soon() -> None:
-    """At 100 places a second 150 more are being taken than a node can know of when it looks."""
-    listed = 0
-    for seed in range(20):
-        bench = Bench(GOSSIP_LISTED // 2, seed=seed)
-        bench.core.announces(0.0)
-        bench.core.on_reconciled(0.0)
-        for tenth in range(10, int(SPREAD_S * 10) + 1):
-            bench.known = min(GOSSIP_LISTED - 1, GOSSIP_LISTED // 2 + 10 * tenth)
-            bench.run(tenth / 10)
-        assert bench.published == []
-        bench.run(SPREAD_S + 2 * SOON_S)
-        listed += bench.core.listed
-    assert listed == 20, "none more came: there is a place after all"
 
 
 def test_where_enough_are_listed_a_node_is_not_until_a_place_gets_free() -> None:

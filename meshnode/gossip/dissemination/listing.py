@@ -5,7 +5,6 @@ node that all have to know (a seed, one that offers something, one that no DHT f
 ``GOSSIP_LISTED`` members are, of which networks have equal shares (roll.py); in a network first come, first served, for
 any rank that an id has can be ground. A node that is not listed is known to its neighbours, and found by its record in
 the DHT. A place that gets free is taken by whichever node looks first; looks are spread, so that few take one place.
-While many join, as many places as were taken in the last moments are on their way still, and count as taken too.
 Above that number a listed node gives its place up when its entry would be renewed, until there are about as many as
 there should be.
 """
@@ -22,8 +21,6 @@ from meshnode.gossip.dissemination.roll import Roll
 FEW = 1 / 4  # of the places taken: up to here a node takes one as soon as it knows the others
 SPREAD_S = 5.0  # in which nodes that joined together decide, so that each hears of those before it
 AGAIN_S = 600.0  # between looks for a free place: 10,000 nodes look 17 times a second
-IN_FLIGHT_S = 1.5  # from the publication of an entry until all have it, those included that have just joined
-SOON_S = 30.0  # in which nodes look again for which it was full by what is on its way alone
 ANSWERED_S = 2.0  # after which those that were asked at such a look have answered, or will not
 RENEWED_S = 1800.0  # age of an entry from which on a new record replaces it because of that
 CROWDED = 1.25  # times the places: above it nodes give theirs up
@@ -52,7 +49,6 @@ class Listing:
         self._put_out = put_out
         self._announced = False
         self._look: Timer | None = None
-        self._since = (0.0, 0.0)  # when the present look was decided upon, and how many places were taken then
 
     def announces(self, now: float, age: float | None = None) -> bool:
         """Return whether a new record of this node is to be published; gives the place up where there are too many.
@@ -87,23 +83,12 @@ class Listing:
         if known < FEW * GOSSIP_LISTED:
             self._list(now)
         else:
-            wait = IN_FLIGHT_S + (SPREAD_S - IN_FLIGHT_S) * min(1.0, known / GOSSIP_LISTED) * self._rng.random()
-            self._since = now, known
+            wait = SPREAD_S * min(1.0, known / GOSSIP_LISTED) * self._rng.random()
             self._look = self._timers.at(now + wait, self._take_place)
-
-    def _on_its_way(self, now: float) -> float:
-        """Return how many places are being taken now, if as many are as since this look was decided upon."""
-        since, known = self._since
-        return max(0.0, self._roll.taken() - known) * IN_FLIGHT_S / max(IN_FLIGHT_S, now - since)
 
     def _take_place(self, now: float) -> None:
         if self._roll.is_free(GOSSIP_LISTED):
-            coming = self._on_its_way(now)
-            if coming < 1.0 or self._roll.is_free(GOSSIP_LISTED - int(coming)):
-                self._list(now)
-            else:
-                self._since = now, self._roll.taken()
-                self._look = self._timers.at(now + SOON_S * self._rng.uniform(0.1, 1.0), self._take_place)
+            self._list(now)
         elif self._roll.ask(now):
             self._look = self._timers.at(now + ANSWERED_S, self._look_at_answers)
         else:
@@ -116,7 +101,6 @@ class Listing:
             self._look_again(now)
 
     def _look_again(self, now: float) -> None:
-        self._since = now, self._roll.taken()
         self._look = self._timers.at(now + AGAIN_S * self._rng.uniform(0.5, 1.5), self._take_place)
 
     def _list(self, now: float) -> None:
