@@ -32,6 +32,8 @@ async def test_ten_thousand_streams_to_one_service_are_all_open_at_once(make_nod
         for number, (_, writer) in enumerate(opened):
             writer.write(b"%d" % number)
             writer.write_eof()
+            if number % 250 == 0:  # a burst of all overflows a buffer, and qh3 may not survive that (engine-request.md)
+                await asyncio.sleep(0)
         for number, (reader, writer) in enumerate(opened):
             assert await reader.read() == b"%d" % number
             writer.close()
