@@ -25,6 +25,7 @@ from tests.conftest import MakeNode
 from tests.live.ext_mesh import Pair, pair
 
 URL = "http://agent.there.mesh"
+NEVER: list[asyncio.Event] = []  # held, or the collector ends in its own way what waits for them
 
 
 class Agent(AgentExecutor):
@@ -33,7 +34,8 @@ class Agent(AgentExecutor):
     async def execute(self, context: RequestContext, event_queue: EventQueue) -> None:
         text = context.get_user_input()
         if text == "hang":
-            await asyncio.Event().wait()
+            NEVER.append(asyncio.Event())
+            await NEVER[-1].wait()
         await asyncio.sleep(1.2)
         assert context.call_context is not None
         user: Any = context.call_context.user

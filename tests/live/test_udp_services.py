@@ -330,8 +330,8 @@ async def test_what_udp_does_not_have_is_told(make_node: MakeNode) -> None:
             setting.checked()
     book = ServiceBook(node)
     taken = socket.socket(type=socket.SOCK_DGRAM)
-    taken.bind(("127.0.0.1", 0))
-    listen = f"udp://127.0.0.1:{taken.getsockname()[1]}"
+    taken.bind(("127.0.9.77", 0))  # an address of its own, or another program may have that number's TCP port
+    listen = f"udp://127.0.9.77:{taken.getsockname()[1]}"
     tcp = (await book.forward(listen.removeprefix("udp://"), "one/web"))["listen"]
     with pytest.raises(OSError, match="another program"):
         await book.forward(listen, "one/dns")
