@@ -62,12 +62,13 @@ def create_mesh(
     _check_free(home)
     authority = Identity(entropy(32))
     mesh = HomeMesh(name, mesh_key_text(entropy(32)), authority.id)
+    save_authority(home, authority, passphrase)  # which leaves nothing when it fails
     try:
-        save_authority(home, authority, passphrase)
         save_chain(home, own_grant(authority, node.id, wall, entropy))
         save_mesh(home, mesh)
     except BaseException:  # else this home could make no mesh any more
-        (home / AUTHORITY_FILE).unlink(missing_ok=True)
+        if not (home / MESH_FILE).exists():
+            (home / AUTHORITY_FILE).unlink(missing_ok=True)
         raise
     return mesh
 

@@ -101,14 +101,14 @@ def test_a_revoked_ticket_takes_a_node_with_it_that_was_renewed_since_and_none_t
     own = joined.mesh.context.standings.own()
     assert own is not None
     assert own.invite is None, "its grants are the renewer's, and show the ticket no more"
-    anew = AUTHORITY.issue(
+    again = AUTHORITY.issue(
         granted.id,
         roles=("web",),
         not_before=round(mesh.world.wall() * 1000),
         expires=MS + 3 * HOUR,
         entropy=mesh.world.entropy,
     )
-    granted.mesh.context.standings.set_own(anew)
+    granted.mesh.context.standings.set_own(again)
     granted.on_dirty()
     mesh.world.run(1.0)
     _revoked(mesh, ticket, good, renewer)

@@ -90,6 +90,19 @@ def test_a_mesh_that_was_half_made_on_a_full_disk_is_made_when_there_is_space(
     assert run(tmp_path, "mesh", "create", "field")["mesh"] == "field"
 
 
+def test_a_mesh_that_cannot_be_made_takes_no_authoritys_key_along_that_another_program_has_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(source: str, target: str, **folders: int) -> None:
+        (tmp_path / "authority.key").write_bytes(b"the other's")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run(tmp_path, "keygen")
+    monkeypatch.setattr(os, "replace", fill)
+    assert "the disk is full" in refused(tmp_path, "mesh", "create", "field").message
+    assert (tmp_path / "authority.key").read_bytes() == b"the other's"
+
+
 def test_a_setting_or_flag_for_another_mesh_leaves_the_homes_mesh_out(operator: Path) -> None:
     assert Config.load(operator, {"mesh": "open"}, env={}).authority == ""
     assert Config.load(operator, env={"MESHNODE_MESH": "other"}).authority == ""
