@@ -52,19 +52,39 @@ def free(_: int) -> float:
     return 0.0
 
 
-class ToStream:
-    """Carries what a program sends."""
+class Direction:
+    """One of the two ways between a socket and a stream, until it ``is_over``."""
 
-    def __init__(self, sock: socket.socket, stream: Stream, toll: Toll, guard: Guard | None, on_end: OnEnd) -> None:
+    def __init__(self, sock: socket.socket, stream: Stream, toll: Toll, on_end: OnEnd) -> None:
         self.is_over = False
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._stream = stream
         self._toll = toll
-        self._guard = guard
         self._on_end = on_end
-        self._held = b""  # is read, and may not pass yet
         self._pause: asyncio.TimerHandle | None = None
+
+    def stop(self) -> None:
+        """Carry no more."""
+        self.is_over = True
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+
+    def end(self, error: Exception | None) -> None:
+        """Carry no more, and say why."""
+        if not self.is_over:
+            self.stop()
+            self._on_end(error)
+
+
+class ToStream(Direction):
+    """Carries what a program sends."""
+
+    def __init__(self, sock: socket.socket, stream: Stream, toll: Toll, guard: Guard | None, on_end: OnEnd) -> None:
+        super().__init__(sock, stream, toll, on_end)
+        self._guard = guard
+        self._held = b""  # is read, and may not pass yet
         self._is_reading = False
 
     def go_on(self) -> None:
@@ -137,32 +157,17 @@ class ToStream:
 
     def stop(self) -> None:
         """Read no more."""
-        self.is_over = True
+        super().stop()
         self._stop_reading()
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
-
-    def end(self, error: Exception | None) -> None:
-        """Read no more, and say why."""
-        if not self.is_over:
-            self.stop()
-            self._on_end(error)
 
 
-class ToSocket:
+class ToSocket(Direction):
     """Carries what the peer sends, behind what goes ahead of it (``ahead``)."""
 
     def __init__(self, sock: socket.socket, stream: Stream, toll: Toll, ahead: bytes, on_end: OnEnd) -> None:
-        self.is_over = False
-        self._loop = asyncio.get_running_loop()
-        self._sock = sock
-        self._stream = stream
-        self._toll = toll
+        super().__init__(sock, stream, toll, on_end)
         self.ahead = ahead
-        self._on_end = on_end
         self._paid = 0  # bytes of the stream's that may pass and have not
-        self._pause: asyncio.TimerHandle | None = None
         self._is_full = False  # the socket takes no more now
 
     def go_on(self) -> bool:
@@ -223,19 +228,10 @@ class ToSocket:
 
     def stop(self) -> None:
         """Write no more."""
-        self.is_over = True
+        super().stop()
         if self._is_full:
             self._is_full = False
             self._loop.remove_writer(self._sock)
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
-
-    def end(self, error: Exception | None) -> None:
-        """Write no more, and say why."""
-        if not self.is_over:
-            self.stop()
-            self._on_end(error)
 
 
 class Pump:
