@@ -50,6 +50,21 @@ Hop = Addr | ViaSocket | ViaTunnel  # what a socket of this node sends by: a rel
 Path = Hop | ViaRelay
 
 
+def in_words(path: Path) -> str:
+    """Return a path as messages for people name it; ``str(path)`` is its exact form, for JSON and programs."""
+    match path:
+        case Addr():
+            return str(path)
+        case ViaSocket(addr):
+            return str(addr)
+        case ViaTunnel():
+            return f"WebSocket to {path.host}:{path.port}" if path.peer else "its WebSocket"
+        case ViaRelay():
+            return f"relay {path.relay[:8]}"
+        case _:
+            assert_never(path)
+
+
 def udp_address(path: Path) -> Addr | None:
     """Return the UDP address that packets go to; None for a detour: by a relay or a tunnel."""
     match path:

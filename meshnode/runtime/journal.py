@@ -12,7 +12,7 @@ from functools import partial
 from meshnode.base.clock_offset import RELEASED_S, date
 from meshnode.base.log_lines import LogRate, rated_logger
 from meshnode.base.metrics import Metrics, describe
-from meshnode.base.path import Path, ViaRelay
+from meshnode.base.path import Path, in_words
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import Endpoint
 from meshnode.quic.connection import Connection
@@ -118,7 +118,7 @@ class Journal:
 
 
 def _named(path: Path | None) -> str:
-    return f"relay {path.relay[:8]}" if isinstance(path, ViaRelay) else str(path) if path is not None else "none"
+    return in_words(path) if path is not None else "none"
 
 
 def _listed(endpoints: tuple[Endpoint, ...]) -> str:

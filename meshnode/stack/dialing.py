@@ -14,7 +14,7 @@ from meshnode.base.limits import (
     MAX_ARRIVALS_PER_PEER,
 )
 from meshnode.base.metrics import describe
-from meshnode.base.path import Path
+from meshnode.base.path import Path, in_words
 from meshnode.discovery.resolver import Resolved
 from meshnode.errors import (
     ConnectionLost,
@@ -216,10 +216,12 @@ class Dialing(Component):
     def _handshake_timeout(self, session: Session, connection: Connection) -> None:
         self._context.metrics.count(TIMEOUTS)
         if connection is session.dial:
-            attempts = [(str(c.path), c.outcome) for c in session.paths.book]
+            tried = list(session.paths.book)
+            attempts = [(str(each.path), each.outcome) for each in tried]
+            places = ", ".join(dict.fromkeys(in_words(each.path) for each in tried))
             heard = connection.bytes_in > 0
             text = "stopped answering during the handshake" if heard else "did not answer"
-            at = f"{text} at {', '.join(a for a, _ in attempts)}" if attempts else "has published no usable address"
+            at = f"{text} at {places}" if places else "has published no usable address"
             error: MeshError = (HandshakeTimeout if heard else NoPathError)(
                 f"{session.peer.short} {at}",
                 hint="is it running and reachable from here? `meshnode resolve` shows what it published",

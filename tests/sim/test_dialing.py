@@ -8,6 +8,7 @@ import pytest
 
 from meshnode.base.address import Addr
 from meshnode.base.limits import HANDSHAKE_TIMEOUT_S
+from meshnode.base.path import ViaTunnel
 from meshnode.errors import ConnectionLost, InvalidId, MeshError, NodeClosed, NoPathError, NotFound, PolicyDenied
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
@@ -142,13 +143,15 @@ def test_a_peer_that_does_not_answer_is_given_up_when_the_handshake_is_over_time
     got: list[object] = []
     b.kill()
     timeouts = _count(a, "handshake_timeouts")
-    a.mesh.add_seed(b.id, [b.addr], world.now)
+    a.mesh.add_seed(b.id, [b.addr, ViaTunnel(str(b.id), "seed.example", 443)], world.now)
     _dial(a, b.id, got)
     world.run(HANDSHAKE_TIMEOUT_S - 0.5)
     assert got == []
     world.run(1.0)
     assert [type(each) for each in got] == [NoPathError]
     assert str(b.addr) in str(got[0])
+    assert "WebSocket to seed.example:443" in str(got[0])
+    assert "wss!" not in str(got[0])
     assert _count(a, "handshake_timeouts") - timeouts == 1
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.base.address import Addr
-from meshnode.base.path import Path, ViaRelay, ViaSocket, ViaTunnel, udp_address
+from meshnode.base.path import Path, ViaRelay, ViaSocket, ViaTunnel, in_words, udp_address
 from meshnode.paths.candidate import Candidate, CandidateBook, path_kind
 from meshnode.paths.mtu import MtuSearch
 
@@ -48,6 +48,20 @@ TEXTS = {
 @pytest.mark.parametrize("path", TEXTS, ids=str)
 def test_a_path_is_shown_by_a_text_of_its_kind(path: Path) -> None:
     assert str(path) == f"{path}" == TEXTS[path]
+
+
+WORDS = {
+    A: "192.0.2.1:4242",
+    ViaSocket(A, 3): "192.0.2.1:4242",
+    ViaTunnel("abc", "seed.example", 443): "WebSocket to seed.example:443",
+    ViaTunnel("", "192.0.2.1", 7): "its WebSocket",
+    ViaRelay("abcdefghijkl"): "relay abcdefgh",
+}
+
+
+@pytest.mark.parametrize("path", WORDS, ids=str)
+def test_a_message_names_a_path_in_words(path: Path) -> None:
+    assert in_words(path) == WORDS[path]
 
 
 @pytest.mark.parametrize(
