@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from meshnode import Config, Identity, Node
 from meshnode.config import PREFIX
@@ -20,6 +21,10 @@ from tests.engines import CHOICES, MIXED, Turns, take_turns
 from tools.children import end, on_interruption
 
 LONGEST_S = 600  # of one test: what waits longer waits for ever
+
+# how long an example takes says how busy the machine is, and nothing of the code
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 MakeNode = Callable[..., Awaitable[Node]]
 

@@ -25,7 +25,7 @@ from meshnode.identity.node_id import NodeId
 
 WALL = 1_800_000_000.0
 ME, PEER = Identity(bytes(31) + b"\x01"), Identity(bytes(31) + b"\x02")
-quick = settings(max_examples=300, deadline=None, derandomize=True)
+quick = settings(max_examples=300, derandomize=True)
 
 ids = st.binary(min_size=32, max_size=32).map(NodeId)
 tx = st.integers(0, m.MAX_TX)

@@ -81,7 +81,7 @@ def against(engine: str, to_dialler: bool) -> tuple[Pair, Connection, Connection
 
 
 @given(st.integers(0, 2**32), st.sampled_from(HANDLERS), st.booleans(), st.sampled_from(INSTALLED))
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 def test_any_frames_of_a_member_end_at_worst_its_own_connection(seed, handler, to_dialler, engine) -> None:  # type: ignore[no-untyped-def]
     rng = random.Random(seed)
     pair, victim, hostile = against(engine, to_dialler)

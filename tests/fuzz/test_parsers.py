@@ -34,7 +34,7 @@ ONE, OTHER = Identity(bytes(32)), Identity(bytes(range(32)))
 WALL = 1_700_000_000.0
 SOURCE = Addr("198.51.100.9", 999)
 RNG = random.Random(5)
-fuzz = settings(max_examples=300, deadline=None, derandomize=True)
+fuzz = settings(max_examples=300, derandomize=True)
 
 
 def mutate(data: bytes, seed: int) -> bytes:

@@ -14,7 +14,7 @@ from tests.fuzz.test_parsers import mutated
 from tests.unit.portmap_bench import OWN, ROUTE, ROUTE6, ROUTER, Bench, Router
 from tests.unit.test_portmap_codecs import WHOLE
 
-fuzz = settings(max_examples=300, deadline=None, derandomize=True)
+fuzz = settings(max_examples=300, derandomize=True)
 PCP = bytes.fromhex(
     "02810000 00000e10 00003039 000000000000000000000000 000102030405060708090a0b 11000000"
     "1092a000 00000000000000000000ffffcb007105"
@@ -105,7 +105,7 @@ class Fuzzed(Router):
         return status, self.damage(body) or b""
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(
     st.sampled_from(["pcp", "nat-pmp", "upnp"]),
     st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=12),

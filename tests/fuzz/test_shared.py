@@ -32,7 +32,7 @@ NAMES = st.one_of(st.text(max_size=40), st.sampled_from(["db", "laptop", scope_o
 
 
 @given(st.lists(st.tuples(st.sampled_from([*OTHERS, ME]), st.sampled_from([8, 9, 10]), NAMES, VALUES), max_size=20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_entries_are_taken_or_dropped(entries: list[tuple[Identity, int, str, bytes | None]]) -> None:
     def alive(peer: object) -> Status:
         return Status.ALIVE
@@ -86,7 +86,7 @@ MESSAGES = st.one_of(
 
 
 @given(st.lists(st.tuples(st.sampled_from(OTHERS), MESSAGES, st.floats(0.0, 5.0)), max_size=40), st.integers(0, 3))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_messages_of_members_leave_a_topic_whole(steps: list, replay: int) -> None:  # type: ignore[type-arg]
     topics = Topics(ME, random.Random(1), Metrics(), lambda peer: Status.ALIVE)
     inbox = topics.join("news", 0.0, WALL, replay)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import meshnode
@@ -70,7 +70,7 @@ def act(spoofer: Spoofer, what: int | str, linked: bool, size: int, port: int) -
             spoofer.relayed(1 + size // 100)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, derandomize=True)
 @given(seed=st.integers(0, 1_000), steps=actions)
 def test_a_victim_is_sent_at_most_three_times_what_came_from_it_and_once_without_a_connection(
     seed: int, steps: list[tuple[int | str, bool, int, int, float]]
@@ -212,7 +212,7 @@ said = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, derandomize=True)
 @given(seed=st.integers(0, 1_000), steps=said)
 def test_whatever_a_peer_says_on_its_connection_a_victim_gets_no_more_than_a_host_may(
     seed: int, steps: list[tuple[Frame, list[int], float]]

@@ -14,7 +14,7 @@ from meshnode.base.rtt import RttEstimator
 from meshnode.base.timers import Timers
 from meshnode.base.token_bucket import RateLimit, TokenBucket
 
-quick = settings(max_examples=200, deadline=None, derandomize=True)
+quick = settings(max_examples=200, derandomize=True)
 
 # ---- BoundedDict
 

@@ -21,7 +21,7 @@ from tests.sim.gossip_sim import build
 
 WALL_MS = 1_800_000_000_000
 ORIGINS = [Identity(bytes(31) + bytes([n])) for n in range(1, 5)]
-quick = settings(max_examples=60, deadline=None, derandomize=True)
+quick = settings(max_examples=60, derandomize=True)
 
 
 def _entry(origin: int, name: int, seq: int, value: int, ttl: int = 3600) -> Entry:
@@ -267,7 +267,7 @@ def test_a_lost_payload_is_asked_for(count: int, seed: int) -> None:
 
 
 @given(st.integers(0, 1000))
-@settings(max_examples=5, deadline=None, derandomize=True)
+@settings(max_examples=5, derandomize=True)
 def test_whole_cores_deliver_everything_at_ten_percent_loss(seed: int) -> None:
     net = build(12, seed, loss=0.1, every=0.05, settle=3.0, strict=True)
     entries = [net.publish(net.rng.choice(net.nodes), f"n{number}", b"x") for number in range(10)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -185,8 +185,6 @@ TestPaths = Paths.TestCase
 TestPaths.settings = settings(
     max_examples=100,
     stateful_step_count=30,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
     derandomize=True,
 )
 
@@ -197,7 +195,7 @@ TestPaths.settings = settings(
     jitter=st.floats(0.0, 0.1),
     start=st.integers(0, 1),
 )
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 def test_two_good_paths_of_similar_length_do_not_flap(seed: int, base: float, jitter: float, start: int) -> None:
     rng = random.Random(seed)
     paths = PeerPaths(PEER, rng=rng, entropy=rng.randbytes, now=START)

@@ -49,7 +49,7 @@ def _set(statements: list[Revocation]) -> Revocations:
 
 
 @given(st.lists(st.sampled_from(MADE), max_size=60), st.randoms(use_true_random=False), st.integers(1, 6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_order_and_repetition_makes_the_same_set_also_where_it_is_full(
     statements: list[Revocation], rng: random.Random, most: int
 ) -> None:
@@ -67,7 +67,7 @@ def test_any_order_and_repetition_makes_the_same_set_also_where_it_is_full(
 
 
 @given(st.lists(st.sampled_from(MADE), max_size=30), st.lists(st.sampled_from(MADE), max_size=30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_two_nodes_that_exchange_what_each_lacks_have_one_set(one: list[Revocation], other: list[Revocation]) -> None:
     a, b = _set(one), _set(other)
     for _ in range(2):
@@ -79,7 +79,6 @@ def test_two_nodes_that_exchange_what_each_lacks_have_one_set(one: list[Revocati
 
 
 @given(st.binary(max_size=400))
-@settings(deadline=None)
 def test_bytes_that_are_no_statement_raise_its_own_error(data: bytes) -> None:
     for parse in (lambda: open_revocation(data, AUTHORITY.id, 0.0), lambda: open_succession(data)):
         try:
@@ -91,7 +90,6 @@ def test_bytes_that_are_no_statement_raise_its_own_error(data: bytes) -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(0, 7))
-@settings(deadline=None)
 def test_no_bit_of_a_statement_can_be_changed(at: int, bit: int) -> None:
     succession = sign_succession(DELEGATE, NODES[0], time=MS, ends=MS)
     for encoded in (MADE[0].encoded, succession):

@@ -81,7 +81,7 @@ events = st.one_of(
         RelaysCompared, st.lists(candidates().filter(lambda c: isinstance(c.path, ViaRelay)), max_size=3).map(tuple)
     ),
 )
-law = settings(max_examples=600, deadline=None, derandomize=True)
+law = settings(max_examples=600, derandomize=True)
 
 
 @law

@@ -284,7 +284,7 @@ def test_a_request_that_was_given_up_keeps_nothing_of_the_lookup_that_asked_it()
     assert caller.metrics.counters[LATE] == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from(["call", "urgent", "answer", "run"]), st.integers(0, 50)), max_size=60))
 def test_every_call_ends_once_whatever_is_answered_and_when(steps: list[tuple[str, int]]) -> None:
     caller = Caller()

@@ -118,7 +118,7 @@ def test_a_knock_is_bound_to_its_connection_id() -> None:
 
 
 @given(st.integers(0, 200), st.integers(-29, 29), st.integers(0, 29))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_datagram_is_accepted_once_for_as_long_as_its_stamp_holds(arrives: int, ahead: int, gap: int) -> None:
     """Whenever it arrives, whatever the sender's clock, and however much other traffic there is in between."""
     there, here = _Clock(), _Clock()
