@@ -20,6 +20,8 @@ from meshnode.errors import MeshError
 PEERS = 7
 INTERVAL_S = 0.01
 SETTLE_S = 0.7
+SILENT_S = 10.0  # of a connection on which numbers are missing: a busy machine is slow, but it goes on
+SLOW_S = 10.0  # of a start, between lines that say how far it is
 
 
 @dataclass
@@ -62,13 +64,14 @@ class Echo:
         except (asyncio.IncompleteReadError, OSError) as error:
             self.over = repr(error)
 
-    async def settle(self, deadline: float = 10.0) -> int:
+    async def settle(self) -> int:
         """Wait until what was sent by now is back; returns how many numbers are missing then.
 
-        It waits for ``deadline`` seconds at most, and no longer than the connection lives.
+        It waits while numbers come, however slowly, ``SILENT_S`` for the next one, and no longer than the connection
+        lives.
         """
-        goal, until = self.sent, time.perf_counter() + deadline
-        while self.received < goal and time.perf_counter() < until and not self.over:
+        goal, began = self.sent, time.perf_counter()
+        while self.received < goal and time.perf_counter() - max(began, self.last) < SILENT_S and not self.over:
             await asyncio.sleep(INTERVAL_S)
         return max(0, goal - self.received)
 
@@ -137,16 +140,32 @@ async def _mesh(stage: Stage, root: Path, processes: list[Process], show: Show) 
     show.say(f"starting {PEERS + 1} processes: {stage.title}")
     seed = stage.process(root / "seed", 0, ["seed"])
     processes.append(seed)
-    await seed.start()
+    await _start([seed], show)
     join = ["up", "--seed", f"{seed.id}@{seed.endpoint}"]
     peers = [stage.process(root / f"n{number}", number, join) for number in range(1, PEERS + 1)]
     processes.extend(peers)
-    await asyncio.gather(*(p.start() for p in peers))
+    await _start(peers, show)
     show.say(f"{len(processes)} nodes are up; each knows only the seed")
     for here, there in zip(peers, peers[1:] + peers[:1], strict=True):
         echo = await here.ask("ping", id=there.id, count=1)
         show.say(f"{here.id[:8]} pings {there.id[:8]} by its key: {echo['rtt_ms']} ms")
     return peers
+
+
+async def _start(processes: list[Process], show: Show) -> None:
+    """Start them and wait until all are ready; says now and then how many are, for a busy machine takes long."""
+
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(SLOW_S)
+            ready = sum(bool(process.endpoint) for process in processes)
+            show.say(f"{ready} of {len(processes)} have started; a busy machine takes longer")
+
+    telling = asyncio.create_task(tell())
+    try:
+        await asyncio.gather(*(process.start() for process in processes))
+    finally:
+        telling.cancel()
 
 
 async def _connect(

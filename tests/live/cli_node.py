@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from meshnode.quic.engines import VARIABLE
+from tests.given_time import HANG_S, status_of
 from tests.homes import make_home
 
 Json = dict[str, Any]
@@ -57,7 +57,7 @@ class CliNode:
         """Everything that it has written on stderr so far."""
         return "".join(self._lines)
 
-    def run(self, *args: str, timeout: float = 30.0, **more: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, *args: str, timeout: float = HANG_S, **more: Any) -> subprocess.CompletedProcess[str]:
         """Run a command in this home."""
         return run(self.home, *args, timeout=timeout, **more)
 
@@ -79,14 +79,14 @@ class CliNode:
     def kill(self) -> None:
         """End it as ``kill -9`` does."""
         self.process.kill()
-        self.process.wait(10)
+        status_of(self.process, 10)
         self._end()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it by a signal, and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-            self.process.wait(10)
+            status_of(self.process, 10)
         self._end()
         return self.process.returncode
 
@@ -97,7 +97,7 @@ class CliNode:
             stream.close()
 
 
-def run(home: Path, *args: str, timeout: float = 30.0, **more: Any) -> subprocess.CompletedProcess[str]:
+def run(home: Path, *args: str, timeout: float = HANG_S, **more: Any) -> subprocess.CompletedProcess[str]:
     """Run a command in a home, in a process of its own."""
     line = [sys.executable, "-m", "meshnode", "--home", str(home), *args]
     return subprocess.run(
@@ -113,11 +113,3 @@ def stopping(*nodes: CliNode) -> Iterator[None]:
     finally:
         for node in nodes:
             node.stop()
-
-
-def eventually(what: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait until ``what`` is true; fail when it is not in time."""
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not come about in time"
-        time.sleep(0.05)

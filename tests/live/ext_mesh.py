@@ -13,6 +13,7 @@ from meshnode import MeshReader, MeshWriter, Node, NodeId
 from meshnode.runtime.status import name_of
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode
+from tests.given_time import within
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LINES, PAUSE_S = 100, 0.01
@@ -50,7 +51,7 @@ async def pair(make_node: MakeNode) -> Pair:
     """Return two nodes that know each other's name; a third is their seed and stays where it is."""
     seed = await make_node(seed_role=True)
     nodes = Pair(await make_node(seed=seed, name="there"), await make_node(seed=seed, name="here"))
-    async with asyncio.timeout(20):
+    async with within(20):
         while not all(name_of(runtime_of(one), other.id) for one, other in (nodes, nodes[::-1])):  # noqa: ASYNC110
             await asyncio.sleep(0.02)  # names come by gossip, some time after the node
     return nodes

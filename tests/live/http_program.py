@@ -13,6 +13,7 @@ import h11
 from meshnode import Node
 from meshnode.services.registry import ServiceBook
 from tests.conftest import MakeNode
+from tests.given_time import wait_for
 
 DEADLINE_S = 15.0
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -125,7 +126,7 @@ class Way:
             await asyncio.sleep(0.05)
         if end:
             writer.write_eof()
-        answer = await asyncio.wait_for(reader.read(), DEADLINE_S)
+        answer = await wait_for(reader.read(), DEADLINE_S)
         writer.close()
         return answer
 

@@ -22,6 +22,7 @@ from meshnode.base.metrics import Metrics
 from meshnode.runtime import acceptor
 from meshnode.runtime.acceptor import Accepted, Acceptor, CountedSocket, listen_at, listen_tcp
 from meshnode.runtime.descriptors import is_reserved
+from tests.given_time import HANG_S, status_of, within
 from tests.live.cli_node import clean_environment
 
 COMMAND = [sys.executable, "-m", "meshnode"]
@@ -85,7 +86,7 @@ async def listening() -> AsyncIterator[Callable[..., tuple[Acceptor, list[tuple[
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with within(10):
         while not holds():  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0.01)
 
@@ -99,7 +100,7 @@ async def test_a_connection_comes_with_its_source_and_one_over_the_share_is_clos
         assert taken[0][1] == Addr(*first.getsockname())
         with socket.create_connection(made.bound) as second:
             await until(lambda: metrics.counters.get("accept_refused") == 1)
-            second.settimeout(5)
+            second.settimeout(HANG_S)
             assert await asyncio.to_thread(second.recv, 1) == b""
 
 
@@ -165,7 +166,7 @@ def cramped(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
     json.loads(process.stdout.readline())
     yield home, process
     process.terminate()
-    process.wait(30)
+    status_of(process, 30)
 
 
 def ask(home: Path, *words: str) -> dict[str, object]:
@@ -174,7 +175,7 @@ def ask(home: Path, *words: str) -> dict[str, object]:
         capture_output=True,
         text=True,
         env=clean_environment(),
-        timeout=60,
+        timeout=HANG_S,
     )
     found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -219,7 +220,7 @@ def test_control_clients_that_ask_nothing_push_out_one_another_and_no_command(
     with ExitStack() as stack:
         for _ in range(4 * MAX_CONTROL_SILENT):
             client = stack.enter_context(socket.socket(socket.AF_UNIX))
-            client.settimeout(5)
+            client.settimeout(HANG_S)
             client.connect(str(home / "control.sock"))
         assert ask(home, "status")["id"]
         assert len(os.listdir(f"/proc/{process.pid}/fd")) < 96 - 8

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.cli_node import CliNode, eventually, stopping
+from tests.given_time import HANG_S, eventually
+from tests.live.cli_node import CliNode, stopping
 
 
 @pytest.fixture
@@ -35,8 +36,8 @@ def read_through(node: CliNode, to: str) -> bytes:
     """What a client of a forward to a service gets; nothing when it is reset."""
     host, _, port = node.ask("forward", "0", to)["listen"].rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), 10) as client:
-            client.settimeout(10)
+        with socket.create_connection((host, int(port)), HANG_S) as client:
+            client.settimeout(HANG_S)
             return client.recv(100)
     except ConnectionResetError:
         return b""

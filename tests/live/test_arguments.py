@@ -15,6 +15,7 @@ from meshnode import Node
 from meshnode.base.limits import LOG_KIND_BURST
 from meshnode.errors import ConfigError, ConnectionLost, InvalidId, PolicyDenied
 from tests.conftest import MakeNode, echo
+from tests.given_time import wait_for
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ async def test_a_wrong_argument_of_a_coroutine_is_named_before_anything_is_sent(
     node = await make_node(dht=False)
     name, call = ASYNC[what]
     with pytest.raises(ValueError, match=rf"^{name}\b") as error:
-        await asyncio.wait_for(call(node), 1.0)
+        await wait_for(call(node), 1.0)
     assert isinstance(error.value, ConfigError | InvalidId)
     assert error.value.hint
 
@@ -229,7 +230,7 @@ async def test_a_peers_goodbye_is_no_error(pair: tuple[Node, Node], how: str, ca
         writer.write_eof()
     else:
         getattr(writer, how)()
-    await asyncio.wait_for(ended.wait(), 5)
+    await wait_for(ended.wait(), 5)
     await asyncio.sleep(0.05)
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
@@ -241,7 +242,7 @@ async def test_what_does_not_exist_is_not_found_within_the_documented_time(pair:
     node, unknown = pair[1], "a" * 52
     by_name = [node.open("nothing", "echo"), node.open_any("nothing"), node.identify("nothing")]
     by_id = [node.open(unknown, "echo"), node.ping(unknown), node.connect(unknown), node.resolve(unknown)]
-    waits = [asyncio.wait_for(call, 4.5) for call in by_name] + [asyncio.wait_for(call, 5.5) for call in by_id]
-    *outcomes, found = await asyncio.gather(*waits, asyncio.wait_for(node.find("nothing"), 4.5), return_exceptions=True)
+    waits = [wait_for(call, 4.5) for call in by_name] + [wait_for(call, 5.5) for call in by_id]
+    *outcomes, found = await asyncio.gather(*waits, wait_for(node.find("nothing"), 4.5), return_exceptions=True)
     assert found == []
     assert all(isinstance(outcome, meshnode.NotFound) and outcome.hint for outcome in outcomes), outcomes

@@ -19,6 +19,7 @@ from meshnode import MeshReader, MeshStream, MeshWriter, Node, NodeId
 from meshnode.base.limits import STREAM_HIGH_WATER, STREAM_LOW_WATER
 from meshnode.errors import ConnectionLost, StreamMisused, Unsupported
 from tests.conftest import MakeNode, echo
+from tests.given_time import within
 
 DEADLINE_S = 10.0
 BULK = bytes(3 << 20)  # more than every window
@@ -41,7 +42,7 @@ class Pipe:
 
 
 async def _until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
+    async with within(DEADLINE_S):
         while not holds():  # noqa: ASYNC110 - nothing is told of bytes that no reader waits for
             await asyncio.sleep(0.005)
 
@@ -58,7 +59,7 @@ async def pipe(make_node: MakeNode) -> AsyncIterator[Pipe]:
         await done.wait()
 
     there.serve("keep", keep, allow="any")
-    async with asyncio.timeout(DEADLINE_S):
+    async with within(DEADLINE_S):
         yield Pipe(here, there, await here.open(there.id, "keep"), await taken)
     done.set()
 

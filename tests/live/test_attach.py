@@ -27,6 +27,7 @@ from meshnode import (
     ServiceUnavailable,
 )
 from meshnode.sdk.streams import MeshWriter
+from tests.given_time import wait_for, within
 from tests.live.cli_node import CliNode, stopping
 
 BIG = os.urandom(3_000_000)
@@ -119,7 +120,7 @@ async def test_close_delivers_what_was_written_and_the_peer_sees_a_clean_end(
 
     service = there.serve("sink", sink, allow="any")
     await service.started()
-    async with asyncio.timeout(4):
+    async with within(4):
         async with await here.open(there.id, "sink") as (_, writer):
             writer.write(BIG)
         assert await got == BIG
@@ -141,7 +142,7 @@ async def test_an_abnormal_end_is_connection_lost_at_the_other_program(there: At
     reader, writer = await here.open("there", "fragile")
     assert await reader.readexactly(1) == b"x"
     writer.reset()
-    assert await asyncio.wait_for(ends.get(), 10) is ConnectionLost
+    assert await wait_for(ends.get(), 10) is ConnectionLost
 
     async def cut(reader: Reader, writer: MeshWriter, peer: NodeId) -> None:
         await reader.read(1)
@@ -178,7 +179,7 @@ async def test_errors_are_those_of_a_node(homes: Homes, there: AttachedNode, her
 async def test_a_service_by_its_name_alone_is_found(there: AttachedNode, here: AttachedNode) -> None:
     service = there.serve("everywhere", echo, allow="any", meta={"v": "1"})
     await service.started()
-    async with asyncio.timeout(20):
+    async with within(20):
         reader, writer = await here.open_any("everywhere", trusted=there.id)
     writer.write(b"hello")
     assert await reader.readexactly(5) == b"hello"
@@ -191,7 +192,7 @@ async def test_a_service_ends_with_its_program(homes: Homes, here: AttachedNode)
         await other.serve("brief", echo, allow="any").started()
         _, writer = await here.open("there", "brief")
         writer.close()
-    async with asyncio.timeout(10):
+    async with within(10):
         while True:
             try:
                 (await here.open("there", "brief"))[1].reset()
@@ -229,7 +230,7 @@ async def test_a_protocol_has_a_transport_that_pauses_and_ends_in_order(
 ) -> None:
     await there.serve("echo2", echo, allow="any").started()
     transport, protocol = await here.create_connection(Collector, "there", "echo2")
-    async with asyncio.timeout(10):
+    async with within(10):
         assert await protocol.told.get() == b"first"
         transport.pause_reading()
         assert not transport.is_reading()
@@ -266,7 +267,7 @@ async def test_a_protocol_that_writes_at_once_is_told_to_pause(there: AttachedNo
     await there.serve("echo4", echo, allow="any").started()
     transport, protocol = await here.create_connection(Hasty, "there", "echo4")
     assert [protocol.told.get_nowait(), protocol.told.get_nowait()] == ["made", "pause"]
-    async with asyncio.timeout(20):
+    async with within(20):
         while (told := await protocol.told.get()) != "resume":
             assert isinstance(told, bytes)
     transport.abort()
@@ -286,7 +287,7 @@ async def test_back_pressure_reaches_the_sender(there: AttachedNode, here: Attac
         while sent < 100_000_000:
             writer.write(bytes(100_000))
             sent += 100_000
-            await asyncio.wait_for(writer.drain(), 2)
+            await wait_for(writer.drain(), 2)
     assert sent < 20_000_000
     go.set()
     writer.write_eof()
@@ -295,16 +296,15 @@ async def test_back_pressure_reaches_the_sender(there: AttachedNode, here: Attac
 
 
 async def test_topics_and_events(there: AttachedNode, here: AttachedNode) -> None:
-    async with await there.join("news") as mine, await here.join("news") as theirs:
-        async with asyncio.timeout(10):
-            assert await mine.publish(b"\xff\x00binary") >= 1
-            message = await anext(theirs)
-            assert (message.sender, message.data, theirs.lost) == (there.id, b"\xff\x00binary", 0)
+    async with await there.join("news") as mine, await here.join("news") as theirs, within(10):
+        assert await mine.publish(b"\xff\x00binary") >= 1
+        message = await anext(theirs)
+        assert (message.sender, message.data, theirs.lost) == (there.id, b"\xff\x00binary", 0)
     async with aclosing(here.events()) as events:
         following = asyncio.ensure_future(anext(events))
         await asyncio.sleep(0.5)
         await there.serve("eventful", echo, allow="any").started()
-        async with asyncio.timeout(20):
+        async with within(20):
             event = await following
             while event.service != "eventful":
                 event = await anext(events)
@@ -331,7 +331,7 @@ async def test_streams_are_lost_when_the_node_is_killed_and_survive_its_moves(tm
             for _ in range(3):
                 await asyncio.to_thread(node.ask, "rebind", "127.0.0.1:0")
                 writer.write(b"hello")
-                assert await asyncio.wait_for(reader.readexactly(5), 10) == b"hello"
+                assert await wait_for(reader.readexactly(5), 10) == b"hello"
             node.kill()
             with pytest.raises(ConnectionLost):
                 await reader.read()

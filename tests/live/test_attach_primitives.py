@@ -15,6 +15,7 @@ import pytest
 import meshnode
 from meshnode import AttachedNode, ConfigError, NodeId, PolicyDenied, Unsupported
 from meshnode.sdk.streams import MeshWriter
+from tests.given_time import wait_for, within
 from tests.live.cli_node import CliNode, stopping
 
 BIG = os.urandom(2_000_000)
@@ -83,7 +84,7 @@ async def test_the_instances_of_a_service_are_found(homes: Homes, there: Attache
     service = there.serve("found", echo, [homes.here.id], meta={"zone": "a"})
     await service.started()
     assert (service.name, service.is_served) == ("found", True)
-    async with asyncio.timeout(DEADLINE_S):
+    async with within(DEADLINE_S):
         while not (instances := await here.find("found")):  # it waits for a moment by itself
             pass
     (found,) = instances
@@ -113,7 +114,7 @@ async def test_a_server_of_protocols_serves_and_ends_in_order(there: AttachedNod
         reader, writer = await here.open("there", "protocol")
         writer.write(BIG)
         writer.write_eof()
-        assert await asyncio.wait_for(reader.read(), DEADLINE_S) == BIG
+        assert await wait_for(reader.read(), DEADLINE_S) == BIG
         writer.close()
         await writer.wait_closed()
         (protocol,) = Echo.made
@@ -126,15 +127,15 @@ async def test_the_clients_of_a_server_are_aborted(there: AttachedNode, here: At
     server = await there.create_server(Echo, "aborted", ["any"])
     reader, writer = await here.open("there", "aborted")
     writer.write(b"here")
-    assert await asyncio.wait_for(reader.readexactly(4), DEADLINE_S) == b"here"
+    assert await wait_for(reader.readexactly(4), DEADLINE_S) == b"here"
     server.close()
     waiting = asyncio.create_task(server.wait_closed())
     await asyncio.sleep(0.1)
     assert not waiting.done(), "closing ends no connection"
     server.abort_clients()
-    await asyncio.wait_for(waiting, DEADLINE_S)
+    await wait_for(waiting, DEADLINE_S)
     with pytest.raises(ConnectionError):
-        await asyncio.wait_for(reader.read(1), DEADLINE_S)
+        await wait_for(reader.read(1), DEADLINE_S)
     with pytest.raises(ConfigError):
         await there.create_server(Echo, "", ["any"])
 

@@ -10,12 +10,12 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from meshnode.identity.keyfile import is_locked
 from meshnode.trust.home_mesh import AUTHORITY_FILE, load_authority
+from tests.given_time import HANG_S, GivenTime
 
 WORDS = "correct horse"
 WAIT_S = 20.0
@@ -35,9 +35,9 @@ def talk(home: Path, args: Sequence[str], answers: Sequence[tuple[str, str]]) ->
         start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
-    shown, todo, end = "", list(answers), time.monotonic() + WAIT_S
+    shown, todo, clock = "", list(answers), GivenTime()
     try:
-        while time.monotonic() < end:
+        while clock.left_of(WAIT_S) > 0:
             if select.select([control], [], [], 0.05)[0]:
                 shown += os.read(control, 65_536).decode()
             elif command.poll() is not None:
@@ -106,7 +106,7 @@ def test_what_has_no_terminal_is_not_asked_and_is_told_the_variable(tmp_path: Pa
     def run(*args: str, **more: str) -> subprocess.CompletedProcess[str]:
         command = [*MESHNODE, "--home", str(tmp_path / "a"), *args]
         return subprocess.run(
-            command, input="", text=True, capture_output=True, env={**ENVIRONMENT, **more}, timeout=60
+            command, input="", text=True, capture_output=True, env={**ENVIRONMENT, **more}, timeout=HANG_S
         )
 
     made = run("mesh", "create", "field", MESHNODE_AUTHORITY_PASSPHRASE=WORDS)

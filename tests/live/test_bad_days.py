@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from meshnode.demo.stage import Process
+from tests.given_time import HANG_S, GivenTime, wait_for
 
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("MESHNODE_")}
 DEADLINE_S = 20.0
@@ -42,7 +42,7 @@ async def command(home: Path, *args: str, stdin: bytes = b"") -> tuple[int, byte
         stderr=subprocess.PIPE,
         env=ENV,
     )
-    out, err = await asyncio.wait_for(run.communicate(stdin), DEADLINE_S)
+    out, err = await wait_for(run.communicate(stdin), DEADLINE_S)
     assert run.returncode is not None
     return run.returncode, out, err
 
@@ -62,17 +62,17 @@ async def test_a_process_that_is_paused_goes_on_with_its_streams(pair: tuple[Pro
         listen = (await here.ask("forward", listen="127.0.0.1:0", to=f"{there.id}/x"))["listen"]
         reader, writer = await asyncio.open_connection("127.0.0.1", int(listen.rpartition(":")[2]))
         writer.write(b"before\n")
-        assert await asyncio.wait_for(reader.readline(), DEADLINE_S) == b"BEFORE\n"
+        assert await wait_for(reader.readline(), DEADLINE_S) == b"BEFORE\n"
         paused = (here if which == "opener" else there).pid
         os.kill(paused, signal.SIGSTOP)
         for number in range(30):
             writer.write(b"line %d\n" % number)
             await asyncio.sleep(0.1)
         os.kill(paused, signal.SIGCONT)
-        began = time.monotonic()
+        began = GivenTime()
         for number in range(30):
-            assert await asyncio.wait_for(reader.readline(), DEADLINE_S) == b"LINE %d\n" % number
-        assert time.monotonic() - began < 2.0
+            assert await wait_for(reader.readline(), DEADLINE_S) == b"LINE %d\n" % number
+        assert began.seconds < 2.0
         writer.close()
 
 
@@ -84,9 +84,9 @@ async def test_a_peer_that_crashes_again_and_again_is_reached_soon_after_each_st
     there.args = ["up", "--seed", f"{here.id}@{here.endpoint}"]
     for _ in range(4):
         await there.start()
-        began = time.monotonic()
+        began = GivenTime()
         while (await here.ask("ping", id=there.id, count=1))["rtt_ms"] is None:
-            assert time.monotonic() - began < 6.0
+            assert began.seconds < 6.0
         there.kill()
         assert there._process is not None
         await there._process.wait()
@@ -112,12 +112,12 @@ async def test_a_reader_of_a_topic_that_is_stopped_holds_up_no_other_one(pair: t
         lines = b"".join(b"%d %s\n" % (number, b"m" * 1500) for number in range(600))
         status, _, errors = await command(third.home, "pub", "news", "-", stdin=lines)
         assert (status, errors) == (0, b"")
-        got = [json.loads(await asyncio.wait_for(reading.stdout.readline(), DEADLINE_S)) for _ in range(600)]
+        got = [json.loads(await wait_for(reading.stdout.readline(), DEADLINE_S)) for _ in range(600)]
         assert len(got) == 600
         assert (await here.ask("status"))["id"] == here.id
         stopped.send_signal(signal.SIGCONT)
         assert stopped.stdout is not None
-        assert await asyncio.wait_for(stopped.stdout.readline(), DEADLINE_S)
+        assert await wait_for(stopped.stdout.readline(), DEADLINE_S)
     finally:
         for reader in readers:
             reader.kill()
@@ -166,7 +166,7 @@ def test_a_program_runs_in_silence_in_every_mode_of_the_interpreter(
         [sys.executable, *flags, "-c", PROGRAM, str(tmp_path), mode],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         env=ENV,
     )
     slow = "took"  # asyncio's debug mode tells of steps of more than 0.1 s: a busy machine is no mistake
@@ -205,12 +205,12 @@ async def test_a_node_that_is_the_first_process_of_a_container_ends_at_once(tmp_
     run = await asyncio.create_subprocess_exec(*inside, "up", *options, **start)
     try:
         assert run.stdout is not None
-        assert json.loads(await asyncio.wait_for(run.stdout.readline(), DEADLINE_S))["id"]
+        assert json.loads(await wait_for(run.stdout.readline(), DEADLINE_S))["id"]
         children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-        began = time.monotonic()
+        began = GivenTime()
         os.kill(int(children[0]), number)
-        assert await asyncio.wait_for(run.wait(), DEADLINE_S) == 0
-        assert time.monotonic() - began < 3.0
+        assert await wait_for(run.wait(), DEADLINE_S) == 0
+        assert began.seconds < 3.0
     finally:
         if run.returncode is None:
             run.kill()

@@ -18,6 +18,7 @@ from meshnode.identity.keys import Identity
 from meshnode.quic.preface import StreamStatus
 from meshnode.quic.stream import Stream
 from meshnode.sdk.streams import MeshStream, wrap
+from tests.given_time import wait_for, within
 from tests.stream_table import Table
 
 DEADLINE_S = 10.0
@@ -26,7 +27,7 @@ TOLD = {"peer": str(ENDS[1]), "service": "echo"}
 
 
 async def until(true: Callable[[], object]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
+    async with within(DEADLINE_S):
         while not true():  # noqa: ASYNC110 - nothing announces what a socket has
             await asyncio.sleep(0.001)
 
@@ -55,13 +56,13 @@ async def test_frames_are_whole_however_they_are_cut(program: Program) -> None:
     for piece in bytes(frame(b"one") + frame(b"two") + END):
         program.node.send(bytes([piece]))
         await asyncio.sleep(0)
-    assert await asyncio.wait_for(reader.read(), DEADLINE_S) == b"onetwo"
+    assert await wait_for(reader.read(), DEADLINE_S) == b"onetwo"
     writer.write(b"back")
     writer.write_eof()
     await until(lambda: len(program.node.recv(100, socket.MSG_PEEK)) >= 12)
     assert program.node.recv(100) == frame(b"back") + END
     program.node.send(WHOLE)
-    await asyncio.wait_for(writer.wait_closed(), DEADLINE_S)
+    await wait_for(writer.wait_closed(), DEADLINE_S)
 
 
 async def test_a_close_is_over_when_the_node_says_so_and_raises_what_it_says(program: Program) -> None:
@@ -75,15 +76,15 @@ async def test_a_close_is_over_when_the_node_says_so_and_raises_what_it_says(pro
     program.node.send(error[:9])
     program.node.send(error[9:])
     with pytest.raises(ConnectionLost, match="the peer has gone"):
-        await asyncio.wait_for(closing, DEADLINE_S)
+        await wait_for(closing, DEADLINE_S)
 
 
 async def test_a_node_that_stops_has_not_ended_the_stream(program: Program) -> None:
     program.node.send(frame(b"a part"))
-    assert await asyncio.wait_for(program.stream.reader.read(100), DEADLINE_S) == b"a part"
+    assert await wait_for(program.stream.reader.read(100), DEADLINE_S) == b"a part"
     program.node.close()
     with pytest.raises(ConnectionLost, match="not the whole"):
-        await asyncio.wait_for(program.stream.reader.read(100), DEADLINE_S)
+        await wait_for(program.stream.reader.read(100), DEADLINE_S)
 
 
 async def test_a_program_that_does_not_read_holds_the_node_back(program: Program) -> None:
@@ -96,7 +97,7 @@ async def test_a_program_that_does_not_read_holds_the_node_back(program: Program
 
     sent = 0
     stream = program.control.stream
-    async with asyncio.timeout(DEADLINE_S):
+    async with within(DEADLINE_S):
         while not fill() or stream.unread.size <= HELD:
             sent += 1
             await asyncio.sleep(0)
@@ -115,13 +116,13 @@ async def test_what_the_node_does_not_take_counts_as_queued_and_a_writer_waits_f
     assert size // 2 < queued < size
     draining = asyncio.ensure_future(writer.drain())
     got = b""
-    async with asyncio.timeout(DEADLINE_S):
+    async with within(DEADLINE_S):
         while len(got) < size + size // MAX_FRAME * LENGTH.size:
             try:
                 got += program.node.recv(1 << 20)
             except BlockingIOError:
                 await asyncio.sleep(0)
-    await asyncio.wait_for(draining, DEADLINE_S)
+    await wait_for(draining, DEADLINE_S)
     assert program.control.stream.queued == 0
     assert got[: LENGTH.size] == LENGTH.pack(MAX_FRAME)
 
@@ -145,7 +146,7 @@ class Node:
 
     async def received(self, count: int) -> bytes:
         found = b""
-        async with asyncio.timeout(DEADLINE_S):
+        async with within(DEADLINE_S):
             while len(found) < count:
                 try:
                     found += self.client.recv(1 << 20)
@@ -159,7 +160,7 @@ async def node() -> AsyncIterator[Node]:
     found = Node()
     yield found
     found.client.close()
-    await asyncio.wait_for(found.carrying, DEADLINE_S)
+    await wait_for(found.carrying, DEADLINE_S)
     found.inner.close()
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.given_time import output_of, status_of
 from tests.live.cli_node import CliNode, clean_environment, stopping
 
 BIG = 3_000_000
@@ -94,14 +95,14 @@ def test_both_directions_end_separately_and_lose_nothing(pair: Pair) -> None:
     assert process.stdout.read() == sent, "the end of the service's direction is the end of stdout"
     process.stdin.write(b"thank you")
     process.stdin.close()
-    assert process.wait(10) == 0
+    assert status_of(process, 10) == 0
     assert heard == [b"thank you"]
 
 
 def test_a_closed_stdin_is_an_empty_one(pair: Pair) -> None:
     pair.target("count", lambda client: client.sendall(b"%d" % len(drained(client))))
     process = pair.start("count", preexec_fn=lambda: os.close(0), stdin=None)
-    assert process.communicate(timeout=30) == (b"0", b"")
+    assert output_of(process, 30) == (b"0", b"")
     assert process.returncode == 0
 
 
@@ -114,7 +115,7 @@ def test_it_answers_while_stdin_goes_on(pair: Pair) -> None:
             process.stdin.write(word)
             assert process.stdout.read(3) == word
         process.stdin.close()
-        assert process.wait(10) == 0
+        assert status_of(process, 10) == 0
 
 
 def test_a_reset_is_no_end(pair: Pair) -> None:
@@ -128,7 +129,7 @@ def test_a_reset_is_no_end(pair: Pair) -> None:
     assert process.stdout is not None
     assert process.stderr is not None
     assert process.stdout.read() == b"half"
-    assert process.wait(10) == 1
+    assert status_of(process, 10) == 1
     assert process.stderr.read().startswith(b"error: ")
 
 
@@ -165,7 +166,7 @@ def test_a_service_that_takes_no_more_ends_the_command_although_stdin_is_open(pa
         assert process.stdout.read() == b"hello\n"
         process.stdin.write(b"more")  # by this the target's host learns that nothing reads there
         process.stdin.flush()
-        assert process.wait(20) in (0, 1), "1 when the target's host says that it dropped what was sent"
+        assert status_of(process, 20) in (0, 1), "1 when the target's host says that it dropped what was sent"
 
 
 def test_ctrl_c_ends_it_with_130_and_no_traceback(pair: Pair) -> None:
@@ -179,7 +180,7 @@ def test_ctrl_c_ends_it_with_130_and_no_traceback(pair: Pair) -> None:
     process = pair.start("quiet")
     assert arrived.wait(20)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    _, err = output_of(process, 10)
     assert (process.returncode, err.strip()) == (130, b"")
 
 

@@ -21,6 +21,7 @@ from meshnode.quic.flows import UNKNOWN_FLOW
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode, echo
 from tests.engines import every_engine
+from tests.given_time import wait_for, within
 
 PLACES = itertools.count(2)
 
@@ -37,7 +38,7 @@ async def _pair(make_node: MakeNode, **settings: str) -> tuple[Node, Node]:
 
 
 async def _receive(flow: Datagrams) -> bytes:
-    return await asyncio.wait_for(flow.receive(), 5)
+    return await wait_for(flow.receive(), 5)
 
 
 @every_engine
@@ -67,7 +68,7 @@ async def test_a_flow_survives_when_ends_move_and_loses_next_to_nothing(make_nod
     listener, dialler = await make_node(seed=seed), await make_node(seed=seed)
     listener.serve_datagrams("echo", echo_datagrams, allow=["any"])
     found: Counter[int] = Counter()
-    async with asyncio.timeout(30), await dialler.datagrams(listener.id, "echo") as flow, asyncio.TaskGroup() as group:
+    async with within(30), await dialler.datagrams(listener.id, "echo") as flow, asyncio.TaskGroup() as group:
 
         async def read() -> None:
             async for data in flow:
@@ -161,12 +162,12 @@ async def test_the_opener_ends_a_handler(make_node: MakeNode) -> None:
 
     listener.serve_datagrams("note", note, allow=["any"])
     (await dialler.datagrams(listener.id, "note")).close()
-    assert await asyncio.wait_for(ends.get(), 5) is None
+    assert await wait_for(ends.get(), 5) is None
     (await dialler.datagrams(listener.id, "note")).reset()
-    assert isinstance(await asyncio.wait_for(ends.get(), 5), ConnectionLost)
+    assert isinstance(await wait_for(ends.get(), 5), ConnectionLost)
     flow = await dialler.datagrams(listener.id, "note")
     await dialler.close()
-    assert isinstance(await asyncio.wait_for(ends.get(), 5), ConnectionLost)
+    assert isinstance(await wait_for(ends.get(), 5), ConnectionLost)
     with pytest.raises(ConnectionLost):
         await flow.receive()
 
@@ -217,7 +218,7 @@ async def test_a_flow_that_is_dropped_unclosed_warns_and_is_reset(make_node: Mak
     del flow
     with pytest.warns(ResourceWarning, match="unclosed <Datagrams of 'wait'"):
         forget.clear()
-    await asyncio.wait_for(over.wait(), 5)
+    await wait_for(over.wait(), 5)
 
 
 async def test_what_comes_late_or_for_no_flow_is_counted(make_node: MakeNode) -> None:
@@ -240,7 +241,7 @@ async def test_a_reader_that_is_too_slow_gets_the_newest(make_node: MakeNode) ->
         seen.set_result((flow.dropped, int.from_bytes(await flow.receive(), "big")))
 
     listener.serve_datagrams("slow", slow, allow=["any"])
-    async with asyncio.timeout(30), await dialler.datagrams(listener.id, "slow") as flow:
+    async with within(30), await dialler.datagrams(listener.id, "slow") as flow:
         for number in range(3_000):
             if not flow.send(number.to_bytes(1_000, "big")):
                 await asyncio.sleep(0.01)

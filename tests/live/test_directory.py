@@ -16,11 +16,12 @@ from meshnode.directory.announcement import Instance
 from meshnode.errors import ConfigError, ConnectionLost, InvalidId, NameChanged, NotFound, PolicyDenied
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode, echo
+from tests.given_time import within
 
 
 async def until(condition: Any, seconds: float = 10.0) -> None:
     """Wait until ``condition()`` holds."""
-    async with asyncio.timeout(seconds):
+    async with within(seconds):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
@@ -180,7 +181,7 @@ async def test_a_node_is_reached_by_its_name_and_the_name_stays_its(make_node: M
 
 
 async def until_raises(node: Node, name: str) -> None:
-    async with asyncio.timeout(10):
+    async with within(10):
         while True:
             with suppress(NotFound):  # the pin is known before the claims are
                 await node.resolve(name)
@@ -229,13 +230,13 @@ async def test_a_topic_carries_messages_between_nodes(make_node: MakeNode) -> No
     for i in range(20):
         await topics[0].publish(b"%d" % i)
     for topic in topics[1:]:
-        async with asyncio.timeout(10):
+        async with within(10):
             got = [(await anext(topic)) for _ in range(20)]
         assert [m.data for m in got] == [b"%d" % i for i in range(20)]
         assert {m.sender for m in got} == {nodes[0].id}
         assert topic.lost == 0
     late = await seed.join("news", replay=3)
-    async with asyncio.timeout(10):
+    async with within(10):
         assert [(await anext(late)).data for _ in range(3)] == [b"17", b"18", b"19"]
     await late.leave()
     with pytest.raises(StopAsyncIteration):
@@ -250,7 +251,7 @@ async def test_a_reader_that_does_not_read_loses_the_oldest_and_no_other_reader_
     await until(lambda: topic.links)
     for i in range(50):
         await topic.publish(b"%d" % i)
-    async with asyncio.timeout(10):
+    async with within(10):
         assert [(await anext(quick)).data for _ in range(50)] == [b"%d" % i for i in range(50)]
     assert [(await anext(slow)).data for _ in range(5)] == [b"%d" % i for i in range(45, 50)]
     assert (slow.lost, quick.lost) == (45, 0)
@@ -290,7 +291,7 @@ async def test_a_stream_to_a_service_ends_when_its_instance_is_silent_and_anothe
 
     began = asyncio.get_running_loop().time()
     with pytest.raises(ConnectionLost):
-        async with asyncio.timeout(5):
+        async with within(5):
             await talk()
     assert asyncio.get_running_loop().time() - began < 2.5
     assert not pinned[1].is_closing(), "a stream to a node waits for it"

@@ -18,6 +18,7 @@ from meshnode.demo.play import Process
 from meshnode.identity.keys import Identity
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode
+from tests.given_time import within
 
 Json = dict[str, Any]
 KEYS = {"findings", "nat", "peer"}
@@ -36,7 +37,7 @@ async def run(home: Path, *args: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         *_command(home, *args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_env()
     )
-    async with asyncio.timeout(30):
+    async with within(30):
         out, err = await process.communicate()
     assert b"Traceback" not in out + err
     assert process.returncode is not None
@@ -191,7 +192,7 @@ async def test_ctrl_c_ends_a_ping_with_its_summary_and_no_traceback(mesh: list[P
     assert process.stdout is not None
     await process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    async with asyncio.timeout(10):
+    async with within(10):
         out, err = await process.communicate()
     assert process.returncode == 130
     assert b"answered" in out

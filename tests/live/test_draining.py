@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from meshnode import Config, ConnectionLost, MeshError, MeshReader, MeshWriter, Node, NodeId, ServiceNotFound
-from tests.live.cli_node import CliNode, clean_environment, eventually
+from tests.given_time import eventually, status_of, wait_for, within
+from tests.live.cli_node import CliNode, clean_environment
 
 HZ, DRAIN_S = 100, 3
 DEADLINE_S = 20.0
@@ -80,7 +81,7 @@ class Caller:
 
     async def _one(self) -> None:
         try:
-            async with asyncio.timeout(DEADLINE_S):
+            async with within(DEADLINE_S):
                 try:
                     answer = await self._ask()
                 except ConnectionLost as error:
@@ -136,7 +137,7 @@ async def test_a_rolling_update_under_a_hundred_requests_a_second_fails_none(tmp
 
 
 async def _knows(node: Node, instances: set[str]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
+    async with within(DEADLINE_S):
         while not instances <= {str(instance.node) for instance in await node.find("web")}:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
@@ -157,7 +158,7 @@ async def test_a_withdrawn_service_is_not_found_any_more_and_still_serves_those_
         await _knows(caller, {str(server.id)})
         service.withdraw()
         service.update(healthy=True, load=50)  # which announces nothing
-        async with asyncio.timeout(DEADLINE_S):
+        async with within(DEADLINE_S):
             while await caller.find("web"):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         await asyncio.sleep(1.2)
@@ -185,7 +186,7 @@ async def test_a_connection_has_the_time_of_a_drain_and_no_more(tmp_path: Path) 
             writer.write(b"meanwhile")
             assert await reader.readexactly(9) == b"meanwhile"
             with pytest.raises(ConnectionResetError):
-                await asyncio.wait_for(reader.read(), DEADLINE_S)
+                await wait_for(reader.read(), DEADLINE_S)
             assert time.monotonic() - began >= DRAIN_S - 0.1
             assert await asyncio.to_thread(server.stop) == 0
             writer.close()
@@ -242,4 +243,4 @@ def test_a_node_that_is_process_one_reaps_orphans_and_stops_on_sigterm(tmp_path:
         assert len(children.read_text().split()) > 0
         eventually(lambda: children.read_text().split() == [])
         subprocess.run(["kill", "-TERM", node], check=True)
-        assert unshare.wait(10) == 0
+        assert status_of(unshare, 10) == 0

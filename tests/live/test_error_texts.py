@@ -17,6 +17,7 @@ from meshnode.sdk.streams import MeshReader, MeshWriter
 from meshnode.services.proxy.book import ProxyBook
 from meshnode.services.registry import ServiceBook
 from tests.conftest import MakeNode
+from tests.given_time import within
 from tests.unit.test_config_cli import Running, told
 from tests.unit.test_error_texts import error_of
 
@@ -215,5 +216,5 @@ async def test_a_handler_whose_caller_closed_is_told_so(make_node: MakeNode) -> 
     there.serve("talk", talk, allow=["any"])
     _, writer = await here.open(there.id, "talk")
     writer.close()
-    async with asyncio.timeout(5):
+    async with within(5):
         assert await told == "the peer closed the stream"

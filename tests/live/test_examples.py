@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.given_time import HANG_S
 from tests.live.cli_node import clean_environment
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -22,7 +23,12 @@ def test_an_example_prints_what_it_says(name: str) -> None:
     command, printed = docstring.split("\nprints\n")
     assert f"    python examples/{name}.py\n" in command
     done = subprocess.run(
-        [sys.executable, str(path)], capture_output=True, text=True, timeout=120, env=clean_environment(), check=False
+        [sys.executable, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        env=clean_environment(),
+        check=False,
     )
     expected = [line.removeprefix("    ") for line in printed.strip("\n").splitlines()]
     assert (done.stdout.splitlines(), done.returncode) == (expected, 0), done.stderr

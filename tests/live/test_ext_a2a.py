@@ -22,6 +22,7 @@ import meshnode
 from meshnode.ext import asgi
 from meshnode.ext.a2a import CallerContextBuilder, client_config
 from tests.conftest import MakeNode
+from tests.given_time import wait_for
 from tests.live.ext_mesh import Pair, pair
 
 URL = "http://agent.there.mesh"
@@ -91,7 +92,7 @@ async def test_an_agent_that_hangs_holds_no_other_question(nodes: Pair) -> None:
         assert len(await ask(nodes.here, "hello")) == 1
         assert not hanging.done()
     with suppress(A2AClientError, httpx.HTTPError):
-        assert await asyncio.wait_for(hanging, 10) == []
+        assert await wait_for(hanging, 10) == []
 
 
 async def test_a_node_that_is_not_allowed_does_not_even_see_the_agents_card(nodes: Pair) -> None:

@@ -12,6 +12,7 @@ from aiohttp import web
 import meshnode
 from meshnode.ext import aiohttp as adapter
 from tests.conftest import MakeNode
+from tests.given_time import wait_for
 from tests.live.ext_mesh import LINES, PAUSE_S, HttpServer, Pair, pair
 
 
@@ -99,7 +100,7 @@ async def test_an_application_that_hangs_ends_with_its_service(nodes: Pair, http
             await asyncio.sleep(0.01)
     assert log == ["begun", "hangs", "ended"]
     with pytest.raises(aiohttp.ClientError):
-        await asyncio.wait_for(hanging, 10)
+        await wait_for(hanging, 10)
 
 
 async def test_requests_after_one_another_share_a_stream(nodes: Pair, http: aiohttp.ClientSession) -> None:

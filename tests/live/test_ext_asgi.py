@@ -20,6 +20,7 @@ from meshnode.ext.httpx import MeshTransport
 from meshnode.ext.protocols import create_connection
 from meshnode.ext.serving import Serving
 from tests.conftest import MakeNode
+from tests.given_time import HANG_S, wait_for, within
 from tests.live.asgi_app import LINES, App
 from tests.live.ext_mesh import Pair, pair
 
@@ -38,7 +39,7 @@ def serve(request: pytest.FixtureRequest) -> Serve:
 
 
 def client(nodes: Pair) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=MeshTransport(nodes.here), base_url="http://web.there.mesh", timeout=20)
+    return httpx.AsyncClient(transport=MeshTransport(nodes.here), base_url="http://web.there.mesh", timeout=HANG_S)
 
 
 async def raw(nodes: Pair, request: bytes, *, end: bool) -> bytes:
@@ -48,7 +49,7 @@ async def raw(nodes: Pair, request: bytes, *, end: bool) -> bytes:
     if end:
         writer.write_eof()
     try:
-        return await asyncio.wait_for(reader.read(), 10)
+        return await wait_for(reader.read(), 10)
     except meshnode.ConnectionLost:
         return b"reset"
 
@@ -128,7 +129,7 @@ async def test_lifespan_begins_before_the_first_request_and_ends_once_the_last_i
     serving = serve(nodes.there, app.app, "web", allow=[nodes.here.id])
     async with client(nodes) as http:
         slow = asyncio.create_task(http.get("/slow"))
-        async with asyncio.timeout(10):
+        async with within(10):
             while "slow" not in app.log:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         serving.close()
@@ -158,7 +159,7 @@ async def test_an_application_that_hangs_holds_no_other_request_and_no_end(nodes
         await asyncio.sleep(0.3)
         assert (await http.get("/caller")).status_code == 200
         serving.close()
-        await asyncio.wait_for(serving.wait_closed(), 20)
+        await wait_for(serving.wait_closed(), 20)
         with pytest.raises(httpx.HTTPError):
             (await hanging).raise_for_status()
     assert app.log == ["begun", "cancelled", "ended"]
@@ -169,7 +170,7 @@ async def test_a_node_that_closes_ends_its_application(nodes: Pair, serve: Serve
     await serve(nodes.there, app.app, "web", allow="any")
     async with client(nodes) as http:
         assert (await http.get("/caller")).status_code == 200
-        await asyncio.wait_for(nodes.there.close(), 20)
+        await wait_for(nodes.there.close(), 20)
     assert app.log == ["begun", "ended"]
 
 

@@ -16,6 +16,7 @@ from mcp.server import MCPServer
 import meshnode
 from meshnode.ext import mcp as mcp_adapter
 from tests.conftest import MakeNode
+from tests.given_time import HANG_S, wait_for
 from tests.live.cli_node import CliNode, stopping
 from tests.live.ext_mesh import LINES, PLACES, HttpServer
 
@@ -48,7 +49,7 @@ async def test_a_response_streams_on_while_both_nodes_move(mesh: Mesh, name: str
     mesh.there.serve("web", server, allow=[mesh.here.id])
     async with meshnode.attach(mesh.here.home) as node:
         transport = import_module(f"meshnode.ext.{name}").MeshTransport(node)
-        async with library.AsyncClient(transport=transport, timeout=20) as http:
+        async with library.AsyncClient(transport=transport, timeout=HANG_S) as http:
             url = f"http://web.{mesh.there.id}.mesh"
             async with http.stream("GET", f"{url}/lines") as got:
                 await mesh.move()
@@ -80,5 +81,5 @@ async def test_a_tool_call_goes_on_while_both_nodes_move(mesh: Mesh) -> None:
         await mesh.move()
         assert not calling.done()
         go.set()
-        result: Any = await asyncio.wait_for(calling, 20)
+        result: Any = await wait_for(calling, 20)
     assert result.content[0].text == f"{mesh.here.id} {'x' * 1_000_000}"

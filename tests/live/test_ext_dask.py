@@ -17,6 +17,7 @@ import meshnode
 from meshnode import Node
 from meshnode.ext.dask import backend
 from tests.conftest import MakeNode
+from tests.given_time import wait_for
 from tests.live.cli_node import clean_environment
 from tests.live.ext_mesh import PLACES
 
@@ -107,5 +108,5 @@ async def test_junk_and_an_end_in_the_middle_of_a_message_close_a_comm(node: Nod
             writer.write(junk)
             writer.write_eof()
             with pytest.raises((meshnode.ConnectionLost, asyncio.IncompleteReadError)):
-                while await asyncio.wait_for(reader.readexactly(1), 10):
+                while await wait_for(reader.readexactly(1), 10):
                     pass

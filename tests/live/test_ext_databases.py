@@ -22,6 +22,7 @@ from meshnode.ext.unix_socket import unix_socket
 from meshnode.services.health import connect_unix
 from meshnode.services.splice import splice
 from tests.conftest import MakeNode
+from tests.given_time import status_of, wait_for, within
 from tests.live.ext_mesh import Pair, pair
 
 POSTGRES, INITDB, REDIS = (shutil.which(name) for name in ("postgres", "initdb", "redis-server"))
@@ -46,7 +47,7 @@ def expose(nodes: Pair, name: str, path: Path) -> None:
 
 
 async def listening(path: Path) -> None:
-    async with asyncio.timeout(30):
+    async with within(30):
         while True:
             try:
                 _, writer = await asyncio.open_unix_connection(str(path))
@@ -80,7 +81,7 @@ def _cluster(folder: Path) -> Iterator[Path]:
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder, **user)
     yield sockets
     process.terminate()
-    process.wait(20)
+    status_of(process, 20)
 
 
 @needs_postgres
@@ -125,7 +126,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Path]:
     await listening(path)
     yield path
     process.terminate()
-    process.wait(20)
+    status_of(process, 20)
 
 
 @needs_redis
@@ -149,4 +150,4 @@ async def test_a_service_that_cannot_be_reached_is_a_reset_and_no_hang(nodes: Pa
         redis.asyncio.Redis(unix_socket_path=path, retry=None) as client,
     ):
         with pytest.raises(redis.exceptions.ConnectionError):
-            await asyncio.wait_for(client.ping(), 10)
+            await wait_for(client.ping(), 10)

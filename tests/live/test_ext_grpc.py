@@ -18,6 +18,7 @@ import meshnode
 from meshnode.ext import grpc as grpcio_adapter
 from meshnode.ext import grpclib as grpclib_adapter
 from tests.conftest import MakeNode
+from tests.given_time import wait_for
 from tests.live.ext_mesh import LINES, PAUSE_S, Pair, pair
 
 COUNT, CALLER, HANG = ("/test.Service/" + name for name in ("Count", "Caller", "Hang"))
@@ -131,11 +132,11 @@ async def test_a_call_that_hangs_is_cancelled_by_its_deadline_and_with_its_servi
         method = UnaryUnaryMethod(channel, HANG, bytes, bytes)
         with pytest.raises(asyncio.TimeoutError):
             await method(b"", timeout=0.3)
-        await asyncio.wait_for(servable.cancelled.wait(), 10)
+        await wait_for(servable.cancelled.wait(), 10)
         hanging = asyncio.create_task(method(b""))
         await asyncio.sleep(0.2)
     with pytest.raises((grpclib.GRPCError, grpclib.exceptions.StreamTerminatedError)):
-        await asyncio.wait_for(hanging, 10)
+        await wait_for(hanging, 10)
 
 
 async def test_a_node_that_is_not_allowed_has_no_call(nodes: Pair) -> None:

@@ -20,6 +20,7 @@ from meshnode.ext import mcp as adapter
 from meshnode.ext.fastmcp import MeshTransport
 from meshnode.ext.mcp_session import MAX_MESSAGE
 from tests.conftest import MakeNode
+from tests.given_time import wait_for
 from tests.live.ext_mesh import Pair, pair
 
 
@@ -98,7 +99,7 @@ async def test_a_hanging_tool_blocks_no_other_call_and_ends_with_its_session(nod
             hanging = asyncio.create_task(tools.call_tool("hang", {}))
             assert text(await tools.call_tool("large", {"size": 5})) == "xxxxx"
             assert not ended.is_set()
-        await asyncio.wait_for(ended.wait(), 10)
+        await wait_for(ended.wait(), 10)
         with pytest.raises(mcp.MCPError):
             await hanging
 
@@ -123,7 +124,7 @@ async def test_a_session_whose_server_goes_is_an_error_of_each_call_and_no_hang(
         await asyncio.sleep(0.2)
         (await nodes.here.connect("there")).close()
         with pytest.raises(mcp.MCPError, match="closed"):
-            await asyncio.wait_for(calling, 10)
+            await wait_for(calling, 10)
 
 
 async def test_lines_that_are_no_messages_end_nothing_and_a_line_without_an_end_ends_its_session(nodes: Pair) -> None:
@@ -132,12 +133,12 @@ async def test_lines_that_are_no_messages_end_nothing_and_a_line_without_an_end_
         for junk in (b"junk\n", b"\n", b"[]\n", b'{"jsonrpc": "1.0"}\n', b"\xff\xfe\n", b"[" * 5000 + b"\n"):
             writer.write(junk)
         writer.write(b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\n')
-        answer = json.loads(await asyncio.wait_for(reader.readline(), 10))
+        answer = json.loads(await wait_for(reader.readline(), 10))
         while answer.get("id") != 1:
-            answer = json.loads(await asyncio.wait_for(reader.readline(), 10))
+            answer = json.loads(await wait_for(reader.readline(), 10))
         writer.write(b"x" * (MAX_MESSAGE + 70_000))
         with pytest.raises(meshnode.ConnectionLost):
-            while await asyncio.wait_for(reader.read(65_536), 10):
+            while await wait_for(reader.read(65_536), 10):
                 pass
         async with mcp.Client(adapter.client(nodes.here, "there", "tools")) as tools:
             assert text(await tools.call_tool("large", {"size": 1})) == "x"

@@ -12,6 +12,7 @@ import urllib3
 import meshnode
 from meshnode.ext.requests import MeshAdapter, MeshPoolManager
 from tests.conftest import MakeNode
+from tests.given_time import HANG_S
 from tests.live.ext_mesh import LINES, HttpServer, Pair, pair
 
 
@@ -33,7 +34,7 @@ async def test_a_response_streams_on_while_both_ends_move(nodes: Pair, session: 
     nodes.there.serve("web", server, allow=[nodes.here.id])
 
     def lines() -> list[int]:
-        with session.get(f"http://web.{nodes.there.id}.mesh/lines", stream=True, timeout=20) as got:
+        with session.get(f"http://web.{nodes.there.id}.mesh/lines", stream=True, timeout=HANG_S) as got:
             return [int(line) for line in got.iter_lines()]
 
     async with nodes.moving():
@@ -45,11 +46,14 @@ async def test_threads_share_a_session_and_its_streams(nodes: Pair, session: req
     server = HttpServer()
     nodes.there.serve("web", server, allow=[nodes.here.id])
     found = await asyncio.gather(
-        *(asyncio.to_thread(lambda n=n: session.get(f"http://web.there.mesh/{n}", timeout=20).text) for n in range(20))
+        *(
+            asyncio.to_thread(lambda n=n: session.get(f"http://web.there.mesh/{n}", timeout=HANG_S).text)
+            for n in range(20)
+        )
     )
     assert found == [f"/{n}" for n in range(20)]
     assert server.streams <= 20
-    again = await asyncio.to_thread(lambda: session.get("http://web.there.mesh/again", timeout=20).text)
+    again = await asyncio.to_thread(lambda: session.get("http://web.there.mesh/again", timeout=HANG_S).text)
     assert (again, len(server.requests)) == ("/again", 21)
     session.close()
 

@@ -11,6 +11,7 @@ import meshnode
 from meshnode.ext import asgi
 from meshnode.ext.websockets import connect
 from tests.conftest import MakeNode
+from tests.given_time import wait_for
 from tests.live.asgi_app import LINES, App
 from tests.live.ext_mesh import Pair, pair
 
@@ -53,7 +54,7 @@ async def test_a_lost_connection_is_no_clean_end(nodes: Pair) -> None:
         await socket.recv()
         (await nodes.here.connect("there")).close()
         with pytest.raises(websockets.ConnectionClosedError):
-            await asyncio.wait_for(socket.recv(), 10)
+            await wait_for(socket.recv(), 10)
 
 
 @pytest.mark.parametrize(

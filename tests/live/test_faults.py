@@ -15,6 +15,7 @@ from meshnode.runtime.interfaces import InterfaceWatcher
 from meshnode.sdk.node import runtime_of
 from meshnode.stack.component import Component
 from tests.conftest import MakeNode
+from tests.given_time import wait_for, within
 
 
 def _full(*args: object) -> None:
@@ -22,11 +23,9 @@ def _full(*args: object) -> None:
 
 
 async def _until(holds: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if holds():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("it did not come about within 10 s")
+    async with within(10):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def test_a_tick_that_raises_is_followed_by_the_next(
@@ -159,7 +158,7 @@ async def test_polling_goes_on_when_the_addresses_cannot_be_had(monkeypatch: pyt
     seen, errors = asyncio.Event(), list[Exception]()
     watcher = InterfaceWatcher(asyncio.get_running_loop(), seen.set, errors.append)
     watcher.start()
-    await asyncio.wait_for(seen.wait(), 5)
+    await wait_for(seen.wait(), 5)
     assert len(errors) == 2
     watcher.close()
 

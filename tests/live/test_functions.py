@@ -26,6 +26,7 @@ from meshnode.trust.authority import Issuer
 from meshnode.trust.home_mesh import load_authority, load_mesh
 from meshnode.trust.operator import create_mesh, invite
 from meshnode.trust.ticket import format_ticket
+from tests.given_time import wait_for
 from tests.live.cli_node import clean_environment
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "functions"
@@ -185,7 +186,7 @@ async def test_a_thawed_function_whose_connection_was_forgotten_is_served_in_its
         _forget(server, node.id)
         assert server.peers() == []
         assert len(node.peers()) == 1
-        assert await asyncio.wait_for(_call(node, server.id, b"again"), DEADLINE_S) == b"again"
+        assert await wait_for(_call(node, server.id, b"again"), DEADLINE_S) == b"again"
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["smaller-id", "greater-id"])
@@ -278,6 +279,6 @@ async def test_the_example_job_hands_over_a_build_and_leaves_nothing(tmp_path: P
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        answer, _ = await asyncio.wait_for(job.communicate(build), DEADLINE_S)
+        answer, _ = await wait_for(job.communicate(build), DEADLINE_S)
     assert (job.returncode, answer) == (0, b"ok " + hashlib.sha256(build).hexdigest().encode())
     assert list(left.iterdir()) == []

@@ -24,6 +24,7 @@ from meshnode.quic import packets
 from meshnode.quic.engines import aioquic as engines
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode, echo
+from tests.given_time import GivenTime, wait_for, within
 
 Reply = Callable[[bytes, Addr], list[bytes]]
 
@@ -70,7 +71,7 @@ async def bare_socket(reply: Reply = lambda data, source: []) -> AsyncIterator[S
 
 async def until(holds: Callable[[], object], seconds: float = 3.0) -> None:
     """Wait until it holds; fail when it does not within ``seconds``."""
-    async with asyncio.timeout(seconds):
+    async with within(seconds):
         while not holds():  # noqa: ASYNC110 - counters announce no change
             await asyncio.sleep(0.005)
 
@@ -128,10 +129,10 @@ async def test_an_impostor_at_the_dialled_address_is_a_peer_identity_error_and_f
     impostor = Impostor(victim, stolen_certificate=stolen)
     async with bare_socket(impostor.reply) as socket:
         dialler = await make_node(seeds=(f"{victim.id}@{socket.addr}",))
-        started = time.monotonic()
+        started = GivenTime()
         with pytest.raises(PeerIdentityError) as caught:
-            await asyncio.wait_for(dialler.connect(victim.id), 8)
-        assert time.monotonic() - started < 1.5, "as soon as the handshake shows the key"
+            await wait_for(dialler.connect(victim.id), 8)
+        assert started.seconds < 1.5, "as soon as the handshake shows the key"
         assert impostor.knocks == 1
         assert victim.id.short in caught.value.message
         assert caught.value.hint
@@ -145,10 +146,10 @@ async def test_after_an_impostor_the_real_node_is_reached_where_it_is(make_node:
     async with bare_socket(impostor.reply) as socket:
         dialler = await make_node(seeds=(f"{real.id}@{socket.addr}",))
         with pytest.raises(PeerIdentityError):
-            await asyncio.wait_for(dialler.connect(real.id), 8)
+            await wait_for(dialler.connect(real.id), 8)
         runtime_of(dialler).stack.offer_record(real.record.encoded, "ticket", time.monotonic())
         runtime_of(dialler).stack.resolution.hints.clear()
-        outcome = await asyncio.wait_for(dialler.ping(real.id), 8)
+        outcome = await wait_for(dialler.ping(real.id), 8)
         assert outcome.rtt is not None
 
 
@@ -318,7 +319,7 @@ async def test_nodes_of_two_meshes_never_exchange_a_byte(make_node: MakeNode) ->
         runtime_of(one).stack.add_seed(two.id, [to_two.addr], time.monotonic())
         runtime_of(two).stack.add_seed(one.id, [to_one.addr], time.monotonic())
         dials = await asyncio.gather(
-            *(asyncio.wait_for(a.connect(b.id), 8) for a, b in ((one, two), (two, one))), return_exceptions=True
+            *(wait_for(a.connect(b.id), 8) for a, b in ((one, two), (two, one))), return_exceptions=True
         )
         assert all(isinstance(error, MeshError) for error in dials)
         assert to_one.received, "the other mesh did knock"

@@ -19,6 +19,7 @@ from meshnode.services.ends import End
 from meshnode.services.http import relay
 from meshnode.services.registry import ServiceBook
 from tests.conftest import MakeNode
+from tests.given_time import HANG_S, wait_for
 from tests.live.http_program import DEADLINE_S, Exchange, tell, way
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
@@ -64,7 +65,7 @@ async def test_bodies_of_every_kind_pass_and_large_ones_whole(make_node: MakeNod
             await exchange.send(h11.Data(data=body[first : first + 100_000]))
         await exchange.send(h11.EndOfMessage(headers=[("X-Trailer", "1")]))
 
-    async with way(make_node, back) as through, httpx.AsyncClient(timeout=30) as client:
+    async with way(make_node, back) as through, httpx.AsyncClient(timeout=HANG_S) as client:
         for path in ("/length", "/chunked"):
             for content in (data, parts()):
                 answer = await client.post(through.url + path, content=content)
@@ -135,9 +136,9 @@ async def test_a_caller_waits_for_100_continue_and_gets_it(make_node: MakeNode) 
         head = b"POST /%s HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\nConnection: close\r\n\r\n"
         reader, writer = await through.here.open(through.there.id, "api")
         writer.write(head % b"yes")
-        assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE_S) == b"HTTP/1.1 100 \r\n\r\n"
+        assert await wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE_S) == b"HTTP/1.1 100 \r\n\r\n"
         writer.write(b"12345")
-        answer = await asyncio.wait_for(reader.read(), DEADLINE_S)
+        answer = await wait_for(reader.read(), DEADLINE_S)
         assert hashlib.sha256(b"12345").hexdigest().encode() in answer
         writer.close()
         assert (await through.raw(head % b"no")).startswith(b"HTTP/1.1 413")
@@ -256,7 +257,7 @@ async def test_a_head_that_comes_too_slowly_is_told_so_and_others_are_served(
                 await asyncio.sleep(0.02)
                 if opened[0]._stream.unread:
                     break
-            return await asyncio.wait_for(opened[0].read(), DEADLINE_S)
+            return await wait_for(opened[0].read(), DEADLINE_S)
 
         dripping = [asyncio.ensure_future(drip(opened)) for opened in slow]
         assert (await client.get(through.url)).status_code == 200
@@ -286,7 +287,7 @@ async def test_a_target_that_hangs_is_told_as_such(make_node: MakeNode, monkeypa
 
     async with way(make_node, hang) as through, httpx.AsyncClient() as client:
         assert (await client.get(through.url)).status_code == 504
-        await asyncio.wait_for(left.wait(), DEADLINE_S)
+        await wait_for(left.wait(), DEADLINE_S)
 
 
 async def test_a_caller_that_goes_ends_what_its_request_began(make_node: MakeNode) -> None:
@@ -301,9 +302,9 @@ async def test_a_caller_that_goes_ends_what_its_request_began(make_node: MakeNod
     async with way(make_node, hang) as through:
         _, writer = await through.here.open(through.there.id, "api")
         writer.write(GET + b"\r\n")
-        await asyncio.wait_for(begun.wait(), DEADLINE_S)
+        await wait_for(begun.wait(), DEADLINE_S)
         writer.reset()
-        await asyncio.wait_for(left.wait(), DEADLINE_S)
+        await wait_for(left.wait(), DEADLINE_S)
         pool = through.books[0].exposes["api"].pool
         for _ in range(200):
             await asyncio.sleep(0.01 * bool(pool.members[0].users))
@@ -356,12 +357,12 @@ async def test_a_target_that_is_gone_is_a_503_on_a_stream_that_is_open(make_node
     async with way(make_node) as through:
         reader, writer = await through.here.open(through.there.id, "api")
         writer.write(GET + b"\r\n")
-        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE_S)).startswith(b"HTTP/1.1 200")
+        assert (await wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE_S)).startswith(b"HTTP/1.1 200")
         through.books[0].exposes["api"].pool.members[0].end = End("127.0.0.1", 1, http=True)
         through.program.drop()
         await asyncio.sleep(0.2)
         writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
-        assert b"HTTP/1.1 503 " in await asyncio.wait_for(reader.read(), DEADLINE_S)
+        assert b"HTTP/1.1 503 " in await wait_for(reader.read(), DEADLINE_S)
         writer.close()
 
 
@@ -382,7 +383,7 @@ async def test_a_target_learns_the_caller_by_the_proxy_protocol_too(make_node: M
     _, writer = await here.open(there.id, "x")
     writer.write(b"hello")
     writer.write_eof()
-    found = await asyncio.wait_for(heard.get(), DEADLINE_S)
+    found = await wait_for(heard.get(), DEADLINE_S)
     assert found[12:14] == b"\x21\x21"
     assert found[16:48] == here.id.overlay.packed + there.id.overlay.packed
     assert b"\xe0\x00\x34" + str(here.id).encode() in found

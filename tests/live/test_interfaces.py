@@ -9,6 +9,7 @@ import pytest
 
 from meshnode.runtime import interfaces
 from meshnode.runtime.interfaces import InterfaceWatcher, local_networks
+from tests.given_time import wait_for
 
 
 async def test_without_netlink_addresses_are_polled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +23,7 @@ async def test_without_netlink_addresses_are_polled(monkeypatch: pytest.MonkeyPa
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(seen.wait(), 0.1)
     here[0] = ("192.0.2.2", 24)
-    await asyncio.wait_for(seen.wait(), 2)
+    await wait_for(seen.wait(), 2)
     watcher.close()
 
 
@@ -38,7 +39,7 @@ async def test_where_netlink_is_refused_addresses_are_polled_all_the_same(monkey
     watcher = InterfaceWatcher(asyncio.get_running_loop(), seen.set)
     watcher.start()
     here.append(("2001:db8::1", 64))
-    await asyncio.wait_for(seen.wait(), 2)
+    await wait_for(seen.wait(), 2)
     watcher.close()
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench import twins
-from tests.live.cli_node import CliNode, eventually, stopping
+from tests.given_time import eventually
+from tests.live.cli_node import CliNode, stopping
 
 
 @pytest.mark.parametrize("mode", ["newest", "first"])

@@ -24,6 +24,7 @@ from meshnode.sdk.node import runtime_of
 from meshnode.services.registry import ServiceBook
 from meshnode.stack.session import Session
 from tests.conftest import MakeNode, echo
+from tests.given_time import wait_for
 
 DEADLINE_S = 10.0
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -96,7 +97,7 @@ async def test_short_connections_a_quarter_of_them_broken_off_are_given_back(mak
             if number % 4 == 0:
                 reset(writer)
                 return True
-            answer = await asyncio.wait_for(reader.readline(), DEADLINE_S)
+            answer = await wait_for(reader.readline(), DEADLINE_S)
             writer.close()
             return answer == b"%d\n" % number
 

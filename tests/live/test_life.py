@@ -14,6 +14,7 @@ import meshnode
 from meshnode import Config, Node
 from meshnode.errors import AlreadyRunning, ConfigError, MeshError, NodeClosed, NotRunning
 from tests.conftest import MakeNode, echo
+from tests.given_time import wait_for
 from tests.live.test_datagrams import echo_datagrams
 
 SOON_S = 3.0  # a goodbye by mDNS takes a second at most, a router half a second
@@ -130,7 +131,7 @@ async def test_a_close_that_is_cancelled_at_any_point_leaves_nothing_locked_or_o
         if turns:  # else it has not begun
             async with Node(settings):
                 pass  # the home is free at once
-        await asyncio.wait_for(node.close(), SOON_S)
+        await wait_for(node.close(), SOON_S)
         async with Node(settings):
             pass
         if finished:
@@ -176,8 +177,8 @@ async def test_a_handler_may_close_its_node(make_node: MakeNode) -> None:
 
     there.serve("end", end, allow="any")
     with pytest.raises(meshnode.ConnectionLost):
-        await asyncio.wait_for((await here.open(there.id, "end")).writer.wait_closed(), SOON_S)
-    await asyncio.wait_for(there.close(), SOON_S)
+        await wait_for((await here.open(there.id, "end")).writer.wait_closed(), SOON_S)
+    await wait_for(there.close(), SOON_S)
 
 
 async def test_whatever_waits_ends_with_the_node(make_node: MakeNode) -> None:
@@ -200,7 +201,7 @@ async def test_whatever_waits_ends_with_the_node(make_node: MakeNode) -> None:
     tasks = [asyncio.ensure_future(each) for each in [*waiting, iterate(topic), iterate(here.events())]]
     await asyncio.sleep(0.2)
     await here.close()
-    outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), SOON_S)
+    outcomes = await wait_for(asyncio.gather(*tasks, return_exceptions=True), SOON_S)
     assert all(outcome is None or isinstance(outcome, MeshError | list) for outcome in outcomes), outcomes
 
 

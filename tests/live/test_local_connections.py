@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from meshnode.services.local import PIECE, Local, connection
+from tests.given_time import wait_for
 
 DEADLINE_S = 10.0
 
@@ -34,7 +35,7 @@ async def test_bytes_come_in_order_and_no_more_at_once_than_asked_for(ends: tupl
     sending = asyncio.create_task(asyncio.to_thread(program.sendall, sent))
     got = b""
     while len(got) < len(sent):
-        got += (piece := await asyncio.wait_for(reader.read(10_000), DEADLINE_S))
+        got += (piece := await wait_for(reader.read(10_000), DEADLINE_S))
         assert 0 < len(piece) <= 10_000
     await sending
     assert got == sent
@@ -48,7 +49,7 @@ async def test_an_end_comes_behind_everything(ends: tuple[Local, socket.socket])
     await asyncio.sleep(0.1)
     assert not reader.at_eof()
     assert await reader.read(4) == b"last"
-    assert await asyncio.wait_for(reader.read(4), DEADLINE_S) == b""
+    assert await wait_for(reader.read(4), DEADLINE_S) == b""
     assert reader.at_eof()
     writer.write(b"answer")  # the other direction goes on
     assert await asyncio.to_thread(program.recv, 6) == b"answer"
@@ -62,7 +63,7 @@ async def test_a_reset_is_an_error_though_something_is_unread(ends: tuple[Local,
     program.close()
     await asyncio.sleep(0.1)
     with pytest.raises(ConnectionResetError):
-        await asyncio.wait_for(reader.read(4), DEADLINE_S)
+        await wait_for(reader.read(4), DEADLINE_S)
 
 
 async def test_a_reader_that_waits_is_woken_by_an_error(ends: tuple[Local, socket.socket]) -> None:
@@ -72,7 +73,7 @@ async def test_a_reader_that_waits_is_woken_by_an_error(ends: tuple[Local, socke
     program.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     program.close()
     with pytest.raises(ConnectionResetError):
-        await asyncio.wait_for(reading, DEADLINE_S)
+        await wait_for(reading, DEADLINE_S)
 
 
 async def test_a_program_that_is_not_read_is_held_back(ends: tuple[Local, socket.socket]) -> None:
@@ -89,6 +90,6 @@ async def test_a_program_that_is_not_read_is_held_back(ends: tuple[Local, socket
     sending = asyncio.create_task(asyncio.to_thread(program.sendall, b"more"))
     rest = b""
     while not rest.endswith(b"more"):
-        rest = await asyncio.wait_for(reader.read(PIECE), DEADLINE_S)
+        rest = await wait_for(reader.read(PIECE), DEADLINE_S)
     await sending
     assert not writer.is_closing()

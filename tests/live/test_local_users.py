@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.given_time import HANG_S, output_of
+
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a process as another user")
 USER = 12345
 COMMAND = [sys.executable, "-m", "meshnode"]
@@ -48,12 +50,12 @@ def test_a_node_runs_in_a_volume_of_its_group_and_says_that_others_may_write_the
     try:
         assert node.stdout is not None
         ready = json.loads(node.stdout.readline())
-        asked = subprocess.run([*command, "status", "--json"], capture_output=True, env=env, timeout=30, check=True)
+        asked = subprocess.run([*command, "status", "--json"], capture_output=True, env=env, timeout=HANG_S, check=True)
         assert json.loads(asked.stdout)["id"] == ready["id"]
         assert all(path.stat().st_mode & 0o077 == 0 for path in home.iterdir()), "the files are the user's alone"
     finally:
         node.terminate()
-    assert "is a volume that others may write in" in node.communicate(timeout=30)[1]
+    assert "is a volume that others may write in" in output_of(node, 30)[1]
 
 
 def test_a_home_of_another_user_is_refused_before_anything_is_written_there(place: Path) -> None:
@@ -62,7 +64,7 @@ def test_a_home_of_another_user_is_refused_before_anything_is_written_there(plac
     os.chown(home, USER, USER)
     for command in (["up", *QUIET], ["keygen"]):
         found = subprocess.run(
-            [*COMMAND, "--home", home, *command], capture_output=True, text=True, env=environment(), timeout=30
+            [*COMMAND, "--home", home, *command], capture_output=True, text=True, env=environment(), timeout=HANG_S
         )
         assert found.returncode == (78 if command[0] == "up" else 1)
         assert f"belongs to user {USER}" in found.stderr

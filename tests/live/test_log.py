@@ -22,6 +22,7 @@ from meshnode.runtime.journal import Journal
 from meshnode.trust.decision import Decision
 from meshnode.trust.policy import Act
 from tests.conftest import MakeNode, echo
+from tests.given_time import HANG_S, status_of, within
 
 PIPE_SIZE = 4_096
 REFUSAL = Decision(False, None, None, "no rule")
@@ -67,10 +68,10 @@ def test_a_node_answers_and_ends_though_its_log_goes_to_a_full_pipe(tmp_path: Pa
         assert node.stdout is not None
         assert json.loads(node.stdout.readline())["ready"]
         for _ in range(3):
-            done = subprocess.run([*command, "status", "--json"], capture_output=True, timeout=60, check=True)
+            done = subprocess.run([*command, "status", "--json"], capture_output=True, timeout=HANG_S, check=True)
             assert json.loads(done.stdout)["uptime_s"] > 0
         node.terminate()
-        assert node.wait(30) == 0
+        assert status_of(node, 30) == 0
     finally:
         node.kill()
         node.wait()
@@ -105,7 +106,7 @@ async def test_the_log_says_what_happens_to_a_node(make_node: MakeNode, caplog: 
 
 
 async def _until(caplog: pytest.LogCaptureFixture, text: str) -> None:
-    async with asyncio.timeout(15):
+    async with within(15):
         while text not in caplog.text:  # noqa: ASYNC110 - a log announces nothing
             await asyncio.sleep(0.01)
 

@@ -17,6 +17,7 @@ from meshnode.errors import ConfigError, ConnectionLost, ServiceUnavailable, Str
 from meshnode.sdk.node import runtime_of
 from meshnode.services.registry import ServiceBook
 from tests.conftest import MakeNode, echo
+from tests.given_time import wait_for, within
 
 
 async def _ask(opened: tuple[MeshReader, MeshWriter], text: bytes) -> bytes:
@@ -97,7 +98,7 @@ async def test_what_waits_for_a_stream_learns_that_the_connection_is_lost(
     await asyncio.sleep(0.05)
     connection.close()
     with pytest.raises(ConnectionLost):
-        await asyncio.wait_for(waiting, 5)
+        await wait_for(waiting, 5)
 
 
 async def test_a_service_that_hangs_takes_no_stream_of_another(make_node: MakeNode) -> None:
@@ -140,7 +141,7 @@ async def test_a_stream_over_a_services_limit_waits_its_turn_and_not_for_ever(
     await asyncio.sleep(0.1)
     assert not third.done()
     first[1].write_eof()
-    await asyncio.wait_for(third, 5)
+    await wait_for(third, 5)
     with pytest.raises(ServiceUnavailable):
         await here.open(there.id, "work")
     assert most == 2
@@ -158,8 +159,8 @@ async def test_a_peer_that_holds_all_places_of_a_service_loses_one_to_another_pe
     first = await hog.open(there.id, "work")
     hung = [asyncio.ensure_future(hog.open(there.id, "work")) for _ in range(1000)]
     await asyncio.sleep(0.5)
-    held = await asyncio.wait_for(honest.open(there.id, "work"), 5)
-    assert await _ask(await asyncio.wait_for(other.open(there.id, "work"), 5), b"other") == b"other"
+    held = await wait_for(honest.open(there.id, "work"), 5)
+    assert await _ask(await wait_for(other.open(there.id, "work"), 5), b"other") == b"other"
     assert await _ask(held, b"held") == b"held"
     first[1].write(b"still there")
     await first[1].drain()
@@ -220,12 +221,12 @@ async def test_clients_over_a_forwards_limit_wait_for_a_place_and_not_for_ever(
     assert not (await asyncio.wait(answers, timeout=0.2))[0]
     for _, writer in held[:5]:
         writer.close()
-    assert await asyncio.wait_for(asyncio.gather(*answers), 5) == [b"x"] * 5
+    assert await wait_for(asyncio.gather(*answers), 5) == [b"x"] * 5
     monkeypatch.setattr(meshnode.sdk.places, "WAIT_S", 0.2)
     monkeypatch.setattr(meshnode.sdk.places, "TAKE_S", 0.1)
     reader, writer = await client()
     with pytest.raises(ConnectionResetError):
-        await asyncio.wait_for(reader.readexactly(1), 5)
+        await wait_for(reader.readexactly(1), 5)
     for _, each in [*held[5:], *late, (reader, writer)]:
         each.close()
     await book.close()
@@ -244,7 +245,7 @@ async def test_a_host_that_holds_all_places_of_a_forward_loses_one_to_another_ne
     silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(30)]
     reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.9.1", 0))
     writer.write(b"hello")
-    assert await asyncio.wait_for(reader.readexactly(5), 5) == b"hello"
+    assert await wait_for(reader.readexactly(5), 5) == b"hello"
     for _, each in [*silent, (reader, writer)]:
         each.close()
     await book.close()
@@ -274,7 +275,7 @@ async def test_redis_benchmark_with_two_hundred_clients_runs_through_a_forward(m
     server = await asyncio.create_subprocess_exec("redis-server", *options, **quiet)
     try:
         assert server.stdout is not None
-        async with asyncio.timeout(20):
+        async with within(20):
             while b"Ready to accept" not in await server.stdout.readline():
                 pass
         await ServiceBook(there).expose("redis", str(target), ("any",))
@@ -282,7 +283,7 @@ async def test_redis_benchmark_with_two_hundred_clients_runs_through_a_forward(m
         port = (await book.forward("127.0.0.1:0", f"{there.id}/redis"))["listen"].rpartition(":")[2]
         load = ["-p", port, "-c", "200", "-n", "2000", "-t", "set,get", "--csv"]
         client = await asyncio.create_subprocess_exec("redis-benchmark", *load, **quiet)
-        said, _ = await asyncio.wait_for(client.communicate(), 60)
+        said, _ = await wait_for(client.communicate(), 60)
         await book.close()
     finally:
         server.kill()

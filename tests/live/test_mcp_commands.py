@@ -18,7 +18,8 @@ from typing import Any
 import mcp
 import pytest
 
-from tests.live.cli_node import CliNode, clean_environment, eventually, stopping
+from tests.given_time import eventually, status_of, wait_for
+from tests.live.cli_node import CliNode, clean_environment, stopping
 
 SERVER = """
 import asyncio, os
@@ -67,7 +68,7 @@ def serving(mesh: Mesh, name: str, *command: str, allow: str) -> Iterator[subpro
         yield process
     finally:
         process.terminate()
-        process.wait(20)
+        status_of(process, 20)
         process.stdout.close()
 
 
@@ -104,7 +105,7 @@ async def test_a_tool_call_goes_on_while_both_nodes_move_and_is_told_the_proven_
                 await asyncio.sleep(0.3)
             assert not calling.done()
             (tmp_path / "go").touch()
-            process, caller = await asyncio.wait_for(calling, 20)
+            process, caller = await wait_for(calling, 20)
             assert caller == mesh.here.id
             async with client(mesh, f"{mesh.there.id}/tools") as others:
                 other, caller = await call(others, tmp_path)
@@ -149,7 +150,7 @@ def test_the_end_of_the_command_is_the_end_of_its_servers_and_its_service(mesh: 
     with serving(mesh, name, sys.executable, "-c", STAYS, allow=mesh.here.id) as command:
         connected, server = stayer(mesh, name)
         command.send_signal(number)
-        assert command.wait(20) in (128 + number, 130)
+        assert status_of(command, 20) in (128 + number, 130)
         assert not alive(server)
         assert connected.stdout is not None
         assert connected.stdout.read() == ""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 
 import pytest
 
 from meshnode import Node
 from tests.conftest import MakeNode, echo
+from tests.given_time import GivenTime, wait_for, within
 
 PLACES = itertools.count(2)
 
@@ -34,14 +34,16 @@ async def test_stream_survives_when_ends_move(make_node: MakeNode, mover: str) -
 
     async def read() -> None:
         nonlocal received
-        last = time.perf_counter()
+        clock = GivenTime()
+        last = clock.seconds
         for number in range(300):
             assert int.from_bytes(await reader.readexactly(8), "big") == number
-            gaps.append(time.perf_counter() - last)
-            last = time.perf_counter()
+            now = clock.seconds
+            gaps.append(now - last)
+            last = now
             received += 1
 
-    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+    async with within(20), asyncio.TaskGroup() as group:
         group.create_task(write())
         group.create_task(read())
         for _ in range(3):
@@ -60,4 +62,4 @@ async def test_a_move_to_another_port_of_the_same_address_goes_on(make_node: Mak
     for number in range(4):
         await dialler.rebind()
         writer.write(b"%d" % number)
-        assert await asyncio.wait_for(reader.readexactly(1), 5) == b"%d" % number
+        assert await wait_for(reader.readexactly(1), 5) == b"%d" % number

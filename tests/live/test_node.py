@@ -23,6 +23,7 @@ from meshnode.errors import (
 )
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode, echo
+from tests.given_time import wait_for, within
 
 
 async def test_a_stream_carries_bytes_both_ways_and_ends_cleanly(make_node: MakeNode) -> None:
@@ -63,7 +64,7 @@ async def test_an_unknown_id_is_not_found_and_not_a_hang(make_node: MakeNode) ->
     seed = await make_node(seed_role=True)
     node = await make_node(seed=seed)
     with pytest.raises(NotFound):
-        await asyncio.wait_for(node.connect(Identity.generate().id), 8)
+        await wait_for(node.connect(Identity.generate().id), 8)
 
 
 async def test_another_key_at_the_dialled_address_is_a_named_error_and_not_a_hang(make_node: MakeNode) -> None:
@@ -71,7 +72,7 @@ async def test_another_key_at_the_dialled_address_is_a_named_error_and_not_a_han
     wrong = Identity.generate().id
     dialler = await make_node(seeds=(f"{wrong}@{other.record.endpoints[0]}",))
     with pytest.raises((NoPathError, PeerIdentityError)) as caught:
-        await asyncio.wait_for(dialler.connect(wrong), 8)
+        await wait_for(dialler.connect(wrong), 8)
     assert caught.value.hint
     assert other.status()["counters"].get("knock_box", 0) > 0, "the other node counted the knock that was not for it"
 
@@ -106,7 +107,7 @@ async def test_a_restarted_peer_is_noticed_at_once(make_node: MakeNode, tmp_path
     assert again.id == listener.id
     writer.write(b"are you there?")
     with pytest.raises((PeerRestarted, ConnectionLost)):
-        await asyncio.wait_for(reader.readexactly(1), 3)
+        await wait_for(reader.readexactly(1), 3)
 
 
 async def test_one_home_runs_one_node(make_node: MakeNode, tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -133,7 +134,7 @@ async def test_a_slow_reader_holds_the_sender_back(make_node: MakeNode) -> None:
     sent = 0
     chunk = bytes(1 << 18)
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(1.5):
+        async with within(1.5):
             while True:
                 writer.write(chunk)
                 sent += len(chunk)
@@ -157,7 +158,7 @@ async def test_events_end_when_the_node_is_closed(make_node: MakeNode) -> None:
     friend = await make_node(seed=node)
     assert (await friend.ping(node.id)).rtt is not None
     await node.close()
-    await asyncio.wait_for(task, 2)
+    await wait_for(task, 2)
     assert "connected" in seen
 
 

@@ -23,6 +23,7 @@ import requests
 
 import meshnode
 from meshnode import NotFound, NotRunning, PolicyDenied
+from tests.given_time import HANG_S
 from tests.live.cli_node import CliNode, clean_environment, stopping
 
 URL = "http://web.laptop.mesh/"
@@ -65,15 +66,15 @@ def patched(home: Path) -> Iterator[None]:
 @pytest.mark.usefixtures("patched")
 def test_http_of_the_standard_library_and_requests_reach_a_service_by_name() -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    assert opener.open(URL, timeout=20).read() == b"hello"
-    assert opener.open("http://laptop.mesh/", timeout=20).read() == b"hello"
-    connection = http.client.HTTPConnection("web.laptop.mesh", timeout=20)
+    assert opener.open(URL, timeout=HANG_S).read() == b"hello"
+    assert opener.open("http://laptop.mesh/", timeout=HANG_S).read() == b"hello"
+    connection = http.client.HTTPConnection("web.laptop.mesh", timeout=HANG_S)
     connection.request("GET", "/")
     assert connection.getresponse().read() == b"hello"
     connection.close()
     with requests.Session() as session:
         session.trust_env = False
-        assert session.get(URL, timeout=20).content == b"hello"
+        assert session.get(URL, timeout=HANG_S).content == b"hello"
 
 
 @pytest.mark.usefixtures("patched")
@@ -95,7 +96,7 @@ def test_redis_py_unchanged(home: Path, tmp_path: Path) -> None:
             from tests.live.cli_node import run
 
             run(home.parent / "there", "expose", "redis", str(port), "--allow", "any")
-            client = redis.Redis("laptop.mesh", 6379, socket_timeout=20)
+            client = redis.Redis("laptop.mesh", 6379, socket_timeout=HANG_S)
             for attempt in range(50):
                 try:
                     client.set("key", b"value")
@@ -118,7 +119,7 @@ def test_a_plain_socket_connects_and_keeps_its_timeout(family: socket.AddressFam
             (found,) = socket.getaddrinfo("web.laptop.mesh", "http", family, socket.SOCK_STREAM)
             sock.connect(found[4])
             assert sock.gettimeout() == timeout
-            sock.settimeout(20)
+            sock.settimeout(HANG_S)
             sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
             assert sock.recv(12) == b"HTTP/1.0 200"
     with socket.socket(family, socket.SOCK_STREAM) as sock:
@@ -139,23 +140,25 @@ def test_errors_are_those_of_sockets_with_the_meshs_as_cause(
     host: str, kind: type[OSError], number: int | None, cause: type[Exception] | None
 ) -> None:
     with pytest.raises(kind) as refused:
-        socket.create_connection((host, 80), 20)
+        socket.create_connection((host, 80), HANG_S)
     if cause is not None:
         assert refused.value.errno == number
         assert isinstance(refused.value.__cause__, cause)
         assert str(refused.value.__cause__) in str(refused.value)
     with socket.socket() as sock:
-        sock.settimeout(20)
+        sock.settimeout(HANG_S)
         assert sock.connect_ex((host, 80)) not in (0, None)
     with pytest.raises(urllib.error.URLError):
-        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"http://none.laptop.mesh:{80}/", timeout=20)
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            f"http://none.laptop.mesh:{80}/", timeout=HANG_S
+        )
 
 
 @pytest.mark.usefixtures("patched")
 def test_all_else_is_untouched() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         to = server.getsockname()
-        socket.create_connection(to, 5).close()
+        socket.create_connection(to, HANG_S).close()
         with socket.socket() as sock:
             assert sock.connect_ex(to) == 0
     with socket.socket() as sock, pytest.raises(ConnectionRefusedError):
@@ -173,8 +176,8 @@ def test_it_is_undone_at_the_end_and_a_second_one_inside_ends_alone(home: Path) 
     before = socket.getaddrinfo, socket.socket.connect, socket.socket.connect_ex
     with meshnode.patch(home) as outer:
         with meshnode.patch(home):
-            socket.create_connection(("web.laptop.mesh", 80), 20).close()
-        kept = socket.create_connection(("web.laptop.mesh", 80), 20)
+            socket.create_connection(("web.laptop.mesh", 80), HANG_S).close()
+        kept = socket.create_connection(("web.laptop.mesh", 80), HANG_S)
         assert before[0] is not socket.getaddrinfo
         outer.undo()
     assert (socket.getaddrinfo, socket.socket.connect, socket.socket.connect_ex) == before
@@ -186,7 +189,7 @@ def test_it_is_undone_at_the_end_and_a_second_one_inside_ends_alone(home: Path) 
 def test_a_whole_program_is_patched_by_its_environment(home: Path) -> None:
     code = (
         "import meshnode, urllib.request; meshnode.patch()\n"
-        f"print(urllib.request.urlopen({URL!r}, timeout=20).read().decode())"
+        f"print(urllib.request.urlopen({URL!r}, timeout={HANG_S}).read().decode())"
     )
     line = [sys.executable, "-c", code]
     done = subprocess.run(line, capture_output=True, text=True, env=clean_environment(MESHNODE_HOME=str(home)))

@@ -11,6 +11,7 @@ from uvicorn.server import ServerState
 
 from meshnode.errors import ConnectionLost
 from tests.conftest import MakeNode
+from tests.given_time import wait_for
 from tests.live.test_transports import Talk, pair, soon
 
 
@@ -32,16 +33,16 @@ async def test_a_web_server_that_knows_no_mesh_answers_and_is_shut_down(make_nod
     reader, writer = await dialler.open(listener.id, "web")
     for _ in range(3):  # the connection is kept alive
         writer.write(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        head = await wait_for(reader.readuntil(b"\r\n\r\n"), 5)
         assert head.startswith(b"HTTP/1.1 200 OK")
-        assert len(await asyncio.wait_for(reader.readexactly(1_000_000), 10)) == 1_000_000
+        assert len(await wait_for(reader.readexactly(1_000_000), 10)) == 1_000_000
     assert len(state.connections) == 1
     server.close()
     for connection in list(state.connections):
         connection.shutdown()
-    assert await asyncio.wait_for(reader.read(), 5) == b""
+    assert await wait_for(reader.read(), 5) == b""
     writer.close()
-    await asyncio.wait_for(server.wait_closed(), 5)
+    await wait_for(server.wait_closed(), 5)
     assert not state.connections
 
 
@@ -61,7 +62,7 @@ async def test_a_server_serves_forever_until_it_is_closed_and_ends_its_clients(m
     assert not any(talk.over.done() for talk in talks)
     server.close_clients()
     assert [await soon(talk.over) for talk in talks] == [None, None]
-    await asyncio.wait_for(server.wait_closed(), 5)
+    await wait_for(server.wait_closed(), 5)
 
 
 async def test_clients_that_are_aborted_see_a_reset(make_node: MakeNode) -> None:

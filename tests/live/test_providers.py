@@ -16,7 +16,8 @@ from meshnode import Node
 from meshnode.errors import ConfigError, ConnectionLost, InvalidId, MeshError, NameChanged, NameDisputed
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode
-from tests.live.cli_node import CliNode, eventually, stopping
+from tests.given_time import HANG_S, eventually, within
+from tests.live.cli_node import CliNode, stopping
 from tests.live.test_directory import says, until
 
 
@@ -97,7 +98,7 @@ async def test_failover_is_among_the_nodes_that_are_trusted_and_no_other(make_no
     served, other = {a.id: (a, b), b.id: (b, a)}[writer.peer]
     runtime_of(served).sockets.udp.close()  # as kill -9 looks from outside
     with pytest.raises(ConnectionLost):
-        async with asyncio.timeout(10):
+        async with within(10):
             while True:
                 writer.write(b"x")
                 await asyncio.sleep(0.01)
@@ -186,6 +187,6 @@ def _banner(text: bytes) -> Iterator[int]:
 
 def _read(listen: str) -> bytes:
     host, _, port = listen.rpartition(":")
-    with suppress(OSError), socket.create_connection((host, int(port)), timeout=10) as sock:
+    with suppress(OSError), socket.create_connection((host, int(port)), timeout=HANG_S) as sock:
         return sock.recv(4)
     return b""

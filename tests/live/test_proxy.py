@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from meshnode.base.limits import MAX_PROXY_SILENT
-from tests.live.cli_node import CliNode, clean_environment, eventually, stopping
+from tests.given_time import HANG_S, eventually
+from tests.live.cli_node import CliNode, clean_environment, stopping
 
 BIG = os.urandom(3_000_000)
 
@@ -78,7 +79,7 @@ class Ways:
 
     def talk(self, sent: bytes, *, end: bool = True) -> bytes:
         """Send bytes to the proxy's port, and return all that comes back."""
-        with socket.create_connection(("127.0.0.1", self.port), 20) as client:
+        with socket.create_connection(("127.0.0.1", self.port), HANG_S) as client:
             client.sendall(sent)
             if end:
                 client.shutdown(socket.SHUT_WR)
@@ -211,10 +212,10 @@ def test_a_second_request_behind_the_first_is_not_answered(ways: Ways) -> None:
 
 
 def test_silent_clients_push_out_one_another_and_no_client_that_has_asked(ways: Ways) -> None:
-    asked = socket.create_connection(("127.0.0.1", ways.port), 20)
+    asked = socket.create_connection(("127.0.0.1", ways.port), HANG_S)
     asked.sendall(b"CONNECT web.laptop.mesh:80 HTTP/1.1\r\nHost: x\r\n\r\n")
     assert asked.recv(100).startswith(b"HTTP/1.1 200")
-    silent = [socket.create_connection(("127.0.0.1", ways.port), 20) for _ in range(MAX_PROXY_SILENT + 3)]
+    silent = [socket.create_connection(("127.0.0.1", ways.port), HANG_S) for _ in range(MAX_PROXY_SILENT + 3)]
     try:
         ended = []
         for client in silent[:3]:
@@ -241,7 +242,7 @@ def test_silent_and_refused_clients_of_a_host_push_out_none_of_another(ways: Way
                 assert made[-1].recv(20).startswith(b"HTTP/1.1 4")
         return made
 
-    honest = socket.create_connection(("127.0.0.1", ways.port), 20)
+    honest = socket.create_connection(("127.0.0.1", ways.port), HANG_S)
     held: list[socket.socket] = []
     try:
         held += flood(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")  # refused, and does not go
@@ -260,7 +261,7 @@ def test_a_client_that_goes_away_leaves_nothing(ways: Ways) -> None:
         b"GET http://web.laptop.mesh/big HTTP/1.1\r\nHost: x\r\n\r\n",
         b"POST http://web.laptop.mesh/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nhalf",
     ):
-        with socket.create_connection(("127.0.0.1", ways.port), 20) as client:
+        with socket.create_connection(("127.0.0.1", ways.port), HANG_S) as client:
             client.sendall(sent)
     eventually(lambda: ways.here.ask("proxy")["connections"] == 0)
 
@@ -295,10 +296,10 @@ def test_a_proxy_is_there_again_after_a_restart_also_where_its_port_was_taken(tm
         assert any("proxy" in line for line in node.ask("status")["degraded"])
     with stopping(node):
         eventually(lambda: "error" not in node.ask("proxy"))
-        with socket.create_connection(("127.0.0.1", port), 10) as client:
+        with socket.create_connection(("127.0.0.1", port), HANG_S) as client:
             client.sendall(b"\x05\x01\x00")
             assert client.recv(2) == b"\x05\x00"
         node.ask("unproxy", where)
         assert node.run("proxy", "--json").stdout == ""
         with pytest.raises(OSError, match="refused"):
-            socket.create_connection(("127.0.0.1", port), 10)
+            socket.create_connection(("127.0.0.1", port), HANG_S)

@@ -11,6 +11,7 @@ from meshnode.services.proxy import listener
 from meshnode.services.proxy.listener import Proxy
 from meshnode.services.proxy.overlay import OverlayNames
 from tests.conftest import MakeNode, echo
+from tests.given_time import within
 
 CONNECT = b"CONNECT echo.there.mesh:1 HTTP/1.1\r\nHost: x\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 Connection established\r\n\r\n"
@@ -47,7 +48,7 @@ async def test_a_client_that_says_slowly_what_it_wants_is_cut_off_in_time_and_on
                 await asyncio.sleep(0.2)
 
     dripping = asyncio.ensure_future(drip())
-    async with asyncio.timeout(8):
+    async with within(8):
         with suppress(ConnectionResetError):
             assert await slow.read() == b""
     dripping.cancel()

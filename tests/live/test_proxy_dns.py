@@ -14,6 +14,7 @@ from ipaddress import IPv6Address
 
 import pytest
 
+from tests.given_time import HANG_S
 from tests.live.cli_node import CliNode, clean_environment, run, stopping
 
 pytestmark = pytest.mark.skipif(
@@ -46,7 +47,7 @@ class Zone:
         """Return what dig prints."""
         host, _, port = self.dns.rpartition(":")
         line = ["dig", f"@{host}", "-p", port, "+tries=1", "+time=8", *args]
-        return subprocess.run(line, capture_output=True, text=True, check=False, timeout=30).stdout
+        return subprocess.run(line, capture_output=True, text=True, check=False, timeout=HANG_S).stdout
 
     def address(self, name: str) -> str:
         """Return the one address of a name."""
@@ -58,7 +59,7 @@ class Zone:
         """Run curl through the proxy, which is given an address."""
         kept = {name: value for name, value in clean_environment().items() if "proxy" not in name.lower()}
         line = ["curl", "-sS", "-m", "20", "--noproxy", "", *args]
-        return subprocess.run(line, capture_output=True, timeout=30, check=False, env=kept)
+        return subprocess.run(line, capture_output=True, timeout=HANG_S, check=False, env=kept)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from meshnode.services.proxy.listener import Proxy
 from meshnode.services.proxy.overlay import OverlayNames
 from meshnode.services.proxy.socks_udp import bound, unwrap
 from tests.conftest import MakeNode
+from tests.given_time import within
 
 
 def header(name: bytes, port: int = 53) -> bytes:
@@ -61,7 +62,7 @@ class Client:
         await asyncio.get_running_loop().sock_sendto(sock or self.sock, data, self.relay)
 
     async def receive(self, timeout: float = 10.0) -> bytes:
-        async with asyncio.timeout(timeout):
+        async with within(timeout):
             return await asyncio.get_running_loop().sock_recv(self.sock, 65_536)
 
     def close(self) -> None:
@@ -77,11 +78,9 @@ def udp_socket() -> socket.socket:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if condition():
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("it did not come about in 10 s")
+    async with within(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 async def associate(proxy: Proxy, port: int = 0) -> Client:
@@ -132,7 +131,7 @@ async def test_other_sources_are_not_the_client(make_node: MakeNode) -> None:
     said = await associate(proxy, port=other.getsockname()[1])
     await said.send(to + b"not from the port that it said")
     await said.send(to + b"from it", other)
-    async with asyncio.timeout(10):
+    async with within(10):
         assert await asyncio.get_running_loop().sock_recv(other, 100) == to + b"from it"
     other.close()
     for each in (client, said):

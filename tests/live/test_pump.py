@@ -14,6 +14,7 @@ from meshnode.quic.preface import StreamStatus
 from meshnode.quic.stream import Stream
 from meshnode.sdk.pump import Guard, Pump, Toll
 from meshnode.services.local import connection, detached
+from tests.given_time import wait_for, within
 from tests.stream_table import Table
 
 DEADLINE_S = 10.0
@@ -59,7 +60,7 @@ class Joined:
 
 
 async def until(true: Callable[[], object]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
+    async with within(DEADLINE_S):
         while not true():  # noqa: ASYNC110 - nothing announces what a socket has
             await asyncio.sleep(0.001)
 
@@ -102,7 +103,7 @@ async def test_what_a_full_socket_does_not_take_waits_in_the_stream(joined: Join
     await turns()
     assert joined.socket.calls == calls  # it waits for room
     got = b""
-    async with asyncio.timeout(DEADLINE_S):
+    async with within(DEADLINE_S):
         while len(got) < len(sent):
             got += joined.received()
             await asyncio.sleep(0)
@@ -149,7 +150,7 @@ async def test_bytes_wait_for_their_toll_in_both_directions_and_pay_it_once(join
     assert (joined.received(), bytes(joined.table.sent)) == (b"", b"")
     closed.clear()
     got = 0
-    async with asyncio.timeout(DEADLINE_S):
+    async with within(DEADLINE_S):
         while got < len(large):
             got += len(joined.received())
             await asyncio.sleep(0)
@@ -161,11 +162,11 @@ async def test_each_end_is_passed_on_behind_all_bytes_and_the_other_direction_go
     joined.begin(sent=b"ahead ")
     joined.program.sendall(b"request")
     joined.program.shutdown(socket.SHUT_WR)
-    await asyncio.wait_for(joined.pump.heard, DEADLINE_S)
+    await wait_for(joined.pump.heard, DEADLINE_S)
     assert (joined.table.sent, joined.table.is_ended) == (b"ahead request", True)
     assert not joined.pump.told.done()
     joined.stream.feed(b"response", True)
-    await asyncio.wait_for(joined.pump.told, DEADLINE_S)
+    await wait_for(joined.pump.told, DEADLINE_S)
     assert joined.program.recv(100) == b"response"
     assert joined.program.recv(100) == b""
 
@@ -175,16 +176,16 @@ async def test_an_error_of_either_side_ends_both(joined: Joined) -> None:
     joined.stream.fail(ConnectionLost("the peer reset the stream"))
     for over in (joined.pump.heard, joined.pump.told):
         with pytest.raises(ConnectionLost):
-            await asyncio.wait_for(over, DEADLINE_S)
+            await wait_for(over, DEADLINE_S)
 
 
 async def test_a_program_that_is_gone_is_an_error(joined: Joined) -> None:
     joined.begin()
     joined.program.close()
-    await asyncio.wait_for(joined.pump.heard, DEADLINE_S)
+    await wait_for(joined.pump.heard, DEADLINE_S)
     joined.stream.feed(b"late", False)
     with pytest.raises(BrokenPipeError):
-        await asyncio.wait_for(joined.pump.told, DEADLINE_S)
+        await wait_for(joined.pump.told, DEADLINE_S)
 
 
 class Refusing:
@@ -204,7 +205,7 @@ async def test_a_guard_keeps_bytes_back_until_it_is_decided(joined: Joined) -> N
     await turns()
     joined.program.sendall(b"2")
     with pytest.raises(ConnectionResetError):
-        await asyncio.wait_for(joined.pump.told, DEADLINE_S)
+        await wait_for(joined.pump.told, DEADLINE_S)
     assert not joined.table.sent
 
 

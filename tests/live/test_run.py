@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.cli_node import CliNode, clean_environment, eventually, stopping
+from tests.given_time import HANG_S, eventually, output_of, status_of
+from tests.live.cli_node import CliNode, clean_environment, stopping
 
 SERVER = """
 import http.server, socket, sys, time
@@ -92,7 +93,7 @@ def test_a_port_is_a_service_while_its_program_runs_and_another_program_reaches_
         assert "web" not in [item["name"] for item in pair.here.ask("status")["exposes"]], "it is not kept"
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        _, err = process.communicate(timeout=10)
+        _, err = output_of(process, 10)
     assert f"web -> tcp://127.0.0.1:{port}" in err
     eventually(lambda: pair.there.error("connect", "here/web")["code"] == "service_not_found")
 
@@ -100,7 +101,7 @@ def test_a_port_is_a_service_while_its_program_runs_and_another_program_reaches_
 def test_a_name_that_is_served_already_is_told(pair: Pair) -> None:
     pair.here.ask("expose", "taken", "8")
     process = pair.start("--expose", "taken=9", "--", "sleep", "2")
-    _, err = process.communicate(timeout=20)
+    _, err = output_of(process, 20)
     assert "taken is not exposed" in err
     assert process.returncode == 0, "the program runs all the same"
 
@@ -120,14 +121,14 @@ def test_the_environment_leads_to_a_proxy_of_its_own_that_ends_with_it(pair: Pai
     assert {told[name.upper()] == told[name] for name in told if name.islower()} == {True}
     assert told["MESHNODE_HOME"] == str(pair.here.home)
     host, _, port = where.rpartition(":")
-    socket.create_connection((host, int(port)), 5).close()
+    socket.create_connection((host, int(port)), HANG_S).close()
     assert where not in pair.here.run("proxy", "--json").stdout
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=10)
+    output_of(process, 10)
 
     def is_closed() -> bool:
         try:
-            socket.create_connection((host, int(port)), 5).close()
+            socket.create_connection((host, int(port)), HANG_S).close()
         except ConnectionRefusedError:
             return True
         return False
@@ -147,7 +148,7 @@ def test_the_environment_leads_to_a_proxy_of_its_own_that_ends_with_it(pair: Pai
     ],
 )
 def test_its_end_is_that_of_the_program(pair: Pair, command: list[str], code: int) -> None:
-    done = subprocess.run(pair.line("--", *command), capture_output=True, env=clean_environment(), timeout=20)
+    done = subprocess.run(pair.line("--", *command), capture_output=True, env=clean_environment(), timeout=HANG_S)
     assert done.returncode == code
     assert (b"cannot run" in done.stderr) == (code in (126, 127))
     assert b"Traceback" not in done.stderr
@@ -161,7 +162,7 @@ def test_signals_reach_the_program_once_each(pair: Pair) -> None:
         process.send_signal(number)
         assert process.stdout.readline() == f"{number.name}\n"
     assert process.stdout.read() == ""
-    assert process.wait(10) == 7
+    assert status_of(process, 10) == 7
 
 
 def test_ctrl_c_at_a_terminal_reaches_the_program_once(pair: Pair) -> None:
@@ -190,7 +191,7 @@ def test_ctrl_c_at_a_terminal_reaches_the_program_once(pair: Pair) -> None:
     time.sleep(0.5)  # a second one would have come
     process.terminate()
     assert process.stdout.read() == "SIGTERM\n"
-    assert process.wait(10) == 7
+    assert status_of(process, 10) == 7
     os.close(master)
 
 
@@ -200,7 +201,7 @@ def test_a_program_does_not_inherit_what_python_ignores(pair: Pair) -> None:
         capture_output=True,
         text=True,
         env=clean_environment(),
-        timeout=20,
+        timeout=HANG_S,
     )
     masks = [int(line.split()[1], 16) & 0x7FFF_FFFF for line in done.stdout.splitlines()]  # the C library has 32 and 33
     assert masks == [0, 0]

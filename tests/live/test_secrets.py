@@ -13,6 +13,7 @@ import pytest
 
 from meshnode.identity.mesh_file import make_mesh_key, read_mesh_key
 from meshnode.identity.sealing import MeshKey
+from tests.given_time import HANG_S, status_of
 
 COMMAND = [sys.executable, "-m", "meshnode"]
 SEED, PASSPHRASE = bytes(range(32)), "correct horse battery"
@@ -41,13 +42,13 @@ def test_no_secret_is_in_an_argument_an_answer_the_log_or_a_core_dump(tmp_path: 
             assert node.stdout is not None
             shown = [node.stdout.readline() for _ in range(4)]
             for asked in (["status"], ["status", "--json"], ["doctor", "--json"], ["peers"], ["resolve", "x" * 52]):
-                found = subprocess.run([*command, *asked], capture_output=True, text=True, env=env, timeout=60)
+                found = subprocess.run([*command, *asked], capture_output=True, text=True, env=env, timeout=HANG_S)
                 shown += [found.stdout, found.stderr]
             arguments = Path(f"/proc/{node.pid}/cmdline").read_text()
             limits = Path(f"/proc/{node.pid}/limits").read_text()
         finally:
             node.terminate()
-            node.wait(30)
+            status_of(node, 30)
     assert json.loads(shown[6])["id"]
     shown += [arguments, (tmp_path / "log").read_text()]
     assert [secret for secret in secrets for part in shown if secret in part] == []

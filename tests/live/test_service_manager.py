@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.given_time import HANG_S, output_of, status_of
+
 BOOTSTRAP = Path(__file__).parent.parent.parent / "bootstrap"
 UNITS = sorted(path.name for path in BOOTSTRAP.glob("*.service"))
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
@@ -24,7 +26,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
     """The socket of a service manager."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
-        listener.settimeout(20)
+        listener.settimeout(HANG_S)
         yield listener
 
 
@@ -42,7 +44,7 @@ def test_the_manager_hears_ready_signs_of_life_and_stopping(tmp_path: Path, mana
         while (told := manager.recv(100)) == b"WATCHDOG=1":
             pass
         assert told == b"STOPPING=1"
-        assert node.wait(10) == 0
+        assert status_of(node, 10) == 0
     finally:
         node.kill()
         node.communicate()
@@ -55,7 +57,7 @@ def test_a_manager_that_is_gone_stops_nothing(tmp_path: Path, manager: socket.so
         while subprocess.run(command, capture_output=True, check=False).returncode:
             assert node.poll() is None
         node.send_signal(signal.SIGTERM)
-        assert node.wait(10) == 0
+        assert status_of(node, 10) == 0
     finally:
         node.kill()
         node.communicate()
@@ -69,7 +71,7 @@ def test_what_must_be_mended_first_has_an_exit_code_that_stops_restarts(tmp_path
         (home / "key").write_text("no key")
         (home / "key").chmod(0o600)
     node = _up(home, *(["--listen", "nonsense"] if wrong == "setting" else []))
-    _, told = node.communicate(timeout=20)
+    _, told = output_of(node, 20)
     assert node.returncode == 78
     assert b"Traceback" not in told
     for name in UNITS:

@@ -20,6 +20,7 @@ from meshnode.services.proxy.book import ProxyBook
 from meshnode.services.registry import ServiceBook
 from meshnode.trust.policy import parse_policy
 from tests.conftest import MakeNode
+from tests.given_time import wait_for, within
 from tests.live.http_program import tell
 from tests.live.http_program import way as http_way
 
@@ -37,7 +38,7 @@ class Way:
         writer.write(bytes(size))
         writer.write_eof()
         try:
-            return await asyncio.wait_for(reader.read(), DEADLINE_S)
+            return await wait_for(reader.read(), DEADLINE_S)
         finally:
             writer.close()
 
@@ -85,7 +86,7 @@ async def test_a_caller_over_its_rate_gets_no_connection(make_node: MakeNode) ->
         other = await make_node(seed=through.there)
         async with await other.open(through.there.id, "x") as (reader, writer):
             writer.write_eof()
-            assert await asyncio.wait_for(reader.read(), DEADLINE_S) == b""
+            assert await wait_for(reader.read(), DEADLINE_S) == b""
         assert describe_exposes(through.books[0])[0]["usage"]["refused"] == 1
 
 
@@ -117,7 +118,7 @@ async def test_services_that_the_meshs_policy_closes_are_shown_as_refused(make_n
     there.serve("listed", lambda *_: asyncio.sleep(0), allow=[there.id], announce=True)
     here.serve("own", lambda *_: asyncio.sleep(0), allow="any")
     runtime = runtime_of(here)
-    async with asyncio.timeout(DEADLINE_S):
+    async with within(DEADLINE_S):
         while len(describe_services(runtime)) < 4:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 

@@ -16,6 +16,7 @@ import pytest
 
 from bench.services import Calls, Instances
 from meshnode.demo.play import Process
+from tests.given_time import status_of, wait_for, within
 
 
 def _command(home: Path, *args: str) -> list[str]:
@@ -29,7 +30,7 @@ async def _run(home: Path, *args: str, stdin: bytes = b"") -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         *_command(home, *args), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=ENV
     )
-    out, _ = await asyncio.wait_for(process.communicate(stdin), 30)
+    out, _ = await wait_for(process.communicate(stdin), 30)
     assert process.returncode is not None
     return process.returncode, out.decode()
 
@@ -65,13 +66,13 @@ async def test_what_is_exposed_is_listed_watched_and_reached_by_name(three: list
     await laptop.ask("unexpose", name="web")
     assert watch.stdout is not None
     seen: list[Any] = []
-    async with asyncio.timeout(15):
+    async with within(15):
         while not any(e.get("change") == "down" for e in seen):
             seen.append(json.loads(await asyncio.to_thread(watch.stdout.readline)))
     assert {e["id"] for e in seen if e["event"] == "member"} == {seed.id, laptop.id, other.id}
     assert next(e["change"] for e in seen if e.get("service") == "web") == "up"
     watch.send_signal(signal.SIGINT)
-    assert watch.wait(10) == 130
+    assert status_of(watch, 10) == 130
     watch.stdout.close()
 
 
@@ -94,7 +95,7 @@ async def test_a_line_that_is_published_comes_to_those_that_joined(three: list[P
     assert status == 0
     assert [json.loads(line)["seq"] for line in out.splitlines()] == [2, 3]
     for sub in subs:
-        lines, _ = await asyncio.wait_for(sub.communicate(), 20)
+        lines, _ = await wait_for(sub.communicate(), 20)
         messages = [json.loads(line) for line in lines.splitlines()]
         assert [m["text"] for m in messages] == ["hello", "two", "three"]
         assert {m["sender"] for m in messages} == {b.id}
@@ -119,7 +120,7 @@ async def test_calls_go_on_when_the_instance_in_use_is_killed(tmp_path: Path, ho
         await calls.run(3.0)
         assert calls.longest_silence < 2.5
         assert killed not in calls.served_recently
-        async with asyncio.timeout(60):  # a busy machine may take away some of these seconds, not all
+        async with within(60):  # a busy machine may take away some of these seconds, not all
             while await _calls_in_a_second(calls) < usual / 2:
                 assert calls.last_served != killed
 
@@ -135,14 +136,14 @@ async def test_a_node_that_exposes_a_dead_target_is_passed_over_and_said_to_fail
     port = server.sockets[0].getsockname()[1]
     await broken.ask("expose", name="db", target="tcp://127.0.0.1:9", allow=["any"])
     await well.ask("expose", name="db", target=f"tcp://127.0.0.1:{port}", allow=["any"])
-    async with asyncio.timeout(15):
+    async with within(15):
         while len((await _run(seed.home, "services", "db"))[1].splitlines()) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     forward = await seed.ask("forward", listen="127.0.0.1:0", to="db", trusted=["any"])
     host, _, where = forward["listen"].rpartition(":")
     for _ in range(8):
         reader, writer = await asyncio.open_connection(host, int(where))
-        async with asyncio.timeout(10):
+        async with within(10):
             assert await reader.read() == b"well"
         writer.close()
     _, out = await _run(seed.home, "services", "db", "--json")

@@ -17,6 +17,7 @@ from meshnode import MeshSocket, MeshWriter, Node
 from meshnode.errors import PolicyDenied, ServiceNotFound
 from tests.conftest import MakeNode, echo
 from tests.engines import every_engine
+from tests.given_time import HANG_S, wait_for, within
 
 PLACES = itertools.count(2)
 
@@ -43,12 +44,12 @@ async def _held(make_node: MakeNode) -> tuple[MeshSocket, asyncio.StreamReader, 
     peer = Peer()
     listener.serve("held", peer.handle, allow=["any"])
     sock = await dialler.socket(listener.id, "held")
-    sock.settimeout(10)
-    return sock, *await asyncio.wait_for(peer.came.get(), 5), peer
+    sock.settimeout(HANG_S)
+    return sock, *await wait_for(peer.came.get(), 5), peer
 
 
 async def _recv(sock: socket.socket, size: int = 1 << 16) -> bytes:
-    return await asyncio.wait_for(asyncio.to_thread(sock.recv, size), 10)
+    return await wait_for(asyncio.to_thread(sock.recv, size), 10)
 
 
 async def _all(sock: socket.socket) -> bytes:
@@ -83,7 +84,7 @@ async def test_half_close_goes_both_ways_and_both_ends_are_clean(make_node: Make
     sock, reader, writer, peer = await _held(make_node)
     await asyncio.to_thread(sock.sendall, b"all that I say" * 10_000)
     sock.shutdown(socket.SHUT_WR)
-    assert await asyncio.wait_for(reader.read(), 5) == b"all that I say" * 10_000
+    assert await wait_for(reader.read(), 5) == b"all that I say" * 10_000
     writer.write(b"and I hear on")
     assert await _recv(sock) == b"and I hear on"
     with pytest.raises(BrokenPipeError):
@@ -91,8 +92,8 @@ async def test_half_close_goes_both_ways_and_both_ends_are_clean(make_node: Make
     writer.write(b"to the end")
     writer.write_eof()
     assert await _all(sock) == b"to the end"
-    await asyncio.wait_for(writer.wait_closed(), 5)
-    await asyncio.wait_for(sock._bridge.mesh.ended.wait(), 5)  # both directions are over: nothing is held for it
+    await wait_for(writer.wait_closed(), 5)
+    await wait_for(sock._bridge.mesh.ended.wait(), 5)  # both directions are over: nothing is held for it
     peer.done.set()
     sock.close()
 
@@ -106,7 +107,7 @@ async def test_half_close_while_the_peer_is_behind_loses_nothing(make_node: Make
     sock.shutdown(socket.SHUT_WR)
     await asyncio.sleep(0.1)
     assert sock._bridge.mesh.get_write_buffer_size() > 1 << 19
-    assert len(await asyncio.wait_for(reader.read(), 10)) == size
+    assert len(await wait_for(reader.read(), 10)) == size
     writer.write(b"answer")
     assert await _recv(sock) == b"answer"
     writer.write_eof()
@@ -120,10 +121,10 @@ async def test_the_peer_ends_first_and_the_program_goes_on(make_node: MakeNode) 
     writer.write_eof()
     assert await _recv(sock) == b""
     await asyncio.to_thread(sock.sendall, b"still here")
-    assert await asyncio.wait_for(reader.readexactly(10), 5) == b"still here"
+    assert await wait_for(reader.readexactly(10), 5) == b"still here"
     sock.shutdown(socket.SHUT_WR)
-    assert await asyncio.wait_for(reader.read(), 5) == b""
-    await asyncio.wait_for(sock._bridge.mesh.ended.wait(), 5)
+    assert await wait_for(reader.read(), 5) == b""
+    await wait_for(sock._bridge.mesh.ended.wait(), 5)
     sock.close()
     peer.done.set()
 
@@ -136,7 +137,7 @@ async def test_a_reset_is_econnreset_and_never_an_end(make_node: MakeNode, state
         await reader.readexactly(1)
     if state == "has ended its direction":
         sock.shutdown(socket.SHUT_WR)
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await wait_for(reader.read(), 5) == b""
     if state == "sends more than is read":
         sock.setblocking(False)
         sent = 0
@@ -147,7 +148,7 @@ async def test_a_reset_is_econnreset_and_never_an_end(make_node: MakeNode, state
             except BlockingIOError:
                 await asyncio.sleep(0.005)
         assert sent < 6 << 20, "a window, the mark, and what the pair of sockets holds"
-        sock.settimeout(10)
+        sock.settimeout(HANG_S)
     writer.transport.abort()
     with pytest.raises(ConnectionResetError):
         await _all(sock)
@@ -173,14 +174,14 @@ async def test_closing_with_something_unread_is_a_reset_for_the_peer(make_node: 
     assert await asyncio.to_thread(sock.recv, 100, socket.MSG_PEEK) == b"unread"
     sock.close()
     with pytest.raises(ConnectionResetError):
-        await asyncio.wait_for(reader.read(), 5)
+        await wait_for(reader.read(), 5)
 
 
 async def test_closing_delivers_what_was_sent_and_the_peer_writes_no_more(make_node: MakeNode) -> None:
     sock, reader, writer, peer = await _held(make_node)
     await asyncio.to_thread(sock.sendall, b"last words" * 10_000)
     sock.close()
-    assert await asyncio.wait_for(reader.read(), 5) == b"last words" * 10_000
+    assert await wait_for(reader.read(), 5) == b"last words" * 10_000
     assert isinstance(writer, MeshWriter)
     for _ in range(200):  # unasked: a peer that has nothing to say holds no stream
         if writer._stream.write_end:
@@ -188,7 +189,7 @@ async def test_closing_delivers_what_was_sent_and_the_peer_writes_no_more(make_n
         await asyncio.sleep(0.01)
     assert writer._stream.write_end == "the peer closed the stream"
     with pytest.raises(ConnectionError):
-        async with asyncio.timeout(10):
+        async with within(10):
             while True:
                 writer.write(b"x")
                 await asyncio.sleep(0.01)
@@ -202,7 +203,7 @@ async def test_one_that_is_dropped_is_closed_and_leaves_no_descriptor(make_node:
     del sock
     with pytest.warns(ResourceWarning, match="unclosed"):
         forget.clear()
-    assert await asyncio.wait_for(reader.read(), 5) == b""
+    assert await wait_for(reader.read(), 5) == b""
     peer.done.set()
     gc.collect()
     for _ in range(200):
@@ -234,7 +235,7 @@ async def test_a_thread_carries_megabytes_both_ways_while_both_nodes_move(make_n
     listener, dialler = await make_node(seed=seed, engine=engine), await make_node(seed=seed, engine=engine)
     listener.serve("echo", echo, allow=["any"])
     sock = await dialler.socket(listener.id, "echo")
-    sock.settimeout(60)
+    sock.settimeout(HANG_S)
     payload = os.urandom(1 << 20)
     sent, got = hashlib.sha256(), hashlib.sha256()
 
@@ -275,5 +276,5 @@ async def test_pythons_own_http_client_runs_on_it(make_node: MakeNode) -> None:
         client.request("GET", "/path")
         return client.getresponse().read()
 
-    assert await asyncio.wait_for(asyncio.to_thread(ask), 10) == b"/path"
+    assert await wait_for(asyncio.to_thread(ask), 10) == b"/path"
     client.close()

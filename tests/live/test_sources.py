@@ -16,6 +16,7 @@ from meshnode.runtime import sources
 from meshnode.runtime.seeds import SeedSource
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode
+from tests.given_time import within
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "add-a-discovery-source.md"
 
@@ -85,7 +86,7 @@ async def test_the_status_shows_each_source(make_node: MakeNode) -> None:
 async def test_a_seed_without_an_address_is_shown_with_its_error(make_node: MakeNode) -> None:
     other = await make_node()
     node = await make_node(seeds=(f"{other.id}@no-such-host.invalid:4242",))
-    async with asyncio.timeout(10):
+    async with within(10):
         while not node.status()["counters"].get("seed_name_errors"):  # noqa: ASYNC110 - a counter announces no change
             await asyncio.sleep(0.01)
     source = next(s for s in runtime_of(node).stack.sources if isinstance(s, SeedSource))

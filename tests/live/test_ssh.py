@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.cli_node import CliNode, clean_environment, eventually, stopping
+from tests.given_time import HANG_S, GivenTime, eventually, output_of
+from tests.live.cli_node import CliNode, clean_environment, stopping
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "ssh.md").read_text()
 COMMANDS = re.findall(r"^    ((?:meshnode|ssh|scp|git) .+)$", PAGE, re.MULTILINE)
@@ -64,8 +65,8 @@ def port(folder: Path) -> Iterator[int]:
         command = ["sh", "-c", line]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        end = time.monotonic() + 10
-        while process.poll() is None and time.monotonic() < end:
+        clock = GivenTime()
+        while process.poll() is None and clock.left_of(10) > 0:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", number)) == 0:
                     break
@@ -100,7 +101,7 @@ def test_the_commands_of_the_page_work_as_they_are_written(folder: Path, port: i
         line = line.replace(" 22 ", f" {port} ").replace("me@", f"{getpass.getuser()}@")
         env = clean_environment(MESHNODE_HOME=str(home), PATH=path, GIT_SSH_COMMAND=f"ssh -F {folder}/ssh_config")
         done = subprocess.run(
-            line, shell=True, cwd=files, env=env, capture_output=True, text=True, timeout=30, check=False
+            line, shell=True, cwd=files, env=env, capture_output=True, text=True, timeout=HANG_S, check=False
         )
         assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -134,5 +135,5 @@ def test_the_commands_of_the_page_work_as_they_are_written(folder: Path, port: i
         assert moving.stdout.readline() == "1\n"
         laptop.ask("rebind")
         desk.ask("rebind")
-        assert moving.communicate(timeout=20)[0] == "2\n3\n4\n5\n6\n"
+        assert output_of(moving, 20)[0] == "2\n3\n4\n5\n6\n"
         assert moving.returncode == 0

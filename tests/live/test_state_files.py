@@ -27,6 +27,7 @@ from meshnode.services import forward
 from meshnode.services.proxy.book import ProxyBook
 from meshnode.services.registry import ServiceBook
 from tests.conftest import MakeNode
+from tests.given_time import wait_for, within
 
 NAMES = ("seq", "contacts", "name.json", "known_names.json", "services.json")
 DAMAGES: dict[str, bytes] = {
@@ -174,7 +175,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 
 async def _until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(15):
+    async with within(15):
         while not holds():  # noqa: ASYNC110 - what is waited for announces nothing
             await asyncio.sleep(0.005)
 
@@ -230,7 +231,7 @@ async def test_the_end_of_a_node_waits_for_no_disk_for_ever(
     files = StateFiles(asyncio.get_running_loop(), HomeLock(tmp_path))
     disk.go_on.clear()
     files.save("seq", b"1")
-    await asyncio.wait_for(files.close(), 10)
+    await wait_for(files.close(), 10)
     disk.go_on.set()
 
 

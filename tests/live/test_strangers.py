@@ -20,6 +20,7 @@ from meshnode.base.clock import SystemClock
 from meshnode.identity.sealing import MeshKey, Sealer
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode
+from tests.given_time import within
 
 SIZES = (0, 1, 60, 1200, 1472)
 
@@ -190,7 +191,7 @@ async def test_after_a_start_with_a_clock_that_was_set_back_no_request_is_answer
     (tmp_path / "n" / "seq").write_text(str(int((SystemClock().wall() + 100) * 1000)))
     other = await make_node()
     node = await make_node(home=tmp_path / "n", seed=other)
-    async with asyncio.timeout(10):
+    async with within(10):
         while runtime_of(node).sealer.doubt.is_there:  # noqa: ASYNC110 - it is not announced
             await asyncio.sleep(0.02)
     port = node.record.endpoints[0].addr.port

@@ -19,6 +19,7 @@ from meshnode.errors import ConnectionLost
 from meshnode.sdk.node import runtime_of
 from meshnode.services.registry import ServiceBook
 from tests.conftest import MakeNode
+from tests.given_time import wait_for
 
 SIZE = 100_000
 DEADLINE_S = 20.0
@@ -63,7 +64,7 @@ async def _target() -> AsyncIterator[tuple[Target, int]]:
 
 async def _rest(reader: asyncio.StreamReader) -> str:
     try:
-        return "eof" if not await asyncio.wait_for(reader.read(1), DEADLINE_S) else "more"
+        return "eof" if not await wait_for(reader.read(1), DEADLINE_S) else "more"
     except ConnectionResetError:
         return "reset"
 
@@ -78,7 +79,7 @@ class Setting:
     async def client(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect and read what the target sends at first."""
         reader, writer = await asyncio.open_connection("127.0.0.1", int(self.listen.rpartition(":")[2]))
-        assert len(await asyncio.wait_for(reader.readexactly(SIZE), DEADLINE_S)) == SIZE
+        assert len(await wait_for(reader.readexactly(SIZE), DEADLINE_S)) == SIZE
         return reader, writer
 
 
@@ -132,23 +133,23 @@ async def test_an_abnormal_end_is_a_reset_at_the_client(
     assert await _rest(reader) == "reset"
     writer.close()
     if end is not _target_resets:
-        assert await asyncio.wait_for(setting.target.endings.get(), DEADLINE_S) == "reset"
+        assert await wait_for(setting.target.endings.get(), DEADLINE_S) == "reset"
 
 
 async def test_an_end_is_an_end_at_both(setting: Setting) -> None:
     reader, writer = await setting.client()
     writer.write_eof()
-    assert await asyncio.wait_for(setting.target.endings.get(), DEADLINE_S) == "eof"
+    assert await wait_for(setting.target.endings.get(), DEADLINE_S) == "eof"
     setting.target.writers[-1].write(b"y" * SIZE)  # after its client's end
     setting.target.writers[-1].close()
-    assert await asyncio.wait_for(reader.read(), DEADLINE_S) == b"y" * SIZE
+    assert await wait_for(reader.read(), DEADLINE_S) == b"y" * SIZE
     writer.close()
 
 
 async def test_a_client_that_resets_is_a_reset_at_the_target(setting: Setting) -> None:
     _, writer = await setting.client()
     _reset(writer)
-    assert await asyncio.wait_for(setting.target.endings.get(), DEADLINE_S) == "reset"
+    assert await wait_for(setting.target.endings.get(), DEADLINE_S) == "reset"
 
 
 async def test_a_half_closed_connection_ends_when_its_client_has_gone(
@@ -160,7 +161,7 @@ async def test_a_half_closed_connection_ends_when_its_client_has_gone(
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 1)  # the kernel forgets it a second after its close
     writer.write_eof()
-    assert await asyncio.wait_for(setting.target.endings.get(), DEADLINE_S) == "eof"
+    assert await wait_for(setting.target.endings.get(), DEADLINE_S) == "eof"
     link = await runtime_of(setting.here).connect(setting.there.id)
     assert [stream for stream in link.streams if stream.service == "x"]
     writer.close()  # and the target neither says nor closes anything
@@ -181,7 +182,7 @@ async def test_a_half_closed_connection_whose_client_waits_stays(
     writer.write_eof()
     await asyncio.sleep(2.0)  # two probes, and less than the idle timeout
     setting.target.writers[-1].write(b"late")
-    assert await asyncio.wait_for(reader.readexactly(4), DEADLINE_S) == b"late"
+    assert await wait_for(reader.readexactly(4), DEADLINE_S) == b"late"
     writer.close()
 
 
@@ -193,7 +194,7 @@ async def test_an_abnormal_end_is_connection_lost_in_the_sdk(
     await reader.readexactly(SIZE)
     await end(setting)
     with pytest.raises(ConnectionLost):
-        await asyncio.wait_for(reader.read(), DEADLINE_S)
+        await wait_for(reader.read(), DEADLINE_S)
     with pytest.raises(ConnectionLost):
         writer.write(b"late")
 
@@ -212,7 +213,7 @@ async def test_a_node_that_is_killed_or_sleeps_too_long_resets_its_clients(tmp_p
             await there.ask("expose", name="x", target=f"tcp://127.0.0.1:{port}", allow=["any"])
             listen = (await here.ask("forward", listen="127.0.0.1:0", to=f"{there.id}/x"))["listen"]
             reader, writer = await asyncio.open_connection("127.0.0.1", int(listen.rpartition(":")[2]))
-            await asyncio.wait_for(reader.readexactly(SIZE), DEADLINE_S)
+            await wait_for(reader.readexactly(SIZE), DEADLINE_S)
             if how == "killed":
                 here.kill()
             else:
@@ -244,7 +245,7 @@ async def test_the_clients_of_a_peer_that_was_killed_and_stays_away_learn_it_wit
             listen = (await here.ask("forward", listen="127.0.0.1:0", to=f"{there.id}/x"))["listen"]
             clients = [await asyncio.open_connection("127.0.0.1", int(listen.rpartition(":")[2])) for _ in range(2)]
             for reader, _ in clients:
-                await asyncio.wait_for(reader.readexactly(SIZE), DEADLINE_S)
+                await wait_for(reader.readexactly(SIZE), DEADLINE_S)
             there.kill()
             began = loop.time()
 
@@ -279,14 +280,14 @@ async def test_a_node_that_slept_longer_than_the_idle_timeout_is_connected_at_on
             await there.ask("expose", name="x", target=f"tcp://127.0.0.1:{port}", allow=["any"])
             listen = (await here.ask("forward", listen="127.0.0.1:0", to=f"{there.id}/x"))["listen"]
             reader, _ = await asyncio.open_connection("127.0.0.1", int(listen.rpartition(":")[2]))
-            await asyncio.wait_for(reader.readexactly(SIZE), DEADLINE_S)
+            await wait_for(reader.readexactly(SIZE), DEADLINE_S)
             assert here.pid is not None
             os.kill(here.pid, signal.SIGSTOP)
             await asyncio.sleep(5.0)
             os.kill(here.pid, signal.SIGCONT)
             began = loop.time()
             again, writer = await asyncio.open_connection("127.0.0.1", int(listen.rpartition(":")[2]))
-            assert len(await asyncio.wait_for(again.readexactly(SIZE), DEADLINE_S)) == SIZE
+            assert len(await wait_for(again.readexactly(SIZE), DEADLINE_S)) == SIZE
             assert loop.time() - began < 2.0
             assert await _rest(reader) == "reset"
             writer.close()

@@ -15,6 +15,7 @@ from meshnode.sdk.asyncio_transport import ProtocolTransport
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode, echo
 from tests.engines import every_engine
+from tests.given_time import wait_for, within
 
 PLACES = itertools.count(2)
 MB = 1 << 20
@@ -59,7 +60,7 @@ class Talk(asyncio.Protocol):
 
     async def until(self, size: int) -> bytes:
         """Wait for so many bytes, or the end of the peer's direction."""
-        async with asyncio.timeout(20):
+        async with within(20):
             while len(self.data) < size and "eof" not in self.told:
                 self.came.clear()
                 await self.came.wait()
@@ -93,7 +94,7 @@ async def pair(make_node: MakeNode, **settings: str) -> tuple[Node, Node]:
 
 
 async def soon(future: asyncio.Future[Exception | None]) -> Exception | None:
-    return await asyncio.wait_for(future, 10)
+    return await wait_for(future, 10)
 
 
 @every_engine
@@ -132,7 +133,7 @@ async def test_a_protocol_on_each_side_talks_and_ends_cleanly(make_node: MakeNod
         transport.write(b"dropped")
         transport.close()
         server.close()
-        await asyncio.wait_for(server.wait_closed(), 5)
+        await wait_for(server.wait_closed(), 5)
     assert not server.is_serving()
     with pytest.raises(ServiceNotFound):
         await dialler.create_connection(Talk, listener.id, "echo")
@@ -215,7 +216,7 @@ async def test_the_end_of_the_peers_node_is_the_protocols_error(make_node: MakeN
     _, talk = await dialler.create_connection(Talk, listener.id, "talk")
     await listener.close()
     assert isinstance(await soon(talk.over), ConnectionLost)
-    await asyncio.wait_for(server.wait_closed(), 5)
+    await wait_for(server.wait_closed(), 5)
 
 
 async def test_a_change_of_policy_is_the_protocols_error(make_node: MakeNode) -> None:
@@ -306,7 +307,7 @@ async def test_reading_that_is_paused_holds_the_writer_back_and_goes_on(make_nod
     others[0].transport.resume_reading()
     assert others[0].transport.is_reading()
     assert len(await others[0].until(written)) == written
-    async with asyncio.timeout(5):
+    async with within(5):
         while talk.told[-1] != "resume":
             talk.came.clear()
             await talk.came.wait()
@@ -413,7 +414,7 @@ async def test_megabytes_go_through_with_back_pressure_while_both_move(
     await listener.create_server(BufferedSink if kind == "buffered" else Sink, "sink", allow=["any"])
     _, source = await dialler.create_connection(Source, listener.id, "sink")
     source.go()
-    async with asyncio.timeout(200):
+    async with within(200):
         for _ in range(3):
             left = source.left
             await source.until_left(left - size // 5)
@@ -437,9 +438,9 @@ async def test_a_protocol_that_writes_to_a_peer_that_has_gone_gets_an_error(make
         keeps_open = True
 
     transport, talk = await dialler.create_connection(KeepsOpen, listener.id, "leave")
-    await asyncio.wait_for(gone.wait(), 5)
+    await wait_for(gone.wait(), 5)
     await talk.until(1)
-    async with asyncio.timeout(10):
+    async with within(10):
         while not talk.over.done():
             transport.write(b"to nobody")  # words: ok
             await asyncio.sleep(0.01)

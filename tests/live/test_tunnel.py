@@ -18,6 +18,7 @@ from meshnode.runtime import websocket as tunnel
 from meshnode.runtime.acceptor import listen_tcp
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode, several_nodes
+from tests.given_time import HANG_S, wait_for, within
 from tests.live.test_node import echo
 
 
@@ -35,9 +36,9 @@ async def _all_reach_all(make_node: MakeNode) -> None:
     for node in (free, blocked):
         node.serve("echo", echo, allow=["any"])
     for here, there in ((blocked, free), (free, blocked)):
-        reader, writer = await asyncio.wait_for(here.open(there.id, "echo"), 10)
+        reader, writer = await wait_for(here.open(there.id, "echo"), 10)
         writer.write(b"x" * 100_000)
-        assert await asyncio.wait_for(reader.readexactly(100_000), 10) == b"x" * 100_000
+        assert await wait_for(reader.readexactly(100_000), 10) == b"x" * 100_000
     assert runtime_of(seed).metrics.counters["tunnels_accepted"] >= 1
 
 
@@ -70,7 +71,7 @@ async def test_a_port_that_another_program_has_for_tcp_is_not_kept(
     local = runtime_of(seed).sockets.udp.local
     assert [local.port] != refused
     assert seed.record.endpoints[0].addr.port == local.port
-    with socket.create_connection(local, timeout=10):
+    with socket.create_connection(local, timeout=HANG_S):
         pass
 
 
@@ -138,7 +139,7 @@ async def test_the_tunnel_goes_through_an_https_proxy(
     seed = await make_node(seed_role=True)
     blocked = await make_node(seed=seed)
     _block_udp(blocked)
-    outcome = await asyncio.wait_for(blocked.ping(seed.id), 10)
+    outcome = await wait_for(blocked.ping(seed.id), 10)
     assert outcome.rtt is not None
     assert asked
     assert (b"Proxy-Authorization: Basic" in asked[0]) == bool(credentials)
@@ -154,7 +155,7 @@ async def test_a_tunnel_that_is_not_needed_any_more_is_given_up(
     assert (await node.ping(seed.id)).path == "lan"
     by_tunnel = ViaTunnel(str(seed.id), "127.0.0.1", seed.record.endpoints[0].addr.port)
     runtime_of(node).sockets.tunnels.send(by_tunnel, [b"\x00 a probe"])
-    async with asyncio.timeout(5):
+    async with within(5):
         for some in (1, 0):
             while len(runtime_of(seed).sockets.tunnels._incoming) != some:  # noqa: ASYNC110 - it is not announced
                 await asyncio.sleep(0.01)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.given_time import wait_for, within
+
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = {
     "/tmp/function": "how-to/functions.md",
@@ -129,7 +131,7 @@ class Terminal:
         end = "" if foreground else "echo end of command\n"
         self._shell.stdin.write(f"{step.command}\n{end}".encode())
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with within(ANSWER_S):
                 while not self._printed.endswith(f"{FOREGROUND}\n" if foreground else "end of command\n"):
                     await self._read()
         except TimeoutError:
@@ -148,7 +150,7 @@ class Terminal:
         assert self._shell.stdin is not None
         os.killpg(self._shell.pid, signal.SIGINT)
         self._shell.stdin.close()
-        await asyncio.wait_for(self._shell.wait(), ANSWER_S)
+        await wait_for(self._shell.wait(), ANSWER_S)
 
     async def close(self) -> None:
         """End the shell and all that it started."""

@@ -12,6 +12,7 @@ from meshnode import Datagrams, Node, NodeId, NotFound, PolicyDenied
 from meshnode.sdk.node import runtime_of
 from meshnode.services.registry import ServiceBook
 from tests.conftest import MakeNode
+from tests.given_time import within
 
 DEADLINE_S = 20.0
 
@@ -45,7 +46,7 @@ async def mesh(make_node: MakeNode) -> Mesh:
 
 
 async def _offered(here: Node, name: str) -> None:
-    async with asyncio.timeout(DEADLINE_S):
+    async with within(DEADLINE_S):
         while len(await here.find(name)) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
@@ -60,7 +61,7 @@ def _answering(id: NodeId) -> Callable[[Datagrams, NodeId], Coroutine[None, None
 
 async def _asked(flow: Datagrams) -> NodeId:
     """Ask until an answer comes: UDP promises nothing. Raises ConnectionLost when the flow has ended."""
-    async with asyncio.timeout(DEADLINE_S):
+    async with within(DEADLINE_S):
         while True:
             flow.send(b"?")
             try:
@@ -110,7 +111,7 @@ async def test_a_forward_by_name_goes_on_at_another_instance(mesh: Mesh) -> None
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Client, remote_addr=at)
 
     async def asked(unlike: NodeId | None = None) -> NodeId:
-        async with asyncio.timeout(DEADLINE_S):
+        async with within(DEADLINE_S):
             while True:
                 transport.sendto(b"?")
                 try:

@@ -23,6 +23,7 @@ from meshnode.services.health import check_of, listens
 from meshnode.services.registry import ServiceBook
 from meshnode.services.setting import Setting
 from tests.conftest import MakeNode
+from tests.given_time import wait_for
 
 DEADLINE_S = 10.0
 Answer = Callable[[bytes], bytes | None]
@@ -129,7 +130,7 @@ async def test_dig_asks_a_server_behind_a_forward(make_node: MakeNode) -> None:
     async with way(make_node, resolve) as through:
         asked = ["dig", f"@{through.at[0]}", "-p", str(through.at[1]), "+short", "+tries=5", "host.example", "A"]
         dig = await asyncio.create_subprocess_exec(*asked, stdout=asyncio.subprocess.PIPE)
-        said, _ = await asyncio.wait_for(dig.communicate(), 30)
+        said, _ = await wait_for(dig.communicate(), 30)
         assert sorted(said.split()) == sorted(b"192.0.2.%d" % number for number in range(20))
 
 
@@ -181,7 +182,7 @@ async def test_a_flow_ends_when_nothing_passes_and_begins_again(
         transport, client = await through.client()
         for _ in range(5):  # 0.75 s, with never 0.4 s of silence
             transport.sendto(b"one")
-            assert await asyncio.wait_for(client.came.get(), DEADLINE_S) == b"one"
+            assert await wait_for(client.came.get(), DEADLINE_S) == b"one"
             await asyncio.sleep(0.15)
         assert through.used(1)["opened"] == 1
         (forward,) = through.books[1].forwards.values()
@@ -192,7 +193,7 @@ async def test_a_flow_ends_when_nothing_passes_and_begins_again(
             await asyncio.sleep(0.02)
         assert (forward.connections, member.users) == (0, 0)
         transport.sendto(b"two")
-        assert await asyncio.wait_for(client.came.get(), DEADLINE_S) == b"two"
+        assert await wait_for(client.came.get(), DEADLINE_S) == b"two"
 
 
 async def test_a_flood_from_one_host_takes_no_flow_of_another(
@@ -202,7 +203,7 @@ async def test_a_flood_from_one_host_takes_no_flow_of_another(
     async with way(make_node) as through:
         transport, client = await through.client("127.0.9.1")
         transport.sendto(b"first")
-        assert await asyncio.wait_for(client.came.get(), DEADLINE_S) == b"first"
+        assert await wait_for(client.came.get(), DEADLINE_S) == b"first"
         flood = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(100)]
         for each in flood:
             each.sendto(b"flood", through.at)
@@ -210,7 +211,7 @@ async def test_a_flood_from_one_host_takes_no_flow_of_another(
         (forward,) = through.books[1].forwards.values()
         assert forward.connections <= 20
         transport.sendto(b"second")
-        assert await asyncio.wait_for(client.came.get(), DEADLINE_S) == b"second"
+        assert await wait_for(client.came.get(), DEADLINE_S) == b"second"
         own = [count for count in through.program.met.values() if count > 1]
         assert own == [2], "on the flow that it had"
         for each in flood:
@@ -261,7 +262,7 @@ async def test_of_one_host_the_source_that_is_silent_for_longest_goes_first(
         transport, client = await through.client()
         for number in range(6):
             transport.sendto(b"%d" % number)
-            assert await asyncio.wait_for(client.came.get(), DEADLINE_S) == b"%d" % number
+            assert await wait_for(client.came.get(), DEADLINE_S) == b"%d" % number
             assert await through.asked(b"other") == b"other"
         assert max(through.program.met.values()) == 6
 

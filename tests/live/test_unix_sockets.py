@@ -19,6 +19,7 @@ from meshnode.errors import AddressInUse, ConfigError
 from meshnode.services import splice
 from meshnode.services.registry import ServiceBook
 from tests.conftest import MakeNode
+from tests.given_time import wait_for
 
 DEADLINE_S = 10.0
 SIZE = 3_000_000
@@ -74,7 +75,7 @@ async def test_bytes_and_half_closes_pass_between_two_unix_sockets(make_node: Ma
         data = os.urandom(SIZE)
         writer.write(data)
         writer.write_eof()
-        assert await asyncio.wait_for(reader.read(), DEADLINE_S) == data
+        assert await wait_for(reader.read(), DEADLINE_S) == data
         writer.close()
 
 
@@ -115,7 +116,7 @@ async def test_a_target_that_leaves_data_unread_is_a_reset_at_the_client(make_no
         await through.forward()
         reader, writer = await through.client()
         writer.write(b"a")
-        assert await asyncio.wait_for(reader.readexactly(1), DEADLINE_S) == b"!"
+        assert await wait_for(reader.readexactly(1), DEADLINE_S) == b"!"
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(bytes(1_000_000))  # some of it is in the target's socket when that closes
         await asyncio.sleep(1)
@@ -146,7 +147,7 @@ async def test_a_client_that_closed_gives_its_place_back(
         half[1].write_eof()
         gone[1].write(b"gone")
         gone[1].close()
-        assert {await asyncio.wait_for(heard.get(), DEADLINE_S) for _ in range(2)} == {b"half", b"gone"}
+        assert {await wait_for(heard.get(), DEADLINE_S) for _ in range(2)} == {b"half", b"gone"}
         (forward,) = through.books[1].forwards.values()
         for _ in range(200):
             if forward.connections == 1:
@@ -156,7 +157,7 @@ async def test_a_client_that_closed_gives_its_place_back(
         await asyncio.sleep(0.5)
         assert forward.connections == 1
         hung.set()
-        assert await asyncio.wait_for(half[0].read(), DEADLINE_S) == b""
+        assert await wait_for(half[0].read(), DEADLINE_S) == b""
         half[1].close()
 
 
@@ -234,7 +235,7 @@ async def test_a_forward_to_a_unix_socket_is_back_after_a_kill(make_node: MakeNo
         await again.restore()
         reader, writer = await through.client()
         writer.write(b"back")
-        assert await asyncio.wait_for(reader.readexactly(4), DEADLINE_S) == b"back"
+        assert await wait_for(reader.readexactly(4), DEADLINE_S) == b"back"
         writer.close()
         await again.close()
 

@@ -26,6 +26,7 @@ from cryptography.x509.oid import NameOID
 from meshnode import Config, MeshReader, MeshWriter, Node, NodeId
 from meshnode.base.limits import MAX_WAKE_ANSWER
 from meshnode.runtime import waking
+from tests.given_time import wait_for, within
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "functions"
 DEADLINE_S = 15.0
@@ -147,7 +148,7 @@ async def _call(node: Node, peer: NodeId) -> bytes:
 async def _counted(node: Node, peer: NodeId, name: str) -> None:
     """Call a peer that nothing wakes, until a counter says what became of the request."""
     call = asyncio.ensure_future(_call(node, peer))
-    async with asyncio.timeout(DEADLINE_S):
+    async with within(DEADLINE_S):
         while not node.status()["counters"].get(name):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     await asyncio.sleep(0.1)
@@ -172,8 +173,8 @@ async def test_a_peer_that_sleeps_is_woken_by_one_request_and_serves_the_call(
     platform.answer = wake
     try:
         async with _caller(tmp_path, record, *_all(platform)) as node:
-            assert await asyncio.wait_for(_call(node, peer), DEADLINE_S) == b"hello"
-            assert await asyncio.wait_for(_call(node, peer), DEADLINE_S) == b"hello"
+            assert await wait_for(_call(node, peer), DEADLINE_S) == b"hello"
+            assert await wait_for(_call(node, peer), DEADLINE_S) == b"hello"
             [(head, said)] = platform.requests
             assert head.startswith("POST /wake?region=1 HTTP/1.1\r\n")
             assert said == {
@@ -202,7 +203,7 @@ async def test_a_cold_start_may_take_longer_than_a_dial(
     platform.answer = wake
     try:
         async with _caller(tmp_path, record, *_all(platform)) as node:
-            assert await asyncio.wait_for(_call(node, peer), DEADLINE_S) == b"hello"
+            assert await wait_for(_call(node, peer), DEADLINE_S) == b"hello"
     finally:
         await woken.close()
 
@@ -220,7 +221,7 @@ async def test_a_woken_function_that_cannot_be_reached_calls_back(tmp_path: Path
 
     platform.answer = wake
     async with _caller(tmp_path, record, *_all(platform)) as node:
-        assert await asyncio.wait_for(_call(node, peer), DEADLINE_S) == b"hello"
+        assert await wait_for(_call(node, peer), DEADLINE_S) == b"hello"
         ended.set()
 
 
@@ -255,10 +256,10 @@ async def test_a_process_that_was_frozen_with_its_connections_is_woken_too(tmp_p
         platform.answer = wake
         try:
             async with _caller(tmp_path, record, *_all(platform)) as node:
-                assert await asyncio.wait_for(_call(node, NodeId.parse(peer)), DEADLINE_S) == b"hello"
+                assert await wait_for(_call(node, NodeId.parse(peer)), DEADLINE_S) == b"hello"
                 await asyncio.sleep(0.2)
                 process.send_signal(signal.SIGSTOP)
-                assert await asyncio.wait_for(_call(node, NodeId.parse(peer)), DEADLINE_S) == b"hello"
+                assert await wait_for(_call(node, NodeId.parse(peer)), DEADLINE_S) == b"hello"
                 assert [said["wake"] for _, said in platform.requests] == [peer]
         finally:
             process.kill()
@@ -283,11 +284,11 @@ async def test_the_example_function_wakes_serves_its_caller_and_sleeps_again(
     platform.answer = wake
     async with _caller(tmp_path, record, *_all(platform)) as node:
         for name in (b"one", b"two"):
-            reader, writer = await asyncio.wait_for(node.open(peer, "greeting"), DEADLINE_S)
+            reader, writer = await wait_for(node.open(peer, "greeting"), DEADLINE_S)
             writer.write(name)
             writer.write_eof()
             assert await reader.read() == b"hello, " + name
-        assert (await asyncio.wait_for(invoked[0], DEADLINE_S))["statusCode"] == 200
+        assert (await wait_for(invoked[0], DEADLINE_S))["statusCode"] == 200
         assert len(platform.requests) == 1
 
 
@@ -297,7 +298,7 @@ async def test_a_peer_that_answers_is_not_woken(tmp_path: Path, platform: Platfo
         peer.serve("echo", _echo, allow=["any"])
         record = base64.b64encode(peer.record.encoded).decode()
         async with _caller(tmp_path, record, *_all(platform)) as node:
-            assert await asyncio.wait_for(_call(node, peer.id), DEADLINE_S) == b"hello"
+            assert await wait_for(_call(node, peer.id), DEADLINE_S) == b"hello"
             await asyncio.sleep(SILENT_S)
     assert platform.connections == 0
 
@@ -326,7 +327,7 @@ async def test_by_default_nothing_is_called(tmp_path: Path, platform: Platform) 
     peer, record = await _asleep(tmp_path, platform)
     async with _caller(tmp_path, record) as node:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(_call(node, peer), SILENT_S)
+            await wait_for(_call(node, peer), SILENT_S)
     assert platform.connections == 0
 
 
@@ -458,6 +459,6 @@ async def test_the_sdk_connects_by_a_wake_too(tmp_path: Path, platform: Platform
     platform.answer = wake
     try:
         async with _caller(tmp_path, record, *_all(platform)) as node:
-            assert (await asyncio.wait_for(node.connect(peer), DEADLINE_S)).peer == peer
+            assert (await wait_for(node.connect(peer), DEADLINE_S)).peer == peer
     finally:
         await woken.close()

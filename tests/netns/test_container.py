@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from meshnode.identity.keys import Identity
-from tests.live.cli_node import CliNode, eventually, stopping
+from tests.given_time import eventually, status_of
+from tests.live.cli_node import CliNode, stopping
 from tests.netns.image import ROOT, VARIABLE, Images, container, inside, why_not
 
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
@@ -96,7 +97,7 @@ def test_a_node_runs_without_rights_on_a_read_only_root_and_stops_in_order(
             other.stop()
         began = time.monotonic()
         subprocess.run(["kill", "-TERM", str(node)], check=True)
-        assert process.wait(10) == 0
+        assert status_of(process, 10) == 0
         assert time.monotonic() - began < 8
     assert {path.name for path in (volume / ".meshnode").iterdir()} >= {"key", "seq"}
 
@@ -110,7 +111,7 @@ def test_a_node_keeps_its_id_in_its_volume_and_reaps_what_health_checks_leave(ro
             subprocess.run(inside(node, "sh", "-c", "sh -c 'sleep 0.2' & sh -c 'sleep 0.1' &"), check=True)
             eventually(lambda: not Path(f"/proc/{node}/task/{node}/children").read_text().split())
             subprocess.run(["kill", "-TERM", str(node)], check=True)
-            assert process.wait(10) == 0
+            assert status_of(process, 10) == 0
     assert ids[0] == ids[1]
 
 
@@ -131,7 +132,7 @@ def test_the_key_of_a_projected_secret_and_a_volume_of_the_group_are_taken(root:
         )
         assert (health.returncode, health.stdout) == (0, "ok\n"), health.stderr
         subprocess.run(["kill", "-TERM", str(node)], check=True)
-        assert process.wait(10) == 0
+        assert status_of(process, 10) == 0
 
 
 @needs_image
@@ -159,4 +160,4 @@ def test_the_two_lines_bring_a_node_into_another_image(
     (other / "home/mesh").mkdir(parents=True)
     with _running(other, volume, "/opt/meshnode/bin/meshnode", *UP[1:]) as (process, node, _):
         subprocess.run(["kill", "-TERM", str(node)], check=True)
-        assert process.wait(10) == 0
+        assert status_of(process, 10) == 0

@@ -13,6 +13,7 @@ import pytest
 
 from meshnode.demo.netns import existing
 from meshnode.demo.stage import PREFIX
+from tests.given_time import HANG_S, output_of, status_of
 from tests.netns.lab import require
 
 pytestmark = pytest.mark.netns
@@ -25,7 +26,7 @@ def _namespaces_of(pid: int) -> list[str]:
 
 def test_the_demo_moves_real_addresses_and_loses_nothing() -> None:
     require()
-    done = subprocess.run([*DEMO, "--rounds", "1"], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*DEMO, "--rounds", "1"], capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["nodes"] == 8
@@ -46,14 +47,14 @@ def test_an_interrupted_demo_leaves_no_namespace(number: signal.Signals) -> None
         time.sleep(0.02)
     assert _namespaces_of(demo.pid)
     demo.send_signal(number)
-    complaints = demo.communicate(timeout=20)[1]
+    complaints = output_of(demo, 20)[1]
     assert "Traceback" not in complaints
     if number == signal.SIGKILL:  # it could not clear up: the next one does, even one that is stopped at once
         after = subprocess.Popen(DEMO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while not _namespaces_of(after.pid) and time.monotonic() < until:
             time.sleep(0.02)
         after.send_signal(signal.SIGINT)
-        after.wait(20)
+        status_of(after, 20)
     else:
         assert demo.returncode == 130
     assert not _namespaces_of(demo.pid)
@@ -64,7 +65,7 @@ def test_without_rights_or_tools_the_demo_says_what_is_missing() -> None:
         command, env = DEMO, {**os.environ, "PATH": "/nowhere"}
     else:
         command, env = DEMO, dict(os.environ)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=env, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, env=env, check=False)
     assert done.returncode == 1
     error = json.loads(done.stdout)["error"]
     assert "--netns" in error["message"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.given_time import HANG_S
 from tests.netns import natlab
 from tests.netns.lab import ROOT, Host
 from tests.netns.natlab import NatLab, NatSite
@@ -65,7 +66,7 @@ class Place:
     def ask(self, name: str, *args: str) -> Json:
         """Run a command of a node's home; the control socket is a file, so from any namespace."""
         command = [sys.executable, "-m", "meshnode", *args, "--json", "--home", self.home(name)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False, cwd=ROOT)
         assert done.returncode == 0, done.stdout + done.stderr
         found: Json = json.loads(done.stdout.splitlines()[-1])
         return found
@@ -178,7 +179,7 @@ def test_ipv6_is_told_with_what_is_let_in() -> None:
 
         def ask(name: str, *args: str) -> Json:
             command = [sys.executable, "-m", "meshnode", *args, "--json", "--home", homes[name]]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False, cwd=ROOT)
             assert done.returncode == 0, done.stdout + done.stderr
             found: Json = json.loads(done.stdout.splitlines()[-1])
             return found

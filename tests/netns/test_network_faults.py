@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench import cases
+from tests.given_time import status_of
 from tests.netns.host_node import HostNode, wait
 from tests.netns.lab import ROOT, Host, Lab, require
 
@@ -178,7 +179,7 @@ def test_whatever_the_umask_the_home_is_its_owners_alone(tmp_path: Path, mask: s
         assert [file.name for file in (home, *home.iterdir()) if file.lstat().st_mode & 0o077] == []
     finally:
         node.terminate()
-        node.wait(20)
+        status_of(node, 20)
 
 
 def test_a_seeds_name_with_a_dead_ipv6_address_is_joined_by_its_ipv4_one() -> None:
