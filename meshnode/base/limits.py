@@ -350,6 +350,11 @@ DHT_STORE_TURNOVER = 256.0  # of a full store's largest host, each in the place 
 DHT_STORE_TURNOVER_PER_S = 20.0  # flood is refused in microseconds, and 30,000 nodes behind one address renew theirs
 DHT_UPDATES_PER_KEY = 32.0  # newer records of one key in a burst; a flooding owner wakes no watcher more often
 DHT_UPDATES_PER_KEY_PER_S = 4.0
+DHT_MAX_OFFERS = 4_096  # of services and names; x 2 kB = 8 MB, at the very worst 12. Half for priced origins
+DHT_MAX_OFFERS_SEED = 32_768  # a seed's; x 2 kB = 66 MB, at the very worst 94
+DHT_OFFERS_OF_KEY = 64  # origins of one service or name, half of them priced: ids are free, and so are names
+DHT_OFFERS_OF_ORIGIN = 64  # as many as gossip stores of one origin and kind
+DHT_OFFER_BUNDLE = 600  # bytes of them in an answer of 1,105: 4 usual ones, and 8 contacts beside; 16 answers have 64
 DHT_MAX_VERIFIED = 4_096  # record bytes whose signature is known to be good; x 1.5 kB
 DHT_MAX_WATCH_S = 90  # a watcher that died is pushed to for this time at most
 DHT_MAX_WATCHES = 8_192  # x about 2 kB = 16 MB. Half for established watchers, the rest shared by source network

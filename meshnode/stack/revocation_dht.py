@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from meshnode.base.limits import MAX_RECORD
+from meshnode.discovery.dht.kept import Source, statement_rate
+from meshnode.discovery.dht.messages import Status
 from meshnode.trust.revocation import (
     Revocation,
     RevocationError,
@@ -22,6 +24,7 @@ class RevocationsInDht:
     def __init__(
         self, held: Revocations, opened: Callable[[bytes], Revocation], take: Callable[[Revocation], object]
     ) -> None:
+        self.rate = statement_rate()
         self._held = held
         self._opened = opened
         self._take = take
@@ -34,6 +37,10 @@ class RevocationsInDht:
         """Return the revocation of what has this key, if there is one that fits a record."""
         found = self._held.of_target(key, MAX_RECORD)
         return found.encoded if found is not None else b""
+
+    def store(self, encoded: bytes, source: Source) -> Status:
+        """Take a revocation, from any node."""
+        return Status.OK if self.put(encoded, None) else Status.INVALID
 
     def put(self, encoded: bytes, key: bytes | None) -> bool:
         """Take a revocation; False when it is none, or none of ``key``."""

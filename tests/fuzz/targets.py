@@ -14,6 +14,7 @@ from pathlib import Path
 from meshnode.base.address import Addr
 from meshnode.base.wire import WireError, decode, encode
 from meshnode.directory.announcement import parse_offer
+from meshnode.directory.bundle import is_bundle, make_bundle, open_bundle
 from meshnode.directory.names import is_claim
 from meshnode.discovery.dht import messages as dht
 from meshnode.discovery.lan import decode_text, open_announcement
@@ -194,6 +195,16 @@ def entry(data: bytes) -> None:
             parse_message(found, "news")
 
 
+def offers(data: bytes) -> None:
+    """A bundle of offers; what is one is made of its parts again."""
+    found = open_bundle(data)
+    if found:
+        assert is_bundle(data)
+        assert make_bundle(found) == data
+    for encoded in found:
+        entry(encoded)
+
+
 def grant(data: bytes) -> None:
     for encoded in (data, ME.sign(GRANT + data) + data):
         refused(GrantError, open_grant, encoded)
@@ -294,6 +305,7 @@ TARGETS: dict[str, Target] = {
     "gossip": Target(gossip_message, vectors("gossip-*")),
     "topics": Target(topic_message, vectors("topics-*")),
     "entry": Target(entry, _bodies(vectors("entry*"))),
+    "offers": Target(offers, vectors("offer-bundle")),
     "grant": Target(grant, _bodies(vectors("grant"))),
     "statement": Target(statement, _bodies(vectors("revocation", "rotation"))),
     "chain_file": Target(chain_file, vectors("grant")),

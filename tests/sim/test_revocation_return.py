@@ -328,8 +328,9 @@ def test_a_statement_that_does_not_hold_is_refused_and_one_that_comes_too_fast_t
 def test_a_statement_of_another_key_is_junk_and_one_from_the_future_is_no_fault() -> None:
     world = _world()
     one, thief = make_node(world, gossip=False), make_node(world, gossip=False)
-    kept = one.mesh.dht._shared.kept
     said = revocation_of(world, thief)
+    kept = one.mesh.dht._shared.kept.of(said.encoded)
+    assert kept is not None
     assert not kept.put(said.encoded, dht_key_of(b"another"))
     assert not knows(one, thief)
     future = sign_revocation(AUTHORITY, bytes(thief.id), time=now_ms(world) + DAY)

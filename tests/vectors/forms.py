@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from meshnode.base.address import pack_addr, parse_addr, unpack_addr
+from meshnode.directory import bundle
 from meshnode.discovery.dht import messages as dht
 from meshnode.discovery.lan import Announcement, decode_text, encode_text, open_announcement, seal_announcement
 from meshnode.gossip import messages as gossip
@@ -294,6 +295,14 @@ FORMS: dict[str, Form] = {
     "revocation": Form("Revocation", make_revocation, read_revocation),
     "revocation-name": Form("Name of a revocation", lambda f, g: name_of(f["revocation"]), None),
     "revocation-dht-key": Form("Key of a revoked key or grant in the DHT", lambda f, g: dht_key_of(f["target"]), None),
+    "offer-dht-key": Form(
+        "Key of a service's or a name's offers in the DHT", lambda f, g: bundle.dht_key_of(f["kind"], f["name"]), None
+    ),
+    "offer-bundle": Form(
+        "Bundle of offers in the DHT",
+        lambda f, g: bundle.make_bundle(f["entries"]),
+        lambda data, g: {"entries": bundle.open_bundle(data)},
+    ),
     "ticket": Form("Ticket, in ASCII", make_ticket, read_ticket),
     "entry": Form("Gossip entry of any kind", make_entry, read_entry),
     "stream-header": Form("Header of an application stream", lambda f, g: encode_header(f["service"]), _open_header),

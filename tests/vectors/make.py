@@ -65,6 +65,10 @@ def _encoded(name: str, case: Case) -> bytes:
 SIGNED = _encoded("record", (RECORD, BY_A))
 POLICY = 'version = 3\nreasons = "told"\n\n[[allow]]\nfrom = "role:dev"\nservices = "web"\n'
 SIGNED_POLICY = _encoded("policy", ({"text": POLICY}, BY_A))
+OFFER = _encoded(
+    "entry-service",
+    (_entry(Kind.SERVICE, "web", {"restricted": False, "healthy": True, "load": 0, "meta": {}}), BY_A),
+)
 GRANT = {
     "subject": B,
     "roles": ["db", "web"],
@@ -137,6 +141,14 @@ CASES: dict[str, list[Case]] = {
     ],
     "revocation-name": [({"revocation": SIGNED_REVOCATION}, {})],
     "revocation-dht-key": [({"target": bytes(range(32))}, {}), ({"target": bytes(range(8))}, {})],
+    "offer-dht-key": [
+        ({"kind": int(kind), "name": name}, {})
+        for kind, name in ((Kind.SERVICE, "web"), (Kind.NAME, "web"), (Kind.SERVICE, "ü"))
+    ],
+    "offer-bundle": [
+        ({"entries": [OFFER]}, {}),
+        ({"entries": [OFFER, _encoded("entry", (_entry(Kind.SERVICE, "web", None), BY_A | {"seed": SEEDS[1]}))]}, {}),
+    ],
     "grant-id": [({"grant": _encoded("grant", (GRANT, BY_A))}, {})],
     "ticket": [(TICKET | {"chain": [_encoded("grant", (INVITING, BY_A))]}, {})],
     "entry": [

@@ -15,7 +15,7 @@ from meshnode.base.address import Addr, pack_addr
 from meshnode.base.limits import DHT_MAX_BODY, DHT_MAX_CONTACTS, DHT_MAX_PUSHES
 from meshnode.base.metrics import describe
 from meshnode.discovery.dht.effects import Proven
-from meshnode.discovery.dht.kept import statement_rate
+from meshnode.discovery.dht.kept import Kept, Source
 from meshnode.discovery.dht.messages import (
     TOKEN_LENGTH,
     ContactInfo,
@@ -78,7 +78,6 @@ class Holder:
         self._secret = secret
         self._on_news = on_news
         self._pushing = 0
-        self._statements = statement_rate()
         self.watchers = Watchers(is_established=shared.is_established)
 
     def token(self, sender: NodeId, src: Addr, now: float, *, epochs_ago: int = 0) -> bytes:
@@ -145,8 +144,9 @@ class Holder:
 
     def _store(self, sender: NodeId, src: Addr, request: Store, token: bytes, now: float) -> Reply:
         shared, store = self._shared, self._shared.store
-        if shared.kept.is_statement(request.record):
-            return Stored(request.tx, self._store_statement(sender, src, request, now), token)
+        kept = shared.kept.of(request.record)
+        if kept is not None:
+            return Stored(request.tx, self._store_statement(kept, sender, src, request, now), token)
         if sender.dht_key not in store and not shared.is_established(sender) and store.refuses(src.host, now):
             shared.metrics.count(STORE_REFUSED)
             return Stored(request.tx, Status.FULL, b"")
@@ -167,17 +167,14 @@ class Holder:
             shared.metrics.count(STORE_FULL)
         return Stored(request.tx, _STATUS[put], token)
 
-    def _store_statement(self, sender: NodeId, src: Addr, request: Store, now: float) -> Status:
+    def _store_statement(self, kept: Kept, sender: NodeId, src: Addr, request: Store, now: float) -> Status:
         if not self._proven(sender, src, request.token, now):
             return Status.NEED_TOKEN
-        if not self._statements.take(src, now):
-            self._shared.metrics.count(STATEMENTS_REFUSED)
-            return Status.FULL
-        if not self._shared.kept.put(request.record, None):
-            self._shared.metrics.count(STATEMENTS_REFUSED)
-            return Status.INVALID
-        self._shared.metrics.count(STATEMENTS)
-        return Status.OK
+        status = Status.FULL
+        if kept.rate.take(src, now):
+            status = kept.store(request.record, Source(sender, src.host, self._shared.is_established(sender)))
+        self._shared.metrics.count(STATEMENTS if status is Status.OK else STATEMENTS_REFUSED)
+        return status
 
     def _watch(self, sender: NodeId, src: Addr, request: Watch, token: bytes, size: int, now: float) -> Reply:
         shared = self._shared

@@ -243,8 +243,9 @@ class Lookups:
         lookup, record = search.lookup, None
         if isinstance(reply, Value) and reply.record:
             is_lie = False
-            if self._shared.kept.is_statement(reply.record):
-                is_good = self._shared.kept.put(reply.record, lookup.key)
+            kept = self._shared.kept.of(reply.record)
+            if kept is not None:
+                is_good = kept.put(reply.record, lookup.key)
             else:
                 record = self._shared.open(reply.record, now, lookup.key)
                 is_good = record is not None

@@ -12,7 +12,7 @@ from meshnode.base.limits import DHT_MAX_VERIFIED
 from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timers
 from meshnode.discovery.dht.effects import Effect, SendSealed
-from meshnode.discovery.dht.kept import Kept, NoStatements
+from meshnode.discovery.dht.kept import Sets
 from meshnode.discovery.dht.rpc import Rpcs
 from meshnode.discovery.dht.store import RecordStore
 from meshnode.discovery.dht.table import Table
@@ -27,7 +27,6 @@ class Shared:
     """State that several parts use; it decides nothing. ``rpcs`` is set by the core that owns all of it."""
 
     rpcs: Rpcs
-    kept: Kept = NoStatements()  # what is no record
 
     def __init__(
         self,
@@ -46,6 +45,7 @@ class Shared:
         self.has_price = has_price
         self.table = Table(own, has_price=has_price)
         self.store = RecordStore(own.dht_key, store_limit, self.is_established)
+        self.kept = Sets()  # what is no record
         self._is_linked = is_linked
         self.seeds: dict[NodeId, Addr] = {}
         self.effects: list[Effect] = []

@@ -1,7 +1,7 @@
 """Statements in the DHT: found under keys of their own, beside the records, and kept in a set outside (``kept``).
 
-A node answers a GET from that set, and puts into it what a STORE or an answer brings. Members get the whole set by
-other ways too, so every honest node that a lookup asks can answer, not only the nearest ones; nothing is republished.
+A node answers a GET from such a set, and puts into it what a STORE or an answer brings. Nothing is republished here:
+of revocations every member gets the whole set by other ways too, and offers their own nodes publish again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class StatementSearch:
         self._lookups = lookups
 
     def keep(self, kept: Kept) -> None:
-        """Answer from this set from now on, and put into it what comes."""
-        self._shared.kept = kept
+        """Answer from this set too from now on, and put into it what comes."""
+        self._shared.kept.add(kept)
 
     def find(self, key: bytes, now: float, done: Callable[[float], None]) -> None:
         """Look for the statement of a key; what is found goes into the set before ``done`` is told of the end."""
