@@ -21,8 +21,8 @@ from meshnode.daemon.request import build
 from meshnode.errors import MeshError
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.engines import VARIABLE as ENGINE
+from tests.homes import make_home
 
-READY_S = 30.0
 LOST_S = 20.0  # what an echo, a move or a newcomer counts that did not succeed
 SOURCE = """
 import socket, sys, threading, time
@@ -49,6 +49,7 @@ class Member:
         self, home: Path, *args: str, command: str = "up", listen: str = "127.0.0.1:0", engine: str = ""
     ) -> None:
         self.home = home
+        make_home(home)
         self._engine = engine or os.environ.get(ENGINE, "")
         self._command = [sys.executable, "-m", "meshnode", command, "--home", str(home), "--json", "--no-mdns"]
         self._command += ["--listen", listen, *args]

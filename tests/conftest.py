@@ -16,8 +16,10 @@ from hypothesis import HealthCheck, settings
 
 from meshnode import Config, Identity, Node
 from meshnode.config import PREFIX
+from meshnode.demo.stage import Process
 from meshnode.identity import keyfile
 from tests.engines import CHOICES, MIXED, Turns, take_turns
+from tests.homes import make_home
 from tools.children import end, on_interruption
 
 LONGEST_S = 600  # of one test: what waits longer waits for ever
@@ -103,11 +105,18 @@ def _an_end() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _ids_without_a_price(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the keys of new homes in this process at once: a price takes 0.3 s of CPU, and tests make thousands.
+    """Make the keys of new homes at once, here and for the demo's processes: a price takes 0.3 s of CPU or more.
 
-    Processes that tests start pay it, and ``tests/unit/test_dht_eclipse.py`` holds what it is for.
+    Tests make thousands. Other processes pay it, and ``tests/unit/test_dht_eclipse.py`` holds what it is for.
     """
+    start = Process.start
+
+    async def start_at_home(process: Process) -> None:
+        make_home(process.home)
+        await start(process)
+
     monkeypatch.setattr(keyfile, "make_identity", Identity.generate)
+    monkeypatch.setattr(Process, "start", start_at_home)
 
 
 @pytest.fixture(autouse=True)

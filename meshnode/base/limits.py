@@ -108,7 +108,8 @@ MAX_CRYPTO = 16_384  # bytes of TLS ahead of what has come, holes included; ours
 MAX_HOLES = 4_096  # ranges beyond a hole, of all streams of a connection; a window with every second packet lost: 1,750
 MAX_UNASKED = 65_536  # bytes in flight beyond twice the widest congestion window; in packets of 36 B, x 290 B = 0.6 MB
 MAX_HANDSHAKE = 32_768  # authentic bytes before the handshake is complete: 1,800 in each direction, some of them often
-HANDSHAKE_TIMEOUT_S = 5.0  # aioquic has none of its own
+HANDSHAKE_TIMEOUT_S = 5.0  # aioquic has none of its own; of time in which this process runs, and ...
+HANDSHAKE_LATE_S = 15.0  # ... at most so long more, in which it does not: 256 half-open ones of 70 KB last 20 s then
 HELD_INITIAL_S = 0.3  # how long the losing dial of two simultaneous ones is kept
 MAX_FLIGHT = 4  # datagrams kept of it: a ClientHello with a hybrid share takes two of 1,200 bytes
 DIAL_WATCH_S = 0.1  # a dial that takes longer watches for a newer record

@@ -117,6 +117,7 @@ class Handshake:
 
     def __init__(self) -> None:
         self.held: list[StreamData] = []
+        self.late = 0.0  # seconds of it in which this process did not run
         self.grants: tuple[bytes, ...] = ()
         self.group = ""
         self.binding = b""  # of TLS's secret

@@ -382,13 +382,13 @@ class Dialing(Component):
             waits.append(session.attempt.check_at)
         for connection in session.connections():
             if connection.state is State.HANDSHAKE:
-                waits.append(connection.started + HANDSHAKE_TIMEOUT_S)
+                waits.append(_handshake_ends(connection))
         return min(waits, default=None)
 
     def tick(self, session: Session, now: float) -> None:
         """Give up handshakes over ``HANDSHAKE_TIMEOUT_S``, refresh a slow dial, accept a flight kept aside."""
         for connection in session.connections():
-            if connection.state is State.HANDSHAKE and now >= connection.started + HANDSHAKE_TIMEOUT_S:
+            if connection.state is State.HANDSHAKE and now >= _handshake_ends(connection):
                 self._handshake_timeout(session, connection)
         if session.dials and now >= session.attempt.check_at:
             self._check(session, now)
@@ -401,6 +401,11 @@ class Dialing(Component):
         dial = session.dial
         if session.connection is None and (dial is None or dial.bytes_in == 0):
             self._accept(session, held.datagrams, held.odcid, held.source, now)
+
+
+def _handshake_ends(connection: Connection) -> float:
+    """Return when an unfinished handshake is given up: time in which this process did not run does not count."""
+    return connection.started + HANDSHAKE_TIMEOUT_S + connection.handshake.late
 
 
 def live_connection(context: Context, peer: NodeId) -> Connection | None:

@@ -41,6 +41,7 @@ from meshnode.stack.dialing import Dialing
 from meshnode.stack.fencing import Fencing
 from meshnode.stack.junk import Junk
 from meshnode.stack.key_twins import make_boot
+from meshnode.stack.lateness import Lateness
 from meshnode.stack.mesh_key_link import MeshKeyLink
 from meshnode.stack.own_record import OwnRecord
 from meshnode.stack.path_probes import PathProbes
@@ -179,7 +180,7 @@ class Stack:
         reception = Reception(context.peers.by_cid, feed, dialing.on_initial, other, self.metrics, context.timers)
         self.take = reception.take  # what was received in one turn; ``flush`` is to follow
         context.deliver = reception.deliver
-        self._watches = ClockWatch(context), UnreadBytes(context)  # looked at whenever time has passed
+        self._watches = ClockWatch(context), UnreadBytes(context), Lateness(context)  # look whenever time has passed
         sealer.senders.is_linked = lambda peer: context.peers.connection(peer) is not None
         sealer.senders.home_of = self.resolution.home_of
         sealer.doubt.answers = frozenset((PONG, *ANSWERS))

@@ -99,6 +99,8 @@ class CliNode:
 
 def run(home: Path, *args: str, timeout: float = HANG_S, **more: Any) -> subprocess.CompletedProcess[str]:
     """Run a command in a home, in a process of its own."""
+    if args[0] == "join":
+        make_home(home)
     line = [sys.executable, "-m", "meshnode", "--home", str(home), *args]
     return subprocess.run(
         line, capture_output=True, text=True, timeout=timeout, check=False, env=clean_environment(), **more

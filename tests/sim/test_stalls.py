@@ -7,6 +7,8 @@ from itertools import pairwise
 
 import pytest
 
+from meshnode.errors import MeshError
+from meshnode.quic.connection import Connection
 from meshnode.quic.engines import pick_engine
 from meshnode.sim.world import SimNode, Weather, World
 
@@ -94,6 +96,18 @@ def test_a_direct_path_that_lost_a_race_against_a_nearer_relay_is_retaken_at_onc
     world.run(3.0)
     assert talk.complete()
     assert talk.relayed < 1.0  # of 20 s, in about 7 stalls
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_dial_between_nodes_that_hardly_get_any_cpu_takes_long_and_succeeds(seed: int) -> None:
+    world, _, here, there = _nodes(seed, 0.002)
+    found: list[Connection | MeshError] = []
+    here.mesh.connect(there.id, world.now, found.append)
+    for _ in range(10):
+        for node in (here, there):
+            node.stall(1.5)
+        world.run(1.502)
+    assert [type(answer) for answer in found] == [Connection]
 
 
 def test_switches_stay_few_when_stalls_never_end() -> None:

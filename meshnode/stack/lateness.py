@@ -1,0 +1,30 @@
+"""Time in which this process did not run: it is not the peer's, so a handshake under way is given it again.
+
+On a busy machine a node comes to its timers late, and to the peer's packets too: they wait to be read. So
+``HANDSHAKE_TIMEOUT_S`` is of time in which answers could have been read. A node that is kept late for ever, as by a
+flood, gives at most ``HANDSHAKE_LATE_S`` more, so that half-open connections still end.
+"""
+
+from __future__ import annotations
+
+from meshnode.base.limits import HANDSHAKE_LATE_S
+from meshnode.paths.liveness import TIMER_SLACK_S
+from meshnode.quic.connection import State
+from meshnode.stack.context import Context
+
+
+class Lateness:
+    """Looks at each tick of the stack, before its timers, how late that is."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def look(self, now: float) -> None:
+        """Excuse handshakes by as much as this tick is late, as far as they had begun."""
+        due = self._context.timers.next_deadline()
+        if due is None or now - due <= TIMER_SLACK_S:
+            return
+        for connection in self._context.peers.session_of:
+            if connection.state is State.HANDSHAKE:
+                late = connection.handshake.late + now - max(due, connection.started)
+                connection.handshake.late = min(late, HANDSHAKE_LATE_S)
