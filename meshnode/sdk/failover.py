@@ -133,21 +133,23 @@ class Failover:
                 waiter.set_exception(NodeClosed("the node was closed meanwhile"))
 
     def _deadline(self) -> float:
-        now = self._loop.time()
-        return now + (FIND_YOUNG_S if now - self._born < YOUNG_S else FIND_S)
+        """Return until when an unknown name is waited for, as ``_ran`` counts."""
+        return _ran(self._runtime) + (FIND_YOUNG_S if self._loop.time() - self._born < YOUNG_S else FIND_S)
 
     async def _news(self, deadline: float) -> bool:
         """Wait for the next change; False when it does not come in time."""
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        self._waiters[waiter] = None
-        try:
-            async with asyncio.timeout_at(deadline):
-                await waiter
-        except TimeoutError:
-            return False
-        finally:
-            self._waiters.pop(waiter, None)
-        return True
+        while (left := deadline - _ran(self._runtime)) > 0:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._waiters[waiter] = None
+            try:
+                async with asyncio.timeout(left):
+                    await waiter
+            except TimeoutError:
+                continue
+            finally:
+                self._waiters.pop(waiter, None)
+            return True
+        return False
 
     # ---- opening
 
@@ -167,7 +169,7 @@ class Failover:
         registry = self._registry
         if registry is None:
             raise NotFound("services are found by gossip, which is off here", hint="name the node too: open(id, name)")
-        find_by, give_up = self._deadline(), self._loop.time() + OPEN_S
+        find_by, give_up = self._deadline(), _ran(self._runtime) + OPEN_S
         use = name, await self._trust(name, trusted, find_by)
         attempts: dict[asyncio.Task[T], NodeId] = {}
         tried: dict[NodeId, None] = {}
@@ -183,7 +185,7 @@ class Failover:
                 elif not attempts:
                     await self._wait_for_another(name, find_by, error, bool(trusted) and use[1] is not None)
                     continue
-                wait = self._hedge_after(fresh[0]) if len(fresh) > 1 else give_up - self._loop.time()
+                wait = self._hedge_after(fresh[0]) if len(fresh) > 1 else give_up - _ran(self._runtime)
                 done, _ = await asyncio.wait(attempts, timeout=max(0.0, wait), return_when=asyncio.FIRST_COMPLETED)
                 outcome = self._first_opened(kind, done, attempts, use)
                 if isinstance(outcome, tuple):
@@ -193,7 +195,7 @@ class Failover:
                         registry.drain(self._loop.time())
                     return opened
                 error = outcome or error
-                if not done and self._loop.time() >= give_up:
+                if not done and _ran(self._runtime) >= give_up:
                     raise ConnectionLost(f"no instance of {name!r} answers", hint="`meshnode services` shows them")
         finally:
             for task in attempts:
@@ -347,3 +349,8 @@ def _make_waker(runtime: Runtime) -> Waker:
 
     sleepers = Sleepers(runtime.connect, stack.resolution.cached, lambda: stack.record, offer)
     return Waker(Permission(runtime.config.wake_allow), sleepers, runtime.tasks.spawn, runtime.metrics)
+
+
+def _ran(runtime: Runtime) -> float:
+    """Return the time less what this process did not run of it: what is waited for cannot come meanwhile."""
+    return runtime.clock.monotonic() - runtime.stack.context.late_s

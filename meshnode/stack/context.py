@@ -136,6 +136,7 @@ class Context:
     dirty: dict[Component, None] = field(default_factory=dict)  # components to be flushed
     record: EndpointRecord | None = None  # this node's own
     grants: Chain = ()  # this node's own
+    late_s: float = 0.0  # by which ticks were late so far, all together: this process did not run
     boot: bytes = b""  # names this process, and orders it among those of its key
     is_revoked: IsRevoked = none_revoked
     heard: BoundedDict[NodeId, Standing] = field(default_factory=lambda: BoundedDict(MAX_HEARD_GRANTS))

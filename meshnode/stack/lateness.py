@@ -1,4 +1,4 @@
-"""Time in which this process did not run: it is not the peer's, so a handshake under way is given it again.
+"""Time in which this process did not run: what waits for a peer is given it again, a handshake or a name's search.
 
 On a busy machine a node comes to its timers late, and to the peer's packets too: they wait to be read. So
 ``HANDSHAKE_TIMEOUT_S`` is of time in which answers could have been read. A node that is kept late for ever, as by a
@@ -20,10 +20,11 @@ class Lateness:
         self._context = context
 
     def look(self, now: float) -> None:
-        """Excuse handshakes by as much as this tick is late, as far as they had begun."""
+        """Add up how late ticks are, and excuse handshakes by as much, as far as they had begun."""
         due = self._context.timers.next_deadline()
         if due is None or now - due <= TIMER_SLACK_S:
             return
+        self._context.late_s += now - due
         for connection in self._context.peers.session_of:
             if connection.state is State.HANDSHAKE:
                 late = connection.handshake.late + now - max(due, connection.started)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,19 @@ async def test_nobodys_service_is_not_announced_and_a_private_one_neither(make_n
         await seed.open_any("private")
     with pytest.raises(ConfigError):
         node.serve("two words", echo, allow=["any"], announce=True)
+
+
+async def test_time_in_which_this_process_did_not_run_is_not_waited_for_a_name(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshnode.sdk.failover.FIND_YOUNG_S", 0.01)
+    node = await make_node()
+    finding = asyncio.create_task(node.find("db"))
+    began = time.monotonic()
+    await asyncio.sleep(0)
+    runtime_of(node).stack.context.late_s += 0.3
+    assert await finding == []
+    assert time.monotonic() - began > 0.3
 
 
 async def test_an_instance_that_refuses_is_passed_over_and_when_all_refuse_it_is_said(make_node: MakeNode) -> None:

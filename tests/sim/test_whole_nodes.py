@@ -46,7 +46,7 @@ def _gap(seed: int, mover: str, loss: float) -> float:
         dialler.move("10.0.1.1")
     if mover in ("listener", "both"):
         listener.move("10.0.2.1")
-    world.run(10.0)
+    world.run(10.0, lambda: len(inbox.data) == 600 * 8)
     assert bytes(inbox.data) == b"".join(n.to_bytes(8, "big") for n in range(600)), "nothing lost, nothing reordered"
     # the silence of the move, not of the ordinary losses before and after it
     return max(b - a for a, b in pairwise(inbox.times) if moved - 0.05 < b < moved + 0.6)
