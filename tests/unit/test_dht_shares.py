@@ -341,9 +341,17 @@ def test_a_contact_that_answers_and_a_linked_peer_are_established_and_an_id_is_n
 def test_an_owner_that_becomes_a_contact_keeps_the_record_that_it_stored_before() -> None:
     net = Net(72)
     node, owner, src = net.add(), _identity(9), net.fresh_addr()
-    assert store_by(net, node, owner, src) is Status.OK
+    node.dht._shared.store.put(_record(owner, 5, wall=net.wall()), src.host, net.now, net.wall())
     assert owner.id.dht_key in node.dht._shared.store._guests
     node.dht._contacts.answered(owner.id, src, b"", net.now, net.now)
+    assert owner.id.dht_key in node.dht._shared.store._kept
+
+
+def test_an_owner_that_stores_with_its_token_is_a_contact() -> None:
+    net = Net(72)
+    node, owner, src = net.add(), _identity(9), net.fresh_addr()
+    assert store_by(net, node, owner, src) is Status.OK
+    assert dict(node.dht.contacts()) == {owner.id: src}
     assert owner.id.dht_key in node.dht._shared.store._kept
 
 
@@ -362,6 +370,7 @@ def test_a_flood_of_one_host_is_refused_unread_and_what_it_holds_is_still_renewe
     store = node.dht._shared.store
     store._limit = 10
     store._turnover = TokenBucket(1.0, 5.0, net.now)
+    node.dht._table.answered(contact.id, source)
     statuses = [store_by(net, node, _identity(n), source) for n in range(20, 60)]
     assert statuses == [Status.OK] * 15 + [Status.FULL] * 25
     assert node.metrics.counters["dht_store_refused_full"] == 25
@@ -373,7 +382,6 @@ def test_a_flood_of_one_host_is_refused_unread_and_what_it_holds_is_still_renewe
     held = next(n for n in range(20, 60) if _identity(n).id.dht_key in store)
     assert store_by(net, node, _identity(held), source) is Status.OK
     assert store_by(net, node, _identity(99), Addr("46.1.2.3", 4242)) is Status.OK
-    node.dht._table.answered(contact.id, source)
     assert store_by(net, node, contact, source) is Status.OK, "a contact"
 
 

@@ -6,10 +6,23 @@ import sys
 from pathlib import Path
 
 from meshnode.discovery.dht.announce import MAX_RETRY_S, RETRIES
-from meshnode.discovery.dht.contacts import FIRST_CHECK_S, LEAST_CHECK_S, LIAR_S, LIARS, MAX_CHECK_S
-from meshnode.discovery.dht.messages import Value, encode_message
+from meshnode.discovery.dht.contacts import ASK_BACK_S, FIRST_CHECK_S, LEAST_CHECK_S, LIAR_S, LIARS, MAX_CHECK_S
+from meshnode.discovery.dht.effects import SendSealed
+from meshnode.discovery.dht.messages import (
+    Find,
+    Message,
+    Nodes,
+    Ping,
+    Status,
+    Store,
+    Stored,
+    Value,
+    decode_message,
+    encode_message,
+)
+from meshnode.identity.keys import Identity
 from meshnode.identity.record import sign_record
-from tests.unit.test_dht_parts import _identity, _record
+from tests.unit.test_dht_parts import HOME, TX, _identity, _record
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -122,8 +135,8 @@ def test_a_record_that_has_run_out_is_no_lie() -> None:
 def test_a_join_asks_each_node_about_itself_once_and_costs_little_at_any_size() -> None:
     for nodes in (10, 40):
         joined = dht_join.measure(nodes)
-        assert joined["datagrams"] < 200
-        assert joined["bytes"] < 100_000
+        assert joined["datagrams"] < 160, "78 and 138; the mean of eight meshes of 40 is 148"
+        assert joined["bytes"] < 80_000
         assert joined["contacts"] >= min(nodes, 16)
         assert joined["contact_of"] >= min(nodes, 16)
 
@@ -198,3 +211,45 @@ def test_a_mesh_that_nothing_enters_or_leaves_is_asked_ever_more_rarely() -> Non
     before = sum(node.metrics.counters["dht_lookups"] for node in net.nodes)
     net.run(14_400.0)
     assert sum(node.metrics.counters["dht_lookups"] for node in net.nodes) - before <= 20 * 6, "one each hour"
+
+
+def _tell(net: Net, node: SimNode, sender: Identity, message: Message) -> list[Message]:
+    """Hand a message from ``HOME`` in, let a second pass, and return what went there."""
+    body = encode_message(message, pad_to=900)
+    node.dht.handle(sender.id, body, HOME, len(body), net.now, net.wall())
+    sent = node.dht.take_effects()
+    net.now += 2 * ASK_BACK_S
+    node.dht.tick(net.now, net.wall())
+    sent += node.dht.take_effects()
+    return [decode_message(e.body) for e in sent if isinstance(e, SendSealed) and e.addr == HOME]
+
+
+def test_an_unknown_asker_is_asked_back_unless_its_token_proves_its_address() -> None:
+    for stores in (False, True):
+        net = build(3, 6)
+        node, asker = net.nodes[0], _identity(9)
+        body = encode_message(Find(TX, asker.id.dht_key), pad_to=900)
+        node.dht.handle(asker.id, body, HOME, len(body), net.now, net.wall())
+        (answer,) = [decode_message(e.body) for e in node.dht.take_effects() if isinstance(e, SendSealed)]
+        assert isinstance(answer, Nodes), "nothing but the answer at once"
+        token = answer.token if stores else b"forged!!"
+        replies = _tell(net, node, asker, Store(TX, token, _record(asker, 5).encoded))
+        assert any(isinstance(reply, Ping) for reply in replies) is not stores
+        assert (asker.id in dict(node.dht.contacts())) is stores
+
+
+def test_a_ping_of_an_unknown_node_is_answered_and_no_more() -> None:
+    net = build(3, 6)
+    replies = _tell(net, net.nodes[0], _identity(9), Ping(TX))
+    assert len(replies) == 1
+    assert not isinstance(replies[0], Ping)
+
+
+def test_a_contact_that_answered_stores_without_a_token() -> None:
+    net = build(3, 6)
+    node, contact = net.nodes[0], net.nodes[1]
+    body = encode_message(Store(TX, b"", net.record(contact).encoded))
+    node.dht.handle(contact.id, body, contact.addr, len(body), net.now, net.wall())
+    (reply,) = [decode_message(e.body) for e in node.dht.take_effects() if isinstance(e, SendSealed)]
+    assert isinstance(reply, Stored)
+    assert reply.status is Status.OK

@@ -1,7 +1,7 @@
 """Upkeep of the routing table: pings to peers that may become contacts, joining, reviving.
 
-Only a peer that answered a request where it was sent is a contact: a seal proves which node sent a message, not that
-it receives at the message's source address.
+Only a peer that answered a request where it was sent, or shows the token of such an answer, is a contact: a seal proves
+which node sent a message, not that it receives at the message's source address.
 """
 
 from __future__ import annotations
@@ -13,17 +13,13 @@ from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import DHT_MAX_HINTS, DHT_MAX_PROBES, DHT_MAX_SEEDS
 from meshnode.base.metrics import describe
 from meshnode.discovery.dht.effects import Proven
-from meshnode.discovery.dht.lookup import Lookup
+from meshnode.discovery.dht.joining import Joining
 from meshnode.discovery.dht.lookups import Lookups
 from meshnode.discovery.dht.messages import Ping, Reply
-from meshnode.discovery.dht.shared import R, Shared
+from meshnode.discovery.dht.shared import Shared
 from meshnode.discovery.dht.table import Contact, K
 from meshnode.identity.node_id import NodeId
 
-JOIN_WIDTH = R  # of the first self-lookup, whose answers are also where the record goes
-SETTLE_S = (1.0, 3.0, 15.0)  # when further ones follow: others may join in the same second
-FAR_S, FAR_WIDTH, FAR_BELOW = 1.2, 2, 20  # contacts above which a mesh need not be whole
-ASKED_AGAIN = 2  # nearest nodes, and the seeds, by each of these; others that were asked have said what they know
 REVIVE_S, MAX_REVIVE_S = 1.0, 60.0
 MOVE_LOOKUP_AFTER_S = 0.5  # after an address change: behind the pings to contacts, which are urgent
 HINT_SENDS, QUEUED_HINT_SENDS = 4, 2  # transmissions of the ping to a hint, and to one that waited for its turn
@@ -35,6 +31,7 @@ FIRST_CHECK_S, LEAST_CHECK_S, MAX_CHECK_S = 300.0, 60.0, 3_600.0  # after which 
 CHECK_GROWS, CHECK_SHRINKS = 1.05, 0.65  # with each answer, with each silence: in balance where one in ten is dead
 CHECK_PAUSE_S = 0.5  # between two checks
 AGAIN_S = 2.0
+ASK_BACK_S = 0.5  # an unknown node that asks proves its address meanwhile, if it stores its record here
 ANSWERS_S = 60.0  # one that was silent for longer may be dead, and says nothing of the mesh
 MAX_PAST = 64  # evicted contacts that are pinged when no other answers
 
@@ -63,6 +60,7 @@ class Contacts:
         self._on_new = on_new
         self._probing: dict[tuple[NodeId, Addr], bool] = {}
         self._hints: dict[tuple[NodeId, Addr], bool] = {}
+        self._doubted: dict[NodeId, bool] = {}  # to be asked back soon
         self._past: BoundedDict[NodeId, Addr] = BoundedDict(MAX_PAST)
         self._joined = False
         self._check_s = FIRST_CHECK_S
@@ -142,16 +140,47 @@ class Contacts:
         if known is None:
             self._on_new(contact, now)
         if not self._joined:
-            self._join(now)
+            self._joined = True
+            Joining(self._shared, self._lookups, now)
         if known is None:
             self._lookups.on_contact(now)
 
-    def asked(self, peer: NodeId, src: Addr, now: float) -> None:
-        """Take note of a request: its sender lives, and is asked back when the table wants it."""
+    def asked(self, peer: NodeId, src: Addr, now: float, *, only_ping: bool = False) -> None:
+        """Take note of a request: its sender lives, and is asked back when the table wants it.
+
+        Not at once where it is unknown: what it sends next may prove its address (``proven``). One that sends
+        ``only_ping`` knows of this node and wants nothing.
+        """
         contact = self._table.get(peer)
         if contact is not None and contact.addr == src:
             contact.heard_at = now
-        self.meet(peer, src, now, asked_us=True)
+        elif contact is not None or not self._joined:
+            self.meet(peer, src, now, asked_us=True)
+        elif not only_ping and src != NOWHERE and self._table.wants(peer, src):
+            self._ask_back_later(peer, src, now)
+
+    def _ask_back_later(self, peer: NodeId, src: Addr, now: float) -> None:
+        if peer in self._doubted:
+            return
+        if len(self._doubted) >= DHT_MAX_PROBES:
+            self._shared.metrics.count(PROBES_FULL)
+            return
+
+        def ask_back(now: float) -> None:
+            del self._doubted[peer]
+            if self._table.get(peer) is None:
+                self.meet(peer, src, now, asked_us=True)
+
+        self._doubted[peer] = True
+        self._shared.timers.at(now + ASK_BACK_S, ask_back)
+
+    def proven(self, peer: NodeId, src: Addr, now: float) -> None:
+        """Enter a peer whose token shows that it receives at ``src``: no ping would tell more."""
+        if src != NOWHERE and self._table.get(peer) is None and self._table.wants(peer, src):
+            contact = self._table.answered(peer, src)
+            if contact is not None:
+                contact.heard_at = now
+                self._on_new(contact, now)
 
     def answers(self, peer: NodeId, now: float) -> bool:
         """Return whether the peer is a contact that answered within ``ANSWERS_S``, and what it was asked last."""
@@ -246,37 +275,6 @@ class Contacts:
         self._shared.rpcs.forget_place()
 
     # ---- upkeep
-
-    def _join(self, now: float) -> None:
-        """Learn the neighbourhood after the first answer, or the first after a time without any."""
-        self._joined = True
-        asked: dict[NodeId, None] = {}
-        self._shared.timers.at(now, lambda t: self._ask_around(asked, JOIN_WIDTH, t))
-        for wait in SETTLE_S:
-            self._shared.timers.at(now + self._shared.jittered(wait), lambda t: self._settle(asked, t))
-        self._shared.timers.at(now + self._shared.jittered(FAR_S), self._look_far)
-
-    def _look_far(self, now: float) -> None:
-        """Learn of the nodes farthest from this one, which no answer about its own key names; a small mesh is whole."""
-        if len(self._table) < FAR_BELOW:
-            far = bytes(255 - byte for byte in self._shared.key)
-            self._lookups.find(far, now, lambda lookup, t: None, width=FAR_WIDTH)
-
-    def _settle(self, asked: dict[NodeId, None], now: float) -> None:
-        """Widen the self-lookup in a small mesh, which becomes fully connected; in a large one the first is enough."""
-        if len(self._table) < 2 * K:
-            nearest = [contact.node_id for contact in self._table.closest(self._shared.key, ASKED_AGAIN, good=True)]
-            for peer in (*nearest, *self._shared.seeds):
-                asked.pop(peer, None)
-            self._ask_around(asked, R, now)
-
-    def _ask_around(self, asked: dict[NodeId, None], width: int, now: float) -> None:
-        """Look this node's own key up, without those that this join has asked already."""
-
-        def done(lookup: Lookup, now: float) -> None:
-            asked.update(dict.fromkeys(candidate.id for candidate in lookup.answers))
-
-        self._lookups.find(self._shared.key, now, done, width=width, asked=asked)
 
     def _look_up_self(self, now: float) -> None:
         self._lookups.find(self._shared.key, now, lambda lookup, t: None, width=K)

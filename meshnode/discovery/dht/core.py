@@ -96,7 +96,7 @@ class Dht:
         Refresh(shared, self._lookups, self._cull, self._announcer.spread).start(now)
         answered, failed = self._contacts.answered, self._contacts.failed
         shared.rpcs = Rpcs(shared.timers, entropy, shared.send, metrics, answered, failed, self._contacts.answers)
-        self._holder = Holder(shared, entropy(32), self._watching.on_record)
+        self._holder = Holder(shared, entropy(32), self._watching.on_record, self._contacts.proven)
         self._searches: dict[int, Search | None] = {}
         self._counter = 0
         self._now = now
@@ -130,7 +130,7 @@ class Dht:
         self._announcer.on_heard(now)
         if isinstance(message, REQUESTS):
             self._holder.answer(sender, src, message, min(size, len(body)), now)
-            self._contacts.asked(sender, src, now)
+            self._contacts.asked(sender, src, now, only_ping=isinstance(message, Ping))
         elif isinstance(message, Push):
             self._on_push(sender, src, message, now)
         elif shared.rpcs.on_reply(sender, src, message, now):

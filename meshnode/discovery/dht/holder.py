@@ -71,12 +71,23 @@ _STATUS = {
 
 
 class Holder:
-    """Records and watches kept for others. ``on_news(record, now)`` is called for each record that was stored."""
+    """Records and watches kept for others.
 
-    def __init__(self, shared: Shared, secret: bytes, on_news: Callable[[EndpointRecord, float], None]) -> None:
+    ``on_news(record, now)`` is called for each record that was stored, ``on_proven(peer, addr, now)`` for each token
+    that shows that a peer receives where it asks from.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        secret: bytes,
+        on_news: Callable[[EndpointRecord, float], None],
+        on_proven: Callable[[NodeId, Addr, float], None],
+    ) -> None:
         self._shared = shared
         self._secret = secret
         self._on_news = on_news
+        self._on_proven = on_proven
         self._pushing = 0
         self.watchers = Watchers(is_established=shared.is_established)
 
@@ -87,11 +98,15 @@ class Holder:
         return hashlib.blake2b(data, digest_size=TOKEN_LENGTH, key=self._secret).digest()
 
     def _proven(self, sender: NodeId, src: Addr, token: bytes, now: float) -> bool:
+        contact = self._shared.table.get(sender)
+        if contact is not None and contact.addr == src and now - contact.answered_at < TOKEN_EPOCH_S:
+            return True  # its answer to this node, from there, is a proof as good
         if not token:
             return False
         for age in (0, 1):
             if hmac.compare_digest(token, self.token(sender, src, now, epochs_ago=age)):
                 self._shared.effects.append(Proven(sender, src, now - 2 * TOKEN_EPOCH_S))
+                self._on_proven(sender, src, now)
                 return True
         self._shared.metrics.count(BAD_TOKEN)
         return False

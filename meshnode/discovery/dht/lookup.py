@@ -289,6 +289,11 @@ class Lookup:
             return True
         return not (path.first_of(path.heap) or path.first_of(path.priced) or self._may_matter(path))
 
+    @property
+    def heard(self) -> Iterable[NodeId]:
+        """Return all nodes that it knows of."""
+        return self._known
+
     def closest(self, count: int) -> list[Candidate]:
         """Return the ``count`` nearest nodes that answered, and the ``count`` nearest with a price; each once."""
         by_distance = sorted(self.answers, key=lambda c: c.distance)

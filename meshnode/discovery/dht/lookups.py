@@ -84,14 +84,16 @@ class Lookups:
         if not self._share(key, False, CHECK_WIDTH, now, on_done):
             self._start(key, CHECK_WIDTH, False, now, on_done, alpha=CHECK_WIDTH)
 
-    def find(self, key: bytes, now: float, on_done: OnDone, *, width: int = R, asked: Container[NodeId] = ()) -> None:
+    def find(
+        self, key: bytes, now: float, on_done: OnDone, *, width: int = R, asked: Container[NodeId] | None = None
+    ) -> None:
         """Find the ``width`` nodes nearest to ``key``; ``on_done`` comes later, never within this call.
 
         The lookup that it is given has asked for no record; ``Lookup.closest`` has the nodes, with their tokens. Nodes
-        that were ``asked`` by an earlier one are not asked again.
+        that were ``asked`` by an earlier one are not asked again, and its answers do not serve for this one.
         """
-        if asked or not self._share(key, False, width, now, on_done):
-            self._start(key, width, False, now, on_done, asked=asked)
+        if asked is not None or not self._share(key, False, width, now, on_done):
+            self._start(key, width, False, now, on_done, asked=asked or ())
 
     def get(self, key: bytes, now: float, on_done: OnDone) -> None:
         """Find the record of ``key``; as ``find``."""
