@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from meshnode.errors import DatagramsUnsupported, MeshError, StreamLimitError
 from meshnode.identity.node_id import NodeId
@@ -74,7 +75,7 @@ class Connection:
             ConnectionLost, PeerRestarted: The connection is over.
             ConfigError: The service's name is empty or longer than 255 bytes.
         """
-        stream = await _granted(self._link, service_of(service))
+        stream = await _granted(self._link, service_of(service), self._runtime.stack.context.ran)
         opened = wrap(stream, (self._link.own, self._link.peer))
         await self._accepted(stream, opened.writer._transport.signal)
         return opened
@@ -102,7 +103,7 @@ class Connection:
             raise DatagramsUnsupported(
                 f"{link.peer.short} runs a version of meshnode without datagrams", hint="update it, or open a stream"
             )
-        stream = await _granted(link, named)
+        stream = await _granted(link, named, self._runtime.stack.context.ran)
         flow = link.streams.flows.open(stream.id)
         if flow is None:
             stream.reset()
@@ -135,8 +136,11 @@ class Connection:
         self._link.close(CloseCode.NORMAL, "closed by the application")
 
 
-async def _granted(link: Link, service: str) -> Stream:
-    """Return a stream once the peer grants one. Raises StreamLimitError, ConnectionLost, ValueError."""
+async def _granted(link: Link, service: str, ran: Callable[[], float]) -> Stream:
+    """Return a stream once the peer grants one. Raises StreamLimitError, ConnectionLost, ValueError.
+
+    ``ran`` is the clock by which it is waited for (``Context.ran``).
+    """
     if not link.streams.openers:  # nearly always there is one, and waiting costs a future
         try:
             return link.open(service)
@@ -152,8 +156,9 @@ async def _granted(link: Link, service: str) -> Stream:
 
     link.open_when_granted(service, answer)
     try:
-        if not found.done():
-            await asyncio.wait([found], timeout=GRANT_S)
+        until = ran() + GRANT_S
+        while not found.done() and (left := until - ran()) > 0:
+            await asyncio.wait([found], timeout=left)
     except asyncio.CancelledError:
         link.streams.give_up(answer)
         if found.done() and found.exception() is None:

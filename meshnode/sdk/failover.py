@@ -133,12 +133,14 @@ class Failover:
                 waiter.set_exception(NodeClosed("the node was closed meanwhile"))
 
     def _deadline(self) -> float:
-        """Return until when an unknown name is waited for, as ``_ran`` counts."""
-        return _ran(self._runtime) + (FIND_YOUNG_S if self._loop.time() - self._born < YOUNG_S else FIND_S)
+        """Return until when an unknown name is waited for, as ``Context.ran`` counts."""
+        return self._runtime.stack.context.ran() + (
+            FIND_YOUNG_S if self._loop.time() - self._born < YOUNG_S else FIND_S
+        )
 
     async def _news(self, deadline: float) -> bool:
         """Wait for the next change; False when it does not come in time."""
-        while (left := deadline - _ran(self._runtime)) > 0:
+        while (left := deadline - self._runtime.stack.context.ran()) > 0:
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._waiters[waiter] = None
             try:
@@ -169,7 +171,7 @@ class Failover:
         registry = self._registry
         if registry is None:
             raise NotFound("services are found by gossip, which is off here", hint="name the node too: open(id, name)")
-        find_by, give_up = self._deadline(), _ran(self._runtime) + OPEN_S
+        find_by, give_up = self._deadline(), self._runtime.stack.context.ran() + OPEN_S
         use = name, await self._trust(name, trusted, find_by)
         attempts: dict[asyncio.Task[T], NodeId] = {}
         tried: dict[NodeId, None] = {}
@@ -185,7 +187,7 @@ class Failover:
                 elif not attempts:
                     await self._wait_for_another(name, find_by, error, bool(trusted) and use[1] is not None)
                     continue
-                wait = self._hedge_after(fresh[0]) if len(fresh) > 1 else give_up - _ran(self._runtime)
+                wait = self._hedge_after(fresh[0]) if len(fresh) > 1 else give_up - self._runtime.stack.context.ran()
                 done, _ = await asyncio.wait(attempts, timeout=max(0.0, wait), return_when=asyncio.FIRST_COMPLETED)
                 outcome = self._first_opened(kind, done, attempts, use)
                 if isinstance(outcome, tuple):
@@ -195,7 +197,7 @@ class Failover:
                         registry.drain(self._loop.time())
                     return opened
                 error = outcome or error
-                if not done and _ran(self._runtime) >= give_up:
+                if not done and self._runtime.stack.context.ran() >= give_up:
                     raise ConnectionLost(f"no instance of {name!r} answers", hint="`meshnode services` shows them")
         finally:
             for task in attempts:
@@ -349,8 +351,3 @@ def _make_waker(runtime: Runtime) -> Waker:
 
     sleepers = Sleepers(runtime.connect, stack.resolution.cached, lambda: stack.record, offer)
     return Waker(Permission(runtime.config.wake_allow), sleepers, runtime.tasks.spawn, runtime.metrics)
-
-
-def _ran(runtime: Runtime) -> float:
-    """Return the time less what this process did not run of it: what is waited for cannot come meanwhile."""
-    return runtime.clock.monotonic() - runtime.stack.context.late_s

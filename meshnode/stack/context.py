@@ -144,6 +144,10 @@ class Context:
     is_barred: Callable[[NodeId | bytes], bool] = none_barred  # keys and grants that the authority has revoked
     access_changed: list[Callable[[float], None]] = field(default_factory=list)  # the guard answers otherwise now
 
+    def ran(self) -> float:
+        """Return the time less what this process did not run of it: what is waited for cannot come meanwhile."""
+        return self.clock.monotonic() - self.late_s
+
     def note_twin(self, node: NodeId, now: float) -> None:
         """Note that two hosts use one key, this node's or a peer's, and tell it when it is news."""
         self.metrics.count(USED_TWICE)
