@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from meshnode.quic.engines.credit import CreditSealer, StreamWindows
+from meshnode.quic.engines.credit import StreamWindows
+from meshnode.quic.engines.packet_keys import PacketKeys
 
 engine = pytest.importorskip("meshnode.quic.engines.qh3", exc_type=ImportError)
 check = pytest.importorskip("meshnode.quic.engines.qh3_check", exc_type=ImportError)
@@ -28,8 +29,8 @@ def test_a_core_that_grants_by_itself_is_passed_over(monkeypatch: pytest.MonkeyP
 
 
 def test_a_core_that_numbers_its_packets_otherwise_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    is_number = CreditSealer.is_number
-    monkeypatch.setattr(CreditSealer, "is_number", lambda self, packet, number: is_number(self, packet, number + 1))
+    is_number = PacketKeys.is_number
+    monkeypatch.setattr(PacketKeys, "is_number", lambda self, packet, number: is_number(self, packet, number + 1))
     with pytest.raises(ImportError, match="a connection ends"):
         check.check_core(engine.FACTORY)
 

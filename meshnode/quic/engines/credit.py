@@ -1,8 +1,8 @@
 """Stream credit that follows the application, for an engine whose own follows the arrival of bytes.
 
 ``StreamWindows`` counts what each stream delivered, what the application took of it and what the peer was
-granted. ``CreditSealer`` puts the grants (MAX_STREAM_DATA, RFC 9000 section 19.10) into a 1-RTT packet of
-their own (RFC 9001 section 5). The engine's loss recovery never hears of these packets, so a grant is sent
+granted. The grants (MAX_STREAM_DATA, RFC 9000 section 19.10) go into a 1-RTT packet of their own
+(``packet_keys.py``). The engine's loss recovery never hears of these packets, so a grant is sent
 again for as long as the peer may be waiting for it: while it has used up all that it surely knows of.
 """
 
@@ -15,12 +15,8 @@ from meshnode.base.bounded import BoundedDict
 from meshnode.base.value import state
 from meshnode.quic.datagram_queue import DatagramQueue
 from meshnode.quic.engines.backlog import FRAME, Backlog
-from meshnode.quic.packets import CID_LENGTH, FIXED
 
 MAX_STREAM_DATA = 0x11
-NUMBER_AT = 1 + CID_LENGTH
-SAMPLE = 16
-KEY_PHASE = 0x04
 MAX_GRANTS = 60  # a packet; x 17 bytes at most = 1,020 of 1,200
 MAX_DEAF = 1024  # streams let go of whose late bytes are still told from a new stream's
 FIRST_WAIT_S = 0.02  # beside two round trips, for a grant that is on its way
@@ -180,49 +176,9 @@ def _resend_wait(stream: _Window, rtt: float | None) -> float:
     return min(LONGEST_WAIT_S, (2 * (rtt or 0.1) + FIRST_WAIT_S) * 2.0 ** min(stream.tries, 10))
 
 
-class CreditSealer:
-    """Makes 1-RTT packets with the sending keys of a connection whose cipher is AES-128-GCM."""
-
-    def __init__(self, secret: bytes) -> None:
-        # Here, for a connection that took a quarter of a window: it saves 9 MB and 10 ms at every start (measured).
-        from cryptography.hazmat.primitives.ciphers import Cipher
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-        from cryptography.hazmat.primitives.ciphers.algorithms import AES
-        from cryptography.hazmat.primitives.ciphers.modes import ECB
-
-        self._aead = AESGCM(expand(secret, b"quic key", 16))
-        self._iv = int.from_bytes(expand(secret, b"quic iv", 12), "big")
-        self._cipher = Cipher(AES(expand(secret, b"quic hp", 16)), ECB())
-
-    def _mask(self, sample: bytes) -> bytes:
-        return self._cipher.encryptor().update(sample)
-
-    def is_number(self, packet: bytes, number: int) -> bool:
-        """Return whether ``packet``, sealed by the engine, is in the first key phase and has this packet number.
-
-        It is a whole 1-RTT packet with a connection id of 8 bytes; compared are the bytes of the number that it
-        carries (RFC 9001 section 5.4: header protection is removed with a sample of 16 bytes).
-        """
-        mask = self._mask(packet[NUMBER_AT + 4 : NUMBER_AT + 4 + SAMPLE])
-        first = packet[0] ^ (mask[0] & 0x1F)
-        size = (first & 3) + 1
-        found = bytes(a ^ b for a, b in zip(packet[NUMBER_AT : NUMBER_AT + size], mask[1:], strict=False))
-        return not first & KEY_PHASE and int.from_bytes(found, "big") == number & (1 << 8 * size) - 1
-
-    def seal(self, cid: bytes, number: int, grants: list[tuple[int, int]]) -> bytes:
-        """Return a 1-RTT packet to ``cid`` that carries these ``(stream, limit)`` as MAX_STREAM_DATA frames.
-
-        ``number`` must be one that the engine has not used and never will: AES-GCM under a repeated nonce gives the
-        key away. At most ``MAX_GRANTS`` fit.
-        """
-        frames = b"".join(bytes([MAX_STREAM_DATA]) + varint(stream) + varint(limit) for stream, limit in grants)
-        encoded = (number & 0xFFFFFFFF).to_bytes(4, "big")
-        header = bytes([FIXED | 3]) + cid + encoded
-        nonce = (self._iv ^ number).to_bytes(12, "big")
-        sealed = self._aead.encrypt(nonce, frames, header)
-        mask = self._mask(sealed[:SAMPLE])
-        hidden = bytes(a ^ b for a, b in zip(encoded, mask[1:], strict=False))
-        return bytes([header[0] ^ (mask[0] & 0x1F)]) + cid + hidden + sealed
+def max_stream_data(grants: list[tuple[int, int]]) -> bytes:
+    """Return these ``(stream, limit)`` as frames; ``MAX_GRANTS`` fit a packet."""
+    return b"".join(bytes([MAX_STREAM_DATA]) + varint(stream) + varint(limit) for stream, limit in grants)
 
 
 def expand(secret: bytes, label: bytes, size: int) -> bytes:

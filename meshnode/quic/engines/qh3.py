@@ -175,6 +175,9 @@ class Qh3Engine:
                         _, size, packets, *_ = self._core.receive_many_datagrams(datagrams, VIRTUAL, now)
                     if packets < len(datagrams):
                         backlog.singly, size = SINGLY, packets * min(map(len, datagrams))
+                quic.own.count += packets
+                if size > PACKET * packets:
+                    quic.own.hear(quic, datagrams, packets)
                 quic.balance.received += size
                 quic._drain_core()
                 if backlog.size or size > PACKET * packets + backlog.brought:
@@ -220,11 +223,11 @@ class Qh3Engine:
             if self.datagrams.waiting:
                 self._send_datagrams(now)
             quic.poll(now)
+            if quic.own.heard:
+                quic.own.acknowledge(quic, now)
             windows = quic.windows
             if windows.pending or windows.waiting:
-                grants = windows.take_grants(now, self._core.smoothed_rtt)
-                if grants and self._core.state not in OVER:
-                    quic.grant(grants, now)
+                quic.own.grant(quic, now)
         except BaseException as error:
             self._fail(error)
             return []

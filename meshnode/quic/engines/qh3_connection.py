@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qh3 import tls
 from qh3._hazmat import QuicConnectionCore, pull_quic_header
@@ -31,7 +31,7 @@ from meshnode.quic.engines.common import (
     settings,
     unproven,
 )
-from meshnode.quic.engines.credit import CreditSealer, StreamWindows
+from meshnode.quic.engines.credit import StreamWindows, max_stream_data
 from meshnode.quic.engines.key_exchange import GROUPS, NAMES, ON
 from meshnode.quic.engines.qh3_tls import UNIDIRECTIONAL, KeyOnlyTls
 from meshnode.quic.packets import CID_LENGTH, FIXED, LONG
@@ -48,14 +48,98 @@ from meshnode.quic.seam import (
     Terminated,
 )
 
+if TYPE_CHECKING:
+    from meshnode.quic.engines.late_acks import LateAcks
+    from meshnode.quic.engines.packet_keys import PacketKeys
+
 VIRTUAL = ("2001:db8::1", 1)  # the core parses it; a documentation address, which no node has (RFC 3849)
 WIDE_OPEN = 1 << 60  # a core's window that never moves: it would at half of this
+OVER = ("closing", "draining", "terminated")
+APPLICATION_SPACE = 2
+MAX_HEARD = 64  # packets that are looked at again for an ACK: 1 MB within a host, while both ends send
 AHEAD_S = 0.002  # a burst, as the other engine allows
 HOLD = 3 * STREAM_WINDOW  # bytes a peer may make us keep unread; with the core's own window 10 MB a connection
-APPLICATION_SPACE = 2
-OVER = ("closing", "draining", "terminated")
 
 Native = tuple[Any, ...]  # an event of the core: its kind, then its fields
+
+
+class OwnPackets:
+    """Packets of our own among the core's: stream credit, and ACKs that it holds back.
+
+    Attributes:
+        number: The number of the next 1-RTT packet.
+        last: The newest 1-RTT packet, always a datagram of its own.
+        heard: 1-RTT packets that came while something is in flight, and may not be acknowledged yet.
+        count: How many 1-RTT packets came.
+    """
+
+    __slots__ = ("_late", "_sealer", "count", "heard", "last", "number")
+
+    def __init__(self) -> None:
+        self._sealer: PacketKeys | bytes = b""  # until the first packet the secret that it is made of
+        self._late: LateAcks | bytes = b""  # the same of the peer's
+        self.heard: list[bytes] = []
+        self.count = 0
+        self.number = 0
+        self.last = b""
+
+    def begin(self, sent: bytes, received: bytes) -> None:
+        """Take the secrets of 1-RTT packets."""
+        self._sealer, self._late = sent, received
+
+    def grant(self, quic: Any, now: float) -> None:
+        """Add a packet with the credit that is due."""
+        grants = quic.windows.take_grants(now, quic._core.smoothed_rtt)
+        if grants and quic._core.state not in OVER:
+            self._add(quic, max_stream_data(grants), now)
+
+    def hear(self, quic: Any, datagrams: Sequence[bytes], new: int) -> None:
+        """Keep the newest ``MAX_HEARD`` 1-RTT packets that came while something is in flight, if all are ``new``."""
+        if new == len(datagrams) and quic._core.bytes_in_flight:
+            self.heard += datagrams
+            del self.heard[:-MAX_HEARD]
+
+    def acknowledge(self, quic: Any, now: float) -> None:
+        """Add a packet that acknowledges what was heard, when the congestion window is full and the core sends nothing.
+
+        While the window has room, the core's own ACK has left, or will when it is due.
+        """
+        core = quic._core
+        if core.bytes_in_flight + quic._configuration.max_datagram_size <= core.congestion_window:
+            self.heard.clear()
+        elif not quic.outbox and core.state not in OVER:
+            self._acknowledge(quic, now)
+
+    def _acknowledge(self, quic: Any, now: float) -> None:
+        if isinstance(self._late, bytes):
+            from meshnode.quic.engines.late_acks import LateAcks
+
+            self._late = LateAcks(self._late)
+        frame = self._late.frame(self.heard, self.count)
+        self.heard.clear()
+        if frame:
+            self._add(quic, frame, now)
+
+    def _add(self, quic: Any, frames: bytes, now: float) -> None:
+        """Add a packet with these frames to the outbox of a ``Qh3Connection``, with the number after the core's last.
+
+        Raises RuntimeError when that number is not known for sure.
+        """
+        if not self.last:
+            quic._core.send_ping(0)
+            quic.poll(now)
+        if self._sealer and isinstance(self._sealer, bytes):
+            from meshnode.quic.engines.packet_keys import PacketKeys
+
+            self._sealer = PacketKeys(self._sealer)
+        sealer, number = self._sealer, self.number
+        if isinstance(sealer, bytes) or not sealer.is_number(self.last, number - 1):
+            # A number used twice would give the key away. No node updates its keys, so this does not happen.
+            raise RuntimeError("the core's packet numbers are not known")
+        self.last = sealer.seal(self.last[1 : 1 + CID_LENGTH], number, frames)  # the next may come before the core's
+        quic.outbox.append(self.last)
+        self.number = number + 1
+        quic._core.restore_send_packet_number(APPLICATION_SPACE, self.number)
 
 
 class Qh3Connection(QuicConnection):
@@ -71,12 +155,10 @@ class Qh3Connection(QuicConnection):
         self.windows = StreamWindows(STREAM_WINDOW, HOLD)
         self.ended: Terminated | None = None
         self.outbox: list[bytes] = []
-        self._sealer: CreditSealer | bytes = b""  # until the first grant the secret that it is made of
+        self.own = OwnPackets()
         self.balance = Balance()
         self.time = 0.0  # how far the core's was set ahead: it takes no earlier one
         self._before_done = 0  # bytes of authentic packets in the handshake
-        self._number = 0  # of the next 1-RTT packet
-        self._last = b""  # the newest 1-RTT packet, always a datagram of its own
         self.host_cid = routable_cid(self.host_cid)
 
     def _create_core(self, remote_addr: Any, initial_dcid: bytes, now: float) -> None:
@@ -159,7 +241,8 @@ class Qh3Connection(QuicConnection):
         What TLS sends later, tickets say, is ignored.
         """
         certificate = self.get_peercert()
-        self._sealer = self._tls.sent_secret
+        secrets = self._tls.secrets
+        self.own.begin(secrets[tls.Direction.ENCRYPT], secrets[tls.Direction.DECRYPT])
         done = HandshakeDone(NAMES[self._tls.tls.group], self._tls.tls.binding)
         self._tls = None
         return (key_of(bytes(certificate.public_key())) if certificate is not None else None), done
@@ -297,15 +380,15 @@ class Qh3Connection(QuicConnection):
         congestion window allows and the peer goes on to send: it asks for answers without end, and takes none. Of a
         peer that is silent it proves nothing: probes alone, of 4,000 bytes within a host, add up to as much.
         """
-        core = self._core
+        core, own = self._core, self.own
         at = max(now, self.time)
         try:
             while True:
                 while (sent := core.poll_transmit(at)) is not None:
                     data = sent[0]
                     if not data[0] & LONG:
-                        self._last = data
-                        self._number += 1
+                        own.last = data
+                        own.number += 1
                     self.outbox.append(data)
                 timer = core.get_timer()
                 if timer is None or timer[0] != "pacing" or not at <= timer[1] <= now + AHEAD_S:
@@ -327,25 +410,6 @@ class Qh3Connection(QuicConnection):
         """Ask for an acknowledgement, in a packet to come."""
         if self._handshake_complete and self._core.state not in OVER:
             self._core.send_ping(0)
-
-    def grant(self, grants: list[tuple[int, int]], now: float) -> None:
-        """Add a packet with these (stream, limit) to ``outbox``, with the number after the core's last.
-
-        Raises RuntimeError when that number is not known for sure.
-        """
-        if not self._last:
-            self._core.send_ping(0)
-            self.poll(now)
-        if self._sealer and isinstance(self._sealer, bytes):
-            self._sealer = CreditSealer(self._sealer)
-        sealer, number = self._sealer, self._number
-        if isinstance(sealer, bytes) or not sealer.is_number(self._last, number - 1):
-            # A number used twice would give the key away. No node updates its keys, so this does not happen.
-            raise RuntimeError("the core's packet numbers are not known")
-        self._last = sealer.seal(self._last[1 : 1 + CID_LENGTH], number, grants)  # the next may come before the core's
-        self.outbox.append(self._last)
-        self._number = number + 1
-        self._core.restore_send_packet_number(APPLICATION_SPACE, self._number)
 
 
 def coalesced(datagrams: list[bytes]) -> list[bytes]:

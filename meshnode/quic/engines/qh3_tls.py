@@ -71,10 +71,10 @@ class GroupContext(tls.Context):
 
 
 class KeyOnlyTls(QuicTlsBridge):
-    """QuicTlsBridge with our groups and short transport parameters; ``sent_secret`` is that of 1-RTT packets sent."""
+    """QuicTlsBridge with our groups and short transport parameters; ``secrets`` are those of 1-RTT packets."""
 
     def __init__(self, configuration: Any, **named: Any) -> None:
-        self.sent_secret = b""
+        self.secrets: dict[tls.Direction, bytes] = {}
         super().__init__(configuration, **named)
         context: Any = self.tls
         context.__class__ = GroupContext
@@ -91,8 +91,8 @@ class KeyOnlyTls(QuicTlsBridge):
     def _on_traffic_secret(
         self, direction: tls.Direction, epoch: tls.Epoch, cipher_suite: tls.CipherSuite, secret: bytes
     ) -> None:
-        if direction is tls.Direction.ENCRYPT and epoch is tls.Epoch.ONE_RTT:
-            self.sent_secret = secret
+        if epoch is tls.Epoch.ONE_RTT:
+            self.secrets[direction] = secret
         key, iv, hp = (expand(secret, label, size) for label, size in LABELS)
         self._traffic_secrets.append(
             QuicTlsTrafficSecret(direction, epoch, cipher_suite, self.version, key, iv, hp, secret)
