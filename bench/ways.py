@@ -1,9 +1,12 @@
 """Throughput and echo of every way to use a service, beside a stream of the SDK and loopback TCP, in one run.
 
-Two processes: one serves, one uses each way by turns, in every round. A row of ``WAYS`` is a way; its ``open`` gives a
-reader and a writer, so all have the same load. The programs at both ends run in these two processes, so what they and
-the kernel take is in a way's figures: the row ``direct`` has that alone. They read as a stream's own reader does, in
-pieces and uncopied (``bench/program.py``); asyncio's StreamReader, which copies each byte twice, is measured by no row.
+Two processes: one serves, one uses the ways. A way's load is always beside the same load of a stream, in pieces of a
+tenth of a second and in changing order, and its share is the median of these pairs: a machine is faster now than a
+second later, by half at times, and no two loads further apart can be compared. A row of ``WAYS`` is a way; its ``open``
+gives a reader and a writer, so all have the same load. The programs at both ends run in these two processes, so what
+they and the kernel take is in a way's figures: the row ``direct`` has that alone. They read as a stream's own reader
+does, in pieces and uncopied (``bench/program.py``); asyncio's StreamReader, which copies each byte twice, is measured
+by no row. The row ``stream`` is a stream beside a stream: how far its share is from 1 is what the run cannot tell.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from bench import loads
 from bench.program import ProgramReader, opened
 
 NODE: dict[str, Any] = {"listen": "127.0.0.1:0", "mdns": False}
-STREAM, DIRECT = "stream", "direct"
+STREAM = "stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ async def _open_socks5(place: Place) -> tuple[Any, Any]:
 
 
 WAYS = (
-    Way(DIRECT, lambda place: _tcp(place.target), None),
+    Way("direct", lambda place: _tcp(place.target), None),
     Way(STREAM, lambda place: place.node.open(place.peer, "stream"), None),
     Way("create_connection", _open_protocol, 0.7),
     Way("socket", _open_socket, 0.7),
@@ -126,14 +129,16 @@ WAYS = (
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How much is done in one measurement."""
+    """How much is done in one run."""
 
-    rounds: int = 5
-    megabytes: int = 64
-    echoes: int = 2000
+    rounds: int = 10
+    megabytes: int = 24  # of one load
+    echoes: int = 400
 
 
-SHORT = Work(3, 24, 400)
+SHORT = Work(4, 12, 200)
+Load = Callable[[Callable[[], Awaitable[tuple[Any, Any]]], int], Awaitable[float]]
+LOADS: dict[str, Load] = {"up": loads.bulk, "down": loads.bulk_down}
 
 
 async def _datagrams(place: Place, work: Work) -> dict[str, float]:
@@ -162,14 +167,33 @@ async def _datagrams(place: Place, work: Work) -> dict[str, float]:
     return {"echo_p50_us": statistics.median(times) * 1e6, "echoed_MBps": back * size / took / 1e6}
 
 
-async def _measure(place: Place, way: Way, work: Work) -> dict[str, float]:
-    p50, _ = await loads.echo(lambda: way.open(place), work.echoes)
+async def _loaded(place: Place, way: Way, name: str, megabytes: int) -> dict[str, float]:
+    """Put one load on a way: MB/s, and the CPU of both processes."""
     cpu = loads.BusierCpu(place.process)
-    up = await loads.bulk(lambda: way.open(place), work.megabytes)
-    down = await loads.bulk_down(lambda: way.open(place), work.megabytes)
-    here, there = (used * 1000 / (2 * work.megabytes * 1.048576) for used in cpu.each())
-    each = {"here_ms_per_MB": here, "there_ms_per_MB": there, "cpu_ms_per_MB": max(here, there)}
-    return {"echo_p50_us": p50, "up_MBps": up, "down_MBps": down, **each}
+    speed = await LOADS[name](lambda: way.open(place), megabytes)
+    here, there = (used * 1000 / (megabytes * 1.048576) for used in cpu.each())
+    return {"MBps": speed, "here": here, "there": there, "busier": max(here, there)}
+
+
+async def _pair(place: Place, way: Way, base: Way, number: int, work: Work) -> dict[str, float]:
+    """Measure a way beside a stream; which of them is first changes with ``number``."""
+    found: dict[str, float] = {}
+    cpu: dict[str, list[float]] = {}
+    for name in LOADS:
+        pair = [await _loaded(place, one, name, work.megabytes) for one in ((way, base), (base, way))[number % 2]]
+        own, its = pair[:: -1 if number % 2 else 1]
+        found |= {f"{name}_MBps": own["MBps"], f"{name}_of_stream": own["MBps"] / its["MBps"]}
+        for key, value in (*own.items(), ("of_stream", own["busier"] / its["busier"])):
+            cpu.setdefault(key, []).append(value)
+    found["echo_p50_us"], _ = await loads.echo(lambda: way.open(place), work.echoes)
+    found["echoes_at_once"] = await loads.at_once(lambda: way.open(place), work.echoes * 5)
+    names = {
+        "here": "here_ms_per_MB",
+        "there": "there_ms_per_MB",
+        "busier": "cpu_ms_per_MB",
+        "of_stream": "cpu_of_stream",
+    }
+    return found | {told: statistics.mean(cpu[key]) for key, told in names.items()}
 
 
 async def _measured(process: int, seed: str, target: int, work: Work) -> dict[str, list[dict[str, float]]]:
@@ -196,9 +220,10 @@ async def _measured(process: int, seed: str, target: int, work: Work) -> dict[st
             await attached.start()
             ports = [int(text.rpartition(":")[2]) for text in (listen, proxy)]
             place = Place(node, peer, process, target, *ports, attached)
-            for _ in range(work.rounds):
+            base = next(way for way in WAYS if way.name == STREAM)
+            for number in range(work.rounds):
                 for way in WAYS:
-                    found[way.name].append(await _measure(place, way, work))
+                    found[way.name].append(await _pair(place, way, base, number, work))
                 found["datagrams"].append(await _datagrams(place, work))
             await control.close()
             await proxies.close()
@@ -207,10 +232,11 @@ async def _measured(process: int, seed: str, target: int, work: Work) -> dict[st
 
 
 def run(work: Work = Work()) -> dict[str, dict[str, float]]:
-    """Return the medians of each way; ``of_stream`` is its throughput, the lower of both directions, by a stream's.
+    """Return the medians of each way; ``of_stream`` is its share of a stream's throughput in the worse direction.
 
     ``cpu_ms_per_MB`` is that of the busier process, which bounds a way where each has a core: of this one (``here``),
-    with the program, its node and what is between, or of the serving one (``there``). Other processes disturb it least.
+    with the program, its node and what is between, or of the serving one (``there``). ``echoes_at_once`` is how many
+    echoes a second come back while 64 are under way on one stream.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
@@ -227,10 +253,8 @@ def run(work: Work = Work()) -> dict[str, dict[str, float]]:
         for name, several in rounds.items()
     }
     for way in WAYS:
-        for base in (STREAM, DIRECT):
-            by = [found[way.name][key] / found[base][key] for key in ("up_MBps", "down_MBps")]
-            found[way.name][f"of_{base}"] = round(min(by), 2)
-        found[way.name]["cpu_of_stream"] = round(found[way.name]["cpu_ms_per_MB"] / found[STREAM]["cpu_ms_per_MB"], 2)
+        own = found[way.name]
+        own["of_stream"] = min(own[f"{name}_of_stream"] for name in LOADS)
     return found
 
 
