@@ -16,7 +16,6 @@ from meshnode.sdk.streams import MeshReader, MeshWriter
 
 GONE_S = 2.0  # for the client to go away once it was told how the stream ended
 LOOK_S = 0.2  # between looks whether the service still reads, once it has ended its own direction
-BUFFER = 1 << 19  # bytes of the kernel's for the client: a frame passes whole
 
 
 @frozen
@@ -122,8 +121,6 @@ async def carry(sock: socket.socket, sent: bytes, mesh: Carried) -> None:
     the buffers of both ends. ``sent`` was read of the client already.
     """
     stream = mesh.writer._stream
-    with suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
     pump = FramePump(sock, stream)
     is_whole, last = False, WHOLE
     try:

@@ -19,6 +19,7 @@ from meshnode.quic.stream import Stream
 from meshnode.sdk.streams import MeshReader, MeshWriter
 
 PIECE = 1 << 18  # bytes that are read or written at once
+UNIX_BUFFER = 1 << 19  # bytes of the kernel's for what goes into a Unix socket: a piece passes whole
 NOT_NOW = (BlockingIOError, InterruptedError)
 
 Toll = Callable[[int], float]  # the seconds after which to ask again whether so many bytes may pass; 0.0: now
@@ -272,8 +273,10 @@ class Pump:
     def begin(self, sent: bytes = b"") -> None:
         """Begin; ``sent`` was read of the program already."""
         self._stream.on_change = self._wake
-        if self._sock.family != socket.AF_UNIX:
-            with suppress(OSError):
+        with suppress(OSError):
+            if self._sock.family == socket.AF_UNIX:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_BUFFER)
+            else:
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if sent:
             self._up.take(sent)

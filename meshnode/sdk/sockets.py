@@ -13,12 +13,14 @@ import asyncio
 import select
 import socket
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 
 from meshnode.base.forks import close_in_child
 from meshnode.identity.node_id import NodeId
+from meshnode.quic.buffers import Marks
 from meshnode.quic.stream import Stream
-from meshnode.sdk.asyncio_transport import ProtocolTransport
+from meshnode.sdk.pump import UNIX_BUFFER, OnEnd, Pump, ToSocket, ToStream, free
 
 UNREAD = b"\0"  # what is left unread when the peer's end was lost
 
@@ -47,18 +49,36 @@ class MeshSocket(socket.socket):
             super().shutdown(socket.SHUT_RD)
 
 
-class _Bridge:
-    """Carries bytes between a Unix socket and a mesh stream, each with a transport of asyncio."""
+class _FromProgram(ToStream):
+    """Carries what the program sends; ``after`` is called when that was taken."""
 
-    def __init__(self, inner: socket.socket, outer: MeshSocket) -> None:
-        self.inner = inner
-        self.local: asyncio.Transport
-        self.mesh: asyncio.Transport
+    def __init__(self, sock: socket.socket, stream: Stream, after: Callable[[], None], on_end: OnEnd) -> None:
+        super().__init__(sock, stream, free, None, on_end)
+        self._after = after
+
+    def take(self, data: memoryview | bytes) -> None:
+        """Pass on what the program has sent."""
+        super().take(data)
+        if data:
+            self._after()
+
+
+class _Bridge(Pump):
+    """Carries bytes between the pair's other end and a stream, and ends both as TCP would.
+
+    Attributes:
+        ended: Is set when it carries no more, and its end of the pair is closed.
+    """
+
+    def __init__(self, inner: socket.socket, outer: MeshSocket, stream: Stream) -> None:
+        up = _FromProgram(inner, stream, self.after_data, self.on_program_end)
+        self._join(inner, stream, up, ToSocket(inner, stream, free, b"", self.on_peer_end))
+        self.ended = asyncio.Event()
         self._outer = weakref.ref(outer)
-        self._loop = asyncio.get_running_loop()
         self._ends_writing = False  # the program has called shutdown, and not all of what it sent is read
         self._is_marked = False  # ``UNREAD`` is in place
-        self._heard_all = self._told_all = False  # of the program, and to it
+        self._is_closing = False  # nothing is carried any more, but the peer may not have everything yet
+        self._refused: Exception | None = None  # why the peer does not take what the program sends
 
     # ---- the program
 
@@ -76,25 +96,19 @@ class _Bridge:
 
     def after_data(self) -> None:
         """End the direction when the program has said so and everything was read."""
-        if not self._ends_writing or self._heard_all or self.inner.fileno() < 0:
+        if not self._ends_writing or self.heard.done() or self.ended.is_set():
             return
         try:
-            if self.inner.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+            if self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
                 return
         except BlockingIOError:
             pass
         except OSError:
-            return  # the transport meets it too
-        self.local.pause_reading()
+            return  # the next read meets it too
         self._mark()
         with suppress(OSError):
-            self.inner.shutdown(socket.SHUT_RD)  # what the program still writes is EPIPE
-        self.on_local_eof()
-
-    def read_on(self) -> None:
-        """Read the program again, unless it has ended its direction: what is left there is ``UNREAD``."""
-        if not self._heard_all and not self.local.is_closing():
-            self.local.resume_reading()
+            self._sock.shutdown(socket.SHUT_RD)  # what the program still writes is EPIPE
+        self._up.end(None)
 
     def _mark(self) -> None:
         """Put a byte where this end will not have read it."""
@@ -107,87 +121,82 @@ class _Bridge:
             outer.send(UNREAD, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             self._is_marked = True
 
-    def on_local_eof(self) -> None:
-        """Pass on the end of the program's direction, or of both when it has closed its socket."""
-        self._heard_all = True
-        if not self._is_marked and _hung_up(self.inner):
-            self.mesh.close()
-            self.local.close()
-            return
-        self.mesh.write_eof()
-        self._end_if_whole()
+    def on_program_end(self, error: Exception | None) -> None:
+        """Pass on the end of the program's direction, or of both when it has closed its socket.
+
+        What the peer has sent before it read no more is still for the program.
+        """
+        if error is not None and self._stream.write_end and self._stream.unread:
+            self._refused = error
+            self._wake()
+        elif error is not None:
+            self.fail(error)
+        elif not self._is_marked and _hung_up(self._sock):
+            self._close()
+            self._sock.close()
+        else:
+            super().on_program_end(None)
+            self._close_if_whole()
 
     # ---- the peer
 
-    def on_mesh_eof(self) -> None:
+    def on_peer_end(self, error: Exception | None) -> None:
         """Pass on the end of the peer's direction."""
-        self._told_all = True
-        self.local.write_eof()
-        self._end_if_whole()
+        super().on_peer_end(error)
+        self._close_if_whole()
 
-    def _end_if_whole(self) -> None:
-        if self._heard_all and self._told_all:
-            self.mesh.close()
+    def _close_if_whole(self) -> None:
+        if self.heard.done() and self.told.done():
+            self._close()
 
-    def on_mesh_lost(self, error: Exception | None) -> None:
-        """End the program's socket: cleanly, or by a reset."""
-        if error is None:
-            if self._is_marked:
-                with suppress(OSError):
-                    self.inner.recv(1, socket.MSG_DONTWAIT)
-            self.local.close()
-        elif not self.local.is_closing():
-            self.local.pause_reading()
+    def _close(self) -> None:
+        """Carry no more, and end when the peer has everything."""
+        stream = self._stream
+        if self._is_closing or self.ended.is_set():
+            return
+        self._is_closing = True
+        self._up.stop()
+        self._down.stop()
+        if not stream.write_end and stream.error is None:
+            stream.write(b"", fin=True)
+        stream.stop_reading()
+        stream.marks = Marks(0, stream.marks.high)
+        self._wake()
+
+    def _turn(self) -> None:
+        self._is_scheduled = False
+        stream = self._stream
+        if self.ended.is_set():
+            return
+        if self._is_closing:
+            if stream.error is not None or not stream.queued:
+                self._end(stream.error)
+            else:
+                stream.await_low()
+        elif stream.error is not None and (not stream.fin_received or self.told.done()):
+            self._end(stream.error)
+        elif self._refused is not None and not stream.unread:
+            self._end(self._refused)
+        else:
+            super()._turn()
+
+    def fail(self, error: Exception) -> None:
+        """End the program's socket by a reset, and the stream."""
+        self._end(error)
+
+    def _end(self, error: Exception | None) -> None:
+        if self.ended.is_set():
+            return
+        self.ended.set()
+        self.close()
+        if not self._stream.over:
+            self._stream.reset()
+        if error is not None:
             self._mark()
-            self.local.abort()
-
-
-class _Local(asyncio.Protocol):
-    """The end of this module in the pair."""
-
-    def __init__(self, bridge: _Bridge) -> None:
-        self._bridge = bridge
-
-    def data_received(self, data: bytes) -> None:
-        self._bridge.mesh.write(data)
-        self._bridge.after_data()
-
-    def eof_received(self) -> bool:
-        self._bridge.on_local_eof()
-        return True
-
-    def pause_writing(self) -> None:
-        self._bridge.mesh.pause_reading()
-
-    def resume_writing(self) -> None:
-        self._bridge.mesh.resume_reading()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if exc is not None:
-            self._bridge.mesh.abort()
-
-
-class _Mesh(asyncio.Protocol):
-    """The end of the stream."""
-
-    def __init__(self, bridge: _Bridge) -> None:
-        self._bridge = bridge
-
-    def data_received(self, data: bytes) -> None:
-        self._bridge.local.write(data)
-
-    def eof_received(self) -> bool:
-        self._bridge.on_mesh_eof()
-        return True
-
-    def pause_writing(self) -> None:
-        self._bridge.local.pause_reading()
-
-    def resume_writing(self) -> None:
-        self._bridge.read_on()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._bridge.on_mesh_lost(exc)
+        elif self._is_marked:
+            with suppress(OSError):
+                self._sock.recv(1, socket.MSG_DONTWAIT)
+        self._sock.close()
 
 
 def _polled(sock: socket.socket, events: int) -> int:
@@ -208,7 +217,6 @@ async def as_socket(stream: Stream, ends: tuple[NodeId, NodeId]) -> MeshSocket:
 
     Raises OSError when no descriptor is left.
     """
-    loop = asyncio.get_running_loop()
     try:
         inner, other = socket.socketpair()
     except OSError:
@@ -218,13 +226,8 @@ async def as_socket(stream: Stream, ends: tuple[NodeId, NodeId]) -> MeshSocket:
     close_in_child(inner)
     outer = MeshSocket(other.family, other.type, other.proto, fileno=other.detach())
     outer.peer, outer.service = ends[1], stream.service
-    bridge = outer._bridge = _Bridge(inner, outer)
-    try:
-        bridge.local = (await loop.create_unix_connection(lambda: _Local(bridge), sock=inner))[0]
-    except BaseException:
-        stream.reset()
-        inner.close()
-        outer.close()
-        raise
-    bridge.mesh = ProtocolTransport(stream, ends, lambda: _Mesh(bridge))
+    with suppress(OSError):
+        outer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_BUFFER)
+    outer._bridge = _Bridge(inner, outer, stream)
+    outer._bridge.begin()
     return outer

@@ -202,3 +202,15 @@ async def test_a_client_that_reads_no_more_ends_both_directions(node: Node) -> N
     node.client.send(frame(b"all") + WHOLE)
     assert await node.received(2 * LENGTH.size) == END + WHOLE
     assert (node.table.sent, node.table.is_ended, node.table.is_reset) == (b"all", True, False)
+
+
+async def test_a_large_frame_is_read_in_one_turn_of_the_loop() -> None:
+    ours, its = socket.socketpair()
+    ours.setblocking(False)
+    control = ControlSocket(ours)
+    stream = control.begin({"service": "s"})
+    its.sendall(frame(bytes(100_000)))
+    control._read()
+    assert stream.buffered == 100_000
+    control.close()
+    its.close()

@@ -15,6 +15,7 @@ import pytest
 
 from meshnode import MeshSocket, MeshWriter, Node
 from meshnode.errors import PolicyDenied, ServiceNotFound
+from meshnode.sdk.pump import ToSocket
 from tests.conftest import MakeNode, echo
 from tests.engines import every_engine
 from tests.given_time import HANG_S, wait_for, within
@@ -93,7 +94,7 @@ async def test_half_close_goes_both_ways_and_both_ends_are_clean(make_node: Make
     writer.write_eof()
     assert await _all(sock) == b"to the end"
     await wait_for(writer.wait_closed(), 5)
-    await wait_for(sock._bridge.mesh.ended.wait(), 5)  # both directions are over: nothing is held for it
+    await wait_for(sock._bridge.ended.wait(), 5)  # both directions are over: nothing is held for it
     peer.done.set()
     sock.close()
 
@@ -106,7 +107,7 @@ async def test_half_close_while_the_peer_is_behind_loses_nothing(make_node: Make
     await asyncio.sleep(0.3)
     sock.shutdown(socket.SHUT_WR)
     await asyncio.sleep(0.1)
-    assert sock._bridge.mesh.get_write_buffer_size() > 1 << 19
+    assert sock._bridge._stream.queued > 1 << 19
     assert len(await wait_for(reader.read(), 10)) == size
     writer.write(b"answer")
     assert await _recv(sock) == b"answer"
@@ -124,7 +125,7 @@ async def test_the_peer_ends_first_and_the_program_goes_on(make_node: MakeNode) 
     assert await wait_for(reader.readexactly(10), 5) == b"still here"
     sock.shutdown(socket.SHUT_WR)
     assert await wait_for(reader.read(), 5) == b""
-    await wait_for(sock._bridge.mesh.ended.wait(), 5)
+    await wait_for(sock._bridge.ended.wait(), 5)
     sock.close()
     peer.done.set()
 
@@ -278,3 +279,22 @@ async def test_pythons_own_http_client_runs_on_it(make_node: MakeNode) -> None:
 
     assert await wait_for(asyncio.to_thread(ask), 10) == b"/path"
     client.close()
+
+
+async def test_what_came_in_several_pieces_is_one_write(make_node: MakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    sock, _, _, peer = await _held(make_node)
+    written: list[int] = []
+    send = ToSocket._send
+
+    def counted(self: ToSocket, pieces: list[bytes | memoryview], size: int) -> int:
+        written.append(size)
+        return send(self, pieces, size)
+
+    monkeypatch.setattr(ToSocket, "_send", counted)
+    for _ in range(10):
+        sock._bridge._stream.feed(bytes(1_000), False)
+    await asyncio.sleep(0)
+    assert len(await _recv(sock)) == 10_000
+    assert written == [10_000]
+    sock.close()
+    peer.done.set()

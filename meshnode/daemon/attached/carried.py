@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 from collections import deque
+from contextlib import suppress
 from typing import Any, cast
 
 from meshnode.daemon.attached.control import error_of, result
@@ -15,7 +16,7 @@ from meshnode.daemon.request import Json, Request, encode
 from meshnode.errors import ConnectionLost, MeshError, NotRunning
 from meshnode.quic.preface import StreamStatus
 from meshnode.quic.stream import Stream
-from meshnode.sdk.pump import NOT_NOW
+from meshnode.sdk.pump import NOT_NOW, UNIX_BUFFER
 
 READ = 1 << 14  # bytes read at once where no frame has begun; what is in a frame is read uncopied
 HELD = 1 << 18  # bytes that the program has not read, above which the socket is read no more
@@ -55,6 +56,8 @@ class ControlSocket:
 
     def begin(self, told: Json) -> Stream:
         """Return the stream of an answer."""
+        with suppress(OSError):
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_BUFFER)
         self.stream.named = told["service"]
         self.stream.feed(IN_ORDER, False)
         sent, self._buffer = self._buffer, b""
@@ -93,10 +96,12 @@ class ControlSocket:
             return
         except OSError:
             data = b""
-        if data:
-            self._take(data)
-        else:
+        if not data:
             self._end(ConnectionLost(GONE, hint=STOPPED_HINT))
+            return
+        self._take(data)
+        if len(data) == READ and self._left and self._is_reading:
+            self._read()  # the rest of a frame that has just begun: it is there, and another turn of the loop is dear
 
     def _take(self, data: bytes) -> None:
         """Take what came, which is nearly always a part of one frame, and not copied then."""
