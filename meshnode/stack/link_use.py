@@ -26,11 +26,12 @@ class LinkUse:
         self._heard: dict[NodeId, None] = {}  # peers that said so
 
     def is_used(self, peer: NodeId) -> bool:
-        """Return whether the application or a relayed path has use for a connection to ``peer``.
+        """Return whether the application has use for a connection to ``peer``, or a relayed path if it is no seed.
 
-        Gossip's own use does not count.
+        Gossip's own use does not count, nor that of seeds as relays: all are told where those are.
         """
-        return peer in self._used or self._context.relays.uses(peer)
+        is_seed = peer in self._context.records.hints
+        return peer in self._used or (self._context.relays.uses(peer) and not is_seed)
 
     def add(self, peer: NodeId) -> None:
         """Keep the connection to ``peer`` until it is over: the application asked for it.

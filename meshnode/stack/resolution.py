@@ -206,6 +206,8 @@ class Resolution(Component):
         use = self._context.use
         if use is None or use.is_used(peer) or (dialling and peer in self.hints):
             self.watch(peer, now)
+        elif not dialling:
+            self.dht.unwatch(peer, now)  # its dial is over
 
     def seek(self, peer: NodeId, now: float) -> None:
         """Renew the watches of a peer that answers nowhere, and ask the sources for it at most every ``SEEK_S``."""

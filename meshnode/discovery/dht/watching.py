@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import field
 
 from meshnode.base.address import Addr
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import DHT_MAX_WATCH_S, DHT_MAX_WATCHED
 from meshnode.base.metrics import describe
 from meshnode.base.timers import Timer
@@ -24,6 +25,7 @@ LOOKUP_EVERY = 60  # renewals: an hour; the nearest nodes change slowly, and a h
 RETRY_S = 2.0
 MAX_RETRY_S = 60.0
 URGENT_SENDS = 6
+MAX_ENDED = 64
 BURST = 64  # watches renewed at once after a move; the rest follow, so many every 10 ms
 
 PUSH_UNWANTED = describe("dht_push_unwanted", "pushed records of keys that we do not watch: dropped unanswered")
@@ -51,6 +53,7 @@ class Watching:
         self._shared = shared
         self._get = get
         self._watched: dict[bytes, _Watched] = {}
+        self._ended: BoundedDict[bytes, None] = BoundedDict(MAX_ENDED)  # keys watched no longer
 
     def watch(self, peer: NodeId, seq: int, now: float, *, unasked: bool = False) -> None:
         """Begin to hear of every record of ``peer`` newer than ``seq``.
@@ -67,6 +70,7 @@ class Watching:
             self._shared.metrics.count(WATCHED_FULL)
             return
         watched = self._watched[key] = _Watched(peer, seq)
+        self._ended.pop(key, None)
         self._join(watched, {}, now)
         self._look(watched, now)
         watched.timer = self._shared.timers.at(now + self._shared.jittered(RENEW_S, 0.1), lambda t: self._renew(key, t))
@@ -76,6 +80,7 @@ class Watching:
         watched = self._watched.pop(peer.dht_key, None)
         if watched is None:
             return
+        self._ended.put(peer.dht_key, None)
         if watched.timer is not None:
             watched.timer.cancel()
         for holder, addr in watched.holders.items():
@@ -221,6 +226,8 @@ class Watching:
         record = self._shared.open(push.record, now)
         if record is None:
             return False
+        if record.id.dht_key in self._ended:
+            return True  # it was under way: unacknowledged it would count as this node's silence
         if record.id.dht_key not in self._watched:
             self._shared.metrics.count(PUSH_UNWANTED)
             return False
