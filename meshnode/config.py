@@ -140,6 +140,8 @@ class Config:
             peer was killed or cut off, its streams end after this time with ``PeerSilent``, and a forward resets its
             TCP clients. The smaller setting of both ends counts. A peer that comes back earlier is noticed at once.
         seed_role: Be a node that others begin with: keep many more records, relay unless ``relay`` says otherwise.
+        role: ``node``, or ``leaf`` for a device at the edge: it has one or two links, with its seeds where they answer,
+            sends some 10 bytes a second at rest, and stores, relays and watches nothing for others.
         tunnel: Use WebSockets where UDP is blocked and, on a relay, offer them.
         relay: Carry packets of other nodes: ``auto`` (on for seeds), ``on`` or ``off``.
         relay_allow: The nodes to relay for: ids, ``role:R``, or ``any`` for every member.
@@ -183,6 +185,7 @@ class Config:
     allow: tuple[str, ...] = ("any",)
     idle_timeout: float = 600.0
     seed_role: bool = False
+    role: str = "node"
     tunnel: bool = True
     relay: str = "auto"
     relay_allow: tuple[str, ...] = ("any",)
@@ -256,6 +259,10 @@ class Config:
     def _check_relay(self) -> None:
         if self.relay not in ("auto", "on", "off"):
             raise ConfigError(f"relay = {self.relay!r}", hint="auto (on for seeds), on, or off")
+        if self.role not in ("node", "leaf"):
+            raise ConfigError(f"role = {self.role!r}", hint="node, or leaf; `meshnode seed` runs a seed")
+        if self.role == "leaf" and (self.is_relay or self.seed_role):
+            raise ConfigError("a leaf is neither a seed nor a relay", hint='leave out seed_role and relay = "on"')
         if self.relay_mb_per_s <= 0 or self.relay_total_mb_per_s <= 0:
             raise ConfigError("a relay's limits are above 0", hint='relay = "off" turns it off')
 

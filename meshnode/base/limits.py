@@ -398,6 +398,7 @@ GOSSIP_MAX_ORIGINS = 4_096  # rates kept; x about 400 B; the longest unheard goe
 # ---- gossip: membership
 GOSSIP_MAX_ACTIVE = 8  # links; we look for more below 6 and take them up to 8
 GOSSIP_KEPT_CHOSEN = 3  # neighbours that a node chose itself and that no request by others pushes out: no eclipse
+GOSSIP_MAX_LEAVES = 256  # linked here, beside the active view; x some 40 kB of a connection = 10 MB
 GOSSIP_MAX_PASSIVE = 30  # x a record of at most 1 kB = 30 kB
 GOSSIP_MAX_CONTACTS = 8  # in a shuffle: 8 x 1,035 B fit a frame; a liar replaces at most 8 of our 30 a shuffle
 GOSSIP_MAX_WALKS = 256  # shuffles on their way through us; x about 150 B

@@ -18,6 +18,8 @@ def lines(status: Json) -> Iterator[str]:
     yield f"  endpoints {', '.join(status['endpoints']) or 'none'}"
     yield f"  peers     {status['peers']} live, {status['contacts']} known"
     yield f"  up        {seconds(status['uptime_s'])}, record {status['seq']}, QUIC by {status['engine']}"
+    if status.get("role") == "leaf":
+        yield "  role      leaf: it does nothing for other nodes"
     for item in status["exposes"]:
         yield f"  exposed   {item['name']} -> {item['target']} for {', '.join(item['allow']) or 'no node'}"
         if item.get("last_error"):

@@ -79,9 +79,11 @@ def _node(snapshot: Snapshot) -> Iterator[Finding]:
     endpoints = status.get("endpoints") or []
     where = ", ".join(map(short, endpoints)) or "no address"
     live = plural(int(status.get("peers", 0)), "live peer")
+    what = {"leaf": "leaf", "seed": "seed"}.get(str(status.get("role")), "node")
     name, up = short(status.get("id", "")), seconds(status.get("uptime_s", 0))
     yield ok(
-        "node", f"node {name} has been up for {up}, with {live}, at {where}; QUIC by {status.get('engine', 'aioquic')}"
+        "node",
+        f"{what} {name} has been up for {up}, with {live}, at {where}; QUIC by {status.get('engine', 'aioquic')}",
     )
     if refusal := status.get("engine_refused"):
         yield note("engine", str(refusal), "install the versions that the project's lock file names")

@@ -79,7 +79,8 @@ class Gossip:
     ``first_seq`` is above every seq that this identity has used before (wall milliseconds, as a rule); ``probeable``
     tells whether datagrams reach a node, ``answered`` whether a node is connected or has answered this one, and
     ``network_of`` the source network of a linked one, and ``heard_at`` when anything came by the connection with one.
-    ``listed``: all members have to know this one, however many they are.
+    ``listed``: all members have to know this one, however many they are. ``is_leaf`` tells which nodes are leaves,
+    ``leaf`` that this one is (``membership/leaves.py``).
     """
 
     def __init__(
@@ -97,6 +98,8 @@ class Gossip:
         answered: Callable[[NodeId], bool] = lambda peer: False,
         network_of: Callable[[NodeId], Hashable] = lambda peer: None,
         heard_at: Callable[[NodeId], float] = lambda peer: NEVER,
+        is_leaf: Callable[[NodeId], bool] = lambda peer: False,
+        leaf: bool = False,
     ) -> None:
         timers = self._timers = Timers()
         roll = Roll(
@@ -105,7 +108,7 @@ class Gossip:
             lambda: read_record(own.record),
             lambda contact, now, answer: self.swim.probe(contact, now, answer),
         )
-        listing = Listing(rng, timers, roll, lambda now: publish_member(self, now), always=listed)
+        listing = Listing(rng, timers, roll, lambda now: publish_member(self, now), always=listed, never=leaf)
         own = self.own_entries = OwnEntries(identity, wall - now, first_seq, listing)
         self.metrics = metrics
         self._effects: list[Effect] = []
@@ -123,13 +126,22 @@ class Gossip:
         )
         self.seeds = Seeds(rng, timers, self.status, lambda contact, now: self.hyparview.join(contact, now), now)
         self.hyparview = HyParView(
-            own.id, rng, timers, metrics, lambda: own.record, lambda: self.plumtree.spare(), now, network_of
+            own.id,
+            rng,
+            timers,
+            metrics,
+            lambda: own.record,
+            lambda: self.plumtree.spare(),
+            now,
+            network_of,
+            is_leaf,
+            leaf,
         )
-        self.swim = Swim(rng, timers, metrics, lambda: facts.strangers(), now, heard_at)
+        self.swim = Swim(rng, timers, metrics, lambda: [] if leaf else facts.strangers(), now, heard_at)
         self.members = Members(own.id, timers, metrics, lambda: self.swim.health)
         facts = Facts(self.status, self.store, self.members, self.hyparview.views, probeable)
-        self.plumtree = Plumtree(rng, timers, metrics, now, find=self.store.buckets.payload)
-        self.anti_entropy = AntiEntropy(rng, timers, metrics, self.store.buckets, self.store.lacks, now)
+        self.plumtree = Plumtree(rng, timers, metrics, now, find=self.store.buckets.payload, forwards=not leaf)
+        self.anti_entropy = AntiEntropy(rng, timers, metrics, self.store.buckets, self.store.lacks, now, rare=leaf)
         self.reputation = Reputation(metrics)
         self.accusations = Accusations(rng, timers, metrics, facts, self.swim.probe, lambda: own.record)
         ingest = Ingest(own.id, metrics, self.store, own.wall, self.reputation.allows, self._on_own_entry)
@@ -179,7 +191,7 @@ class Gossip:
         self.members.on_heard(peer)
         if isinstance(message, Eager | IHave | Graft | Prune) and message.scope:
             self.metrics.count(UNKNOWN)  # not of the whole mesh: a later version may have a meaning for it
-        elif NEIGHBOURS_ONLY[type(message)] and peer not in self.hyparview.active:
+        elif NEIGHBOURS_ONLY[type(message)] and not (peer in self.hyparview.active or peer in self.hyparview.leaves):
             self.metrics.count(STRANGER)
             if not self.hyparview.wants(peer):  # it takes this node for its neighbour: tell it that it is none
                 self._effects.append(Send(peer, Disconnect(False)))

@@ -116,8 +116,13 @@ def on_accusation(gossip: Cores, entry: Entry, now: float) -> None:
 
 def _neighbour_up(gossip: Cores, effect: NeighbourUp, now: float) -> None:
     peer = effect.peer
-    gossip.plumtree.link(peer)
-    gossip.swim.watch(gossip.hyparview.active[peer], now)
+    if peer in gossip.hyparview.leaves:
+        gossip.plumtree.edge.leaves[peer] = None
+        gossip.plumtree.add(peer)
+    else:
+        gossip.plumtree.link(peer)
+        if not gossip.hyparview.leaves.own:
+            gossip.swim.watch(gossip.hyparview.active[peer], now)
     gossip.anti_entropy.add(peer, now + effect.reconcile_in)
     gossip.seeds.on_neighbour(peer, now)
 

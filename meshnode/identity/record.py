@@ -32,6 +32,7 @@ from meshnode.identity.node_id import KEY_LENGTH, NodeId, known_id
 
 DOMAIN = b"meshnode endpoint record v1\x00"
 VERSION = 1
+LEAF = "leaf"  # a capability: the node does nothing for others
 
 
 class EndpointKind(IntEnum):
@@ -78,7 +79,8 @@ class EndpointRecord:
         endpoints: The node's addresses, best first; each prints as ``HOST:PORT``.
         relays: The nodes that relay for it.
         capabilities: What it is to others: ``seed``, ``relay``, ``wss`` (takes WebSockets on the TCP port of the same
-            number), ``symmetric`` (its NAT gives it another port for each destination), ``wake:URL`` (see ``wake``).
+            number), ``symmetric`` (its NAT gives it another port for each destination), ``leaf`` (see
+            ``is_leaf``), ``wake:URL`` (see ``wake``).
         encoded: The signed bytes, as other nodes get them.
     """
 
@@ -95,6 +97,11 @@ class EndpointRecord:
     def expires_ms(self) -> int:
         """Unix milliseconds after which the record must not be used."""
         return self.issued + self.ttl * 1000
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether the node is at the mesh's edge: it stores, relays and watches nothing for others."""
+        return LEAF in self.capabilities
 
     @property
     def wake(self) -> str:

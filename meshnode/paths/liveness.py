@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 
+from meshnode.base.address import Addr
 from meshnode.base.limits import KEEPALIVE_S
 
 SILENCE_MIN_S = 0.08
@@ -16,6 +17,8 @@ SILENCE_RTTS = 1.25
 SILENCE_MAX_S = 2.0
 UNMEASURED_RTT_S = 0.1
 TIMER_SLACK_S = 0.03  # a timer that fires later than this was held up: its granularity is finer
+RARE_S, RARE_GROWS = 50.0, 1.25  # twice in OBSERVATION_S: what the NAT maps this node to has to be known
+LEAF_SILENT_S = 4 * RARE_S  # a leaf that was not heard for this long is asked
 DATA_EXPECTED_S = 1.0  # a stream that delivered within this is busy
 
 NEVER = float("-inf")
@@ -105,15 +108,36 @@ class Watchdog:
 class Keepalive:
     """The schedule of keepalives on an idle path: every 15 s, give or take a tenth. ``at`` is None until a connection.
 
-    NATs hold a UDP mapping open for 30 s and more (RFC 4787 REQ-5 asks for two minutes).
+    NATs hold a UDP mapping open for 30 s and more (RFC 4787 REQ-5 asks for two minutes). Where keepalives are to be
+    ``rare``, the time between two grows up to ``RARE_S`` while each finds this node's address as the one before did: an
+    address that has changed meanwhile shows that the NAT had given the mapping up, so it is halved, and grows no more.
     """
 
-    __slots__ = ("_rng", "at")
+    __slots__ = ("_longest", "_rare", "_rng", "_seen", "at", "every_s")
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, *, rare: bool = False) -> None:
         self.at: float | None = None
+        self.every_s = KEEPALIVE_S
+        self._longest = RARE_S if rare else KEEPALIVE_S
+        self._rare = rare
         self._rng = rng
+        self._seen: Addr | None = None
+
+    def leave_to_peer(self) -> None:
+        """Wait long for the peer's keepalives: it is a leaf, and knows how rare they may be."""
+        if not self._rare:
+            self.every_s = self._longest = LEAF_SILENT_S
+
+    def answered(self, seen: Addr) -> None:
+        """Take the address from which the peer saw a keepalive come."""
+        if not self._rare:
+            return
+        if self._seen not in (None, seen):
+            self.every_s = self._longest = max(KEEPALIVE_S, self.every_s / 2)
+        else:
+            self.every_s = min(self._longest, self.every_s * RARE_GROWS)
+        self._seen = seen
 
     def renew(self, now: float) -> None:
         """Put the next keepalive off: a packet has just shown that the path works, or one was sent."""
-        self.at = now + KEEPALIVE_S * self._rng.uniform(0.9, 1.1)
+        self.at = now + self.every_s * self._rng.uniform(0.9, 1.1)

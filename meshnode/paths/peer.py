@@ -10,7 +10,6 @@ from collections.abc import Iterable
 
 from meshnode.base.address import Addr
 from meshnode.base.clock import Entropy
-from meshnode.base.limits import KEEPALIVE_S
 from meshnode.base.path import Path, ViaRelay
 from meshnode.base.path_reason import PathReason
 from meshnode.identity.node_id import NodeId
@@ -39,6 +38,7 @@ class PeerPaths:
     """Candidates, probes and the active path of one peer. ``now`` is monotonic seconds everywhere.
 
     ``active`` is where packets go, None before the first dial or handshake; ``history`` has the last path changes.
+    ``leaf``: this node is one, so its keepalives are rare.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class PeerPaths:
         now: float,
         mtu_ceiling: int = 1452,
         loopback_mtu: int = 0,
+        leaf: bool = False,
     ) -> None:
         self.peer = peer
         self.active: Path | None = None
@@ -57,7 +58,7 @@ class PeerPaths:
         self.history = self._journal.history
         self.book = CandidateBook(mtu_ceiling, loopback_mtu)
         self.watchdog = Watchdog(now)
-        self._keepalive = Keepalive(rng)
+        self.keepalive = Keepalive(rng, rare=leaf)
         self._validation = Validation(self._journal, entropy)
         self.seeking = Seeking(self.book, self._validation, self._journal, rng)
         self.mtu = PathMtu(self._validation, self.watchdog, self._journal)
@@ -87,6 +88,8 @@ class PeerPaths:
         except behind a NAT, where a punched address is in no record.
         """
         book, current, seeking = self.book, self.book.current, self.seeking
+        if record.is_leaf:
+            self.keepalive.leave_to_peer()
         listed = book.take_record(record)
         left = book.is_left(listed)
         news = False
@@ -307,7 +310,7 @@ class PeerPaths:
             self._validation.confirm_by,
             current.mtu.at,
             current.mtu.confirm_at,
-            self._keepalive.at,
+            self.keepalive.at,
             seeking.dial_at,
             self._upgrade.at,
             self._monitor.at,
@@ -319,7 +322,7 @@ class PeerPaths:
     def _suspicious_at(self) -> float | None:
         """Return when silence becomes suspicious; None while nothing is expected or other paths are probed already."""
         current = self.book.current
-        if current is None or self.seeking.silent_since is not None or self._keepalive.at is None:
+        if current is None or self.seeking.silent_since is not None or self.keepalive.at is None:
             return None
         return self.watchdog.suspicious_at(current.last_heard, current.rtt)
 
@@ -334,9 +337,9 @@ class PeerPaths:
             self._upgrade.tick(current, now)
         if _is_due(self._monitor.at, now):
             self._compare_relays(current, now)
-        if _is_due(self._keepalive.at, now):
-            self._keepalive.renew(now)
-            if now - current.last_heard > KEEPALIVE_S * 0.5 and self.seeking.silent_since is None:
+        if _is_due(self.keepalive.at, now):
+            self.keepalive.renew(now)
+            if now - current.last_heard > self.keepalive.every_s * 0.5 and self.seeking.silent_since is None:
                 self.watchdog.expect(now)
                 self._validation.probe(current, 0, now)
 
@@ -405,7 +408,7 @@ class PeerPaths:
         """Stop probing other paths: the one in use works."""
         self.seeking.end(now)
         self.watchdog.restart(now)
-        self._keepalive.renew(now)
+        self.keepalive.renew(now)
 
     def take_effects(self) -> list[Effect]:
         """Return what the stack is to do, in order."""

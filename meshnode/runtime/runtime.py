@@ -27,7 +27,7 @@ from meshnode.errors import ConfigError, KeyFileError, MeshError, NotFound
 from meshnode.identity.keyfile import given_key, load_or_create
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
-from meshnode.identity.record import Endpoint
+from meshnode.identity.record import LEAF, Endpoint
 from meshnode.identity.sealing import MeshKey, Sealer
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.engines import pick_engine
@@ -174,7 +174,8 @@ class Runtime:
 
     def _make_stack(self, identity: Identity, sealer: Sealer, events: _Events, guard: Guard, metrics: Metrics) -> Stack:
         config = self.config
-        capabilities = [name for name, on in (("seed", config.seed_role), ("relay", config.is_relay)) if on]
+        roles = (("seed", config.seed_role), ("relay", config.is_relay), (LEAF, config.role == LEAF))
+        capabilities = [name for name, on in roles if on]
         if self.sockets.listen_for_tunnels():
             capabilities.append(TUNNEL)
         if config.wake:
@@ -201,6 +202,7 @@ class Runtime:
                 idle_timeout=config.idle_timeout,
                 loopback_mtu=loopback_mtu(),
                 seed_role=config.seed_role,
+                leaf=config.role == LEAF,
                 dht=config.dht,
                 gossip=config.gossip,
                 capabilities=tuple(capabilities),

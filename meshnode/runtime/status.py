@@ -48,6 +48,7 @@ def describe_node(runtime: Runtime, services: list[str]) -> Json:
         "stood_down": runtime.stack.context.fencing.stood_down,
         "degraded": degraded(runtime),
         "seed": config.seed_role,
+        "role": "seed" if config.seed_role else config.role,
         "trust": describe_trust(runtime),
         "services": services,
         "counters": {**runtime.metrics.counters, **runtime.sealer.drops},

@@ -21,7 +21,7 @@ from meshnode.base.path import Hop, Path, ViaSocket, ViaTunnel
 from meshnode.errors import MeshError
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
-from meshnode.identity.record import Endpoint
+from meshnode.identity.record import LEAF, Endpoint
 from meshnode.identity.sealing import MeshKey, Sealer
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.seam import EngineFactory
@@ -252,6 +252,7 @@ class SimNode(IgnoredEvents):
         engines: EngineFactory,
         *,
         seed_role: bool = False,
+        leaf: bool = False,
         nat: Nat | None = None,
         sealer: type[Sealer] = Sealer,
         gossip: bool = False,
@@ -293,8 +294,9 @@ class SimNode(IgnoredEvents):
             settings=StackSettings(
                 authority=authority,
                 seed_role=seed_role,
+                leaf=leaf,
                 relay=seed_role,
-                capabilities=("seed", "relay") if seed_role else (),
+                capabilities=("seed", "relay") if seed_role else (LEAF,) if leaf else (),
                 gossip=gossip,
                 was_away=was_away,
                 first_stays=first_stays,

@@ -78,6 +78,7 @@ class Connections(Component):
                 now=now,
                 mtu_ceiling=settings.path_mtu,
                 loopback_mtu=settings.loopback_mtu,
+                leaf=settings.leaf,
             )
             paths.book.here = self._peers.here
             found = sessions[peer] = Session(peer, paths, context.timers, self._tick)

@@ -96,6 +96,7 @@ class StackSettings:
     idle_timeout: float = 600.0
     record_ttl: int = RECORD_TTL_S
     seed_role: bool = False
+    leaf: bool = False  # it does nothing for others (gossip/membership/leaves.py, discovery/dht/core.py)
     dht: bool = True
     capabilities: tuple[str, ...] = ()
     path_mtu: int = 1452
@@ -147,6 +148,11 @@ class Context:
     def ran(self) -> float:
         """Return the time less what this process did not run of it: what is waited for cannot come meanwhile."""
         return self.clock.monotonic() - self.late_s
+
+    def is_leaf(self, peer: NodeId) -> bool:
+        """Return whether the newest record of ``peer``, or this node's own, says that it is a leaf."""
+        record = self.record if peer == self.identity.id else self.records.cached(peer)
+        return record is not None and record.is_leaf
 
     def note_twin(self, node: NodeId, now: float) -> None:
         """Note that two hosts use one key, this node's or a peer's, and tell it when it is news."""

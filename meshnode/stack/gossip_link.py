@@ -70,7 +70,9 @@ class GossipLink(Component):
             answered=self._has_answered,
             network_of=self._network_of,
             heard_at=self._probes.heard_at,
-            listed=context.settings.seed_role or not context.settings.dht,
+            listed=context.settings.seed_role or not (context.settings.dht or context.settings.leaf),
+            is_leaf=context.is_leaf,
+            leaf=context.settings.leaf,
         )
         self.core.arrivals.ingest.is_barred = lambda origin: context.is_barred(origin)
         self.entries = GossipEntries(context, self.core, self._carry_out)

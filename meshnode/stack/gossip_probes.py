@@ -39,9 +39,9 @@ class GossipProbes:
         self._asked: dict[NodeId, Timer | None] = {}
 
     def probeable(self, contact: Contact) -> bool:
-        """Return False for a node that only relays reach: an unexpected datagram would not arrive."""
+        """Return False for a node that only relays reach, where no unexpected datagram would arrive, and for a leaf."""
         record = self._record(contact)
-        return record is not None and not record.relays
+        return record is not None and not record.relays and not record.is_leaf
 
     def heard_at(self, peer: NodeId) -> float:
         """Return when anything came by the connection with a member, in monotonic seconds."""

@@ -307,6 +307,8 @@ class PathProbes(Component):
             return
         answered = session.paths.on_pong(pong.tx, now)
         if answered is not None:
+            if pong.observed is not None:
+                session.paths.keepalive.answered(pong.observed)
             self._context.credit.answered(answered.path, now)
             self._context.sealer.doubt.settle()
         connection = session.connection

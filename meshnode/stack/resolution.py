@@ -50,6 +50,7 @@ class Resolution(Component):
             now=context.clock.monotonic(),
             wall=context.clock.wall(),
             seed_role=context.settings.seed_role,
+            leaf=context.settings.leaf,
             is_linked=lambda peer: context.peers.connection(peer) is not None,
         )
         self.resolver.is_barred = dht.records.is_barred = lambda peer: context.is_barred(peer)

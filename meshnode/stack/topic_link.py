@@ -31,7 +31,9 @@ class TopicLink(Component):
         self._gossip = gossip
         guard = context.guard
         access = Access(guard.joins, lambda peer, name: guard.ask(Act.PUBLISH, peer, name).allowed)
-        self.topics = Topics(context.identity, context.rng, context.metrics, gossip.status, self._groups_of, access)
+        self.topics = Topics(
+            context.identity, context.rng, context.metrics, gossip.status, self._groups_of, access, context.is_leaf
+        )
         self._streams = TopicStreams(context, self._on_message, self.topics.on_busy, self.topics.on_drained)
         self._timer = context.timers.timer(self._tick)
         self._release_timer = context.timers.at(context.clock.monotonic() + RELEASE_S, self._release)

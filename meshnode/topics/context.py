@@ -35,7 +35,7 @@ class TopicContext:
     """Identity, membership, connections and effects of the node.
 
     ``status`` asks the membership, ``groups_of`` those of the source of a linked peer, ``access`` what members
-    may do with a topic.
+    may do with a topic. ``is_leaf`` tells which nodes carry nothing for others.
     """
 
     identity: Identity
@@ -44,12 +44,23 @@ class TopicContext:
     status: Callable[[NodeId], Status]
     groups_of: Callable[[NodeId], Groups]
     access: Access = FREE
+    is_leaf: Callable[[NodeId], bool] = lambda peer: False
     timers: Timers = field(default_factory=Timers)
     links: Links = field(default_factory=Links)
     subscribers: Subscribers = field(default_factory=Subscribers)
     effects: list[Effect] = field(default_factory=list)
     names: dict[bytes, str] = field(default_factory=dict)  # of the topics that are joined here, by scope
     wall_offset: float = 0.0  # seconds from monotonic to Unix time
+
+    def carriers(self, members: list[NodeId]) -> list[NodeId]:
+        """Return the members to link to: those that carry messages on, and for a leaf one, connected if one is.
+
+        Where all others are leaves they carry for each other.
+        """
+        found = [peer for peer in members if not self.is_leaf(peer)]
+        if not found or not self.is_leaf(self.identity.id):
+            return found or members
+        return sorted(found, key=lambda peer: (peer not in self.links.up, peer.raw))[:1]
 
     def send(self, peer: NodeId, message: Message) -> None:
         """Send a message over the link to a peer."""

@@ -133,7 +133,7 @@ class Neighbours:
         """
         links = self._context.links
         members = [peer for peer in self._context.members(self._scope) if not links.is_avoided(peer, now)]
-        self.wanted = dict.fromkeys(self._overlay.choose(members))
+        self.wanted = dict.fromkeys(self._overlay.choose(self._context.carriers(members)))
         for peer in self.wanted:
             if peer not in links.up:
                 self._context.effects.append(Dial(peer))

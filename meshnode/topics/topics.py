@@ -47,8 +47,9 @@ class Topics:
         status: Callable[[NodeId], Status],
         groups_of: Callable[[NodeId], Groups] = lambda peer: (peer,),
         access: Access = FREE,
+        is_leaf: Callable[[NodeId], bool] = lambda peer: False,
     ) -> None:
-        self._context = TopicContext(identity, rng, metrics, status, groups_of, access)
+        self._context = TopicContext(identity, rng, metrics, status, groups_of, access, is_leaf)
         self._topics: dict[str, JoinedTopic] = {}
         self._by_scope: dict[bytes, JoinedTopic] = {}
 

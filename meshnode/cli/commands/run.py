@@ -48,6 +48,7 @@ def _node_options(command: F) -> F:
             metavar="any|ID",
             help="A node that may connect; repeatable  [default: any]",
         ),
+        click.option("--role", type=click.Choice(["node", "leaf"]), help="leaf: at the mesh's edge  [default: node]"),
         click.option("--no-mdns", is_flag=True, help="Neither announce nor look on the LAN."),
         click.option("--no-port-mapping", is_flag=True, help="Ask the router for no port mapping."),
         click.option("--verbose", "-v", is_flag=True, help="Say more on stderr."),

@@ -27,6 +27,7 @@ REFRESH_S, MAX_REFRESH_S = 900.0, 3_600.0  # twice as long each time that no con
 FAR_REFRESH_S = 14_400.0  # of a range that lost no contact; what asks this node fills it too
 ALIVE_S = 30.0  # after a contact's last request: it may not answer, and is no dead one
 LIAR_S = 3_600.0
+LEAF_S = 7_200.0  # in which a leaf renews its record
 FIRST_CHECK_S, LEAST_CHECK_S, MAX_CHECK_S = 300.0, 60.0, 3_600.0  # after which a silent contact is pinged
 CHECK_GROWS, CHECK_SHRINKS = 1.05, 0.65  # with each answer, with each silence: in balance where one in ten is dead
 CHECK_PAUSE_S = 0.5  # between two checks
@@ -52,7 +53,10 @@ class Contacts:
         shared: Shared,
         lookups: Lookups,
         on_new: Callable[[Contact, float], None],
+        *,
+        leaf: bool = False,
     ) -> None:
+        self.is_leaf = leaf
         self.last_heard = float("-inf")
         self._shared = shared
         self._table = shared.table
@@ -70,7 +74,8 @@ class Contacts:
         """Begin the periodic upkeep."""
         shared = self._shared
         shared.timers.at(now + REVIVE_S, self._revive)
-        shared.timers.at(now + shared.jittered(LEAST_CHECK_S), self._check)
+        if not self.is_leaf:  # which finds out about its contacts when it needs them
+            shared.timers.at(now + shared.jittered(LEAST_CHECK_S), self._check)
 
     # ---- peers that may become contacts
 
@@ -141,7 +146,8 @@ class Contacts:
             self._on_new(contact, now)
         if not self._joined:
             self._joined = True
-            Joining(self._shared, self._lookups, now)
+            if not self.is_leaf:
+                Joining(self._shared, self._lookups, now)
         if known is None:
             self._lookups.on_contact(now)
 
@@ -203,6 +209,10 @@ class Contacts:
         if self._table.failed(peer, evict=self.last_heard > contact.failing_since and not is_slow):
             self._shared.metrics.count(EVICTED)
             self._past[peer] = addr
+
+    def on_leaf(self, peer: NodeId, now: float) -> None:
+        """Take a node out that answers nothing, for as long as its record may hold."""
+        self._table.ban(peer, now + LEAF_S)
 
     def on_liar(self, peer: NodeId, now: float) -> None:
         """Take a node out that answered with what no honest one holds, for ``LIAR_S``."""

@@ -53,6 +53,7 @@ CHANGED_AFTER_S, MAX_CHANGED_AFTER_S = 0.25, 8.0  # changed contacts are on disk
 MALFORMED = describe("dht_malformed", "DHT bodies dropped: not a message")
 BAD_CONTACTS = describe("dht_bad_contacts", "DHT answers dropped: too many contacts, or undialable ones")
 FROM_SELF = describe("dht_from_self", "DHT bodies dropped: from our own id")
+NOT_SERVED = describe("dht_leaf_asked", "DHT requests dropped: this node is a leaf, which stores and answers nothing")
 BAD_SOURCE = describe("dht_bad_source", "DHT bodies dropped: a source address that no node can have")
 
 _dialable = lru_cache(maxsize=4096)(is_dialable)
@@ -63,6 +64,7 @@ class Dht:
 
     ``now`` is monotonic seconds, ``wall`` Unix seconds; a node with the ``seed_role`` stores more records for others.
     ``is_linked`` tells which peers have a live connection: their records and watches are not displaced by newcomers'.
+    A ``leaf`` asks and publishes, and answers nothing: it is no contact of others, and looks after few of its own.
     ``has_price`` tells which ids were paid for: records are stored at the nearest of these too, and lookups ask them.
     """
 
@@ -76,6 +78,7 @@ class Dht:
         now: float = 0.0,
         wall: float = 0.0,
         seed_role: bool = False,
+        leaf: bool = False,
         is_linked: Callable[[NodeId], bool] = lambda peer: False,
         has_price: Callable[[NodeId], bool] = has_price,
     ) -> None:
@@ -92,11 +95,18 @@ class Dht:
         )
         self._announcer = Announcer(shared, self._lookups.find, self._lookups.check)
         self._watching = Watching(shared, self._lookups.get)
-        self._contacts = Contacts(shared, self._lookups, self._on_contact)
-        Refresh(shared, self._lookups, self._cull, self._announcer.spread).start(now)
+        self._contacts = Contacts(shared, self._lookups, self._on_contact, leaf=leaf)
+        if not leaf:
+            Refresh(shared, self._lookups, self._cull, self._announcer.spread).start(now)
         answered, failed = self._contacts.answered, self._contacts.failed
         shared.rpcs = Rpcs(shared.timers, entropy, shared.send, metrics, answered, failed, self._contacts.answers)
-        self._holder = Holder(shared, entropy(32), self._watching.on_record, self._contacts.proven)
+
+        def stored(record: EndpointRecord, now: float) -> None:
+            if record.is_leaf:
+                self._contacts.on_leaf(record.id, now)
+            self._watching.on_record(record, now)
+
+        self._holder = Holder(shared, entropy(32), stored, self._contacts.proven)
         self._searches: dict[int, Search | None] = {}
         self._counter = 0
         self._now = now
@@ -128,7 +138,9 @@ class Dht:
             return
         self._contacts.last_heard = now
         self._announcer.on_heard(now)
-        if isinstance(message, REQUESTS):
+        if isinstance(message, REQUESTS) and self._contacts.is_leaf:
+            self._metrics.count(NOT_SERVED)
+        elif isinstance(message, REQUESTS):
             self._holder.answer(sender, src, message, min(size, len(body)), now)
             self._contacts.asked(sender, src, now, only_ping=isinstance(message, Ping))
         elif isinstance(message, Push):

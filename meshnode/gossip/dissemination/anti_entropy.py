@@ -23,6 +23,7 @@ from meshnode.gossip.messages import BUCKETS, Entries, SyncRequest, SyncResponse
 from meshnode.identity.node_id import NodeId
 
 EVERY_S, MAX_EVERY_S = 10.0, 80.0  # between rounds: twice as long each time that the items here are the same
+RARELY_S = 240.0  # the longest wait of a leaf
 SOON_S = 0.25  # until the next exchange with a neighbour whose entries wait here to be taken
 AGAIN_S = 1.0  # until the next exchange when there was more than fitted into one
 EXCHANGE_S = 5.0  # an exchange without a message for this long is over
@@ -64,7 +65,10 @@ class AntiEntropy:
         items: Items,
         lacks: Callable[[bytes], bool],
         now: float,
+        *,
+        rare: bool = False,
     ) -> None:
+        self._longest = RARELY_S if rare else MAX_EVERY_S
         self._rng = rng
         self._timers = timers
         self._metrics = metrics
@@ -249,7 +253,7 @@ class AntiEntropy:
 
     def _round(self, now: float) -> None:
         prints, (before, wait) = self._items.folded(1), self._calm
-        wait = min(MAX_EVERY_S, 2 * wait) if prints == before else EVERY_S
+        wait = min(self._longest, 2 * wait) if prints == before else EVERY_S
         self._calm = prints, wait
         self._timers.at(now + wait * self._rng.uniform(0.8, 1.2), self._round)
         if self._neighbours:

@@ -29,7 +29,7 @@ CROWDED = 1.25  # times the places: above it nodes give theirs up
 class Listing:
     """Whether this node is listed. ``roll`` has the members that are; ``put_out`` publishes this node's entry.
 
-    ``always``: it has to be, however many are.
+    ``always``: it has to be, however many are; ``never``: only when it must.
     """
 
     def __init__(
@@ -40,9 +40,11 @@ class Listing:
         put_out: Callable[[float], object],
         *,
         always: bool = False,
+        never: bool = False,
     ) -> None:
         self.listed = always
         self._always = always
+        self._never = never
         self._rng = rng
         self._timers = timers
         self._roll = roll
@@ -77,7 +79,7 @@ class Listing:
 
     def on_reconciled(self, now: float) -> None:
         """Decide, now that this node has what a neighbour has: at once while few are listed, else a little later."""
-        if self.listed or not self._announced or self._look is not None:
+        if self.listed or self._never or not self._announced or self._look is not None:
             return
         known = self._roll.taken()
         if known < FEW * GOSSIP_LISTED:

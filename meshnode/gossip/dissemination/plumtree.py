@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import GOSSIP_FRAME, GOSSIP_MAX_EARLY, GOSSIP_MAX_HOPS, GOSSIP_MAX_IDS
@@ -48,6 +48,7 @@ def _finds_nothing(item: bytes) -> bytes | None:
 class Plumtree:
     """One tree. Ids are 8 bytes; payloads that are handed in have been verified.
 
+    ``forwards``: what comes from a neighbour goes on to others.
     ``find`` returns older payloads for neighbours that ask; ``ask`` replaces ``graft`` as what is done about awaited
     payloads; ``slack`` postpones that.
     """
@@ -64,6 +65,7 @@ class Plumtree:
         find: Callable[[bytes], bytes | None] = _finds_nothing,
         ask: Callable[[Wanted, float], None] | None = None,
         slack: Callable[[float], float] | None = None,
+        forwards: bool = True,
     ) -> None:
         self.settings = settings or Settings()
         self.eager: dict[NodeId, None] = {}
@@ -74,7 +76,7 @@ class Plumtree:
         self.awaited = Awaited(timers, metrics, waits, ask or self.graft, self.is_linked, slack)
         self._rng = rng
         self._metrics = metrics
-        self._scope = scope
+        self.edge = Edge(forwards)
         self._find = find
         self._early: BoundedDict[bytes, None] = BoundedDict(GOSSIP_MAX_EARLY)
         self._pushes: dict[NodeId, list[tuple[int, bytes]]] = {}
@@ -87,7 +89,7 @@ class Plumtree:
         Payloads for one neighbour share messages.
         """
         for peer, items in self.take_pushes().items():
-            self.effects += [Send(peer, Eager(self._scope, part)) for part in frames(items)]
+            self.effects += [Send(peer, Eager(self.announcements.scope, part)) for part in frames(items)]
         effects = list(self.effects)
         self.effects.clear()
         return effects
@@ -109,11 +111,11 @@ class Plumtree:
 
         A node without eager neighbours takes the link at both ends, so it gets into the tree at once.
         """
-        if self.eager and self.lazy:
+        if self.edge.inner(self.eager) and self.edge.inner(self.lazy):
             self.lazy[peer] = -math.inf
             return
-        if not self.eager:
-            self.effects.append(Send(peer, Graft(self._scope, ())))
+        if not self.edge.inner(self.eager):
+            self.effects.append(Send(peer, Graft(self.announcements.scope, ())))
         self.add(peer)
 
     def unlink(self, peer: NodeId) -> None:
@@ -122,13 +124,15 @@ class Plumtree:
         When it was the last eager one, a lazy one drawn at random becomes eager.
         """
         self.remove(peer)
-        if self.lazy and not self.eager:
-            self.take_link(self._rng.choice(list(self.lazy)))
+        lazy = self.edge.inner(self.lazy)
+        if lazy and not self.edge.inner(self.eager):
+            self.take_link(self._rng.choice(lazy))
 
     def remove(self, peer: NodeId) -> None:
         """Remove a neighbour and what waits for it."""
         self.eager.pop(peer, None)
         self.lazy.pop(peer, None)
+        self.edge.leaves.pop(peer, None)
         self._pushes.pop(peer, None)
         self.announcements.remove(peer)
 
@@ -143,7 +147,7 @@ class Plumtree:
     def take_link(self, peer: NodeId) -> None:
         """Make a link eager at both ends."""
         self.add(peer)
-        self.effects.append(Send(peer, Graft(self._scope, ())))
+        self.effects.append(Send(peer, Graft(self.announcements.scope, ())))
 
     def graft(self, wanted: Wanted, now: float) -> None:
         """Ask for awaited payloads and make those links eager."""
@@ -151,7 +155,7 @@ class Plumtree:
             self._metrics.count(GRAFTS, len(items))
             self.add(peer)
             for i in range(0, len(items), GOSSIP_MAX_IDS):
-                self.effects.append(Send(peer, Graft(self._scope, tuple(items[i : i + GOSSIP_MAX_IDS]))))
+                self.effects.append(Send(peer, Graft(self.announcements.scope, tuple(items[i : i + GOSSIP_MAX_IDS]))))
 
     # ---- payloads
 
@@ -167,7 +171,7 @@ class Plumtree:
         self._note(item, Payload(payload, GOSSIP_MAX_HOPS), now)
         self._early[item] = None
         for peer in (*self.eager, *self.lazy):
-            if peer != source:
+            if peer != source and self.edge.forwards:
                 self.announcements.add(peer, [(GOSSIP_MAX_HOPS, item)], now)
 
     def serve(self, peer: NodeId, items: tuple[bytes, ...]) -> None:
@@ -262,6 +266,8 @@ class Plumtree:
 
     def _spread(self, item: bytes, payload: Payload, source: NodeId | None, now: float, wide: bool) -> None:
         self._note(item, payload, now)
+        if source is not None and not self.edge.forwards:
+            return
         if wide:  # payloads go only over links that both ends take for eager: a second copy prunes its link
             for peer in list(self.lazy):
                 self.add(peer)
@@ -278,12 +284,24 @@ class Plumtree:
     def _prune(self, peer: NodeId, now: float) -> None:
         self.eager.pop(peer, None)
         self.lazy[peer] = now
-        self.effects.append(Send(peer, Prune(self._scope)))
+        self.effects.append(Send(peer, Prune(self.announcements.scope)))
 
     def _note(self, item: bytes, payload: Payload, now: float) -> None:
         self.seen.add(item, now)
         self.awaited.received(item)
         self.recent.add(item, payload, now)
+
+
+class Edge:
+    """The edge of a tree: ``leaves`` are neighbours that pass nothing on, nor does a node that ``forwards`` nothing."""
+
+    def __init__(self, forwards: bool) -> None:
+        self.forwards = forwards
+        self.leaves: dict[NodeId, None] = {}
+
+    def inner(self, peers: Iterable[NodeId]) -> list[NodeId]:
+        """Return the neighbours of a list that pass payloads on."""
+        return [peer for peer in peers if peer not in self.leaves]
 
 
 class Announcements:
@@ -292,7 +310,7 @@ class Announcements:
     def __init__(self, timers: Timers, settings: Settings, scope: bytes, effects: list[Send]) -> None:
         self._timers = timers
         self._settings = settings
-        self._scope = scope
+        self.scope = scope
         self._effects = effects
         self._waiting: dict[NodeId, list[tuple[int, bytes]]] = {}
         self._timer: Timer | None = None
@@ -314,7 +332,7 @@ class Announcements:
         waiting, self._waiting = self._waiting, {}
         for peer, items in waiting.items():
             for i in range(0, len(items), GOSSIP_MAX_IDS):
-                self._effects.append(Send(peer, IHave(self._scope, tuple(items[i : i + GOSSIP_MAX_IDS]))))
+                self._effects.append(Send(peer, IHave(self.scope, tuple(items[i : i + GOSSIP_MAX_IDS]))))
 
 
 def frames(items: list[tuple[int, bytes]]) -> list[tuple[tuple[int, bytes], ...]]:

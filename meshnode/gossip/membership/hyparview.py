@@ -17,6 +17,8 @@ from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timer, Timers
 from meshnode.base.value import state
 from meshnode.gossip.effects import Connect, NeedContacts, NeighbourDown, NeighbourUp, Probe, Release, Send
+from meshnode.gossip.membership import leaves
+from meshnode.gossip.membership.leaves import Leaves
 from meshnode.gossip.membership.neighbours import Neighbours
 from meshnode.gossip.membership.shuffles import Shuffles
 from meshnode.gossip.membership.upkeep import LOST_S, MAX_LOST_S, ROTATE_S, SHUFFLE_S, Upkeep
@@ -50,7 +52,7 @@ class HyParView:
     """The active and the passive view of one node.
 
     ``record`` returns this node's encoded record, ``spare`` the neighbours that may go without harm, ``network_of`` the
-    source network of a linked node.
+    source network of a linked node. ``is_leaf`` tells which nodes are leaves; ``leaf``: this one is.
     """
 
     def __init__(
@@ -63,8 +65,13 @@ class HyParView:
         spare: Callable[[], list[NodeId]],
         now: float,
         network_of: Callable[[NodeId], Hashable] = lambda peer: None,
+        is_leaf: Callable[[NodeId], bool] = lambda peer: False,
+        leaf: bool = False,
     ) -> None:
         self.views = Views(own, rng)
+        self.leaves = Leaves(ACTIVE, is_leaf, leaf)
+        if leaf:
+            self.views.few_below = leaves.URGENT_BELOW
         self.active, self.passive = self.views.active, self.views.passive
         self._effects: list[ViewEffect] = []
         self._neighbours = Neighbours(self.views, rng, spare, self._effects.append, network_of)
@@ -74,7 +81,11 @@ class HyParView:
         self._metrics = metrics
         self._record = record
         self._pending: dict[NodeId, _Pending] = {}
-        self._upkeep = Upkeep(rng, timers, self._fill, lambda: len(self.active) < ACTIVE, self._try_lost, now)
+        self._upkeep = Upkeep(
+            rng, timers, self._fill, lambda: len(self.active) < self.leaves.wanted, self._try_lost, now
+        )
+        if leaf:
+            return
         self._upkeep.every(rng.uniform(0.2, 1.0) * SHUFFLE_S, self._shuffle, 0.2, now)
         self._upkeep.every(rng.uniform(0.5, 1.0) * ROTATE_S, self._rotate, 0.25, now)
 
@@ -88,7 +99,10 @@ class HyParView:
 
     def join(self, contact: Contact, now: float) -> None:
         """Enter the mesh through a node: a Join asks it to start random walks for this one (section 4.2)."""
-        self._want(contact, now, join=True, high=True)
+        if self.leaves.own and len(self.active) + len(self._pending) >= leaves.LINKS:
+            self.views.remember(contact)
+        else:
+            self._want(contact, now, join=True, high=True)
 
     def add_contact(self, contact: Contact, now: float) -> None:
         """Add a node that another source knows: it may become a neighbour when one is needed.
@@ -99,7 +113,9 @@ class HyParView:
         if contact.id in self.active:
             if contact.record:
                 self.active[contact.id] = contact
-        elif not self._upkeep.stopped and self.views.remember(contact):  # lost nodes are tried on their own timer
+        elif self._upkeep.stopped or self.leaves.is_leaf(contact.id):
+            return
+        elif self.views.remember(contact):  # lost nodes are tried on their own timer
             self._upkeep.fill_soon(now, 0.0)
 
     def leave(self, now: float) -> None:
@@ -107,6 +123,8 @@ class HyParView:
         self._upkeep.stop()
         for peer in list(self.active):
             self._neighbours.dismiss(peer, leaving=True)
+        for peer in self.leaves:
+            self._effects.append(Send(peer, Disconnect(True)))
         self._pending.clear()
 
     def forget(self, peer: NodeId, now: float) -> None:
@@ -117,6 +135,7 @@ class HyParView:
         self.passive.pop(peer, None)
         self.views.lost.pop(peer, None)
         self._pending.pop(peer, None)
+        self._effects += self.leaves.part(peer)
         if peer in self.active:
             self._neighbours.dismiss(peer)
             self._upkeep.fill_soon(now, 0.0)
@@ -147,7 +166,7 @@ class HyParView:
 
     def wants(self, peer: NodeId) -> bool:
         """Return whether a link to ``peer`` is of use: it is a neighbour, or was asked to be one."""
-        return peer in self.active or peer in self._pending
+        return peer in self.active or peer in self.leaves or peer in self._pending
 
     # ---- links
 
@@ -165,13 +184,14 @@ class HyParView:
             self._ask(pending)
         elif peer in self.views.lost:
             self.on_alive(peer, now)
-        elif len(self.active) < ACTIVE and not self._upkeep.stopped:
+        elif len(self.active) < self.leaves.wanted and not self._upkeep.stopped and not self.leaves.is_leaf(peer):
             self.views.remember(Contact(peer))
             self._upkeep.fill_soon(now, 0.0)
 
     def on_unlink(self, peer: NodeId, now: float) -> None:
         """Replace a neighbour whose connection is over."""
         self.links.remove(peer)
+        self._effects += self.leaves.part(peer)
         contact = self.active.get(peer)
         if contact is not None:
             self._neighbours.remove(peer)
@@ -203,6 +223,9 @@ class HyParView:
         A walk of ``JOIN_WALK`` steps starts at each other neighbour (paper, section 4.2, algorithm 1).
         """
         if not self.links.allows(peer, now):
+            return
+        if self.leaves.own or self.leaves.is_leaf(peer):
+            self._effects += self.leaves.answer(Contact(peer, message.record), stopped=self._upkeep.stopped)
             return
         known = peer in self.active
         self._neighbours.add(Contact(peer, message.record), self._sync_when_asked(peer), crowd=True)
@@ -236,6 +259,9 @@ class HyParView:
 
         One of high priority, of a node with few neighbours, is granted even when another has to go for it.
         """
+        if self.leaves.own or self.leaves.is_leaf(peer):
+            self._effects += self.leaves.answer(Contact(peer, message.record), stopped=self._upkeep.stopped)
+            return
         has_place = message.high or peer in self.active or len(self.active) < GOSSIP_MAX_ACTIVE
         accepted = has_place and not self._upkeep.stopped
         if accepted:
@@ -269,6 +295,7 @@ class HyParView:
 
         It goes to the passive view, unless it leaves the mesh; another is looked for within 0.2 s.
         """
+        self._effects += self.leaves.part(peer)
         contact = self.active.get(peer)
         if contact is None:
             return
@@ -312,7 +339,7 @@ class HyParView:
         """Ask as many passive members as there are neighbours missing."""
         if self._upkeep.stopped:
             return
-        missing = ACTIVE - len(self.active) - len(self._pending)
+        missing = self.leaves.wanted - len(self.active) - len(self._pending)
         candidates = [c for c in self.passive.values() if c.id not in self._pending]
         self._rng.shuffle(candidates)
         high = self.views.are_few

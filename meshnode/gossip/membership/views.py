@@ -21,11 +21,12 @@ class Views:
         self.passive: dict[NodeId, Contact] = {}
         self.lost: BoundedDict[NodeId, tuple[Contact, float]] = BoundedDict(GOSSIP_MAX_LOST)
         self._rng = rng
+        self.few_below = HIGH_PRIORITY_BELOW
 
     @property
     def are_few(self) -> bool:
         """Whether so few neighbours watch this node that it asks for more with high priority."""
-        return len(self.active) < HIGH_PRIORITY_BELOW
+        return len(self.active) < self.few_below
 
     def remember(self, contact: Contact, sent: tuple[Contact, ...] = ()) -> bool:
         """Put a node into the passive view; returns False when it is in a view already, or this node itself.
