@@ -369,7 +369,7 @@ def test_a_peer_that_published_its_address_is_dialled_there_as_soon_as_its_recor
 def test_the_peers_own_dial_that_was_put_off_is_admitted_when_ours_fails() -> None:
     """This node's dial has precedence, and the peer may have taken it already: until that is clear no second lives."""
     put_off = 0
-    for seed in range(60):
+    for seed in range(120):
         world, _, a, b = _world(seed, jitter=0.06)
         got: list[object] = []
         world.at(world.now + world.rng.uniform(0.0, 0.08), partial(_dial, a, b.id, got))
