@@ -70,6 +70,9 @@ UNKNOWN = describe("gossip_drop_type", "messages ignored: of a type that this ve
 STRANGER = describe("gossip_drop_stranger", "messages dropped: from a peer that is no neighbour")
 BANNED = describe("gossip_drop_banned", "messages dropped: from a peer that is cut off for lying")
 
+# Made once: a union that is written where it is used is built again for each message.
+SCOPED = Eager, IHave, Graft, Prune
+CARRIED_AND_TOLD = Banned, MemberChanged
 NEIGHBOURS_ONLY = {row.kind: row.neighbours_only for row in MESSAGES.values()}
 
 
@@ -189,7 +192,7 @@ class Gossip:
             return
         self.swim.on_heard(peer, now)
         self.members.on_heard(peer)
-        if isinstance(message, Eager | IHave | Graft | Prune) and message.scope:
+        if isinstance(message, SCOPED) and message.scope:
             self.metrics.count(UNKNOWN)  # not of the whole mesh: a later version may have a meaning for it
         elif NEIGHBOURS_ONLY[type(message)] and not (peer in self.hyparview.active or peer in self.hyparview.leaves):
             self.metrics.count(STRANGER)
@@ -245,8 +248,12 @@ class Gossip:
         In order, but for changes of members, which come first: one message may bring a node's service before its member
         entry, and a node is back before its services are.
         """
+        if not self._effects:
+            return []
         effects, self._effects = self._effects, []
-        return sorted(effects, key=lambda effect: not isinstance(effect, MemberChanged))
+        if len(effects) > 1:
+            effects.sort(key=_comes_after)
+        return effects
 
     def join(self, contact: Contact, now: float) -> None:
         """Enter the mesh through a known node; nothing happens for this node itself and for a banned one."""
@@ -452,5 +459,9 @@ class Gossip:
         wire = WIRING.get(type(effect))
         if wire is not None:
             wire(self, effect, now)
-        if wire is None or isinstance(effect, Banned | MemberChanged):
+        if wire is None or isinstance(effect, CARRIED_AND_TOLD):
             self._effects.append(cast(Effect, effect))
+
+
+def _comes_after(effect: Effect) -> bool:
+    return not isinstance(effect, MemberChanged)

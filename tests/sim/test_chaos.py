@@ -1,4 +1,7 @@
-"""A few seeds of ``./dev chaos``, whose names say how to repeat them; and proof that the check can fail."""
+"""A few seeds of ``./dev chaos``, whose names say how to repeat them; and proof that the check can fail.
+
+After a change of gossip more of them are run by hand: ``./dev chaos --seeds 200``.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,10 @@ from meshnode.gossip.membership.accusations import Accusations
 from meshnode.gossip.membership.reputation import Reputation
 from tests.sim.gossip_sim import GossipNet
 
+FOUND = (248, 279, 293, 373)  # what broke once
 
-@pytest.mark.parametrize("seed", range(30))
+
+@pytest.mark.parametrize("seed", [*range(8), *FOUND])
 def test_the_invariants_hold_under_everything_at_once(seed: int) -> None:
     assert one(seed)[1] == "", f"repeat with: ./dev chaos --seed {seed}"
 

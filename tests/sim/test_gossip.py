@@ -148,7 +148,7 @@ def test_a_seed_names_every_message_of_a_run_in_any_process() -> None:
 
 
 def test_a_mesh_of_more_members_than_are_listed_agrees_under_churn_on_the_living() -> None:
-    found = churn(250, places=64)
+    found = churn(160, places=64)
     assert found["connected"]
     assert found["newcomers_listed"] == 0, "the list was full when they came"
     assert found["wrong"] == 0, "each node takes each member for what it is"

@@ -88,9 +88,10 @@ class Plumtree:
 
         Payloads for one neighbour share messages.
         """
-        for peer, items in self.take_pushes().items():
-            self.effects += [Send(peer, Eager(self.announcements.scope, part)) for part in frames(items)]
-        effects = list(self.effects)
+        if self._pushes:
+            for peer, items in self.take_pushes().items():
+                self.effects += [Send(peer, Eager(self.announcements.scope, part)) for part in frames(items)]
+        effects = self.effects.copy()
         self.effects.clear()
         return effects
 
