@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Hashable
 
+from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import GOSSIP_MAX_ACTIVE, GOSSIP_MAX_PASSIVE, GOSSIP_MAX_PENDING
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timer, Timers
@@ -29,6 +30,8 @@ from meshnode.identity.node_id import NodeId
 
 ACTIVE = 6
 JOIN_WALK, PASSIVE_WALK = 6, 3  # steps: ARWL, PRWL of the paper
+PARTED_S = 5.0  # one that has parted from this node has no room; others are asked first
+NEVER = float("-inf")
 RECONCILE_S = 0.5  # a node that has just joined reconciles with its contact, not with all neighbours at once
 ANSWER_S = 5.0  # for a Neighbour to be answered, the dial included
 
@@ -81,6 +84,7 @@ class HyParView:
         self._metrics = metrics
         self._record = record
         self._pending: dict[NodeId, _Pending] = {}
+        self._parted: BoundedDict[NodeId, float] = BoundedDict(GOSSIP_MAX_PASSIVE)  # and when
         self._upkeep = Upkeep(
             rng, timers, self._fill, lambda: len(self.active) < self.leaves.wanted, self._try_lost, now
         )
@@ -300,6 +304,7 @@ class HyParView:
         if contact is None:
             return
         self._neighbours.remove(peer)
+        self._parted.put(peer, now)
         if not message.leaving:
             self.views.remember(contact)
         self._upkeep.fill_soon(now, self._rng.uniform(0.0, 0.2))
@@ -343,6 +348,10 @@ class HyParView:
         candidates = [c for c in self.passive.values() if c.id not in self._pending]
         self._rng.shuffle(candidates)
         high = self.views.are_few
+        others = [c for c in candidates if now - self._parted.get(c.id, NEVER) > PARTED_S]
+        if missing > 0 and candidates and not others and high:  # in a crowd all ask the seeds, which they all know
+            self._effects.append(NeedContacts())
+        candidates = others or candidates[:1]
         for contact in candidates[: max(0, missing)]:
             self._want(contact, now, high=high)
         if missing > 0 and not candidates and not self._pending:
