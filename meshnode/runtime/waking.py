@@ -101,12 +101,13 @@ class Permission:
 
 @value
 class Sleepers:
-    """Parts of the stack that a waker needs: dials, records, and where the record of an answer goes."""
+    """Parts of the stack that a waker needs: dials, records, where an answer's record goes, and ``Context.ran``."""
 
     dial: Callable[[NodeId], Coroutine[Any, Any, Connection]]
     record: Callable[[NodeId], EndpointRecord | None]
     own: Callable[[], EndpointRecord | None]
     offer: Callable[[bytes], None]
+    ran: Callable[[], float]
 
 
 class Waker:
@@ -129,7 +130,7 @@ class Waker:
         """
         dial = self._loop.create_task(self._peers.dial(peer))
         try:
-            await asyncio.wait((dial,), timeout=WAKE_AFTER_S)
+            await self._listen(dial)
             if not _is_silent(dial) or not self._wake(peer):
                 return await dial
             until = self._loop.time() + WAKE_S
@@ -151,12 +152,18 @@ class Waker:
         """
         task, heard = self._loop.create_task(opening), link.bytes_in
         try:
-            await asyncio.wait((task,), timeout=WAKE_AFTER_S)
+            await self._listen(task)
             if not task.done() and link.bytes_in == heard:
                 self._wake(link.peer)
             return await task
         finally:
             task.cancel()
+
+    async def _listen(self, task: asyncio.Task[T]) -> None:
+        """Wait until it is done, for ``WAKE_AFTER_S`` of time in which this process runs and can hear the peer."""
+        until = self._peers.ran() + WAKE_AFTER_S
+        while not task.done() and (left := until - self._peers.ran()) > 0:
+            await asyncio.wait((task,), timeout=left)
 
     def _wake(self, peer: NodeId) -> bool:
         """Begin to wake a peer, or wait for an earlier request of the last moments; False when it cannot be woken."""

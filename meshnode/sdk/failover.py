@@ -349,5 +349,5 @@ def _make_waker(runtime: Runtime) -> Waker:
         stack.resolution.offer(encoded, "wake", runtime.clock.monotonic())
         runtime.driver.on_dirty()
 
-    sleepers = Sleepers(runtime.connect, stack.resolution.cached, lambda: stack.record, offer)
+    sleepers = Sleepers(runtime.connect, stack.resolution.cached, lambda: stack.record, offer, stack.context.ran)
     return Waker(Permission(runtime.config.wake_allow), sleepers, runtime.tasks.spawn, runtime.metrics)

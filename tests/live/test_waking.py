@@ -11,6 +11,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,7 +26,9 @@ from cryptography.x509.oid import NameOID
 
 from meshnode import Config, MeshReader, MeshWriter, Node, NodeId
 from meshnode.base.limits import MAX_WAKE_ANSWER
+from meshnode.base.metrics import Metrics
 from meshnode.runtime import waking
+from meshnode.runtime.waking import Sleepers, Waker
 from tests.given_time import wait_for, within
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "functions"
@@ -301,6 +304,20 @@ async def test_a_peer_that_answers_is_not_woken(tmp_path: Path, platform: Platfo
             assert await wait_for(_call(node, peer.id), DEADLINE_S) == b"hello"
             await asyncio.sleep(SILENT_S)
     assert platform.connections == 0
+
+
+async def test_time_in_which_the_caller_did_not_run_is_no_silence_of_the_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshnode.runtime.waking.WAKE_AFTER_S", 0.01)
+    late = 0.0
+    unused: Any = None
+    sleepers = Sleepers(unused, unused, unused, unused, lambda: time.monotonic() - late)
+    waker = Waker(unused, sleepers, unused, Metrics())
+    hearing = asyncio.create_task(waker._listen(asyncio.ensure_future(asyncio.sleep(3600))))
+    began = time.monotonic()
+    await asyncio.sleep(0)
+    late = 0.3
+    await hearing
+    assert time.monotonic() - began > 0.3
 
 
 async def test_a_peer_is_asked_once_however_often_programs_call_it(
