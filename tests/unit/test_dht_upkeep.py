@@ -238,6 +238,15 @@ def test_an_unknown_asker_is_asked_back_unless_its_token_proves_its_address() ->
         assert (asker.id in dict(node.dht.contacts())) is stores
 
 
+def test_the_ping_that_asks_whether_a_contact_lives_is_short() -> None:
+    net = build(3, 6)
+    node = net.nodes[0]
+    net.now += 2 * FIRST_CHECK_S
+    node.dht.tick(net.now, net.wall())
+    sent = [e.body for e in node.dht.take_effects() if isinstance(e, SendSealed)]
+    assert [len(body) for body in sent if isinstance(decode_message(body), Ping)] == [32]
+
+
 def test_a_ping_of_an_unknown_node_is_answered_and_no_more() -> None:
     net = build(3, 6)
     replies = _tell(net, net.nodes[0], _identity(9), Ping(TX))

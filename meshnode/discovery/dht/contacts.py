@@ -265,7 +265,8 @@ class Contacts:
                     self._hear_any(now)
 
         contact.checked_at = now
-        self._shared.rpcs.call(peer, addr, Ping, now, alive, silent)
+        # a peer that gave a token knows this node, and does not ask back: the ping may be short
+        self._shared.rpcs.call(peer, addr, Ping, now, alive, silent, shown=contact.token)
 
     def moved(self, now: float) -> None:
         """Ping the nearest contacts and the seeds from this node's new address.
