@@ -309,7 +309,7 @@ def _excused(
             return True
     if store.get(entry.key) is not None:  # it would take the newer one; but a full node between them holds that back
         return not any(_holds(net.by_id[peer], entry) for peer in node.gossip.hyparview.active)
-    if not store._of_kind(entry.kind).has_room or age_of(entry) <= store.gone.lost_floors.get(entry.key, (-1, b"")):
+    if not store.places(entry.kind).has_room or age_of(entry) <= store.gone.lost_floors.get(entry.key, (-1, b"")):
         return True  # it, or what replaced it, has given way or may do so
     own = [e for e in store._of_origin.get(entry.origin, ()) if e.kind == entry.kind]
     full = len(own) >= NARROW["GOSSIP_MAX_PER_ORIGIN"]

@@ -282,6 +282,10 @@ class Names:
         self._pins.move_to_end(label)
         return pinned
 
+    def is_pinned(self, label: str) -> bool:
+        """Return whether a name was used here, and means the node that it meant then or an error."""
+        return label in self._pins
+
     def name_of(self, node: NodeId, wall: float) -> str:
         """Return the name that a node holds, or held when it left; "" when it has none.
 

@@ -40,6 +40,7 @@ def describe_node(runtime: Runtime, services: list[str]) -> Json:
         "mdns": sources.get("mdns", {"on": False}),
         "sources": sources,
         "gossip": stack.gossip.summary() if stack.gossip is not None else None,
+        "offers": stack.registry.offers.summary() if stack.registry is not None else None,
         "engine": stack.context.engines.name,
         "post_quantum": config.post_quantum,
         "engine_refused": refused.get(FAST) if config.engine == "auto" else None,

@@ -10,7 +10,8 @@ node is named as trusted, a service is the single node that offered it when it w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from meshnode.base.metrics import describe
@@ -20,7 +21,6 @@ from meshnode.errors import (
     InvalidId,
     MeshError,
     NameChanged,
-    NodeClosed,
     NotFound,
     PeerRestarted,
     PeerSilent,
@@ -36,6 +36,7 @@ from meshnode.sdk.connection import Connection
 from meshnode.sdk.datagrams import Datagrams
 from meshnode.sdk.rivals import Rivals, Trust, Use
 from meshnode.sdk.streams import MeshStream
+from meshnode.sdk.waits import Waits
 
 if TYPE_CHECKING:
     from meshnode.directory.announcement import Instance
@@ -47,8 +48,6 @@ T = TypeVar("T")
 
 ANY = "any"
 
-FIND_YOUNG_S, FIND_S = 4.0, 0.6  # how long to wait for an unknown name: a young node has much to hear yet
-YOUNG_S = 15.0
 SETTLE_S = 0.3  # a young node waits so long for a second provider before it takes the first one for the only one
 OPEN_S = 10.0
 HEDGE_S, MAX_HEDGE_S = 0.1, 0.4  # an instance that hesitates for 3 round trips (within these) gets company
@@ -71,9 +70,8 @@ class Failover:
         self._runtime = runtime
         self._registry = runtime.stack.registry
         self._loop = asyncio.get_running_loop()
-        self._born = self._loop.time()
+        self._waits = Waits(runtime)
         self._waker = _make_waker(runtime) if runtime.config.wake_allow else None
-        self._waiters: dict[asyncio.Future[None], None] = {}
         self._rivals: Rivals | None = None
         if self._registry is not None:
             self._rivals = Rivals(runtime, self._registry)
@@ -93,12 +91,15 @@ class Failover:
             return label
         if self._registry is None:
             raise InvalidId(f"{quoted(peer)} is a name, and names are found by gossip, which is off here", hint=ID_FORM)
-        registry, deadline = self._registry, self._deadline()
+        registry, deadline = self._registry, self._waits.deadline()
+        seek = partial(registry.seek_name, label)
+        if not registry.names.is_pinned(label):  # this use pins it, and gossip may not have told of all
+            await self._waits.searched(seek)
         while True:
             try:
                 return registry.names.resolve(label, self._runtime.clock.wall())
             except (NotFound, NameChanged):  # the pin may be known before the claims are
-                if not await self._news(deadline):
+                if not await self._waits.news(deadline, seek):
                     raise
             finally:
                 registry.drain(self._loop.time())
@@ -111,47 +112,22 @@ class Failover:
 
     async def find(self, name: str) -> list[Instance]:
         """The same in the order in which ``open`` tries them; waits a moment while there are none."""
-        deadline = self._deadline()
+        deadline = self._waits.deadline()
         while not self.instances(name):
-            if self._registry is None or not await self._news(deadline):
+            if self._registry is None or not await self._waits.news(
+                deadline, partial(self._registry.seek_service, name)
+            ):
                 return []
         assert self._registry is not None
         return self._registry.choose(name, self._loop.time())
 
     def on_news(self) -> None:
         """Wake every call that waits for a service or a name: the directory or a name has changed."""
-        waiters, self._waiters = self._waiters, {}
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._waits.on_news()
 
     def close(self) -> None:
         """End the waits for news: the node was closed."""
-        waiters, self._waiters = self._waiters, {}
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_exception(NodeClosed("the node was closed meanwhile"))
-
-    def _deadline(self) -> float:
-        """Return until when an unknown name is waited for, as ``Context.ran`` counts."""
-        return self._runtime.stack.context.ran() + (
-            FIND_YOUNG_S if self._loop.time() - self._born < YOUNG_S else FIND_S
-        )
-
-    async def _news(self, deadline: float) -> bool:
-        """Wait for the next change; False when it does not come in time."""
-        while (left := deadline - self._runtime.stack.context.ran()) > 0:
-            waiter: asyncio.Future[None] = self._loop.create_future()
-            self._waiters[waiter] = None
-            try:
-                async with asyncio.timeout(left):
-                    await waiter
-            except TimeoutError:
-                continue
-            finally:
-                self._waiters.pop(waiter, None)
-            return True
-        return False
+        self._waits.close()
 
     # ---- opening
 
@@ -171,7 +147,7 @@ class Failover:
         registry = self._registry
         if registry is None:
             raise NotFound("services are found by gossip, which is off here", hint="name the node too: open(id, name)")
-        find_by, give_up = self._deadline(), self._runtime.stack.context.ran() + OPEN_S
+        find_by, give_up = self._waits.deadline(), self._runtime.stack.context.ran() + OPEN_S
         use = name, await self._trust(name, trusted, find_by)
         attempts: dict[asyncio.Task[T], NodeId] = {}
         tried: dict[NodeId, None] = {}
@@ -185,9 +161,11 @@ class Failover:
                         self._runtime.metrics.count(HEDGES)
                     attempts[self._loop.create_task(kind.begin(fresh[0].node, name))] = fresh[0].node
                 elif not attempts:
+                    if error is not None and not _has_more(use, tried):
+                        raise error
                     await self._wait_for_another(name, find_by, error, bool(trusted) and use[1] is not None)
                     continue
-                wait = self._hedge_after(fresh[0]) if len(fresh) > 1 else give_up - self._runtime.stack.context.ran()
+                wait = self._patience(use, fresh, tried, give_up - self._runtime.stack.context.ran())
                 done, _ = await asyncio.wait(attempts, timeout=max(0.0, wait), return_when=asyncio.FIRST_COMPLETED)
                 outcome = self._first_opened(kind, done, attempts, use)
                 if isinstance(outcome, tuple):
@@ -214,12 +192,15 @@ class Failover:
         """Return the node that a service means here; waits a moment while there is none."""
         registry = self._registry
         assert registry is not None
-        settled = registry.providers.pinned(name) is not None or self._loop.time() - self._born >= YOUNG_S
+        seek = partial(registry.seek_service, name)
+        settled = registry.providers.pinned(name) is not None or not self._waits.is_young
+        if registry.providers.pinned(name) is None:  # gossip may not have told of all
+            await self._waits.searched(seek)
         while True:
             try:
                 found = registry.provider(name, self._loop.time())
             except NameChanged:  # the pinned one may be heard of yet
-                if not await self._news(find_by):
+                if not await self._waits.news(find_by, seek):
                     raise
                 continue
             if found is None:
@@ -238,9 +219,15 @@ class Failover:
 
     async def _wait_for_another(self, name: str, find_by: float, error: MeshError | None, trusted: bool) -> None:
         """Every known instance has failed, or there is none: wait for news, else raise what the last one answered."""
+        assert self._registry is not None
+        seek = partial(self._registry.seek_service, name)
         if error is not None:
-            raise error
-        if not await self._news(find_by):
+            if not seek(self._loop.time()):
+                raise error
+            find_by = self._runtime.stack.context.ran()
+        if not await self._waits.news(find_by, seek):
+            if error is not None:
+                raise error
             those = "none of the nodes that are trusted for it" if trusted else "no other node"
             raise NotFound(f"{those} offers {name!r}", hint="`meshnode services` lists what is; is it exposed?")
 
@@ -261,6 +248,17 @@ class Failover:
                 return peer, found
             error = found
         return error
+
+    def _patience(self, use: Use, fresh: list[Instance], tried: dict[NodeId, None], left: float) -> float:
+        """Return how long to wait until another instance is tried beside, or one is looked for in the DHT."""
+        assert self._registry is not None
+        if len(fresh) > 1:
+            return self._hedge_after(fresh[0])
+        if not _has_more(use, tried):
+            return left
+        if fresh:
+            return min(left, self._hedge_after(fresh[0])) if self._registry.may_seek_service() else left
+        return min(left, MAX_HEDGE_S) if self._registry.seek_service(use[0], self._loop.time()) else left
 
     def _hedge_after(self, instance: Instance) -> float:
         if instance.rtt is None:
@@ -338,6 +336,12 @@ class Failover:
 
         if change.status in (Status.GONE, Status.LEFT) and self._rivals is not None:
             self._rivals.on_gone(change.peer)
+
+
+def _has_more(use: Use, tried: Collection[NodeId]) -> bool:
+    """Return whether another node than those that were tried may serve."""
+    trust = use[1]
+    return trust is None or any(peer not in tried for peer in trust)
 
 
 def _make_waker(runtime: Runtime) -> Waker:

@@ -53,7 +53,7 @@ class Running:
             registry.on_service = self._on_service
             registry.on_member = self._on_member
             registry.on_conflict = events.on_conflict
-            registry.on_name = self.failover.on_news
+            registry.on_name = registry.offers.on_end = self.failover.on_news
 
     def _on_service(self, effect: ServiceChanged) -> None:
         self._events.on_service(effect)

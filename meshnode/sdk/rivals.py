@@ -101,11 +101,18 @@ class Rivals:
             rivals = [i.node for i in self._chosen(use) if i.node != peer]
             if any(self._proven.get(rival, 0.0) >= began for rival in rivals):
                 self._cut(peer, use)
-            elif rivals:
+            elif rivals or self._seeks(use, peer):
                 waiting = True
                 self._warm(use, peer)
         if waiting:
             self._loop.call_later(again, self._decide, peer, began, min(MAX_AGAIN_S, again * 1.5))
+
+    def _seeks(self, use: Use, peer: NodeId) -> bool:
+        """Look for another instance, of which gossip may not have told; return whether that is under way."""
+        name, trust = use
+        if trust is not None and trust <= {peer}:
+            return False
+        return self._registry.seek_service(name, self._loop.time())
 
     def _cut(self, peer: NodeId, use: Use) -> None:
         self._registry.directory.experience.on_failed(peer, self._loop.time())

@@ -18,6 +18,7 @@ from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import Connection
 from meshnode.stack.component import Component, Spread
 from meshnode.stack.context import Context
+from meshnode.stack.dht_offers import DhtOffers
 from meshnode.trust.policy import Act
 
 NOT_ALLOWED = describe("names_drop_policy", "claims of names that count for nothing: the policy does not allow them")
@@ -46,6 +47,7 @@ class DirectoryLink(Component):
         self.on_peer_silent: Callable[[NodeId], None] = _ignore
         self._timer = context.timers.timer(self._tick)
         self._draining = False
+        self.offers = DhtOffers(context, gossip, self._take, self._on_expired)
         for kind, fits in ((Kind.SERVICE, is_offer), (Kind.NAME, is_claim)):
             gossip.check(kind, fits)
             gossip.subscribe(kind, self._on_entry)
@@ -104,7 +106,7 @@ class DirectoryLink(Component):
         self.directory.experience.on_heard(connection.peer)
         guard = self._context.guard
         if up and (guard.mesh is not None or guard.local is not None):  # its roles are known now: may it claim a name?
-            for entry in self._gossip.stored(Kind.NAME):
+            for entry in self._all_claims():
                 if entry.origin == connection.peer:
                     self._on_claim(entry, self._context.clock.wall())
         self.drain(now)
@@ -118,7 +120,12 @@ class DirectoryLink(Component):
             self.directory.experience.on_heard(peer)
 
     def _on_entry(self, change: Changed, now: float) -> None:
-        entry, wall = change.entry, self._context.clock.wall()
+        self.offers.on_entry(change, now)
+        self._take(change.entry, now)
+
+    def _take(self, entry: Entry, now: float) -> None:
+        """Handle an offer, or its end, that gossip told or the DHT."""
+        wall = self._context.clock.wall()
         if entry.kind == Kind.SERVICE:
             self.directory.on_entry(entry, wall, now)
         else:
@@ -146,10 +153,13 @@ class DirectoryLink(Component):
     def _on_access_changed(self, now: float) -> None:
         """Look at all claims again."""
         wall = self._context.clock.wall()
-        for entry in self._gossip.stored(Kind.NAME):
+        for entry in self._all_claims():
             self._on_claim(entry, wall)
         self.on_name()
         self.drain(now)
+
+    def _all_claims(self) -> list[Entry]:
+        return [*self._gossip.stored(Kind.NAME), *self.offers.search.found(Kind.NAME)]
 
     def _name_of(self, peer: NodeId) -> str:
         return self.names.name_of(peer, self._context.clock.wall())
@@ -176,6 +186,18 @@ class DirectoryLink(Component):
         """Return the seconds to a peer and back; None without a connection."""
         connection = self._context.peers.connection(peer)
         return connection.engine.rtt() if connection is not None else None
+
+    def seek_service(self, name: str, now: float) -> bool:
+        """Look in the DHT for a service, where gossip may not tell all; return whether a search of it runs now."""
+        return self.offers.seek(Kind.SERVICE, name, now)
+
+    def may_seek_service(self) -> bool:
+        """Return whether the DHT may have services that gossip has not told."""
+        return self.offers.asks(Kind.SERVICE)
+
+    def seek_name(self, label: str, now: float) -> bool:
+        """Look in the DHT for a node's name, as ``seek_service`` does for a service."""
+        return label != self.names.own_name and self.offers.seek(Kind.NAME, label, now)
 
     def instances(self, name: str, now: float) -> list[Instance]:
         """Return the instances of a service that other nodes announce, sorted by id."""

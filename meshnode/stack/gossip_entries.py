@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from meshnode.errors import RateLimited
 from meshnode.gossip import Changed, Contact, Entry, Fault, Gossip, Kind, MemberChanged, Status, parse_member
+from meshnode.gossip.entry import Put
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
 from meshnode.stack.context import Context
@@ -29,6 +30,7 @@ class GossipEntries:
         self._subscribers: dict[int, list[OnEntry]] = {}
         self._expiries: list[Callable[[Entry, float], None]] = []
         self._watchers: list[OnMember] = []
+        self._barred: list[Callable[[NodeId, float], None]] = []
         self._postponed: dict[tuple[Kind, str], tuple[bytes | None, int]] = {}  # bounded: this node's own names are
         self._unlisted: dict[tuple[Kind, str], tuple[bytes | None, int]] = {}  # what only listed members publish
         self._begun_ms = context.clock.wall() * 1000
@@ -78,6 +80,14 @@ class GossipEntries:
         """Return the entries of a kind that are in force, tombstones included."""
         return list(self._core.store.entries(kind))
 
+    def count(self, kind: int) -> int:
+        """Return how many entries of a kind are in force here, tombstones included."""
+        return len(self._core.store.places(kind))
+
+    def is_news(self, entry: Entry) -> bool:
+        """Return whether an entry that came by another way tells more than those that are here, or were."""
+        return self._core.store.judge(entry) in (Put.NEW, Put.FULL)
+
     def add_record(self, record: EndpointRecord, now: float) -> None:
         """Take a node that a source of records has found: it may become a neighbour."""
         self._core.add_contact(Contact(record.id, record.encoded), now)
@@ -93,6 +103,10 @@ class GossipEntries:
     def on_expiry(self, callback: Callable[[Entry, float], None]) -> None:
         """Have ``callback`` called with stored entries of any kind that expired."""
         self._expiries.append(callback)
+
+    def on_barred(self, callback: Callable[[NodeId, float], None]) -> None:
+        """Have ``callback`` called with nodes whose key is revoked."""
+        self._barred.append(callback)
 
     def watch(self, callback: OnMember) -> None:
         """Have ``callback`` called when the believed state of a member changes."""
@@ -112,6 +126,8 @@ class GossipEntries:
             core.store.drop(entry)
             self.on_expired(entry, now)
         core.hyparview.forget(peer, now)
+        for callback in self._barred:
+            callback(peer, now)
         self._carry_out(now)
 
     def lives(self, peer: NodeId) -> bool:

@@ -82,7 +82,7 @@ async def test_nobodys_service_is_not_announced_and_a_private_one_neither(make_n
 async def test_time_in_which_this_process_did_not_run_is_not_waited_for_a_name(
     make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meshnode.sdk.failover.FIND_YOUNG_S", 0.01)
+    monkeypatch.setattr("meshnode.sdk.waits.FIND_YOUNG_S", 0.01)
     node = await make_node()
     finding = asyncio.create_task(node.find("db"))
     began = time.monotonic()

@@ -16,6 +16,7 @@ from meshnode.base.timers import Timers
 from meshnode.discovery.dht.core import Dht
 from meshnode.discovery.dht.effects import ContactsChanged, Found, LookupDone, Proven, RecordPushed, SendSealed
 from meshnode.discovery.dht.kept import Kept
+from meshnode.discovery.dht.statements import OnStored, ignore_stored
 from meshnode.discovery.source import RecordSource, Sink
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
@@ -141,9 +142,9 @@ class DhtSource(RecordSource):
         self.dht.statements.find(key, now, done)
         self._touched()
 
-    def publish_statement(self, key: bytes, encoded: bytes, now: float) -> None:
-        """Store a statement at the nodes nearest to its key."""
-        self.dht.statements.publish(key, encoded, now)
+    def publish_statement(self, key: bytes, encoded: bytes, now: float, done: OnStored = ignore_stored) -> None:
+        """Store a statement at the nodes nearest to its key and the seeds; ``done`` is told how many have taken it."""
+        self.dht.statements.publish(key, encoded, now, done)
         self._touched()
 
     def handle(self, sender: NodeId, body: bytes, source: Addr, size: int, now: float) -> None:

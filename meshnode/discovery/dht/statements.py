@@ -9,12 +9,35 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from meshnode.base.address import Addr
+from meshnode.base.value import state
 from meshnode.discovery.dht.kept import Kept
 from meshnode.discovery.dht.lookup import Lookup
 from meshnode.discovery.dht.lookups import Lookups
 from meshnode.discovery.dht.messages import Reply, Status, Store, Stored
 from meshnode.discovery.dht.shared import R, Shared
 from meshnode.identity.node_id import NodeId
+
+OnStored = Callable[[int, int, float], None]  # how many have taken it, of how many that were asked; when
+
+
+def ignore_stored(taken: int, asked: int, now: float) -> None:
+    """Do nothing with the outcome."""
+
+
+@state
+class _Stores:
+    """STOREs of one statement that are under way."""
+
+    asked: int
+    left: int
+    done: OnStored
+    taken: int = 0
+
+    def on_end(self, taken: bool, now: float) -> None:
+        self.taken += taken
+        self.left -= 1
+        if not self.left:
+            self.done(self.taken, self.asked, now)
 
 
 class StatementSearch:
@@ -32,17 +55,35 @@ class StatementSearch:
         """Look for the statement of a key; what is found goes into the set before ``done`` is told of the end."""
         self._lookups.get(key, now, lambda lookup, then: done(then))
 
-    def publish(self, key: bytes, encoded: bytes, now: float) -> None:
-        """Store a statement at the nodes nearest to its key."""
-        self._lookups.find(key, now, lambda lookup, then: self._found(encoded, lookup, then))
+    def publish(self, key: bytes, encoded: bytes, now: float, done: OnStored = ignore_stored) -> None:
+        """Store a statement at the nodes nearest to its key and the seeds; ``done`` is told how many have taken it."""
+        self._lookups.find(key, now, lambda lookup, then: self._found(encoded, lookup, done, then))
 
-    def _found(self, encoded: bytes, lookup: Lookup, now: float) -> None:
-        for candidate in lookup.closest(R):
-            self._store(candidate.id, candidate.addr, candidate.token, encoded, now, again=True)
+    def _found(self, encoded: bytes, lookup: Lookup, done: OnStored, now: float) -> None:
+        shared = self._shared
+        holders = {candidate.id: (candidate.addr, candidate.token) for candidate in lookup.closest(R)}
+        for seed, addr in shared.seeds.items():
+            holders.setdefault(seed, (addr, shared.token_of(seed, now)))
+        if not holders:
+            done(0, 0, now)
+        stores = _Stores(len(holders), len(holders), done)
+        for peer, (addr, token) in holders.items():
+            self._store(peer, addr, Store(b"", token, encoded), stores, now, again=True)
 
-    def _store(self, peer: NodeId, addr: Addr, token: bytes, encoded: bytes, now: float, *, again: bool) -> None:
+    def _store(self, peer: NodeId, addr: Addr, store: Store, stores: _Stores, now: float, *, again: bool) -> None:
         def answered(reply: Reply, then: float) -> None:
-            if again and isinstance(reply, Stored) and reply.status is Status.NEED_TOKEN:
-                self._store(peer, addr, reply.token, encoded, then, again=False)
+            status = reply.status if isinstance(reply, Stored) else Status.INVALID
+            if again and isinstance(reply, Stored) and status is Status.NEED_TOKEN:
+                self._store(peer, addr, Store(b"", reply.token, encoded), stores, then, again=False)
+            else:
+                stores.on_end(status is Status.OK, then)
 
-        self._shared.rpcs.call(peer, addr, lambda tx: Store(tx, token, encoded), now, answered, lambda then: None)
+        encoded = store.record
+        self._shared.rpcs.call(
+            peer,
+            addr,
+            lambda tx: Store(tx, store.token, encoded),
+            now,
+            answered,
+            lambda then: stores.on_end(False, then),
+        )

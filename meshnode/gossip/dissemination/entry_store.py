@@ -108,7 +108,7 @@ class EntryStore:
     def lacks(self, item: bytes) -> bool:
         """Return whether an entry of this id is to be asked for: it is not here, and was not given up for others."""
         kind = self.gone.given_up.get(item)
-        return self.by_id(item) is None and (kind is None or self._of_kind(kind).has_room)
+        return self.by_id(item) is None and (kind is None or self.places(kind).has_room)
 
     def judge(self, entry: Entry) -> Put:
         """Return what ``put`` would, as far as the key tells: NEW, KNOWN, STALE, or FULL for one that was given up.
@@ -134,7 +134,7 @@ class EntryStore:
         judged = self.judge(entry)
         if judged is not Put.NEW:
             return judged
-        known, places = self.get(entry.key), self._of_kind(entry.kind)
+        known, places = self.get(entry.key), self.places(entry.kind)
         keep = False
         if known is not None:
             keep = places.is_settled(known.id)
@@ -153,7 +153,7 @@ class EntryStore:
 
     def is_known(self, origin: NodeId) -> bool:
         """Return whether an entry of this origin has a place that nothing takes from it."""
-        return any(self._of_kind(entry.kind).is_settled(entry.id) for entry in self._of_origin.get(origin, ()))
+        return any(self.places(entry.kind).is_settled(entry.id) for entry in self._of_origin.get(origin, ()))
 
     def take_effects(self) -> list[Expired]:
         """Return the entries that gave way to others since the last call."""
@@ -215,7 +215,7 @@ class EntryStore:
 
     # ---- inside
 
-    def _of_kind(self, kind: int) -> Places:
+    def places(self, kind: int) -> Places:
         places = self._places.get(kind)
         if places is None:
             limit = GOSSIP_MAX_ACCUSATIONS if kind == Kind.ACCUSATION else self._limit
@@ -260,7 +260,7 @@ class EntryStore:
 
     def _remove(self, entry: Entry) -> None:
         self.buckets.remove(entry)
-        self._of_kind(entry.kind).discard(entry.id)
+        self.places(entry.kind).discard(entry.id)
         name = entry.kind, entry.name
         del self._named[name][entry.origin]
         if not self._named[name]:
