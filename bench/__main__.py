@@ -154,7 +154,7 @@ def _slow(short: bool) -> list[Row]:
 
 
 def _dht(short: bool) -> list[Row]:
-    from bench import dht_lookup
+    from bench import dht_lookup, dht_offers
 
     if short:
         print("dht: the short form is tests/unit/test_dht_mesh.py", file=sys.stderr)
@@ -164,6 +164,11 @@ def _dht(short: bool) -> list[Row]:
         found = dht_lookup.measure(condition, 1_000, 60)
         rows.append((f"1,000 nodes, {condition}: lookup p95, ms", found["p95_ms"], 500, False))
         rows.append((f"1,000 nodes, {condition}: right of 60", found["right"], 60, True))
+    for condition in dht_offers.CONDITIONS:
+        found = dht_offers.measure(condition)
+        rows.append((f"services in 1,000 nodes, {condition}: found of 60", found["found"], 60, True))
+        rows.append((f"services in 1,000 nodes, {condition}: p95, ms", found["p95_ms"], 1_000, False))
+        rows.append((f"services in 1,000 nodes, {condition}: datagrams a search", found["datagrams"], 100, False))
     return rows
 
 
