@@ -438,9 +438,8 @@ SERVICE_MAX_META = 16  # pairs of an instance's metadata
 SERVICE_MAX_META_TEXT = 128  # characters of a key, and of a value
 SERVICE_MAX_OWN = 48  # announced by one node: gossip stores 64 entries of an origin; topics need 12, others 4
 OFFERS_BY_GOSSIP = 512  # services, or names, that all nodes keep: above it they are published in the DHT too
-DHT_MAX_OFFERS_FOUND = 512  # that the DHT told and gossip has not; x about 900 B; the longest known go first
+DHT_MAX_OFFERS_FOUND = 512  # that the DHT told and gossip has not; x about 900 B; and names whose last search is known
 MAX_OFFER_SEARCHES = 16  # in the DHT at once; x 30 requests: a program that asks for ever new names waits
-MAX_OFFERS_SOUGHT = 512  # names whose last search is remembered
 DIRECTORY_MAX_OFFERS = 2_560  # instances remembered, all that gossip and the DHT told; x about 900 B = 2.3 MB
 DIRECTORY_MAX_SHUNNED = 1_024  # instances that failed a short time ago; x about 150 B
 DIRECTORY_MAX_STICKY = 256  # names whose last instance is remembered

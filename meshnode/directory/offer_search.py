@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from meshnode.base.bounded import BoundedDict
-from meshnode.base.limits import DHT_MAX_OFFERS_FOUND, MAX_OFFER_SEARCHES, MAX_OFFERS_SOUGHT
+from meshnode.base.limits import DHT_MAX_OFFERS_FOUND, MAX_OFFER_SEARCHES
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.value import state, value
 from meshnode.directory.announcement import is_offer
@@ -81,7 +81,7 @@ class OfferSearch:
         self._is_news = is_news
         self._is_barred = is_barred
         self._running: dict[bytes, _Running] = {}
-        self._ended: BoundedDict[bytes, float] = BoundedDict(MAX_OFFERS_SOUGHT)
+        self._ended: BoundedDict[bytes, float] = BoundedDict(DHT_MAX_OFFERS_FOUND)
         self._found: BoundedDict[Key, Entry] = BoundedDict(DHT_MAX_OFFERS_FOUND)
         self._effects: list[Effect] = []
 
