@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.base.limits import NAMES_MAX_PINS, NAMES_MAX_RIVALS
+from meshnode.base.limits import NAMES_MAX_CLAIMS, NAMES_MAX_PINS, NAMES_MAX_RIVALS
 from meshnode.base.metrics import Metrics
 from meshnode.base.wire import encode
 from meshnode.directory.names import NameConflict, Names, PinsChanged
@@ -184,9 +184,9 @@ def test_a_crowd_of_claimants_costs_little_and_does_not_displace_what_was_there_
     assert A.id in names._claims["laptop"]
     assert len(names._claims["laptop"]) == NAMES_MAX_RIVALS
     assert metrics.counters["names_full"] >= 60
-    for i, signer in enumerate(crowd * 25):
+    for i, signer in enumerate(crowd * 27):
         names.on_entry(_claim(signer, WALL - 50, name=f"n{i}"), WALL)
-    assert names._count <= 2_048
+    assert names._count <= NAMES_MAX_CLAIMS
 
 
 def test_claims_that_have_run_out_make_room_for_a_later_one() -> None:
