@@ -23,6 +23,7 @@ from meshnode.errors import MeshError
 
 if TYPE_CHECKING:
     from meshnode.daemon.carry import Carried
+    from meshnode.daemon.carry_flow import CarriedFlow
     from meshnode.daemon.context import Daemon
 
 Json = dict[str, Any]
@@ -46,7 +47,7 @@ class Request(ABC):
     endless: ClassVar[bool] = False
 
     @abstractmethod
-    def answer(self, daemon: Daemon) -> AsyncIterator[Json | Carried]:
+    def answer(self, daemon: Daemon) -> AsyncIterator[Json | Carried | CarriedFlow]:
         """Yield the results, each a JSON object; a handler may end with a stream that is to be carried.
 
         A MeshError is told to the client with its code, an OSError as what the system refused; anything else that is

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
@@ -34,6 +34,9 @@ from meshnode.runtime.state_files import set_aside
 from meshnode.sdk.node import Node, runtime_of
 from meshnode.services.proxy.book import ProxyBook
 from meshnode.services.registry import ServiceBook
+
+if TYPE_CHECKING:
+    from meshnode.daemon.carry_flow import CarriedFlow
 
 log = logging.getLogger("meshnode.daemon")
 
@@ -146,7 +149,12 @@ class ControlServer:
         if asked.endless:
             await self._answer_while_heard(asked, sock)
         elif (stream := await self._answer(asked, sock)) is not None:
-            await carry(sock, sent, stream)
+            if isinstance(stream, Carried):
+                await carry(sock, sent, stream)
+                return
+            from meshnode.daemon.carry_flow import carry_flow
+
+            await carry_flow(sock, sent, stream)
 
     async def _answer_while_heard(self, asked: Request, sock: socket.socket) -> None:
         """Give an answer without an end: over when the client goes away, which sends no more until then."""
@@ -159,11 +167,11 @@ class ControlServer:
                 task.cancel()
             await asyncio.gather(answering, leaving, return_exceptions=True)
 
-    async def _answer(self, asked: Request, sock: socket.socket) -> Carried | None:
+    async def _answer(self, asked: Request, sock: socket.socket) -> Carried | CarriedFlow | None:
         """Write the results and the end, or the error; return a stream that is to be carried instead of the end."""
         try:
             async for result in asked.answer(self._daemon):
-                if isinstance(result, Carried):
+                if not isinstance(result, dict):
                     return result
                 await _write(sock, {"result": result})
             answer: dict[str, Any] = {"end": True}

@@ -14,6 +14,9 @@ import pytest
 
 import meshnode
 from meshnode import AttachedNode, ConfigError, NodeId, PolicyDenied, Unsupported
+from meshnode.base.limits import FLOW_QUEUE
+from meshnode.daemon.attached.flow import LocalFlow
+from meshnode.errors import FlowClosed, ServiceNotFound
 from meshnode.sdk.streams import MeshWriter
 from tests.given_time import wait_for, within
 from tests.live.cli_node import CliNode, stopping
@@ -171,13 +174,63 @@ async def test_errors_are_those_of_a_node(homes: Homes, there: AttachedNode, her
     await there.serve("closed", echo, [homes.there.id]).started()
     with pytest.raises(PolicyDenied):
         await here.socket("there", "closed")
+    with pytest.raises(ServiceNotFound):
+        await here.datagrams("there", "none")
     with pytest.raises(Unsupported) as found:
-        await here.datagrams("there", "dns")
-    assert "forward" in found.value.hint
-    with pytest.raises(Unsupported):
-        await here.datagrams_any("dns", trusted="any")
-    with pytest.raises(Unsupported):
         here.serve_datagrams("dns", echo, allow=["any"])
+    assert "expose" in found.value.hint
+
+
+class UdpEcho(asyncio.DatagramProtocol):
+    """A target of datagrams."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self.transport.sendto(data, addr)
+
+
+async def test_datagrams_come_whole_and_what_is_too_long_is_told(homes: Homes, here: AttachedNode) -> None:
+    loop = asyncio.get_running_loop()
+    target, _ = await loop.create_datagram_endpoint(UdpEcho, ("127.0.0.1", 0))
+    port = target.get_extra_info("sockname")[1]
+    await asyncio.to_thread(homes.there.ask, "expose", "echoes", f"udp://127.0.0.1:{port}", "--allow", "any")
+    async with await here.datagrams("there", "echoes") as flow:
+        assert (str(flow.peer), flow.service, flow.max_size) == (homes.there.id, "echoes", 1_160)
+        for data in (b"one", os.urandom(flow.max_size)):
+            assert flow.send(data)
+            assert await wait_for(flow.receive(), DEADLINE_S) == data
+        with pytest.raises(ValueError, match="at most 1160 bytes"):
+            flow.send(bytes(flow.max_size + 1))
+        assert not flow.is_closed
+    with pytest.raises(FlowClosed):
+        flow.send(b"late")
+    async with await here.datagrams_any("echoes", trusted="any") as flow:
+        flow.send(b"any")
+        assert await wait_for(flow.receive(), DEADLINE_S) == b"any"
+        await asyncio.to_thread(homes.there.ask, "unexpose", "echoes")
+        with pytest.raises(ConnectionError):
+            await wait_for(flow.receive(), DEADLINE_S)
+    target.close()
+
+
+async def test_datagrams_that_are_not_taken_make_room_for_newer_ones() -> None:
+    ours, its = socket.socketpair()
+    ours.setblocking(False)
+    flow = LocalFlow(ours)
+    told = {"peer": str(NodeId(bytes(32))), "service": "s"}
+    held = flow.begin(told)
+    for number in range(2_000):
+        flow.arrived(number.to_bytes(2, "big") + bytes(1_000))
+    assert held.dropped > 0
+    assert flow.size <= FLOW_QUEUE
+    assert await held.receive() == held.dropped.to_bytes(2, "big") + bytes(1_000)
+    while held.send(bytes(1_160)):
+        pass
+    assert held.unsent == 1
+    held.reset()
+    its.close()
 
 
 async def test_it_has_all_methods_of_a_node_but_those_of_one_that_runs_here(tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-from collections.abc import AsyncGenerator, Iterable, Mapping
+import socket
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from meshnode.base.clock import SystemClock
 from meshnode.config import expanded
@@ -32,8 +33,11 @@ from meshnode.sdk.service import Handler
 from meshnode.sdk.streams import MeshStream, wrap
 
 if TYPE_CHECKING:
+    from meshnode.daemon.attached.flow import LocalFlow
     from meshnode.directory.announcement import Instance
     from meshnode.stack.probe import Pinged
+
+C = TypeVar("C", "ControlSocket", "LocalFlow")
 
 
 class AttachedNode(AttachedPrimitives):
@@ -315,18 +319,23 @@ class AttachedNode(AttachedPrimitives):
 
     async def _carried(self, asked: Request) -> tuple[Stream, tuple[NodeId, NodeId]]:
         """Ask for a stream, and wait until the service has accepted it; with both ends. Raises MeshError."""
+        own = self.id  # before anything is asked
+        control, told = await self._answered(asked, ControlSocket)
+        return control.begin(told), (own, NodeId.parse(told["peer"]))
+
+    async def _answered(self, asked: Request, made: Callable[[socket.socket], C]) -> tuple[C, Json]:
+        """Ask by a connection that carries it then; returns its end here, and the answer. Raises MeshError."""
         if self._is_closed:
             raise NodeClosed("this was closed", hint="attach again")
-        own = self.id  # before anything is asked
         sock = connect(self._home, CONNECT_S)
         sock.setblocking(False)
-        control = ControlSocket(sock)
+        end = made(sock)
+        control = end if isinstance(end, ControlSocket) else end.control
         try:
-            told = await control.ask(asked)
+            return end, await control.ask(asked)
         except BaseException:
             control.close()
             raise
-        return control.begin(told), (own, NodeId.parse(told["peer"]))
 
 
 def attach(home: str | os.PathLike[str] = "~/.meshnode") -> AttachedNode:

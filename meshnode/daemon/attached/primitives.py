@@ -8,20 +8,25 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from meshnode.daemon.attached.parts import AttachedService
 from meshnode.daemon.request import Request
-from meshnode.daemon.requests.services import Connect
-from meshnode.errors import Unsupported
+from meshnode.daemon.requests.services import Connect, Flow
+from meshnode.errors import ConfigError, Unsupported
 from meshnode.identity.node_id import NodeId
 from meshnode.sdk.asyncio_server import ProtocolServer
 from meshnode.sdk.asyncio_transport import driven
 from meshnode.sdk.service import Handler
 
 if TYPE_CHECKING:
+    from socket import socket as Socket
+
+    from meshnode.daemon.attached.flow import LocalFlow
+    from meshnode.daemon.request import Json
     from meshnode.quic.stream import Stream
+    from meshnode.sdk.datagrams import Datagrams
     from meshnode.sdk.sockets import MeshSocket
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
-NO_DATAGRAMS = "the control socket carries streams, and no datagrams"
-INSTEAD = "use `meshnode expose NAME udp://HOST:PORT` and `meshnode forward`, or a node of the program's own"
+NOT_SERVED = "an attached program serves streams, and no datagrams"
+INSTEAD = "use `meshnode expose NAME udp://HOST:PORT`, or a node of the program's own"
 
 
 class AttachedPrimitives:
@@ -44,6 +49,8 @@ class AttachedPrimitives:
             limit: int | None = None,
         ) -> AttachedService:
             """As ``AttachedNode``."""
+
+        async def _answered(self, asked: Request, made: Callable[[Socket], LocalFlow]) -> tuple[LocalFlow, Json]: ...
 
         async def _carried(self, asked: Request) -> tuple[Stream, tuple[NodeId, NodeId]]: ...
 
@@ -117,26 +124,50 @@ class AttachedPrimitives:
 
         return await as_socket(*await self._carried(Connect(f"{peer}/{service}")))
 
-    async def datagrams(self, peer: NodeId | str, service: str) -> NoReturn:
-        """Raise Unsupported: the control socket carries streams.
+    async def datagrams(self, peer: NodeId | str, service: str) -> Datagrams:
+        """Open a flow of datagrams to a service of one node, as ``Node.datagrams``.
 
         Args:
-            peer: Not used.
-            service: Not used.
-        """
-        raise Unsupported(NO_DATAGRAMS, hint=INSTEAD)
+            peer: The node, as for ``open``.
+            service: The service's name there.
 
-    async def datagrams_any(self, service: str, **options: Any) -> NoReturn:
-        """Raise Unsupported: the control socket carries streams.
+        Returns:
+            The flow, as that of ``Node.datagrams``; ``unsent`` counts those that this program was too fast for.
+
+        Raises:
+            NotRunning: The node of this home has stopped.
+            And as ``Node.datagrams``.
+        """
+        return await self._flow(Flow(f"{peer}/{service}"))
+
+    async def datagrams_any(
+        self, service: str, *, trusted: str | NodeId | Iterable[str | NodeId] | None = None
+    ) -> Datagrams:
+        """Open a flow of datagrams to an instance of a service that works, as ``Node.datagrams_any``.
 
         Args:
-            service: Not used.
-            options: Not used.
+            service: The service's name.
+            trusted: The nodes that may serve it, as for ``open_any``.
+
+        Returns:
+            The flow, as ``datagrams``.
+
+        Raises:
+            As ``Node.datagrams_any``, and NotRunning.
         """
-        raise Unsupported(NO_DATAGRAMS, hint=INSTEAD)
+        several = () if trusted is None else (trusted,) if isinstance(trusted, str | NodeId) else tuple(trusted)
+        if "/" in service:
+            raise ConfigError("a service's name has no slash", hint="datagrams(peer, service) is for one node")
+        return await self._flow(Flow(service, tuple(map(str, several))))
+
+    async def _flow(self, asked: Flow) -> Datagrams:
+        from meshnode.daemon.attached.flow import LocalFlow
+
+        flow, told = await self._answered(asked, LocalFlow)
+        return flow.begin(told)
 
     def serve_datagrams(self, name: str, handler: Any, *allowed: Any, **options: Any) -> NoReturn:
-        """Raise Unsupported: the control socket carries streams.
+        """Raise Unsupported: an attached program serves streams.
 
         Args:
             name: Not used.
@@ -144,4 +175,4 @@ class AttachedPrimitives:
             allowed: Not used.
             options: Not used.
         """
-        raise Unsupported(NO_DATAGRAMS, hint=INSTEAD)
+        raise Unsupported(NOT_SERVED, hint=INSTEAD)

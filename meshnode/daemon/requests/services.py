@@ -10,6 +10,7 @@ from meshnode.daemon.request import Json, Request, request
 
 if TYPE_CHECKING:
     from meshnode.daemon.carry import Carried
+    from meshnode.daemon.carry_flow import CarriedFlow
     from meshnode.daemon.context import Daemon
 
 
@@ -157,6 +158,31 @@ class Connect(Request):
             reader, writer = await daemon.node.open(peer, service)
         yield {"peer": str(writer.peer), "service": service}
         yield Carried(reader, writer)
+
+
+@request("flow")
+class Flow(Request):
+    """A flow of datagrams to a service of one node, or of any, carried over the control socket."""
+
+    to: str
+    trusted: tuple[str, ...] = ()
+
+    async def answer(self, daemon: Daemon) -> AsyncIterator[Json | CarriedFlow]:
+        """Yield where it leads (``peer``, ``service``), then the flow itself.
+
+        Raises ConfigError and InvalidId for what is no ``NODE/SERVICE``, and what ``Node.datagrams`` raises.
+        """
+        from meshnode.daemon.carry_flow import CarriedFlow
+        from meshnode.services.registry import parse_service, parse_trusted
+
+        peer, service = parse_service(daemon.in_full(self.to))
+        trusted = parse_trusted(self.to, daemon.trusted(self.trusted))
+        if peer is None:
+            flow = await daemon.node.datagrams_any(service, trusted=trusted or None)
+        else:
+            flow = await daemon.node.datagrams(peer, service)
+        yield {"peer": str(flow.peer), "service": service}
+        yield CarriedFlow(flow)
 
 
 @request("services")
