@@ -202,3 +202,14 @@ def test_a_change_of_a_member_comes_before_what_one_message_brought_ahead_of_it(
     other, back = Send(peer, Prune(b"")), MemberChanged(peer, Status.ALIVE, Status.GONE)
     gossip._effects = [other, back, other]
     assert gossip.take_effects() == [back, other, other]
+
+
+def test_a_node_that_alone_took_another_for_gone_believes_it_alive_when_it_hears_it() -> None:
+    timers = Timers()
+    members = Members(ME.id, timers, Metrics(), lambda: 1.0)
+    peer = NodeId(bytes(31) + b"\x07")
+    members.on_accused(peer, ME.id, 9, 10.0)  # of an incarnation, but its accusation never left this node
+    timers.run(30.0)
+    assert members.is_gone(peer)
+    members.on_heard(peer)
+    assert members.status(peer) is Status.ALIVE

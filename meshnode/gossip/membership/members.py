@@ -119,9 +119,9 @@ class Members:
         self._change(peer, before)
 
     def on_heard(self, peer: NodeId) -> None:
-        """Take a sign of life: it ends a suspicion that this node alone has, about no entry that could be refuted."""
+        """Take a sign of life: it ends a suspicion that this node alone has, for nobody else would refute it."""
         suspect = self._suspects.get(peer)
-        if suspect is not None and suspect.accusers == {self._own: 0}:
+        if suspect is not None and set(suspect.accusers) == {self._own}:
             before = self.status(peer)
             self._clear(peer, suspect)
             self._metrics.count(REFUTED)
