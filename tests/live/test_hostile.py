@@ -168,7 +168,7 @@ def bad_records(identity: Identity) -> dict[str, bytes]:
     good = signed(wall)
     variant = encode([1, bytes(identity.id), 1, int(wall * 1000), 600, [], [], []])
     variant = variant[:1] + b"\x18\x01" + variant[2:]
-    short = encode([1, bytes(identity.id)])
+    short = encode([1, bytes(identity.id), 1, int(wall * 1000), 600, [], []])
     big = encode([1, bytes(identity.id), 1, int(wall * 1000), 600, [], [], ["x" * 990]])
     return {
         "forged": bytes([good[0] ^ 1]) + good[1:],

@@ -57,7 +57,7 @@ def alternate(net: Net, victim: SimNode, count: int, networks: int) -> None:
     """Let so many ids in so many networks ask ``victim``, answer it and be silent by turns."""
 
     def ask(foe: SimNode) -> None:
-        body = encode_message(Ping(net.rng.randbytes(8)), pad_to=160)
+        body = encode_message(Find(net.rng.randbytes(8), victim.id.dht_key), pad_to=160)  # a ping makes no contact
         net._send(foe, SendSealed(victim.id, victim.addr, body))
         net.at(net.now + EVERY_S, lambda: ask(foe))
 
