@@ -6,7 +6,8 @@ second later, by half at times, and no two loads further apart can be compared. 
 gives a reader and a writer, so all have the same load. The programs at both ends run in these two processes, so what
 they and the kernel take is in a way's figures: the row ``direct`` has that alone. They read as a stream's own reader
 does, in pieces and uncopied (``bench/program.py``); asyncio's StreamReader, which copies each byte twice, is measured
-by no row. The row ``stream`` is a stream beside a stream: how far its share is from 1 is what the run cannot tell.
+by no row. The row ``stream`` is a stream beside a stream: how far its share is from 1 is what the run cannot tell. An
+HTTP library has a share of its own on loopback (``httpx_direct``), and over the mesh (``httpx``) no more than that.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
-from bench import loads
+from bench import http_ways, loads
 from bench.program import ProgramReader, opened
 
 NODE: dict[str, Any] = {"listen": "127.0.0.1:0", "mdns": False}
@@ -38,9 +39,23 @@ class Place:
     peer: str
     process: int  # that serves
     target: int  # of the program that is exposed as the service ``tcp``
+    web: int  # of the program that is the service ``http`` too
     forward: int  # of this node's forward to that service
     proxy: int  # of this node's proxy
     attached: Any  # this node by its control socket
+
+
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """What is done by a way: MB/s up and down, the p50 and p99 of an echo, and echoes a second of many at once."""
+
+    up: Callable[[Any, int], Awaitable[float]] = loads.bulk
+    down: Callable[[Any, int], Awaitable[float]] = loads.bulk_down
+    echo: Callable[[Any, int], Awaitable[tuple[float, float]]] = loads.echo
+    at_once: Callable[[Any, int], Awaitable[float]] = loads.at_once
+
+
+BY_HTTP = Loads(http_ways.up, http_ways.down, http_ways.echo, http_ways.at_once)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +63,9 @@ class Way:
     """One way: its name, how it is opened, and the least share of a stream's throughput; None for no target."""
 
     name: str
-    open: Callable[[Place], Awaitable[tuple[Any, Any]]]
+    open: Callable[[Place], Awaitable[Any]]
     least: float | None
+    loads: Loads = Loads()
 
 
 # ---- the serving process: the same handler behind each way
@@ -75,13 +91,15 @@ async def _serve(pipe: Pipe) -> None:
 
     target = await asyncio.get_running_loop().create_server(_protocol, "127.0.0.1", 0)
     port = target.sockets[0].getsockname()[1]
+    web = await asyncio.get_running_loop().create_server(lambda: ProgramReader(http_ways.serve), "127.0.0.1", 0)
     with tempfile.TemporaryDirectory() as folder:
         async with Node(Config(home=folder, **NODE)) as node:
             node.serve("stream", _handle, allow=["any"])
             node.serve_datagrams("datagrams", _echo, allow=["any"])
             await node.create_server(_protocol, "protocol", allow=["any"])
             await ServiceBook(node).expose("tcp", f"tcp://127.0.0.1:{port}", ("any",))
-            pipe.send((f"{node.id}@{node.record.endpoints[0]}", port))
+            node.serve("http", http_ways.serve, allow=["any"])
+            pipe.send((f"{node.id}@{node.record.endpoints[0]}", port, web.sockets[0].getsockname()[1]))
             await asyncio.get_running_loop().run_in_executor(None, pipe.recv)
 
 
@@ -113,6 +131,20 @@ async def _open_socks5(place: Place) -> tuple[Any, Any]:
     return reader, writer
 
 
+async def _httpx_direct(place: Place) -> Any:
+    import httpx2
+
+    return httpx2.AsyncClient(base_url=f"http://127.0.0.1:{place.web}", trust_env=False)
+
+
+async def _httpx(place: Place) -> Any:
+    import httpx2
+
+    from meshnode.ext.httpx2 import MeshTransport
+
+    return httpx2.AsyncClient(transport=MeshTransport(place.node), base_url=f"http://{place.peer}.mesh")
+
+
 WAYS = (
     Way("direct", lambda place: _tcp(place.target), None),
     Way(STREAM, lambda place: place.node.open(place.peer, "stream"), None),
@@ -121,6 +153,8 @@ WAYS = (
     Way("forward", lambda place: _tcp(place.forward), 0.75),
     Way("socks5", _open_socks5, 0.7),
     Way("attach", lambda place: place.attached.open(place.peer, "stream"), 0.7),
+    Way("httpx_direct", _httpx_direct, None, BY_HTTP),
+    Way("httpx", _httpx, None, BY_HTTP),
 )
 
 
@@ -137,8 +171,7 @@ class Work:
 
 
 SHORT = Work(4, 12, 200)
-Load = Callable[[Callable[[], Awaitable[tuple[Any, Any]]], int], Awaitable[float]]
-LOADS: dict[str, Load] = {"up": loads.bulk, "down": loads.bulk_down}
+DIRECTIONS = ("up", "down")
 
 
 async def _datagrams(place: Place, work: Work) -> dict[str, float]:
@@ -170,7 +203,8 @@ async def _datagrams(place: Place, work: Work) -> dict[str, float]:
 async def _loaded(place: Place, way: Way, name: str, megabytes: int) -> dict[str, float]:
     """Put one load on a way: MB/s, and the CPU of both processes."""
     cpu = loads.BusierCpu(place.process)
-    speed = await LOADS[name](lambda: way.open(place), megabytes)
+    load = way.loads.up if name == "up" else way.loads.down
+    speed = await load(lambda: way.open(place), megabytes)
     here, there = (used * 1000 / (megabytes * 1.048576) for used in cpu.each())
     return {"MBps": speed, "here": here, "there": there, "busier": max(here, there)}
 
@@ -179,14 +213,14 @@ async def _pair(place: Place, way: Way, base: Way, number: int, work: Work) -> d
     """Measure a way beside a stream; which of them is first changes with ``number``."""
     found: dict[str, float] = {}
     cpu: dict[str, list[float]] = {}
-    for name in LOADS:
+    for name in DIRECTIONS:
         pair = [await _loaded(place, one, name, work.megabytes) for one in ((way, base), (base, way))[number % 2]]
         own, its = pair[:: -1 if number % 2 else 1]
         found |= {f"{name}_MBps": own["MBps"], f"{name}_of_stream": own["MBps"] / its["MBps"]}
         for key, value in (*own.items(), ("of_stream", own["busier"] / its["busier"])):
             cpu.setdefault(key, []).append(value)
-    found["echo_p50_us"], _ = await loads.echo(lambda: way.open(place), work.echoes)
-    found["echoes_at_once"] = await loads.at_once(lambda: way.open(place), work.echoes * 5)
+    found["echo_p50_us"], _ = await way.loads.echo(lambda: way.open(place), work.echoes)
+    found["echoes_at_once"] = await way.loads.at_once(lambda: way.open(place), work.echoes * 5)
     names = {
         "here": "here_ms_per_MB",
         "there": "there_ms_per_MB",
@@ -196,7 +230,7 @@ async def _pair(place: Place, way: Way, base: Way, number: int, work: Work) -> d
     return found | {told: statistics.mean(cpu[key]) for key, told in names.items()}
 
 
-async def _measured(process: int, seed: str, target: int, work: Work) -> dict[str, list[dict[str, float]]]:
+async def _measured(process: int, seed: str, target: int, web: int, work: Work) -> dict[str, list[dict[str, float]]]:
     from meshnode import Config, Node, attach
     from meshnode.daemon.context import Daemon
     from meshnode.daemon.server import ControlServer
@@ -219,7 +253,7 @@ async def _measured(process: int, seed: str, target: int, work: Work) -> dict[st
             attached = attach(folder)
             await attached.start()
             ports = [int(text.rpartition(":")[2]) for text in (listen, proxy)]
-            place = Place(node, peer, process, target, *ports, attached)
+            place = Place(node, peer, process, target, web, *ports, attached)
             base = next(way for way in WAYS if way.name == STREAM)
             for number in range(work.rounds):
                 for way in WAYS:
@@ -254,7 +288,7 @@ def run(work: Work = Work()) -> dict[str, dict[str, float]]:
     }
     for way in WAYS:
         own = found[way.name]
-        own["of_stream"] = min(own[f"{name}_of_stream"] for name in LOADS)
+        own["of_stream"] = min(own[f"{name}_of_stream"] for name in DIRECTIONS)
     return found
 
 

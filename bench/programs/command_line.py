@@ -205,7 +205,7 @@ def redis_cli(stage: Stage) -> Play:
 
 def redis_benchmark(stage: Stage) -> Play:
     """Run redis-benchmark with 200 connections."""
-    port, count = stage.once(_redis), 5_000 if stage.work.short else 60_000
+    port, count = stage.once(_redis), 5_000 if stage.work.short else 180_000
     command = ["redis-benchmark", "-p", port, "-c", "200", "-n", str(count), "-t", "set", "--csv"]
     done = yield Client(command, "redis", 201)  # one more asks for the server's settings
     rows = re.findall(r'"SET","([0-9.]+)"', done.out)
