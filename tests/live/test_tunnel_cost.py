@@ -24,7 +24,7 @@ from meshnode.runtime.knock_listener import KnockListener
 from meshnode.runtime.websocket import knock_name
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode
-from tests.given_time import GivenTime, wait_for, within
+from tests.given_time import HANG_S, GivenTime, wait_for, within
 
 UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -51,7 +51,7 @@ class Member:
     def connect(self) -> ssl.SSLSocket:
         host, port = runtime_of(self._relay).sockets.udp.local
         name = knock_name(self._sealer.knock(self._relay.id, b"tunnel"))
-        sock = socket.create_connection((host, port), timeout=5)
+        sock = socket.create_connection((host, port), timeout=HANG_S)  # the relay's own time ends what does not enter
         return self._context.wrap_socket(sock, server_hostname=name)
 
 
