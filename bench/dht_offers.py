@@ -1,4 +1,4 @@
-"""Services in a mesh of 1,000 DHT cores in virtual time: what it costs to find one by name, and what of it is found.
+"""Services in a mesh of 1,000 DHT cores in virtual time: what a search costs, and how much it finds.
 
 Each core holds offers as a node does (``directory/offer_store.py``); there is no gossip, which tells nothing here.
 Sixty services with one instance, one with 20 and one with 200 are stored by their own nodes, then a share of all nodes

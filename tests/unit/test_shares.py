@@ -45,6 +45,7 @@ TABLES = {  # of newcomers -> where its entries get their groups
     "stack/tunnel_dials.py": "stack/tunnel_dials.py",
     "topics/neighbours.py": "stack/connections.py",
     "gossip/dissemination/places.py": "stack/gossip_link.py",
+    "gossip/membership/leaves.py": "stack/gossip_link.py",
     "gossip/dissemination/awaited.py": "",  # by the link that announced each: links are few, and shared by hyparview
 }
 BY_NETWORK = {  # files that know networks alone

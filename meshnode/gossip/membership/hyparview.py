@@ -72,7 +72,7 @@ class HyParView:
         leaf: bool = False,
     ) -> None:
         self.views = Views(own, rng)
-        self.leaves = Leaves(ACTIVE, is_leaf, leaf)
+        self.leaves = Leaves(ACTIVE, is_leaf, network_of, leaf)
         if leaf:
             self.views.few_below = leaves.URGENT_BELOW
         self.active, self.passive = self.views.active, self.views.passive
@@ -229,7 +229,7 @@ class HyParView:
         if not self.links.allows(peer, now):
             return
         if self.leaves.own or self.leaves.is_leaf(peer):
-            self._effects += self.leaves.answer(Contact(peer, message.record), stopped=self._upkeep.stopped)
+            self._effects += self.leaves.answer(peer, stopped=self._upkeep.stopped)
             return
         known = peer in self.active
         self._neighbours.add(Contact(peer, message.record), self._sync_when_asked(peer), crowd=True)
@@ -264,7 +264,7 @@ class HyParView:
         One of high priority, of a node with few neighbours, is granted even when another has to go for it.
         """
         if self.leaves.own or self.leaves.is_leaf(peer):
-            self._effects += self.leaves.answer(Contact(peer, message.record), stopped=self._upkeep.stopped)
+            self._effects += self.leaves.answer(peer, stopped=self._upkeep.stopped)
             return
         has_place = message.high or peer in self.active or len(self.active) < GOSSIP_MAX_ACTIVE
         accepted = has_place and not self._upkeep.stopped

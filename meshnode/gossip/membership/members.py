@@ -119,7 +119,7 @@ class Members:
         self._change(peer, before)
 
     def on_heard(self, peer: NodeId) -> None:
-        """Take a sign of life: it ends a suspicion that this node alone has, for nobody else would refute it."""
+        """Take a sign of life: it ends a suspicion that this node alone has, which no other node would refute."""
         suspect = self._suspects.get(peer)
         if suspect is not None and set(suspect.accusers) == {self._own}:
             before = self.status(peer)
