@@ -18,7 +18,7 @@ from meshnode.discovery.dht import SendSealed
 from meshnode.identity.sealing import SEAL_OVERHEAD
 
 
-class _Counted(Net):
+class Counted(Net):
     """A network that counts what goes to and from one node."""
 
     node: SimNode | None = None
@@ -33,8 +33,8 @@ class _Counted(Net):
 
 def measure(nodes: int, seed: int = 1) -> dict[str, Any]:
     """Let one more node join a mesh of ``nodes`` whose records are published."""
-    net = build(nodes, seed, kind=_Counted)
-    assert isinstance(net, _Counted)
+    net = build(nodes, seed, kind=Counted)
+    assert isinstance(net, Counted)
     for node in net.nodes:
         net.publish(node)
     net.run(20.0)

@@ -238,6 +238,27 @@ def test_an_idle_mesh_is_quiet() -> None:
     assert found is not None
 
 
+def test_more_watchers_of_one_record_than_there_are_places_are_quiet_too() -> None:
+    net = build(30, 12)
+    for node in net.nodes:
+        node.dht._holder.watchers._per_key = 2
+    owner = net.nodes[15]
+    net.publish(owner)
+    net.run(3.0)
+    for node in net.nodes:
+        if node is not owner:
+            node.dht.watch(owner.id, net.now)
+            net.pump(node)
+    net.run(120.0)
+    before = net.sent_bytes
+    net.run(1_200.0)
+    assert (net.sent_bytes - before) / 30 / 1_200 < 200, "none pushes another out, and none asks again each minute"
+    with_place = {peer for node in net.nodes for peer in node.dht._holder.watchers._by_key.get(owner.id.dht_key, ())}
+    net.run(120.0)
+    later = {peer for node in net.nodes for peer in node.dht._holder.watchers._by_key.get(owner.id.dht_key, ())}
+    assert with_place <= later, "a watcher that has a place keeps it"
+
+
 def test_an_outage_of_our_own_link_heals_by_itself() -> None:
     net = build(10, 13)
     node = net.nodes[6]

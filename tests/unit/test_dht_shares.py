@@ -248,6 +248,24 @@ def test_a_keys_places_are_not_taken_by_one_network() -> None:
     assert len(watchers.waiting(key(1), 5, 0.0)) == DHT_MAX_WATCHES_PER_KEY
 
 
+def test_watchers_that_have_a_place_renew_it_however_many_others_come() -> None:
+    watchers = Watchers(per_key=8)
+    for number in range(8):
+        assert watchers.add(key(1), watch(number, f"{number + 1}.1.1.1"), 0.0)
+    for number in range(100):
+        assert not watchers.add(key(1), watch(100 + number, f"{number + 20}.1.1.1"), 1.0), "no network has more"
+        assert watchers.add(key(1), watch(number % 8, f"{number % 8 + 1}.1.1.1"), 2.0)
+
+
+def test_a_full_table_refuses_the_newest_of_equal_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DHT_MAX_WATCHES", 20)
+    watchers = Watchers()
+    for number in range(20):
+        assert watchers.add(key(number), watch(number, f"{number + 1}.1.1.1"), 0.0)
+    assert not watchers.add(key(50), watch(50, "50.1.1.1"), 0.0)
+    assert all(watchers.get(key(number), watch(number, "x").id) for number in range(20))
+
+
 def test_established_watchers_keep_their_places_in_a_key_and_in_all() -> None:
     watchers = Watchers(per_key=8, is_established=lambda peer: int.from_bytes(peer.raw, "big") < 10)
     for number in range(6):

@@ -12,7 +12,15 @@ import pytest
 from meshnode.base.address import Addr
 from meshnode.base.limits import GOSSIP_LISTED
 from meshnode.base.timers import Timers
-from meshnode.gossip.dissemination.listing import AGAIN_S, ANSWERED_S, CROWDED, RENEWED_S, SPREAD_S, Listing
+from meshnode.gossip.dissemination.listing import (
+    AGAIN_S,
+    ANSWERED_S,
+    CROWDED,
+    MAX_AGAIN_S,
+    RENEWED_S,
+    SPREAD_S,
+    Listing,
+)
 from meshnode.gossip.dissemination.roll import HIDDEN, Listed, Roll, network_in
 from meshnode.gossip.messages import Contact
 from meshnode.identity.keys import Identity
@@ -98,7 +106,7 @@ def test_where_enough_are_listed_a_node_is_not_until_a_place_gets_free() -> None
     assert not bench.core.announces(10 * AGAIN_S)
     assert bench.published == []
     bench.known -= 1
-    bench.run(12 * AGAIN_S)
+    bench.run(10 * AGAIN_S + 1.5 * MAX_AGAIN_S)
     assert bench.core.listed
     assert len(bench.published) == 1
 
@@ -177,6 +185,13 @@ def test_where_those_asked_answer_a_full_list_is_full() -> None:
     bench.others = _networks(GOSSIP_LISTED)
     assert not _joins(bench, 10 * AGAIN_S)
     assert 4 < len(bench.asked) <= 100, "a few each time"
+
+
+def test_a_node_without_a_place_asks_ever_more_rarely() -> None:
+    bench = Bench(host="10.9.9.9")
+    bench.others = _networks(GOSSIP_LISTED)
+    assert not _joins(bench, 86_400.0)
+    assert 4 * 10 < len(bench.asked) < 4 * 30, "in a day, of them four in the first ten minutes"
 
 
 def test_a_few_that_do_not_answer_free_no_place() -> None:

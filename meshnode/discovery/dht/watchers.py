@@ -42,8 +42,8 @@ class Watchers:
     """All watches that this node holds for others.
 
     Half of the places are for established watchers, those that ``is_established`` names; the others are shared by the
-    networks, hosts and ids that watch. When all are taken, the network with most gives one up; the same holds for the
-    places of one key.
+    networks, hosts and ids that watch. When all are taken, the network with most gives its newest one up, so that a
+    watcher that has a place keeps it by renewing; the same holds for the places of one key.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Watchers:
         self._by_key: dict[bytes, dict[NodeId, Watcher]] = {}
         self._by_sender: dict[NodeId, OrderedDict[bytes, None]] = {}
         self._kept: FairTable[Key] = FairTable(DHT_MAX_WATCHES // 2)
-        self._guests: FairTable[Key] = FairTable(DHT_MAX_WATCHES + 1)  # evicted from by hand, for both count
+        self._guests: FairTable[Key] = FairTable(DHT_MAX_WATCHES + 1, newest_goes=True)  # evicted by hand: both count
         self._per_key = per_key
         self._is_established = is_established
 
@@ -95,8 +95,8 @@ class Watchers:
     def _first_to_go(self, key: bytes, now: float) -> NodeId:
         """Return the watcher of a full key that gives its place up.
 
-        One that has run out, else the oldest of the network with most that are not established; without any of these
-        the newest.
+        One that has run out, else the newest of the network with most that are not established; without any of these
+        the newest of all.
         """
         watchers = self._by_key[key]
         over = next((w for w in watchers.values() if w.until <= now), None)
@@ -105,8 +105,9 @@ class Watchers:
         network = {w.id: source_shares(w.addr.host)[0] for w in watchers.values() if (key, w.id) in self._guests}
         if not network:
             return next(reversed(watchers))
-        most = Counter(network.values()).most_common(1)[0][0]
-        return next(peer for peer, its in network.items() if its == most)
+        sizes = Counter(network.values())
+        most = max(sizes.values())
+        return next(peer for peer in reversed(network) if sizes[network[peer]] == most)
 
     def get(self, key: bytes, watcher: NodeId) -> Watcher | None:
         """Return the watch of that peer on that key."""

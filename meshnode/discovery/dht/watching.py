@@ -24,6 +24,7 @@ SEED_HOLDERS = 2
 LOOKUP_EVERY = 60  # renewals: an hour; the nearest nodes change slowly, and a holder that is gone is replaced at once
 RETRY_S = 2.0
 MAX_RETRY_S = 60.0
+REFUSED_S = 3_600.0  # a holder that had no place is not asked again: those that it had one for renew theirs
 URGENT_SENDS = 6
 MAX_ENDED = 64
 BURST = 64  # watches renewed at once after a move; the rest follow, so many every 10 ms
@@ -39,6 +40,8 @@ class _Watched:
     id: NodeId
     seq: int
     holders: dict[NodeId, Addr] = field(default_factory=dict)
+    refused: dict[NodeId, float] = field(default_factory=dict)  # holders without a place for it, and until when
+    short_looks: int = 0  # lookups in a row because holders are missing
     renewals: int = 0
     looking: bool = False
     retries: int = 0
@@ -121,7 +124,7 @@ class Watching:
         """Watch at these holders and at the seeds."""
         seeds = [(s, a) for s, a in self._shared.seeds.items() if s != watched.id][:SEED_HOLDERS]
         for holder, addr in [*holders.items(), *seeds]:
-            if holder not in watched.holders:
+            if holder not in watched.holders and watched.refused.get(holder, now) <= now:
                 where = self._shared.address_of(holder, addr) or addr
                 watched.holders[holder] = where
                 self._register(watched, holder, where, now)
@@ -138,11 +141,13 @@ class Watching:
                 return
             if lookup.best is not None:
                 self.on_record(lookup.best, now)
-            nearest = [c for c in lookup.closest(R) if c.id != watched.id]
+            watched.refused = {holder: until for holder, until in watched.refused.items() if until > now}
+            nearest = [c for c in lookup.closest(R) if c.id != watched.id and c.id not in watched.refused]
             newest = 0 if lookup.best is None else lookup.best.seq
             chosen = sorted(nearest, key=lambda c: (c.seq is None or c.seq < newest, not c.priced))[:HOLDERS]
             if not chosen:
-                self._retry(watched, now)
+                if not watched.refused:
+                    self._retry(watched, now)
                 return
             watched.retries = 0
             keep = [c.id for c in chosen] + list(self._shared.seeds)
@@ -173,8 +178,18 @@ class Watching:
         for holder, addr in list(watched.holders.items()):
             self._register(watched, holder, self._shared.address_of(holder, addr) or addr, now)
         self._join(watched, {}, now)
-        if watched.renewals % LOOKUP_EVERY == 0 or len(watched.holders) < min(HOLDERS, len(self._shared.table)):
+        if watched.renewals % LOOKUP_EVERY == 0 or self._is_short(watched):
             self._look(watched, now)
+
+    def _is_short(self, watched: _Watched) -> bool:
+        """Return whether holders are missing and a lookup is due for it: while none helps, ever more rarely."""
+        if len(watched.holders) >= min(HOLDERS, len(self._shared.table)):
+            watched.short_looks = 0
+            return False
+        if watched.renewals % min(1 << watched.short_looks, LOOKUP_EVERY):
+            return False
+        watched.short_looks += 1
+        return True
 
     def _register(
         self,
@@ -201,6 +216,7 @@ class Watching:
                 self._register(watched, holder, addr, now, urgent=urgent, token=reply.token)
             elif reply.status is Status.FULL:
                 watched.holders.pop(holder, None)
+                watched.refused[holder] = now + REFUSED_S
 
         def lost(now: float) -> None:
             if self._watched.get(key) is not watched or seconds == 0:

@@ -20,7 +20,8 @@ from meshnode.gossip.dissemination.roll import Roll
 
 FEW = 1 / 4  # of the places taken: up to here a node takes one as soon as it knows the others
 SPREAD_S = 5.0  # in which nodes that joined together decide, so that each hears of those before it
-AGAIN_S = 600.0  # between looks for a free place: 10,000 nodes look 17 times a second
+AGAIN_S, MAX_AGAIN_S = 600.0, 9_600.0  # between looks for a free place, twice as long each time: 10,000 nodes look
+# once a second, and each look asks four of those that are listed
 ANSWERED_S = 2.0  # after which those that were asked at such a look have answered, or will not
 RENEWED_S = 1800.0  # age of an entry from which on a new record replaces it because of that
 CROWDED = 1.25  # times the places: above it nodes give theirs up
@@ -51,6 +52,7 @@ class Listing:
         self._put_out = put_out
         self._announced = False
         self._look: Timer | None = None
+        self._again = AGAIN_S
 
     def announces(self, now: float, age: float | None = None) -> bool:
         """Return whether a new record of this node is to be published; gives the place up where there are too many.
@@ -103,12 +105,14 @@ class Listing:
             self._look_again(now)
 
     def _look_again(self, now: float) -> None:
-        self._look = self._timers.at(now + AGAIN_S * self._rng.uniform(0.5, 1.5), self._take_place)
+        self._look = self._timers.at(now + self._again * self._rng.uniform(0.5, 1.5), self._take_place)
+        self._again = min(2 * self._again, MAX_AGAIN_S)
 
     def _list(self, now: float) -> None:
         if self._look is not None:
             self._look.cancel()
             self._look = None
+        self._again = AGAIN_S
         self.listed = True
         if self._announced:
             self._put_out(now)
