@@ -425,7 +425,7 @@ def _read_file(path: Path, known: Iterable[str]) -> dict[str, object]:
     """
     try:
         data, mode = read_given(path, MAX_SETTINGS)
-        text = data.decode()
+        text = data.decode("utf-8-sig")  # some editors begin a file with a mark
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
@@ -437,7 +437,7 @@ def _read_file(path: Path, known: Iterable[str]) -> dict[str, object]:
 
     try:
         values = tomllib.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}", hint="mend the file, or move it away") from error
     for name in values:
         if name not in known:

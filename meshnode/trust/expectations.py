@@ -61,7 +61,7 @@ def parse_expectations(data: bytes, file: str) -> list[Expectation]:
     import tomllib  # few nodes have such a file
 
     try:
-        items = tomllib.loads(data.decode()).get("expect")
+        items = tomllib.loads(data.decode("utf-8-sig")).get("expect")
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: {error}", hint=EXAMPLE) from error
     if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):

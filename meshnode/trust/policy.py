@@ -121,7 +121,7 @@ def parse_policy(data: bytes, file: str = "policy") -> Policy:
     import tomllib  # few nodes have such a file
 
     try:
-        text = data.decode()
+        text = data.decode("utf-8-sig")
         values = tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is no text", hint="write it in UTF-8") from error

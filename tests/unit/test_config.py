@@ -72,6 +72,17 @@ def test_a_key_file_of_the_environment_is_read_and_a_key_beats_it(tmp_path: Path
     assert both.key == "cd" * 32
 
 
+def test_a_byte_order_mark_and_line_ends_of_windows_are_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "meshnode.toml").write_bytes('\ufeffmesh = "file"\r\nmdns = false\r\n'.encode())
+    found = Config.load(tmp_path, {}, {})
+    assert (found.mesh, found.mdns) == ("file", False)
+
+
+def test_a_file_nested_too_deep_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="toml"):
+        config(tmp_path, "seeds = " + "[" * 10_000)
+
+
 def test_a_wrong_setting_is_told_with_its_place(tmp_path: Path) -> None:
     cases = (
         ('seeds = ["x"]', {}, {}, f"{tmp_path}/meshnode.toml: seeds: 'x' is not a seed"),

@@ -219,3 +219,8 @@ def test_answers_are_kept_until_something_changes() -> None:
     guard.changed()
     assert not guard.ask(Act.SERVICE, A, "web").allowed
     assert len(heard) == 2
+
+
+def test_a_policy_may_begin_with_a_byte_order_mark() -> None:
+    plain = _policy('[[allow]]\nfrom = "any"\n')
+    assert parse_policy(b'\xef\xbb\xbf[[allow]]\r\nfrom = "any"\r\n').rules == plain.rules
