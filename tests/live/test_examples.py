@@ -1,4 +1,7 @@
-"""The programs in ``examples/``: each prints what its docstring says."""
+"""The programs in ``examples/``: each prints what its docstring says.
+
+Their keys have no price, which would be most of the CPU that they use; ``tests/live/test_processes.py`` pays it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.given_time import HANG_S
+from tests.homes import UNPRICED
 from tests.live.cli_node import clean_environment
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -23,7 +27,7 @@ def test_an_example_prints_what_it_says(name: str) -> None:
     command, printed = docstring.split("\nprints\n")
     assert f"    python examples/{name}.py\n" in command
     done = subprocess.run(
-        [sys.executable, str(path)],
+        [sys.executable, "-c", UNPRICED, str(path)],
         capture_output=True,
         text=True,
         timeout=HANG_S,

@@ -61,10 +61,15 @@ def run_all(home: Path, scratch: Path, peer: NodeId) -> dict[str, tuple[str, str
         for form in ("", "--json"):
             if form and not any(item.name == "as_json" for item in command.params):
                 continue
+            lines: list[list[str]] = []
             for variant, known in enumerate((ARGUMENTS, {**ARGUMENTS, "to": f"{peer}/web", "name": "web", "id": None})):
+                line = arguments(command, peer, known)
+                if line in lines:
+                    continue  # it has none of the arguments in which the variants differ
+                lines.append(line)
                 place = scratch / f"{name}{form}{variant}" if name in ("keygen", "id") else home
                 running[f"{name} {form} {variant}"] = subprocess.Popen(
-                    [*COMMAND, "--home", str(place), name, *arguments(command, peer, known), *([form] if form else [])],
+                    [*COMMAND, "--home", str(place), name, *line, *([form] if form else [])],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -97,7 +102,11 @@ def use_forwards(status: str) -> None:
     """Connect to what is forwarded to the peer, which refuses: the reason is in the log."""
     for forward in json.loads(status)["forwards"]:
         host, port = forward["listen"].rsplit(":", 1)
-        with socket.create_connection((host, int(port)), timeout=WAIT_S) as connection, suppress(OSError):
+        with (
+            suppress(ConnectionResetError),  # also before the connect has returned
+            socket.create_connection((host, int(port)), timeout=WAIT_S) as connection,
+            suppress(OSError),
+        ):
             connection.recv(1)
 
 

@@ -20,6 +20,7 @@ from meshnode.sdk.node import runtime_of
 from meshnode.services.registry import ServiceBook
 from tests.conftest import MakeNode
 from tests.given_time import wait_for
+from tests.homes import make_home
 
 SIZE = 100_000
 DEADLINE_S = 20.0
@@ -202,7 +203,7 @@ async def test_an_abnormal_end_is_connection_lost_in_the_sdk(
 @pytest.mark.parametrize("how", ["killed", "asleep"])
 async def test_a_node_that_is_killed_or_sleeps_too_long_resets_its_clients(tmp_path: Path, how: str) -> None:
     for name in ("there", "here"):
-        (tmp_path / name).mkdir(mode=0o700)
+        make_home(tmp_path / name)
         (tmp_path / name / "meshnode.toml").write_text("idle_timeout = 2.0\n")
     there = Process(tmp_path / "there", "127.0.4.140", ["up"])
     await there.start()
@@ -232,7 +233,7 @@ async def test_the_clients_of_a_peer_that_was_killed_and_stays_away_learn_it_wit
 ) -> None:
     idle = 3.0
     for name in ("there", "here"):
-        (tmp_path / name).mkdir(mode=0o700)
+        make_home(tmp_path / name)
         (tmp_path / name / "meshnode.toml").write_text(f"idle_timeout = {idle}\n")
     there = Process(tmp_path / "there", "127.0.4.142", ["up"])
     await there.start()
@@ -268,7 +269,7 @@ async def test_a_node_that_slept_longer_than_the_idle_timeout_is_connected_at_on
     tmp_path: Path,
 ) -> None:
     for name in ("there", "here"):
-        (tmp_path / name).mkdir(mode=0o700)
+        make_home(tmp_path / name)
         (tmp_path / name / "meshnode.toml").write_text("idle_timeout = 2.0\n")
     there = Process(tmp_path / "there", "127.0.4.144", ["up"])
     await there.start()

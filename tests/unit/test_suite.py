@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.conftest import pytest_collection_modifyitems
 
@@ -20,6 +23,12 @@ def test_a_program_that_a_test_starts_can_be_interrupted() -> None:
         assert program.stdout.readline() == b"ready\n"
         program.send_signal(signal.SIGINT)
         assert program.wait(10) == -signal.SIGINT
+
+
+def test_the_collected_tests_are_no_part_of_what_is_looked_at_for_garbage(request: pytest.FixtureRequest) -> None:
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 10_000
+    assert not any(one is request.node for one in gc.get_objects())
 
 
 def test_it_can_be_also_when_a_script_has_started_the_tests_in_the_background() -> None:
