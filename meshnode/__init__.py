@@ -181,7 +181,8 @@ if not TYPE_CHECKING:  # checkers see the imports above, so that a misspelt name
         """Import on first use (PEP 562), so that ``import meshnode`` stays cheap."""
         if name not in __all__:
             raise AttributeError(f"module 'meshnode' has no attribute {name!r}")
-        value = getattr(import_module(_WHERE.get(name, "meshnode.errors")), name)
+        with import_module("meshnode.base.collector").paused():
+            value = getattr(import_module(_WHERE.get(name, "meshnode.errors")), name)
         globals()[name] = value
         return value
 

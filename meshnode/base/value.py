@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, dataclass, field, fields
+from dataclasses import FrozenInstanceError, field, fields
 from operator import attrgetter
 from typing import Any, NoReturn, TypeVar, dataclass_transform
 
-from meshnode.base.constructors import constructor
+from meshnode.base.class_fields import namespace_of
 
 T = TypeVar("T")
 
@@ -47,6 +47,7 @@ def _set_state(self: Any, values: list[Any]) -> None:
 
 
 SHARED: dict[str, Callable[..., Any]] = {"__eq__": _equal, "__hash__": _hash, "__repr__": _text}
+OF_DATACLASS: dict[str, Any] = {**SHARED, "__hash__": None}
 UNCHANGING: dict[str, Callable[..., Any]] = {
     **SHARED,
     "__setattr__": _refuse_set,
@@ -56,19 +57,17 @@ UNCHANGING: dict[str, Callable[..., Any]] = {
 }
 
 
-def _fields(cls: type[T], shared: dict[str, Callable[..., Any]], *, frozen: bool = False) -> type[T]:
+def _fields(
+    cls: type[T], shared: dict[str, Callable[..., Any]], *, frozen: bool = False, slots: bool = True
+) -> type[T]:
+    names, named = namespace_of(cls, frozen=frozen, slots=slots)
     for name, method in shared.items():
-        if name not in cls.__dict__:
-            setattr(cls, name, method)
-    if not cls.__doc__:
-        cls.__doc__ = cls.__name__  # or dataclass() writes the signature there, which takes longer than all else
-    made: Any = dataclass(init=False, slots=True, repr=False, eq=False)(cls)
-    made_of = fields(made)
-    if "__init__" not in cls.__dict__:
-        made.__init__ = constructor(made, made_of, frozen=frozen)
+        named.setdefault(name, method)
     if "__eq__" in shared:
-        made._key = attrgetter(*[item.name for item in made_of]) if made_of else staticmethod(_nothing)
-    return made  # type: ignore[no-any-return]
+        named["_key"] = attrgetter(*names) if names else staticmethod(_nothing)
+    kind: Any = type(cls)
+    made: type[T] = kind(cls.__name__, cls.__bases__, named)
+    return made
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -95,3 +94,8 @@ def state(cls: type[T]) -> type[T]:
     Half the time of ``dataclass(slots=True)`` at import, for nothing is generated.
     """
     return _fields(cls, {"__repr__": _text})
+
+
+def like_dataclass(cls: type[T], *, frozen: bool = False, slots: bool = False) -> type[T]:
+    """Make of a library's class what ``dataclass`` does with these options, in a tenth of the time at import."""
+    return _fields(cls, UNCHANGING if frozen else OF_DATACLASS, frozen=frozen, slots=slots)

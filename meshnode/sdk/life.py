@@ -6,6 +6,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
+from meshnode.base.collector import paused
 from meshnode.base.metrics import Metrics
 from meshnode.config import Config
 from meshnode.errors import AlreadyRunning, NodeClosed, NotRunning
@@ -111,7 +112,8 @@ class Life:
         config, _, services, _ = self._parts
         new_key = await _new_key(config)
         self._check_not_started()
-        running = Running(*self._parts, new_key)
+        with paused():
+            running = Running(*self._parts, new_key)
         self._loop = asyncio.get_running_loop()
         self.started = running
         try:

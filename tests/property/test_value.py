@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-from dataclasses import KW_ONLY, FrozenInstanceError, dataclass, field, fields, replace
-from typing import Any
+from dataclasses import KW_ONLY, FrozenInstanceError, asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.base.value import frozen, state, value
+from meshnode.base.value import frozen, like_dataclass, state, value
 
 
 @value
@@ -160,3 +160,128 @@ def test_a_wrong_call_names_the_class_and_the_field() -> None:
         Point(1, z=2)  # type: ignore[call-arg]
     assert str(inspect.signature(Point)) == "(x: 'int', y: 'int' = 0, names: 'tuple[str, ...]' = ())"
     assert str(inspect.signature(Counter)) == "(count: 'int', seen: 'list[int]' = <factory>)"
+
+
+@value
+class Named(Point):
+    """A value with the fields of another, of which it gives one a default."""
+
+    title: str = ""
+    x: int = 5
+
+
+@value
+class Numbered:
+    """A value with what is no field."""
+
+    kinds: ClassVar[dict[int, str]] = {}
+    number: int
+    note: str = field(default="", init=False)
+
+
+def test_a_subclass_has_the_fields_of_its_bases_first() -> None:
+    made = Named(title="t")
+    assert [item.name for item in fields(made)] == ["x", "y", "names", "title"]  # type: ignore[arg-type]
+    assert repr(made) == "Named(x=5, y=0, names=(), title='t')"
+    assert (made == Named(5, 0, (), "t"), made == Named(5, 1, (), "t"), made == Point(5)) == (True, False, False)
+    assert Named.__match_args__ == ("x", "y", "names", "title")  # type: ignore[attr-defined]
+    assert Named.__slots__ == ("title",)  # type: ignore[attr-defined]
+    assert Point(1) == Point(1, 0, ()), "the base is as it was"
+    assert is_dataclass(Named)
+    assert asdict(made)["title"] == "t"
+
+
+@state
+class Counted:
+    """State with a field that is not given."""
+
+    since: float = field(default=0.0, init=False)
+    count: int = 0
+
+
+def test_a_field_that_is_not_given_is_in_no_pattern() -> None:
+    assert Counted.__match_args__ == ("count",)  # type: ignore[attr-defined]
+    assert Counted(3).count == 3
+
+
+def test_a_dataclass_may_have_a_value_as_its_base() -> None:
+    @dataclass(slots=True)
+    class Marked(Point):
+        mark: str = "m"
+
+    assert repr(Marked(1)).endswith("Marked(x=1, y=0, names=(), mark='m')")
+    assert replace(Marked(1), x=2) == Marked(2)
+
+
+def test_a_class_keeps_its_name_and_makes_its_constructor_once() -> None:
+    @value
+    class Inner:
+        x: int
+
+    assert Inner.__qualname__.endswith("<locals>.Inner")
+    assert Inner(1).x == 1
+    assert Inner.__init__ is vars(Inner)["__init__"]
+
+
+def test_what_is_no_field_stays_an_attribute_of_the_class() -> None:
+    assert [item.name for item in fields(Numbered)] == ["number", "note"]  # type: ignore[arg-type]
+    assert Numbered(1).kinds is Numbered.kinds
+    assert Numbered.__match_args__ == ("number",)  # type: ignore[attr-defined]
+
+
+def test_a_class_that_dataclass_refuses_is_refused() -> None:
+    with pytest.raises(ValueError, match="mutable default <class 'list'> for field seen"):
+
+        @value
+        class Shared:
+            seen: list[int] = []  # noqa: RUF012
+
+    with pytest.raises(TypeError, match="'seen' is a field but has no type annotation"):
+
+        @value
+        class Untyped:
+            seen = field(default=1)
+
+    with pytest.raises(TypeError, match="already specifies __slots__"):
+
+        @value
+        class Slotted:
+            __slots__ = ("seen",)
+            seen: int
+
+
+class Plain:
+    """A class as a library has it."""
+
+    x: int
+    y: list[int] = field(default_factory=list)
+    z: int = field(default=3)
+    note = "no field"
+
+
+@pytest.mark.parametrize("options", [{}, {"slots": True}, {"frozen": True}, {"frozen": True, "slots": True}])
+def test_a_librarys_class_is_what_dataclass_makes_of_it(options: dict[str, bool]) -> None:
+    def copied() -> Any:
+        return type("Plain", (), {k: v for k, v in vars(Plain).items() if k not in ("__dict__", "__weakref__")})
+
+    ours, model = like_dataclass(copied(), **options), dataclass(**options)(copied())  # type: ignore[call-overload]
+    for kind in (ours, model):
+        one = kind(1, z=4)
+        assert repr(one) == "Plain(x=1, y=[], z=4)"
+        assert one == kind(1, [], 4)
+        assert one != kind(2, [], 4)
+        assert kind.__match_args__ == ("x", "y", "z")
+        assert kind.note == "no field"
+        assert hasattr(one, "__dict__") == (not options.get("slots"))
+        assert hasattr(kind, "y") == bool(options.get("slots"))
+        assert (kind.z == 3) == (not options.get("slots"))
+        assert copy.deepcopy(one) == one
+        if options.get("frozen"):
+            with pytest.raises(FrozenInstanceError):
+                one.x = 2
+            assert hash(kind(1, (), 4)) == hash((1, (), 4))
+        else:
+            one.x = 2
+            assert one.x == 2
+            with pytest.raises(TypeError, match="unhashable"):
+                hash(one)

@@ -4,6 +4,9 @@ aioquic checks the names in certificates of a CA with service_identity, and thei
 certificate holds its key and has neither. Loading the two costs 2.7 MB and 40 ms at every start (measured), so while
 aioquic is imported stand-ins take their places; an attribute of a stand-in is the real package's.
 
+qh3 makes some 30 classes by ``dataclass``, which compiles the methods of each: 10 ms at every start. While it is
+imported they are made as this package's are (``base/value.py``).
+
 qh3's package file imports its own asyncio and HTTP/3 sides, which costs 8 ms at every start. So the package is made
 without executing that file, which is executed when an attribute is read that its modules have not set: other code that
 uses qh3 in the same process finds all of it.
@@ -11,16 +14,20 @@ uses qh3 in the same process finds all of it.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from threading import RLock
 from types import ModuleType
-from typing import List, Tuple  # noqa: UP035 - as qh3 writes its type
+from typing import Any, List, Tuple  # noqa: UP035 - as qh3 writes its type
+
+from meshnode.base.value import like_dataclass
 
 PACKAGES = ("service_identity", "OpenSSL")
 UNEXECUTED: dict[str, dict[str, object]] = {
@@ -79,6 +86,24 @@ class _Bare(Unexecuted):
 
     def __getattr__(self, name: str) -> object:
         raise AttributeError(name)
+
+
+@contextmanager
+def light_dataclasses(package: str) -> Iterator[None]:
+    """Let classes that modules of ``package`` make by ``dataclass`` inside the block compile nothing."""
+
+    def light(cls: type | None = None, /, **options: bool) -> Any:
+        if cls is None:
+            return partial(light, **options)
+        is_meant = cls.__module__.partition(".")[0] == package and options.keys() <= {"frozen", "slots"}
+        return like_dataclass(cls, **options) if is_meant else real(cls, **options)
+
+    real: Any = dataclasses.dataclass
+    dataclasses.dataclass = light
+    try:
+        yield
+    finally:
+        dataclasses.dataclass = real
 
 
 @contextmanager

@@ -23,9 +23,9 @@ import threading
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
-from meshnode.quic.engines.deferred import unexecuted
+from meshnode.quic.engines.deferred import light_dataclasses, unexecuted
 
-with unexecuted():  # before anything else imports it
+with unexecuted(), light_dataclasses("qh3"):  # before anything else imports it
     from qh3._hazmat import QuicConnectionCore, X25519KeyExchange
     from qh3.quic import events as quic_events
     from qh3.quic.connection import QuicConnection
