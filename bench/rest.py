@@ -10,6 +10,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from meshnode.base.timers import Timer
@@ -17,6 +18,24 @@ from meshnode.quic.engines import pick_engine
 from meshnode.sim.world import SimNode, Weather, World
 
 SETTLE_S, WINDOW_S = 1_500.0, 300.0  # at rest is what has stopped looking for better neighbours
+
+
+@contextmanager
+def counted_timers() -> Iterator[Counter[str]]:
+    """Count the timers that fire, by the name of what they do."""
+    fired: Counter[str] = Counter()
+    fire = Timer.fire
+
+    def noted(timer: Timer, now: float) -> None:
+        action: Any = timer._action
+        fired[getattr(getattr(action, "func", action), "__qualname__", "?")] += 1
+        fire(timer, now)
+
+    Timer.fire = noted  # type: ignore[method-assign]
+    try:
+        yield fired
+    finally:
+        Timer.fire = fire  # type: ignore[method-assign]
 
 
 def run(nodes: int = 10, settle: float = SETTLE_S, window: float = WINDOW_S) -> dict[str, Any]:
@@ -30,8 +49,7 @@ def run(nodes: int = 10, settle: float = SETTLE_S, window: float = WINDOW_S) -> 
     world.run(settle)
     size: Counter[str] = Counter()
     count: Counter[str] = Counter()
-    fired: Counter[str] = Counter()
-    deliver, fire = world.deliver, Timer.fire
+    deliver = world.deliver
 
     def note(source: Any, to: Any, datagram: bytes, nat: Any = None) -> None:
         kind = "quic" if datagram[0] & 0x40 else "sealed"
@@ -39,17 +57,9 @@ def run(nodes: int = 10, settle: float = SETTLE_S, window: float = WINDOW_S) -> 
         count[kind] += 1
         deliver(source, to, datagram, nat)
 
-    def noted(timer: Timer, now: float) -> None:
-        action: Any = timer._action
-        fired[getattr(getattr(action, "func", action), "__qualname__", "?")] += 1
-        fire(timer, now)
-
     world.deliver = note  # type: ignore[method-assign]
-    Timer.fire = noted  # type: ignore[method-assign]
-    try:
+    with counted_timers() as fired:
         world.run(window)
-    finally:
-        Timer.fire = fire  # type: ignore[method-assign]
     each = window * nodes
     return {
         "bytes_a_second": round(size.total() / each, 1),

@@ -41,9 +41,10 @@ class Watchdog:
         in_flight: Bytes sent and unacknowledged.
         data_at: When application data came last: more is to be expected. The path counts as busy for
             ``DATA_EXPECTED_S``. A silence right after data is suspicious once, since the stream may be at its end.
+        look_at: When ``suspicious_at`` is to be asked again, infinite while nothing is expected.
     """
 
-    __slots__ = ("_awake_since", "_expecting_since", "_fired_at", "_flight_began", "data_at", "in_flight")
+    __slots__ = ("_awake_since", "_expecting_since", "_fired_at", "_flight_began", "data_at", "in_flight", "look_at")
 
     def __init__(self, now: float) -> None:
         self.in_flight = 0
@@ -52,6 +53,19 @@ class Watchdog:
         self._expecting_since: float | None = None
         self._fired_at = NEVER
         self._awake_since = NEVER
+        self.look_at = float("inf")
+
+    def look(self, now: float) -> float:
+        """Return ``look_at``, which what was sent or has come at ``now`` may have moved.
+
+        Before ``SILENCE_MIN_S`` no silence is suspicious, so while something is expected the exact time is asked for
+        that often at most, and not for each packet. Nothing is asked for any more when all that was expected has come.
+        """
+        if self.in_flight or self._fired_at < self.data_at or self._expecting_since is not None:
+            self.look_at = min(self.look_at, now + SILENCE_MIN_S)
+        else:
+            self.look_at = float("inf")
+        return self.look_at
 
     def set_in_flight(self, count: int, now: float) -> None:
         """Set how many bytes are sent and unacknowledged."""

@@ -33,6 +33,8 @@ from meshnode.paths.selection import (
 from meshnode.paths.upgrade import Upgrade
 from meshnode.paths.validation import CONFIRM_S, Probe, Validation
 
+NEVER_DUE = float("inf")
+
 
 class PeerPaths:
     """Candidates, probes and the active path of one peer. ``now`` is monotonic seconds everywhere.
@@ -65,7 +67,7 @@ class PeerPaths:
         self._upgrade = Upgrade(self.book, self._validation, self._journal, rng)
         self._monitor = RelayMonitor(self.book, self._validation)
         self._peer_moved_at = NEVER
-        self.due = float("inf")  # when ``next_deadline`` is to be asked next: kept by what drives this
+        self.due = NEVER_DUE  # the earliest deadline but for that of silence, ``watchdog.look_at``
 
     # ---- candidates
 
@@ -283,13 +285,16 @@ class PeerPaths:
         While there are any, a silence is suspicious, and the datagram size in use is confirmed once a second.
         """
         watchdog = self.watchdog
-        if count and watchdog.in_flight:
+        goes_on = watchdog.in_flight
+        if count and goes_on:
             watchdog.in_flight = count
         else:
             watchdog.set_in_flight(count, now)
         current = self.book.current
-        if count and current is not None and (mtu := current.mtu).confirm_at is None and mtu.size > mtu.floor:
-            mtu.confirm_at = now + CONFIRM_SIZE_S
+        if count and current is not None and (mtu := current.mtu).size > mtu.floor:
+            at = mtu.confirm_at
+            if at is None or (at <= now and not goes_on):  # nothing was under way when it was due
+                mtu.confirm_at = now + CONFIRM_SIZE_S
 
     def on_answer(self, now: float) -> None:
         """Take note of an answer on the active path to what ``watchdog.expect`` was told of."""
@@ -300,24 +305,29 @@ class PeerPaths:
     # ---- time
 
     def next_deadline(self) -> float | None:
-        """Return when ``tick`` has something to do."""
-        current, seeking = self.book.current, self.seeking
+        """Return when ``tick`` has something to do: the earlier of ``due`` and ``watchdog.look_at``, set here."""
+        current, seeking, first = self.book.current, self.seeking, NEVER_DUE
+        self.watchdog.look_at = self.due = NEVER_DUE
         if current is None:
             return None
-        first = self._suspicious_at()
         for at in (
             seeking.next_probe,
             self._validation.confirm_by,
             current.mtu.at,
-            current.mtu.confirm_at,
+            current.mtu.confirm_at if self.watchdog.in_flight else None,
             self.keepalive.at,
             seeking.dial_at,
             self._upgrade.at,
             self._monitor.at,
         ):
-            if at is not None and (first is None or at < first):
+            if at is not None and at < first:
                 first = at
-        return first
+        self.due = first
+        silence = self._suspicious_at()
+        if silence is not None:
+            self.watchdog.look_at = silence
+            first = min(first, silence)
+        return first if first < NEVER_DUE else None
 
     def _suspicious_at(self) -> float | None:
         """Return when silence becomes suspicious; None while nothing is expected or other paths are probed already."""

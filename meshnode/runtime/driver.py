@@ -28,6 +28,7 @@ PACED = describe("drop_paced", "datagrams dropped: their peer sent more than its
 BEHIND = describe("drop_behind", "datagrams of no connection dropped: newer ones took all CPU while they waited")
 
 MEASURED = 64  # receptions after one that took long, by the clock of the wall
+PUT_OFF_S = 0.05  # at least, by which a timer is put off, and between two times that it is
 LOOKED_AT = 16  # one in so many receptions is measured besides, and counts for all: none knows which
 
 
@@ -43,6 +44,7 @@ class Driver:
         self.faults = faults
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._put_off_at = 0.0
         self._flush_soon = False
         self._turn_soon = False
         self._taken = 0  # datagrams in this turn of the loop
@@ -180,18 +182,28 @@ class Driver:
     def arm(self) -> None:
         """Set the timer to the stack's next deadline.
 
-        A timer that is set to an earlier time is left alone: it fires early at worst and arms itself again, which costs
-        less than to cancel one per packet.
+        A timer that is set to an earlier time is put off once in ``PUT_OFF_S``: a node at rest that has its answer
+        does not wake for the deadline of that answer. In between it is left alone, fires early at worst and arms itself
+        again, which costs less than to cancel one per packet.
         """
         at = self._stack.next_deadline()
         timer = self._timer
         if timer is not None:
-            if at is not None and self._timer_at <= at:
-                return  # fires early at worst, and arms itself again: cheaper than a cancel per packet
+            if at is not None and self._timer_at <= at and not self._may_put_off(at):
+                return
             timer.cancel()
             self._timer = None
         if at is not None:
             self._set(at)
+
+    def _may_put_off(self, at: float) -> bool:
+        if at - self._timer_at < PUT_OFF_S:
+            return False
+        now = self._clock.monotonic()
+        if now - self._put_off_at < PUT_OFF_S:
+            return False
+        self._put_off_at = now
+        return True
 
     def _set(self, at: float) -> None:
         if self._timer is not None:

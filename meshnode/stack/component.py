@@ -156,6 +156,7 @@ class Links(ConnectionEvents, Protocol):
     """``connections.py``: sessions begin and end there, packets go in and out."""
 
     closed: bool
+    awaited: dict[NodeId, Callable[[float], object]]
 
     def session(self, peer: NodeId, now: float) -> Session | None: ...
     def source_of(self, connection: Connection) -> Groups: ...

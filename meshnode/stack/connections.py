@@ -6,6 +6,7 @@ waits for. How connections begin is in ``dialing.py``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 
@@ -14,11 +15,10 @@ from meshnode.base.fair_table import Groups
 from meshnode.base.limits import MAX_HELD_DATAGRAMS, MAX_SESSIONS, SMALL_BACKLOG
 from meshnode.base.metrics import describe
 from meshnode.base.path import Path
-from meshnode.base.timers import NEVER, RETRY_S
+from meshnode.base.timers import RETRY_S
 from meshnode.errors import ConnectionLost, MeshError, NodeClosed
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
-from meshnode.paths.liveness import SILENCE_MIN_S
 from meshnode.paths.peer import PeerPaths
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.hello import CloseCode, Hello
@@ -55,6 +55,7 @@ class Connections(Component):
         self._dirty: dict[Connection, None] = {}
         self._hoards = Hoards(context.peers.groups_of, context.metrics)
         self.closed = False
+        self.awaited: dict[NodeId, Callable[[float], object]] = {}  # told that a packet of a peer came
 
     # ---- sessions
 
@@ -133,6 +134,8 @@ class Connections(Component):
             if arrival is None:
                 proven = connection is session.dial and self._context.dials.is_answered(session, source, now)
                 session.paths.on_received(source, newest, now, proven=proven)
+                if newest and self.awaited and (heard := self.awaited.get(session.peer)) is not None:
+                    heard(now)
         self._dirty[connection] = None
         self._context.dirty[self] = None
 
@@ -175,13 +178,11 @@ class Connections(Component):
         if (session.connection is connection or session.dial is connection) and (effects := paths.take_effects()):
             self._context.probes.carry_out(session, effects, now)
         elif session.connection is connection:
-            # All else that packets move is the engine's deadline and that of silence. To ask the paths costs more than
-            # a packet: they are asked within SILENCE_MIN_S, before which no silence is suspicious, for all until then.
-            # Where nothing is under way or open, none is: what comes then is gossip's, and moves deadlines only later.
-            if paths.due > now + SILENCE_MIN_S and (paths.watchdog.in_flight or connection.streams):
-                paths.due = now + SILENCE_MIN_S
+            # All that packets move is the engine's deadline and that of silence, for which the watchdog has a bound: to
+            # ask the paths costs more than a packet.
             at = connection.engine.next_timer()
-            session.timer.set(paths.due if at is None or paths.due < at else at)
+            due = min(paths.due, paths.watchdog.look(now))
+            session.timer.set(due if at is None or due < at else at)
             return
         self.arm(session)
 
@@ -222,9 +223,10 @@ class Connections(Component):
         """
         at = session.paths.next_deadline()
         if session.connection is None or session.arrivals or session.held is not None:
-            waits = at, self._context.dials.deadline(session)
-            at = min((when for when in waits if when is not None), default=None)
-        session.paths.due = NEVER if at is None else at
+            dial = self._context.dials.deadline(session)
+            if dial is not None:
+                session.paths.due = min(session.paths.due, dial)
+                at = dial if at is None or dial < at else at
         for connection in filter(None, (session.connection, session.dial, *session.arrivals)):
             timer = connection.engine.next_timer()
             if timer is not None and (at is None or timer < at):

@@ -69,13 +69,18 @@ class GossipProbes:
         connection.engine.ping()
         self._context.links.touch(connection)
 
-        def look(later: float) -> None:
-            if session.heard_at() > now:
+        def heard(_: float) -> bool:
+            is_heard = session.heard_at() > now
+            if is_heard:
                 self._answered(peer)
-            else:
+            return is_heard
+
+        def look(later: float) -> None:
+            if not heard(later):
                 self._ping(peer, record, 1, later)
 
         self._asked[peer] = self._context.timers.at(now + PING_AGAIN_S, look)
+        self._context.links.awaited[peer] = heard  # at once: most answers are there long before
         return True
 
     def _record(self, contact: Contact) -> EndpointRecord | None:
@@ -100,6 +105,7 @@ class GossipProbes:
             self._asked[peer] = self._context.timers.at(now + PING_AGAIN_S, again)
         else:
             self._asked.pop(peer, None)
+            self._context.links.awaited.pop(peer, None)
 
     def _paths(self, peer: NodeId, record: EndpointRecord | None, *, first: bool) -> list[Path]:
         session = self._context.peers.sessions.get(peer)
@@ -115,6 +121,7 @@ class GossipProbes:
         self._on_alive(peer)
 
     def _forget(self, peer: NodeId) -> None:
+        self._context.links.awaited.pop(peer, None)
         again = self._asked.pop(peer, None)
         if again is not None:
             again.cancel()

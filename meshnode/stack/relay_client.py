@@ -79,12 +79,13 @@ class RelayClient(Component):
     def known(self) -> list[NodeId]:
         """Return the nodes that may be a relay for this one.
 
-        They are the configured seeds, and peers whose records name the capability.
+        They are peers whose records name the capability, and the configured seeds while no record says what they are.
         """
-        found = dict.fromkeys(self._context.records.hints)
-        for peer in self._context.peers.sessions:
-            record = self._context.records.cached(peer)
-            if record is not None and RELAY in record.capabilities:
+        records = self._context.records
+        found: dict[NodeId, None] = {}
+        for peer in dict.fromkeys((*records.hints, *self._context.peers.sessions)):
+            record = records.cached(peer)
+            if RELAY in record.capabilities if record is not None else peer in records.hints:
                 found[peer] = None
         return list(found)
 

@@ -109,6 +109,25 @@ def test_no_timer_holds_a_burst_of_small_messages_on_a_short_path(name: str) -> 
     assert left == [1] * 16
 
 
+@NEEDS_QH3
+def test_what_no_application_answers_is_acknowledged_without_a_timer() -> None:
+    world, dialler, listener = _nodes(("qh3", "qh3"), Weather(delay=0.0005))
+    here = dialler.connect(listener.id).engine
+    stream = dialler.open(dialler.mesh.sessions[listener.id].connection)[0]  # type: ignore[arg-type]
+    there = listener.mesh.sessions[dialler.id].connection.engine  # type: ignore[union-attr]
+    world.run(5.0)
+    here.ping()
+    assert there.receive(here.transmit(world.now), world.now)
+    assert len(there.transmit(world.now)) == 1, "of a PING"
+    here.send(0, b"\0\2\x81\x06")
+    assert there.receive(here.transmit(world.now), world.now)
+    there.events()
+    assert len(there.transmit(world.now)) == 1, "of a frame of the control stream"
+    here.send(stream.id, b"question")
+    assert there.receive(here.transmit(world.now), world.now)
+    assert there.transmit(world.now) == [], "it waits a millisecond for the answer"
+
+
 @every_pair
 def test_two_megabytes_arrive_intact_through_one_percent_of_loss(pair: Pair) -> None:
     world, dialler, listener = _nodes(pair, Weather(delay=0.01, jitter=0.002, loss=0.01))

@@ -41,3 +41,28 @@ def test_a_timer_never_fires_before_its_deadline(ahead_s: float, monkeypatch: py
         driver.close()
     finally:
         loop.close()
+
+
+def test_a_deadline_that_has_passed_into_the_distance_wakes_no_node_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = WholeMilliseconds()
+    try:
+        node = SimNode(World(1, Weather()), "10.0.0.1", pick_engine("aioquic"))
+        clock, deadline = node.mesh.context.clock, [0.0]
+        driver = Driver(loop, clock, Faults(Metrics()))
+        driver.stack = node.mesh
+        monkeypatch.setattr(clock, "monotonic", lambda: 100.0 + len(loop.delays) * 0.01)
+        monkeypatch.setattr(node.mesh, "next_deadline", lambda: deadline[0])
+        deadline[0] = 100.08  # of an answer
+        driver.arm()
+        deadline[0] = 109.0  # it has come
+        driver.arm()
+        assert loop.delays[-1] > 8.9
+        for _ in range(20):  # a busy node leaves its timer alone: to cancel one per packet costs more
+            deadline[0] = 100.2
+            driver.arm()
+            deadline[0] = 109.0
+            driver.arm()
+        assert len(loop.delays) < 6
+        driver.close()
+    finally:
+        loop.close()

@@ -129,7 +129,7 @@ class Qh3Engine:
         self._core = quic._core
         self._abandoned = False
         self._end_reported = False
-        self._has_written = False
+        self._acks_now = False
         self._flight: int | None = 0  # datagrams that the ClientHello takes; None once anything authentic has come
         self._closing = False  # closed, and the datagram that says so is not made
         self._written = Written()
@@ -159,12 +159,8 @@ class Qh3Engine:
         now = max(now, quic.time)
         try:
             first = datagrams[0]
-            if (
-                quic._handshake_complete
-                and first
-                and not first[0] & LONG
-                and (len(datagrams) == 1 or _are_short(datagrams))
-            ):
+            is_short = first and not first[0] & LONG and (len(datagrams) == 1 or _are_short(datagrams))
+            if quic._handshake_complete and is_short:
                 backlog = quic.windows.backlog
                 if backlog.singly:
                     size, packets = quic.take_singly(datagrams, now)
@@ -180,6 +176,9 @@ class Qh3Engine:
                     quic.own.hear(quic, datagrams, packets)
                 quic.balance.received += size
                 quic._drain_core()
+                events = quic._events
+                if not events or (len(events) == 1 and getattr(events[0], "stream_id", None) == 0):
+                    self._acks_now = True  # no application has anything to say to it: at rest one wake less
                 if backlog.size or size > PACKET * packets + backlog.brought:
                     backlog.add(size, packets, now)
                     self.backlog = int(backlog.size)
@@ -215,8 +214,8 @@ class Qh3Engine:
         try:
             if self._core.has_events:  # some were left while too much was unread
                 quic._drain_core()
-            if self._has_written or self.datagrams.waiting:  # let the acknowledgement ride with it, not 1 ms later
-                self._has_written = False
+            if self._acks_now or self.datagrams.waiting:  # an ACK rides with what is written, not 1 ms later
+                self._acks_now = False
                 timer = self._core.get_timer()
                 if timer is not None and timer[0] == "ack_application":
                     self._core.handle_timer(max(now, quic.time, timer[1] + MICROSECOND))
@@ -321,7 +320,7 @@ class Qh3Engine:
             self._core.send_stream(stream_id, data, fin)
         except (RuntimeError, ValueError):  # ended in our direction
             return
-        self._has_written = True
+        self._acks_now = True
         written = self._written
         written[stream_id] = written.get(stream_id, 0) + len(data)
         if len(written) > written.most:
