@@ -377,8 +377,7 @@ GOSSIP_LISTED = 256  # members that all know, besides seeds and what offers some
 GOSSIP_MAX_PER_ORIGIN = 64  # stored entries of one origin and kind: it fills 3 % of a kind at most
 GOSSIP_PLACES_OF_STANDING = 16  # of an origin that is connected: 64 such fill the last eighths that newcomers cannot
 GOSSIP_MAX_GIVEN_UP = 8_192  # ids of newcomers that gave way, which are not asked for again; x about 100 B
-GOSSIP_MAX_FLOORS = 4_096  # keys whose last seq is remembered after the entry expired; x about 200 B, and as many of
-#   entries that gave way: a flood forgets only these
+GOSSIP_MAX_FLOORS = 4_096  # keys whose last seq is remembered when the entry has gone; x 200 B; those given up apart
 GOSSIP_ORIGIN_RATE = 20.0  # entries a second of one origin: 20 x 43 us = 0.1 % of a core to verify
 GOSSIP_ORIGIN_BURST = 100.0  # all of its stored entries at once, when a partition heals
 GOSSIP_INTAKE_RATE = 200.0  # entries a second of all links: x 0.1 to 0.3 ms each = 6 % of a core
@@ -438,6 +437,7 @@ SERVICE_MAX_META = 16  # pairs of an instance's metadata
 SERVICE_MAX_META_TEXT = 128  # characters of a key, and of a value
 SERVICE_MAX_OWN = 48  # announced by one node: gossip stores 64 entries of an origin; topics need 12, others 4
 OFFERS_BY_GOSSIP = 512  # services, or names, that all nodes keep: above it they are published in the DHT too
+OFFERS_TOLD = 640  # services, or names, that gossip tells: x 0.4 kB each 20 minutes = 0.2 kB/s; the DHT has all
 DHT_MAX_OFFERS_FOUND = 512  # that the DHT told and gossip has not; x about 900 B; and names whose last search is known
 MAX_OFFER_SEARCHES = 16  # in the DHT at once; x 30 requests: a program that asks for ever new names waits
 DIRECTORY_MAX_OFFERS = 2_560  # instances remembered, all that gossip and the DHT told; x about 900 B = 2.3 MB

@@ -24,6 +24,7 @@ from meshnode.gossip.dissemination.listing import Listing
 from meshnode.gossip.dissemination.own_entries import OwnEntries
 from meshnode.gossip.dissemination.plumtree import Plumtree
 from meshnode.gossip.dissemination.roll import Roll
+from meshnode.gossip.dissemination.telling import Telling
 from meshnode.gossip.effects import Banned, Changed, Effect, Expired, Fault, MemberChanged, Publish, Send, Status
 from meshnode.gossip.entry import Entry, Kind, latest_ms
 from meshnode.gossip.facts import Facts
@@ -127,6 +128,7 @@ class Gossip:
             is_kept=lambda peer: peer in self.hyparview.active or peer in self.seeds,
             network_of=network_of,
         )
+        self.telling = Telling(rng, lambda kind: len(self.store.places(kind)))
         self.seeds = Seeds(rng, timers, self.status, lambda contact, now: self.hyparview.join(contact, now), now)
         self.hyparview = HyParView(
             own.id,
@@ -298,10 +300,11 @@ class Gossip:
 
         Raises ValueError when it is too large, RateLimited when others would drop it (nothing has changed then). It
         replaces what this node published before under the same kind and name, and lives at least as long. A node that
-        publishes what others are to find is listed from then on.
+        publishes what others are to find by gossip is listed from then on; what has no place in it (``telling.py``) is
+        an effect like any other, and told to none.
         """
         entry = self.put_out(Publish(kind, name, value, ttl), now, must=False)
-        if not entry.fleeting and kind not in OF_MEMBERS:
+        if not entry.fleeting and kind not in OF_MEMBERS and not self.telling.is_untold(entry):
             self.own_entries.listing.must(now)
         self._route(now)
         return entry
@@ -392,8 +395,13 @@ class Gossip:
         Raises RateLimited when it ``must`` not go out whatever the rate is.
         """
         own = self.own_entries
-        before = self.store.get((own.id, wanted.kind, wanted.name))
+        told = self.store.get((own.id, wanted.kind, wanted.name))
+        before = self.telling.last(wanted.kind, wanted.name, told)
         entry = own.sign(wanted, before, now)
+        if not must and not self.telling.tells(entry, told):
+            own.rise_above(entry.seq)
+            self._effects.append(Changed(entry, before, None, 0))
+            return entry
         allowed = self.reputation.allows(own.id, len(entry.encoded), now, share=GOSSIP_OWN_SHARE)
         if not allowed and not must:
             raise RateLimited(
@@ -425,7 +433,8 @@ class Gossip:
     def _on_own_entry(self, entry: Entry, stale: bool, now: float) -> None:
         """Answer an entry of this node that it does not remember: its state was lost, or its key is used elsewhere."""
         if stale:
-            wanted = self.own_entries.outlive(entry, self.store.get(entry.key), now)
+            held = self.telling.last(entry.kind, entry.name, self.store.get(entry.key))
+            wanted = self.own_entries.outlive(entry, held, now)
             if wanted is not None:
                 self.put_out(wanted, now)
             return

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from meshnode.base.limits import DHT_MAX_OFFERS, DHT_MAX_OFFERS_SEED
 from meshnode.directory.announcement import is_service_name
-from meshnode.directory.bundle import is_bundle, open_bundle
+from meshnode.directory.bundle import KINDS, fits, is_bundle, open_bundle
 from meshnode.directory.offer_publisher import OfferPublisher
 from meshnode.directory.offer_search import FITS, Ended, OfferSearch, Search, Take
 from meshnode.directory.offer_store import OfferStore, Put, Storer
@@ -53,6 +53,7 @@ class DhtOffers:
         gossip.on_barred(self._on_barred)
         if self._dht is not None:
             self._dht.keep_statements(self)
+            gossip.found_elsewhere(lambda entry: entry.kind in KINDS and fits(entry))
 
     # ---- what the DHT asks and brings
 

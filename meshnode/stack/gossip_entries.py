@@ -84,6 +84,10 @@ class GossipEntries:
         """Return how many entries of a kind are in force here, tombstones included."""
         return len(self._core.store.places(kind))
 
+    def found_elsewhere(self, which: Callable[[Entry], bool]) -> None:
+        """Leave own entries for which ``which`` is true untold where gossip has no place for them."""
+        self._core.telling.elsewhere = which
+
     def is_news(self, entry: Entry) -> bool:
         """Return whether an entry that came by another way tells more than those that are here, or were."""
         return self._core.store.judge(entry) in (Put.NEW, Put.FULL)

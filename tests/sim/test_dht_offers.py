@@ -15,6 +15,7 @@ from meshnode.discovery.dht.kept import Source
 from meshnode.discovery.dht.messages import Status
 from meshnode.errors import NotFound
 from meshnode.gossip import Kind
+from meshnode.gossip.dissemination import telling
 from meshnode.gossip.dissemination.places import Places
 from meshnode.gossip.entry import sign_entry
 from meshnode.identity.keys import Identity
@@ -147,6 +148,7 @@ def test_another_instance_is_found_when_the_one_that_was_known_fails(large: Larg
     registry = _registry(client)
     registry.directory.experience.on_failed(first.id, world.now)
     assert _seek(world, client, "pair") == [first, second]
+    registry.directory.experience.on_failed(first.id, world.now)  # it still does, some seconds later
     assert registry.choose("pair", world.now)[0].node == second.id
     client.connect(second.id)
 
@@ -254,3 +256,30 @@ def test_a_mesh_of_which_gossip_tells_all_publishes_nothing_and_asks_nothing() -
     for node in nodes:
         counters = node.mesh.metrics.counters
         assert not [name for name in counters if name.startswith(("offer", "dht_statements"))]
+
+
+def test_more_offers_than_gossip_has_places_for_are_told_to_none_and_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offer_publisher, "OFFERS_BY_GOSSIP", 8)
+    monkeypatch.setattr(telling, "OFFERS_TOLD", 12)
+    world, nodes = _mesh(12)
+    for number, node in enumerate(nodes):
+        for n in range(3):
+            _offer(world, node, f"s{number}-{n}")
+            world.run(0.3)
+    world.run(8.0)
+    for node in nodes:
+        gossip = node.mesh.gossip
+        assert gossip is not None
+        assert 12 <= gossip.entries.count(Kind.SERVICE) <= 13, "in the time that news takes one more was told"
+    client, owner = nodes[2], nodes[9]
+    assert _seek(world, client, "s9-1") == [owner]
+    stream, inbox = client.open(client.connect(owner.id), "s9-1")
+    stream.write(b"hello")
+    client.on_dirty()
+    assert world.run(3.0, lambda: bytes(inbox.data) == b"hello")
+    _registry(owner).directory.withdraw("s9-1", world.now)
+    _registry(owner).drain(world.now)
+    owner.on_dirty()
+    world.run(3.0)
+    assert _seek(world, nodes[4], "s9-1") == []
+    assert _seek(world, client, "s9-1") == []

@@ -31,8 +31,8 @@ asyncio.run(main())
 )
 OF_A_NODE = {"_cffi_backend", "_sodium", "cbor2", "kademlia", "nacl"}
 MDNS = {"_cython", "cython_runtime", "ifaddr", "zeroconf"}
-OURS = 305  # modules of meshnode that an idle node may load: raise it for a new core, not for what few nodes use
-OURS_UP = 357  # the same of `meshnode up`, which has all requests of the control socket
+OURS = 306  # modules of meshnode that an idle node may load: raise it for a new core, not for what few nodes use
+OURS_UP = 358  # the same of `meshnode up`, which has all requests of the control socket
 OF_A_FUNCTION = 233  # the same of a node without gossip: each is 0.3 ms of a cold start
 UNUSED = {
     "ctypes",

@@ -24,7 +24,7 @@ AGAIN_S, MAX_AGAIN_S = 600.0, 9_600.0  # between looks for a free place, twice a
 # once a second, and each look asks four of those that are listed
 ANSWERED_S = 2.0  # after which those that were asked at such a look have answered, or will not
 RENEWED_S = 1800.0  # age of an entry from which on a new record replaces it because of that
-CROWDED = 1.25  # times the places: above it nodes give theirs up
+CROWDED = 1.25  # times the places: above it some are given up
 
 
 class Listing:
