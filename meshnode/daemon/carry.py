@@ -26,6 +26,16 @@ class Carried:
     writer: MeshWriter
     ended: asyncio.Event | None = None  # is set when it is carried no longer
 
+    def accept(self) -> None:
+        """Tell the peer that its stream is served."""
+        self.writer.accept()
+
+    def drop(self) -> None:
+        """Reset the stream, which is not carried."""
+        self.writer.reset()
+        if self.ended is not None:
+            self.ended.set()
+
 
 class FromClient(ToStream):
     """Carries the frames of a client. Behind ``END`` it looks for ``WHOLE``, and whether the client is gone."""

@@ -22,6 +22,17 @@ class CarriedFlow:
     """A flow of datagrams that a handler hands to the control socket, as the last of its results."""
 
     flow: Datagrams
+    ended: asyncio.Event | None = None  # is set when it is carried no longer
+
+    def accept(self) -> None:
+        """Tell the peer that its flow is served."""
+        self.flow.accept()
+
+    def drop(self) -> None:
+        """Reset the flow, which is not carried."""
+        self.flow.reset()
+        if self.ended is not None:
+            self.ended.set()
 
 
 async def carry_flow(sock: socket.socket, sent: bytes, carried: CarriedFlow) -> None:
@@ -51,6 +62,8 @@ async def carry_flow(sock: socket.socket, sent: bytes, carried: CarriedFlow) -> 
             task.cancel()
         await asyncio.gather(up, down, return_exceptions=True)
         flow.close()
+        if carried.ended is not None:
+            carried.ended.set()
 
 
 async def _to_client(sock: socket.socket, flow: Datagrams) -> None:

@@ -1,28 +1,33 @@
-"""Streams that came for a service of an attached program, until the program takes them."""
+"""Streams and flows that came for a service of an attached program, until the program takes them."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+from typing import TYPE_CHECKING
 
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import ATTACHED_TAKE_S, MAX_ATTACHED_WAITING
-from meshnode.daemon.carry import Carried
 from meshnode.errors import NotFound
-from meshnode.sdk.streams import MeshReader, MeshWriter
+
+if TYPE_CHECKING:
+    from meshnode.daemon.carry import Carried
+    from meshnode.daemon.carry_flow import CarriedFlow
 
 
 class Waiting:
     """At most ``MAX_ATTACHED_WAITING`` streams of all services; the one that waits longest is given up for another."""
 
     def __init__(self) -> None:
-        self._streams: BoundedDict[str, tuple[Carried, asyncio.Future[bool]]] = BoundedDict(MAX_ATTACHED_WAITING)
+        self._streams: BoundedDict[str, tuple[Carried | CarriedFlow, asyncio.Future[bool]]] = BoundedDict(
+            MAX_ATTACHED_WAITING
+        )
 
-    def add(self, reader: MeshReader, writer: MeshWriter) -> str:
-        """Add a stream; return the word by which it is taken, which no other program can guess."""
+    def add(self, stream: Carried | CarriedFlow) -> str:
+        """Add a stream that has ``ended``; return the word by which it is taken, which no other program can guess."""
         word = secrets.token_hex(16)
         is_taken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        pushed_out = self._streams.put(word, (Carried(reader, writer, asyncio.Event()), is_taken))
+        pushed_out = self._streams.put(word, (stream, is_taken))
         if pushed_out is not None:
             pushed_out[1][1].set_result(False)
         return word
@@ -44,7 +49,7 @@ class Waiting:
         if found is not None:
             found[1].set_result(False)
 
-    def take(self, word: str) -> Carried:
+    def take(self, word: str) -> Carried | CarriedFlow:
         """Return a stream that waits, and accept it.
 
         Raises NotFound.
@@ -53,6 +58,6 @@ class Waiting:
         if found is None:
             raise NotFound("that stream waits no longer", hint=f"take it within {ATTACHED_TAKE_S:g} s")
         stream, is_taken = found
-        stream.writer.accept()
+        stream.accept()
         is_taken.set_result(True)
         return stream

@@ -76,6 +76,13 @@ class Datagrams:
         """True once the flow was closed, here or by the peer, or is lost; what has arrived can still be received."""
         return self._is_closed or self._stream.fin_received or self._stream.error is not None
 
+    def accept(self) -> None:
+        """Tell the opener that it is served.
+
+        For handlers of services with ``accept=False``: the opener waits until then. A second call does nothing.
+        """
+        self._stream.accept()
+
     def send(self, data: Bytes) -> bool:
         """Send a datagram, without waiting.
 

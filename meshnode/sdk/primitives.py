@@ -190,6 +190,7 @@ class Primitives:
         handler: DatagramHandler,
         allow: str | NodeId | Iterable[str | NodeId] | None = (),
         *,
+        accept: bool = True,
         announce: bool | None = None,
         meta: Mapping[str, str] | None = None,
         limit: int = LIMIT,
@@ -203,6 +204,8 @@ class Primitives:
             name: 1 to 64 visible characters without a slash, where it is announced.
             handler: A coroutine function of a Datagrams and the peer's NodeId (type ``DatagramHandler``).
             allow: The nodes that may use it, as for ``serve``. A flow is reset when its peer may use it no longer.
+            accept: False leaves it to the handler to call ``flow.accept()``; when it returns without, the peer gets
+                ServiceUnavailable.
             announce: Tell the mesh of it. By default, when any node is allowed.
             meta: Texts that are announced with it, as for ``serve``.
             limit: How many flows it serves at once, as for ``serve``; of one peer at most 1,024.
@@ -225,4 +228,7 @@ class Primitives:
             node.serve_datagrams("echo", echo, allow=["any"])
         """
         self._life.check_open()
-        return self._services.add(name, handler, allow, purpose=Purpose.FLOW, announce=announce, meta=meta, limit=limit)
+        flows = Purpose.FLOW
+        return self._services.add(
+            name, handler, allow, purpose=flows, accept=accept, announce=announce, meta=meta, limit=limit
+        )

@@ -1,11 +1,12 @@
-"""What an attached program has beside streams: instances, echoes, servers of protocols, sockets; and what it lacks."""
+"""What an attached program has beside streams: instances, echoes, servers, sockets, datagrams; and what it lacks."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, cast
@@ -13,10 +14,12 @@ from typing import ClassVar, cast
 import pytest
 
 import meshnode
-from meshnode import AttachedNode, ConfigError, NodeId, PolicyDenied, Unsupported
+from meshnode import AttachedNode, ConfigError, Datagrams, NodeId, PolicyDenied
 from meshnode.base.limits import FLOW_QUEUE
+from meshnode.daemon.attached.control import ask
 from meshnode.daemon.attached.flow import LocalFlow
-from meshnode.errors import FlowClosed, ServiceNotFound
+from meshnode.daemon.requests.attached import Serve, Take
+from meshnode.errors import ConnectionLost, FlowClosed, NotFound, ServiceNotFound, ServiceUnavailable
 from meshnode.sdk.streams import MeshWriter
 from tests.given_time import wait_for, within
 from tests.live.cli_node import CliNode, stopping
@@ -176,9 +179,6 @@ async def test_errors_are_those_of_a_node(homes: Homes, there: AttachedNode, her
         await here.socket("there", "closed")
     with pytest.raises(ServiceNotFound):
         await here.datagrams("there", "none")
-    with pytest.raises(Unsupported) as found:
-        here.serve_datagrams("dns", echo, allow=["any"])
-    assert "expose" in found.value.hint
 
 
 class UdpEcho(asyncio.DatagramProtocol):
@@ -213,6 +213,127 @@ async def test_datagrams_come_whole_and_what_is_too_long_is_told(homes: Homes, h
         with pytest.raises(ConnectionError):
             await wait_for(flow.receive(), DEADLINE_S)
     target.close()
+
+
+async def test_datagrams_are_served_as_a_node_serves_them(there: AttachedNode, here: AttachedNode) -> None:
+    ended: asyncio.Queue[tuple[NodeId, str]] = asyncio.Queue()
+
+    async def answer(flow: Datagrams, peer: NodeId) -> None:
+        async for data in flow:
+            flow.send(b"<" + data)
+        ended.put_nowait((peer, flow.service))
+
+    service = there.serve_datagrams("answers", answer, allow="any", meta={"kind": "udp"})
+    await service.started()
+    async with await here.datagrams("there", "answers") as flow, await here.datagrams("there", "answers") as other:
+        for data in (b"one", b"", os.urandom(flow.max_size - 1)):
+            assert flow.send(data)
+            assert await wait_for(flow.receive(), DEADLINE_S) == b"<" + data
+        other.send(b"two")
+        assert await wait_for(other.receive(), DEADLINE_S) == b"<two"
+    for _ in range(2):
+        assert await wait_for(ended.get(), DEADLINE_S) == (here.id, "answers")
+
+    async def is_told() -> bool:
+        return [dict(one.offer.meta) for one in await here.find("answers")] == [{"kind": "udp"}]
+
+    await _until(is_told)
+    service.close()
+
+    async def is_gone() -> bool:
+        with suppress(ServiceUnavailable):  # its node is just told that the program serves it no more
+            async with await here.datagrams("there", "answers"):
+                return False
+        return False
+
+    with pytest.raises(ServiceNotFound):
+        await _until(is_gone)
+
+
+async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with within(DEADLINE_S):
+        for _ in range(1_000):
+            if await holds():
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_a_handler_of_datagrams_ends_its_flow(there: AttachedNode, here: AttachedNode) -> None:
+    failures: list[BaseException] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: failures.append(told["exception"]))
+
+    async def once(flow: Datagrams, peer: NodeId) -> None:
+        flow.send(await flow.receive())
+
+    async def fail(flow: Datagrams, peer: NodeId) -> None:
+        raise LookupError(await flow.receive())
+
+    async def wait(flow: Datagrams, peer: NodeId) -> None:
+        await flow.receive()
+
+    for name, handler in (("once", once), ("fail", fail), ("wait", wait)):
+        await there.serve_datagrams(name, handler, [here.id]).started()
+    flow = await here.datagrams("there", "once")
+    flow.send(b"x")
+    assert await wait_for(flow.receive(), DEADLINE_S) == b"x"
+    with pytest.raises(FlowClosed):
+        await wait_for(flow.receive(), DEADLINE_S)
+    flow = await here.datagrams("there", "fail")
+    flow.send(b"x")
+    with pytest.raises(ConnectionLost):
+        await wait_for(flow.receive(), DEADLINE_S)
+    for end in (Datagrams.close, Datagrams.reset):  # that a peer goes is no failure of a handler
+        flow = await here.datagrams("there", "wait")
+        end(flow)
+
+    async def is_over() -> bool:
+        return not any("_handle_flow" in repr(task) for task in there._tasks)
+
+    await _until(is_over)
+    assert [repr(error) for error in failures] == ["LookupError(b'x')"]
+
+
+async def test_a_flow_that_the_program_does_not_take_is_refused(homes: Homes, here: AttachedNode) -> None:
+    async with meshnode.attach(homes.there.home) as lazy:
+        answers = ask(homes.there.home, Serve("lazy", ("any",), datagrams=True))
+        assert await anext(answers) == {"serving": "lazy"}
+        opening = asyncio.create_task(here.datagrams("there", "lazy"))
+        told = await wait_for(anext(answers), DEADLINE_S)
+        await answers.aclose()  # the program has gone
+        with pytest.raises(ServiceUnavailable):
+            await wait_for(opening, DEADLINE_S)
+        late = Take(told["stream"], told["peer"], "lazy")
+        with pytest.raises(NotFound):
+            await lazy._flow(late)
+        await lazy._handle_flow(late, never)  # which is no failure of a service
+
+
+async def never(flow: Datagrams, peer: NodeId) -> None:
+    raise AssertionError("there is no flow")
+
+
+async def test_the_flows_of_a_program_that_ends_are_lost(homes: Homes, here: AttachedNode) -> None:
+    async def wait(flow: Datagrams, peer: NodeId) -> None:
+        async for data in flow:
+            flow.send(data)
+
+    async with meshnode.attach(homes.there.home) as program:
+        service = program.serve_datagrams("short", wait, allow="any", limit=1)
+        await service.started()
+        async with await here.datagrams("there", "short"):
+            pass
+        flow = await here.datagrams("there", "short")  # the place of the first is free
+        flow.send(b"there")
+        assert await wait_for(flow.receive(), DEADLINE_S) == b"there"
+    with pytest.raises(ConnectionLost):
+        await wait_for(flow.receive(), DEADLINE_S)
+    async with meshnode.attach(homes.there.home) as program:
+        await program.serve_datagrams("short", wait, allow="any", limit=1).started()
+        async with await here.datagrams("there", "short") as again:  # the one place is free
+            again.send(b"again")
+            assert await wait_for(again.receive(), DEADLINE_S) == b"again"
+        with pytest.raises(ConfigError, match="exists already"):
+            await program.serve("short", echo, allow="any").started()
 
 
 async def test_datagrams_that_are_not_taken_make_room_for_newer_ones() -> None:

@@ -10,6 +10,7 @@ import itertools
 import os
 import socket
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -195,6 +196,39 @@ async def test_closing_delivers_what_was_sent_and_the_peer_writes_no_more(make_n
                 writer.write(b"x")
                 await asyncio.sleep(0.01)
     peer.done.set()
+
+
+async def test_what_came_before_the_peer_read_no_more_is_read_before_the_reset(make_node: MakeNode) -> None:
+    sock, _, writer, peer = await _held(make_node)
+    assert isinstance(writer, MeshWriter)
+    sent = os.urandom(1_900_000)  # more than a pair of sockets holds, and less than a window
+    writer.write(sent)
+    bridge = sock._bridge
+    await _until(lambda: writer._stream.queued == 0 and bridge._stream.unread.size > 0)
+    writer.close()
+    await _until(lambda: bridge._stream.write_end == "the peer closed the stream")
+    assert await _recv(sock, 1) == sent[:1], "that the peer reads no more is no end"
+    assert not bridge.ended.is_set()
+    await asyncio.to_thread(sock.sendall, b"refused")
+    await _until(lambda: bridge._refused is not None)
+    assert bridge._stream.unread.size > 0
+    got = b""
+    while len(got) < len(sent) - 1:
+        got += await _recv(sock)
+    assert got == sent[1:]
+    with pytest.raises(ConnectionResetError):
+        await _recv(sock)
+    assert bridge.ended.is_set()
+    sock.close()
+    peer.done.set()
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    for _ in range(1_000):
+        if holds():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it does not come to hold")
 
 
 async def test_one_that_is_dropped_is_closed_and_leaves_no_descriptor(make_node: MakeNode) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import os
 import socket
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +16,7 @@ from meshnode.config import expanded
 from meshnode.daemon.attached.carried import ControlSocket
 from meshnode.daemon.attached.control import CONNECT_S, ask, ask_one
 from meshnode.daemon.attached.parts import AttachedService, AttachedTopic
-from meshnode.daemon.attached.primitives import AttachedPrimitives
+from meshnode.daemon.attached.primitives import AttachedPrimitives, texts_of
 from meshnode.daemon.client import connect
 from meshnode.daemon.request import Json, Request
 from meshnode.daemon.requests.attached import Echo, Events, Find, Identify, Record, Serve, Take
@@ -201,10 +201,9 @@ class AttachedNode(AttachedPrimitives):
         Raises:
             As ``Node.open_any``, and NotRunning.
         """
-        several = () if trusted is None else (trusted,) if isinstance(trusted, str | NodeId) else tuple(trusted)
         if "/" in service:
             raise ConfigError("a service's name has no slash", hint="open(peer, service) is for one node")
-        return await self._stream(Connect(service, tuple(map(str, several))))
+        return await self._stream(Connect(service, texts_of(trusted)))
 
     def serve(
         self,
@@ -229,20 +228,23 @@ class AttachedNode(AttachedPrimitives):
         Returns:
             The service; ``await service.started()`` raises what the node refuses it with.
         """
-        several = (allow,) if isinstance(allow, str | NodeId) else tuple(allow)
-        asked = Serve(name, tuple(map(str, several)), announce, dict(meta or {}), limit)
+        asked = Serve(name, texts_of(allow), announce, dict(meta or {}), limit)
+        return self._served(asked, lambda take: self._handle(take, handler))
+
+    def _served(self, asked: Serve, handle: Callable[[Take], Coroutine[Any, Any, None]]) -> AttachedService:
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         started.add_done_callback(lambda done: done.cancelled() or done.exception())  # the task logs it
-        return AttachedService(name, self._spawn(self._serve(asked, handler, started)), started)
+        return AttachedService(asked.name, self._spawn(self._serve(asked, handle, started)), started)
 
-    async def _serve(self, asked: Serve, handler: Handler, started: asyncio.Future[None]) -> None:
+    async def _serve(
+        self, asked: Serve, handle: Callable[[Take], Coroutine[Any, Any, None]], started: asyncio.Future[None]
+    ) -> None:
         try:
             async for told in ask(self._home, asked):
                 if "stream" not in told:
                     started.set_result(None)
                     continue
-                take = Take(told["stream"], told["peer"], asked.name)
-                self._spawn(self._handle(take, handler))
+                self._spawn(handle(Take(told["stream"], told["peer"], asked.name)))
         except MeshError as error:
             if started.done():
                 raise

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from meshnode.daemon.attached.parts import AttachedService
 from meshnode.daemon.request import Request
+from meshnode.daemon.requests.attached import Serve, Take
 from meshnode.daemon.requests.services import Connect, Flow
-from meshnode.errors import ConfigError, Unsupported
+from meshnode.errors import ConfigError, ConnectionLost, FlowClosed, NotFound
 from meshnode.identity.node_id import NodeId
 from meshnode.sdk.asyncio_server import ProtocolServer
 from meshnode.sdk.asyncio_transport import driven
@@ -21,12 +22,16 @@ if TYPE_CHECKING:
     from meshnode.daemon.attached.flow import LocalFlow
     from meshnode.daemon.request import Json
     from meshnode.quic.stream import Stream
-    from meshnode.sdk.datagrams import Datagrams
+    from meshnode.sdk.datagrams import DatagramHandler, Datagrams
     from meshnode.sdk.sockets import MeshSocket
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
-NOT_SERVED = "an attached program serves streams, and no datagrams"
-INSTEAD = "use `meshnode expose NAME udp://HOST:PORT`, or a node of the program's own"
+
+
+def texts_of(nodes: str | NodeId | Iterable[str | NodeId] | None) -> tuple[str, ...]:
+    """Return one or several nodes as texts; none for None."""
+    several = () if nodes is None else (nodes,) if isinstance(nodes, str | NodeId) else tuple(nodes)
+    return tuple(map(str, several))
 
 
 class AttachedPrimitives:
@@ -49,6 +54,8 @@ class AttachedPrimitives:
             limit: int | None = None,
         ) -> AttachedService:
             """As ``AttachedNode``."""
+
+        def _served(self, asked: Serve, handle: Callable[[Take], Coroutine[Any, Any, None]]) -> AttachedService: ...
 
         async def _answered(self, asked: Request, made: Callable[[Socket], LocalFlow]) -> tuple[LocalFlow, Json]: ...
 
@@ -155,24 +162,53 @@ class AttachedPrimitives:
         Raises:
             As ``Node.datagrams_any``, and NotRunning.
         """
-        several = () if trusted is None else (trusted,) if isinstance(trusted, str | NodeId) else tuple(trusted)
         if "/" in service:
             raise ConfigError("a service's name has no slash", hint="datagrams(peer, service) is for one node")
-        return await self._flow(Flow(service, tuple(map(str, several))))
+        return await self._flow(Flow(service, texts_of(trusted)))
 
-    async def _flow(self, asked: Flow) -> Datagrams:
+    async def _flow(self, asked: Request) -> Datagrams:
         from meshnode.daemon.attached.flow import LocalFlow
 
         flow, told = await self._answered(asked, LocalFlow)
         return flow.begin(told)
 
-    def serve_datagrams(self, name: str, handler: Any, *allowed: Any, **options: Any) -> NoReturn:
-        """Raise Unsupported: an attached program serves streams.
+    def serve_datagrams(
+        self,
+        name: str,
+        handler: DatagramHandler,
+        allow: str | NodeId | Iterable[str | NodeId] = (),
+        *,
+        announce: bool | None = None,
+        meta: Mapping[str, str] | None = None,
+        limit: int | None = None,
+    ) -> AttachedService:
+        """Serve a name by datagrams, as ``Node.serve_datagrams``, as long as this program runs.
 
         Args:
-            name: Not used.
-            handler: Not used.
-            allowed: Not used.
-            options: Not used.
+            name: The service's name.
+            handler: A coroutine function of a Datagrams and the peer's NodeId.
+            allow: The nodes that may use it, as for ``serve``.
+            announce: Tell the mesh of it. By default, when any node is allowed.
+            meta: Texts that are announced with it.
+            limit: How many flows it serves at once, as for ``Node.serve_datagrams``.
+
+        Returns:
+            The service; ``await service.started()`` raises what the node refuses it with.
         """
-        raise Unsupported(NOT_SERVED, hint=INSTEAD)
+        asked = Serve(name, texts_of(allow), announce, dict(meta or {}), limit, datagrams=True)
+        return self._served(asked, lambda take: self._handle_flow(take, handler))
+
+    async def _handle_flow(self, take: Take, handler: DatagramHandler) -> None:
+        try:
+            flow = await self._flow(take)
+        except NotFound:  # it was given up meanwhile
+            return
+        try:
+            await handler(flow, flow.peer)
+        except BaseException as error:
+            is_over = flow.is_closed
+            flow.reset()
+            if not (is_over and isinstance(error, FlowClosed | ConnectionLost)):  # it only met the end of its flow
+                raise
+        else:
+            flow.close()

@@ -10,6 +10,7 @@ from meshnode.daemon.request import Json, Request, request
 
 if TYPE_CHECKING:
     from meshnode.daemon.carry import Carried
+    from meshnode.daemon.carry_flow import CarriedFlow
     from meshnode.daemon.context import Daemon
 
 
@@ -113,13 +114,14 @@ class Events(Request):
 
 @request("serve", endless=True)
 class Serve(Request):
-    """A service whose streams the client takes, as long as it is there."""
+    """A service whose streams, or flows of datagrams, the client takes as long as it is there."""
 
     name: str
     allow: tuple[str, ...] = ()
     announce: bool | None = None
     meta: dict[str, str] = field(default_factory=dict)
     limit: int | None = None
+    datagrams: bool = False
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
         """Yield that it is served, then ``stream`` and ``peer`` for each stream, which ``take`` gives.
@@ -128,7 +130,10 @@ class Serve(Request):
         """
         import asyncio
 
+        from meshnode.daemon.carry import Carried
+        from meshnode.daemon.carry_flow import CarriedFlow
         from meshnode.identity.node_id import NodeId
+        from meshnode.sdk.datagrams import Datagrams
         from meshnode.sdk.service import LIMIT
         from meshnode.sdk.streams import MeshReader, MeshWriter
 
@@ -136,10 +141,10 @@ class Serve(Request):
         words: dict[str, None] = {}
         came: asyncio.Queue[tuple[str, NodeId]] = asyncio.Queue()
 
-        async def handle(reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
+        async def wait(stream: Carried | CarriedFlow, peer: NodeId) -> None:
             if not service.is_served:
                 return
-            word = daemon.waiting.add(reader, writer)
+            word = daemon.waiting.add(stream)
             words[word] = None
             came.put_nowait((word, peer))  # at most ``limit``, each of which waits here
             try:
@@ -147,9 +152,21 @@ class Serve(Request):
             finally:
                 del words[word]
 
-        service = daemon.node.serve(
-            self.name, handle, self.allow, accept=False, announce=self.announce, meta=self.meta or None, limit=limit
-        )
+        async def handle(reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
+            await wait(Carried(reader, writer, asyncio.Event()), peer)
+
+        async def handle_flow(flow: Datagrams, peer: NodeId) -> None:
+            await wait(CarriedFlow(flow, asyncio.Event()), peer)
+
+        meta = self.meta or None
+        if self.datagrams:
+            service = daemon.node.serve_datagrams(
+                self.name, handle_flow, self.allow, accept=False, announce=self.announce, meta=meta, limit=limit
+            )
+        else:
+            service = daemon.node.serve(
+                self.name, handle, self.allow, accept=False, announce=self.announce, meta=meta, limit=limit
+            )
         try:
             yield {"serving": self.name}
             while True:
@@ -163,14 +180,14 @@ class Serve(Request):
 
 @request("take")
 class Take(Request):
-    """A stream that came for a service of the client."""
+    """A stream or a flow that came for a service of the client."""
 
     stream: str
     peer: str
     service: str
 
-    async def answer(self, daemon: Daemon) -> AsyncIterator[Json | Carried]:
-        """Yield ``peer`` and ``service``, then the stream.
+    async def answer(self, daemon: Daemon) -> AsyncIterator[Json | Carried | CarriedFlow]:
+        """Yield ``peer`` and ``service``, then the stream or the flow.
 
         Raises NotFound.
         """
@@ -178,8 +195,6 @@ class Take(Request):
         try:
             yield {"peer": self.peer, "service": self.service}
         except BaseException:  # the client has gone
-            stream.writer.reset()
-            if stream.ended is not None:
-                stream.ended.set()
+            stream.drop()
             raise
         yield stream
