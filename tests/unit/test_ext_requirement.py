@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -38,40 +40,55 @@ def _needed(adapter: str) -> tuple[str, str, str, str]:
 NEEDED = {adapter: _needed(adapter) for adapter in ADAPTERS}
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS)
-def test_an_adapter_without_its_library_says_what_to_install(adapter: str) -> None:
-    code = f"""
-import importlib.metadata, sys
-def missing(name):
-    raise importlib.metadata.PackageNotFoundError(name)
-importlib.metadata.version = missing
-import meshnode
-try:
-    import meshnode.ext.{adapter}
-except meshnode.LibraryMissing as error:
-    assert isinstance(error, ImportError)
-    print(error.hint)
+# Each import has a process of its own, which is forked: one that is started anew takes ten times as long.
+IMPORTS = """
+import asyncio, importlib, importlib.metadata, inspect, json, os, sys
+from meshnode import LibraryMissing
+
+def version_of(found):
+    def version(name):
+        if found is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found
+    return version
+
+for adapter, found in json.loads(sys.argv[1]):
+    if os.fork() == 0:
+        importlib.metadata.version = version_of(found)
+        try:
+            importlib.import_module(f"meshnode.ext.{adapter}")
+            said = None
+        except LibraryMissing as error:
+            said = [str(error), error.hint, isinstance(error, ImportError)]
+        print(json.dumps([adapter, found, said]), flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == f"pip install 'meshnode[{adapter}]'\n"
+FOUND = (None, "0.0.1", "9999.1")  # of the library, which is missing or has another version
+
+Said = dict[tuple[str, str | None], list[Any]]
+
+
+@pytest.fixture(scope="module")
+def said() -> Said:
+    """What the import of each adapter says with each version: message, hint, whether it is an ImportError."""
+    cases = json.dumps([(adapter, found) for adapter in ADAPTERS for found in FOUND])
+    done = subprocess.run([sys.executable, "-c", IMPORTS, cases], capture_output=True, text=True, check=True)
+    return {(adapter, found): what for adapter, found, what in map(json.loads, done.stdout.splitlines())}
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-@pytest.mark.parametrize("found", ["0.0.1", "9999.1"])
-def test_an_adapter_whose_library_has_another_version_says_which_it_takes(adapter: str, found: str) -> None:
+def test_an_adapter_without_its_library_says_what_to_install(adapter: str, said: Said) -> None:
+    _, hint, is_import_error = said[adapter, None]
+    assert (hint, is_import_error) == (f"pip install 'meshnode[{adapter}]'", True)
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("found", FOUND[1:])
+def test_an_adapter_whose_library_has_another_version_says_which_it_takes(adapter: str, found: str, said: Said) -> None:
     extra, library, least, below = NEEDED[adapter]
-    code = f"""
-import importlib.metadata
-importlib.metadata.version = lambda name: {found!r}
-import meshnode
-try:
-    import meshnode.ext.{adapter}
-except meshnode.LibraryMissing as error:
-    print(error, error.hint, sep="\\n")
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    said = f"meshnode.ext needs {library}>={least},<{below}, and {found} is installed"
-    assert done.stdout == f"{said}\npip install 'meshnode[{extra}]'\n"
+    text = f"meshnode.ext needs {library}>={least},<{below}, and {found} is installed"
+    assert said[adapter, found][:2] == [text, f"pip install 'meshnode[{extra}]'"]
 
 
 def test_an_extra_installs_what_its_adapter_takes() -> None:
