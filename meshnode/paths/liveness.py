@@ -17,6 +17,7 @@ SILENCE_RTTS = 1.25
 SILENCE_MAX_S = 2.0
 UNMEASURED_RTT_S = 0.1
 TIMER_SLACK_S = 0.03  # a timer that fires later than this was held up: its granularity is finer
+SHARED_S = 0.1 * KEEPALIVE_S  # keepalives of all peers that are due within so long go together: one wake for them
 RARE_S, RARE_GROWS = 50.0, 1.25  # twice in OBSERVATION_S: what the NAT maps this node to has to be known
 LEAF_SILENT_S = 4 * RARE_S  # a leaf that was not heard for this long is asked
 DATA_EXPECTED_S = 1.0  # a stream that delivered within this is busy
@@ -122,17 +123,20 @@ class Watchdog:
 class Keepalive:
     """The schedule of keepalives on an idle path: every 15 s, give or take a tenth. ``at`` is None until a connection.
 
+    It is one of the times, ``SHARED_S`` apart and ``phase`` after zero, that all peers of a node share.
+
     NATs hold a UDP mapping open for 30 s and more (RFC 4787 REQ-5 asks for two minutes). Where keepalives are to be
     ``rare``, the time between two grows up to ``RARE_S`` while each finds this node's address as the one before did: an
     address that has changed meanwhile shows that the NAT had given the mapping up, so it is halved, and grows no more.
     """
 
-    __slots__ = ("_longest", "_rare", "_rng", "_seen", "at", "every_s")
+    __slots__ = ("_longest", "_phase", "_rare", "_rng", "_seen", "at", "every_s")
 
-    def __init__(self, rng: random.Random, *, rare: bool = False) -> None:
+    def __init__(self, rng: random.Random, *, rare: bool = False, phase: float = 0.0) -> None:
         self.at: float | None = None
         self.every_s = KEEPALIVE_S
         self._longest = RARE_S if rare else KEEPALIVE_S
+        self._phase = phase
         self._rare = rare
         self._rng = rng
         self._seen: Addr | None = None
@@ -154,4 +158,5 @@ class Keepalive:
 
     def renew(self, now: float) -> None:
         """Put the next keepalive off: a packet has just shown that the path works, or one was sent."""
-        self.at = now + self.every_s * self._rng.uniform(0.9, 1.1)
+        at = now + self.every_s * self._rng.uniform(0.9, 1.1)
+        self.at = at - (at - self._phase) % SHARED_S

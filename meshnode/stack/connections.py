@@ -19,6 +19,7 @@ from meshnode.base.timers import RETRY_S
 from meshnode.errors import ConnectionLost, MeshError, NodeClosed
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
+from meshnode.paths.liveness import SHARED_S
 from meshnode.paths.peer import PeerPaths
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.hello import CloseCode, Hello
@@ -55,6 +56,8 @@ class Connections(Component):
         self._dirty: dict[Connection, None] = {}
         self._hoards = Hoards(context.peers.groups_of, context.metrics)
         self.closed = False
+        # nodes of one host share a clock, and are not to send their keepalives at the same moment
+        self._phase = SHARED_S * int.from_bytes(bytes(context.identity.id)[:2], "big") / 65_536
         self.awaited: dict[NodeId, Callable[[float], object]] = {}  # told that a packet of a peer came
 
     # ---- sessions
@@ -80,6 +83,7 @@ class Connections(Component):
                 mtu_ceiling=settings.path_mtu,
                 loopback_mtu=settings.loopback_mtu,
                 leaf=settings.leaf,
+                phase=self._phase,
             )
             paths.book.here = self._peers.here
             found = sessions[peer] = Session(peer, paths, context.timers, self._tick)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 
 import pytest
 
 from meshnode.base.address import Addr
 from meshnode.paths.candidate import DISTRUST_HALF_LIFE_S, DISTRUST_MAX_S, Candidate
-from meshnode.paths.liveness import SILENCE_MIN_S, TIMER_SLACK_S, Watchdog, threshold
+from meshnode.paths.liveness import SILENCE_MIN_S, TIMER_SLACK_S, Keepalive, Watchdog, threshold
 from meshnode.paths.mtu import MtuSearch
 
 RTT = 0.02
@@ -90,3 +91,15 @@ def test_what_a_candidate_answered_last_is_the_newest_probe_not_the_last_answer(
     assert path.rtt == pytest.approx(0.75 * 0.1 + 0.25 * 0.5)
     path.measured(HEARD + 0.3, HEARD + 0.4)
     assert path.answered == HEARD + 0.3
+
+
+def test_keepalives_of_a_nodes_peers_go_together_and_none_is_late() -> None:
+    rng = random.Random(1)
+    peers = [Keepalive(rng, phase=0.4) for _ in range(1_000)]
+    for number, peer in enumerate(peers):
+        peer.renew(100.0 + number * 0.015)
+        assert peer.at is not None
+        assert 12.0 <= peer.at - (100.0 + number * 0.015) <= 16.5
+    wakes = {round(peer.at or 0.0, 6) for peer in peers}
+    assert len(wakes) <= 15
+    assert all(abs((at - 0.4) % 1.5) < 1e-6 or abs((at - 0.4) % 1.5 - 1.5) < 1e-6 for at in wakes)
