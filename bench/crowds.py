@@ -1,6 +1,6 @@
 """Crowds on loopback: many connections through one forward, many peers that come once, a node that is paused.
 
-``python -m bench.crowds`` prints JSON. Each node is a process of its own.
+``python -m bench.crowds [--short] [NAME ...]`` prints JSON, a line for each part. Each node is a process of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import combinations
 from pathlib import Path
@@ -233,9 +233,13 @@ async def paused(home: Path, seconds: float) -> dict[str, Any]:
         return {"late_s": late, "whole": True}
 
 
-def run(short: bool = False) -> dict[str, Any]:
-    """Return all of it."""
-    found: dict[str, Any] = {}
+def run(short: bool = False, *names: str) -> dict[str, Any]:
+    """Return the figures of the parts of these names, or of all."""
+    return dict(parts(short, *names))
+
+
+def parts(short: bool = False, *names: str) -> Iterator[tuple[str, Any]]:
+    """Measure one part after the other."""
     work: dict[str, tuple[Any, int]] = {
         "at_once": (at_once, 1000),
         "short_ones": (short_ones, 1000 if short else 24_000),
@@ -244,11 +248,14 @@ def run(short: bool = False) -> dict[str, Any]:
     }
     if shutil.which("redis-benchmark"):
         work["redis"] = (redis, 200)
+    if wrong := set(names) - set(work):
+        raise SystemExit(f"bench.crowds: no part is called {', '.join(wrong)}; there are {', '.join(work)}")
     for name, (measure, size) in work.items():
-        with tempfile.TemporaryDirectory() as home:
-            found[name] = asyncio.run(measure(Path(home), size))
-    return found
+        if not names or name in names:
+            with tempfile.TemporaryDirectory() as home:
+                yield name, asyncio.run(measure(Path(home), size))
 
 
 if __name__ == "__main__":
-    print(json.dumps(run("--short" in sys.argv[1:]), indent=2))
+    for part, figures in parts("--short" in sys.argv, *[word for word in sys.argv[1:] if not word.startswith("-")]):
+        print(json.dumps({part: figures}), flush=True)

@@ -134,7 +134,7 @@ async def _open_socks5(place: Place) -> tuple[Any, Any]:
 async def _httpx_direct(place: Place) -> Any:
     import httpx2
 
-    return httpx2.AsyncClient(base_url=f"http://127.0.0.1:{place.web}", trust_env=False)
+    return httpx2.AsyncClient(base_url=f"http://127.0.0.1:{place.web}", trust_env=False, verify=False)
 
 
 async def _httpx(place: Place) -> Any:
