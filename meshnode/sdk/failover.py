@@ -165,8 +165,8 @@ class Failover:
                         raise error
                     await self._wait_for_another(name, find_by, error, bool(trusted) and use[1] is not None)
                     continue
-                wait = self._patience(use, fresh, tried, give_up - self._runtime.stack.context.ran())
-                done, _ = await asyncio.wait(attempts, timeout=max(0.0, wait), return_when=asyncio.FIRST_COMPLETED)
+                wait = self._patience(use, fresh, tried, len(attempts), give_up - self._runtime.stack.context.ran())
+                done = await self._first_done(attempts, wait)
                 outcome = self._first_opened(kind, done, attempts, use)
                 if isinstance(outcome, tuple):
                     peer, opened = outcome
@@ -180,6 +180,16 @@ class Failover:
         finally:
             for task in attempts:
                 task.cancel()
+
+    async def _first_done(self, attempts: Collection[asyncio.Task[T]], wait: float) -> set[asyncio.Task[T]]:
+        """Wait for an attempt to end, for so many seconds in which this process runs: an answer comes in no others."""
+        ran = self._runtime.stack.context.ran
+        until = ran() + wait
+        while True:
+            left = max(0.0, until - ran())
+            done, _ = await asyncio.wait(attempts, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if done or not left or until <= ran():
+                return done
 
     async def _trust(self, name: str, trusted: tuple[NodeId | str, ...], find_by: float) -> Trust:
         if ANY in trusted:
@@ -249,11 +259,14 @@ class Failover:
             error = found
         return error
 
-    def _patience(self, use: Use, fresh: list[Instance], tried: dict[NodeId, None], left: float) -> float:
-        """Return how long to wait until another instance is tried beside, or one is looked for in the DHT."""
+    def _patience(self, use: Use, fresh: list[Instance], tried: dict[NodeId, None], running: int, left: float) -> float:
+        """Return how long to wait until another instance is tried beside, or one is looked for in the DHT.
+
+        Twice as long for each that hesitates already: where all do, the mesh is slow, and one more makes it slower.
+        """
         assert self._registry is not None
         if len(fresh) > 1:
-            return self._hedge_after(fresh[0])
+            return min(left, self._hedge_after(fresh[0]) * 2.0 ** (running - 1))
         if not _has_more(use, tried):
             return left
         if fresh:

@@ -14,7 +14,7 @@ from meshnode.gossip.dissemination.entry_store import EntryStore, Put
 from meshnode.gossip.effects import Send
 from meshnode.gossip.entry import sign_entry
 from meshnode.gossip.kinds import Accusation, Member, parse_member
-from meshnode.gossip.membership.members import Members
+from meshnode.gossip.membership.members import MAX_EXCUSED, WAIT_S, Members
 from meshnode.gossip.messages import Eager, Entries, Neighbour, Prune
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
@@ -139,7 +139,7 @@ def test_a_member_that_has_come_back_can_be_accused_like_any_other() -> None:
     members.take_effects()
     for accuser in (ME, OTHER):
         members.on_accused(PEER.id, accuser.id, BASE + 1, 2.0)
-    timers.run(10.0)
+    timers.run(4.1)
     assert [(each.status, each.before) for each in members.take_effects()] == [
         (Status.SUSPECT, Status.ALIVE),
         (Status.GONE, Status.SUSPECT),
@@ -170,6 +170,19 @@ def test_a_member_is_gone_when_two_accuse_it_or_we_do_and_the_sooner_the_more_th
     assert members.is_gone(PEER.id) is (gone_after is not None)
     timers.run(8.1)
     assert members.status(PEER.id) is (Status.GONE if gone_after else Status.ALIVE), "a lone accuser was wrong, or lied"
+
+
+def test_a_process_that_was_held_up_waits_again_for_a_refutation_that_may_lie_unread() -> None:
+    members, timers = _members()
+    members.on_member(PEER.id, BASE, False, 0.0, news=True)
+    members.on_accused(PEER.id, ME.id, BASE, 0.0)
+    now = 0.0
+    for _ in range(MAX_EXCUSED):
+        now += WAIT_S[0] + 0.3
+        timers.run(now)
+        assert members.status(PEER.id) is Status.SUSPECT
+    timers.run(now + WAIT_S[0] + 0.3)
+    assert members.is_gone(PEER.id), "one that is always late believes it in the end"
 
 
 def test_a_refutation_clears_what_was_said_of_older_incarnations_only() -> None:
@@ -209,7 +222,7 @@ def test_a_node_that_alone_took_another_for_gone_believes_it_alive_when_it_hears
     members = Members(ME.id, timers, Metrics(), lambda: 1.0)
     peer = NodeId(bytes(31) + b"\x07")
     members.on_accused(peer, ME.id, 9, 10.0)  # of an incarnation, but its accusation never left this node
-    timers.run(30.0)
+    timers.run(14.1)
     assert members.is_gone(peer)
     members.on_heard(peer)
     assert members.status(peer) is Status.ALIVE

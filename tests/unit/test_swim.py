@@ -12,6 +12,7 @@ import pytest
 from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timers
 from meshnode.gossip.effects import Accuse, Estranged, Probe, Send, Silent
+from meshnode.gossip.membership.probes import LATE_S
 from meshnode.gossip.membership.swim import LET_GO_S, Swim
 from meshnode.gossip.messages import Contact, IndirectProbe, IndirectReply
 from meshnode.identity.node_id import NodeId
@@ -208,6 +209,33 @@ def test_a_timer_that_fires_late_accuses_no_neighbour() -> None:
     mesh.run(10.0)
     assert not mesh.seen(Accuse)
     assert mesh.metrics.counters["gossip_own_fault"] == 1
+
+
+def test_an_ill_node_waits_longer_for_the_answer_to_any_probe() -> None:
+    mesh = Neighbours(1)
+    answers: list[bool] = []
+    for _ in range(3):
+        mesh.detector.blame_itself()
+    mesh.detector.probe(Contact(_id(60)), mesh.now, lambda alive, now: answers.append(alive))
+    mesh.run(0.45 * 4 - 0.01)
+    assert answers == []
+    mesh.run(0.02)
+    assert answers == [False]
+
+
+def test_a_probe_that_ends_late_says_nothing_and_another_may_follow() -> None:
+    mesh = Neighbours(1)
+    mesh.detector.on_indirect_probe(_id(1), IndirectProbe(6, Contact(_id(50), b"record")), mesh.now)
+    answers: list[bool] = []
+    assert mesh.detector.probe(Contact(_id(60)), mesh.now, lambda alive, now: answers.append(alive))
+    mesh.now += 0.45 + 2 * LATE_S
+    mesh.timers.run(mesh.now)
+    mesh._act()
+    assert not [e for _, e in mesh.log if isinstance(e, Send) and isinstance(e.message, IndirectReply)]
+    assert answers == []
+    assert mesh.detector.probe(Contact(_id(60)), mesh.now, lambda alive, now: answers.append(alive))
+    mesh.run(1.0)
+    assert answers == [False]
 
 
 def test_a_helper_answers_what_it_knows_and_probes_what_it_does_not() -> None:

@@ -19,9 +19,11 @@ from meshnode.base.timers import Timer, Timers
 from meshnode.base.value import state
 from meshnode.gossip.effects import MemberChanged, Status
 from meshnode.gossip.kinds import NEEDED
+from meshnode.gossip.membership.probes import LATE_S
 from meshnode.identity.node_id import NodeId
 
 WAIT_S = (4.0, 2.0, 1.5)  # for a refutation, with one accuser, two, and more; it takes two broadcasts, about 1 s
+MAX_EXCUSED = 3  # times that a wait which ends late, for this process was held up, begins again
 FORGET_S = 7200.0  # as long as a record lives: by then a member entry of a gone node has expired too
 
 SUSPECTS_FULL = describe("gossip_suspects_full", "accusations ignored: too many members are under suspicion")
@@ -35,6 +37,8 @@ class _Suspect:
     since: float
     accusers: dict[NodeId, int] = field(default_factory=dict)  # and the incarnation that each accuses
     gone: bool = False
+    due: float = 0.0  # when the wait for a refutation ends
+    excused: int = 0  # times that it ended late
     timer: Timer | None = None
 
 
@@ -141,10 +145,16 @@ class Members:
         if suspect.timer is not None:
             suspect.timer.cancel()
         wait = WAIT_S[min(len(suspect.accusers), len(WAIT_S)) - 1] * self._health()
-        suspect.timer = self._timers.at(max(now, suspect.since + wait), lambda now: self._over(peer, suspect, now))
+        suspect.due = max(now, suspect.since + wait)
+        suspect.timer = self._timers.at(suspect.due, lambda now: self._over(peer, suspect, now))
 
     def _over(self, peer: NodeId, suspect: _Suspect, now: float) -> None:
         if self._suspects.get(peer) is not suspect:
+            return
+        if now - suspect.due > LATE_S and suspect.excused < MAX_EXCUSED:  # a refutation may lie unread
+            suspect.excused += 1
+            suspect.since = now
+            self._arm(peer, suspect, now)
             return
         if not suspect.gone and self._enough(suspect):
             suspect.gone = True

@@ -12,6 +12,7 @@ from meshnode.gossip.messages import Contact
 from meshnode.identity.node_id import NodeId
 
 ANSWER_S = 0.45
+LATE_S = 0.25  # a timer that fires this much late shows that the process was held up
 
 PROBES_FULL = describe("gossip_probes_full", "probes refused: too many are outstanding")
 
@@ -19,9 +20,19 @@ Answer = Callable[[bool, float], None]
 
 
 class Probes:
-    """Outstanding probes, at most ``GOSSIP_MAX_PROBES``. ``send`` takes what is to be sent."""
+    """Outstanding probes, at most ``GOSSIP_MAX_PROBES``. ``send`` takes what is to be sent.
 
-    def __init__(self, timers: Timers, metrics: Metrics, send: Callable[[Probe], None]) -> None:
+    ``health`` returns the factor by which an overloaded node waits longer.
+    """
+
+    def __init__(
+        self,
+        timers: Timers,
+        metrics: Metrics,
+        send: Callable[[Probe], None],
+        health: Callable[[], float],
+    ) -> None:
+        self._health = health
         self._timers = timers
         self._metrics = metrics
         self._send = send
@@ -31,7 +42,7 @@ class Probes:
         return target in self._running
 
     def probe(self, contact: Contact, now: float, answer: Answer, asker: NodeId | None = None) -> bool:
-        """Probe a node and call ``answer`` with the outcome.
+        """Probe a node and call ``answer`` with the outcome; not where its end comes late: answers may lie unread then.
 
         A further ``asker`` shares the probe that runs. False (counted) when this node probes it already, or too many.
         """
@@ -46,11 +57,17 @@ class Probes:
         started = self._running[target] = {asker or target: answer}
         self._send(Probe(contact))
 
+        due = now + ANSWER_S * self._health()
+
         def give_up(now: float) -> None:
-            if self._running.get(target) is started:
+            if self._running.get(target) is not started:
+                return
+            if now - due > LATE_S:
+                del self._running[target]
+            else:
                 self.end(target, False, now)
 
-        self._timers.at(now + ANSWER_S, give_up)
+        self._timers.at(due, give_up)
         return True
 
     def end(self, target: NodeId, alive: bool, now: float) -> None:

@@ -26,7 +26,7 @@ from meshnode.base.rtt import RttEstimator
 from meshnode.base.timers import Timer, Timers
 from meshnode.base.value import state
 from meshnode.gossip.effects import Accuse, Estranged, Probe, Send, Silent
-from meshnode.gossip.membership.probes import Answer, Probes
+from meshnode.gossip.membership.probes import LATE_S, Answer, Probes
 from meshnode.gossip.messages import MAX_TX, Contact, IndirectProbe, IndirectReply
 from meshnode.identity.node_id import NodeId
 
@@ -40,7 +40,6 @@ SAMPLE_S = 30.0  # between probes of members that are no neighbours
 NEVER = float("-inf")
 HELPERS = 3  # k of the paper
 MAX_HEALTH = 7  # S of Lifeguard's local health multiplier
-LATE_S = 0.25  # a timer that fires this much late shows that the process was held up
 LET_GO_S = 20.0  # after an accusation: it was confirmed or refuted by now, or could not be noted: it is no neighbour
 ISOLATED_S = 8.0  # no neighbour heard for this long: none is left to ask, or to mislead
 
@@ -109,7 +108,7 @@ class Swim:
         self._heard_at = heard_at
         self._watches: dict[NodeId, _Watch] = {}
         self._effects: list[SwimEffect] = []
-        self._probes = Probes(timers, metrics, self._effects.append)
+        self._probes = Probes(timers, metrics, self._effects.append, lambda: self.health)
         self._ill = 0
         self._check: Timer | None = None
         self._round_at = now + ROUND_S * rng.random()
@@ -160,7 +159,8 @@ class Swim:
     def probe(self, contact: Contact, now: float, answer: Answer) -> bool:
         """Probe a node by datagrams; returns False when it is being probed already, or too many are.
 
-        ``answer`` is called once, with whether it answered and the time: not when False was returned.
+        ``answer`` is called once, with whether it answered and the time: not when False was returned, nor when this
+        process was held up meanwhile and no answer was read.
         """
         return self._probes.probe(contact, now, answer)
 
