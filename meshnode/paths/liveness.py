@@ -20,6 +20,7 @@ TIMER_SLACK_S = 0.03  # a timer that fires later than this was held up: its gran
 SHARED_S = 0.1 * KEEPALIVE_S  # keepalives of all peers that are due within so long go together: one wake for them
 RARE_S, RARE_GROWS = 50.0, 1.25  # twice in OBSERVATION_S: what the NAT maps this node to has to be known
 LEAF_SILENT_S = 4 * RARE_S  # a leaf that was not heard for this long is asked
+MAX_EXCUSED_S = 3.0  # of a silence, in which a watchdog that fires late says nothing of the peer
 DATA_EXPECTED_S = 1.0  # a stream that delivered within this is busy
 
 NEVER = float("-inf")
@@ -45,7 +46,16 @@ class Watchdog:
         look_at: When ``suspicious_at`` is to be asked again, infinite while nothing is expected.
     """
 
-    __slots__ = ("_awake_since", "_expecting_since", "_fired_at", "_flight_began", "data_at", "in_flight", "look_at")
+    __slots__ = (
+        "_awake_since",
+        "_excused_since",
+        "_expecting_since",
+        "_fired_at",
+        "_flight_began",
+        "data_at",
+        "in_flight",
+        "look_at",
+    )
 
     def __init__(self, now: float) -> None:
         self.in_flight = 0
@@ -53,7 +63,7 @@ class Watchdog:
         self.data_at = NEVER
         self._expecting_since: float | None = None
         self._fired_at = NEVER
-        self._awake_since = NEVER
+        self._awake_since = self._excused_since = NEVER
         self.look_at = float("inf")
 
     def look(self, now: float) -> float:
@@ -107,15 +117,20 @@ class Watchdog:
             since = self.data_at  # a stream that just delivered is expected to go on; asked once
         return None if since is None else max(since, heard, self._awake_since) + threshold(rtt)
 
-    def is_real(self, due: float, heard: float, now: float) -> bool:
+    def is_real(self, due: float, heard: float, now: float, late: float) -> bool:
         """Take note that the watchdog due at ``due`` fired; False when it fired late.
 
-        Late is more than ``TIMER_SLACK_S``: this process got no CPU. It is excused once a silence, then the timer
-        counts from ``now``.
+        Late is more than ``TIMER_SLACK_S``: this process got no CPU, and what has come may be unread. It is excused,
+        and the timer counts from ``now``: once a silence, and again for up to ``MAX_EXCUSED_S`` while the process is
+        ``late`` by itself.
         """
-        if now - due > TIMER_SLACK_S and self._awake_since <= heard:
-            self._awake_since = now
-            return False
+        if now - due > TIMER_SLACK_S:
+            is_first = self._awake_since <= heard
+            if is_first:
+                self._excused_since = now
+            if is_first or (late > TIMER_SLACK_S and now - self._excused_since < MAX_EXCUSED_S):
+                self._awake_since = now
+                return False
         self._fired_at = now
         return True
 

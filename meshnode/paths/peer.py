@@ -337,12 +337,15 @@ class PeerPaths:
             return None
         return self.watchdog.suspicious_at(current.last_heard, current.rtt)
 
-    def tick(self, now: float) -> None:
-        """Let due timers fire; afterwards ``next_deadline`` is None or later than ``now``."""
+    def tick(self, now: float, late: float = 0.0) -> None:
+        """Let due timers fire; afterwards ``next_deadline`` is None or later than ``now``.
+
+        ``late``: by how many seconds this process comes late, for it had no CPU.
+        """
         current = self.book.current
         if current is None:
             return
-        self._tick_silence(current, now)
+        self._tick_silence(current, now, late)
         self.mtu.tick(current, now)
         if _is_due(self._upgrade.at, now):
             self._upgrade.tick(current, now)
@@ -354,7 +357,7 @@ class PeerPaths:
                 self.watchdog.expect(now)
                 self._validation.probe(current, 0, now)
 
-    def _tick_silence(self, current: Candidate, now: float) -> None:
+    def _tick_silence(self, current: Candidate, now: float, late: float) -> None:
         if _is_due(self._validation.confirm_by, now):
             self._validation.confirm_by = None
             if not current.is_valid:
@@ -363,14 +366,14 @@ class PeerPaths:
                 self._decide(MoveUnconfirmed(), now)
                 self.seeking.begin(now)
         due = self._suspicious_at()
-        if due is not None and due <= now and self.watchdog.is_real(due, current.last_heard, now):
+        if due is not None and due <= now and self.watchdog.is_real(due, current.last_heard, now, late):
             if self.mtu.size > current.mtu.floor and self.watchdog.in_flight:
                 self.mtu.fall_back(current, now)
-            self.seeking.begin(now)
+            self.seeking.begin(now, late)
         if _is_due(self.seeking.next_probe, now):
-            self.seeking.round(now)
+            self.seeking.round(now, late)
         if _is_due(self.seeking.dial_at, now):
-            self.seeking.dial_round(now)
+            self.seeking.dial_round(now, late)
 
     def _compare_relays(self, current: Candidate, now: float) -> None:
         """Probe other relays beside the one in use, so that one that drops, delays or repeats datagrams is left."""

@@ -30,6 +30,8 @@ PROBE_GAPS_S = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5, 1.0, 2.0, 5.0)  # the la
 DIAL_GAPS_S = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0)  # between probes of all candidates while a dial is not answered
 SUSPEND_AFTER_S = 2.0
 ASK_MIN_S, ASK_MAX_S = 0.15, 60.0  # between queries for the peer's record, in doubling pauses: it may be gone for good
+LATE_ROUNDS = 3  # of rounds that come late, one in so many goes to all candidates
+TUNNEL_LATE_S = 0.25  # none is opened by a round that is later: it takes CPU of both ends, and the seeds are one end
 TUNNEL_AFTER_S = 0.25  # a WebSocket costs a TCP and a TLS handshake: only when nothing else has answered
 
 
@@ -104,15 +106,17 @@ class Seeking:
         self._dialled_at, self._dial_step, self.dial_at = now, 0, now + DIAL_GAPS_S[0]
         self._probe_all(0, now, include_current=False)
 
-    def dial_round(self, now: float) -> None:
+    def dial_round(self, now: float, late: float = 0.0) -> None:
         """Probe all candidates once more, the first one too: the dial is not answered yet.
 
         There are as many rounds as ``DIAL_GAPS_S``, over 4.1 s. WebSockets are tried after ``TUNNEL_AFTER_S``.
         """
-        self._probe_all(0, now, include_current=True)
+        if self._dialled_at is not None:
+            self._dialled_at += late
         self._dial_step += 1
+        self._probe_some(0, self._dial_step, late, now)
         is_last = self._dial_step >= len(DIAL_GAPS_S)
-        self.dial_at = None if is_last else now + DIAL_GAPS_S[self._dial_step]
+        self.dial_at = None if is_last else now + max(DIAL_GAPS_S[self._dial_step], late)
 
     def end_dial(self) -> None:
         """Stop the dial's probes: the handshake is done."""
@@ -120,10 +124,11 @@ class Seeking:
 
     # ---- a silence
 
-    def begin(self, now: float) -> None:
+    def begin(self, now: float, late: float = 0.0) -> None:
         """Start the rounds, or start over with the shortest gap: an expected packet is overdue.
 
-        The first round goes out now, the next half a ``threshold`` later, 20 ms at least.
+        The first round goes out now, the next half a ``threshold`` later, 20 ms at least. Where this process comes
+        ``late``, it got no CPU, and the path in use is asked first.
         """
         current = self._book.current
         if self.silent_since is None:
@@ -133,10 +138,10 @@ class Seeking:
             self._journal.emit(FellSilent())
             self._note(now, PathReason.SILENT)
         self._step = 0
-        self._probe_all(self.flags(), now, include_current=True)
+        self._probe_some(self.flags(), 1, late, now)
         self.next_probe = now + max(PROBE_GAPS_S[1], threshold(current.rtt if current is not None else None) / 2)
 
-    def round(self, now: float) -> None:
+    def round(self, now: float, late: float = 0.0) -> None:
         """Probe all candidates once more.
 
         A newer record is asked for after 0.15 s of silence and then in doubling pauses, up to 60 s; the connection is
@@ -148,7 +153,7 @@ class Seeking:
             self.silent_since += now - self.next_probe
         silent = now - self.silent_since
         self._step = min(self._step + 1, len(PROBE_GAPS_S) - 1)
-        self._probe_all(self.flags(), now, include_current=True)
+        self._probe_some(self.flags(), self._step, late, now)
         if silent >= self._ask_after:
             self._ask_after = silent + min(max(silent, ASK_MIN_S), ASK_MAX_S)
             self._journal.emit(NeedRecord())
@@ -156,7 +161,7 @@ class Seeking:
             self.connectivity = Connectivity.SUSPENDED
             self._journal.emit(Suspended())
             self._note(now, PathReason.SUSPENDED)
-        gap = PROBE_GAPS_S[self._step]
+        gap = max(PROBE_GAPS_S[self._step], late)  # in less than it was late it will not be back
         self.next_probe = now + gap * (self._rng.uniform(0.9, 1.1) if gap >= 1 else 1)
 
     def hurry(self, now: float) -> None:
@@ -212,9 +217,21 @@ class Seeking:
         current = self._book.current
         self._journal.note(now, reason, current.path if current is not None else None)
 
-    def _probe_all(self, flags: int, now: float, *, include_current: bool) -> None:
+    def _probe_some(self, flags: int, step: int, late: float, now: float) -> None:
+        """Probe all candidates, or the path in use alone in most of the rounds in which this process comes late.
+
+        A process without CPU finds all peers silent at once: what it asks of all their addresses, all have to answer.
+        After a move of this node the path in use is as good as any other.
+        """
+        current = self._book.current
+        if late and step % LATE_ROUNDS and current is not None and not self.moved:
+            self._probe(current, flags, now)
+        else:
+            self._probe_all(flags, now, include_current=True, tunnels=late < TUNNEL_LATE_S)
+
+    def _probe_all(self, flags: int, now: float, *, include_current: bool, tunnels: bool = True) -> None:
         since = self.silent_since if self.silent_since is not None else self._dialled_at
-        without_tunnels = since is None or now - since < TUNNEL_AFTER_S
+        without_tunnels = since is None or now - since < TUNNEL_AFTER_S or not tunnels
         current = self._book.current
         for candidate in self._book:
             if isinstance(candidate.path, ViaTunnel) and without_tunnels and candidate is not current:

@@ -246,7 +246,7 @@ class Connections(Component):
         self._context.dials.tick(session, now)
         at = session.paths.next_deadline()
         if at is not None and at <= now:
-            session.paths.tick(now)
+            session.paths.tick(now, self._context.late_by)
         self._context.probes.drain(session, now)
         self.forget_if_idle(session)
         self.arm(session)

@@ -355,7 +355,8 @@ class Dialing(Component):
         A peer that has restarted rejects knocks that are older than its start.
         """
         dial = session.dial
-        session.attempt.check_at = now + DIAL_REFRESH_S
+        late = self._context.late_by
+        session.attempt.check_at = now + max(DIAL_REFRESH_S, late)
         # a peer that moved, or starts, or waits for a relay, publishes only later
         self._context.records.watch_if_used(session.peer, now, dialling=True)
         if dial is None or now < dial.started + DIAL_REFRESH_S:
@@ -365,7 +366,8 @@ class Dialing(Component):
             self._context.admission.ask_of(dial)
             return
         for path in session.paths.book:
-            waited = now - dial.started >= max(2 * DIAL_REFRESH_S, 3 * (path.rtt or 0.0))
+            ran = now - dial.started - dial.handshake.late
+            waited = ran >= max(2 * DIAL_REFRESH_S, 3 * (path.rtt or 0.0), 2 * late)
             if path.answered >= dial.started and waited and session.attempt.redials < MAX_REDIALS:
                 dial.abandon(PeerRestarted(f"{session.peer.short} answers, but not our first flight"))
                 return

@@ -20,6 +20,7 @@ from meshnode.quic.connection import State
 from meshnode.stack.context import Context
 
 PINGS, PING_AGAIN_S = 3, 0.15
+LATE_S = 0.1  # a tick that is later than this says nothing of a member
 PING_PATHS = 3
 
 
@@ -51,13 +52,15 @@ class GossipProbes:
     def probe(self, contact: Contact, now: float) -> None:
         """Ask a member for a sign of life: ``PINGS`` rounds of PINGs, ``PING_AGAIN_S`` apart, while it does not answer.
 
-        A member that uses relays is also connected to, unless it is already.
+        A member that uses relays is also connected to, unless it is already: not while this process comes late, for
+        then most that are silent are not, and a handshake costs as much as fifty PINGs.
         """
         record = self._record(contact)
         self._forget(contact.id)
         if not self._ping_connection(contact.id, record, now):
             self._ping(contact.id, record, 0, now)
-        if record is not None and record.relays and self._context.peers.connection(contact.id) is None:
+        late = self._context.late_by >= LATE_S
+        if record is not None and record.relays and self._context.peers.connection(contact.id) is None and not late:
             self._connect(Contact(contact.id), now)
 
     def _ping_connection(self, peer: NodeId, record: EndpointRecord | None, now: float) -> bool:

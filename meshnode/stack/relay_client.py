@@ -38,6 +38,7 @@ from meshnode.stack.component import Component
 from meshnode.stack.context import RELAY, TUNNEL, Context
 from meshnode.stack.session import Introduction, Session
 
+LATE_S = 0.1  # a tick that is later than this says nothing of a relay
 KEEP_S, SETTLED_S = 1.0, 10.0  # between looks at the relays; the longer while all is granted and heard
 
 BAD_FRAME = describe("drop_relay_frame", "relay frames dropped: malformed, of no reservation, or not proven")
@@ -111,8 +112,10 @@ class RelayClient(Component):
         if not self._context.settings.use_relays:
             return
         self._timer.set(now + KEEP_S)
-        for relay in [r for r, h in self._holdings.items() if h.granted and not self._works(r)]:
-            self._lose(relay, now)  # another may take its place; it is asked again when it answers
+        # another may take its place; it is asked again when it answers. A process that comes late finds all silent
+        silent = [r for r, h in self._holdings.items() if h.granted and not self._works(r)]
+        for relay in silent if self._context.late_by < LATE_S else []:
+            self._lose(relay, now)
         homes = () if self._context.settings.relay else self._homes(now)  # a relay's record names no other
         if homes != self.homes:
             self.homes = homes
@@ -124,8 +127,11 @@ class RelayClient(Component):
         """Ask for reservations, and return the relays for the own record: those in use, then the nearest."""
         known = self.known()
         self._hold_some(known, now)
+        late = self._context.late_by >= LATE_S
         usable = {
-            r: _rtt(self._context.peers.sessions[r]) for r, h in self._holdings.items() if h.granted and self._works(r)
+            r: _rtt(self._context.peers.sessions[r])
+            for r, h in self._holdings.items()
+            if h.granted and (self._works(r) or (late and r in self.homes and r in self._context.peers.sessions))
         }
         kept = [r for r in self.homes if r in usable]
         nearest = sorted((r for r in usable if r not in kept and r in known), key=lambda r: usable[r])

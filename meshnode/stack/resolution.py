@@ -27,6 +27,8 @@ from meshnode.stack.dht_sending import DhtSending
 from meshnode.stack.record_news import RecordNews
 from meshnode.stack.session import Session
 
+SLOW_SEEK_S = 20.0  # between searches for any silent peers while this node or the mesh is short of CPU
+SLOW_BY_S = 0.1  # it is when its last tick was later than this
 WATCH_AGAIN_S = 10.0  # a watch that could not be had, for there were too many, is tried again with a stream after this
 
 
@@ -41,6 +43,7 @@ class Resolution(Component):
         self._id = context.identity.id
         self._timer = context.timers.timer(self._tick)
         self._sought: BoundedDict[NodeId, float] = BoundedDict(MAX_SOUGHT)
+        self._seek_at = float("-inf")  # of the last search for a silent peer
         self._watched: dict[NodeId, float] = {}  # peers that opened streams, and when to see again to their watch
         dht = Dht(
             context.identity.id,
@@ -52,6 +55,7 @@ class Resolution(Component):
             seed_role=context.settings.seed_role,
             leaf=context.settings.leaf,
             is_linked=lambda peer: context.peers.connection(peer) is not None,
+            late_by=lambda: context.late_by,
         )
         self.resolver.is_barred = dht.records.is_barred = lambda peer: context.is_barred(peer)
         sending = DhtSending(context)
@@ -211,11 +215,25 @@ class Resolution(Component):
             self.dht.unwatch(peer, now)  # its dial is over
 
     def seek(self, peer: NodeId, now: float) -> None:
-        """Renew the watches of a peer that answers nowhere, and ask the sources for it at most every ``SEEK_S``."""
+        """Renew the watches of a peer that answers nowhere, and ask the sources for it at most every ``SEEK_S``.
+
+        While this process comes late, or many requests time out, one peer in ``SLOW_SEEK_S`` is sought: most that are
+        silent then have not moved, and a lookup is 20 to 30 requests more. A moved one is told of by gossip too.
+        """
+        if self._is_slow():
+            if now - self._seek_at < SLOW_SEEK_S:
+                return
+        elif now - self._sought.get(peer, float("-inf")) < SEEK_S:
+            self.dht.rewatch(peer, now)
+            return
+        self._seek_at = now
         self.dht.rewatch(peer, now)
-        if now - self._sought.get(peer, float("-inf")) >= SEEK_S:
-            self._sought.put(peer, now)
-            self.look_up(peer, now)
+        self._sought.put(peer, now)
+        self.look_up(peer, now)
+
+    def _is_slow(self) -> bool:
+        """Return whether this node, or the mesh, has less CPU than it wants at present."""
+        return self._context.late_by > SLOW_BY_S or self.dht.dht.is_congested
 
     def contacts(self) -> list[NodeId]:
         """Return the ids of the DHT's contacts; none when it is off."""

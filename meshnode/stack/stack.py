@@ -180,7 +180,8 @@ class Stack:
         reception = Reception(context.peers.by_cid, feed, dialing.on_initial, other, self.metrics, context.timers)
         self.take = reception.take  # what was received in one turn; ``flush`` is to follow
         context.deliver = reception.deliver
-        self._watches = ClockWatch(context), UnreadBytes(context), Lateness(context)  # look whenever time has passed
+        self._lateness = Lateness(context)
+        self._watches = ClockWatch(context), UnreadBytes(context), self._lateness  # look whenever time has passed
         sealer.senders.is_linked = lambda peer: context.peers.connection(peer) is not None
         sealer.senders.home_of = self.resolution.home_of
         sealer.doubt.answers = frozenset((PONG, *ANSWERS))
@@ -309,7 +310,7 @@ class Stack:
         dirty = self.context.dirty
         for _ in range(FLUSH_ROUNDS):
             if not dirty:
-                return
+                break
             for component in tuple(dirty):
                 del dirty[component]
                 try:
@@ -317,6 +318,7 @@ class Stack:
                 except Exception as error:
                     self.context.timers.at(now + RETRY_S, partial(self._flush_again, component))
                     self.context.timers.on_error(error)
+        self._lateness.rest(now)
 
     def _flush_again(self, component: Component, _: float) -> None:
         self.context.dirty[component] = None

@@ -19,7 +19,7 @@ from meshnode.base.timers import Timers
 from meshnode.discovery.dht.budget import FIRST, LEAST, LOOKUP, OUTCOMES, TIME_OUT_S, TOO_MANY, Budget
 from meshnode.discovery.dht.contacts import ALIVE_S
 from meshnode.discovery.dht.messages import Ping, Pong, decode_message
-from meshnode.discovery.dht.rpc import LATE, MAX_WAIT_S, PUT_OFF, RETRANSMITS, SPARED, WAITED, Rpcs
+from meshnode.discovery.dht.rpc import LATE, LATE_S, MAX_WAIT_S, PUT_OFF, RETRANSMITS, SPARED, WAITED, Rpcs
 from meshnode.identity.node_id import NodeId
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -251,6 +251,26 @@ def test_nothing_is_sent_again_while_too_many_time_out() -> None:
     caller.call()
     caller.run(3.0)
     assert caller.metrics.counters[RETRANSMITS] == 2, "at another place in the network nothing is known yet"
+
+
+def test_a_deadline_that_comes_late_is_put_off_once_for_the_answer_may_be_unread() -> None:
+    caller = Caller()
+    caller.call("a")
+    due = caller.timers.next_deadline()
+    assert due is not None
+    caller.now = due + 2 * LATE_S
+    caller.timers.run(caller.now)
+    assert len(caller.sent) == 1, "it is not sent again"
+    caller.answer(caller.sent[0])
+    assert caller.ended == ["+a"]
+    caller.call("b")
+    while caller.ended == ["+a"]:
+        due = caller.timers.next_deadline()
+        assert due is not None
+        caller.now = due + 2 * LATE_S
+        caller.timers.run(caller.now)
+    assert caller.ended == ["+a", "-b"], "and once only: then it is given up"
+    assert caller.metrics.counters[RETRANSMITS] == 1
 
 
 def test_the_wait_for_an_answer_follows_answers_that_came_late() -> None:

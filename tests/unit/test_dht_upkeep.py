@@ -20,6 +20,8 @@ from meshnode.discovery.dht.messages import (
     decode_message,
     encode_message,
 )
+from meshnode.discovery.dht.watching import RETRY_S as FIRST_RETRY_S
+from meshnode.discovery.dht.watching import SLOW_RETRIES
 from meshnode.identity.keys import Identity
 from meshnode.identity.record import sign_record
 from tests.unit.test_dht_parts import HOME, TX, _identity, _record
@@ -185,6 +187,42 @@ def test_the_first_message_after_a_publication_into_a_cut_network_brings_it_out_
     net.run(0.5)
     held = [n.dht.records.fresh(node.id.dht_key, net.wall()) for n in net.nodes if n is not node]
     assert sum(item is not None and item.encoded == record.encoded for item in held) == 5
+
+
+def test_a_first_message_that_was_read_late_is_no_sign_of_a_network_that_was_cut() -> None:
+    net = build(6, 8)
+    node = net.nodes[2]
+
+    def sent_again(late_by: float) -> int:
+        net.publish(node)
+        before = node.metrics.counters["dht_rpcs"]
+        node.dht._shared.late_by = lambda: late_by
+        node.dht._announcer.on_heard(net.now + 0.6)
+        return node.metrics.counters["dht_rpcs"] - before
+
+    assert sent_again(0.3) == 0
+    assert sent_again(0.0) > 0
+
+
+def test_a_watch_begins_at_the_seeds_and_without_a_lookup_while_too_many_requests_time_out() -> None:
+    net = build(12, 8)
+    node, peer, seed = net.nodes[2], net.nodes[7], net.nodes[0]
+    node.dht.add_contact_hint(seed.id, seed.addr, net.now, seed=True)
+    net.run(2.0)
+    lookups = node.metrics.counters["dht_lookups"]
+    node.dht._shared.rpcs.budget.share = 1.0
+    node.dht.watch(peer.id, net.now)
+    watched = node.dht._watching._watched[peer.id.dht_key]
+    assert node.metrics.counters["dht_lookups"] == lookups
+    assert list(watched.holders) == [seed.id]
+    retry = watched.retry_timer
+    assert retry is not None
+    assert retry.when - net.now >= 0.5 * FIRST_RETRY_S * SLOW_RETRIES
+    node.dht._shared.rpcs.budget.share = 0.0
+    net.pump(node)
+    net.run(3 * FIRST_RETRY_S * SLOW_RETRIES)
+    assert node.metrics.counters["dht_lookups"] > lookups
+    assert len(watched.holders) > 1
 
 
 def test_a_record_that_says_the_same_costs_its_stores_and_a_narrow_lookup() -> None:

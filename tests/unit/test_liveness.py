@@ -34,7 +34,7 @@ def test_nothing_expected_is_no_silence() -> None:
 def test_a_stream_that_just_delivered_is_waited_for_once() -> None:
     watchdog = Watchdog(HEARD)
     watchdog.data_at = HEARD
-    assert watchdog.is_real(_due(watchdog), HEARD, _due(watchdog))
+    assert watchdog.is_real(_due(watchdog), HEARD, _due(watchdog), 0.0)
     assert watchdog.suspicious_at(HEARD, RTT) is None
 
 
@@ -42,15 +42,15 @@ def test_a_watchdog_that_fires_late_says_nothing_of_the_peer_and_is_set_once_mor
     watchdog = Watchdog(HEARD)
     watchdog.expect(HEARD)
     woke = _due(watchdog) + 0.3
-    assert not watchdog.is_real(_due(watchdog), HEARD, woke)
+    assert not watchdog.is_real(_due(watchdog), HEARD, woke, 0.0)
     assert _due(watchdog) == woke + threshold(RTT)
-    assert watchdog.is_real(_due(watchdog), HEARD, _due(watchdog) + 0.3)  # we ran in between, and nothing had come
+    assert watchdog.is_real(_due(watchdog), HEARD, _due(watchdog), 0.0)  # we ran in between, and nothing had come
 
 
 def test_a_timers_granularity_is_not_lateness() -> None:
     watchdog = Watchdog(HEARD)
     watchdog.expect(HEARD)
-    assert watchdog.is_real(_due(watchdog), HEARD, _due(watchdog) + 0.9 * TIMER_SLACK_S)
+    assert watchdog.is_real(_due(watchdog), HEARD, _due(watchdog) + 0.9 * TIMER_SLACK_S, 0.0)
 
 
 def test_a_path_is_trusted_soon_after_its_first_silence_and_later_after_each_more() -> None:

@@ -96,7 +96,7 @@ class Announcer:
         if self._silent_since is None:
             return
         silent, self._silent_since = now - self._silent_since, None
-        if silent >= UNHEARD_S:
+        if silent >= UNHEARD_S + 2 * self._shared.late_by():
             self._sending.clear()  # what is on its way waits longer and longer for an answer
             self._send_out(now)
 

@@ -66,6 +66,7 @@ class Dht:
     ``is_linked`` tells which peers have a live connection: their records and watches are not displaced by newcomers'.
     A ``leaf`` asks and publishes, and answers nothing: it is no contact of others, and looks after few of its own.
     ``has_price`` tells which ids were paid for: records are stored at the nearest of these too, and lookups ask them.
+    ``late_by`` tells how late this process came last: what has come may be unread.
     """
 
     def __init__(
@@ -81,9 +82,10 @@ class Dht:
         leaf: bool = False,
         is_linked: Callable[[NodeId], bool] = lambda peer: False,
         has_price: Callable[[NodeId], bool] = has_price,
+        late_by: Callable[[], float] = lambda: 0.0,
     ) -> None:
         limit = DHT_MAX_STORED_SEED if seed_role else DHT_MAX_STORED
-        shared = self._shared = Shared(own, rng, metrics, limit, wall - now, is_linked, has_price)
+        shared = self._shared = Shared(own, rng, metrics, limit, wall - now, is_linked, has_price, late_by)
         self._table = shared.table
         self._metrics = metrics
         self._lookups = Lookups(
@@ -255,6 +257,11 @@ class Dht:
         Its holders are told (by default as of the last call that had a time).
         """
         self._watching.unwatch(peer, self._now if now is None else now)
+
+    @property
+    def is_congested(self) -> bool:
+        """Return whether many requests time out of nodes that answered before: the mesh is short of CPU."""
+        return self._shared.rpcs.budget.congested
 
     @property
     def records(self) -> RecordStore:

@@ -31,6 +31,7 @@ from meshnode.discovery.dht.rtt import RttBook
 from meshnode.identity.node_id import NodeId
 
 MAX_LATE = 512  # requests; x about 300 B: the answers of a minute at the least window's rate
+LATE_S = 0.1  # a deadline that is later than this says nothing of the peer, once a request
 MAX_WAIT_S = 5.0  # for the budget, less than a lookup lasts
 MIN_PADDED_BODY = 32  # a Pong with its token is no longer than the Ping
 ASKED_PADDED_BODY = 160  # nor is the Pong together with a Ping of 32, which asks back
@@ -62,6 +63,8 @@ class Call:
     on_slow: Callable[[float], None] | None
     unasked: bool
     wanted: Callable[[], bool] | None = None
+    due: float = 0.0
+    is_excused: bool = False
     step: int = 1  # waits that have begun
     sends: int = 1
     last_sent: float = 0.0
@@ -168,8 +171,12 @@ class Rpcs:
         call.started = call.last_sent = now
         self._calls[call.tx] = call
         self._metrics.count(RPCS)
-        call.timer = self._timers.at(now + call.waits[0], lambda t: self._due(call, t))
+        self._wait(call, now + call.waits[0])
         self._send(call.peer, call.addr, call.body, call.unasked)
+
+    def _wait(self, call: Call, until: float) -> None:
+        call.due = until
+        call.timer = self._timers.at(until, lambda t: self._due(call, t))
 
     def _put_off(self, call: Call, now: float) -> None:
         del self._waiting[call.tx]
@@ -188,8 +195,13 @@ class Rpcs:
                 self._begin(call, now)
 
     def _due(self, call: Call, now: float) -> None:
+        late = now - call.due
+        if late > LATE_S and not call.is_excused:  # the answer may have come, and be unread
+            call.is_excused = True
+            self._wait(call, now + late)
+            return
         if call.step < len(call.waits):
-            call.timer = self._timers.at(now + call.waits[call.step], lambda t: self._due(call, t))
+            self._wait(call, now + call.waits[call.step])
             call.step += 1
             if self.budget.congested:
                 self._metrics.count(SPARED)

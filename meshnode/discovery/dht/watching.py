@@ -25,6 +25,7 @@ LOOKUP_EVERY = 60  # renewals: an hour; the nearest nodes change slowly, and a h
 RETRY_S = 2.0
 MAX_RETRY_S = 60.0
 REFUSED_S = 3_600.0  # a holder that had no place is not asked again: those that it had one for renew theirs
+SLOW_RETRIES = 8  # times as long while many requests time out
 URGENT_SENDS = 6
 MAX_ENDED = 64
 BURST = 64  # watches renewed at once after a move; the rest follow, so many every 10 ms
@@ -75,7 +76,10 @@ class Watching:
         watched = self._watched[key] = _Watched(peer, seq)
         self._ended.pop(key, None)
         self._join(watched, {}, now)
-        self._look(watched, now)
+        if self._shared.rpcs.budget.congested and watched.holders:
+            self._retry(watched, now)  # the seeds do until a lookup, 20 to 30 requests, is no burden
+        else:
+            self._look(watched, now)
         watched.timer = self._shared.timers.at(now + self._shared.jittered(RENEW_S, 0.1), lambda t: self._renew(key, t))
 
     def unwatch(self, peer: NodeId, now: float) -> None:
@@ -160,7 +164,9 @@ class Watching:
     def _retry(self, watched: _Watched, now: float) -> None:
         if watched.looking or (watched.retry_timer is not None and watched.retry_timer.live):
             return
-        wait = min(MAX_RETRY_S, RETRY_S * 2**watched.retries)
+        # holders that are only slow are not replaced by others at once
+        first = RETRY_S * (SLOW_RETRIES if self._shared.rpcs.budget.congested else 1)
+        wait = min(MAX_RETRY_S, first * 2**watched.retries)
         watched.retries = min(watched.retries + 1, 10)
 
         def again(now: float) -> None:
