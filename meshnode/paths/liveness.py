@@ -20,6 +20,7 @@ TIMER_SLACK_S = 0.03  # a timer that fires later than this was held up: its gran
 SHARED_S = 0.1 * KEEPALIVE_S  # keepalives of all peers that are due within so long go together: one wake for them
 RARE_S, RARE_GROWS = 50.0, 1.25  # twice in OBSERVATION_S: what the NAT maps this node to has to be known
 LEAF_SILENT_S = 4 * RARE_S  # a leaf that was not heard for this long is asked
+STARVED_S = 0.25  # a process that is later than this, by itself, has no CPU; on a busy host most are late by less
 MAX_EXCUSED_S = 3.0  # of a silence, in which a watchdog that fires late says nothing of the peer
 DATA_EXPECTED_S = 1.0  # a stream that delivered within this is busy
 
@@ -122,13 +123,13 @@ class Watchdog:
 
         Late is more than ``TIMER_SLACK_S``: this process got no CPU, and what has come may be unread. It is excused,
         and the timer counts from ``now``: once a silence, and again for up to ``MAX_EXCUSED_S`` while the process is
-        ``late`` by itself.
+        ``late`` by ``STARVED_S``.
         """
         if now - due > TIMER_SLACK_S:
             is_first = self._awake_since <= heard
             if is_first:
                 self._excused_since = now
-            if is_first or (late > TIMER_SLACK_S and now - self._excused_since < MAX_EXCUSED_S):
+            if is_first or (late >= STARVED_S and now - self._excused_since < MAX_EXCUSED_S):
                 self._awake_since = now
                 return False
         self._fired_at = now

@@ -23,7 +23,7 @@ from meshnode.paths.effects import (
     Resumed,
     Suspended,
 )
-from meshnode.paths.liveness import TIMER_SLACK_S, threshold
+from meshnode.paths.liveness import STARVED_S, TIMER_SLACK_S, threshold
 from meshnode.paths.validation import Validation
 
 PROBE_GAPS_S = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5, 1.0, 2.0, 5.0)  # the last repeats
@@ -31,7 +31,6 @@ DIAL_GAPS_S = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0)  # between probes of all candidates
 SUSPEND_AFTER_S = 2.0
 ASK_MIN_S, ASK_MAX_S = 0.15, 60.0  # between queries for the peer's record, in doubling pauses: it may be gone for good
 LATE_ROUNDS = 3  # of rounds that come late, one in so many goes to all candidates
-TUNNEL_LATE_S = 0.25  # none is opened by a round that is later: it takes CPU of both ends, and the seeds are one end
 TUNNEL_AFTER_S = 0.25  # a WebSocket costs a TCP and a TLS handshake: only when nothing else has answered
 
 
@@ -128,7 +127,7 @@ class Seeking:
         """Start the rounds, or start over with the shortest gap: an expected packet is overdue.
 
         The first round goes out now, the next half a ``threshold`` later, 20 ms at least. Where this process comes
-        ``late``, it got no CPU, and the path in use is asked first.
+        ``late`` by ``STARVED_S``, it got no CPU, and the path in use is asked first.
         """
         current = self._book.current
         if self.silent_since is None:
@@ -218,16 +217,16 @@ class Seeking:
         self._journal.note(now, reason, current.path if current is not None else None)
 
     def _probe_some(self, flags: int, step: int, late: float, now: float) -> None:
-        """Probe all candidates, or the path in use alone in most of the rounds in which this process comes late.
+        """Probe all candidates, or the path in use alone in most of the rounds that come ``STARVED_S`` late.
 
         A process without CPU finds all peers silent at once: what it asks of all their addresses, all have to answer.
         After a move of this node the path in use is as good as any other.
         """
         current = self._book.current
-        if late and step % LATE_ROUNDS and current is not None and not self.moved:
+        if late >= STARVED_S and step % LATE_ROUNDS and current is not None and not self.moved:
             self._probe(current, flags, now)
         else:
-            self._probe_all(flags, now, include_current=True, tunnels=late < TUNNEL_LATE_S)
+            self._probe_all(flags, now, include_current=True, tunnels=late < STARVED_S)
 
     def _probe_all(self, flags: int, now: float, *, include_current: bool, tunnels: bool = True) -> None:
         since = self.silent_since if self.silent_since is not None else self._dialled_at
