@@ -56,14 +56,18 @@ def prepared(root: Path, version: str) -> list[str]:
 
 
 def _run(*command: str | Path, cwd: Path = ROOT) -> str:
-    """Run one step, its output on the terminal as well. Raises Refused when it fails."""
+    """Run one step and return its output, each line on the terminal as it comes. Raises Refused when it fails."""
     words = [str(word) for word in command]
     print(f"release: {' '.join(words)}", flush=True)
-    done = subprocess.run(words, cwd=cwd, stdout=subprocess.PIPE, text=True, check=False)
-    print(done.stdout, end="", flush=True)
-    if done.returncode:
-        raise Refused(f"{' '.join(words)} failed with {done.returncode}")
-    return done.stdout
+    lines = []
+    with subprocess.Popen(words, cwd=cwd, stdout=subprocess.PIPE, text=True) as step:
+        assert step.stdout is not None
+        for line in step.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    if step.returncode:
+        raise Refused(f"{' '.join(words)} failed with {step.returncode}")
+    return "".join(lines)
 
 
 def build(target: Path) -> Path:

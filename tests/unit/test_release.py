@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -109,3 +110,13 @@ def test_the_wheel_that_is_built_has_every_module_and_no_test(tmp_path: Path) ->
     assert {name for name in names if name.endswith(".py")} == modules
     assert "meshnode/py.typed" in names
     assert any(name.endswith("entry_points.txt") for name in names)
+
+
+def test_what_a_step_prints_is_there_as_it_comes_and_its_failure_is_a_refusal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    script = "import sys; print('begun', flush=True); sys.exit(len(sys.argv) - 1)"
+    assert release_module._run(sys.executable, "-c", script) == "begun\n"
+    with pytest.raises(Refused, match="failed with 1"):
+        release_module._run(sys.executable, "-c", script, "more")
+    assert capsys.readouterr().out.splitlines().count("begun") == 2
