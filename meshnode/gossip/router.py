@@ -128,7 +128,7 @@ class Gossip:
             is_kept=lambda peer: peer in self.hyparview.active or peer in self.seeds,
             network_of=network_of,
         )
-        self.telling = Telling(rng, lambda kind: len(self.store.places(kind)))
+        own.telling = Telling(rng, lambda kind: len(self.store.places(kind)))
         self.seeds = Seeds(rng, timers, self.status, lambda contact, now: self.hyparview.join(contact, now), now)
         self.hyparview = HyParView(
             own.id,
@@ -304,7 +304,7 @@ class Gossip:
         an effect like any other, and told to none.
         """
         entry = self.put_out(Publish(kind, name, value, ttl), now, must=False)
-        if not entry.fleeting and kind not in OF_MEMBERS and not self.telling.is_untold(entry):
+        if not entry.fleeting and kind not in OF_MEMBERS and not self.own_entries.telling.is_untold(entry):
             self.own_entries.listing.must(now)
         self._route(now)
         return entry
@@ -396,9 +396,9 @@ class Gossip:
         """
         own = self.own_entries
         told = self.store.get((own.id, wanted.kind, wanted.name))
-        before = self.telling.last(wanted.kind, wanted.name, told)
+        before = self.own_entries.telling.last(wanted.kind, wanted.name, told)
         entry = own.sign(wanted, before, now)
-        if not must and not self.telling.tells(entry, told):
+        if not must and not self.own_entries.telling.tells(entry, told):
             own.rise_above(entry.seq)
             self._effects.append(Changed(entry, before, None, 0))
             return entry
@@ -433,7 +433,7 @@ class Gossip:
     def _on_own_entry(self, entry: Entry, stale: bool, now: float) -> None:
         """Answer an entry of this node that it does not remember: its state was lost, or its key is used elsewhere."""
         if stale:
-            held = self.telling.last(entry.kind, entry.name, self.store.get(entry.key))
+            held = self.own_entries.telling.last(entry.kind, entry.name, self.store.get(entry.key))
             wanted = self.own_entries.outlive(entry, held, now)
             if wanted is not None:
                 self.put_out(wanted, now)

@@ -44,16 +44,18 @@ class Watchdog:
         in_flight: Bytes sent and unacknowledged.
         data_at: When application data came last: more is to be expected. The path counts as busy for
             ``DATA_EXPECTED_S``. A silence right after data is suspicious once, since the stream may be at its end.
+        fired_at: When it found a silence last.
+        expecting_since: Since when an answer to a packet outside QUIC is expected; None while none is.
         look_at: When ``suspicious_at`` is to be asked again, infinite while nothing is expected.
     """
 
     __slots__ = (
         "_awake_since",
         "_excused_since",
-        "_expecting_since",
-        "_fired_at",
         "_flight_began",
         "data_at",
+        "expecting_since",
+        "fired_at",
         "in_flight",
         "look_at",
     )
@@ -62,22 +64,10 @@ class Watchdog:
         self.in_flight = 0
         self._flight_began = now
         self.data_at = NEVER
-        self._expecting_since: float | None = None
-        self._fired_at = NEVER
+        self.expecting_since: float | None = None
+        self.fired_at = NEVER
         self._awake_since = self._excused_since = NEVER
         self.look_at = float("inf")
-
-    def look(self, now: float) -> float:
-        """Return ``look_at``, which what was sent or has come at ``now`` may have moved.
-
-        Before ``SILENCE_MIN_S`` no silence is suspicious, so while something is expected the exact time is asked for
-        that often at most, and not for each packet. Nothing is asked for any more when all that was expected has come.
-        """
-        if self.in_flight or self._fired_at < self.data_at or self._expecting_since is not None:
-            self.look_at = min(self.look_at, now + SILENCE_MIN_S)
-        else:
-            self.look_at = float("inf")
-        return self.look_at
 
     def set_in_flight(self, count: int, now: float) -> None:
         """Set how many bytes are sent and unacknowledged."""
@@ -87,16 +77,16 @@ class Watchdog:
 
     def expect(self, now: float) -> None:
         """Take note that something which the peer answers was sent."""
-        if self._expecting_since is None:
-            self._expecting_since = now
+        if self.expecting_since is None:
+            self.expecting_since = now
 
     def answered(self) -> None:
         """Take note of the answer to what was expected."""
-        self._expecting_since = None
+        self.expecting_since = None
 
     def restart(self, now: float) -> None:
         """Count from now on: the path works."""
-        self._expecting_since = None
+        self.expecting_since = None
         self._flight_began = now
 
     def is_busy(self, now: float) -> bool:
@@ -110,11 +100,11 @@ class Watchdog:
         data. None while nothing is expected. ``rtt`` is seconds, None when unmeasured.
         """
         since = None
-        if self._expecting_since is not None:
-            since = self._expecting_since
+        if self.expecting_since is not None:
+            since = self.expecting_since
         if self.in_flight and (since is None or self._flight_began < since):
             since = self._flight_began
-        if self._fired_at < self.data_at and (since is None or self.data_at < since):
+        if self.fired_at < self.data_at and (since is None or self.data_at < since):
             since = self.data_at  # a stream that just delivered is expected to go on; asked once
         return None if since is None else max(since, heard, self._awake_since) + threshold(rtt)
 
@@ -132,7 +122,7 @@ class Watchdog:
             if is_first or (late >= STARVED_S and now - self._excused_since < MAX_EXCUSED_S):
                 self._awake_since = now
                 return False
-        self._fired_at = now
+        self.fired_at = now
         return True
 
 

@@ -431,3 +431,17 @@ class PeerPaths:
 
 def _is_due(at: float | None, now: float) -> bool:
     return at is not None and at <= now
+
+
+def look_for_silence_at(paths: PeerPaths, now: float) -> float:
+    """Return ``watchdog.look_at``, which what was sent or has come at ``now`` may have moved.
+
+    Before ``SILENCE_MIN_S`` no silence is suspicious, so while something is expected the exact time is asked for that
+    often at most, and not for each packet. Nothing is asked for any more when all that was expected has come.
+    """
+    watchdog = paths.watchdog
+    if watchdog.in_flight or watchdog.fired_at < watchdog.data_at or watchdog.expecting_since is not None:
+        watchdog.look_at = min(watchdog.look_at, now + SILENCE_MIN_S)
+    else:
+        watchdog.look_at = NEVER_DUE
+    return watchdog.look_at

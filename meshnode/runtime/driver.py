@@ -32,6 +32,15 @@ PUT_OFF_S = 0.05  # at least, by which a timer is put off, and between two times
 LOOKED_AT = 16  # one in so many receptions is measured besides, and counts for all: none knows which
 
 
+class _Sample:
+    """Which receptions are measured: so many that are ``left``, and one after ``until`` more whatever came before."""
+
+    __slots__ = ("left", "until")
+
+    def __init__(self) -> None:
+        self.left = self.until = 0
+
+
 class Driver:
     """The pump of one stack, which is set before the loop runs again."""
 
@@ -48,8 +57,7 @@ class Driver:
         self._flush_soon = False
         self._turn_soon = False
         self._taken = 0  # datagrams in this turn of the loop
-        self._measured = 0  # receptions to come of which the CPU is measured, which costs a microsecond
-        self._until_look = 0  # receptions to come before the next one that is measured whatever came before
+        self._sample = _Sample()
         self._closed = False
 
     @property
@@ -76,14 +84,14 @@ class Driver:
             count += len(datagrams)
         self._taken += count
         if self._taken < PACED_FROM and not pace.waiting:
-            self._until_look -= 1
-            if self._measured or self._until_look < 0:
+            self._sample.until -= 1
+            if self._sample.left or self._sample.until < 0:
                 self._take_measured(runs, count)
                 return False
             began = self._clock.monotonic()
             self._take(runs)
             if self._clock.monotonic() - began > DEAR_DATAGRAM_S:
-                self._measured = MEASURED
+                self._sample.left = MEASURED
             return False
         dropped, now = pace.dropped, self._clock.monotonic()
         if others := pace.offer(runs, now):
@@ -96,15 +104,15 @@ class Driver:
 
     def _take_measured(self, runs: list[Run], count: int) -> None:
         """Take a few datagrams and charge what they cost, when it was much."""
-        if self._until_look < 0:
-            self._until_look = random.randrange(2 * LOOKED_AT - 1)
-        weight = 1 if self._measured else LOOKED_AT
-        self._measured = max(0, self._measured - 1)
+        if self._sample.until < 0:
+            self._sample.until = random.randrange(2 * LOOKED_AT - 1)
+        weight = 1 if self._sample.left else LOOKED_AT
+        self._sample.left = max(0, self._sample.left - 1)
         began = thread_time()
         self._take(runs)
         spent = thread_time() - began
         if spent > DEAR_DATAGRAM_S:
-            self._measured = MEASURED
+            self._sample.left = MEASURED
             self.pace.spent(runs, count, spent, weight)
 
     def _turn(self) -> None:

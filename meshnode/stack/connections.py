@@ -20,7 +20,7 @@ from meshnode.errors import ConnectionLost, MeshError, NodeClosed
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
 from meshnode.paths.liveness import SHARED_S
-from meshnode.paths.peer import PeerPaths
+from meshnode.paths.peer import PeerPaths, look_for_silence_at
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.hello import CloseCode, Hello
 from meshnode.quic.preface import StreamStatus
@@ -185,7 +185,7 @@ class Connections(Component):
             # All that packets move is the engine's deadline and that of silence, for which the watchdog has a bound: to
             # ask the paths costs more than a packet.
             at = connection.engine.next_timer()
-            due = min(paths.due, paths.watchdog.look(now))
+            due = min(paths.due, look_for_silence_at(paths, now))
             session.timer.set(due if at is None or due < at else at)
             return
         self.arm(session)

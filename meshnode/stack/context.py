@@ -138,6 +138,7 @@ class Context:
     record: EndpointRecord | None = None  # this node's own
     grants: Chain = ()  # this node's own
     late_s: float = 0.0  # by which ticks were late so far, all together: this process did not run
+    awaited: float = float("inf")  # since when the next tick is due, as far as this process could know
     late_by: float = 0.0  # by which the last tick was late; 0 as soon as one is in time
     boot: bytes = b""  # names this process, and orders it among those of its key
     is_revoked: IsRevoked = none_revoked

@@ -86,7 +86,7 @@ class GossipEntries:
 
     def found_elsewhere(self, which: Callable[[Entry], bool]) -> None:
         """Leave own entries for which ``which`` is true untold where gossip has no place for them."""
-        self._core.telling.elsewhere = which
+        self._core.own_entries.telling.elsewhere = which
 
     def is_news(self, entry: Entry) -> bool:
         """Return whether an entry that came by another way tells more than those that are here, or were."""

@@ -17,22 +17,15 @@ from meshnode.stack.context import Context
 class Lateness:
     """Looks at each tick of the stack, before its timers, how late that is.
 
-    A deadline that is past when it is set makes no tick late: it was awaited since then. ``rest`` is told when the
-    stack is done, and the process waits.
+    A deadline that is past when it is set makes no tick late: it was awaited since then (``Context.awaited``).
     """
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._awaited = NEVER  # since when the next tick is due, as far as this process could know
-
-    def rest(self, now: float) -> None:
-        """Take note of the deadline that is awaited from now on; one that is overdue keeps its time."""
-        due = self._context.timers.next_deadline()
-        self._awaited = NEVER if due is None else due if due > now else min(self._awaited, now)
 
     def look(self, now: float) -> None:
         """Add up how late ticks are, and excuse handshakes by as much, as far as they had begun."""
-        due, self._awaited = self._awaited, NEVER
+        due, self._context.awaited = self._context.awaited, NEVER
         if now - due <= TIMER_SLACK_S:
             self._context.late_by = 0.0
             return

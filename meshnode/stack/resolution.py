@@ -12,7 +12,7 @@ from meshnode.base.address import NOWHERE, Addr, is_dialable
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_SOUGHT, SEEK_S
 from meshnode.base.path import Path, ViaTunnel
-from meshnode.discovery.dht import FIRST_KIND, LAST_KIND, Dht, DhtSource
+from meshnode.discovery.dht import FIRST_KIND, LAST_KIND, Dht, DhtSource, is_congested
 from meshnode.discovery.resolver import Resolved, Resolver
 from meshnode.discovery.source import RecordSource
 from meshnode.errors import NotFound
@@ -220,7 +220,8 @@ class Resolution(Component):
         While this process comes late, or many requests time out, one peer in ``SLOW_SEEK_S`` is sought: most that are
         silent then have not moved, and a lookup is 20 to 30 requests more. A moved one is told of by gossip too.
         """
-        if self._is_slow():
+        is_slow = self._context.late_by > SLOW_BY_S or is_congested(self.dht.dht)
+        if is_slow:
             if now - self._seek_at < SLOW_SEEK_S:
                 return
         elif now - self._sought.get(peer, float("-inf")) < SEEK_S:
@@ -230,10 +231,6 @@ class Resolution(Component):
         self.dht.rewatch(peer, now)
         self._sought.put(peer, now)
         self.look_up(peer, now)
-
-    def _is_slow(self) -> bool:
-        """Return whether this node, or the mesh, has less CPU than it wants at present."""
-        return self._context.late_by > SLOW_BY_S or self.dht.dht.is_congested
 
     def contacts(self) -> list[NodeId]:
         """Return the ids of the DHT's contacts; none when it is off."""

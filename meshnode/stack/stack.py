@@ -16,7 +16,7 @@ from meshnode.base.clock import Clock, Entropy
 from meshnode.base.limits import MAX_DATAGRAM
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.path import Path, ViaTunnel
-from meshnode.base.timers import RETRY_S, OnError, reraise
+from meshnode.base.timers import NEVER, RETRY_S, OnError, reraise
 from meshnode.discovery.dht import ANSWERS, Dht
 from meshnode.discovery.resolver import Resolved
 from meshnode.discovery.source import RecordSource
@@ -180,8 +180,7 @@ class Stack:
         reception = Reception(context.peers.by_cid, feed, dialing.on_initial, other, self.metrics, context.timers)
         self.take = reception.take  # what was received in one turn; ``flush`` is to follow
         context.deliver = reception.deliver
-        self._lateness = Lateness(context)
-        self._watches = ClockWatch(context), UnreadBytes(context), self._lateness  # look whenever time has passed
+        self._watches = ClockWatch(context), UnreadBytes(context), Lateness(context)  # look whenever time has passed
         sealer.senders.is_linked = lambda peer: context.peers.connection(peer) is not None
         sealer.senders.home_of = self.resolution.home_of
         sealer.doubt.answers = frozenset((PONG, *ANSWERS))
@@ -318,7 +317,9 @@ class Stack:
                 except Exception as error:
                     self.context.timers.at(now + RETRY_S, partial(self._flush_again, component))
                     self.context.timers.on_error(error)
-        self._lateness.rest(now)
+        due, context = self.next_deadline(), self.context
+        # one that is overdue keeps its time; one that was past when it was set is awaited since now
+        context.awaited = NEVER if due is None else due if due > now else min(context.awaited, now)
 
     def _flush_again(self, component: Component, _: float) -> None:
         self.context.dirty[component] = None

@@ -41,7 +41,7 @@ def test_the_last_tick_says_how_late_a_node_is_and_one_in_time_that_it_is_not() 
     assert due is not None
     node.mesh.tick(due + LATE_S)
     assert node.mesh.context.late_by == pytest.approx(LATE_S)
-    assert node.mesh.dht._shared.late_by() == node.mesh.context.late_by
+    assert node.mesh.dht._announcer._late_by() == node.mesh.context.late_by
     due = node.mesh.next_deadline()
     assert due is not None
     node.mesh.tick(due)

@@ -47,7 +47,7 @@ def test_a_collector_that_was_off_stays_off_and_frozen_objects_stay_frozen() -> 
     with paused():
         pass
     assert not gc.isenabled()
-    assert gc.get_freeze_count() >= frozen > 0
+    assert gc.get_freeze_count() > 0.99 * frozen > 0, "but for those that have ended meanwhile"
 
 
 def test_what_was_made_is_old_so_that_it_is_not_looked_at_at_once() -> None:

@@ -196,7 +196,7 @@ def test_a_first_message_that_was_read_late_is_no_sign_of_a_network_that_was_cut
     def sent_again(late_by: float) -> int:
         net.publish(node)
         before = node.metrics.counters["dht_rpcs"]
-        node.dht._shared.late_by = lambda: late_by
+        node.dht._announcer._late_by = lambda: late_by
         node.dht._announcer.on_heard(net.now + 0.6)
         return node.metrics.counters["dht_rpcs"] - before
 

@@ -20,7 +20,7 @@ NODE = Identity(bytes([7]) * 32)
 def _node(*, dht: bool = True) -> Gossip:
     core = Gossip(NODE, rng=random.Random(1), metrics=Metrics(), now=0.0, wall=WALL)
     if dht:
-        core.telling.elsewhere = lambda entry: entry.kind == Kind.SERVICE
+        core.own_entries.telling.elsewhere = lambda entry: entry.kind == Kind.SERVICE
     return core
 
 
@@ -95,7 +95,7 @@ def test_after_a_storm_as_many_keep_their_places_as_there_are() -> None:
     kept = 0
     for seed in range(60):
         core = _node()
-        core.telling._rng = random.Random(seed)
+        core.own_entries.telling._rng = random.Random(seed)
         _offer(core)
         _hear(core, 3 * OFFERS_TOLD)
         renewed = _offer(core, now=2.0)

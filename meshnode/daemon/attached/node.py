@@ -263,14 +263,15 @@ class AttachedNode(AttachedPrimitives):
     def _spawn(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks[task] = None
-        task.add_done_callback(self._on_end)
-        return task
 
-    def _on_end(self, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(task, None)
-        if not task.cancelled() and (error := task.exception()) is not None and not self._is_closed:
-            context = {"message": "a service of an attached program failed", "exception": error, "task": task}
-            task.get_loop().call_exception_handler(context)
+        def on_end(task: asyncio.Task[None]) -> None:
+            self._tasks.pop(task, None)
+            if not task.cancelled() and (error := task.exception()) is not None and not self._is_closed:
+                context = {"message": "a service of an attached program failed", "exception": error, "task": task}
+                task.get_loop().call_exception_handler(context)
+
+        task.add_done_callback(on_end)
+        return task
 
     async def join(self, topic: str, *, replay: int = 0) -> AttachedTopic:
         """Take part in a topic, as ``Node.join``.

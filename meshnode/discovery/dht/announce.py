@@ -33,7 +33,8 @@ class Announcer:
     A publication that fewer of them acknowledged than there are, or none because none answers, is made again by itself.
     """
 
-    def __init__(self, shared: Shared, find: StartFind, check: StartFind) -> None:
+    def __init__(self, shared: Shared, find: StartFind, check: StartFind, late_by: Callable[[], float]) -> None:
+        self._late_by = late_by  # the last tick of this process
         self._shared = shared
         self._find = find
         self._check = check
@@ -96,7 +97,7 @@ class Announcer:
         if self._silent_since is None:
             return
         silent, self._silent_since = now - self._silent_since, None
-        if silent >= UNHEARD_S + 2 * self._shared.late_by():
+        if silent >= UNHEARD_S + 2 * self._late_by():
             self._sending.clear()  # what is on its way waits longer and longer for an answer
             self._send_out(now)
 

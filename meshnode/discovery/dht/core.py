@@ -85,7 +85,7 @@ class Dht:
         late_by: Callable[[], float] = lambda: 0.0,
     ) -> None:
         limit = DHT_MAX_STORED_SEED if seed_role else DHT_MAX_STORED
-        shared = self._shared = Shared(own, rng, metrics, limit, wall - now, is_linked, has_price, late_by)
+        shared = self._shared = Shared(own, rng, metrics, limit, wall - now, is_linked, has_price)
         self._table = shared.table
         self._metrics = metrics
         self._lookups = Lookups(
@@ -95,7 +95,7 @@ class Dht:
             lambda record, t: self._watching.on_record(record, t),
             lambda peer, t: self._contacts.on_liar(peer, t),
         )
-        self._announcer = Announcer(shared, self._lookups.find, self._lookups.check)
+        self._announcer = Announcer(shared, self._lookups.find, self._lookups.check, late_by)
         self._watching = Watching(shared, self._lookups.get)
         self._contacts = Contacts(shared, self._lookups, self._on_contact, leaf=leaf)
         if not leaf:
@@ -259,11 +259,6 @@ class Dht:
         self._watching.unwatch(peer, self._now if now is None else now)
 
     @property
-    def is_congested(self) -> bool:
-        """Return whether many requests time out of nodes that answered before: the mesh is short of CPU."""
-        return self._shared.rpcs.budget.congested
-
-    @property
     def records(self) -> RecordStore:
         """Return the records that this node holds for others."""
         return self._shared.store
@@ -330,3 +325,8 @@ class Dht:
         self._reported_version = self._table.version
         self._changed_wait = min(2 * self._changed_wait, MAX_CHANGED_AFTER_S)
         self._shared.effects.append(ContactsChanged())
+
+
+def is_congested(dht: Dht) -> bool:
+    """Return whether many requests time out of nodes that answered before: the mesh is short of CPU."""
+    return dht._shared.rpcs.budget.congested

@@ -37,7 +37,6 @@ class Shared:
         wall_offset: float,
         is_linked: Callable[[NodeId], bool],
         has_price: Callable[[NodeId], bool],
-        late_by: Callable[[], float],
     ) -> None:
         self.own = own
         self.rng = rng
@@ -51,7 +50,6 @@ class Shared:
         self.seeds: dict[NodeId, Addr] = {}
         self.effects: list[Effect] = []
         self.wall_offset = wall_offset
-        self.late_by = late_by  # the last tick of this process
         self.refusal = ""  # why the last record that was opened does not hold
         self._verified: BoundedDict[bytes, EndpointRecord] = BoundedDict(DHT_MAX_VERIFIED)
 

@@ -10,6 +10,7 @@ import math
 
 from meshnode.base.limits import GOSSIP_MAX_TTL_S
 from meshnode.gossip.dissemination.listing import Listing
+from meshnode.gossip.dissemination.telling import Telling
 from meshnode.gossip.effects import Publish
 from meshnode.gossip.entry import Entry, Kind, latest_ms, sign_entry
 from meshnode.gossip.kinds import Member
@@ -20,8 +21,10 @@ from meshnode.identity.node_id import NodeId
 class OwnEntries:
     """Signs entries; knows this node's record and the wall clock. ``first_seq`` is above every seq used before.
 
-    ``listing`` tells whether the member entry among them is published.
+    ``listing`` tells whether the member entry among them is published, ``telling`` which offers are told.
     """
+
+    telling: Telling
 
     def __init__(self, identity: Identity, offset: float, first_seq: int, listing: Listing) -> None:
         self.listing = listing
