@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -298,3 +299,15 @@ def test_one_seed_gives_one_trace_under_any_hash_seed() -> None:
         for hash_seed in (1, 2, 78)
     ]
     assert traces[0] == traces[1]
+
+
+def test_a_holder_without_a_place_stops_no_search_that_nothing_answered() -> None:
+    net = build(10, 14)
+    owner, watcher = net.nodes[4], net.nodes[6]
+    watcher.dht.watch(owner.id, net.now)
+    watching = watcher.dht._watching
+    watched = watching._watched[owner.id.dht_key]
+    watched.looking, watched.refused = False, {net.nodes[0].id: net.now + 3_600.0}
+    watching._get = lambda key, now, found: found(SimpleNamespace(best=None, closest=lambda count: []), now)  # type: ignore[arg-type]
+    watching._look(watched, net.now)
+    assert watched.retries == 1

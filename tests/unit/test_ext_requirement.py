@@ -40,7 +40,7 @@ def _needed(adapter: str) -> tuple[str, str, str, str]:
 NEEDED = {adapter: _needed(adapter) for adapter in ADAPTERS}
 
 
-# Each import has a process of its own, which is forked: one that is started anew takes ten times as long.
+# Each import has a process of its own, which is forked: a new interpreter takes ten times as long.
 IMPORTS = """
 import asyncio, importlib, importlib.metadata, inspect, json, os, sys
 from meshnode import LibraryMissing

@@ -150,7 +150,7 @@ class Watching:
             newest = 0 if lookup.best is None else lookup.best.seq
             chosen = sorted(nearest, key=lambda c: (c.seq is None or c.seq < newest, not c.priced))[:HOLDERS]
             if not chosen:
-                if not watched.refused:
+                if all(c.id not in watched.refused for c in lookup.closest(R)):  # none answered that has no place
                     self._retry(watched, now)
                 return
             watched.retries = 0
