@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import logging
 import os
@@ -377,3 +378,4 @@ def test_a_host_that_has_no_thread_or_memory_left_is_told_as_that(
     ):
         monkeypatch.setattr("threading.Thread.start", Mock(side_effect=error))
         assert error_of(tmp_path, *UP)[1] == said
+        assert gc.isenabled(), "the command has turned it off to start"

@@ -58,14 +58,21 @@ def _node_options(command: F) -> F:
     return command
 
 
-def _run(
-    home: Path, as_json: bool, seed_role: bool, verbose: bool, no_mdns: bool, no_port_mapping: bool, **flags: Any
-) -> int:
+def _run(**options: Any) -> int:
     """Run a node; return the exit code.
 
     Looking for garbage is a sixteenth of the start, and once is enough: when the node runs (``daemon.server``).
     """
     gc.disable()
+    try:
+        return _run_node(**options)
+    finally:
+        gc.enable()
+
+
+def _run_node(
+    home: Path, as_json: bool, seed_role: bool, verbose: bool, no_mdns: bool, no_port_mapping: bool, **flags: Any
+) -> int:
     from meshnode.config import Config
     from meshnode.daemon.log import begin_log
     from meshnode.daemon.server import run
@@ -96,8 +103,6 @@ def _run(
     except (ConfigError, KeyFileError) as error:
         fail(error, as_json)
         return MEND_FIRST
-    finally:
-        gc.enable()
     return 0
 
 
