@@ -5,8 +5,18 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from meshnode.base.address import Addr
+from meshnode.base.limits import DHT_MAX_PROBES
 from meshnode.discovery.dht.announce import MAX_RETRY_S, RETRIES
-from meshnode.discovery.dht.contacts import ASK_BACK_S, FIRST_CHECK_S, LEAST_CHECK_S, LIAR_S, LIARS, MAX_CHECK_S
+from meshnode.discovery.dht.contacts import (
+    ASK_BACK_S,
+    FIRST_CHECK_S,
+    LEAST_CHECK_S,
+    LIAR_S,
+    LIARS,
+    MAX_CHECK_S,
+    PROBES_FULL,
+)
 from meshnode.discovery.dht.effects import SendSealed
 from meshnode.discovery.dht.messages import (
     Find,
@@ -274,6 +284,39 @@ def test_an_unknown_asker_is_asked_back_unless_its_token_proves_its_address() ->
         replies = _tell(net, node, asker, Store(TX, token, _record(asker, 5).encoded))
         assert any(isinstance(reply, Ping) for reply in replies) is not stores
         assert (asker.id in dict(node.dht.contacts())) is stores
+
+
+def _asked_back(node: SimNode, net: Net, asker: Identity, host: str, others: list[tuple[Identity, str]]) -> bool:
+    """Return whether one that asks is pinged when all of the ``others`` asked before it."""
+    for sender, source in [*others, (asker, host)]:
+        body = encode_message(Find(TX, asker.id.dht_key), pad_to=900)
+        node.dht.handle(sender.id, body, Addr(source, 4000), len(body), net.now, net.wall())
+    node.dht.take_effects()
+    net.now += 2 * ASK_BACK_S
+    node.dht.tick(net.now, net.wall())
+    sent = [e for e in node.dht.take_effects() if isinstance(e, SendSealed) and e.addr.host == host]
+    return any(isinstance(decode_message(e.body), Ping) for e in sent)
+
+
+def test_a_crowd_of_one_network_that_asks_leaves_a_place_to_an_asker_of_another() -> None:
+    net = build(3, 6)
+    node = net.nodes[0]
+    crowd = [(_identity(100 + n), f"198.51.100.{n}") for n in range(DHT_MAX_PROBES + 10)]
+    assert _asked_back(node, net, _identity(9), HOME.host, crowd)
+    assert node.metrics.counters[PROBES_FULL] > 0, "the crowd took all places that there were"
+
+
+def test_pings_that_a_crowd_leaves_unanswered_keep_no_asker_of_another_network_waiting() -> None:
+    net = build(3, 6)
+    contacts = net.nodes[0].dht._contacts
+    for n in range(DHT_MAX_PROBES + 10):
+        contacts.meet(_identity(100 + n).id, Addr(f"198.51.100.{n}", 4000), net.now, asked_us=True)
+    assert len(contacts._probing) == DHT_MAX_PROBES
+    for n in range(DHT_MAX_PROBES + 10):  # and one answer may name any address
+        contacts.meet(_identity(300 + n).id, Addr(f"203.0.{n}.7", 4000), net.now)
+    contacts.meet(_identity(9).id, HOME, net.now, asked_us=True)
+    assert (_identity(9).id, HOME) in contacts._probing
+    assert len(contacts._probing) == DHT_MAX_PROBES
 
 
 def test_the_ping_that_asks_whether_a_contact_lives_is_short() -> None:

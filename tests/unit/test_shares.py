@@ -28,6 +28,7 @@ PACKAGE = Path(__file__).parents[2] / "meshnode"
 SHARES = ("source_shares(", "path_shares(")
 TABLES = {  # of newcomers -> where its entries get their groups
     "directory/offer_store.py": "directory/offer_store.py",
+    "discovery/dht/contacts.py": "discovery/dht/contacts.py",
     "discovery/dht/store.py": "discovery/dht/store.py",
     "discovery/dht/watchers.py": "discovery/dht/watchers.py",
     "relay/server.py": "stack/relay_service.py",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from meshnode.base.address import NOWHERE, Addr
 from meshnode.base.bounded import BoundedDict
+from meshnode.base.fair_table import FairTable, source_shares
 from meshnode.base.limits import DHT_MAX_HINTS, DHT_MAX_PROBES, DHT_MAX_SEEDS
 from meshnode.base.metrics import describe
 from meshnode.discovery.dht.effects import Proven
@@ -35,6 +36,7 @@ AGAIN_S = 2.0
 ASK_BACK_S = 0.5  # an unknown node that asks proves its address meanwhile, if it stores its record here
 ANSWERS_S = 60.0  # one that was silent for longer may be dead, and says nothing of the mesh
 MAX_PAST = 64  # evicted contacts that are pinged when no other answers
+HEARD_OF = ("heard of",) * 3  # the share of those that others named or this node looks for: any address can be named
 
 PROBES_FULL = describe("dht_probes_full", "unknown askers not pinged: enough pings outstanding")
 HINTS_FULL = describe("dht_hints_full", "contact hints dropped: too many waiting")
@@ -62,9 +64,9 @@ class Contacts:
         self._table = shared.table
         self._lookups = lookups
         self._on_new = on_new
-        self._probing: dict[tuple[NodeId, Addr], bool] = {}
+        self._probing: FairTable[tuple[NodeId, Addr]] = FairTable(DHT_MAX_PROBES, newest_goes=True)
         self._hints: dict[tuple[NodeId, Addr], bool] = {}
-        self._doubted: dict[NodeId, bool] = {}  # to be asked back soon
+        self._doubted: FairTable[NodeId] = FairTable(DHT_MAX_PROBES, newest_goes=True)  # to be asked back soon
         self._past: BoundedDict[NodeId, Addr] = BoundedDict(MAX_PAST)
         self._joined = False
         self._check_s = FIRST_CHECK_S
@@ -104,20 +106,27 @@ class Contacts:
     def meet(self, peer: NodeId, addr: Addr, now: float, *, asked_us: bool = False) -> None:
         """Ping a peer that sent from ``addr`` (``asked_us``), or was said to be there, when the table wants it.
 
-        NOWHERE stands for a peer that was reached by a detour: other nodes could not reach it there.
+        When enough pings are outstanding, the network with most of them gives its newest one's place up. NOWHERE stands
+        for a peer that was reached by a detour: other nodes could not reach it there.
         """
         if addr == NOWHERE or not self._table.wants(peer, addr) or (peer, addr) in self._probing:
-            return
-        if len(self._probing) >= DHT_MAX_PROBES:
-            self._shared.metrics.count(PROBES_FULL)
             return
         self._probe(peer, addr, now, unasked=not asked_us)
 
     def _probe(self, peer: NodeId, addr: Addr, now: float, *, sends: int = 0, unasked: bool = True) -> None:
-        self._probing[(peer, addr)] = True
+        """Ping where there is a place, or where that is urgent (``sends``).
+
+        One that gave its place up is awaited still: it has been sent.
+        """
+        self._probing.discard((peer, addr))
+        gone = self._probing.add((peer, addr), *(HEARD_OF if unasked else source_shares(addr.host)))
+        if gone is not None:
+            self._shared.metrics.count(PROBES_FULL)
+        if gone == (peer, addr) and not sends:
+            return
 
         def over(now: float) -> None:
-            self._probing.pop((peer, addr), None)
+            self._probing.discard((peer, addr))
             while self._hints and len(self._probing) < DHT_MAX_PROBES:
                 hint = next(iter(self._hints))
                 del self._hints[hint]
@@ -168,16 +177,17 @@ class Contacts:
     def _ask_back_later(self, peer: NodeId, src: Addr, now: float) -> None:
         if peer in self._doubted:
             return
-        if len(self._doubted) >= DHT_MAX_PROBES:
+        gone = self._doubted.add(peer, *source_shares(src.host))
+        if gone is not None:
             self._shared.metrics.count(PROBES_FULL)
+        if gone == peer:
             return
 
         def ask_back(now: float) -> None:
-            del self._doubted[peer]
-            if self._table.get(peer) is None:
+            if peer in self._doubted and self._table.get(peer) is None:
                 self.meet(peer, src, now, asked_us=True)
+            self._doubted.discard(peer)
 
-        self._doubted[peer] = True
         self._shared.timers.at(now + ASK_BACK_S, ask_back)
 
     def proven(self, peer: NodeId, src: Addr, now: float) -> None:
