@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from meshnode.quic.engines import VARIABLE
+from tests import forked
+from tests.forked import Forked
 from tests.given_time import HANG_S, status_of
 from tests.homes import make_home
 
@@ -32,13 +33,11 @@ class CliNode:
     def __init__(self, home: Path, *args: str, seed: CliNode | None = None, command: str = "up") -> None:
         self.home = home
         make_home(home)
-        line = [sys.executable, "-m", "meshnode", "--home", str(home), command, "--json", "--no-mdns"]
+        line = ["--home", str(home), command, "--json", "--no-mdns"]
         line += ["--listen", "127.0.0.1:0", "--no-port-mapping", *args]
         if seed is not None:
             line += ["--seed", f"{seed.id}@{seed.endpoint}"]
-        self.process = subprocess.Popen(
-            line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment()
-        )
+        self.process = Forked(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment())
         assert self.process.stdout is not None
         self.ready: Json = json.loads(self.process.stdout.readline())
         self.id: str = self.ready["id"]
@@ -101,10 +100,7 @@ def run(home: Path, *args: str, timeout: float = HANG_S, **more: Any) -> subproc
     """Run a command in a home, in a process of its own."""
     if args[0] == "join":
         make_home(home)
-    line = [sys.executable, "-m", "meshnode", "--home", str(home), *args]
-    return subprocess.run(
-        line, capture_output=True, text=True, timeout=timeout, check=False, env=clean_environment(), **more
-    )
+    return forked.run(["--home", str(home), *args], timeout, env=clean_environment(), **more)
 
 
 @contextmanager

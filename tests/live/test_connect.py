@@ -195,7 +195,7 @@ def test_ctrl_c_ends_it_with_130_and_no_traceback(pair: Pair) -> None:
 )
 def test_what_cannot_be_connected_to_is_an_error_before_any_byte(pair: Pair, to: str, code: str) -> None:
     assert pair.here.error("connect", to)["code"] == code
-    done = pair.here.run("connect", to, input="x")
+    done = pair.here.run("connect", to, said="x")
     assert (done.returncode, done.stdout) == (1, "")
     assert "hint: " in done.stderr
 

@@ -122,7 +122,9 @@ async def test_a_rolling_update_under_a_hundred_requests_a_second_fails_none(tmp
                     fresh = await asyncio.to_thread(_start, tmp_path / f"pod{number}", target, seed)
                     nodes.append(fresh)
                     await _knows(node, {fresh.id})
-                    await asyncio.sleep(0.5)
+                    async with within(DEADLINE_S):
+                        while caller.done < 2 * HZ * (number - 1):  # noqa: ASYNC110
+                            await asyncio.sleep(1 / HZ)
                     old = next(one for one in nodes if one.id == caller.served_by)  # the one that costs most
                     nodes.remove(old)
                     assert await asyncio.to_thread(old.stop) == 0

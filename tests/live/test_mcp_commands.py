@@ -165,7 +165,7 @@ def test_a_program_that_is_there_no_more_ends_its_session_and_says_so(
     program.symlink_to("/bin/cat")
     with serving(mesh, "missing", str(program), allow=mesh.here.id):
         program.unlink()
-        done = mesh.here.run("mcp", "connect", "there/missing", input="")
+        done = mesh.here.run("mcp", "connect", "there/missing", said="")
         assert done.stdout == ""
         time.sleep(0.1)
     assert f"cannot run {program}: no such file or directory" in capfd.readouterr().err
