@@ -437,7 +437,7 @@ SERVICE_MAX_META = 16  # pairs of an instance's metadata
 SERVICE_MAX_META_TEXT = 128  # characters of a key, and of a value
 SERVICE_MAX_OWN = 48  # announced by one node: gossip stores 64 entries of an origin; topics need 12, others 4
 OFFERS_BY_GOSSIP = 512  # services, or names, that all nodes keep: above it they are published in the DHT too
-OFFERS_TOLD = 640  # services, or names, that gossip tells: x 0.4 kB each 20 minutes = 0.2 kB/s; the DHT has all
+OFFERS_TOLD = 640  # services, or names, that gossip tells, at worst twice as many: x 0.4 kB each 20 minutes = 0.2 kB/s
 DHT_MAX_OFFERS_FOUND = 512  # that the DHT told and gossip has not; x about 900 B; and names whose last search is known
 MAX_OFFER_SEARCHES = 16  # in the DHT at once; x 30 requests: a program that asks for ever new names waits
 DIRECTORY_MAX_OFFERS = 2_560  # instances remembered, all that gossip and the DHT told; x about 900 B = 2.3 MB

@@ -8,7 +8,8 @@ which either go to another core here, or out. The reasons are in docs/explanatio
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from functools import cache
 from typing import cast
 
 from meshnode.base.limits import GOSSIP_MAX_STORED, GOSSIP_OWN_SHARE
@@ -23,7 +24,7 @@ from meshnode.gossip.dissemination.ingest import Ingest, Taken
 from meshnode.gossip.dissemination.listing import Listing
 from meshnode.gossip.dissemination.own_entries import OwnEntries
 from meshnode.gossip.dissemination.plumtree import Plumtree
-from meshnode.gossip.dissemination.roll import Roll
+from meshnode.gossip.dissemination.roll import Listed, Roll
 from meshnode.gossip.dissemination.telling import Telling
 from meshnode.gossip.effects import Banned, Changed, Effect, Expired, Fault, MemberChanged, Publish, Send, Status
 from meshnode.gossip.entry import Entry, Kind, latest_ms
@@ -53,6 +54,7 @@ from meshnode.gossip.wiring import (
     breaks_the_tree,
     has_standing,
     listed_members,
+    offering_members,
     on_accusation,
     on_member,
     publish_member,
@@ -106,12 +108,14 @@ class Gossip:
         leaf: bool = False,
     ) -> None:
         timers = self._timers = Timers()
-        roll = Roll(
-            rng,
-            lambda: listed_members(self, answered),
-            lambda: read_record(own.record),
-            lambda contact, now, answer: self.swim.probe(contact, now, answer),
-        )
+
+        def roll_of(kind: int) -> Roll:
+            def members() -> Iterator[Listed]:
+                return listed_members(self, answered) if kind == Kind.MEMBER else offering_members(self, answered, kind)
+
+            return Roll(rng, members, lambda: read_record(own.record), lambda *asked: self.swim.probe(*asked))
+
+        roll = roll_of(Kind.MEMBER)
         listing = Listing(rng, timers, roll, lambda now: publish_member(self, now), always=listed, never=leaf)
         own = self.own_entries = OwnEntries(identity, wall - now, first_seq, listing)
         self.metrics = metrics
@@ -128,7 +132,7 @@ class Gossip:
             is_kept=lambda peer: peer in self.hyparview.active or peer in self.seeds,
             network_of=network_of,
         )
-        own.telling = Telling(rng, lambda kind: len(self.store.places(kind)))
+        own.telling = Telling(lambda kind: len(self.store.places(kind)), cache(roll_of))
         self.seeds = Seeds(rng, timers, self.status, lambda contact, now: self.hyparview.join(contact, now), now)
         self.hyparview = HyParView(
             own.id,
@@ -398,7 +402,7 @@ class Gossip:
         told = self.store.get((own.id, wanted.kind, wanted.name))
         before = self.own_entries.telling.last(wanted.kind, wanted.name, told)
         entry = own.sign(wanted, before, now)
-        if not must and not self.own_entries.telling.tells(entry, told):
+        if not must and not self.own_entries.telling.tells(entry, told, now):
             own.rise_above(entry.seq)
             self._effects.append(Changed(entry, before, None, 0))
             return entry

@@ -68,6 +68,19 @@ def listed_members(gossip: Cores, answered: Callable[[NodeId], bool]) -> Iterato
             yield Listed(origin, record_in(entry), has_standing(gossip, answered, origin))
 
 
+def offering_members(gossip: Cores, answered: Callable[[NodeId], bool], kind: int) -> Iterator[Listed]:
+    """Yield, for each stored offer of a kind, its member that is not believed to be gone; without a record if it has no
+    member entry."""
+    for entry in gossip.store.entries(kind):
+        origin = entry.origin
+        if entry.value is None or gossip.members.status(origin) in (Status.GONE, Status.LEFT):
+            continue
+        member = gossip.store.get((origin, Kind.MEMBER, ""))
+        record = record_in(member) if member is not None else None
+        is_known = origin == gossip.own_entries.id or has_standing(gossip, answered, origin)
+        yield Listed(origin, record, is_known)
+
+
 def breaks_the_tree(gossip: Cores, entry: Entry) -> bool:
     """Return whether an entry is the first accusation of a neighbour that is silent here too, so the tree is broken."""
     accusation = parse_accusation(entry) if entry.kind == Kind.ACCUSATION else None

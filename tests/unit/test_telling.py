@@ -6,19 +6,23 @@ import random
 
 import pytest
 
+from meshnode.base.address import Addr
 from meshnode.base.limits import OFFERS_TOLD
 from meshnode.base.metrics import Metrics
-from meshnode.gossip import Changed, Gossip, Kind
+from meshnode.gossip import Changed, Gossip, Kind, Probe
 from meshnode.gossip.dissemination import telling
+from meshnode.gossip.dissemination.roll import ASKED
 from meshnode.gossip.entry import Entry, sign_entry
+from meshnode.gossip.kinds import Member
 from meshnode.identity.keys import Identity
+from meshnode.identity.record import Endpoint, EndpointRecord, sign_record
 
 WALL = 1_800_000_000.0
 NODE = Identity(bytes([7]) * 32)
 
 
-def _node(*, dht: bool = True) -> Gossip:
-    core = Gossip(NODE, rng=random.Random(1), metrics=Metrics(), now=0.0, wall=WALL)
+def _node(*, dht: bool = True, seed: int = 1) -> Gossip:
+    core = Gossip(NODE, rng=random.Random(seed), metrics=Metrics(), now=0.0, wall=WALL)
     if dht:
         core.own_entries.telling.elsewhere = lambda entry: entry.kind == Kind.SERVICE
     return core
@@ -94,8 +98,7 @@ def test_an_offer_that_has_a_place_keeps_it_and_its_withdrawal_is_told() -> None
 def test_after_a_storm_as_many_keep_their_places_as_there_are() -> None:
     kept = 0
     for seed in range(60):
-        core = _node()
-        core.own_entries.telling._rng = random.Random(seed)
+        core = _node(seed=seed)
         _offer(core)
         _hear(core, 3 * OFFERS_TOLD)
         renewed = _offer(core, now=2.0)
@@ -127,3 +130,83 @@ def test_an_offer_of_an_earlier_run_that_comes_back_is_replaced_by_the_present_o
     replaced = core.store.get(mine.key)
     assert replaced is not None
     assert (replaced.value, replaced.seq > mine.seq) == (b"y", True)
+
+
+# ---- who could take the places of others
+
+
+def _record(origin: Identity, host: str) -> EndpointRecord:
+    ms = int(WALL * 1_000)
+    return sign_record(origin, seq=ms, issued_ms=ms, ttl=7_200, endpoints=(Endpoint(Addr(host, 4000)),))
+
+
+def _member(origin: Identity, host: str) -> Entry:
+    ms = int(WALL * 1_000)
+    value = Member(False, _record(origin, host).encoded).encoded()
+    return sign_entry(origin, kind=Kind.MEMBER, name="", seq=ms, issued_ms=ms, ttl=7_200, value=value)
+
+
+def _crowd(core: Gossip, count: int, host: str) -> None:
+    """Have one member offer so many services, each of an id that says to be at this address."""
+    _hear(core, count)
+    for number in range(count):
+        core.store.put(_member(Identity(number.to_bytes(32, "little")), host))
+
+
+def test_a_crowd_that_comes_later_takes_no_place_of_an_established_offer() -> None:
+    core = _node()
+    _offer(core)
+    _offer(core, now=2.0 + telling.CROWD_S)
+    _hear(core, 3 * OFFERS_TOLD)
+    for number in range(100):
+        renewed = _offer(core, now=100.0 + 10 * number)
+        assert core.store.get(renewed.key) is renewed
+
+
+def test_an_offer_is_not_established_before_its_crowd_is_known() -> None:
+    kept = 0
+    for seed in range(20):
+        core = _node(seed=seed)
+        _offer(core)
+        _offer(core, now=2.0)
+        _hear(core, 3 * OFFERS_TOLD)
+        renewed = _offer(core, now=2.0 + telling.CROWD_S)
+        kept += core.store.get(renewed.key) is renewed
+    assert kept < 15
+
+
+def test_a_withdrawn_offer_is_as_new_when_it_comes_again() -> None:
+    core = _node()
+    _offer(core)
+    _offer(core, now=2.0 + telling.CROWD_S)
+    _offer(core, value=None, now=90.0)
+    _hear(core, OFFERS_TOLD)
+    again = _offer(core, now=100.0)
+    assert core.store.get(again.key) is not again
+
+
+@pytest.mark.parametrize(("host", "told"), [("203.0.113.7", True), ("198.51.100.200", False)])
+def test_a_crowd_of_one_network_that_takes_all_places_leaves_other_networks_their_share(host: str, told: bool) -> None:
+    core = _node()
+    core.announce(_record(NODE, host).encoded, 0.5)
+    _crowd(core, 3 * OFFERS_TOLD, "198.51.100.7")
+    assert _told_now(core) is told
+
+
+def _told_now(core: Gossip, now: float = 1.0) -> bool:
+    entry = core.publish(Kind.SERVICE, "mine", b"y", 3_600, now)
+    core.take_effects()
+    return core.store.get(entry.key) is entry
+
+
+def test_a_full_mesh_is_counted_once_a_minute_and_some_are_asked_whether_they_live() -> None:
+    core = _node()
+    core.announce(_record(NODE, "198.51.100.200").encoded, 0.5)
+    _crowd(core, OFFERS_TOLD, "198.51.100.7")
+    core.publish(Kind.SERVICE, "one", b"y", 3_600, 1.0)
+    asked = [effect for effect in core.take_effects() if isinstance(effect, Probe)]
+    assert 1 <= len(asked) <= ASKED
+    core.publish(Kind.SERVICE, "two", b"y", 3_600, 1.0 + telling.LOOK_AGAIN_S / 2)
+    assert not [effect for effect in core.take_effects() if isinstance(effect, Probe)]
+    core.publish(Kind.SERVICE, "two", b"z", 3_600, 2.0 + telling.LOOK_AGAIN_S)
+    assert [effect for effect in core.take_effects() if isinstance(effect, Probe)]
