@@ -7,7 +7,7 @@ from pathlib import Path
 
 from meshnode.base.address import Addr
 from meshnode.base.limits import DHT_MAX_PROBES
-from meshnode.discovery.dht.announce import MAX_RETRY_S, RETRIES
+from meshnode.discovery.dht.announce import CONTACT_RETRY_S, MAX_RETRY_S, RETRIES, RETRY_S
 from meshnode.discovery.dht.contacts import (
     ASK_BACK_S,
     FIRST_CHECK_S,
@@ -30,6 +30,7 @@ from meshnode.discovery.dht.messages import (
     decode_message,
     encode_message,
 )
+from meshnode.discovery.dht.table import Contact
 from meshnode.discovery.dht.watching import RETRY_S as FIRST_RETRY_S
 from meshnode.discovery.dht.watching import SLOW_RETRIES
 from meshnode.identity.keys import Identity
@@ -177,11 +178,62 @@ def test_a_publication_that_no_node_took_is_made_again_by_itself() -> None:
     net.run(20.0)
     assert node.metrics.counters[RETRIES] >= 2
     net.by_addr.update({other.addr: other for other in others})
-    net.run(2 * MAX_RETRY_S)
+    net.run(128.0)
     assert _holders(net, node) == 5
     made = node.metrics.counters[RETRIES]
     net.run(1_000.0)
     assert node.metrics.counters[RETRIES] == made, "all have it"
+
+
+def _alone(net: Net) -> tuple[SimNode, list[SimNode]]:
+    """Cut a node off that publishes, and return it and the others."""
+    node, others = net.nodes[2], [other for other in net.nodes if other is not net.nodes[2]]
+    for other in others:
+        del net.by_addr[other.addr]
+    net.publish(node)
+    return node, others
+
+
+def test_a_publication_that_too_few_take_is_retried_ever_more_rarely_and_a_renewal_does_not_begin_again() -> None:
+    net = build(6, 7)
+    node, _ = _alone(net)
+    net.run(2 * MAX_RETRY_S)
+    assert 10 <= node.metrics.counters[RETRIES] <= 14, "one each time that the wait doubles, and those of 2,400 s"
+    made = node.metrics.counters[RETRIES]
+    for _ in range(4):
+        net.publish(node)
+        net.run(MAX_RETRY_S)
+    assert node.metrics.counters[RETRIES] - made <= 6
+
+
+def test_a_retry_comes_soon_after_a_move_and_when_a_contact_comes() -> None:
+    net = build(6, 7)
+    node, _ = _alone(net)
+    announcer = node.dht._announcer
+    net.run(MAX_RETRY_S)
+    assert announcer._retry_timer.when > net.now + 2 * CONTACT_RETRY_S
+    announcer.on_contact(Contact(net.nodes[4].id, net.nodes[4].addr), net.now)
+    assert announcer._retry_timer.when <= net.now + 1.2 * CONTACT_RETRY_S
+    elsewhere = net.record(net.nodes[3]).endpoints
+    said = net.record(node)
+    seq = said.seq + 1
+    moved = sign_record(node.identity, seq=seq, issued_ms=seq, ttl=7_200, endpoints=elsewhere)
+    made = node.metrics.counters[RETRIES]
+    node.dht.publish(moved, net.now)
+    net.pump(node)
+    net.run(40 * RETRY_S)
+    assert node.metrics.counters[RETRIES] - made >= 3
+
+
+def test_a_network_that_is_there_again_is_noticed_by_the_first_message_however_long_it_was_cut() -> None:
+    net = build(6, 7)
+    node, others = _alone(net)
+    net.run(MAX_RETRY_S)
+    net.by_addr.update({other.addr: other for other in others})
+    others[3].dht.lookup(node.id, net.now)
+    net.pump(others[3])
+    net.run(2.0)
+    assert _holders(net, node) >= 4
 
 
 def test_the_first_message_after_a_publication_into_a_cut_network_brings_it_out_at_once() -> None:

@@ -18,7 +18,9 @@ from meshnode.identity.record import EndpointRecord
 REFRESH_AFTER_S = 0.3  # a change's lookup: after the direct stores, and once for a burst of changes
 SPREAD_AFTER_S = 0.1  # nearer nodes came: wait for more of them
 URGENT_SENDS = 6
-RETRY_S, MAX_RETRY_S = 1.0, 64.0  # after a publication that too few acknowledged; each time twice as long
+RETRY_S, MAX_RETRY_S = 1.0, 2_400.0  # after a publication that too few acknowledged; each time twice as long, up to
+# the time after which a record that says the same is published again
+CONTACT_RETRY_S = 64.0  # at the latest when a contact has come: it may be, or know, one that takes it
 UNHEARD_S = 0.5  # without any message after a publication: the network was not there, the next message says it is
 MAX_HOLDERS = 4 * R  # half of them with a price
 
@@ -57,11 +59,14 @@ class Announcer:
         """
         shared = self._shared
         self._is_known = self._is_renewal(record)
+        is_elsewhere = not self._says_the_same(record)
         if self.record is not None and record.seq < self.record.seq:  # the clock was ahead once
             self._holders.clear()
             self._sending.clear()
         self.record = record
-        self._rest()
+        self._retry_timer.set(None)
+        if is_elsewhere:
+            self._retry_wait = RETRY_S
         self._silent_since = now
         shared.store.put(record, "", now, shared.wall(now))
         self._send_out(now)
@@ -69,9 +74,11 @@ class Announcer:
 
     def _is_renewal(self, record: EndpointRecord) -> bool:
         last = self.record
-        if last is None or (last.endpoints, last.relays) != (record.endpoints, record.relays):
-            return False
-        return not self._is_thin(last.seq)
+        return last is not None and self._says_the_same(record) and not self._is_thin(last.seq)
+
+    def _says_the_same(self, record: EndpointRecord) -> bool:
+        last = self.record
+        return last is not None and (last.endpoints, last.relays) == (record.endpoints, record.relays)
 
     def _is_thin(self, seq: int) -> bool:
         """Return whether fewer nodes acknowledged that record than should, or could."""
@@ -123,8 +130,10 @@ class Announcer:
     def on_contact(self, contact: Contact, now: float) -> None:
         """Store the record at a new contact, if it is one of the nearest to this node's key.
 
-        Waits ``SPREAD_AFTER_S``, for more of them to come.
+        Waits ``SPREAD_AFTER_S``, for more of them to come. A retry that is due later comes within ``CONTACT_RETRY_S``.
         """
+        if self._retry_timer.live and self._retry_timer.when > now + CONTACT_RETRY_S:
+            self._retry_timer.set(now + self._shared.jittered(CONTACT_RETRY_S))
         if self.record is None or self._holders.get(contact.node_id, -1) >= self.record.seq:
             return
         if self._spread_timer is None or not self._spread_timer.live:
@@ -207,5 +216,6 @@ class Announcer:
     def _retry(self, now: float) -> None:
         if self.record is not None:
             self._shared.metrics.count(RETRIES)
+            self._silent_since = now  # where no answer comes, the first message says that there is a network again
             self.spread(now)
             self._find(self._shared.key, now, self._found)
