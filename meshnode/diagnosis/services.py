@@ -6,13 +6,15 @@ from collections.abc import Iterator
 
 from meshnode.diagnosis.finding import Finding, Snapshot, note, ok, plural, problem, seconds
 
+LONGEST = 996  # bytes of an offer that fits the DHT (``directory/bundle.py``)
+
 
 def diagnose_services(snapshot: Snapshot) -> list[Finding]:
     """Return the findings on ``services`` (exposed here) and ``forwards``.
 
     None where there is neither.
     """
-    return [*_services(snapshot), *_forwards(snapshot)]
+    return [*_services(snapshot), *_too_long(snapshot), *_forwards(snapshot)]
 
 
 def _services(snapshot: Snapshot) -> Iterator[Finding]:
@@ -29,6 +31,16 @@ def _services(snapshot: Snapshot) -> Iterator[Finding]:
         else:
             users = "every member" if "any" in allow else plural(len(allow), "node")
             yield ok("services", f"{name} works: {target} answers; {users} may use it")
+
+
+def _too_long(snapshot: Snapshot) -> Iterator[Finding]:
+    """Tell of services that gossip alone tells of, in a mesh in which it does not tell all."""
+    for name in (snapshot.get("status", {}).get("offers") or {}).get("too_long") or ():
+        yield problem(
+            "services",
+            f"{name}: what it says of itself is too long for the DHT; in a mesh so large some nodes will not find it",
+            f"give it less metadata: with its name and signature it may have {LONGEST} bytes",
+        )
 
 
 def _forwards(snapshot: Snapshot) -> Iterator[Finding]:

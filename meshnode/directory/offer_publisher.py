@@ -56,6 +56,7 @@ class OfferPublisher:
         self._count = count
         self._born = now
         self._own: dict[tuple[int, str], _Own] = {}  # bounded: this node's own are
+        self._too_long: dict[tuple[int, str], None] = {}
         self._large = dict.fromkeys(KINDS, False)
         self._timers = Timers()
         self._effects: list[Publish] = []
@@ -81,8 +82,10 @@ class OfferPublisher:
         """Take a new offer of this node, or a withdrawal, which gossip has just been given."""
         key = entry.kind, entry.name
         own = self._own.get(key)
+        self._too_long.pop(key, None)
         if not fits(entry):
             self._metrics.count(TOO_LONG)
+            self._too_long[key] = None
             self._drop(key)
             return
         if own is None:
@@ -137,6 +140,11 @@ class OfferPublisher:
     def asks(self, kind: Kind) -> bool:
         """Return whether the DHT may have what gossip has not told: already below the size at which nodes publish."""
         return self._large[kind] or self._count(kind) > OFFERS_BY_GOSSIP // 2
+
+    @property
+    def too_long(self) -> list[str]:
+        """Return the names of this node's offers that would be in the DHT if they were shorter."""
+        return sorted(name for kind, name in self._too_long if self._large[Kind(kind)])
 
     @property
     def published(self) -> int:

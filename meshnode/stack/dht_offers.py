@@ -121,7 +121,8 @@ class DhtOffers:
     def summary(self) -> dict[str, object]:
         """Return what is held, published and found, for status pages."""
         found = sum(len(self.search.found(kind)) for kind in (Kind.SERVICE, Kind.NAME))
-        return {"held": len(self.held), "published": self.publisher.published, "found": found}
+        published, too_long = self.publisher.published, self.publisher.too_long
+        return {"held": len(self.held), "published": published, "found": found, "too_long": too_long}
 
     # ---- inside
 

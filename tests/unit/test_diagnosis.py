@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from meshnode.base.limits import MAX_RECORD
 from meshnode.diagnosis.finding import Finding, Level, seconds, short
 from meshnode.diagnosis.network import diagnose
 from meshnode.diagnosis.peer import diagnose_peer, why_relayed
+from meshnode.diagnosis.services import diagnose_services
+from meshnode.directory.bundle import OVERHEAD
 
 ID, RELAY, SEED = "a" * 52, "r" * 52, "s" * 52
 Json = dict[str, Any]
@@ -271,6 +274,16 @@ def test_an_older_node_that_says_little_is_no_crash() -> None:
 
 def test_where_no_router_was_asked_nothing_is_said_of_mappings() -> None:
     assert "mappings" not in {finding.topic for finding in diagnose(snapshot(nat(mappings=[])))}
+
+
+def test_a_service_that_is_too_long_for_the_dht_of_a_large_mesh_is_told_with_what_to_do() -> None:
+    (found,) = diagnose_services(snapshot({"offers": {"held": 0, "published": 1, "found": 0, "too_long": ["db"]}}))
+    assert (found.topic, found.level) == ("services", Level.PROBLEM)
+    assert found.text.startswith("db: ")
+    assert "less metadata" in found.hint
+    assert str(MAX_RECORD - OVERHEAD) in found.hint
+    assert diagnose_services(snapshot({"offers": {"held": 0, "published": 2, "found": 0, "too_long": []}})) == []
+    assert diagnose_services(snapshot({"offers": None})) == []
 
 
 def test_a_loopback_node_says_nothing_of_networks_that_it_is_not_on() -> None:

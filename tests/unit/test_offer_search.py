@@ -248,6 +248,21 @@ def test_what_is_too_long_for_the_dht_is_counted_and_left_to_gossip() -> None:
     owner.core.on_own(entry, 0.0)
     assert owner.run(100.0) == []
     assert owner.metrics.counters["offers_too_long"] == 1
+    assert owner.core.too_long == ["db"]
+    owner.core.on_own(signed(OWN, seq=2), 101.0)
+    assert owner.core.too_long == []
+
+
+def test_an_offer_that_is_too_long_is_named_where_the_dht_would_have_it_alone() -> None:
+    owner = Owner()
+    value = bytes(GOSSIP_MAX_STORED_ENTRY - 300)
+    issued = int(WALL * 1000)
+    entry = sign_entry(OWN, kind=Kind.SERVICE, name="db", seq=1, issued_ms=issued, ttl=60, value=value)
+    owner.core.on_own(entry, 0.0)
+    assert owner.core.too_long == [], "gossip tells all of a small mesh"
+    owner.known = OFFERS_BY_GOSSIP + 1
+    owner.core.on_size(1.0)
+    assert owner.core.too_long == ["db"]
 
 
 @pytest.mark.parametrize("taken", [0, 16])
