@@ -20,10 +20,10 @@ class Ring:
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
-    gc.unfreeze()  # what a daemon of another test has left
+    gc.unfreeze()  # what the collection of tests, or a daemon of another test, has left
     gc.collect()
     yield
-    gc.unfreeze()
+    gc.freeze()  # as after the collection of tests (tests/conftest.py)
     gc.enable()
 
 

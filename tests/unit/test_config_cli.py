@@ -42,7 +42,7 @@ def test_help_lists_every_command_without_loading_any() -> None:
     code = "import sys; sys.argv = ['meshnode', '--help']\nfrom meshnode.cli.main import main\n"
     code += "try: main()\nexcept SystemExit: pass\n"
     code += "assert not [m for m in ('aioquic', 'nacl', 'zeroconf', 'asyncio') if m in sys.modules]"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in group.load_all())
 
@@ -55,7 +55,13 @@ def meshnode(home: Path, *args: str, **env: str) -> subprocess.CompletedProcess[
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MESHNODE_")}
     command = [sys.executable, "-m", "meshnode", "--home", str(home), *args]
     return subprocess.run(
-        command, capture_output=True, text=True, env={**clean, **env}, timeout=30, check=False, stdin=subprocess.DEVNULL
+        command,
+        capture_output=True,
+        text=True,
+        env={**clean, **env},
+        timeout=120,
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
 
 
