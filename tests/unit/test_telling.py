@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 
 import pytest
 
@@ -31,8 +32,12 @@ def _node(*, dht: bool = True, seed: int = 1) -> Gossip:
 def _hear(core: Gossip, count: int, first: int = 0) -> None:
     """Have gossip told of so many services of other nodes."""
     for number in range(first, first + count):
-        origin = Identity(number.to_bytes(32, "little"))
-        core.store.put(_entry(origin, f"s{number}", 1))
+        core.store.put(_service(number))
+
+
+@cache
+def _service(number: int) -> Entry:
+    return _entry(Identity(number.to_bytes(32, "little")), f"s{number}", 1)
 
 
 def _entry(origin: Identity, name: str, age: int, value: bytes | None = b"x") -> Entry:
