@@ -18,7 +18,7 @@ from meshnode.base.bounded import BoundedDict
 from meshnode.base.clock import Entropy
 from meshnode.base.limits import MAX_SHARED_KEYS
 from meshnode.errors import InvalidId
-from meshnode.identity.node_id import KEY_LENGTH, NodeId, known_id
+from meshnode.identity.node_id import KEY_LENGTH, NodeId
 
 
 class Identity:
@@ -39,7 +39,7 @@ class Identity:
             raise ValueError(f"a key seed has {KEY_LENGTH} bytes, not {len(seed)}")
         public, self._secret = crypto_sign_seed_keypair(seed)
         self.seed = seed
-        self.id = known_id(public)
+        self.id = NodeId(public)  # not the shared object: for a key with a price thousands are tried
         self._curve = crypto_sign_ed25519_sk_to_curve25519(self._secret)
         self._shared: BoundedDict[NodeId, bytes] = BoundedDict(MAX_SHARED_KEYS)  # least recently used goes
         self._kept: BoundedDict[NodeId, bytes] = BoundedDict(MAX_SHARED_KEYS)  # of established peers: ids are free

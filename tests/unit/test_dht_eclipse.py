@@ -14,7 +14,7 @@ from meshnode.discovery.dht.messages import ContactInfo, Find, Nodes, decode_mes
 from meshnode.discovery.dht.table import K, Table
 from meshnode.identity import keyfile, price
 from meshnode.identity.keys import Identity
-from meshnode.identity.node_id import NodeId
+from meshnode.identity.node_id import NodeId, known_id
 from tests.unit.test_dht_parts import TX, _identity, _tell
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -166,6 +166,15 @@ def test_an_id_has_its_price_when_its_digest_begins_with_zeros() -> None:
 def test_a_key_is_made_until_its_id_has_the_price() -> None:
     numbers = iter(range(4160, 4170))
     assert price.make_identity(lambda: Identity(next(numbers).to_bytes(32, "big"))).seed == (4165).to_bytes(32, "big")
+
+
+def test_ids_that_a_new_key_is_not_made_of_take_no_place_of_known_ones() -> None:
+    known_id.cache_clear()
+    peer = known_id(bytes(31) + b"\x07")
+    numbers = iter(range(4160, 4170))
+    price.make_identity(lambda: Identity(next(numbers).to_bytes(32, "big")))
+    assert known_id.cache_info().currsize == 1
+    assert known_id(bytes(31) + b"\x07") is peer
 
 
 def test_the_key_of_a_new_home_is_one_that_was_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
