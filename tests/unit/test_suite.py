@@ -28,6 +28,7 @@ def test_a_program_that_a_test_starts_can_be_interrupted() -> None:
 def test_the_collected_tests_are_no_part_of_what_is_looked_at_for_garbage(request: pytest.FixtureRequest) -> None:
     assert gc.isenabled()
     assert gc.get_freeze_count() > 10_000
+    assert gc.get_threshold()[0] >= 50_000
     assert not any(one is request.node for one in gc.get_objects())
 
 
