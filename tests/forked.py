@@ -22,20 +22,25 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
-from runpy import run_module
+from runpy import run_module, run_path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 UNLOADED = ("meshnode.__main__", "meshnode.ext.", "meshnode.sim.")
 GONE = "the process that makes the copies has ended"
+ONE_AT_A_TIME = threading.Lock()
 LONGEST = 1 << 18  # bytes of a request: the arguments and the environment
 
 
 class Forked(subprocess.Popen[Any]):
-    """A command; ``args`` is what stands behind ``meshnode``, the others are Popen's for pipes, text, cwd and env."""
+    """A command; ``args`` is what stands behind ``meshnode``, or a Python file and what stands behind it.
+
+    What is given by name is Popen's, for pipes, text, cwd and env.
+    """
+
+    told: socket.socket  # has four bytes when it has ended
 
     def __init__(self, args: Sequence[str], **more: Any) -> None:
-        self._told: socket.socket | None = None
         super().__init__(list(args), **more)
 
     def _execute_child(self, args: Any, _1: Any, _2: Any, _3: Any, _4: Any, cwd: Any, env: Any, *rest: Any) -> None:
@@ -43,10 +48,10 @@ class Forked(subprocess.Popen[Any]):
         ends = rest[3:9]  # of the pipes of the three standard streams, each to read and to write
         given = [number if end == -1 else end for number, end in enumerate((ends[0], ends[3], ends[5]))]
         asked = {"args": args, "cwd": os.fspath(cwd or os.getcwd()), "env": dict(os.environ if env is None else env)}
-        with theirs:
+        with theirs, ONE_AT_A_TIME:
             socket.send_fds(_original(), [json.dumps(asked).encode()], [*given, theirs.fileno()])
         self._close_pipe_fds(*ends)  # type: ignore[attr-defined]
-        self._told = mine
+        self.told = mine
         self.pid = int.from_bytes(mine.recv(4, socket.MSG_WAITALL), "big")
         assert self.pid, GONE
 
@@ -59,14 +64,13 @@ class Forked(subprocess.Popen[Any]):
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end, and return the exit code. Raises TimeoutExpired."""
         if self.returncode is None:
-            assert self._told is not None
-            self._told.settimeout(timeout if timeout is None else max(timeout, 0))
+            self.told.settimeout(timeout if timeout is None else max(timeout, 0))
             try:
-                status = self._told.recv(4, socket.MSG_WAITALL)
+                status = self.told.recv(4, socket.MSG_WAITALL)
             except (TimeoutError, BlockingIOError):
                 raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
             assert status, GONE
-            self._told.close()
+            self.told.close()
             self.returncode = int.from_bytes(status, "big", signed=True)
         return self.returncode
 
@@ -150,10 +154,15 @@ def _become(asked: dict[str, Any], fds: list[int]) -> None:
 
 def _run() -> int:
     try:
-        run_module("meshnode", run_name="__main__", alter_sys=True)
+        if sys.argv[1:] and sys.argv[1].endswith(".py"):
+            del sys.argv[0]
+            sys.path[0] = os.path.dirname(sys.argv[0])
+            run_path(sys.argv[0], run_name="__main__")
+        else:
+            run_module("meshnode", run_name="__main__", alter_sys=True)
     except SystemExit as ended:
-        assert isinstance(ended.code, int)
-        return ended.code
+        assert ended.code is None or isinstance(ended.code, int)
+        return ended.code or 0
     return 0
 
 

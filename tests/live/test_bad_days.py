@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from meshnode.demo.stage import Process
 from tests.given_time import HANG_S, GivenTime, wait_for
 from tests.homes import make_home
+from tests.live.copied_process import Process, command
 
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("MESHNODE_")}
 DEADLINE_S = 20.0
@@ -33,19 +33,6 @@ async def pair(tmp_path: Path) -> AsyncIterator[tuple[Process, Process]]:
     for process in (there, here):
         os.kill(process.pid, signal.SIGCONT) if process._process and process._process.returncode is None else None
     await asyncio.gather(here.stop(), there.stop())
-
-
-async def command(home: Path, *args: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
-    run = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "meshnode", *args, "--home", str(home)),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=ENV,
-    )
-    out, err = await wait_for(run.communicate(stdin), DEADLINE_S)
-    assert run.returncode is not None
-    return run.returncode, out, err
 
 
 async def _upper(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

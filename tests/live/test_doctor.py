@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from meshnode.demo.play import Process
 from meshnode.identity.keys import Identity
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode
 from tests.given_time import within
+from tests.live.copied_process import Process, command
 
 Json = dict[str, Any]
 KEYS = {"findings", "nat", "peer"}
@@ -34,14 +34,9 @@ def _env() -> dict[str, str]:
 
 async def run(home: Path, *args: str) -> tuple[int, str, str]:
     """A command to its end: exit code, standard output and standard error."""
-    process = await asyncio.create_subprocess_exec(
-        *_command(home, *args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_env()
-    )
-    async with within(30):
-        out, err = await process.communicate()
+    code, out, err = await command(home, *args)
     assert b"Traceback" not in out + err
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    return code, out.decode(), err.decode()
 
 
 async def ask(home: Path, *args: str) -> Json:

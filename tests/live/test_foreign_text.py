@@ -25,6 +25,7 @@ from meshnode.quic.connection import Connection
 from meshnode.quic.hello import CloseCode, Hello
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode
+from tests.forked import Forked
 
 EVIL = "\x1b]0;x\x07\nforged\x9b\u202e"
 RAW = ("\x1b", "\x07", "\x9b", "\u202e")
@@ -46,12 +47,23 @@ def arguments(command: click.Command, peer: NodeId, known: dict[str, str | None]
     return found
 
 
-def run_all(home: Path, scratch: Path, peer: NodeId) -> dict[str, tuple[str, str]]:
-    """Run every command at once, as text and as JSON; return what each printed."""
+def start(line: list[str], real: bool) -> subprocess.Popen[bytes]:
+    """Start a command, as a person does when it is ``real``, else as a copy of a process that has loaded all."""
+    pipe = subprocess.PIPE
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MESHNODE_")}
+    if real:
+        return subprocess.Popen([*COMMAND, *line], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=env)
+    return Forked(line, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=env)
+
+
+def run_all(home: Path, scratch: Path, peer: NodeId, real: bool) -> dict[str, tuple[str, str]]:
+    """Run every command at once, as text and as JSON; return what each printed.
+
+    With ``real`` the first run of each command is one that a person would start.
+    """
     context = click.Context(group)
     front = group
     assert isinstance(front, Front)
-    env = {name: value for name, value in os.environ.items() if not name.startswith("MESHNODE_")}
     running = {}
     for name in sorted(INDEX):
         command = front.get_command(context, name)
@@ -68,13 +80,8 @@ def run_all(home: Path, scratch: Path, peer: NodeId) -> dict[str, tuple[str, str
                     continue  # it has none of the arguments in which the variants differ
                 lines.append(line)
                 place = scratch / f"{name}{form}{variant}" if name in ("keygen", "id") else home
-                running[f"{name} {form} {variant}"] = subprocess.Popen(
-                    [*COMMAND, "--home", str(place), name, *line, *([form] if form else [])],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    env=env,
-                )
+                whole = ["--home", str(place), name, *line, *([form] if form else [])]
+                running[f"{name} {form} {variant}"] = start(whole, real and not form and not variant)
     found = {}
     for name, process in running.items():
         try:
@@ -156,7 +163,7 @@ async def test_no_command_and_no_log_shows_a_peers_text_as_it_is(
                 await asyncio.sleep(0.2)
 
         publishing = asyncio.ensure_future(publish())
-        first = await asyncio.to_thread(run_all, home, tmp_path, node.id)
+        first = await asyncio.to_thread(run_all, home, tmp_path, node.id, True)
         publishing.cancel()
         assert "forged" in first["services  0"][0] + first["services  1"][0], "the texts came that far"
         assert "forged" in first["sub  0"][0]
@@ -166,7 +173,7 @@ async def test_no_command_and_no_log_shows_a_peers_text_as_it_is(
         runtime.stack.sessions[NodeId.parse(ready["id"])].connection.close(CloseCode.PROTOCOL, f"bye {EVIL}")
         runtime.driver.pump()
         await asyncio.sleep(0.5)
-        second = await asyncio.to_thread(run_all, home, tmp_path, node.id)
+        second = await asyncio.to_thread(run_all, home, tmp_path, node.id, False)
         assert "bye" in second["ping  0"][1], "the reason came that far"
         await asyncio.to_thread(use_forwards, second["status --json 0"][0])
         for name, (out, err) in [*first.items(), *second.items()]:

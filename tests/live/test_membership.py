@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from meshnode.demo.play import Process
 from tests.given_time import GivenTime, wait_for, within
+from tests.live.copied_process import Process, command
 
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("MESHNODE_")}
 
@@ -74,7 +74,8 @@ class Command:
 
 
 async def _run(home: Path, *args: str, stdin: bytes = b"") -> tuple[int, str, str]:
-    return await (await Command.begin(home, *args)).end(stdin)
+    code, out, errors = await command(home, *args, stdin=stdin)
+    return code, out.decode(), errors.decode()
 
 
 @pytest.fixture
@@ -101,7 +102,9 @@ async def test_a_node_that_is_killed_returns_and_leaves_is_seen_so_by_the_others
     _, a, b, c, _ = five
     watch = await Command.begin(a.home, "watch", "--json")
     await watch.until_alive({node.id for node in five})
-    await b.ask("expose", name="web", target="tcp://127.0.0.1:9", allow=["any"])
+    target = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)  # well at each start
+    where = target.sockets[0].getsockname()[1]
+    await b.ask("expose", name="web", target=f"tcp://127.0.0.1:{where}", allow=["any"])
     await watch.until(event="service", id=b.id, change="up")
 
     b.kill()
@@ -122,6 +125,7 @@ async def test_a_node_that_is_killed_returns_and_leaves_is_seen_so_by_the_others
     assert c.id not in await _peers(a)
     status, _, errors = await watch.interrupted()
     assert (status, errors.strip()) == (130, "")
+    target.close()
 
 
 async def test_the_end_of_the_watched_node_is_told_in_a_line(five: list[Process]) -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from meshnode.daemon.client import RemoteError
-from meshnode.demo import play
+from meshnode.demo import play, stage
 from meshnode.demo.play import PEERS, SILENT_S, Echo, run_demo
 from meshnode.demo.show import ENDS, Show
-from meshnode.demo.stage import Process
+from tests import forked
 from tests.given_time import HANG_S, GivenTime
+from tests.live.copied_process import ENV, Process
 
 NODES = 12
 
@@ -81,7 +82,7 @@ async def test_the_demo_waits_for_a_node_however_slowly_it_starts(
     node.write_text(f"""#!/bin/sh\nread go <{tmp_path}/go; echo '{{"id": "an id", "endpoints": ["here"]}}'\n""")
     node.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(node))
-    processes = [Process(tmp_path / "home", "127.0.4.130", ["up"])]
+    processes = [stage.Process(tmp_path / "home", "127.0.4.130", ["up"])]
     starting = asyncio.create_task(play._start(processes, Show()))
     loop, hours = asyncio.get_running_loop(), 0.0
     clock = loop.time
@@ -119,9 +120,8 @@ async def test_the_demo_loses_nothing() -> None:
 
 
 def _meshnode(*args: str, home: Path) -> subprocess.CompletedProcess[str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("MESHNODE_")}
     command = [sys.executable, "-m", "meshnode", "--home", str(home), *args]
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=HANG_S, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=HANG_S, check=False)
 
 
 def test_mistakes_get_a_hint_and_no_traceback(tmp_path: Path) -> None:
@@ -132,13 +132,13 @@ def test_mistakes_get_a_hint_and_no_traceback(tmp_path: Path) -> None:
         (["up", "--seed", "x@y:1"], "config_error"),
         (["frobnicate"], "mesh_error"),
     ):
-        done = _meshnode(*args, "--json", home=tmp_path)
+        done = forked.run(["--home", str(tmp_path), *args, "--json"], HANG_S, env=ENV)
         assert done.returncode != 0
         error = json.loads(done.stdout)["error"]
         assert error["code"] == code
         assert error["message"]
         assert error["hint"]
-        plain = _meshnode(*args, home=tmp_path)
+        plain = forked.run(["--home", str(tmp_path), *args], HANG_S, env=ENV)
         assert "Traceback" not in plain.stderr + done.stderr
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from bench.services import Calls, Instances
-from meshnode.demo.play import Process
 from tests.given_time import status_of, wait_for, within
+from tests.live.copied_process import Process, command
 
 
 def _command(home: Path, *args: str) -> list[str]:
@@ -27,12 +27,8 @@ ENV = {k: v for k, v in os.environ.items() if not k.startswith("MESHNODE_")}
 
 
 async def _run(home: Path, *args: str, stdin: bytes = b"") -> tuple[int, str]:
-    process = await asyncio.create_subprocess_exec(
-        *_command(home, *args), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=ENV
-    )
-    out, _ = await wait_for(process.communicate(stdin), 30)
-    assert process.returncode is not None
-    return process.returncode, out.decode()
+    code, out, _ = await command(home, *args, stdin=stdin)
+    return code, out.decode()
 
 
 @pytest.fixture

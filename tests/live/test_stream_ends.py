@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from meshnode import Node
-from meshnode.demo.stage import Process
 from meshnode.errors import ConnectionLost
 from meshnode.sdk.node import runtime_of
 from meshnode.services.registry import ServiceBook
 from tests.conftest import MakeNode
 from tests.given_time import wait_for
 from tests.homes import make_home
+from tests.live.copied_process import Process
 
 SIZE = 100_000
 DEADLINE_S = 20.0

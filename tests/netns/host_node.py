@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests import forked
 from tests.homes import make_home
-from tests.netns.lab import ROOT, Host
+from tests.netns.lab import Host
 
 PATIENCE_S = 40.0
 
@@ -34,11 +35,8 @@ class HostNode:
         self.id: str = self.program.line(PATIENCE_S)["id"]
 
     def call(self, *command: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
-        """Run one command of this home to its end."""
-        full = [sys.executable, "-m", "meshnode", *command, "--home", str(self.home), "--json"]
-        return subprocess.run(
-            self.host.command(*full), capture_output=True, text=True, check=False, timeout=timeout, cwd=ROOT
-        )
+        """Run one command of this home to its end; the control socket is a file, so from any namespace."""
+        return forked.run([*command, "--home", str(self.home), "--json"], timeout)
 
     def ask(self, *command: str, timeout: float = 60.0) -> dict[str, Any]:
         """Return the last line of a command's answer; raises RuntimeError with what it complained of."""

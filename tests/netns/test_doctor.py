@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.given_time import HANG_S
+from tests.homes import make_home
 from tests.netns import natlab
-from tests.netns.lab import ROOT, Host
+from tests.netns.lab import Host
 from tests.netns.natlab import NatLab, NatSite
 
 pytestmark = pytest.mark.netns
@@ -48,6 +50,7 @@ class Place:
 
     def up(self, host: Host, *args: str) -> Json:
         """Start a node on a host."""
+        make_home(Path(self.home(host.label)))
         command = [sys.executable, "-m", "meshnode", *args, "--json", "--home", self.home(host.label)]
         return host.start(*command).line()
 
@@ -65,8 +68,7 @@ class Place:
 
     def ask(self, name: str, *args: str) -> Json:
         """Run a command of a node's home; the control socket is a file, so from any namespace."""
-        command = [sys.executable, "-m", "meshnode", *args, "--json", "--home", self.home(name)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False, cwd=ROOT)
+        done = forked.run([*args, "--json", "--home", self.home(name)], HANG_S)
         assert done.returncode == 0, done.stdout + done.stderr
         found: Json = json.loads(done.stdout.splitlines()[-1])
         return found
@@ -173,13 +175,13 @@ def test_ipv6_is_told_with_what_is_let_in() -> None:
             host = lab.host(f"six{number}", switch, f"192.0.2.{number}/32")  # and no route: IPv6 is all there is
             host.ip(f"addr add 2001:db8:{number}::1/128 dev eth0 nodad", "route add 2001:db8::/32 dev eth0")
             homes[host.label] = str(lab.scratch / host.label)
+            make_home(lab.scratch / host.label)
             command = [sys.executable, "-m", "meshnode", *args, "--no-mdns", "--json", "--home", homes[host.label]]
             ready = host.start(*command).line()
             return {**ready, "at": next(e for e in ready["endpoints"] if e.startswith(f"[2001:db8:{number}::1]"))}
 
         def ask(name: str, *args: str) -> Json:
-            command = [sys.executable, "-m", "meshnode", *args, "--json", "--home", homes[name]]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False, cwd=ROOT)
+            done = forked.run([*args, "--json", "--home", homes[name]], HANG_S)
             assert done.returncode == 0, done.stdout + done.stderr
             found: Json = json.loads(done.stdout.splitlines()[-1])
             return found

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.homes import make_home
 from tests.netns import lab
 from tests.netns.lab import IFACE, Host, Lab
 
@@ -94,7 +95,7 @@ def sender(host: Host, source: str, port: int) -> socket.socket:
 def start(place: Lab, host: Host) -> str:
     """Start a node of a private mesh, without flags that concern the LAN; its id."""
     home = place.scratch / host.label
-    home.mkdir(exist_ok=True)
+    make_home(home)
     command = [sys.executable, "-m", "meshnode", "up", "--json", "--home", str(home)]
     return str(host.start(*command, env={"MESHNODE_MESH": MESH}).line()["id"])
 

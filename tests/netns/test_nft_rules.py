@@ -16,6 +16,7 @@ import pytest
 
 from meshnode.base.address import Addr
 from meshnode.demo.netns import Switch
+from tests.homes import make_home
 from tests.netns import lab
 from tests.netns.lab import ROOT, Host, Lab
 
@@ -48,7 +49,7 @@ def meshnode(host: Host, *args: str) -> dict[str, object]:
 def start(host: Host, *args: str) -> str:
     """Start a node; its id."""
     home: Path = host.lab.scratch / host.label
-    home.mkdir(exist_ok=True)
+    make_home(home)
     ready = host.start(sys.executable, "-m", "meshnode", *args, "--no-mdns", "--json", "--home", str(home)).line()
     return str(ready["id"])
 

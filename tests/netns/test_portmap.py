@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from tests import forked
+from tests.given_time import HANG_S
+from tests.homes import make_home
 from tests.netns import igd
 from tests.netns.igd import BRIDGE, INSIDE6, OUTSIDE, IgdRouter
-from tests.netns.lab import Host, Lab, Program, run
+from tests.netns.lab import Host, Lab, Program
 
 pytestmark = pytest.mark.netns
 
@@ -35,6 +38,7 @@ class Running:
     def __init__(self, host: Host, *options: str, short: bool = False) -> None:
         self.host = host
         self.home = host.lab.scratch / f"{host.label}.home{len(host._programs)}"
+        make_home(self.home)
         command = ["-c", SHORT] if short else ["-m", "meshnode"]
         self.program: Program = host.start(
             sys.executable, *command, "up", "--json", "--no-mdns", "--home", str(self.home), *options
@@ -43,8 +47,10 @@ class Running:
         self.id: str = ready["id"]
 
     def ask(self, command: str, *arguments: str) -> list[Any]:
-        done = run(sys.executable, "-m", "meshnode", command, "--json", "--home", str(self.home), *arguments)
-        return [json.loads(line) for line in done.splitlines()]
+        done = forked.run([command, "--json", "--home", str(self.home), *arguments], HANG_S)
+        if done.returncode != 0:
+            raise RuntimeError(done.stdout + done.stderr)
+        return [json.loads(line) for line in done.stdout.splitlines()]
 
     def nat(self) -> dict[str, Any]:
         found: dict[str, Any] = self.ask("status")[0]["nat"]
