@@ -6,14 +6,12 @@ Their keys have no price, which would be most of the CPU that they use; ``tests/
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.given_time import HANG_S
-from tests.homes import UNPRICED
 from tests.live.cli_node import clean_environment
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -26,13 +24,6 @@ def test_an_example_prints_what_it_says(name: str) -> None:
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     command, printed = docstring.split("\nprints\n")
     assert f"    python examples/{name}.py\n" in command
-    done = subprocess.run(
-        [sys.executable, "-c", UNPRICED, str(path)],
-        capture_output=True,
-        text=True,
-        timeout=HANG_S,
-        env=clean_environment(),
-        check=False,
-    )
+    done = forked.run([str(path)], HANG_S, env=clean_environment())
     expected = [line.removeprefix("    ") for line in printed.strip("\n").splitlines()]
     assert (done.stdout.splitlines(), done.returncode) == (expected, 0), done.stderr

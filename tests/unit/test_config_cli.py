@@ -20,6 +20,9 @@ from click.testing import CliRunner
 from meshnode.cli.front import group
 from meshnode.cli.main import main
 from meshnode.identity.keys import Identity
+from tests import forked
+from tests.forked import Forked
+from tests.given_time import HANG_S
 
 ID = str(Identity(bytes(32)).id)
 
@@ -53,16 +56,7 @@ def test_help_lists_every_command_without_loading_any() -> None:
 def meshnode(home: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command line as a person would."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MESHNODE_")}
-    command = [sys.executable, "-m", "meshnode", "--home", str(home), *args]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env={**clean, **env},
-        timeout=120,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    return forked.run(["--home", str(home), *args], HANG_S, "", env={**clean, **env})
 
 
 def told(home: Path, *args: str, **env: str) -> tuple[object, str, str]:
@@ -209,10 +203,8 @@ class Running:
     def __init__(self, home: Path) -> None:
         self.home = home
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MESHNODE_")}
-        command = [sys.executable, "-m", "meshnode", "--home", str(home), "up", "--json", "--no-mdns"]
-        self.process = subprocess.Popen(
-            [*command, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True, env=clean
-        )
+        command = ["--home", str(home), "up", "--json", "--no-mdns", "--listen", "127.0.0.1:0"]
+        self.process = Forked(command, stdout=subprocess.PIPE, text=True, env=clean)
         assert self.process.stdout is not None
         self.ready = json.loads(self.process.stdout.readline())
 
