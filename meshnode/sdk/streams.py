@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, SupportsIndex
 
 from meshnode.errors import MeshError, Unsupported
 from meshnode.identity.node_id import NodeId
+from meshnode.quic.buffers import Marks
 from meshnode.quic.stream import Stream
 from meshnode.sdk.transport import Signal, StreamTransport, Writing
 
@@ -370,9 +371,12 @@ class MeshWriter(Writing, asyncio.StreamWriter):
         """
         stream, transport = self._stream, self._transport
         while stream.error is None:
-            if (transport.is_closing() or stream.over) and not stream.queued:
+            ends = transport.is_closing() or stream.over
+            if ends and not stream.queued:
                 return
             if stream.queued:
+                if ends:
+                    stream.marks = Marks(0, stream.marks.high)  # one wake, not one for each packet of any stream
                 stream.await_low()
             await transport.signal.wait()
         if not transport.was_aborted:

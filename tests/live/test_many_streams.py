@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import meshnode.sdk.places
 from meshnode import MeshReader, MeshWriter, NodeId
 from meshnode.errors import ConfigError, ConnectionLost, ServiceUnavailable, StreamLimitError
 from meshnode.sdk.node import runtime_of
+from meshnode.sdk.transport import Signal
 from meshnode.services.registry import ServiceBook
 from tests.conftest import MakeNode, echo
 from tests.given_time import wait_for, within
@@ -175,6 +177,35 @@ async def test_a_limit_of_none_is_a_mistake(make_node: MakeNode) -> None:
     node = await make_node()
     with pytest.raises(ConfigError, match="limit"):
         node.serve("none", echo, limit=0)
+
+
+@pytest.mark.parametrize("engine", ["qh3", "aioquic"])
+async def test_each_of_many_ends_that_are_waited_for_is_woken_a_few_times(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    if engine == "qh3":
+        pytest.importorskip("qh3")
+    woken: Counter[Signal] = Counter()
+    wait = Signal.wait
+
+    async def counted(signal: Signal) -> None:
+        await wait(signal)
+        woken[signal] += 1
+
+    monkeypatch.setattr(Signal, "wait", counted)
+    there = await make_node(engine=engine)
+    here = await make_node(seed=there, engine=engine)
+    there.serve("echo", echo, allow=["any"])
+
+    async def ask() -> None:
+        async with await here.open(there.id, "echo") as (_, writer):
+            writer.write(b"x" * 20_000)
+            writer.close()
+            await writer.wait_closed()
+
+    await asyncio.gather(*(ask() for _ in range(60)))
+    assert len(woken) >= 60
+    assert max(woken.values()) <= 3, "once for its bytes, and for the other's end"
 
 
 @pytest.mark.parametrize("count", [300, 1000])
