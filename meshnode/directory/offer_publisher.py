@@ -44,6 +44,7 @@ class _Own:
     timer: Timer
     at: float = float("-inf")  # when it was published last
     is_out: bool = False  # some holder may have it, or an earlier one of its key
+    is_told: bool = False  # the holders were asked to take it, and have answered or will not
     failures: int = 0
 
 
@@ -91,7 +92,7 @@ class OfferPublisher:
         if own is None:
             own = self._own[key] = _Own(entry, self._timers.timer(lambda t: self._publish(key, t)))
         is_change = (own.entry.value is None) != (entry.value is None)
-        own.entry, own.failures = entry, 0
+        own.entry, own.failures, own.is_told = entry, 0, False
         own.timer.set(now if is_change else max(now, own.at + PAUSE_S))
 
     def on_size(self, now: float) -> None:
@@ -111,6 +112,7 @@ class OfferPublisher:
         own = self._own.get((entry.kind, entry.name))
         if own is None or own.entry is not entry:
             return
+        own.is_told = True
         if taken >= min(ENOUGH, max(1, asked)):
             own.failures = 0
             own.timer.set(now + REPUBLISH_S * self._rng.uniform(0.8, 1.2))
@@ -141,6 +143,15 @@ class OfferPublisher:
         """Return whether the DHT may have what gossip has not told: already below the size at which nodes publish."""
         return self._large[kind] or self._count(kind) > OFFERS_BY_GOSSIP // 2
 
+    def out(self) -> list[tuple[int, str]]:
+        """Return kind and name of this node's offers that are in the DHT, as far as it knows."""
+        return [key for key, own in self._own.items() if own.is_out and own.entry.value is not None]
+
+    @property
+    def is_withdrawing(self) -> bool:
+        """True while a withdrawal is on its way to the holders of an offer."""
+        return any(own.is_out and own.entry.value is None and not own.is_told for own in self._own.values())
+
     @property
     def too_long(self) -> list[str]:
         """Return the names of this node's offers that would be in the DHT if they were shorter."""
@@ -149,4 +160,4 @@ class OfferPublisher:
     @property
     def published(self) -> int:
         """Return how many offers of this node are in the DHT, as far as it knows."""
-        return sum(own.is_out and own.entry.value is not None for own in self._own.values())
+        return len(self.out())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from meshnode.base.collector import paused
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from meshnode.directory.services import ServiceChanged
     from meshnode.gossip.effects import MemberChanged
 
+WITHDRAW_S = 1.5  # for withdrawals to reach the DHT before the end: a lookup and a round trip, as a rule under 1 s
 ONE_LOOP = "use it in the loop that started it; from a thread: asyncio.run_coroutine_threadsafe(coroutine, loop)"
 START = "async with Node(config) as node, or await node.start()"
 
@@ -63,6 +65,22 @@ class Running:
     def _on_member(self, change: MemberChanged) -> None:
         self._events.on_member(change)
         self.failover.on_member(change)
+
+    async def withdraw_offers(self) -> None:
+        """Take services and names back that the DHT has of this node, where a search would find them after its end.
+
+        Returns at once where it has none, in a mesh of which gossip tells all; else when the holders have answered, or
+        after ``WITHDRAW_S``.
+        """
+        registry = self.runtime.stack.registry
+        if registry is None or not registry.withdraw_published(self.runtime.clock.monotonic()):
+            return
+        withdrawn = asyncio.Event()
+        registry.offers.on_withdrawn = withdrawn.set
+        self.runtime.driver.on_dirty()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WITHDRAW_S):
+                await withdrawn.wait()
 
     def stop(self) -> None:
         """End everything that ends at once: streams, connections, topics and iterations."""
@@ -133,6 +151,7 @@ class Life:
         The home, the ports and the streams are free when it returns, and when it is cancelled too. What takes a moment
         (taking port mappings and announcements back) goes on without a caller that has gone. Where the loop of its
         start was closed nothing can go on, and the home and the ports are freed. Raises NotRunning in any other loop.
+        Before all that, what the DHT has of this node is withdrawn (``Running.withdraw_offers``).
         """
         if self.started is not None and self._loop is not None and self._loop.is_closed():
             self.is_closed = True
@@ -143,15 +162,24 @@ class Life:
         self.is_closed = True
         if self.started is None:
             return
+        try:
+            if self._ending is None:
+                await self.started.withdraw_offers()
+            await asyncio.shield(self._end())
+        except asyncio.CancelledError:
+            if self._ending is None:
+                self._end()
+            self.started.runtime.release()
+            raise
+
+    def _end(self) -> asyncio.Task[None]:
+        """End what ends at once, and return the task that ends the rest."""
+        assert self.started is not None
         if self._ending is None:
             self.started.stop()
         if self._ending is None or self._ending.cancelled():
             self._ending = asyncio.get_running_loop().create_task(self.started.runtime.wait_closed())
-        try:
-            await asyncio.shield(self._ending)
-        except asyncio.CancelledError:
-            self.started.runtime.release()
-            raise
+        return self._ending
 
 
 async def _new_key(config: Config) -> Identity | None:

@@ -88,8 +88,9 @@ class Node(Primitives):
     async def close(self) -> None:
         """Say goodbye to every peer, end all tasks and streams, and write what must last.
 
-        Waits at most 0.5 s for a router to take its port mapping back. ``async with`` calls it. It may be called again
-        and cancelled: the home, the ports and the streams are free then too.
+        Waits at most 0.5 s for a router to take its port mapping back and, in a mesh of more than 512 services or
+        names, at most 1.5 s for the DHT to take back what this node offers. ``async with`` calls it. It may be called
+        again and cancelled: the home, the ports and the streams are free then too.
         """
         await self._life.close()
 

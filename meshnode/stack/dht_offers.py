@@ -39,6 +39,7 @@ class DhtOffers:
     def __init__(self, context: Context, gossip: Spread, take: OnEntry, forget: OnEntry) -> None:
         self.rate = statement_rate(RATE)
         self.on_end: Callable[[], None] = _ignore  # a search has ended
+        self.on_withdrawn: Callable[[], None] = _ignore  # no withdrawal of this node is on its way any more
         self._context = context
         self._dht = context.records.statements
         self._take = take
@@ -141,6 +142,8 @@ class DhtOffers:
     def _told(self, entry: Entry) -> Callable[[int, int, float], None]:
         def done(taken: int, asked: int, now: float) -> None:
             self.publisher.on_published(entry, taken, asked, now)
+            if not self.publisher.is_withdrawing:
+                self.on_withdrawn()
             self._arm()
 
         return done

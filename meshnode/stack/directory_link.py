@@ -12,7 +12,7 @@ from meshnode.base.metrics import describe
 from meshnode.directory.announcement import Instance, is_offer
 from meshnode.directory.names import NameConflict, Names, PinsChanged, is_claim
 from meshnode.directory.providers import ProviderConflict, Providers
-from meshnode.directory.services import Announce, ServiceChanged, Services
+from meshnode.directory.services import WITHDRAWN_TTL_S, Announce, ServiceChanged, Services
 from meshnode.gossip import Changed, Entry, Kind, MemberChanged
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import Connection
@@ -98,6 +98,20 @@ class DirectoryLink(Component):
             self.on_conflict(effect)
         else:
             self.on_pins()
+
+    def withdraw_published(self, now: float) -> bool:
+        """Withdraw what this node has in the DHT; return whether that is on its way (until ``offers.on_withdrawn``).
+
+        Gossip's goodbye ends only what gossip told: what a search finds would lead to a node that has gone, for as long
+        as it lives.
+        """
+        for kind, name in self.offers.publisher.out():
+            if kind == Kind.SERVICE:
+                self.directory.withdraw(name, now)
+            else:
+                self._gossip.publish_soon(Kind.NAME, name, None, WITHDRAWN_TTL_S, now)
+        self.drain(now)
+        return self.offers.publisher.is_withdrawing
 
     # ---- what happens
 

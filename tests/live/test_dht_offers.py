@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 
 from meshnode import Node
 from meshnode.directory import offer_publisher
+from meshnode.directory.bundle import dht_key_of, open_bundle
 from meshnode.errors import NameDisputed, NotFound
 from meshnode.gossip import Kind
 from meshnode.gossip.dissemination.entry_store import EntryStore
-from meshnode.gossip.entry import Entry, Put
+from meshnode.gossip.entry import Entry, Put, read_entry
 from meshnode.identity.node_id import NodeId
+from meshnode.sdk import life
 from meshnode.sdk.node import runtime_of
 from meshnode.stack.dht_offers import DhtOffers
 from tests.conftest import MakeNode
@@ -125,3 +128,51 @@ async def test_a_nodes_name_that_gossip_has_not_told_is_found(
     assert (await client.connect("tower")).peer == owner.id
     with pytest.raises(NotFound):
         await client.connect("nobody")
+
+
+async def _offering(make_node: MakeNode, monkeypatch: pytest.MonkeyPatch) -> tuple[Node, Node, bytes]:
+    """Return a seed that holds a service of another node, that node, and the key of the service."""
+    monkeypatch.setattr(offer_publisher, "OFFERS_BY_GOSSIP", 1)
+    seed = await make_node(seed_role=True)
+    owner = await make_node(seed=seed)
+    for number in range(4):
+        seed.serve(f"other{number}", says(b"other"), allow=["any"])
+    owner.serve("db", says(b"mine"), allow=["any"])
+    await _published(owner)
+    key = dht_key_of(Kind.SERVICE, "db")
+    assert _held(seed, key) == [True]
+    return seed, owner, key
+
+
+def _held(node: Node, key: bytes) -> list[bool]:
+    """Return, for each entry of a key that a node holds, whether it offers something: a withdrawal does not."""
+    found = [read_entry(each, time.time()) for each in open_bundle(_offers(node).find(key))]
+    return [isinstance(entry, Entry) and entry.value is not None for entry in found]
+
+
+async def test_a_node_that_is_closed_has_taken_its_services_back_from_the_dht(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed, owner, key = await _offering(make_node, monkeypatch)
+    await owner.close()
+    assert _held(seed, key) == [False]
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_dht_that_does_not_answer_holds_no_end_up(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, cancelled: bool
+) -> None:
+    _, owner, _ = await _offering(make_node, monkeypatch)
+    monkeypatch.setattr(_offers(owner).publisher, "on_published", lambda *_: None)
+    monkeypatch.setattr(life, "WITHDRAW_S", 600.0 if cancelled else 0.1)
+    ending = asyncio.create_task(owner.close())
+    if cancelled:
+        async with asyncio.timeout(20):
+            while not _offers(owner).publisher.is_withdrawing:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        ending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await ending
+    else:
+        await asyncio.wait_for(ending, 60.0)
+    assert runtime_of(owner).is_closed

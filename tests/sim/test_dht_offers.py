@@ -283,3 +283,43 @@ def test_more_offers_than_gossip_has_places_for_are_told_to_none_and_found(monke
     world.run(3.0)
     assert _seek(world, nodes[4], "s9-1") == []
     assert _seek(world, client, "s9-1") == []
+
+
+def test_a_node_that_ends_takes_its_offers_back_from_the_dht(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offer_publisher, "OFFERS_BY_GOSSIP", 4)
+    monkeypatch.setattr(telling, "OFFERS_TOLD", 6)
+    world, nodes = _mesh(10)
+    for number, node in enumerate(nodes):
+        _offer(world, node, *(f"s{number}-{n}" for n in range(2)))
+        _registry(node).names.claim(f"n{number}", 1, world.now)
+        _registry(node).drain(world.now)
+        node.on_dirty()
+        world.run(0.3)
+    world.run(20.0)
+    owner, client = nodes[8], nodes[4]
+    registry = _registry(owner)
+    assert set(registry.offers.publisher.out()) == {(Kind.SERVICE, "s8-0"), (Kind.SERVICE, "s8-1"), (Kind.NAME, "n8")}
+    assert _seek(world, client, "s8-1") == [owner]
+    ended: list[float] = []
+    registry.offers.on_withdrawn = lambda: ended.append(world.now)
+    began = world.now
+    assert registry.withdraw_published(world.now)
+    owner.on_dirty()
+    assert world.run(1.5, lambda: bool(ended)), "the end of a node waits no longer"
+    assert ended[0] - began > 0.02, "not before any holder could have it"
+    owner.mesh.close(world.now)
+    owner.kill()
+    for other in (nodes[5], client):
+        for kind, name in ((Kind.SERVICE, "s8-0"), (Kind.SERVICE, "s8-1")):
+            assert _seek(world, other, name, kind) == []
+        _seek(world, other, "n8", Kind.NAME)
+        with pytest.raises(NotFound):
+            _registry(other).names.resolve("n8", world.wall())
+
+
+def test_a_node_of_a_small_mesh_has_nothing_to_take_back() -> None:
+    world, nodes = _mesh(4)
+    _offer(world, nodes[1], "db")
+    world.run(3.0)
+    assert not _registry(nodes[1]).withdraw_published(world.now)
+    assert "offers_published" not in nodes[1].mesh.metrics.counters
