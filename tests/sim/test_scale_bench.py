@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench import dht_store, members, scale, seed_lookups
+from bench import dht_store, members, rest, scale, seed_lookups
 from meshnode.base.limits import GOSSIP_LISTED
 from meshnode.gossip.dissemination import listing
 from meshnode.identity import replay
@@ -21,6 +21,12 @@ def test_a_mesh_whose_members_announce_themselves_is_connected_and_knows_its_see
     assert not found["seeds_unknown"]
     assert not found["missing"]
     assert found["bytes"] > 0.0
+
+
+def test_what_a_leaf_sends_and_is_sent_at_rest_is_few_bytes() -> None:
+    found = rest.run_leaf(4, settle=120.0, window=60.0)
+    assert 1 < found["sent_a_second"] < 10
+    assert 1 < found["received_a_second"] < 10
 
 
 def test_what_a_node_keeps_and_sends_does_not_grow_with_the_mesh() -> None:
