@@ -41,7 +41,7 @@ class Holding:
     def __init__(self, net: Net, number: int) -> None:
         self.rate = statement_rate(5.0)
         self.held = OfferStore(DHT_MAX_OFFERS, random.Random(number))
-        self.found: dict[NodeId, None] = {}
+        self.found: dict[NodeId, float] = {}  # and when
         self._net = net
 
     def is_statement(self, encoded: bytes) -> bool:
@@ -57,7 +57,7 @@ class Holding:
         for each in open_bundle(encoded):
             entry = open_entry(each, self._net.wall())
             if isinstance(entry, Entry):
-                self.found[entry.origin] = None
+                self.found.setdefault(entry.origin, self._net.now)
         return True
 
     def store(self, encoded: bytes, source: Source) -> Status:
@@ -81,15 +81,16 @@ def _publish(net: Net, node: SimNode, name: str) -> None:
     net.run(0.05)
 
 
-def _search(net: Net, node: SimNode, holding: Holding, name: str) -> tuple[set[NodeId], float, int]:
-    """Return what one search finds, how long it takes in seconds, and the datagrams of it."""
+def _search(net: Net, node: SimNode, holding: Holding, name: str) -> tuple[set[NodeId], float, float, int]:
+    """Return what one search finds, the seconds until the first is found and until it ends, and the datagrams of it."""
     holding.found.clear()
     ended: list[float] = []
     began, rpcs = net.now, node.metrics.counters["dht_rpcs"]
     node.dht.statements.find(dht_key_of(Kind.SERVICE, name), net.now, ended.append)
     net.pump(node)
     net.run_until(lambda: bool(ended), 15.0)
-    return set(holding.found), net.now - began, 2 * (node.metrics.counters["dht_rpcs"] - rpcs)
+    first = min(holding.found.values(), default=net.now) - began
+    return set(holding.found), first, net.now - began, 2 * (node.metrics.counters["dht_rpcs"] - rpcs)
 
 
 def _crowd(net: Net, holdings: dict[NodeId, Holding], names: list[str], size: int) -> None:
@@ -126,24 +127,28 @@ def measure(condition: str, nodes: int = 1_000, seed: int = 1) -> dict[str, Any]
         node.alive = False
     _crowd(net, holdings, ["s0", "s1", "s2", "some"], int(trouble.get("crowd", 0)))
     askers = [node for node in rest if node.alive]
-    right, times, datagrams = 0, [], []
+    right, firsts, times, datagrams = 0, [], [], []
     shares: dict[str, float] = {}
     for name, offering in sets.items():
         asker = net.rng.choice(askers)
-        found, seconds, sent = _search(net, asker, holdings[asker.id], name)
+        found, first, seconds, sent = _search(net, asker, holdings[asker.id], name)
         wanted = {owner.id for owner in offering}
         if len(offering) == 1:
             right += wanted <= found
+            firsts.append(first)
             times.append(seconds)
             datagrams.append(sent)
         else:
             shares[name] = len(wanted & found) / len(wanted)
     times.sort()
+    firsts.sort()
     return {
         "name": f"dht_offers, {condition}",
         "nodes": nodes,
         "found": right,
         "of": SINGLES,
+        "first_p50_ms": round(1000 * firsts[len(firsts) // 2]),
+        "first_p95_ms": round(1000 * firsts[int(0.95 * (len(firsts) - 1))]),
         "p50_ms": round(1000 * times[len(times) // 2]),
         "p95_ms": round(1000 * times[int(0.95 * (len(times) - 1))]),
         "datagrams": round(sum(datagrams) / len(datagrams), 1),
