@@ -19,7 +19,6 @@ It sees one constant virtual address, so neither end's move ever reaches it. Whe
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
@@ -489,11 +488,6 @@ def _check() -> None:
     check_core(FACTORY)
 
 
-def _warm_up() -> None:
-    """Have the core's cryptography gather its entropy beside the start: at the first dial, that is 20 ms of waiting."""
-    threading.Thread(target=X25519KeyExchange, name="entropy", daemon=True).start()
-
-
 FACTORY = Qh3Engines()
 _check()
-_warm_up()
+X25519KeyExchange()  # the core gathers entropy, once, for 40 ms in which no Python runs: not in a loop that serves
