@@ -7,6 +7,7 @@ In their module ``asyncio.StreamReader`` is a ``MeshReader`` over a stream that 
 from __future__ import annotations
 
 import asyncio
+import gc
 import tempfile
 import types
 import unittest
@@ -141,6 +142,7 @@ TESTS = [name for name in unittest.defaultTestLoader.getTestCaseNames(OnTheMesh)
 
 @pytest.mark.parametrize("name", TESTS)
 def test_asyncios_own(name: str) -> None:
+    gc.collect()  # or warnings of what other tests left unclosed are counted
     with mock.patch("asyncio.set_event_loop_policy"):
         outcome = unittest.TestResult()
         OnTheMesh(name).run(outcome)
