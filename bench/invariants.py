@@ -67,6 +67,7 @@ BOUNDS = {
     "Intake._waiting": 2 * GOSSIP_MAX_ACTIVE * NARROW["GOSSIP_MAX_WAITING"],
     "Ingest._effects": 0,
     "Seeds._contacts": GOSSIP_MAX_SEEDS,
+    "Seeds._silent": GOSSIP_MAX_SEEDS,
     "Seeds._waits": GOSSIP_MAX_SEEDS,
     "Timers._heap": TIMERS,
     "Views.active": GOSSIP_MAX_ACTIVE,

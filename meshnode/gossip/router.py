@@ -133,7 +133,14 @@ class Gossip:
             network_of=network_of,
         )
         own.telling = Telling(lambda kind: len(self.store.places(kind)), cache(roll_of))
-        self.seeds = Seeds(rng, timers, self.status, lambda contact, now: self.hyparview.join(contact, now), now)
+        self.seeds = Seeds(
+            rng,
+            timers,
+            self.status,
+            lambda contact, now: self.hyparview.join(contact, now),
+            lambda: bool(self.hyparview.active),
+            now,
+        )
         self.hyparview = HyParView(
             own.id,
             rng,

@@ -40,6 +40,7 @@ from meshnode.stack.session import Introduction, Session
 
 LATE_S = 0.1  # a tick that is later than this says nothing of a relay
 KEEP_S, SETTLED_S = 1.0, 10.0  # between looks at the relays; the longer while all is granted and heard
+MAX_RETRY_S = 240.0  # between dials to a relay that does not answer, each of which looks it up with some 70 datagrams
 
 BAD_FRAME = describe("drop_relay_frame", "relay frames dropped: malformed, of no reservation, or not proven")
 HELD = describe("relay_reservations", "reservations that relays have granted")
@@ -74,6 +75,7 @@ class RelayClient(Component):
         self._by_text: dict[str, Holding] = {}
         self._by_reservation: dict[bytes, Holding] = {}
         self._retry: BoundedDict[NodeId, float] = BoundedDict(MAX_RELAYS_LOST)
+        self._unreached: BoundedDict[NodeId, float] = BoundedDict(MAX_RELAYS_LOST)  # how long to wait
 
     # ---- which relays
 
@@ -164,11 +166,20 @@ class RelayClient(Component):
 
         def answer(result: Connection | MeshError) -> None:
             if isinstance(result, MeshError):
-                self._lose(relay, self._context.clock.monotonic())
+                self._not_reached(relay, self._context.clock.monotonic())
             else:
                 result.send_frame(Control.RELAY_ASK)
 
         self._context.dials.connect(relay, now, answer)
+
+    def _not_reached(self, relay: NodeId, now: float) -> None:
+        """Ask a relay that could not be reached ever more rarely, unless no other node is heard either."""
+        self._lose(relay, now)
+        sessions = self._context.peers.sessions.values()
+        if any(s.connection is not None and s.paths.seeking.silent_since is None for s in sessions):
+            wait = self._unreached.get(relay, RELAY_RETRY_S)
+            self._unreached.put(relay, min(2 * wait, MAX_RETRY_S))
+            self._retry[relay] = now + wait
 
     def _lose(self, relay: NodeId, now: float) -> None:
         holding = self._holdings.pop(relay, None)
@@ -216,6 +227,8 @@ class RelayClient(Component):
         A relay whose connection is over is asked again after ``KEEP_S``.
         """
         if up:
+            if self._unreached.pop(connection.peer, None) is not None:
+                self._retry.pop(connection.peer, None)
             self._wake(now)
             return
         peer = connection.peer
@@ -379,5 +392,5 @@ def _settled(context: Context, holdings: Mapping[NodeId, Holding], retry: Mappin
             held.granted and relay in sessions and sessions[relay].paths.seeking.silent_since is None
             for relay, held in holdings.items()
         )
-        and not any(at > now for at in retry.values())
+        and not any(now < at <= now + SETTLED_S for at in retry.values())
     )

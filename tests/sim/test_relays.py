@@ -7,12 +7,15 @@ from itertools import pairwise
 import pytest
 
 from meshnode.base.address import Addr
+from meshnode.base.limits import RELAY_RETRY_S
 from meshnode.quic.engines import pick_engine
 from meshnode.quic.stream import Stream
 from meshnode.relay.frames import label
 from meshnode.relay.server import RelayLimits, RelayServer
+from meshnode.sim.link import ModelEngines
 from meshnode.sim.nat import Nat
 from meshnode.sim.world import Inbox, SimNode, Weather, World
+from meshnode.stack.relay_client import MAX_RETRY_S
 
 
 def _mesh(seed: int = 1, relays: int = 2) -> tuple[World, list[SimNode], SimNode, SimNode]:
@@ -188,6 +191,48 @@ def test_a_relay_that_delays_is_left_within_two_seconds() -> None:
     assert world.run(2.0, lambda: str(here.mesh.sessions[there.id].paths.active) != active)
     world.run(10.0)
     assert _complete(inbox, 600)
+
+
+def test_a_relay_that_is_gone_is_dialled_ever_more_rarely_and_asked_when_it_is_back() -> None:
+    world = World(1, Weather(delay=0.02))
+    engines = ModelEngines(world.entropy)
+    gone, other = (SimNode(world, f"10.0.0.{n}", engines, seed_role=True) for n in (1, 2))
+    node = SimNode(world, "10.0.0.3", engines)
+    gone.kill()
+    node.join(gone)
+    node.join(other)
+    dialled: list[float] = []
+    begin = node.mesh.context.dials.connect
+    note = lambda peer, *rest: (dialled.append(world.now) if peer == gone.id else None, begin(peer, *rest))[1]  # noqa: E731
+    node.mesh.context.dials.connect = note  # type: ignore[method-assign]
+    world.run(1_500.0)
+    waits = [b - a for a, b in pairwise(dialled)]
+    assert waits[0] < 30.0
+    assert MAX_RETRY_S < waits[-1] < MAX_RETRY_S + 30.0
+    tried = len(dialled)
+    back = SimNode(world, gone.addr.host, engines, seed_role=True, identity=gone.mesh.context.identity)
+    back.join(node)
+    back.connect(node.id)
+    world.run(3.0)
+    assert {one["relay"]: one["granted"] for one in _held(node)} == {str(back.id): True, str(other.id): True}
+    assert len(dialled) == tried + 1
+
+
+def test_a_relay_is_dialled_again_soon_where_no_other_node_is_heard() -> None:
+    world = World(1, Weather(delay=0.02))
+    engines = ModelEngines(world.entropy)
+    gone, node = (SimNode(world, f"10.0.0.{n}", engines, seed_role=n == 1) for n in (1, 2))
+    gone.kill()
+    node.join(gone)
+    world.run(1_500.0)
+    SimNode(world, gone.addr.host, engines, seed_role=True, identity=gone.mesh.context.identity)
+    assert world.run(RELAY_RETRY_S + 10.0, lambda: any(one["granted"] for one in _held(node)))
+
+
+def _held(node: SimNode) -> list[dict[str, object]]:
+    held = node.mesh.context.relays.status()["held"]
+    assert isinstance(held, list)
+    return held
 
 
 def test_no_node_is_introduced_to_a_peer_that_has_not_talked_to_it() -> None:

@@ -52,6 +52,26 @@ def test_a_seed_that_is_no_relay_is_not_asked_for_a_place_again() -> None:
     assert fired["RelayClient._keep"] < 20, "each looks every ten seconds"
 
 
+def test_seeds_that_are_gone_are_dialled_ever_more_rarely_and_found_when_they_are_back() -> None:
+    world = World(1, Weather(delay=0.01))
+    engines = ModelEngines(world.entropy)
+    names = [(f"10.0.0.{n}", n < 4) for n in range(1, 8)]
+    seed, *gone, a, b, c, d = (SimNode(world, host, engines, seed_role=first, gossip=True) for host, first in names)
+    for absent in gone:
+        absent.kill()
+    for node in (a, b, c, d):
+        for one in (seed, *gone):
+            node.join(one)
+    world.run(400.0)
+    before = world.sent
+    world.run(300.0)
+    assert (world.sent - before) / 300.0 < 25, "of five nodes: 13, and 93 when each was dialled each 20 s"
+    late = SimNode(
+        world, gone[0].addr.host, engines, seed_role=True, gossip=True, identity=gone[0].mesh.context.identity
+    )
+    assert world.run(330.0, lambda: len(late.mesh.sessions) > 1)
+
+
 def test_in_a_mesh_of_ten_that_is_left_alone_no_node_dials_others_that_refuse_it() -> None:
     found = rest.run(10)
     assert found["bytes_by_kind"]["quic"] < 85, "a probe a second and no handshakes"

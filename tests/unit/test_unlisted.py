@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -16,7 +17,7 @@ from meshnode.gossip.dissemination.roll import ASKED
 from meshnode.gossip.entry import sign_entry
 from meshnode.gossip.kinds import Member
 from meshnode.gossip.membership import members
-from meshnode.gossip.membership.seeds import LOOK_S, MAX_WAIT_S, Seeds
+from meshnode.gossip.membership.seeds import LOOK_S, MAX_SILENT_WAIT_S, MAX_WAIT_S, Seeds
 from meshnode.gossip.messages import Eager, Neighbour, SyncResponse
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
@@ -240,10 +241,16 @@ class _Seeds:
 
     def __init__(self) -> None:
         self.status = Status.UNKNOWN
+        self.in_mesh = True
         self.joined: list[float] = []
         self.timers = Timers()
         self.core = Seeds(
-            random.Random(1), self.timers, lambda peer: self.status, lambda contact, now: self._join(now), 0.0
+            random.Random(1),
+            self.timers,
+            lambda peer: self.status,
+            lambda contact, now: self._join(now),
+            lambda: self.in_mesh,
+            0.0,
         )
         self.core.add(Contact(PEER.id))
 
@@ -255,10 +262,33 @@ class _Seeds:
             self.timers.run(at)
 
 
-def test_a_seed_that_was_never_met_is_tried_each_time_and_one_that_was_ever_more_rarely() -> None:
-    never, met = _Seeds(), _Seeds()
-    never.run(3600.0)
-    assert len(never.joined) > 3600 / LOOK_S / 1.5
+def test_a_node_without_neighbours_tries_its_seed_each_time() -> None:
+    seeds = _Seeds()
+    seeds.run(3600.0)
+    assert len(seeds.joined) < 3600 / MAX_SILENT_WAIT_S + 8
+    seeds.in_mesh = False
+    tried = len(seeds.joined)
+    seeds.run(7200.0)
+    assert len(seeds.joined) - tried > 3600 / LOOK_S / 1.5
+
+
+@pytest.mark.parametrize("status", [Status.UNKNOWN, Status.GONE])
+def test_a_seed_that_does_not_answer_is_tried_ever_more_rarely_until_it_does(status: Status) -> None:
+    seeds = _Seeds()
+    seeds.status = status
+    seeds.run(3600.0)
+    waits = [b - a for a, b in pairwise(seeds.joined)]
+    assert waits[0] < 3 * LOOK_S
+    assert MAX_SILENT_WAIT_S / 2 < waits[-1] < 1.2 * MAX_SILENT_WAIT_S + 2 * LOOK_S
+    seeds.status = Status.ALIVE
+    seeds.run(3700.0)
+    seeds.status, tried = status, len(seeds.joined)
+    seeds.run(3700.0 + 1.3 * LOOK_S)
+    assert len(seeds.joined) == tried + 1, "at once, for it was known meanwhile"
+
+
+def test_a_seed_that_was_met_is_tried_ever_more_rarely_up_to_an_hour() -> None:
+    met = _Seeds()
     now, met_at = 0.0, -1
     while now < 12 * 3600.0:
         if len(met.joined) > met_at:

@@ -1,7 +1,8 @@
 """Configured nodes to join through, until and whenever they are not known as members. Sans I/O.
 
 A configured node that is no member is in a mesh that does not know this one: joining through it unites the two. One
-that is a member and not listed cannot be told from it: after it has been a neighbour it is tried ever more rarely.
+that is a member and not listed cannot be told from it: after it has been a neighbour it is tried ever more rarely. So
+is one that does not answer while this node has neighbours: each dial looks it up, which is some 70 datagrams.
 """
 
 from __future__ import annotations
@@ -17,10 +18,15 @@ from meshnode.identity.node_id import NodeId
 
 LOOK_S = 20.0
 MAX_WAIT_S = 3600.0  # between attempts with one that was a neighbour: 10,000 members dial it 3 times a second
+MAX_SILENT_WAIT_S = 320.0  # between attempts with one that does not answer: two meshes may be apart for it
 
 
 class Seeds:
-    """At most ``GOSSIP_MAX_SEEDS``. ``status`` asks the membership, ``join`` enters the mesh through a node."""
+    """At most ``GOSSIP_MAX_SEEDS``.
+
+    ``status`` asks the membership, ``join`` enters the mesh through a node, ``in_mesh`` tells whether this node has a
+    neighbour.
+    """
 
     def __init__(
         self,
@@ -28,14 +34,17 @@ class Seeds:
         timers: Timers,
         status: Callable[[NodeId], Status],
         join: Callable[[Contact, float], None],
+        in_mesh: Callable[[], bool],
         now: float,
     ) -> None:
         self._rng = rng
         self._timers = timers
         self._status = status
         self._join = join
+        self._in_mesh = in_mesh
         self._contacts: dict[NodeId, Contact] = {}
         self._waits: dict[NodeId, tuple[float, float]] = {}  # until when, and how long, one that was met is left alone
+        self._silent: dict[NodeId, tuple[float, float]] = {}  # and one that does not answer
         timers.at(now + LOOK_S * rng.uniform(0.5, 1.5), self._look)
 
     def __contains__(self, peer: object) -> bool:
@@ -54,14 +63,25 @@ class Seeds:
     def on_neighbour(self, peer: NodeId, now: float) -> None:
         """Note that a configured node, as any other may be, has become a neighbour: it is in this mesh."""
         if peer in self._contacts:
-            wait = min(MAX_WAIT_S, 2 * self._waits.get(peer, (now, LOOK_S))[1])
-            self._waits[peer] = now + wait * self._rng.uniform(0.8, 1.2), wait
+            self._waits[peer] = self._later(self._waits.get(peer, (now, LOOK_S)), MAX_WAIT_S, now)
+            self._silent.pop(peer, None)
+
+    def _later(self, last: tuple[float, float], longest: float, now: float) -> tuple[float, float]:
+        wait = min(longest, 2 * last[1])
+        return now + wait * self._rng.uniform(0.8, 1.2), wait
 
     def _look(self, now: float) -> None:
         self._timers.at(now + LOOK_S * self._rng.uniform(0.8, 1.2), self._look)
+        in_mesh = self._in_mesh()
         for peer, contact in self._contacts.items():
             status = self._status(peer)
             if status is Status.GONE:
                 self._waits.pop(peer, None)
-            if status is Status.GONE or (status is Status.UNKNOWN and self._waits.get(peer, (now, 0.0))[0] <= now):
+            elif status is not Status.UNKNOWN:
+                self._silent.pop(peer, None)
+                continue
+            if not in_mesh:
+                self._silent.pop(peer, None)
+            if all(wait.get(peer, (now, 0.0))[0] <= now for wait in (self._waits, self._silent)):
                 self._join(contact, now)
+                self._silent[peer] = self._later(self._silent.get(peer, (now, LOOK_S / 2)), MAX_SILENT_WAIT_S, now)
