@@ -162,6 +162,7 @@ def test_a_peer_that_asks_without_end_and_takes_no_answer_loses_its_connection_o
     for _ in range(400):
         link.engine.send(CONTROL_STREAM, frame(Frame.RELAY_ASK) * 1_000)
         foe.mesh.context.links.touch(link)
+        foe.on_dirty()
         world.run(0.02)
         most = max(most, there.engine.queued_bytes(CONTROL_STREAM) if there.state is State.READY else 0)
         if there.state is State.CLOSED:
