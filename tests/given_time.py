@@ -49,10 +49,11 @@ class GivenTime:
     def _waits_now(self) -> float:
         left = [str(os.getpid())]
         while left:
-            for thread in Path(f"/proc/{left.pop()}/task").glob("*"):
-                with suppress(OSError, IndexError):  # it has ended meanwhile
-                    self._waits[thread.name] = int((thread / "schedstat").read_text().split()[1])
-                    left += (thread / "children").read_text().split()
+            with suppress(FileNotFoundError):  # the process has ended meanwhile
+                for thread in Path(f"/proc/{left.pop()}/task").glob("*"):
+                    with suppress(OSError, IndexError):  # it has ended meanwhile
+                        self._waits[thread.name] = int((thread / "schedstat").read_text().split()[1])
+                        left += (thread / "children").read_text().split()
         return sum(self._waits.values()) / 1e9
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import pytest
 
@@ -33,6 +34,13 @@ async def test_what_takes_longer_than_it_was_given_is_ended_and_what_does_not_is
     async with within(0.01):
         pass
     assert await wait_for(asyncio.sleep(0, "done"), 0.01) == "done"
+
+
+def test_a_process_that_ends_while_its_threads_are_looked_for_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = GivenTime()
+    waited = clock.waited
+    monkeypatch.setattr(os, "scandir", Mock(side_effect=FileNotFoundError))
+    assert clock.waited == waited
 
 
 def test_threads_of_this_process_and_of_those_that_it_started_are_counted() -> None:
