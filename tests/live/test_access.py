@@ -62,7 +62,8 @@ def test_a_name_that_is_allowed_is_bound_to_the_id_that_has_it(tmp_path: Path, t
     laptop = CliNode(tmp_path / "laptop", "--name", "laptop", seed=seed)
     desk = CliNode(tmp_path / "desk", seed=seed)
     with stopping(laptop, desk, seed):
-        eventually(lambda: seed.run("resolve", "laptop", "--json").returncode == 0)
+        for name in ("laptop", desk.id[:12]):
+            eventually(lambda name=name: seed.run("resolve", name, "--json").returncode == 0)
         told = seed.ask("expose", "files", str(target), "--allow", "laptop", "--allow", desk.id[:12])
         assert told["allow"] == [laptop.id, desk.id]
         assert read_through(laptop, f"{seed.id}/files") == b"secret"
