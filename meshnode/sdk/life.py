@@ -163,12 +163,13 @@ class Life:
         if self.started is None:
             return
         try:
-            if self._ending is None:
-                await self.started.withdraw_offers()
-            await asyncio.shield(self._end())
+            try:
+                if self._ending is None:
+                    await self.started.withdraw_offers()
+            finally:
+                ending = self._end()
+            await asyncio.shield(ending)
         except asyncio.CancelledError:
-            if self._ending is None:
-                self._end()
             self.started.runtime.release()
             raise
 

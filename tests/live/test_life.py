@@ -13,6 +13,7 @@ import pytest
 import meshnode
 from meshnode import Config, Node
 from meshnode.errors import AlreadyRunning, ConfigError, MeshError, NodeClosed, NotRunning
+from meshnode.sdk.life import Running
 from tests.conftest import MakeNode, echo
 from tests.given_time import wait_for
 from tests.live.test_datagrams import echo_datagrams
@@ -80,6 +81,25 @@ async def test_a_node_that_never_started_is_closed_all_the_same(tmp_path: Path) 
     await node.close()
     with pytest.raises(NodeClosed):
         await node.start()
+
+
+async def test_a_node_whose_offers_cannot_be_withdrawn_is_closed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(running: Running) -> None:
+        raise RuntimeError("a fault")
+
+    node = Node(config(tmp_path))
+    await node.start()
+    monkeypatch.setattr(Running, "withdraw_offers", fail)
+    with pytest.raises(RuntimeError, match="a fault"):
+        await node.close()
+    ending = node._life._ending
+    assert ending is not None, "the rest ends without a second call"
+    await wait_for(ending, SOON_S)
+    monkeypatch.undo()
+    async with Node(config(tmp_path)):
+        pass  # the home is free
 
 
 async def test_a_second_start_is_an_error_and_the_first_one_goes_on(tmp_path: Path) -> None:
