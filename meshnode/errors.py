@@ -37,6 +37,7 @@ ConnectionError, PermissionError, TimeoutError and BlockingIOError are OSErrors;
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 
 from meshnode.foreign_text import MAX_VISIBLE, visible
@@ -58,12 +59,22 @@ class MeshError(Exception):
         self.hint = visible(hint, MAX_VISIBLE)
         super().__init__(self.message)
 
+    def __reduce__(self) -> tuple[Callable[..., MeshError], tuple[type[MeshError], str], dict[str, object]]:
+        return _copy_of, (type(self), self.message), vars(self)  # whatever its class is made of
+
     def to_json(self) -> dict[str, dict[str, str]]:
         """Return ``{"error": {"code", "message", "hint"}}``, as the command line prints it with ``--json``.
 
         ``code`` is stable, the texts are for people and may change; other attributes of an error are not in it.
         """
         return {"error": {"code": self.code, "message": self.message, "hint": self.hint}}
+
+
+def _copy_of(kind: type[MeshError], message: str) -> MeshError:
+    """Return an error for ``copy`` and ``pickle``, which give it its attributes."""
+    error = kind.__new__(kind)
+    error.args = (message,)  # those of an OSError are not __new__'s
+    return error
 
 
 class ConfigError(MeshError, ValueError):

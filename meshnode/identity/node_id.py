@@ -44,6 +44,9 @@ class NodeId:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("a NodeId is immutable")
 
+    def __reduce__(self) -> tuple[type[NodeId], tuple[bytes]]:
+        return type(self), (self.raw,)  # of copies and pickles; another process has other hashes
+
     @classmethod
     def parse(cls, value: str | bytes | NodeId) -> NodeId:
         """Return the id that 32 bytes or text mean; an id is returned as it stands.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +27,15 @@ def test_an_id_survives_its_text(raw: bytes) -> None:
     assert NodeId.parse(str(node_id).upper()) == node_id
     assert node_id.overlay.packed[0] == 0xFD
     assert len(node_id.dht_key) == 20
+
+
+def test_an_id_goes_to_another_process_and_stays_the_key_of_a_table() -> None:
+    id = NodeId(bytes(range(32)))
+    assert {id: 1}[copy.deepcopy(id)] == 1
+    code = "import pickle, sys; id, table = pickle.load(sys.stdin.buffer); print(id, table[id])"
+    given = pickle.dumps((id, {id: "found"}))
+    done = subprocess.run([sys.executable, "-c", code], input=given, stdout=subprocess.PIPE, check=True)
+    assert done.stdout.decode().split() == [str(id), "found"]
 
 
 @given(st.text(max_size=60))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +68,19 @@ def test_each_error_is_of_one_of_pythons_families_too_and_keeps_its_fields(name:
     error = kind("what happened", hint="what to do")
     assert str(error) == error.message == "what happened"
     assert error.to_json() == {"error": {"code": kind.code, "message": "what happened", "hint": "what to do"}}
+
+
+@pytest.mark.parametrize("name", sorted(ERRORS))
+def test_an_error_comes_whole_out_of_another_process(name: str) -> None:
+    kind: Any = ERRORS[name]
+    if issubclass(kind, RecordError | GrantError):
+        error = kind(RecordReject.EXPIRED if issubclass(kind, RecordError) else GrantReject.EXPIRED)
+    else:
+        error = kind("what happened", hint="what to do")
+    error.add_note("where")
+    for other in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert type(other) is kind
+        assert (str(other), vars(other)) == (str(error), vars(error))
 
 
 def test_codes_are_unique() -> None:
