@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from meshnode.base.files import short_folder
+from meshnode.base.files import MAX_FOLDER
 
 MAX_UNIX_PATH = 100
 
@@ -27,4 +27,14 @@ def stand_in(home: Path) -> Path:
     in_folder = Path(f"meshnode-{os.getuid()}", f"{name}.sock")
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     path = runtime and Path(runtime) / in_folder
-    return path if path and len(os.fsencode(path)) <= MAX_UNIX_PATH else Path(short_folder()) / in_folder
+    return path if path and len(os.fsencode(path)) <= MAX_UNIX_PATH else _temporary() / in_folder
+
+
+def _temporary() -> Path:
+    """Return the directory for temporary files, the same one whether or not it can be written to at the moment.
+
+    So a node that listens there is found when the disk is full. ``/tmp`` where another one's path is too long.
+    """
+    named = os.environ.get("TMPDIR", "")
+    fits = os.path.isabs(named) and len(os.fsencode(named)) <= MAX_FOLDER and os.path.isdir(named)
+    return Path(named if fits else "/tmp")

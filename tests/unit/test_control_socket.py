@@ -35,6 +35,26 @@ def test_a_long_home_gets_a_short_socket_path_of_its_own(long_home: Path) -> Non
     assert why_unsafe(path.parent) is None, "nothing is there yet"
 
 
+def test_where_it_is_does_not_depend_on_what_can_be_written_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> str:
+        raise FileNotFoundError("no usable temporary directory")
+
+    home = tmp_path / ("x" * MAX_UNIX_PATH)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    before = socket_path(home)
+    monkeypatch.setattr(tempfile, "gettempdir", full)
+    assert socket_path(home) == before
+    with pytest.raises(NotRunning, match="no node runs in"):
+        list(call(tmp_path, Status()))
+    with tempfile.TemporaryDirectory(prefix="m", dir="/var/tmp") as other:
+        monkeypatch.setenv("TMPDIR", other)
+        assert socket_path(home).parent.parent == Path(other)
+        monkeypatch.setenv("TMPDIR", f"{other}/{'x' * 50}")
+        assert socket_path(home).parent.parent == Path("/tmp")
+
+
 def test_a_socket_where_others_may_write_is_not_believed(long_home: Path) -> None:
     folder = socket_path(long_home).parent
     folder.mkdir(mode=0o700)
