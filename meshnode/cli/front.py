@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from importlib import import_module
-from io import StringIO
+from io import StringIO, TextIOWrapper
 
 import click
 
@@ -97,11 +98,14 @@ def group(ctx: click.Context, home: str | None) -> None:
 def run() -> int:
     """Run the command line, and return its exit code: 0 done, 1 an error, 2 wrong usage, 130 interrupted."""
     as_json = "--json" in sys.argv[1:]
+    if isinstance(sys.stdout, TextIOWrapper):
+        with suppress(OSError):
+            sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks is escaped
     try:
         result = group(standalone_mode=False)
         return result if isinstance(result, int) else 0
     except MeshError as error:
-        fail(error, as_json)
+        _tell(error, as_json)
     except click.ClickException as error:
         _show_usage(error, as_json)
         return error.exit_code
@@ -112,21 +116,30 @@ def run() -> int:
     except OSError as error:  # a full disk, a home that went away
         from meshnode.base.refusals import refused
 
-        fail(refused(error), as_json)
+        _tell(refused(error), as_json)
     except MemoryError:
-        fail(MeshError("there is no memory left", hint="end other programs, or raise the limit (ulimit -v)"), as_json)
+        _tell(MeshError("there is no memory left", hint="end other programs, or raise the limit (ulimit -v)"), as_json)
     except RuntimeError as error:
         if str(error) != NO_THREAD:
             raise
         hint = "raise the limit of processes: ulimit -u, or that of the container (pids)"
-        fail(MeshError("no thread can be started", hint=hint), as_json)
+        _tell(MeshError("no thread can be started", hint=hint), as_json)
     return 1
+
+
+def _tell(error: MeshError, as_json: bool) -> None:
+    """Print an error, on standard error where standard output takes no more: it is a file on a full disk, say."""
+    try:
+        fail(error, as_json)
+    except OSError:
+        with suppress(OSError):
+            fail(error, False)
 
 
 def _show_usage(error: click.ClickException, as_json: bool) -> None:
     hint = _usage_hint(error)
     if as_json:
-        fail(MeshError(error.format_message(), hint=hint or "see --help"), True)
+        _tell(MeshError(error.format_message(), hint=hint or "see --help"), True)
         return
     shown = StringIO()
     error.show(file=shown)

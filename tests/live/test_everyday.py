@@ -263,6 +263,22 @@ def test_a_node_that_waits_for_an_address_is_not_well(tmp_path: Path) -> None:
             assert json.loads(node.run("status", "--check", "--json").stdout)["healthy"] is False
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is full")
+def test_a_node_whose_output_goes_to_a_full_disk_runs(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "meshnode", "--home", str(tmp_path), "up", "--no-mdns", "--listen", "127.0.0.1:0"]
+    with open("/dev/full", "w") as full:
+        node = subprocess.Popen(line, stdout=full, stderr=subprocess.PIPE, text=True, env=clean_environment())
+    try:
+        eventually(lambda: node.poll() is not None or run(tmp_path, "status").returncode == 0)
+        node.terminate()
+        _, said = output_of(node, HANG_S)
+        assert node.returncode == 0, said
+        assert "standard output takes nothing: the disk is full" in said
+    finally:
+        node.kill()
+        node.communicate()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_each_ending_signal_ends_it_in_order(tmp_path: Path, number: signal.Signals) -> None:
     node = CliNode(tmp_path)

@@ -26,6 +26,28 @@ def test_an_option_before_the_command_is_told_where_it_stands(tmp_path: Path) ->
     assert "hint: options but --home stand behind the command" in meshnode(tmp_path, "--allow", "up").stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is full")
+@pytest.mark.parametrize(("command", "code"), [("id", 1), ("status", 1), ("id --help", 1), ("up --wrong", 2)])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_output_that_takes_no_more_is_told_in_a_line(tmp_path: Path, command: str, code: int, as_json: bool) -> None:
+    line = [sys.executable, "-m", "meshnode", "--home", str(tmp_path), *command.split(), *["--json"] * as_json]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    assert done.returncode == code
+    assert "error: " in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii:strict", "latin-1", "utf-8"])
+def test_a_letter_that_the_encoding_of_the_output_lacks_is_no_error(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "\u0436.key"
+    line = [sys.executable, "-m", "meshnode", "keygen", "--mesh", str(path)]
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(line, capture_output=True, timeout=30, check=False, env=env)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith((str(path).encode(), str(tmp_path / r"\u0436.key").encode()))
+
+
 @pytest.mark.parametrize("module", ["click", "meshnode.errors", "meshnode.cli.commands.identity"])
 def test_ctrl_c_while_it_starts_is_quiet(tmp_path: Path, module: str) -> None:
     """Ctrl-C comes when a module is being loaded: a person that thinks better of it sees no traceback."""

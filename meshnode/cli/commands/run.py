@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from meshnode.cli.output import emit, fail, say
 
 if TYPE_CHECKING:
     from meshnode.sdk.node import Node
+
+log = logging.getLogger("meshnode.node")
 
 MEND_FIRST = 78  # EX_CONFIG of sysexits(3): a service manager need not try again
 
@@ -73,6 +76,7 @@ def _run(**options: Any) -> int:
 def _run_node(
     home: Path, as_json: bool, seed_role: bool, verbose: bool, no_mdns: bool, no_port_mapping: bool, **flags: Any
 ) -> int:
+    from meshnode.base.refusals import refusal
     from meshnode.config import Config
     from meshnode.daemon.log import begin_log
     from meshnode.daemon.server import run
@@ -95,7 +99,12 @@ def _run_node(
         lines += _mesh_lines(node)
         value = {"ready": True, "id": str(node.id), "address": node.address, "endpoints": endpoints}
         value["mesh"] = _mesh_word(node)
-        emit(value, as_json, *lines, "  stop with Ctrl-C")
+        try:
+            emit(value, as_json, *lines, "  stop with Ctrl-C")
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # into a file on a full disk, say: a node that runs is worth more than this
+            log.warning("standard output takes nothing: %s", refusal(error)[0])
 
     try:
         _renew_own(home)
