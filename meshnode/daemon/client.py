@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,13 +47,15 @@ def call(home: Path, asked: Request, timeout: float | None = None) -> Iterator[J
     try:
         with _connected(home, asked, timeout) as (_, lines):
             for line in lines:
+                if not line.endswith(b"\n"):
+                    break  # it was killed while it wrote
                 answer = json.loads(line)
                 if answer.get("end"):
                     return
                 yield _result(answer)
                 answered = True
-    except (TimeoutError, BlockingIOError) as error:
-        raise NotRunning(f"the node in {home} does not answer", hint="is its process stopped, or very busy?") from error
+    except TimeoutError as error:
+        raise _silent(home) from error
     except (ConnectionResetError, BrokenPipeError):
         pass  # it was killed
     gone = "the node has stopped" if answered else "the node stopped before it answered"
@@ -69,7 +71,7 @@ def open_stream(home: Path, asked: Request) -> Iterator[tuple[socket.socket, Bin
     """
     with _connected(home, asked) as (connection, lines):
         line = lines.readline()
-        if not line:
+        if not line.endswith(b"\n"):
             raise NotRunning("the node stopped before it answered", hint=STOPPED_HINT)
         _result(json.loads(line))
         yield connection, lines
@@ -78,7 +80,7 @@ def open_stream(home: Path, asked: Request) -> Iterator[tuple[socket.socket, Bin
 def connect(home: Path, timeout: float | None = None) -> socket.socket:
     """Return a connection to the node of ``home``, whose calls may take ``timeout`` seconds.
 
-    Raises NotRunning, and TimeoutError when the node takes no connection in time.
+    Raises NotRunning, also when the node takes no connection in time.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -95,7 +97,8 @@ def connect(home: Path, timeout: float | None = None) -> socket.socket:
 @contextmanager
 def _connected(home: Path, asked: Request, timeout: float | None = None) -> Iterator[tuple[socket.socket, BinaryIO]]:
     with connect(home, timeout) as connection:
-        connection.sendall(encode(asked))
+        with suppress(BrokenPipeError, ConnectionResetError):  # a node that has closed it before has said why
+            connection.sendall(encode(asked))
         with connection.makefile("rb") as lines:
             yield connection, lines
 
@@ -108,10 +111,16 @@ def _connects(connection: socket.socket, path: Path, home: Path) -> bool:
         connection.connect(str(path))
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
         return False
+    except (TimeoutError, BlockingIOError) as error:  # as many wait as the system lets
+        raise _silent(home) from error
     except PermissionError as error:
         reason, hint = refusal(error, path)
         raise NotRunning(f"cannot ask the node in {home}: {reason}", hint=hint) from error
     return True
+
+
+def _silent(home: Path) -> NotRunning:
+    return NotRunning(f"the node in {home} does not answer", hint="is its process stopped, or very busy?")
 
 
 def _result(answer: Json) -> Json:

@@ -40,11 +40,13 @@ class Request(ABC):
     Attributes:
         method: Its name on the control socket.
         endless: True when the answer ends only with its client.
+        carries: True when the connection of the answer carries a stream or a flow then.
     """
 
     __slots__ = ()
     method: ClassVar[str]
     endless: ClassVar[bool] = False
+    carries: ClassVar[bool] = False
 
     @abstractmethod
     def answer(self, daemon: Daemon) -> AsyncIterator[Json | Carried | CarriedFlow]:
@@ -60,12 +62,12 @@ _known: dict[str, type[Request]] = {}
 
 
 @dataclass_transform(frozen_default=True)
-def request(method: str, *, endless: bool = False) -> Callable[[type[R]], type[R]]:
+def request(method: str, *, endless: bool = False, carries: bool = False) -> Callable[[type[R]], type[R]]:
     """Make a class a frozen value that answers ``method``."""
 
     def register(kind: type[R]) -> type[R]:
         made = frozen(kind)
-        made.method, made.endless = method, endless
+        made.method, made.endless, made.carries = method, endless, carries
         _known[method] = made
         return made
 

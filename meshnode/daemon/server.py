@@ -28,8 +28,9 @@ from meshnode.daemon.paths import socket_path, stand_in
 from meshnode.daemon.request import Request, known_requests, parse
 from meshnode.daemon.service_manager import notify, stay_alive
 from meshnode.daemon.signals import handle_signals
-from meshnode.errors import ConfigError, MeshError
+from meshnode.errors import ConfigError, MeshError, StreamLimitError
 from meshnode.runtime.acceptor import Accepted, Acceptor
+from meshnode.runtime.descriptors import is_reserved
 from meshnode.runtime.state_files import set_aside
 from meshnode.sdk.node import Node, runtime_of
 from meshnode.services.proxy.book import ProxyBook
@@ -42,6 +43,12 @@ log = logging.getLogger("meshnode.daemon")
 
 MAX_REQUEST = 1 << 16
 READ = 1 << 14  # bytes read at once
+TOO_MANY = StreamLimitError(
+    f"the node carries {MAX_CONTROL} streams and requests of this host's programs already", hint="close some first"
+)
+NO_DESCRIPTORS = StreamLimitError(
+    "the node has no file descriptors left for another stream", hint="close some, or raise its limit: ulimit -n 4096"
+)
 ELSEWHERE = "set XDG_RUNTIME_DIR to a folder of this user, or use a shorter --home: this one is too long for a socket"
 
 
@@ -109,7 +116,8 @@ class ControlServer:
     def _on_connection(self, sock: socket.socket, source: Addr) -> None:
         """Serve a client. Clients that ask nothing push out one another, and none that has asked."""
         if len(self._clients) >= MAX_CONTROL:
-            sock.close()
+            with sock, suppress(OSError):
+                sock.send(json.dumps(TOO_MANY.to_json()).encode() + b"\n")
             return
         task = asyncio.get_running_loop().create_task(self._client(sock))
         self._clients[task] = None
@@ -146,7 +154,9 @@ class ControlServer:
         except MeshError as error:
             await _write(sock, error.to_json())
             return
-        if asked.endless:
+        if asked.carries and is_reserved(sock):
+            await _write(sock, NO_DESCRIPTORS.to_json())
+        elif asked.endless:
             await self._answer_while_heard(asked, sock)
         elif (stream := await self._answer(asked, sock)) is not None:
             if isinstance(stream, Carried):

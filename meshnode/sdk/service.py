@@ -277,7 +277,7 @@ class ServiceTable:
         try:
             await service._handler(*taken, link.peer)
         except Exception as error:
-            if _is_goodbye(error, stream):
+            if is_goodbye(error, stream):
                 self._log.debug("service %s: stream of %s ended: %s", service.name, link.peer.short, error)
             else:
                 self._complain(service, link.peer, error)
@@ -297,7 +297,7 @@ class ServiceTable:
         self._log.error("service %s: its handler failed for %s: %r", service.name, peer, error, exc_info=error)
 
 
-def _is_goodbye(error: Exception, stream: Stream) -> bool:
+def is_goodbye(error: Exception, stream: Stream) -> bool:
     """Return whether a handler only met the end of its stream, which is no error of its own."""
     over = stream.fin_received or stream.fin_sent or stream.error is not None
     return error is stream.error or (

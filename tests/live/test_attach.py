@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -25,8 +26,19 @@ from meshnode import (
     PolicyDenied,
     ServiceNotFound,
     ServiceUnavailable,
+    StreamLimitError,
+    StreamMisused,
 )
+from meshnode.daemon import server
+from meshnode.daemon.client import RemoteError, call
+from meshnode.daemon.context import Daemon
+from meshnode.daemon.requests.node import Status
+from meshnode.daemon.server import ControlServer
+from meshnode.sdk.node import runtime_of
 from meshnode.sdk.streams import MeshWriter
+from meshnode.services.proxy.book import ProxyBook
+from meshnode.services.registry import ServiceBook
+from tests.conftest import MakeNode
 from tests.given_time import wait_for, within
 from tests.live.cli_node import CliNode, stopping
 
@@ -336,3 +348,130 @@ async def test_streams_are_lost_when_the_node_is_killed_and_survive_its_moves(tm
             with pytest.raises(ConnectionLost):
                 await reader.read()
             writer.close()
+
+
+async def test_a_wait_for_a_message_may_be_cancelled_and_is_ended_by_leaving(
+    there: AttachedNode, here: AttachedNode
+) -> None:
+    async with await there.join("waits") as mine, await here.join("waits") as theirs:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(theirs), 0.05)
+        await mine.publish(b"after")
+        assert (await wait_for(anext(theirs), 10)).data == b"after"
+        waiting = asyncio.ensure_future(anext(theirs))
+        await asyncio.sleep(0.05)
+        with pytest.raises(StreamMisused):
+            await anext(theirs)
+        await theirs.leave()
+        with pytest.raises(StopAsyncIteration):
+            await wait_for(waiting, 10)
+        with pytest.raises(StopAsyncIteration):
+            await anext(theirs)
+
+
+async def test_after_its_end_every_method_raises_node_closed(homes: Homes) -> None:
+    async with meshnode.attach(homes.here.home) as node:
+        service = node.serve("brief", echo)
+    with pytest.raises(NodeClosed):
+        await wait_for(service.started(), 10)
+    calls = [node.start, node.status, node.peers, lambda: anext(node.events())]
+    calls += [
+        lambda: node.find("x"),
+        lambda: node.join("x"),
+        lambda: node.ping("there"),
+        lambda: node.identify("there"),
+    ]
+    calls += [lambda: node.resolve("there"), lambda: node.open("there", "echo"), lambda: node.open_any("echo")]
+    for method in calls:
+        with pytest.raises(NodeClosed):
+            await method()  # type: ignore[no-untyped-call, operator]
+    for serve in (node.serve, node.serve_datagrams):
+        with pytest.raises(NodeClosed):
+            serve("late", echo)  # type: ignore[operator]
+
+
+async def test_a_handler_that_meets_the_end_of_its_stream_is_no_error_and_what_it_raises_itself_is_one(
+    there: AttachedNode, here: AttachedNode
+) -> None:
+    failures: list[BaseException] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
+
+    async def find(reader: Reader, writer: MeshWriter, peer: NodeId) -> None:
+        raise NotFound("what it looks for")
+
+    await there.serve("echo5", echo, allow="any").started()
+    await there.serve("find5", find, allow="any").started()
+    for service in ("echo5", "find5"):
+        reader, writer = await here.open("there", service)
+        if service == "echo5":
+            writer.write(b"x")
+            await reader.read(1)
+            writer.reset()
+        with pytest.raises(ConnectionLost):
+            await reader.read()
+        writer.close()
+    async with within(10):
+        while not failures:  # noqa: ASYNC110 - what is waited for announces nothing
+            await asyncio.sleep(0.01)
+    assert [type(error) for error in failures] == [NotFound]
+
+
+@pytest.fixture
+async def control(make_node: MakeNode) -> AsyncIterator[Path]:
+    """The home of a node that runs here."""
+    node = await make_node()
+    node.serve("echo", echo, allow="any")
+    daemon = Daemon(node, ServiceBook(node), ProxyBook(node))
+    listening = ControlServer(daemon, node.config.home_path, runtime_of(node).sockets.accepted)
+    await listening.start()
+    yield node.config.home_path
+    await listening.close()
+
+
+async def test_the_last_descriptors_are_for_questions_and_for_no_stream(
+    control: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with meshnode.attach(control) as node:
+        monkeypatch.setattr(server, "is_reserved", lambda sock: True)
+        calls = [lambda: node.open("a" * 52, "echo"), lambda: node.datagrams("a" * 52, "echo")]
+        for open_one in calls:
+            with pytest.raises(StreamLimitError, match="no file descriptors left"):
+                await open_one()  # type: ignore[no-untyped-call]
+        assert (await node.status())["id"] == str(node.id)
+
+
+async def test_too_many_questions_at_once_are_told_as_that(control: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with meshnode.attach(control) as node:
+        monkeypatch.setattr(server, "MAX_CONTROL", 0)
+        with pytest.raises(StreamLimitError):
+            await node.status()
+        with pytest.raises(StreamLimitError):
+            await node.open("a" * 52, "echo")
+        with pytest.raises(RemoteError) as told:
+            await asyncio.to_thread(list, call(control, Status()))
+        assert told.value.code == StreamLimitError.code
+
+
+async def test_an_answer_that_broke_off_is_none(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+
+    async def break_off(reader: Reader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b'{"result": {"id": "aaaa')
+        writer.close()
+
+    async with await asyncio.start_unix_server(break_off, tmp_path / "control.sock"):
+        with pytest.raises(NotRunning):
+            await meshnode.attach(tmp_path).status()
+        with pytest.raises(NotRunning, match="stopped before it answered"):
+            await asyncio.to_thread(list, call(tmp_path, Status()))
+
+
+async def test_a_node_that_takes_no_connection_is_told(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    with socket.socket(socket.AF_UNIX) as full, socket.socket(socket.AF_UNIX) as first:
+        full.bind(str(tmp_path / "control.sock"))
+        full.listen(0)
+        first.connect(str(tmp_path / "control.sock"))
+        with pytest.raises(NotRunning, match="does not answer"):
+            await meshnode.attach(tmp_path).status()

@@ -9,10 +9,10 @@ from collections import deque
 from contextlib import suppress
 from typing import Any, cast
 
-from meshnode.daemon.attached.control import error_of, result
+from meshnode.daemon.attached.control import error_of, result, send
 from meshnode.daemon.client import STOPPED_HINT
 from meshnode.daemon.frames import BROKEN, END, LENGTH, MAX_FRAME, WHOLE
-from meshnode.daemon.request import Json, Request, encode
+from meshnode.daemon.request import Json, Request
 from meshnode.errors import ConnectionLost, MeshError, NotRunning
 from meshnode.quic.preface import StreamStatus
 from meshnode.quic.stream import Stream
@@ -43,7 +43,7 @@ class ControlSocket:
         """Ask for a stream, and return the answer; what comes behind it is the stream's. Raises MeshError."""
         lost = NotRunning("the node stopped before it answered", hint=STOPPED_HINT)
         try:
-            await self._loop.sock_sendall(self._sock, encode(asked))
+            await send(self._sock, asked)
             answer = b""
             while b"\n" not in answer:
                 if not (more := await self._loop.sock_recv(self._sock, READ)):

@@ -7,14 +7,13 @@ import base64
 import os
 import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from meshnode.base.clock import SystemClock
 from meshnode.config import expanded
 from meshnode.daemon.attached.carried import ControlSocket
-from meshnode.daemon.attached.control import CONNECT_S, ask, ask_one
+from meshnode.daemon.attached.control import CONNECT_S, ask, ask_one, begin
 from meshnode.daemon.attached.parts import AttachedService, AttachedTopic
 from meshnode.daemon.attached.primitives import AttachedPrimitives, texts_of
 from meshnode.daemon.client import connect
@@ -29,7 +28,7 @@ from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import open_record
 from meshnode.quic.stream import Stream
 from meshnode.sdk.events import Event, EventKind
-from meshnode.sdk.service import Handler
+from meshnode.sdk.service import Handler, is_goodbye
 from meshnode.sdk.streams import MeshStream, wrap
 
 if TYPE_CHECKING:
@@ -65,8 +64,9 @@ class AttachedNode(AttachedPrimitives):
 
         Raises:
             NotRunning: No node runs in this home.
+            NodeClosed: ``close`` was called; so do all other methods then.
         """
-        self._own = NodeId.parse((await ask_one(self._home, Status()))["id"])
+        self._own = NodeId.parse((await ask_one(self._open, Status()))["id"])
 
     async def close(self) -> None:
         """Withdraw the services, and end their handlers.
@@ -78,6 +78,13 @@ class AttachedNode(AttachedPrimitives):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def _open(self) -> Path:
+        """The home. Raises NodeClosed."""
+        if self._is_closed:
+            raise NodeClosed("this was closed", hint="attach again")
+        return self._home
 
     @property
     def id(self) -> NodeId:
@@ -109,7 +116,7 @@ class AttachedNode(AttachedPrimitives):
             NotRunning: The node of this home has stopped.
             And as ``Node.identify``.
         """
-        return NodeId.parse((await ask_one(self._home, Identify(str(peer))))["id"])
+        return NodeId.parse((await ask_one(self._open, Identify(str(peer))))["id"])
 
     async def resolve(self, peer: NodeId | str) -> Resolved:
         """Find the newest record of a peer; it is verified here too.
@@ -124,7 +131,7 @@ class AttachedNode(AttachedPrimitives):
             As ``Node.resolve``, and NotRunning.
         """
         id = await self.identify(peer)
-        told = await ask_one(self._home, Record(str(id)))
+        told = await ask_one(self._open, Record(str(id)))
         record = open_record(base64.b64decode(told["encoded"]), SystemClock().wall(), expected=id)
         return Resolved(record, told["source"], told["ms"])
 
@@ -145,7 +152,7 @@ class AttachedNode(AttachedPrimitives):
 
         return [
             Instance(NodeId.parse(told.pop("node")), service, Offer(**told.pop("offer")), **told)
-            async for told in ask(self._home, Find(service))
+            async for told in ask(self._open, Find(service))
         ]
 
     async def ping(self, peer: NodeId | str, timeout: float = 2.0) -> Pinged:
@@ -166,7 +173,7 @@ class AttachedNode(AttachedPrimitives):
         from meshnode.base.address import parse_addr
         from meshnode.stack.probe import Pinged
 
-        told = await ask_one(self._home, Echo(str(peer), timeout))
+        told = await ask_one(self._open, Echo(str(peer), timeout))
         endpoint = parse_addr(told["endpoint"]) if told["endpoint"] is not None else None
         return Pinged(told["rtt"], told["path"], endpoint)
 
@@ -184,7 +191,7 @@ class AttachedNode(AttachedPrimitives):
             NotRunning: The node of this home has stopped.
             And as ``Node.open``.
         """
-        return await self._stream(Connect(f"{peer}/{service}"))
+        return wrap(*await self._carried(Connect(f"{peer}/{service}")))
 
     async def open_any(
         self, service: str, *, trusted: str | NodeId | Iterable[str | NodeId] | None = None
@@ -203,7 +210,7 @@ class AttachedNode(AttachedPrimitives):
         """
         if "/" in service:
             raise ConfigError("a service's name has no slash", hint="open(peer, service) is for one node")
-        return await self._stream(Connect(service, texts_of(trusted)))
+        return wrap(*await self._carried(Connect(service, texts_of(trusted))))
 
     def serve(
         self,
@@ -232,15 +239,27 @@ class AttachedNode(AttachedPrimitives):
         return self._served(asked, lambda take: self._handle(take, handler))
 
     def _served(self, asked: Serve, handle: Callable[[Take], Coroutine[Any, Any, None]]) -> AttachedService:
+        home = self._open
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         started.add_done_callback(lambda done: done.cancelled() or done.exception())  # the task logs it
-        return AttachedService(asked.name, self._spawn(self._serve(asked, handle, started)), started)
+
+        def on_end(task: asyncio.Task[None]) -> None:
+            if not started.done():
+                started.set_exception(NodeClosed("the service was closed"))
+
+        task = self._spawn(self._serve(home, asked, handle, started))
+        task.add_done_callback(on_end)
+        return AttachedService(asked.name, task, started)
 
     async def _serve(
-        self, asked: Serve, handle: Callable[[Take], Coroutine[Any, Any, None]], started: asyncio.Future[None]
+        self,
+        home: Path,
+        asked: Serve,
+        handle: Callable[[Take], Coroutine[Any, Any, None]],
+        started: asyncio.Future[None],
     ) -> None:
         try:
-            async for told in ask(self._home, asked):
+            async for told in ask(home, asked):
                 if "stream" not in told:
                     started.set_result(None)
                     continue
@@ -251,13 +270,19 @@ class AttachedNode(AttachedPrimitives):
             started.set_exception(error)
 
     async def _handle(self, take: Take, handler: Handler) -> None:
-        with suppress(NotFound):  # it was given up meanwhile
-            reader, writer = await self._stream(take)
-            try:
-                await handler(reader, writer, writer.peer)
-            except BaseException:
-                writer.reset()
+        try:
+            stream, ends = await self._carried(take)
+        except NotFound:  # it was given up meanwhile
+            return
+        reader, writer = wrap(stream, ends)
+        try:
+            await handler(reader, writer, writer.peer)
+        except BaseException as error:
+            is_no_fault = isinstance(error, Exception) and is_goodbye(error, stream)
+            writer.reset()
+            if not is_no_fault:
                 raise
+        else:
             writer.close()
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
@@ -287,8 +312,12 @@ class AttachedNode(AttachedPrimitives):
         Raises:
             As ``Node.join``, and NotRunning.
         """
-        messages = ask(self._home, Sub(topic, replay))
-        await anext(messages)
+        messages = await begin(self._open, Sub(topic, replay))
+        try:
+            await anext(messages)
+        except BaseException:
+            messages.close()
+            raise
         return AttachedTopic(self._home, topic, messages)
 
     async def events(self) -> AsyncGenerator[Event, None]:
@@ -297,7 +326,7 @@ class AttachedNode(AttachedPrimitives):
         Raises:
             NotRunning: The node has stopped.
         """
-        async for told in ask(self._home, Events()):
+        async for told in ask(self._open, Events()):
             if told:
                 yield Event(EventKind(told["kind"]), NodeId.parse(told["peer"]), told["detail"], told["service"])
 
@@ -307,7 +336,7 @@ class AttachedNode(AttachedPrimitives):
         Raises:
             NotRunning: The node of this home has stopped.
         """
-        return await ask_one(self._home, Status())
+        return await ask_one(self._open, Status())
 
     async def peers(self) -> list[Json]:
         """Return the live peers as ``meshnode peers --json`` prints them.
@@ -315,10 +344,7 @@ class AttachedNode(AttachedPrimitives):
         Raises:
             NotRunning: The node of this home has stopped.
         """
-        return [peer async for peer in ask(self._home, Peers())]
-
-    async def _stream(self, asked: Request) -> MeshStream:
-        return wrap(*await self._carried(asked))
+        return [peer async for peer in ask(self._open, Peers())]
 
     async def _carried(self, asked: Request) -> tuple[Stream, tuple[NodeId, NodeId]]:
         """Ask for a stream, and wait until the service has accepted it; with both ends. Raises MeshError."""
@@ -328,9 +354,7 @@ class AttachedNode(AttachedPrimitives):
 
     async def _answered(self, asked: Request, made: Callable[[socket.socket], C]) -> tuple[C, Json]:
         """Ask by a connection that carries it then; returns its end here, and the answer. Raises MeshError."""
-        if self._is_closed:
-            raise NodeClosed("this was closed", hint="attach again")
-        sock = connect(self._home, CONNECT_S)
+        sock = connect(self._open, CONNECT_S)
         sock.setblocking(False)
         end = made(sock)
         control = end if isinstance(end, ControlSocket) else end.control

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from meshnode.daemon.attached.control import ask_one
-from meshnode.daemon.request import Json
+from meshnode.daemon.attached.control import Answers, ask_one
 from meshnode.daemon.requests.topics import Pub
 from meshnode.identity.node_id import NodeId
 from meshnode.topics.inbox import TopicMessage
@@ -40,9 +38,12 @@ class AttachedService:
 
 
 class AttachedTopic:
-    """A topic that the node has joined for this program; iterating yields ``TopicMessage`` objects."""
+    """A topic that the node has joined for this program; iterating yields ``TopicMessage`` objects.
 
-    def __init__(self, home: Path, name: str, messages: AsyncGenerator[Json, None]) -> None:
+    A wait for the next message may be cancelled, as by a time limit, and made again; ``leave`` ends it.
+    """
+
+    def __init__(self, home: Path, name: str, messages: Answers) -> None:
         self.name = name
         self.lost = 0
         """How many messages this program has not got."""
@@ -68,8 +69,8 @@ class AttachedTopic:
         return TopicMessage(NodeId.parse(told["sender"]), data, told["seq"])
 
     async def leave(self) -> None:
-        """Take part no longer."""
-        await self._messages.aclose()
+        """Take part no longer. Safe to call twice."""
+        self._messages.close()
 
     async def __aenter__(self) -> AttachedTopic:
         return self

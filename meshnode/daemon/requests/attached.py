@@ -178,7 +178,7 @@ class Serve(Request):
                 daemon.waiting.give_up(word)
 
 
-@request("take")
+@request("take", carries=True)
 class Take(Request):
     """A stream or a flow that came for a service of the client."""
 

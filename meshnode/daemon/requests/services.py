@@ -135,7 +135,7 @@ class Unforward(Request):
         yield await daemon.book.unforward(self.listen)
 
 
-@request("connect")
+@request("connect", carries=True)
 class Connect(Request):
     """A stream to a service of one node, or of any, carried over the control socket."""
 
@@ -160,7 +160,7 @@ class Connect(Request):
         yield Carried(reader, writer)
 
 
-@request("flow")
+@request("flow", carries=True)
 class Flow(Request):
     """A flow of datagrams to a service of one node, or of any, carried over the control socket."""
 
