@@ -15,11 +15,22 @@ Action = Callable[[float], None]
 OnError = Callable[[Exception], None]
 NEVER = float("inf")
 RETRY_S = 1.0  # until an action that has raised runs again
+SHARED_S = 1.5  # what is in no hurry goes at times this far apart: one wake of a node for all of it
 
 
 def reraise(error: Exception) -> NoReturn:
     """Let an exception through: what a simulation or a test wants."""
     raise error
+
+
+def phase_of(node: bytes) -> float:
+    """Return by how many seconds after zero the shared times of a node are: nodes of one host have one clock."""
+    return SHARED_S * int.from_bytes(node[:2], "big") / 65_536
+
+
+def shared_time(when: float, phase: float) -> float:
+    """Return the last of a node's shared times that is not after ``when``."""
+    return when - (when - phase) % SHARED_S
 
 
 class Timer:

@@ -11,13 +11,13 @@ import random
 
 from meshnode.base.address import Addr
 from meshnode.base.limits import KEEPALIVE_S
+from meshnode.base.timers import shared_time
 
 SILENCE_MIN_S = 0.08
 SILENCE_RTTS = 1.25
 SILENCE_MAX_S = 2.0
 UNMEASURED_RTT_S = 0.1
 TIMER_SLACK_S = 0.03  # a timer that fires later than this was held up: its granularity is finer
-SHARED_S = 0.1 * KEEPALIVE_S  # keepalives of all peers that are due within so long go together: one wake for them
 RARE_S, RARE_GROWS = 50.0, 1.25  # twice in OBSERVATION_S: what the NAT maps this node to has to be known
 LEAF_SILENT_S = 4 * RARE_S  # a leaf that was not heard for this long is asked
 STARVED_S = 0.25  # a process that is later than this, by itself, has no CPU; on a busy host most are late by less
@@ -129,7 +129,7 @@ class Watchdog:
 class Keepalive:
     """The schedule of keepalives on an idle path: every 15 s, give or take a tenth. ``at`` is None until a connection.
 
-    It is one of the times, ``SHARED_S`` apart and ``phase`` after zero, that all peers of a node share.
+    It is one of the times that all peers of a node share (``base.timers.shared_time``).
 
     NATs hold a UDP mapping open for 30 s and more (RFC 4787 REQ-5 asks for two minutes). Where keepalives are to be
     ``rare``, the time between two grows up to ``RARE_S`` while each finds this node's address as the one before did: an
@@ -164,5 +164,4 @@ class Keepalive:
 
     def renew(self, now: float) -> None:
         """Put the next keepalive off: a packet has just shown that the path works, or one was sent."""
-        at = now + self.every_s * self._rng.uniform(0.9, 1.1)
-        self.at = at - (at - self._phase) % SHARED_S
+        self.at = shared_time(now + self.every_s * self._rng.uniform(0.9, 1.1), self._phase)

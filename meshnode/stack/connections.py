@@ -15,11 +15,10 @@ from meshnode.base.fair_table import Groups
 from meshnode.base.limits import MAX_HELD_DATAGRAMS, MAX_SESSIONS, SMALL_BACKLOG
 from meshnode.base.metrics import describe
 from meshnode.base.path import Path
-from meshnode.base.timers import RETRY_S
+from meshnode.base.timers import RETRY_S, phase_of
 from meshnode.errors import ConnectionLost, MeshError, NodeClosed
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
-from meshnode.paths.liveness import SHARED_S
 from meshnode.paths.peer import PeerPaths, look_for_silence_at
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.hello import CloseCode, Hello
@@ -56,8 +55,7 @@ class Connections(Component):
         self._dirty: dict[Connection, None] = {}
         self._hoards = Hoards(context.peers.groups_of, context.metrics)
         self.closed = False
-        # nodes of one host share a clock, and are not to send their keepalives at the same moment
-        self._phase = SHARED_S * int.from_bytes(bytes(context.identity.id)[:2], "big") / 65_536
+        self._phase = phase_of(bytes(context.identity.id))
         self.awaited: dict[NodeId, Callable[[float], object]] = {}  # told that a packet of a peer came
 
     # ---- sessions

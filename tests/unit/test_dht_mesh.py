@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from meshnode.base.timers import SHARED_S, phase_of
 from meshnode.discovery.dht import ContactsChanged, LookupDone, RecordPushed
+from meshnode.paths.liveness import Keepalive
 
 sys.path.insert(0, str(Path(__file__).parent))
 from dht_sim import Net, SimNode, build
@@ -237,6 +240,23 @@ def test_an_idle_mesh_is_quiet() -> None:
     assert (net.sent_bytes - before) / 20 / 3_600 < 200  # bytes a second and node
     found, _, _ = net.resolve(net.nodes[3], net.nodes[9].id)
     assert found is not None
+
+
+def test_a_node_renews_its_watches_in_time_and_in_one_wake_with_its_keepalives() -> None:
+    net = build(20, 12)
+    node = net.nodes[3]
+    keepalive = Keepalive(random.Random(1), phase=phase_of(bytes(node.id)))
+    keepalive.renew(net.now)
+    assert keepalive.at is not None
+    for other in net.nodes[4:16]:
+        node.dht.watch(other.id, net.now)
+        timer = node.dht._watching._watched[other.id.dht_key].timer
+        assert timer is not None
+        assert 52.5 <= timer.when - net.now <= 66, "holders forget it after 90 s"
+        apart = (timer.when - keepalive.at) / SHARED_S
+        assert abs(apart - round(apart)) < 1e-6
+        net.pump(node)
+        net.run(0.37)
 
 
 def test_more_watchers_of_one_record_than_there_are_places_are_quiet_too() -> None:

@@ -9,7 +9,7 @@ from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import DHT_MAX_WATCH_S, DHT_MAX_WATCHED
 from meshnode.base.metrics import describe
-from meshnode.base.timers import Timer
+from meshnode.base.timers import Timer, phase_of, shared_time
 from meshnode.base.value import state
 from meshnode.discovery.dht.effects import RecordPushed
 from meshnode.discovery.dht.lookup import Lookup
@@ -56,6 +56,7 @@ class Watching:
     def __init__(self, shared: Shared, get: StartGet) -> None:
         self._shared = shared
         self._get = get
+        self._phase = phase_of(bytes(shared.own))
         self._watched: dict[bytes, _Watched] = {}
         self._ended: BoundedDict[bytes, None] = BoundedDict(MAX_ENDED)  # keys watched no longer
 
@@ -80,7 +81,7 @@ class Watching:
             self._retry(watched, now)  # the seeds do until a lookup, 20 to 30 requests, is no burden
         else:
             self._look(watched, now)
-        watched.timer = self._shared.timers.at(now + self._shared.jittered(RENEW_S, 0.1), lambda t: self._renew(key, t))
+        self._renew_later(watched, now)
 
     def unwatch(self, peer: NodeId, now: float) -> None:
         """Stop watching; holders are told once, and forget it anyway."""
@@ -175,11 +176,16 @@ class Watching:
 
         watched.retry_timer = self._shared.timers.at(now + self._shared.jittered(wait), again)
 
+    def _renew_later(self, watched: _Watched, now: float) -> None:
+        key = watched.id.dht_key
+        at = shared_time(now + self._shared.jittered(RENEW_S, 0.1), self._phase)  # in one wake with keepalives
+        watched.timer = self._shared.timers.at(at, lambda t: self._renew(key, t))
+
     def _renew(self, key: bytes, now: float) -> None:
         watched = self._watched.get(key)
         if watched is None:
             return
-        watched.timer = self._shared.timers.at(now + self._shared.jittered(RENEW_S, 0.1), lambda t: self._renew(key, t))
+        self._renew_later(watched, now)
         watched.renewals += 1
         for holder, addr in list(watched.holders.items()):
             self._register(watched, holder, self._shared.address_of(holder, addr) or addr, now)
