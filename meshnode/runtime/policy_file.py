@@ -25,6 +25,7 @@ log = logging.getLogger("meshnode.policy")
 
 FILE_NAME, SIGNED_NAME = "policy.toml", "policy.signed"
 LOOK_S = 0.9  # between looks at the file, each one stat(2): a change is in force within a second
+AWAKE_S = 0.6  # before a look is due, from when on a node that is awake for something else looks: it wakes for few then
 
 Seen = tuple[int, int, int]
 
@@ -44,10 +45,16 @@ class PolicyFile:
             _tell(policy)
         self._timer = loop.call_later(LOOK_S, self._tick)
 
+    def look(self, now: float) -> None:
+        """Look at the file now, while the node is awake, unless it did a moment ago."""
+        if self._timer.when() - self._loop.time() <= AWAKE_S:
+            self._timer.cancel()
+            self._tick()
+
     def _tick(self) -> None:
         self._timer = self._loop.call_later(LOOK_S, self._tick)
         if _look(self.path) != self._seen:
-            self._load_or_say()
+            self._loop.call_soon(self._load_or_say)  # not in the middle of a tick of the stack
 
     def _load_or_say(self) -> None:
         try:

@@ -164,6 +164,7 @@ class Runtime:
             )
             undo.callback(self.addresses.stop)
             self.policy = PolicyFile(loop, home, guard)
+            self.stack.looks.append(self.policy.look)
             keep_mesh_policy(self.stack.context.policies, self.state)
             undo.callback(self.policy.close)
             self.names = self._open_names()

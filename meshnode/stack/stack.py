@@ -180,7 +180,8 @@ class Stack:
         reception = Reception(context.peers.by_cid, feed, dialing.on_initial, other, self.metrics, context.timers)
         self.take = reception.take  # what was received in one turn; ``flush`` is to follow
         context.deliver = reception.deliver
-        self._watches = ClockWatch(context), UnreadBytes(context), Lateness(context)  # look whenever time has passed
+        watches = ClockWatch(context), UnreadBytes(context), Lateness(context)
+        self.looks: list[Callable[[float], None]] = [watch.look for watch in watches]  # called whenever time has passed
         sealer.senders.is_linked = lambda peer: context.peers.connection(peer) is not None
         sealer.senders.home_of = self.resolution.home_of
         sealer.doubt.answers = frozenset((PONG, *ANSWERS))
@@ -296,8 +297,8 @@ class Stack:
 
         To be called at ``next_deadline()``, or later: a late call shows gossip that the process was held up.
         """
-        for watch in self._watches:
-            watch.look(now)
+        for look in self.looks:
+            look(now)
         self.context.timers.run(now)
         self.flush(now)
 
