@@ -10,7 +10,9 @@ from collections.abc import Mapping
 
 from meshnode.base.address import Addr, unpack_dialable
 from meshnode.base.bounded import BoundedDict
-from meshnode.base.limits import HOME_RELAYS, INTRODUCED_AGAIN_S, MAX_RELAYS_HELD, MAX_RELAYS_LOST, RELAY_RETRY_S
+from meshnode.base.fair_rate import path_shares
+from meshnode.base.fair_table import FairTable, Groups
+from meshnode.base.limits import HOME_RELAYS, INTRODUCED_AGAIN_S, MAX_RELAYS_LOST, MAX_RELAYS_NAMED, RELAY_RETRY_S
 from meshnode.base.metrics import describe
 from meshnode.base.path import Hop, Path, ViaRelay, ViaTunnel
 from meshnode.base.value import state
@@ -40,7 +42,10 @@ from meshnode.stack.session import Introduction, Session
 
 LATE_S = 0.1  # a tick that is later than this says nothing of a relay
 KEEP_S, SETTLED_S = 1.0, 10.0  # between looks at the relays; the longer while all is granted and heard
+ANSWER_S = 5.0  # for a relay to grant or refuse what it was asked for
 MAX_RETRY_S = 240.0  # between dials to a relay that does not answer, each of which looks it up with some 70 datagrams
+
+DIALLED, UNASKED = ("dialled",) * 3, ("unasked",) * 3  # groups of peers without a path: of the program, and all others
 
 BAD_FRAME = describe("drop_relay_frame", "relay frames dropped: malformed, of no reservation, or not proven")
 HELD = describe("relay_reservations", "reservations that relays have granted")
@@ -55,6 +60,7 @@ class Holding:
     relay: NodeId
     reservation: bytes = b""
     key: bytes = b""
+    asked: float = float("inf")  # when
 
     @property
     def granted(self) -> bool:
@@ -63,7 +69,11 @@ class Holding:
 
 
 class RelayClient(Component):
-    """This node's reservations. ``homes`` are the relays that its record names."""
+    """This node's reservations. ``homes`` are the relays that its record names.
+
+    Those that it asks for itself have places of their own. Ids are free, and a record may name any: what records name
+    has other places, which the networks of these records' nodes share.
+    """
 
     frames = (Control.RELAY_GRANT, Control.RELAY_REFUSE, Control.INTRODUCED)
 
@@ -72,6 +82,7 @@ class RelayClient(Component):
         self._context = context
         self._timer = context.timers.timer(self._keep)
         self._holdings: dict[NodeId, Holding] = {}
+        self._named: FairTable[NodeId] = FairTable(MAX_RELAYS_NAMED, newest_goes=True)  # of those, by peers' records
         self._by_text: dict[str, Holding] = {}
         self._by_reservation: dict[bytes, Holding] = {}
         self._retry: BoundedDict[NodeId, float] = BoundedDict(MAX_RELAYS_LOST)
@@ -116,6 +127,7 @@ class RelayClient(Component):
         self._timer.set(now + KEEP_S)
         # another may take its place; it is asked again when it answers. A process that comes late finds all silent
         silent = [r for r, h in self._holdings.items() if h.granted and not self._works(r)]
+        silent += [r for r, h in self._holdings.items() if not h.granted and now - h.asked >= ANSWER_S]
         for relay in silent if self._context.late_by < LATE_S else []:
             self._lose(relay, now)
         homes = () if self._context.settings.relay else self._homes(now)  # a relay's record names no other
@@ -141,7 +153,7 @@ class RelayClient(Component):
 
     def _hold_some(self, known: list[NodeId], now: float) -> None:
         for relay in known:
-            if len(self._holdings) >= HOME_RELAYS + 1:
+            if len(self._holdings) - len(self._named) >= HOME_RELAYS + 1:
                 break
             if relay not in self._context.peers.sessions or self._works(relay):
                 self.hold(relay, now)
@@ -153,21 +165,31 @@ class RelayClient(Component):
         active = session.paths.active
         return active is not None and not isinstance(active, ViaRelay)  # no relay through a relay
 
-    def hold(self, relay: NodeId, now: float) -> None:
-        """Get a reservation at this relay.
+    def hold(self, relay: NodeId, now: float, named_by: Groups | None = None) -> None:
+        """Get a reservation at this relay: for this node itself, or as the record of a peer names it.
 
-        Not when there is one, ``MAX_RELAYS_HELD`` are held, or this one was lost or refused within ``RELAY_RETRY_S``.
+        Not when there is one, or this one was lost or refused a moment ago. When ``MAX_RELAYS_NAMED`` are held that
+        records name, the network with most of those that name them gives the newest of its own up.
         """
-        if relay in self._holdings or relay == self._context.identity.id or self._retry.get(relay, 0.0) > now:
+        if relay in self._holdings:
+            if named_by is None:
+                self._named.discard(relay)
             return
-        if len(self._holdings) >= MAX_RELAYS_HELD:
+        if relay == self._context.identity.id or self._retry.get(relay, 0.0) > now:
             return
-        self._holdings[relay] = self._by_text[str(relay)] = Holding(relay)
+        gone = self._named.add(relay, *named_by) if named_by is not None else None
+        if gone == relay:
+            return
+        if gone is not None:
+            self._lose(gone, now)
+        self._holdings[relay] = self._by_text[str(relay)] = holding = Holding(relay)
 
         def answer(result: Connection | MeshError) -> None:
+            then = self._context.clock.monotonic()
             if isinstance(result, MeshError):
-                self._not_reached(relay, self._context.clock.monotonic())
-            else:
+                self._not_reached(relay, then)
+            elif self._holdings.get(relay) is holding:
+                holding.asked = then
                 result.send_frame(Control.RELAY_ASK)
 
         self._context.dials.connect(relay, now, answer)
@@ -185,6 +207,7 @@ class RelayClient(Component):
         holding = self._holdings.pop(relay, None)
         if holding is None:
             return
+        self._named.discard(relay)
         self._by_text.pop(str(relay), None)
         self._by_reservation.pop(holding.reservation, None)
         self._retry[relay] = now + RELAY_RETRY_S
@@ -207,7 +230,14 @@ class RelayClient(Component):
             if holding is not None and holding.granted:
                 session.paths.add_candidates([(ViaRelay(str(relay)), "relay")], now)
             elif relay not in (self._context.identity.id, session.peer):
-                self.hold(relay, now)
+                self.hold(relay, now, self._groups_of(session))
+
+    def _groups_of(self, session: Session) -> Groups:
+        """Return where a peer is whose record names relays: its path, or that it has none yet."""
+        if session.paths.active is not None:
+            return path_shares(session.paths.active)
+        use = self._context.use
+        return DIALLED if use is None or use.is_used(session.peer) else UNASKED
 
     def _offer_tunnels(self, session: Session, record: EndpointRecord, now: float) -> None:
         hosts = [e.addr for e in record.endpoints if e.kind in (EndpointKind.HOST, EndpointKind.MAPPED)][:2]

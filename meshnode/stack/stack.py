@@ -399,9 +399,9 @@ class Stack:
         application, so gossip does not close it.
         """
         peer = _current(self.context, peer)
-        self.context.dials.connect(peer, now, answer)
         if self.gossip is not None:
             self.gossip.use.add(peer)
+        self.context.dials.connect(peer, now, answer)
 
     def ping(self, connection: Connection, timeout: float, now: float, answer: Callable[[Pinged], None]) -> None:
         """Send one echo over the peer's active path."""

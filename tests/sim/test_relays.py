@@ -7,7 +7,8 @@ from itertools import pairwise
 import pytest
 
 from meshnode.base.address import Addr
-from meshnode.base.limits import RELAY_RETRY_S
+from meshnode.base.limits import MAX_RELAYS_NAMED, RELAY_RETRY_S
+from meshnode.identity.keys import Identity
 from meshnode.quic.engines import pick_engine
 from meshnode.quic.stream import Stream
 from meshnode.relay.frames import label
@@ -227,6 +228,50 @@ def test_a_relay_is_dialled_again_soon_where_no_other_node_is_heard() -> None:
     world.run(1_500.0)
     SimNode(world, gone.addr.host, engines, seed_role=True, identity=gone.mesh.context.identity)
     assert world.run(RELAY_RETRY_S + 10.0, lambda: any(one["granted"] for one in _held(node)))
+
+
+def _names_relays(liar: SimNode, world: World) -> None:
+    """Have a node's record name four relays that are nowhere, and each second four others."""
+    invented = lambda now: tuple(Identity(world.entropy(32)).id for _ in range(4))  # noqa: E731
+    liar.mesh.relaying._homes = invented  # type: ignore[method-assign]
+
+
+def test_relays_that_a_peers_record_invents_take_no_place_of_the_nodes_own_nor_of_another_peers() -> None:
+    world = World(1, Weather(delay=0.02))
+    engines = ModelEngines(world.entropy)
+    first, second = (SimNode(world, f"10.0.{n}.1", engines, seed_role=True) for n in (1, 2))
+    liar, there = SimNode(world, "10.0.9.1", engines), SimNode(world, "10.0.8.1", engines)
+    node = SimNode(world, "10.0.7.1", engines)
+    _names_relays(liar, world)
+    liar.join(node)
+    liar.connect(node.id)
+    world.run(20.0)
+    assert len(_held(node)) == MAX_RELAYS_NAMED
+    there.join(second)
+    there.join(node)
+    there.connect(node.id)
+    world.run(5.0)
+    granted = lambda: {one["relay"] for one in _held(node) if one["granted"]}  # noqa: E731
+    assert granted() == {str(second.id)}
+    node.join(first)
+    world.run(5.0)
+    assert granted() == {str(first.id), str(second.id)}
+
+
+def test_relays_that_do_not_answer_leave_their_places_to_others() -> None:
+    world = World(1, Weather(delay=0.02))
+    engines = ModelEngines(world.entropy)
+    silent = [SimNode(world, f"10.0.0.{n}", engines, seed_role=True) for n in range(1, 4)]
+    for relay in silent:
+        relay.mesh.context.serving._on_ask = lambda connection, now: None  # type: ignore[method-assign]
+    node = SimNode(world, "10.0.1.1", engines)
+    for relay in silent:
+        node.join(relay)
+    world.run(2.0)
+    assert [one["granted"] for one in _held(node)] == [False] * 3
+    other = SimNode(world, "10.0.2.1", engines, seed_role=True)
+    node.join(other)
+    assert world.run(10.0, lambda: str(other.id) in [one["relay"] for one in _held(node) if one["granted"]])
 
 
 def _held(node: SimNode) -> list[dict[str, object]]:

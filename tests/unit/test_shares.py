@@ -43,6 +43,7 @@ TABLES = {  # of newcomers -> where its entries get their groups
     "stack/half_open.py": "stack/half_open.py",
     "stack/newest_first.py": "stack/newest_first.py",
     "stack/peer_table.py": "stack/admission.py",
+    "stack/relay_client.py": "stack/relay_client.py",
     "stack/tunnel_dials.py": "stack/tunnel_dials.py",
     "topics/neighbours.py": "stack/connections.py",
     "gossip/dissemination/places.py": "stack/gossip_link.py",
