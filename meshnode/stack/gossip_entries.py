@@ -84,6 +84,10 @@ class GossipEntries:
         """Return how many entries of a kind are in force here, tombstones included."""
         return len(self._core.store.places(kind))
 
+    def moved(self) -> None:
+        """Note that this node has other addresses: seeds that did not answer are tried soon."""
+        self._core.seeds.on_moved()
+
     def found_elsewhere(self, which: Callable[[Entry], bool]) -> None:
         """Leave own entries for which ``which`` is true untold where gossip has no place for them."""
         self._core.own_entries.telling.elsewhere = which

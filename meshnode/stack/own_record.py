@@ -55,6 +55,9 @@ class OwnRecord(Component):
             self._publish(now)
         if moved:
             context.records.moved(now)
+            context.relays.moved(now)
+            if context.gossip is not None:
+                context.gossip.moved()
         context.nat.filters.moved(own, networks, now, moved=moved)
 
     def _take_endpoints(self, endpoints: tuple[Endpoint, ...]) -> bool:

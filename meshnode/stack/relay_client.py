@@ -126,7 +126,7 @@ class RelayClient(Component):
             return
         self._timer.set(now + KEEP_S)
         # another may take its place; it is asked again when it answers. A process that comes late finds all silent
-        silent = [r for r, h in self._holdings.items() if h.granted and not self._works(r)]
+        silent = [r for r, h in self._holdings.items() if h.granted and not _works(self._context, r)]
         silent += [r for r, h in self._holdings.items() if not h.granted and now - h.asked >= ANSWER_S]
         for relay in silent if self._context.late_by < LATE_S else []:
             self._lose(relay, now)
@@ -145,7 +145,8 @@ class RelayClient(Component):
         usable = {
             r: _rtt(self._context.peers.sessions[r])
             for r, h in self._holdings.items()
-            if h.granted and (self._works(r) or (late and r in self.homes and r in self._context.peers.sessions))
+            if h.granted
+            and (_works(self._context, r) or (late and r in self.homes and r in self._context.peers.sessions))
         }
         kept = [r for r in self.homes if r in usable]
         nearest = sorted((r for r in usable if r not in kept and r in known), key=lambda r: usable[r])
@@ -155,15 +156,8 @@ class RelayClient(Component):
         for relay in known:
             if len(self._holdings) - len(self._named) >= HOME_RELAYS + 1:
                 break
-            if relay not in self._context.peers.sessions or self._works(relay):
+            if relay not in self._context.peers.sessions or _works(self._context, relay):
                 self.hold(relay, now)
-
-    def _works(self, relay: NodeId) -> bool:
-        session = self._context.peers.sessions.get(relay)
-        if session is None or session.paths.seeking.connectivity is Connectivity.SUSPENDED:
-            return False
-        active = session.paths.active
-        return active is not None and not isinstance(active, ViaRelay)  # no relay through a relay
 
     def hold(self, relay: NodeId, now: float, named_by: Groups | None = None) -> None:
         """Get a reservation at this relay: for this node itself, or as the record of a peer names it.
@@ -230,14 +224,7 @@ class RelayClient(Component):
             if holding is not None and holding.granted:
                 session.paths.add_candidates([(ViaRelay(str(relay)), "relay")], now)
             elif relay not in (self._context.identity.id, session.peer):
-                self.hold(relay, now, self._groups_of(session))
-
-    def _groups_of(self, session: Session) -> Groups:
-        """Return where a peer is whose record names relays: its path, or that it has none yet."""
-        if session.paths.active is not None:
-            return path_shares(session.paths.active)
-        use = self._context.use
-        return DIALLED if use is None or use.is_used(session.peer) else UNASKED
+                self.hold(relay, now, _groups_of(self._context, session))
 
     def _offer_tunnels(self, session: Session, record: EndpointRecord, now: float) -> None:
         hosts = [e.addr for e in record.endpoints if e.kind in (EndpointKind.HOST, EndpointKind.MAPPED)][:2]
@@ -265,6 +252,13 @@ class RelayClient(Component):
         if peer in self._holdings:
             self._lose(peer, now)
             self._retry[peer] = now + KEEP_S
+
+    def moved(self, now: float) -> None:
+        """Ask relays soon that could not be reached: from this node's new address they may be."""
+        for relay in self._unreached:
+            self._retry[relay] = min(self._retry.get(relay, now), now + KEEP_S)
+        self._unreached.clear()
+        self._wake(now)
 
     def on_control(self, connection: Connection, fields: list[object], now: float) -> None:
         """Handle a control frame of a relay: a grant, a refusal or an introduction.
@@ -403,6 +397,22 @@ class RelayClient(Component):
 def _rtt(session: Session) -> float:
     rtt = session.connection.engine.rtt() if session.connection is not None else None
     return rtt if rtt is not None else 10.0
+
+
+def _works(context: Context, relay: NodeId) -> bool:
+    session = context.peers.sessions.get(relay)
+    if session is None or session.paths.seeking.connectivity is Connectivity.SUSPENDED:
+        return False
+    active = session.paths.active
+    return active is not None and not isinstance(active, ViaRelay)  # no relay through a relay
+
+
+def _groups_of(context: Context, session: Session) -> Groups:
+    """Return where a peer is whose record names relays: its path, or that it has none yet."""
+    if session.paths.active is not None:
+        return path_shares(session.paths.active)
+    use = context.use
+    return DIALLED if use is None or use.is_used(session.peer) else UNASKED
 
 
 def _parse_introduced(fields: list[object]) -> tuple[NodeId, Addr, int]:

@@ -219,6 +219,18 @@ def test_a_relay_that_is_gone_is_dialled_ever_more_rarely_and_asked_when_it_is_b
     assert len(dialled) == tried + 1
 
 
+def test_a_relay_that_could_not_be_reached_is_asked_again_after_a_move() -> None:
+    world = World(1, Weather(delay=0.02))
+    engines = ModelEngines(world.entropy)
+    blocked, other, node = (SimNode(world, f"10.0.0.{n}", engines, seed_role=n < 3) for n in (1, 2, 3))
+    world.partition(blocked.addr.host, node.addr.host, cut=True)
+    node.join(blocked)
+    node.join(other)
+    world.run(1_500.0)
+    node.move("10.0.0.4")
+    assert world.run(5.0, lambda: all(one["granted"] for one in _held(node)) and len(_held(node)) == 2)
+
+
 def test_a_relay_is_dialled_again_soon_where_no_other_node_is_heard() -> None:
     world = World(1, Weather(delay=0.02))
     engines = ModelEngines(world.entropy)

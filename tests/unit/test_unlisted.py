@@ -287,6 +287,16 @@ def test_a_seed_that_does_not_answer_is_tried_ever_more_rarely_until_it_does(sta
     assert len(seeds.joined) == tried + 1, "at once, for it was known meanwhile"
 
 
+def test_a_seed_that_did_not_answer_is_tried_at_once_where_this_node_has_moved() -> None:
+    stays, moves = _Seeds(), _Seeds()
+    for node in (stays, moves):
+        node.run(3600.0)
+    moves.core.on_moved()
+    for node in (stays, moves):
+        node.run(3600.0 + 1.3 * LOOK_S)
+    assert len(moves.joined) == len(stays.joined) + 1
+
+
 def test_a_seed_that_was_met_is_tried_ever_more_rarely_up_to_an_hour() -> None:
     met = _Seeds()
     now, met_at = 0.0, -1

@@ -2,7 +2,8 @@
 
 A configured node that is no member is in a mesh that does not know this one: joining through it unites the two. One
 that is a member and not listed cannot be told from it: after it has been a neighbour it is tried ever more rarely. So
-is one that does not answer while this node has neighbours: each dial looks it up, which is some 70 datagrams.
+is one that does not answer while this node has neighbours and does not move: each dial looks it up, which is some 70
+datagrams.
 """
 
 from __future__ import annotations
@@ -65,6 +66,10 @@ class Seeds:
         if peer in self._contacts:
             self._waits[peer] = self._later(self._waits.get(peer, (now, LOOK_S)), MAX_WAIT_S, now)
             self._silent.pop(peer, None)
+
+    def on_moved(self) -> None:
+        """Try those that did not answer at the next look: this node may be where they can be reached."""
+        self._silent.clear()
 
     def _later(self, last: tuple[float, float], longest: float, now: float) -> tuple[float, float]:
         wait = min(longest, 2 * last[1])
