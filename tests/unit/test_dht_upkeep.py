@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from meshnode.base.address import Addr
-from meshnode.base.limits import DHT_MAX_PROBES
+from meshnode.base.fair_table import source_shares
+from meshnode.base.limits import DHT_MAX_LOOKUPS, DHT_MAX_PROBES
 from meshnode.discovery.dht.announce import CONTACT_RETRY_S, MAX_RETRY_S, RETRIES, RETRY_S
 from meshnode.discovery.dht.contacts import (
     ASK_BACK_S,
@@ -18,6 +19,7 @@ from meshnode.discovery.dht.contacts import (
     PROBES_FULL,
 )
 from meshnode.discovery.dht.effects import SendSealed
+from meshnode.discovery.dht.lookups import LOOKUPS_FULL
 from meshnode.discovery.dht.messages import (
     Find,
     Message,
@@ -63,6 +65,30 @@ def test_a_contact_that_dies_is_found_out_though_no_lookup_asks_it() -> None:
     assert _knows(node, dead)
     net.run(FIRST_CHECK_S * 1.5)
     assert not _knows(node, dead)
+
+
+def test_a_contact_that_dies_is_found_out_though_a_crowd_leaves_all_pings_unanswered() -> None:
+    net = build(6, 2)
+    node, dead = net.nodes[2], net.nodes[4]
+    net.run(60.0)
+    net.kill(dead)
+    places = node.dht._contacts._probing
+    for n in range(DHT_MAX_PROBES):  # one that gives its place up is followed by the next of the crowd
+        places.add((_identity(100 + n).id, Addr(f"198.51.100.{n}", 4000)), *source_shares(f"198.51.100.{n}"))
+    net.run(FIRST_CHECK_S * 1.5)
+    assert not _knows(node, dead)
+
+
+def test_watches_of_a_crowd_that_comes_leave_lookups_to_this_node() -> None:
+    net = build(12, 5)
+    node, wanted = net.nodes[2], net.nodes[9]
+    net.publish(wanted)
+    net.run(2.0)
+    for n in range(2 * DHT_MAX_LOOKUPS):
+        node.dht.watch(_identity(100 + n).id, net.now, unasked=True)
+    found, _, _ = net.resolve(node, wanted.id)
+    assert found is not None
+    assert LOOKUPS_FULL not in node.metrics.counters
 
 
 def test_checks_grow_rare_while_none_is_dead_and_come_often_when_some_are() -> None:

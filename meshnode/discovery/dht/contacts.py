@@ -241,7 +241,7 @@ class Contacts:
         shared = self._shared
         silent = min(self._table.contacts(), key=_last_sign, default=None)
         since = now if silent is None else _last_sign(silent)
-        if silent is not None and now - since >= self._check_s and len(self._probing) < DHT_MAX_PROBES:
+        if silent is not None and now - since >= self._check_s:
             self._ask_whether_alive(silent, now)
             since = now - self._check_s  # the next one may be due too
         wait = min(max(since + self._check_s - now, CHECK_PAUSE_S), MAX_CHECK_S)

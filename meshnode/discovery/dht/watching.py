@@ -7,7 +7,7 @@ from dataclasses import field
 
 from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
-from meshnode.base.limits import DHT_MAX_WATCH_S, DHT_MAX_WATCHED
+from meshnode.base.limits import DHT_MAX_LOOKUPS, DHT_MAX_WATCH_S, DHT_MAX_WATCHED
 from meshnode.base.metrics import describe
 from meshnode.base.timers import Timer, phase_of, shared_time
 from meshnode.base.value import state
@@ -59,6 +59,7 @@ class Watching:
         self._phase = phase_of(bytes(shared.own))
         self._watched: dict[bytes, _Watched] = {}
         self._ended: BoundedDict[bytes, None] = BoundedDict(MAX_ENDED)  # keys watched no longer
+        self._looks = 0  # lookups that run
 
     def watch(self, peer: NodeId, seq: int, now: float, *, unasked: bool = False) -> None:
         """Begin to hear of every record of ``peer`` newer than ``seq``.
@@ -135,13 +136,19 @@ class Watching:
                 self._register(watched, holder, where, now)
 
     def _look(self, watched: _Watched, now: float) -> None:
+        """Find holders: later where half of the lookups that may run are for watches. Others cause those by coming."""
         if watched.looking:
             return
+        if self._looks >= max(1, min(DHT_MAX_LOOKUPS, self._shared.rpcs.budget.lookups) // 2):
+            self._retry(watched, now)
+            return
         watched.looking = True
+        self._looks += 1
         key = watched.id.dht_key
 
         def found(lookup: Lookup, now: float) -> None:
             watched.looking = False
+            self._looks -= 1
             if self._watched.get(key) is not watched:
                 return
             if lookup.best is not None:
