@@ -115,6 +115,19 @@ def test_of_those_that_said_goodbye_so_many_are_remembered() -> None:
     assert members.status(NodeId((GOSSIP_MAX_SUSPECTS + 19).to_bytes(32, "big"))) is Status.LEFT
 
 
+def test_accusations_of_invented_ids_take_no_place_of_a_member_that_this_node_knows() -> None:
+    members = Members(ME.id, Timers(), Metrics(), lambda: 1.0, lambda peer: peer == PEER.id)
+    for number in range(GOSSIP_MAX_SUSPECTS + 20):
+        for accuser in (OTHER, THIRD):
+            members.on_accused(NodeId(number.to_bytes(32, "big")), accuser.id, BASE, 0.0)
+    assert len(members.suspects()) == GOSSIP_MAX_SUSPECTS
+    members.on_accused(PEER.id, OTHER.id, BASE, 1.0)
+    assert members.status(PEER.id) is Status.SUSPECT
+    assert len(members.suspects()) == GOSSIP_MAX_SUSPECTS
+    members.on_accused(NodeId((5_000).to_bytes(32, "big")), OTHER.id, BASE, 2.0)
+    assert members.status(PEER.id) is Status.SUSPECT, "and it keeps it"
+
+
 def _members() -> tuple[Members, Timers]:
     timers = Timers()
     return Members(ME.id, timers, Metrics(), lambda: 1.0), timers

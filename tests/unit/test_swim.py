@@ -9,10 +9,11 @@ from itertools import pairwise
 
 import pytest
 
+from meshnode.base.limits import GOSSIP_MAX_PROBES
 from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timers
 from meshnode.gossip.effects import Accuse, Estranged, Probe, Send, Silent
-from meshnode.gossip.membership.probes import LATE_S
+from meshnode.gossip.membership.probes import LATE_S, OF_ASKER
 from meshnode.gossip.membership.swim import LET_GO_S, Swim
 from meshnode.gossip.messages import Contact, IndirectProbe, IndirectReply
 from meshnode.identity.node_id import NodeId
@@ -236,6 +237,17 @@ def test_a_probe_that_ends_late_says_nothing_and_another_may_follow() -> None:
     assert mesh.detector.probe(Contact(_id(60)), mesh.now, lambda alive, now: answers.append(alive))
     mesh.run(1.0)
     assert answers == [False]
+
+
+def test_a_neighbour_that_has_ever_new_ids_probed_takes_no_place_of_anothers_probes() -> None:
+    mesh = Neighbours(3)
+    for number in range(2 * GOSSIP_MAX_PROBES):
+        mesh.detector.on_indirect_probe(_id(1), IndirectProbe(number, Contact(_id(100 + number), b"record")), mesh.now)
+    for number in range(OF_ASKER):
+        mesh.detector.on_indirect_probe(_id(2), IndirectProbe(number, Contact(_id(50 + number), b"record")), mesh.now)
+    probed = [e.contact.id for e in mesh.detector.take_effects() if isinstance(e, Probe)]
+    assert set(probed) >= {_id(50 + number) for number in range(OF_ASKER)}
+    assert len(probed) == 2 * OF_ASKER
 
 
 def test_a_helper_answers_what_it_knows_and_probes_what_it_does_not() -> None:

@@ -43,13 +43,25 @@ class _Suspect:
 
 
 class Members:
-    """Status of members. ``health`` returns the factor by which an overloaded node waits longer."""
+    """Status of members. ``health`` returns the factor by which an overloaded node waits longer.
 
-    def __init__(self, own: NodeId, timers: Timers, metrics: Metrics, health: Callable[[], float]) -> None:
+    Ids are free, and any may be accused: there is always a place for one that this node knows by more than hearsay
+    (``has_standing``), before those that it does not.
+    """
+
+    def __init__(
+        self,
+        own: NodeId,
+        timers: Timers,
+        metrics: Metrics,
+        health: Callable[[], float],
+        has_standing: Callable[[NodeId], bool] = lambda peer: False,
+    ) -> None:
         self._own = own
         self._timers = timers
         self._metrics = metrics
         self._health = health
+        self._has_standing = has_standing
         self._suspects: dict[NodeId, _Suspect] = {}
         self._left: BoundedDict[NodeId, int] = BoundedDict(GOSSIP_MAX_SUSPECTS)  # and the seq of the goodbye
         self._effects: list[MemberChanged] = []
@@ -102,7 +114,8 @@ class Members:
     def on_accused(self, peer: NodeId, accuser: NodeId, incarnation: int, now: float) -> None:
         """Take an accusation of the member entry with seq ``incarnation``.
 
-        Ignored (counted) when ``GOSSIP_MAX_SUSPECTS`` members are under suspicion.
+        When ``GOSSIP_MAX_SUSPECTS`` members are under suspicion, it is ignored (counted), unless the member has
+        standing: then the newest of those without any gives way.
         """
         if peer in self._left or peer == self._own:
             return
@@ -111,7 +124,8 @@ class Members:
         if suspect is None:
             if len(self._suspects) >= GOSSIP_MAX_SUSPECTS:
                 self._metrics.count(SUSPECTS_FULL)
-                return
+                if not self._has_standing(peer) or not self._make_room():
+                    return
             suspect = self._suspects[peer] = _Suspect(now)
             self._metrics.count(SUSPECTED)
         if accuser in suspect.accusers:
@@ -137,6 +151,16 @@ class Members:
         return suspect is not None and suspect.gone
 
     # ---- inside
+
+    def _make_room(self) -> bool:
+        """Forget the newest suspicion of a member without standing; False where there is none."""
+        peer = next((peer for peer in reversed(self._suspects) if not self._has_standing(peer)), None)
+        if peer is None:
+            return False
+        before = self.status(peer)
+        self._clear(peer, self._suspects[peer])
+        self._change(peer, before)
+        return True
 
     def _enough(self, suspect: _Suspect) -> bool:
         return len(suspect.accusers) >= NEEDED or self._own in suspect.accusers

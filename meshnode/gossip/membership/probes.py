@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from meshnode.base.limits import GOSSIP_MAX_PROBES
+from meshnode.base.limits import GOSSIP_MAX_ACTIVE, GOSSIP_MAX_PROBES
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timers
 from meshnode.gossip.effects import Probe
@@ -12,6 +12,7 @@ from meshnode.gossip.messages import Contact
 from meshnode.identity.node_id import NodeId
 
 ANSWER_S = 0.45
+OF_ASKER = GOSSIP_MAX_PROBES // GOSSIP_MAX_ACTIVE  # probes at once for one neighbour, which takes no others' places
 LATE_S = 0.25  # a timer that fires this much late shows that the process was held up
 
 PROBES_FULL = describe("gossip_probes_full", "probes refused: too many are outstanding")
@@ -44,14 +45,15 @@ class Probes:
     def probe(self, contact: Contact, now: float, answer: Answer, asker: NodeId | None = None) -> bool:
         """Probe a node and call ``answer`` with the outcome; not where its end comes late: answers may lie unread then.
 
-        A further ``asker`` shares the probe that runs. False (counted) when this node probes it already, or too many.
+        A further ``asker`` shares the probe that runs. False (counted) when this node probes it already, or too many,
+        or the asker has as many under way as is its share.
         """
         target = contact.id
         running = self._running.get(target)
         if running is not None and asker is not None:
             running[asker] = answer
             return True
-        if running is not None or len(self._running) >= GOSSIP_MAX_PROBES:
+        if running is not None or len(self._running) >= GOSSIP_MAX_PROBES or self._has_many(asker):
             self._metrics.count(PROBES_FULL)
             return False
         started = self._running[target] = {asker or target: answer}
@@ -69,6 +71,9 @@ class Probes:
 
         self._timers.at(due, give_up)
         return True
+
+    def _has_many(self, asker: NodeId | None) -> bool:
+        return asker is not None and sum(asker in of for of in self._running.values()) >= OF_ASKER
 
     def end(self, target: NodeId, alive: bool, now: float) -> None:
         """Give the outcome of the probe of a node, if one runs, to all that asked."""
