@@ -76,11 +76,15 @@ def _moves(short: bool) -> list[Row]:
 
     if not _namespaces("moves", "nft"):
         return []
-    found = moves.run(4 if short else 20)
-    return [
-        (f"gap p95 when {mover} moves, ms", found[mover]["p95_ms"], target, False)
-        for mover, target in moves.TARGETS_P95_MS.items()
-    ] + [_nothing("lost or reordered in moves", sum(f["lost"] + f["reordered"] + f["errors"] for f in found.values()))]
+    found, beside = moves.run(4 if short else 20), moves.run(4 if short else 20, bulk=True)
+    still = beside["none"]["p95_ms"]  # what the bulk does to it by itself
+    rows: list[Row] = []
+    for mover, target in moves.TARGETS_P95_MS.items():
+        rows.append((f"gap p95 when {mover} moves, ms", found[mover]["p95_ms"], target, False))
+        during = f"gap p95 during bulk when {mover} moves, ms"
+        rows.append((during, beside[mover]["p95_ms"], round(target + still), False, {"no move": still}))
+    every = [*found.values(), *beside.values()]
+    return [*rows, _nothing("lost or reordered in moves", sum(f["lost"] + f["reordered"] + f["errors"] for f in every))]
 
 
 def _nothing(what: str, count: float) -> Row:
@@ -249,6 +253,12 @@ def _handshakes(short: bool) -> Iterable[Row]:
         yield f"a connection, {engine}: kB an end, engine alone", found["connection_kB"], 40, False
 
 
+def _busy(short: bool) -> Iterable[Row]:
+    from bench import busy
+
+    return busy.rows(short)
+
+
 def _guard(short: bool) -> Iterable[Row]:
     from bench import guard
     from meshnode.errors import ConfigError
@@ -393,6 +403,7 @@ BENCHES: dict[str, Callable[[bool], Iterable[Row]]] = {
     "ways": _ways,
     "programs": _programs,
     "guard": _guard,
+    "busy": _busy,
     "handshakes": _handshakes,
     "post-quantum": _post_quantum,
     "policy": _policy,

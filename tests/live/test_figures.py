@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from bench import footprint, guard, quic
+from bench import busy, footprint, guard, quic
 
 
 def test_streams_and_connects_are_not_slower_than_those_of_the_engine_by_itself() -> None:
@@ -17,6 +17,16 @@ def test_streams_and_connects_are_not_slower_than_those_of_the_engine_by_itself(
     assert found["bulk_MBps"]["ratio_of_best"] > 1.0, found
     assert found["echo_p50_us"]["ratio_of_best"] < 3.0, found
     assert found["connect_p50_ms"]["ratio_of_best"] < 4.0, found
+
+
+def test_what_is_kept_beside_busy_processes_is_a_share_of_what_each_has_alone() -> None:
+    alone = [{"bulk_MBps": {"aioquic": 10.0, "meshnode": 100.0}, "echo_p50_us": {"aioquic": 400.0, "meshnode": 200.0}}]
+    beside = [{"bulk_MBps": {"aioquic": 5.0, "meshnode": 20.0}, "echo_p50_us": {"aioquic": 800.0, "meshnode": 800.0}}]
+    found = busy.compare(alone, beside)
+    assert (found["bulk_MBps"]["meshnode_keeps"], found["bulk_MBps"]["ratio"]) == (0.2, 0.4)
+    assert (found["echo_p50_us"]["aioquic_keeps"], found["echo_p50_us"]["ratio"]) == (0.5, 0.5)
+    with busy.busy(1):
+        pass
 
 
 @pytest.mark.parametrize("engine", list(guard.baseline()["calls"]))

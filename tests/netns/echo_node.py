@@ -1,7 +1,8 @@
 """A node to be moved about: ``listen`` serves, ``dial`` opens a stream on which numbers are counted at 100 Hz.
 
 The numbers flow as ``--flow`` says: there and back (``echo``), to the listener only (``up``) or from it only
-(``down``). Each mode prints one JSON line when it is ready. It then takes SIGUSR1 (forget the statistics; prints
+(``down``). With ``--bulk`` a second stream of the same connection carries as many bytes to the listener as it can.
+Each mode prints one JSON line when it is ready. It then takes SIGUSR1 (forget the statistics; prints
 ``{"reset": true}``) and SIGUSR2 (print them); the end that the numbers come to has them. SIGTERM or the end of
 standard input ends the program.
 """
@@ -23,6 +24,7 @@ from meshnode.sdk.streams import MeshReader, MeshWriter
 
 PERIOD_S = 0.01
 NUMBER = 8
+CHUNK = bytes(1 << 18)
 
 
 def say(**what: Any) -> None:
@@ -42,7 +44,7 @@ class Counter:
 
     def reset(self) -> None:
         self.gap = 0.0
-        self.lost = self.reordered = self.replies = 0
+        self.lost = self.reordered = self.replies = self.bulk = 0
 
     def report(self) -> dict[str, Any]:
         silence = time.monotonic() - self.last  # a silence that goes on counts too
@@ -51,6 +53,7 @@ class Counter:
             "lost": self.lost,
             "reordered": self.reordered,
             "replies": self.replies,
+            "bulk_MB": round(self.bulk / 1e6, 1),
             "in_flight": max(0, self.sent - self.expected),
             "error": self.error,
         }
@@ -76,6 +79,12 @@ class Counter:
             else:
                 self.lost += number - self.expected
                 self.expected = number + 1
+
+    async def fill(self, writer: MeshWriter) -> None:
+        while True:
+            writer.write(CHUNK)
+            await writer.drain()
+            self.bulk += len(CHUNK)
 
     async def run(self, work: Any) -> None:
         """Note why the stream ended instead of dying of it, so that the report can tell."""
@@ -111,17 +120,24 @@ def serve(node: Node, counter: Counter) -> None:
     async def down(reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
         await Counter().write(writer)
 
-    for name, handler in (("echo", echo), ("up", up), ("down", down)):
+    async def sink(reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
+        while await reader.read(1 << 18):
+            pass
+
+    for name, handler in (("echo", echo), ("up", up), ("down", down), ("sink", sink)):
         node.serve(name, handler, allow=["any"])
 
 
-async def dial(node: Node, peer: str, flow: str, counter: Counter, stop: asyncio.Event) -> None:
+async def dial(node: Node, args: argparse.Namespace, counter: Counter, stop: asyncio.Event) -> None:
+    peer, flow = args.peer, args.flow
     reader, writer = await node.open(peer, flow)
     work = []
     if flow != "down":
         work.append(counter.write(writer))
     if flow != "up":
         work.append(counter.read(reader))
+    if args.bulk:
+        work.append(counter.fill((await node.open(peer, "sink"))[1]))
     tasks = [asyncio.create_task(counter.run(one)) for one in work]
     if flow != "up":
         await counter.begun.wait()
@@ -155,7 +171,7 @@ async def main(args: argparse.Namespace) -> None:
     counter = Counter()
     async with Node(config) as node:
         if args.mode == "dial":
-            await dial(node, args.peer, args.flow, counter, stop)
+            await dial(node, args, counter, stop)
         else:
             serve(node, counter)
             answer_signals(node, counter)
@@ -175,6 +191,7 @@ def arguments() -> argparse.Namespace:
         command.add_argument("--advertise", action="append", default=[], metavar="ADDR:PORT")
         if mode == "dial":
             command.add_argument("--flow", choices=("echo", "up", "down"), default="echo")
+            command.add_argument("--bulk", action="store_true")
             command.add_argument("peer")
     return parser.parse_args()
 

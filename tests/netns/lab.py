@@ -272,13 +272,15 @@ class EchoMesh:
     """A seed, a listener and a dialler, each in its own namespace, and numbers that flow between the last two.
 
     ``nat`` names the end that is behind a NAT router, ``dialler`` or ``listener``; neither has a way in, unless
-    ``mapped``: the listener's router then forwards a port. ``flow`` is echo_node.py's.
+    ``mapped``: the listener's router then forwards a port. ``flow`` and ``bulk`` are echo_node.py's.
     """
 
     NET = "10.77.0"
     PORT = 4242
 
-    def __init__(self, lab: Lab, *, nat: str | None = None, mapped: bool = False, flow: str = "echo") -> None:
+    def __init__(
+        self, lab: Lab, *, nat: str | None = None, mapped: bool = False, flow: str = "echo", bulk: bool = False
+    ) -> None:
         from signal import SIGUSR1, SIGUSR2
 
         self._reset, self._report = SIGUSR1, SIGUSR2
@@ -298,7 +300,8 @@ class EchoMesh:
             outside = self.router.address.partition("/")[0]
             where = ["--listen", f"10.78.0.2:{self.PORT}", "--advertise", f"{outside}:{self.PORT}"]
         listener = self._start(self.listener, "listen", "--seed", at, *where)
-        dialler = self._start(self.dialler, "dial", "--seed", at, "--flow", flow, listener.line()["id"])
+        more = ["--bulk"] if bulk else []
+        dialler = self._start(self.dialler, "dial", "--seed", at, "--flow", flow, *more, listener.line()["id"])
         dialler.line()
         self._counter = listener if flow == "up" else dialler
         time.sleep(1.0)  # past the joining traffic

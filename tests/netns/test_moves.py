@@ -50,6 +50,18 @@ def test_a_stream_outlives_new_addresses(mesh: EchoMesh, mover: str) -> None:
     print(mover, [run["gap_ms"] for run in found])
 
 
+def test_numbers_go_on_beside_a_bulk_stream_while_both_ends_move() -> None:
+    require()
+    with Lab() as lab:
+        mesh = EchoMesh(lab, bulk=True)
+        mesh.reset()
+        mesh.move(mesh.dialler, mesh.listener)
+        found = mesh.report()
+        check(found, BOUNDS["both"], mesh.listener)
+        mesh.reset()
+        assert mesh.report()["bulk_MB"] > 1, "the bulk stream goes on too"
+
+
 @pytest.mark.parametrize("mover", ["dialler", "listener"])
 def test_a_stream_outlives_a_pulled_cable(mesh: EchoMesh, mover: str) -> None:
     host = mesh.dialler if mover == "dialler" else mesh.listener
