@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncGenerator
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meshnode.base.log_lines import Logger, LogRate, rated_logger
 from meshnode.base.metrics import Metrics
@@ -65,12 +66,53 @@ class Event:
     service: str = ""
 
 
+class EventIteration(AsyncGenerator[Event, None]):
+    """An iteration whose waits may be cancelled, as by a time limit, and made again: one of a function would end."""
+
+    async def asend(self, value: None) -> Event:
+        """Return the next event."""
+        return await self.__anext__()
+
+    async def athrow(self, typ: Any, val: Any = None, tb: Any = None, /) -> Event:
+        """End the iteration, and raise."""
+        await self.aclose()
+        raise typ if val is None else val
+
+
+class _Iteration(EventIteration):
+    """What ``events()`` returns. It is told of what happens from its making on."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[Event | None] = asyncio.Queue(MAX_EVENTS)  # None ends it
+
+    async def __anext__(self) -> Event:
+        event = await self.queue.get()
+        if event is None:
+            self.queue.put_nowait(None)  # for what waits beside, or asks again
+            raise StopAsyncIteration
+        return event
+
+    async def aclose(self) -> None:
+        """End the iteration, with what waits for its next event."""
+        while not self.queue.empty():
+            self.queue.get_nowait()
+        self.queue.put_nowait(None)
+
+    def take(self, event: Event | None) -> bool:
+        """Queue an event; False when the oldest had to go for it."""
+        had_room = not self.queue.full()
+        if not had_room:
+            self.queue.get_nowait()
+        self.queue.put_nowait(event)
+        return had_room
+
+
 class EventStreams:
     """Hands each event to every running ``events()`` iteration, by a bounded queue each."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._queues: list[asyncio.Queue[Event | None]] = []  # None ends them
+        self._iterations: weakref.WeakSet[_Iteration] = weakref.WeakSet()
         self._log: Logger = log
 
     def begin(self, rate: LogRate) -> None:
@@ -123,18 +165,12 @@ class EventStreams:
         self._emit(None)
 
     def _emit(self, event: Event | None) -> None:
-        for queue in self._queues:
-            if queue.full():
-                queue.get_nowait()
+        for iteration in self._iterations:
+            if not iteration.take(event):
                 self._metrics.count("events_lost")
-            queue.put_nowait(event)
 
-    async def listen(self) -> AsyncGenerator[Event, None]:
-        """Yield events from the first step of the iteration on; a slow reader loses the oldest."""
-        queue: asyncio.Queue[Event | None] = asyncio.Queue(MAX_EVENTS)
-        self._queues.append(queue)
-        try:
-            while (event := await queue.get()) is not None:
-                yield event
-        finally:
-            self._queues.remove(queue)
+    def listen(self) -> AsyncGenerator[Event, None]:
+        """Return an iteration over what happens from now on; a slow reader loses the oldest."""
+        iteration = _Iteration()
+        self._iterations.add(iteration)
+        return iteration

@@ -409,7 +409,8 @@ class Node(Primitives):
     def events(self) -> AsyncGenerator[Event, None]:
         """Yield what happens from now on, until the node is closed.
 
-        256 events wait for a slow reader; then the oldest go.
+        256 events wait for a slow reader; then the oldest go. A wait for the next one may be cancelled, as by a time
+        limit, and made again.
 
         Example:
 

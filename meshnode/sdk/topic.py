@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from meshnode.base.limits import TOPIC_MAX_DATA, TOPIC_MAX_NAME, TOPIC_MAX_REPLAY, TOPIC_QUEUE
-from meshnode.errors import ConfigError, NodeClosed, PolicyDenied, TopicClosed
+from meshnode.errors import ConfigError, NodeClosed, PolicyDenied, StreamMisused, TopicClosed
 from meshnode.runtime.runtime import Runtime
 from meshnode.sdk.arguments import text, whole
 from meshnode.sdk.transport import as_bytes
@@ -30,8 +30,9 @@ class Topic:
     """A topic that this node has joined, as ``node.join`` returns it.
 
     Iterating yields ``TopicMessage`` objects until the topic is left, and raises ``PolicyDenied`` when a new policy
-    takes the topic from this node. ``async with`` leaves it at the end. Several parts of a program may join the same
-    topic; each has its own queue, and the node takes part once.
+    takes the topic from this node. One coroutine reads it; a second one gets ``StreamMisused``. ``async with`` leaves
+    it at the end. Several parts of a program may join the same topic; each has its own queue, and the node takes part
+    once.
 
     Example:
 
@@ -121,11 +122,17 @@ class Topic:
         while not self._queue:
             if self._closed:
                 raise self._error or StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
+            if self._waiter is not None and not self._waiter.done():
+                raise StreamMisused(
+                    "another coroutine waits for the topic's next message already",
+                    hint="let one coroutine read it, or join it once more",
+                )
+            self._waiter = waiter = asyncio.get_running_loop().create_future()
             try:
-                await self._waiter
+                await waiter
             finally:
-                self._waiter = None
+                if self._waiter is waiter:
+                    self._waiter = None
         return self._queue.popleft()
 
     async def leave(self) -> None:

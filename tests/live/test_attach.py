@@ -313,8 +313,10 @@ async def test_topics_and_events(there: AttachedNode, here: AttachedNode) -> Non
         message = await anext(theirs)
         assert (message.sender, message.data, theirs.lost) == (there.id, b"\xff\x00binary", 0)
     async with aclosing(here.events()) as events:
+        with pytest.raises(TimeoutError):
+            while True:
+                await asyncio.wait_for(anext(events), 0.5)  # it listens
         following = asyncio.ensure_future(anext(events))
-        await asyncio.sleep(0.5)
         await there.serve("eventful", echo, allow="any").started()
         async with within(20):
             event = await following

@@ -15,7 +15,7 @@ from meshnode import Config, Node
 from meshnode.errors import AlreadyRunning, ConfigError, MeshError, NodeClosed, NotRunning
 from meshnode.sdk.life import Running
 from tests.conftest import MakeNode, echo
-from tests.given_time import wait_for
+from tests.given_time import wait_for, within
 from tests.live.test_datagrams import echo_datagrams
 
 SOON_S = 3.0  # a goodbye by mDNS takes a second at most, a router half a second
@@ -223,6 +223,34 @@ async def test_whatever_waits_ends_with_the_node(make_node: MakeNode) -> None:
     await here.close()
     outcomes = await wait_for(asyncio.gather(*tasks, return_exceptions=True), SOON_S)
     assert all(outcome is None or isinstance(outcome, MeshError | list) for outcome in outcomes), outcomes
+
+
+async def test_a_wait_for_an_event_may_have_a_time_limit_and_ends_with_the_node(make_node: MakeNode) -> None:
+    there = await make_node()
+    here = await make_node(seed=there, gossip=False)
+    late, events = here.events(), here.events()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(events), 0)
+    await here.connect(there.id)
+    assert (await wait_for(anext(events), SOON_S)).peer == there.id
+    await here.close()
+    for iteration in (late, events):
+        async with within(SOON_S):
+            assert {event.peer async for event in iteration} == {there.id}
+        with pytest.raises(StopAsyncIteration):
+            await anext(iteration)
+
+
+async def test_a_second_reader_of_a_topic_is_refused_and_both_end_with_the_node(make_node: MakeNode) -> None:
+    node = await make_node()
+    topic = await node.join("news")
+    first, second = asyncio.ensure_future(anext(topic)), asyncio.ensure_future(anext(topic))
+    await asyncio.wait([second], timeout=SOON_S)
+    with pytest.raises(meshnode.StreamMisused, match="another coroutine waits"):
+        second.result()
+    await node.close()
+    with pytest.raises(StopAsyncIteration):
+        await wait_for(first, SOON_S)
 
 
 async def test_cancelled_calls_leave_the_node_as_it_was(make_node: MakeNode) -> None:

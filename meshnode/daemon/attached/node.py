@@ -14,11 +14,11 @@ from meshnode.base.clock import SystemClock
 from meshnode.config import expanded
 from meshnode.daemon.attached.carried import ControlSocket
 from meshnode.daemon.attached.control import CONNECT_S, ask, ask_one, begin
-from meshnode.daemon.attached.parts import AttachedService, AttachedTopic
+from meshnode.daemon.attached.parts import AttachedEvents, AttachedService, AttachedTopic
 from meshnode.daemon.attached.primitives import AttachedPrimitives, texts_of
 from meshnode.daemon.client import connect
 from meshnode.daemon.request import Json, Request
-from meshnode.daemon.requests.attached import Echo, Events, Find, Identify, Record, Serve, Take
+from meshnode.daemon.requests.attached import Echo, Find, Identify, Record, Serve, Take
 from meshnode.daemon.requests.node import Peers, Status
 from meshnode.daemon.requests.services import Connect
 from meshnode.daemon.requests.topics import Sub
@@ -27,7 +27,7 @@ from meshnode.errors import ConfigError, MeshError, NodeClosed, NotFound
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import open_record
 from meshnode.quic.stream import Stream
-from meshnode.sdk.events import Event, EventKind
+from meshnode.sdk.events import Event
 from meshnode.sdk.service import Handler, is_goodbye
 from meshnode.sdk.streams import MeshStream, wrap
 
@@ -320,15 +320,13 @@ class AttachedNode(AttachedPrimitives):
             raise
         return AttachedTopic(self._home, topic, messages)
 
-    async def events(self) -> AsyncGenerator[Event, None]:
-        """Yield what happens to the node from now on, as ``Node.events``.
+    def events(self) -> AsyncGenerator[Event, None]:
+        """Yield what happens to the node from the first step on, as ``Node.events``.
 
         Raises:
             NotRunning: The node has stopped.
         """
-        async for told in ask(self._open, Events()):
-            if told:
-                yield Event(EventKind(told["kind"]), NodeId.parse(told["peer"]), told["detail"], told["service"])
+        return AttachedEvents(self._open)
 
     async def status(self) -> Json:
         """Return what ``meshnode status --json`` prints.

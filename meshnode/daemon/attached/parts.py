@@ -6,9 +6,11 @@ import asyncio
 import base64
 from pathlib import Path
 
-from meshnode.daemon.attached.control import Answers, ask_one
+from meshnode.daemon.attached.control import Answers, ask_one, begin
+from meshnode.daemon.requests.attached import Events
 from meshnode.daemon.requests.topics import Pub
 from meshnode.identity.node_id import NodeId
+from meshnode.sdk.events import Event, EventIteration, EventKind
 from meshnode.topics.inbox import TopicMessage
 
 
@@ -35,6 +37,30 @@ class AttachedService:
     def close(self) -> None:
         """Withdraw the service; handlers that run go on. Safe to call twice."""
         self._task.cancel()
+
+
+class AttachedEvents(EventIteration):
+    """What happens to the running node, from the first step of the iteration on."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._told: Answers | None = None
+        self._is_over = False
+
+    async def __anext__(self) -> Event:
+        if self._is_over:
+            raise StopAsyncIteration
+        if self._told is None:
+            self._told = await begin(self._home, Events())
+        while not (told := await anext(self._told)):
+            pass  # it listens
+        return Event(EventKind(told["kind"]), NodeId.parse(told["peer"]), told["detail"], told["service"])
+
+    async def aclose(self) -> None:
+        """End the iteration."""
+        self._is_over = True
+        if self._told is not None:
+            self._told.close()
 
 
 class AttachedTopic:
