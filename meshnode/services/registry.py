@@ -11,7 +11,7 @@ from typing import Any
 from meshnode.directory.announcement import is_service_name
 from meshnode.errors import AddressInUse, ConfigError, MeshError, NotFound
 from meshnode.identity.node_id import NodeId, id_or_label, is_id, quoted
-from meshnode.runtime.state_files import read_state
+from meshnode.runtime.state_files import MAX_STATE, read_state
 from meshnode.sdk.node import Node, runtime_of
 from meshnode.services.ends import UDP, expanded, parse_listen
 from meshnode.services.expose import Expose
@@ -105,14 +105,20 @@ class ServiceBook:
         self._unread[kind].append(item)
 
     async def _save(self) -> None:
-        """Write what is exposed and forwarded. Raises OSError."""
+        """Write what is exposed and forwarded. Raises OSError, ConfigError: it is too much to be read again."""
         exposes: list[Any] = [e.setting.to_json() for e in self.exposes.values()]
         forwards: list[Any] = [
             {"listen": f.listen, "to": f.to, "sticky": f.sticky, "from": list(f.trusted)}
             for f in self.forwards.values()
         ]
         data = {"exposes": exposes + self._unread["exposes"], "forwards": forwards + self._unread["forwards"]}
-        await self._state.write(SERVICES_FILE, json.dumps(data, indent=1).encode())
+        written = json.dumps(data, indent=1).encode()
+        if len(written) > MAX_STATE:
+            raise ConfigError(
+                f"{SERVICES_FILE} has at most {MAX_STATE >> 20} MiB: it would not be read at the next start",
+                hint="allow a role instead of many ids, or expose and forward less",
+            )
+        await self._state.write(SERVICES_FILE, written)
 
     def _expose(self, setting: Setting) -> None:
         self.exposes[setting.name] = Expose(self._node, setting)

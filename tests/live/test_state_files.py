@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from meshnode import Config, Node
+from meshnode import Config, ConfigError, Identity, Node
 from meshnode.daemon.client import call
 from meshnode.daemon.context import Daemon
 from meshnode.daemon.requests.node import Status
@@ -23,7 +23,7 @@ from meshnode.runtime import state_files
 from meshnode.runtime.files import HomeLock
 from meshnode.runtime.state_files import StateFiles, read_state
 from meshnode.sdk.node import runtime_of
-from meshnode.services import forward
+from meshnode.services import forward, registry
 from meshnode.services.proxy.book import ProxyBook
 from meshnode.services.registry import ServiceBook
 from tests.conftest import MakeNode
@@ -133,6 +133,26 @@ async def test_services_that_are_not_understood_stay_in_the_file(make_node: Make
     assert odd in saved["exposes"]
     assert later in saved["forwards"] or later["to"] in {f.to for f in book.forwards.values()}
     assert [item["name"] for item in saved["exposes"] if isinstance(item, dict)] == ["web", "more", "odd"]
+    await book.close()
+
+
+async def test_services_that_would_be_too_long_to_be_read_again_are_refused(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await make_node()
+    path = node.config.home_path / "services.json"
+    book = ServiceBook(node)
+    await book.expose("web", "80", ())
+    before = path.read_bytes()
+    monkeypatch.setattr(registry, "MAX_STATE", 4 * len(before))
+    ids = tuple(str(Identity.generate().id) for _ in range(4))
+    with pytest.raises(ConfigError, match="would not be read at the next start"):
+        await book.expose("many", "tcp://127.0.0.1:8000-8020", ids)
+    with pytest.raises(ConfigError, match="would not be read at the next start"):
+        await book.expose("web", "80", ids * 8)
+    assert list(book.exposes) == ["web"]
+    assert book.exposes["web"].setting.allow == ()
+    assert path.read_bytes() == before
     await book.close()
 
 
