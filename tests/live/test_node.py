@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from meshnode.errors import (
 )
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode, echo
+from tests.engines import every_engine
 from tests.given_time import wait_for, within
 
 
@@ -36,6 +38,19 @@ async def test_a_stream_carries_bytes_both_ways_and_ends_cleanly(make_node: Make
     writer.write_eof()
     assert await reader.read() == payload
     assert reader.at_eof()
+
+
+@every_engine
+@pytest.mark.parametrize("seconds", [math.inf, 1e300])
+async def test_a_connection_that_is_never_given_up_carries_streams(
+    make_node: MakeNode, engine: str, seconds: float
+) -> None:
+    there = await make_node(engine=engine, idle_timeout=seconds)
+    here = await make_node(seed=there, engine=engine, idle_timeout=seconds)
+    there.serve("echo", echo, allow="any")
+    async with await wait_for(here.open(there.id, "echo"), 10) as (reader, writer):
+        writer.write(b"hello")
+        assert await wait_for(reader.readexactly(5), 10) == b"hello"
 
 
 async def test_a_service_that_allows_no_peer_refuses_with_policy_denied(make_node: MakeNode) -> None:

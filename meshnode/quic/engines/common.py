@@ -21,6 +21,7 @@ STREAMS = 2048  # open at once, each way: more than one service serves and has w
 UNPROVEN = (0x100 + 42, 0x100 + 43, 0x100 + 51)  # TLS alerts: bad or unsupported certificate, signature does not hold
 MICROSECOND = 1e-6  # a timer is asked for this much late: one that fires exactly on time can spin
 MAINLINE = (b"1:", b"2:")  # behind the byte "d" these would look like a Mainline DHT message on a shared socket
+LONGEST_IDLE_S = 1e9  # 30 years, for "never": it is sent in milliseconds, as a whole number of 62 bits (RFC 9000 16)
 IDLE_REASON = "Idle timeout"  # as aioquic and its forks say it
 NO_EVENTS: tuple[EngineEvent, ...] = ()
 
@@ -39,7 +40,7 @@ def settings(is_client: bool, idle_timeout: float) -> dict[str, Any]:
     return {
         "alpn_protocols": [ALPN],
         "connection_id_length": CID_LENGTH,
-        "idle_timeout": idle_timeout,
+        "idle_timeout": min(idle_timeout, LONGEST_IDLE_S),
         "is_client": is_client,
         "max_data": CONNECTION_WINDOW,
         "max_stream_data": STREAM_WINDOW,
