@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from meshnode.base.address import Addr
-from meshnode.base.limits import OFFERS_TOLD
+from meshnode.base.limits import OFFERS_TOLD, SERVICE_MAX_OWN
 from meshnode.base.metrics import Metrics
 from meshnode.gossip import Changed, Gossip, Kind, Probe
 from meshnode.gossip.dissemination import telling
@@ -61,6 +61,21 @@ def test_an_offer_is_told_while_few_are_known() -> None:
     _hear(core, OFFERS_TOLD - 1)
     _offer(core)
     assert _told(core, "mine")
+
+
+def test_withdrawals_of_ever_new_names_that_have_no_place_are_forgotten_and_offers_are_not() -> None:
+    core = _node()
+    _hear(core, OFFERS_TOLD)
+    kept = _offer(core, "kept")
+    last = None
+    for number in range(3 * SERVICE_MAX_OWN):
+        _offer(core, f"job{number}", now=2.0 + number)
+        last = _offer(core, f"job{number}", value=None, now=2.5 + number)
+    telling = core.own_entries.telling
+    assert len(telling._untold) == SERVICE_MAX_OWN + 1
+    assert telling.is_untold(kept)
+    assert last is not None
+    assert telling.is_untold(last)
 
 
 def test_an_offer_without_a_place_is_told_to_none_and_lists_its_node_nowhere() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from meshnode.base.limits import OFFERS_TOLD
+from meshnode.base.limits import OFFERS_TOLD, SERVICE_MAX_OWN
 from meshnode.gossip.dissemination.roll import Roll
 from meshnode.gossip.entry import Entry
 
@@ -36,7 +36,7 @@ class Telling:
         self.elsewhere: Callable[[Entry], bool] = lambda entry: False
         self._known = known
         self._roll = roll
-        self._untold: dict[Key, Entry] = {}  # bounded: this node's own offers are
+        self._untold: dict[Key, Entry] = {}  # bounded: this node's own offers are, and so many withdrawals
         self._full_at: dict[int, float] = {}  # when no place of a kind was found
         self._since: dict[Key, float] = {}  # when those that are told were first, and for ever once established
 
@@ -50,7 +50,11 @@ class Telling:
             self._untold.pop(key, None)
             return True
         self._since.pop(key, None)
+        self._untold.pop(key, None)
         self._untold[key] = entry
+        over = [other for other, past in self._untold.items() if past.value is None]
+        for other in over[:-SERVICE_MAX_OWN]:  # a program may offer under ever new names
+            del self._untold[other]
         return False
 
     def _has_place(self, entry: Entry, told: Entry | None, now: float) -> bool:
