@@ -140,14 +140,20 @@ class Dialing(Component):
             session.answer(error)
             self._context.links.forget_if_idle(session)
             return
-        engine = context.engines.dial(
-            context.identity,
-            peer,
-            lambda odcid: context.sealer.knock(peer, odcid),
-            context.settings.idle_timeout,
-            now,
-            self._size(session, record),
-        )
+        try:
+            engine = context.engines.dial(
+                context.identity,
+                peer,
+                lambda odcid: context.sealer.knock(peer, odcid),
+                context.settings.idle_timeout,
+                now,
+                self._size(session, record),
+            )
+        except Exception as error:
+            session.answer(ConnectionLost(f"this node's own QUIC engine failed: {error!r}"[:200]))
+            self._context.links.forget_if_idle(session)
+            context.timers.on_error(error)
+            return
         connection = self._new_connection(session, engine, dialler=True, now=now)
         session.dial = connection
         session.attempt.begun = False

@@ -10,6 +10,7 @@ import pytest
 
 from meshnode.base import timers
 from meshnode.base.timers import Timers
+from meshnode.errors import ConnectionLost
 from meshnode.runtime import interfaces
 from meshnode.runtime.interfaces import InterfaceWatcher
 from meshnode.sdk.node import runtime_of
@@ -47,6 +48,21 @@ async def test_a_tick_that_raises_is_followed_by_the_next(
     await _until(lambda: ticks >= 5)  # no packet comes: nothing but the timer drives it
     assert runtime.metrics.counters["faults"] == 3
     assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
+
+
+async def test_a_dial_that_the_engine_cannot_begin_is_an_error_and_the_next_one_works(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = await make_node(gossip=False, dht=False)
+    here = await make_node(seed=there, gossip=False, dht=False)
+    engines = runtime_of(here).stack.context.engines
+    with monkeypatch.context() as broken:
+        broken.setattr(type(engines), "dial", _full)
+        for _ in range(2):
+            with pytest.raises(ConnectionLost, match="this node's own QUIC engine failed"):
+                await wait_for(here.connect(there.id), 10)
+    assert runtime_of(here).metrics.counters["faults"] >= 1
+    assert (await wait_for(here.connect(there.id), 10)).peer == there.id
 
 
 async def test_a_timer_that_raises_stops_no_other_and_runs_again(
