@@ -65,11 +65,11 @@ def test_seeds_that_are_gone_are_dialled_ever_more_rarely_and_found_when_they_ar
     world.run(400.0)
     before = world.sent
     world.run(300.0)
-    assert (world.sent - before) / 300.0 < 25, "of five nodes: 13, and 93 when each was dialled each 20 s"
+    assert (world.sent - before) / 300.0 < 35, "of five nodes: 22, and 93 when each was dialled each 20 s"
     late = SimNode(
         world, gone[0].addr.host, engines, seed_role=True, gossip=True, identity=gone[0].mesh.context.identity
     )
-    assert world.run(330.0, lambda: len(late.mesh.sessions) > 1)
+    assert world.run(110.0, lambda: len(late.mesh.sessions) > 1)
 
 
 def test_in_a_mesh_of_ten_that_is_left_alone_no_node_dials_others_that_refuse_it() -> None:

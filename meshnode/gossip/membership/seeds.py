@@ -19,7 +19,7 @@ from meshnode.identity.node_id import NodeId
 
 LOOK_S = 20.0
 MAX_WAIT_S = 3600.0  # between attempts with one that was a neighbour: 10,000 members dial it 3 times a second
-MAX_SILENT_WAIT_S = 320.0  # between attempts with one that does not answer: two meshes may be apart for it
+MAX_SILENT_WAIT_S = 80.0  # between attempts with one that does not answer: an uplink that returns tells nothing else
 
 
 class Seeds:
