@@ -290,6 +290,30 @@ async def test_a_target_that_hangs_is_told_as_such(make_node: MakeNode, monkeypa
         await wait_for(left.wait(), DEADLINE_S)
 
 
+async def test_a_body_that_is_long_on_its_way_is_no_late_answer(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "ANSWER_S", 1.5)
+    took = asyncio.Event()
+
+    async def slow(exchange: Exchange) -> None:
+        while isinstance(await exchange.event(), h11.Data):
+            took.set()
+        await exchange.answer(b"taken")
+
+    async def parts() -> AsyncIterator[bytes]:
+        ends = asyncio.get_running_loop().time() + 2 * relay.ANSWER_S
+        while asyncio.get_running_loop().time() < ends:
+            took.clear()
+            yield b"part"
+            await wait_for(took.wait(), DEADLINE_S)
+            await asyncio.sleep(0.05)
+
+    async with way(make_node, slow) as through, httpx.AsyncClient(timeout=HANG_S) as client:
+        answer = await client.post(through.url, content=parts())
+        assert (answer.status_code, answer.content) == (200, b"taken")
+
+
 async def test_a_caller_that_goes_ends_what_its_request_began(make_node: MakeNode) -> None:
     begun, left = asyncio.Event(), asyncio.Event()
 

@@ -32,7 +32,7 @@ log = rated_logger("meshnode.services")
 CHUNK = 1 << 16
 IDLE_S = 75.0  # a caller's stream without a request
 HEAD_S = 10.0  # from the first byte of a head to its last one
-ANSWER_S = 300.0  # from a request's end to the head of the response
+ANSWER_S = 300.0  # from the last of a request that the target took to the head of the response
 LINGER_S, LINGER_BYTES = 2.0, 1 << 20  # what is still read of a body that was refused: to close at once resets
 MAX_ANSWER_HEAD = 65_536
 SAFE = frozenset([b"GET", b"HEAD", b"OPTIONS"])  # may be sent again on a new connection where the old one has ended
@@ -119,6 +119,7 @@ class Requests:
         self._caller, self._host, self._dial, self._toll = caller, host.encode(), dial, toll
         self._buffer = b""
         self._upstream: Upstream | None = None
+        self._waits: asyncio.Timeout | None = None  # for the head of a response
         self._server = h11.Connection(h11.SERVER)
 
     async def serve(self, upstream: Upstream) -> None:
@@ -237,13 +238,19 @@ class Requests:
 
     async def _send_request(self, request: h11.Request, upstream: Upstream) -> None:
         """Pass on a request; then wait for what follows it, so that a caller that goes is noticed."""
-        await upstream.send(request)
+        await self._pass_up(request, upstream)
         while not isinstance(event := await self._request_event(), h11.EndOfMessage):
-            await upstream.send(event)
-        await upstream.send(h11.EndOfMessage())  # without trailers: an application may take them for headers
+            await self._pass_up(event, upstream)
+        await self._pass_up(h11.EndOfMessage(), upstream)  # without trailers: an application may take them for headers
         data = await self._read()
         self._buffer += data
         self._server.receive_data(data)
+
+    async def _pass_up(self, event: h11.Event, upstream: Upstream) -> None:
+        """Pass on a part of a request; a target that takes a long body is not late with its response."""
+        await upstream.send(event)
+        if self._waits is not None and not self._waits.expired():
+            self._waits.reschedule(asyncio.get_running_loop().time() + ANSWER_S)
 
     async def _request_event(self) -> h11.Event:
         server = self._server
@@ -278,7 +285,7 @@ class Requests:
     async def _answer_head(self, request: h11.Request, upstream: Upstream) -> h11.Response | h11.InformationalResponse:
         """Return the head of the response, or of the change to a WebSocket; pass on those that precede it."""
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(ANSWER_S) as self._waits:
                 while not isinstance(event := await upstream.event(), h11.Response):
                     if isinstance(event, h11.InformationalResponse) and event.status_code == 101:
                         return event
@@ -293,6 +300,8 @@ class Requests:
             if isinstance(error, MeshError):
                 raise
             raise _Unanswered(502, f"the target gave no answer: {error}") from error
+        finally:
+            self._waits = None
 
     async def _reply(self, event: h11.Event) -> None:
         data = self._server.send(event)
