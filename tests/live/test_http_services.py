@@ -234,6 +234,31 @@ async def test_requests_in_a_row_are_answered_in_order_on_one_connection(make_no
         assert through.program.connections == 1
 
 
+async def test_a_request_that_waits_for_its_rate_while_a_response_ends_is_not_lost(make_node: MakeNode) -> None:
+    whole, read = asyncio.Event(), asyncio.Event()
+
+    async def late(exchange: Exchange) -> None:
+        await exchange.body()
+        if exchange.request.method == b"POST":
+            whole.set()
+            await wait_for(read.wait(), DEADLINE_S)
+        await exchange.answer(b"")
+
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 65300\r\n\r\n"
+    async with way(make_node, late, rate=("2kB",)) as through:  # 65,536 bytes at once
+        reader, writer = await through.here.open(through.there.id, "api")
+        writer.write(head + bytes(65_300))
+        await wait_for(whole.wait(), DEADLINE_S)
+        writer.write(b"GET /next HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 4_000 + b"\r\n\r\n")
+        while writer.transport.get_write_buffer_size():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)  # for the node to read it
+        read.set()
+        for _ in range(2):
+            assert (await wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE_S)).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
 async def test_h2c_is_no_way_past_the_headers(make_node: MakeNode) -> None:
     async with way(make_node) as through:
         asked = GET + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"

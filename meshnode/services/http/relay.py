@@ -117,6 +117,7 @@ class Requests:
         """
         self._reader, self._writer = mesh
         self._caller, self._host, self._dial, self._toll = caller, host.encode(), dial, toll
+        self._owed = 0  # bytes that were read and are not paid for
         self._buffer = b""
         self._upstream: Upstream | None = None
         self._waits: asyncio.Timeout | None = None  # for the head of a response
@@ -231,9 +232,12 @@ class Requests:
     # ---- the request
 
     async def _read(self) -> bytes:
+        """Read on once what was read before is paid for; one that is cancelled loses nothing."""
+        if self._owed:
+            await paid(self._toll.into, self._owed)
+            self._owed = 0
         data = await self._reader.read(CHUNK)
-        if data:
-            await paid(self._toll.into, len(data))
+        self._owed = len(data)
         return data
 
     async def _send_request(self, request: h11.Request, upstream: Upstream) -> None:
