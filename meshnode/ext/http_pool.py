@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from meshnode.errors import MeshError
 from meshnode.ext.opener import Opener
 from meshnode.ext.urls import HTTP, target
+from meshnode.sdk.streams import MeshReader
 
 SECURE = "a mesh stream is encrypted already and its peer proven, so URLs begin with http://"
 CONNECT, READ, WRITE = "Connect", "Read", "Write"
@@ -135,12 +136,18 @@ class _Stream:
     def get_extra_info(self, info: str) -> Any:
         """Return ``"peer"`` (the NodeId), ``"server_addr"`` and ``"client_addr"`` (overlay addresses), or None.
 
-        ``"is_readable"`` is true when the peer has ended an idle stream, so that it is not used again.
+        ``"is_readable"`` is true when the peer has ended an idle stream, or has said something that answers nothing, so
+        that it is not used again.
         """
         if info == "is_readable":
-            return self._reader.at_eof() or self._reader.exception() is not None or self._writer.is_closing()
+            is_over = self._reader.at_eof() or self._reader.exception() is not None or self._writer.is_closing()
+            return is_over or _has_unread(self._reader)
         names = {"peer": "peer", "server_addr": "peername", "client_addr": "sockname"}
         return self._writer.get_extra_info(names[info]) if info in names else None
+
+
+def _has_unread(reader: asyncio.StreamReader) -> bool:
+    return isinstance(reader, MeshReader) and bool(reader._held or reader._stream.unread)
 
 
 @contextmanager

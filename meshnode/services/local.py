@@ -62,6 +62,10 @@ class LocalReader(asyncio.StreamReaderProtocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+    def is_quiet(self) -> bool:
+        """Return True while the program has sent nothing that is unread, its end neither."""
+        return not self._unread and not self._state.at_eof()
+
     def at_eof(self) -> bool:
         """Return True when the program has ended its direction and everything was read."""
         return not self._unread and self._state.at_eof()

@@ -88,6 +88,12 @@ class Program:
             pass
         writer.close()
 
+    def say(self, last: bytes) -> None:
+        """Say something unasked on all connections, and end them."""
+        for writer in self._writers:
+            writer.write(last)
+            writer.close()
+
     def drop(self) -> None:
         """End all connections, as a restart does."""
         for writer in self._writers:

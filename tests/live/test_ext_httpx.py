@@ -11,6 +11,7 @@ import pytest
 
 import meshnode
 from tests.conftest import MakeNode
+from tests.given_time import wait_for
 from tests.live.ext_mesh import LINES, HttpServer, Pair, pair
 
 
@@ -57,6 +58,26 @@ async def test_a_stream_that_the_server_has_ended_is_not_used_again(nodes: Pair,
         assert (await http.get("/end")).text == "last"
         assert (await http.get("/next")).text == "/next"
     assert server.streams == 2
+
+
+async def test_what_a_server_says_between_two_requests_answers_none(nodes: Pair, library: ModuleType) -> None:
+    ends, said = asyncio.Event(), asyncio.Event()
+
+    async def server(reader: meshnode.MeshReader, writer: meshnode.MeshWriter, peer: meshnode.NodeId) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        await ends.wait()
+        writer.write(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        while writer.transport.get_write_buffer_size():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        said.set()
+
+    nodes.there.serve("web", server, allow=[nodes.here.id])
+    async with client(library, nodes, base_url="http://web.there.mesh") as http:
+        assert (await http.get("/first")).status_code == 200
+        ends.set()
+        await wait_for(said.wait(), 10)
+        assert (await http.get("/next")).status_code == 200
 
 
 async def test_a_host_without_a_service_means_http_or_the_port(nodes: Pair, library: ModuleType) -> None:

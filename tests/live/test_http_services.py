@@ -371,6 +371,23 @@ async def test_a_target_that_ended_the_connection_meanwhile_is_connected_to_agai
             assert (await client.post(through.url, content=b"x")).status_code == 200, "seen in time"
 
 
+async def test_what_a_target_says_between_two_requests_answers_none(make_node: MakeNode) -> None:
+    async def short(exchange: Exchange) -> None:
+        await exchange.body()
+        await exchange.answer(b"")
+
+    async with way(make_node, short) as through:
+        reader, writer = await through.here.open(through.there.id, "api")
+        writer.write(GET + b"\r\n")
+        assert (await wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE_S)).startswith(b"HTTP/1.1 200")
+        through.program.say(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await asyncio.sleep(0.2)
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        assert (await wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE_S)).startswith(b"HTTP/1.1 200")
+        assert through.program.connections == 2
+        writer.close()
+
+
 async def test_a_question_that_meets_the_end_of_a_connection_is_asked_again(make_node: MakeNode) -> None:
     async def once(exchange: Exchange) -> None:
         await exchange.body()

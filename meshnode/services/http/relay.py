@@ -60,12 +60,12 @@ class Upstream:
         self._release: Callable[[], None] | None = release
 
     def is_ready(self) -> bool:
-        """Return whether it takes another request; one that the target has ended does not."""
+        """Return whether it takes another request; one on which the target has said more, or its end, does not."""
         client = self.client
         if client.our_state is h11.DONE and client.their_state is h11.DONE and not client.trailing_data[0]:
             client.start_next_cycle()
             self.is_used = True
-        return client.our_state is h11.IDLE and not self.reader.at_eof() and not self.writer.is_closing()
+        return client.our_state is h11.IDLE and self.reader.is_quiet() and not self.writer.is_closing()
 
     async def send(self, event: h11.Event) -> None:
         """Write a part of a request."""
