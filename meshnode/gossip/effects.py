@@ -19,6 +19,11 @@ class Status(Enum):
     GONE = "gone"
     LEFT = "left"
 
+    @property
+    def is_away(self) -> bool:
+        """Return whether the member is gone or has left."""
+        return self in (Status.GONE, Status.LEFT)
+
 
 class Fault(Enum):
     """What a peer did that no honest, working node does; ``reputation`` weighs it."""

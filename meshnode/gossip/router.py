@@ -275,12 +275,12 @@ class Gossip:
             self._route(now)
 
     def add_seed(self, contact: Contact, now: float) -> None:
-        """Add a configured node and join through it, at once unless it was known and there are neighbours.
+        """Add a configured node and join through it, at once unless it was known and is not away, and there are others.
 
         It is tried again while there are no neighbours, and now and then afterwards, so that meshes that were cut in
         two find each other.
         """
-        if self.seeds.add(contact) or not self.hyparview.active:
+        if self.seeds.add(contact) or not self.hyparview.active or self.status(contact.id).is_away:
             self.join(contact, now)
 
     def add_contact(self, contact: Contact, now: float) -> None:

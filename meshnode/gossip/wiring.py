@@ -64,7 +64,7 @@ def listed_members(gossip: Cores, answered: Callable[[NodeId], bool]) -> Iterato
     """Yield the members that have an entry and are not believed to be gone."""
     for entry in gossip.store.entries(Kind.MEMBER):
         origin = entry.origin
-        if gossip.members.status(origin) not in (Status.GONE, Status.LEFT):
+        if not gossip.members.status(origin).is_away:
             yield Listed(origin, record_in(entry), has_standing(gossip, answered, origin))
 
 
@@ -73,7 +73,7 @@ def offering_members(gossip: Cores, answered: Callable[[NodeId], bool], kind: in
     member entry."""
     for entry in gossip.store.entries(kind):
         origin = entry.origin
-        if entry.value is None or gossip.members.status(origin) in (Status.GONE, Status.LEFT):
+        if entry.value is None or gossip.members.status(origin).is_away:
             continue
         member = gossip.store.get((origin, Kind.MEMBER, ""))
         record = record_in(member) if member is not None else None

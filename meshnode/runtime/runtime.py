@@ -434,8 +434,8 @@ class Runtime:
             self.metrics,
             self.tasks.spawn,
             lambda: self.sockets.local,
-            lambda: bool(self.stack.dht.contacts()),
-            self.stack.has_heard,
+            lambda: bool(self.stack.dht.contacts(good=True)),
+            self.stack.hears,
         )
         for source in make_sources(node):
             self.stack.add_source(source)

@@ -1,7 +1,8 @@
-"""Seeds as a source: their names are resolved now, and again with growing pauses while no contact answers.
+"""Seeds as a source: their names are resolved now, and again with growing pauses while they do not answer.
 
-A seed gives no record but unsigned addresses; the record comes with the first connection to it. A name that does not
-resolve delays no other seed. A seed that is not reached is told in the log once, and again when it is.
+A seed may come back elsewhere behind its name, and one that has lost its home can tell no node of that. It gives no
+record but unsigned addresses; the record comes with the first connection to it. A name that does not resolve delays no
+other seed. A seed that is not reached is told in the log once, and again when it is.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from meshnode.identity.node_id import NodeId
 from meshnode.runtime.host_names import look_up
 from meshnode.runtime.tasks import Spawn
 
-RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # between attempts while no contact answers
+RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # between lookups of a name; the last where another contact answers
 WARN_AFTER_S = 5.0  # a handshake's time
 LOOK_EVERY_S = 1.0
 REFUSED_S = 0.5  # an ICMP error is here by then
@@ -31,8 +32,8 @@ log = logging.getLogger("meshnode.node")
 class SeedSource(RecordSource):
     """The configured seeds.
 
-    ``spawn`` runs a coroutine until the node closes; ``is_joined`` says whether a contact answers, so that no name need
-    be resolved; ``is_reached`` says whether that node has answered this one.
+    ``spawn`` runs a coroutine until the node closes; ``is_joined`` says whether a contact answers; ``is_reached``
+    whether that node does, so that its name need not be resolved.
     """
 
     name = "seeds"
@@ -64,14 +65,14 @@ class SeedSource(RecordSource):
         return {"configured": len(self._seeds), "errors": dict(self._errors)}
 
     async def _follow(self, seed: Seed, sink: Sink) -> None:
-        attempt = 0
+        attempt, last = 0, len(RETRY_S) - 1
         while True:
-            if self._is_joined():
-                attempt = len(RETRY_S) - 1
-            else:
+            if seed not in self._found or not self._is_reached(seed.id):
                 await self._find(seed, sink)
-            await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
-            attempt += 1
+            if self._is_joined():
+                attempt = last
+            await asyncio.sleep(RETRY_S[attempt])
+            attempt = min(attempt + 1, last)
 
     async def _find(self, seed: Seed, sink: Sink) -> None:
         try:
@@ -82,7 +83,10 @@ class SeedSource(RecordSource):
             log.debug("seed %s: %s", seed.host, error)
             return
         self._errors.pop(seed.host, None)
-        self._found[seed] = [Addr(host, seed.port) for host in dict.fromkeys(map(canonical_host, hosts))]
+        before = self._found.get(seed, [])
+        found = self._found[seed] = [Addr(host, seed.port) for host in dict.fromkeys(map(canonical_host, hosts))]
+        if self._is_joined() and set(found) == set(before):
+            return  # it is tried there now and then, as all that is known
         known = [(other, addrs) for other, addrs in self._found.items() if other.id == seed.id]
         addrs = dict.fromkeys(addr for _, addrs in known for addr in addrs)
         tunnels = dict.fromkeys(

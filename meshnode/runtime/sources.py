@@ -24,7 +24,7 @@ class Surroundings:
     """Parts of a node that a source may use.
 
     ``spawn`` runs a coroutine until the node closes and logs what it raises, ``local`` returns the address that the
-    socket is bound to, ``is_joined`` whether a DHT contact answers, ``is_reached`` whether that node has answered. Only
+    socket is bound to, ``is_joined`` whether a DHT contact answers, ``is_reached`` whether that node does. Only
     members of the mesh can read what ``sealer`` seals with ``encrypt_hint``.
     """
 

@@ -127,10 +127,16 @@ class Dialing(Component):
         self._context.records.resolve(peer, now, resolved)
 
     def on_seed(self, peer: NodeId, now: float) -> None:
-        """Begin a dial that waited for an address: there is a configured one now."""
+        """Begin a dial that waited for an address; else the configured ones join those by which a peer is sought."""
         session = self._context.peers.sessions.get(peer)
-        if session is not None and session.waiting and session.dial is None:
+        if session is None:
+            return
+        if session.waiting and session.dial is None:
             self._dial(session, None, now)
+            return
+        session.paths.add_candidates([(path, "seed") for path in self._context.records.hints[peer]], now)
+        self.begin(session, now)
+        self._context.probes.settle(session, now)
 
     def _dial(self, session: Session, record: EndpointRecord | None, now: float) -> None:
         context, peer = self._context, session.peer

@@ -27,6 +27,7 @@ from meshnode.identity.record import Endpoint, EndpointRecord
 from meshnode.identity.sealing import SEALED, Sealer
 from meshnode.nat.local_networks import is_loopback
 from meshnode.nat.view import NatView
+from meshnode.paths.seeking import Connectivity
 from meshnode.quic.connection import Connection
 from meshnode.quic.seam import EngineFactory
 from meshnode.relay.frames import RELAYED
@@ -388,9 +389,17 @@ class Stack:
 
     # ---- peers
 
-    def has_heard(self, peer: NodeId) -> bool:
-        """Return True when a peer is connected, or has answered the DHT."""
-        return self.context.peers.connection(peer) is not None or peer in self.resolution.contacts()
+    def hears(self, peer: NodeId) -> bool:
+        """Return whether a peer answers: on its connection unless that is suspended, else as a contact of the DHT.
+
+        One that gossip believes to be gone, or that has left, does not.
+        """
+        session = self.context.peers.sessions.get(peer)
+        if session is not None and session.connection is not None:
+            return session.paths.seeking.connectivity is not Connectivity.SUSPENDED
+        if self.gossip is not None and self.gossip.status(peer).is_away:
+            return False
+        return any(peer == contact for contact, _ in self.dht.contacts(good=True))
 
     def connect(self, peer: NodeId, now: float, answer: OnConnect) -> None:
         """Give ``answer`` a READY connection to ``peer``, or the error.

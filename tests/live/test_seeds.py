@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,3 +165,26 @@ async def test_a_seed_with_an_ipv6_address_is_told_with_its_brackets(
     await make_node(listen="[::1]:0", seeds=(f"{seed.id}@{at}",))
     await _until(lambda: any(f"at {at} is reached" in r.getMessage() for r in caplog.records))
     assert str(at).startswith("[::1]:")
+
+
+async def test_a_seed_that_comes_back_elsewhere_with_its_key_alone_is_found_by_its_name(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    host = "127.0.0.1"
+
+    async def look_up(name: str) -> list[str]:
+        return [host]
+
+    monkeypatch.setattr(seeds, "look_up", look_up)
+    monkeypatch.setattr(seeds, "RETRY_S", (0.05,))
+    seed = await make_node()
+    port, home = seed.record.endpoints[0].addr.port, tmp_path / "empty"
+    named = {"seeds": (f"{seed.id}@seed.example:{port}",), "tunnel": False}
+    nodes = [await make_node(**named) for _ in range(2)]
+    await _until(lambda: all(len(node.status()["gossip"]["neighbours"]) == 2 for node in nodes))
+    await seed.close()
+    home.mkdir(0o700)
+    shutil.copy(seed.config.home_path / "key", home)
+    back = await make_node(home=home, listen=f"127.0.4.9:{port}")
+    host = "127.0.4.9"
+    await _until(lambda: all(str(back.id) in node.status()["gossip"]["neighbours"] for node in nodes))

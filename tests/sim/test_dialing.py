@@ -390,3 +390,21 @@ def test_the_peers_own_dial_that_was_put_off_is_admitted_when_ours_fails() -> No
         assert got[0] is session.connection
         assert not session.connection.dialler  # type: ignore[union-attr]
     assert put_off >= 3, put_off
+
+
+def test_a_peer_that_fell_silent_is_sought_where_the_configuration_names_it_now() -> None:
+    world, _, one, other = _world()
+    connection = one.connect(other.id)
+    stream, _ = one.open(connection)
+    other.kill()
+    stream.write(b"hello")
+    world.run(10.0)
+    assert not one.mesh.hears(other.id)
+    again = SimNode(
+        world, "10.0.9.9", ModelEngines(world.entropy), sealer=PlainSealer, identity=other.mesh.context.identity
+    )
+    one.join(again)
+    assert again.addr in one.mesh.sessions[other.id].paths.book
+    assert world.run(1.0, lambda: connection.state is State.CLOSED), "its end there knows nothing of it"
+    assert one.connect(other.id).peer == again.id
+    assert one.mesh.hears(other.id)

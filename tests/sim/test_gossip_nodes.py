@@ -75,6 +75,20 @@ def test_a_crash_is_noticed_everywhere_and_a_goodbye_at_once() -> None:
     assert all(status(a, b) is Status.ALIVE for a in rest for b in rest if a is not b)
 
 
+def test_a_seed_that_has_left_is_joined_at_once_where_it_is_configured_now() -> None:
+    world, nodes = _mesh(11, 4)
+    seed, node = nodes[:2]
+    seed.mesh.close(world.now)
+    world.run(1.0)
+    seed.kill()
+    assert status(node, seed) is Status.LEFT
+    engines, identity = ModelEngines(world.entropy), seed.mesh.context.identity
+    again = SimNode(world, "10.0.9.1", engines, seed_role=True, sealer=PlainSealer, gossip=True, identity=identity)
+    node.join(again)
+    assert world.run(0.5, lambda: again.id in _neighbours(node))
+    assert world.run(3.0, lambda: all(status(other, again) is Status.ALIVE for other in nodes[1:]))
+
+
 @pytest.fixture
 def no_gc() -> Iterator[None]:
     """Dozens of nodes are a few hundred thousand objects that live on: scanning them finds nothing."""

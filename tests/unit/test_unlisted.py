@@ -272,7 +272,7 @@ def test_a_node_without_neighbours_tries_its_seed_each_time() -> None:
     assert len(seeds.joined) - tried > 3600 / LOOK_S / 1.5
 
 
-@pytest.mark.parametrize("status", [Status.UNKNOWN, Status.GONE])
+@pytest.mark.parametrize("status", [Status.UNKNOWN, Status.GONE, Status.LEFT])
 def test_a_seed_that_does_not_answer_is_tried_ever_more_rarely_until_it_does(status: Status) -> None:
     seeds = _Seeds()
     seeds.status = status

@@ -284,9 +284,12 @@ class Dht:
         """
         self._contacts.moved(now)
 
-    def contacts(self) -> list[tuple[NodeId, Addr]]:
-        """Return the contacts to remember for the next start, nearest first, those that failed last."""
-        found = self._table.closest(self._shared.key, 10**6)
+    def contacts(self, *, good: bool = False) -> list[tuple[NodeId, Addr]]:
+        """Return the contacts to remember for the next start, nearest first, those that failed last.
+
+        ``good`` leaves those out.
+        """
+        found = self._table.closest(self._shared.key, 10**6, good=good)
         return [(c.node_id, c.addr) for c in sorted(found, key=lambda c: c.fails > 0)]
 
     def home_of(self, peer: NodeId) -> Hashable | None:

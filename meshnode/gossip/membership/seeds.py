@@ -80,7 +80,7 @@ class Seeds:
         in_mesh = self._in_mesh()
         for peer, contact in self._contacts.items():
             status = self._status(peer)
-            if status is Status.GONE:
+            if status.is_away:  # one that has left comes back perhaps, and knows no node any more
                 self._waits.pop(peer, None)
             elif status is not Status.UNKNOWN:
                 self._silent.pop(peer, None)
