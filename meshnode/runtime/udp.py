@@ -48,6 +48,7 @@ LOOKS = 4  # wake-ups in a row after those that ask again
 NEXT_ALONE = (*range(1, 3 * ALONE), ALONE - LOOKS)
 MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS of the oldest kernels with GSO
 MAX_GSO = 65_000
+GSO_AGAIN_S = 10.0  # after a refusal: of the kernel, or of a device, an MTU or an address that is in use just now
 MAX_BACKLOG = 512  # datagrams kept while the kernel's buffer is full; QUIC repeats what is dropped
 MAX_ADDRESSES = 4096  # cached conversions
 RETRY_ERRORS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
@@ -252,8 +253,12 @@ class UdpSocket:
         if error.errno in RETRY_ERRORS:
             self._keep(sock, addr, datagram)
             return True
-        self._metrics.count("udp_too_big" if error.errno == errno.EMSGSIZE else "udp_send_errors")
-        return error.errno == errno.EMSGSIZE
+        if error.errno == errno.EMSGSIZE:
+            self._metrics.count("udp_too_big")
+            return True
+        self._tos.pop(addr, None)  # the interface in its scope may have been made again, with another index
+        self._metrics.count("udp_send_errors")
+        return False
 
     def _send_run(self, sock: socket.socket, to: object, run: list[bytes]) -> bool:
         size = struct.pack("=H", len(run[0]))
@@ -261,7 +266,8 @@ class UdpSocket:
             sock.sendmsg(run, [(socket.SOL_UDP, UDP_SEGMENT, size)], 0, to)  # type: ignore[arg-type]
         except OSError as error:
             if error.errno in (errno.EIO, errno.EINVAL, errno.ENOPROTOOPT, errno.EOPNOTSUPP):
-                self._gso = False  # no GSO on this device: fall back for good
+                self._gso = False
+                self._loop.call_later(GSO_AGAIN_S, setattr, self, "_gso", True)
             return False
         return True
 
