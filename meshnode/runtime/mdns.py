@@ -138,7 +138,7 @@ class MdnsSource(RecordSource):
                 timeout = None if at is None else max(0.0, at - time.monotonic())
                 if self._tentative:
                     timeout = COMING_UP_S if timeout is None else min(timeout, COMING_UP_S)
-            except (OSError, Error, TimeoutError, AssertionError) as error:
+            except (OSError, Error, TimeoutError, AssertionError, RuntimeError) as error:  # the last: no address at all
                 self._metrics.count("mdns_errors")
                 self._error = str(error) or type(error).__name__
                 log.debug("mDNS: %r", error)
@@ -160,7 +160,11 @@ class MdnsSource(RecordSource):
         elif self._has_moved:
             self._has_moved = False
             self._tentative = tentative_addresses()
-            await self._zeroconf.async_update_interfaces(interfaces=self._choice())
+            try:
+                await self._zeroconf.async_update_interfaces(interfaces=self._choice())
+            except BaseException:
+                self._has_moved = True  # else no step would join a group on the new interface again
+                raise
         text = self.lan.take(time.monotonic(), time.time())
         if text is not None:
             self._zeroconf.zeroconf.async_send(_response(os.urandom(NAME_BYTES).hex(), text))

@@ -170,3 +170,30 @@ async def test_a_node_that_is_bound_to_loopback_says_nothing_on_other_networks(m
     await source._zeroconf.zeroconf.async_wait_for_start()
     senders = source._zeroconf.zeroconf.engine.senders
     assert {sender.transport.get_extra_info("sockname")[0] for sender in senders} == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("error", [OSError("no such device"), RuntimeError("No interfaces to listen on")])
+async def test_interfaces_that_could_not_be_joined_are_tried_again(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    class Opened:
+        """zeroconf, whose first update comes before the interface is ready."""
+
+        tries = 0
+
+        async def async_update_interfaces(self, interfaces: object) -> None:
+            self.tries += 1
+            if self.tries == 1:
+                raise error
+            joined.set()
+
+    monkeypatch.setattr(mdns, "RETRY_S", 0.01)
+    joined, heard = asyncio.Event(), Heard()
+    heard.source._zeroconf = Opened()  # type: ignore[assignment]
+    heard.source.moved(time.monotonic())
+    task = asyncio.create_task(heard.source._run())
+    try:
+        async with within(5):
+            await joined.wait()
+    finally:
+        task.cancel()
