@@ -17,8 +17,8 @@ from meshnode.nat.own_addresses import BRIDGE_TIER, HostAddress, HostView, Link,
 from meshnode.runtime.netlink import WAYS_OUT, Change, Netlink, changes
 from meshnode.runtime.routes import ioctl_addresses, source_towards
 
-# linux/rtnetlink.h: link, IPv4 address and route, IPv6 address and route
-GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
+# linux/rtnetlink.h: link, IPv4 address, route and rule, IPv6 address, route and rule
+GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000
 DEBOUNCE_S = 0.003
 POLL_S = 1.0
 # where netlink does not tell an interface's kind, its name does

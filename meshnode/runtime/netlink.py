@@ -24,6 +24,7 @@ REQUEST, DUMP = 0x1, 0x300
 NEW_LINK, DELETE_LINK, GET_LINK = 16, 17, 18  # linux/rtnetlink.h
 NEW_ADDRESS, DELETE_ADDRESS, GET_ADDRESS = 20, 21, 22
 NEW_ROUTE, DELETE_ROUTE, GET_ROUTE = 24, 25, 26
+NEW_RULE, DELETE_RULE = 32, 33
 HEADER, LINK_HEAD, ADDRESS_HEAD, ROUTE_HEAD = (struct.Struct(f) for f in ("=IHHII", "=BxHiII", "=BBBBI", "=8BI"))
 LINK_NAME, LINK_MASTER, LINK_INFO, INFO_KIND, INFO_SLAVE_KIND = 3, 10, 18, 1, 4
 ADDRESS, LOCAL, ADDRESS_FLAGS = 1, 2, 8
@@ -77,10 +78,11 @@ class Change(Enum):
     LINK = "link"
     ADDRESS = "address"
     ROUTE = "route"
+    RULE = "rule"  # which table of routes is asked: a VPN may come and go with one
 
 
 def changes(data: bytes) -> Iterator[tuple[Change, int]]:
-    """Return what the events of one read change, and of which interface (by index; 0 for a route of several).
+    """Return what the events of one read change, and of which interface (by index; 0 for several).
 
     Routes that come and go with an address are left out: the address tells of them.
     """
@@ -93,6 +95,8 @@ def changes(data: bytes) -> Iterator[tuple[Change, int]]:
             head = ROUTE_HEAD.unpack_from(body)
             if head[7] == UNICAST and head[5] != BY_KERNEL:
                 yield Change.ROUTE, int.from_bytes(attributes(body[ROUTE_HEAD.size :]).get(OUT_INTERFACE, b""), _ORDER)
+        elif kind in (NEW_RULE, DELETE_RULE):
+            yield Change.RULE, 0
 
 
 class Netlink:

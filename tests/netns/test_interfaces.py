@@ -13,7 +13,7 @@ from tests.netns.lab import Lab, require
 pytestmark = pytest.mark.netns
 
 WATCH = Path(__file__).with_name("watch_interfaces.py")
-CHANGES, RUNS = 7, 3
+CHANGES, RUNS = 9, 3
 BOUND_MS = 50.0
 
 

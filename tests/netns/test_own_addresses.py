@@ -17,6 +17,20 @@ from meshnode.runtime.netlink import Netlink
 view = Netlink().view()
 print(json.dumps([view.hosts(ipv6=True), len(view.place())]))
 """
+FOLLOW = """
+import asyncio, json
+from meshnode.runtime.interfaces import InterfaceWatcher
+
+def tell():
+    view, _ = watcher.look()
+    print(json.dumps({"source": view.ways_out[0].source}), flush=True)
+
+loop = asyncio.new_event_loop()
+watcher = InterfaceWatcher(loop, tell)
+watcher.start()
+tell()
+loop.run_forever()
+"""
 BRIDGES = 64
 
 
@@ -53,3 +67,20 @@ def _bridge(number: int) -> list[str]:
         f"addr add 172.17.{number}.1/24 dev br{number}",
         f"link set br{number} up",
     ]
+
+
+def test_a_rule_that_sends_all_by_another_table_is_a_move() -> None:
+    require()
+    with Lab() as lab:
+        host = lab.host("host", lab.switch(), "10.77.0.10/24")
+        host.ip(
+            "addr add 10.78.0.10/24 dev eth0",
+            "route add default via 10.77.0.1",
+            "route add default via 10.78.0.1 src 10.78.0.10 table 77",
+        )
+        program = host.start(sys.executable, "-c", FOLLOW)
+        assert program.line()["source"] == "10.77.0.10"
+        host.ip("rule add priority 77 lookup 77")
+        assert program.line()["source"] == "10.78.0.10"
+        host.ip("rule del priority 77")
+        assert program.line()["source"] == "10.77.0.10"

@@ -17,6 +17,8 @@ CHANGES = [
     ("link set eth0 down", "", False),
     ("link set eth0 up", "10.77.0.10", True),
     ("route add default via 10.77.0.1", "10.77.0.10", True),
+    ("rule add priority 77 lookup 77", "10.77.0.10", True),
+    ("rule del priority 77", "10.77.0.10", True),
 ]
 QUIET_S = 0.2
 
