@@ -30,7 +30,7 @@ LINK_NAME, LINK_MASTER, LINK_INFO, INFO_KIND, INFO_SLAVE_KIND = 3, 10, 18, 1, 4
 ADDRESS, LOCAL, ADDRESS_FLAGS = 1, 2, 8
 DESTINATION, OUT_INTERFACE, GATEWAY, PREFERRED_SOURCE = 1, 4, 5, 7
 RUNNING = 0x40  # linux/if.h
-TEMPORARY, DEPRECATED = 0x1, 0x20  # linux/if_addr.h
+TEMPORARY, OPTIMISTIC, DAD_FAILED, DEPRECATED, TENTATIVE = 0x1, 0x4, 0x8, 0x20, 0x40  # linux/if_addr.h
 ETHERNET, LOOPBACK = 1, 772  # linux/if_arp.h
 UNICAST, BY_KERNEL = 1, 2  # of a route: its type, and that it comes with an address
 RECEIVE = 1 << 16
@@ -187,10 +187,20 @@ def _address(body: bytes, links: dict[int, Link]) -> HostAddress | None:
     if family not in (socket.AF_INET, socket.AF_INET6) or packed is None or link is None:
         return None
     flags = int.from_bytes(known.get(ADDRESS_FLAGS, b""), _ORDER) or flags
+    if family == socket.AF_INET6 and _is_unusable(flags):
+        return None
     host = _text(packed)
     if ":" in host and ipaddress.ip_address(host).is_link_local:
         host = f"{host}%{link.name}"
     return HostAddress(host, prefix, link, family == socket.AF_INET6 and bool(flags & (TEMPORARY | DEPRECATED)))
+
+
+def _is_unusable(flags: int) -> bool:
+    """Return whether an address is checked for duplicates still, or was found to be one (RFC 4862 section 5.4).
+
+    Nothing can be sent from it. When the check is over, an event tells of it as of a new one.
+    """
+    return bool(flags & DAD_FAILED) or flags & (TENTATIVE | OPTIMISTIC) == TENTATIVE
 
 
 def _string(data: bytes) -> str:

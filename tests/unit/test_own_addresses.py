@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
+import struct
 
 import pytest
 
@@ -11,6 +13,7 @@ from meshnode.base.limits import MAX_ENDPOINTS
 from meshnode.identity.record import Endpoint, EndpointKind
 from meshnode.nat.local_networks import LocalNetworks
 from meshnode.nat.own_addresses import HostAddress, HostView, Link, WayOut, host_view, named
+from meshnode.runtime import netlink
 
 LOOPBACK = [HostAddress("127.0.0.1", 8, Link(1, "lo")), HostAddress("::1", 128, Link(1, "lo"))]
 ETHERNET = Link(200, "eth0")
@@ -181,3 +184,16 @@ def test_a_link_local_address_of_a_record_is_tried_on_each_link_that_has_such() 
     assert here.reachable(Addr("10.0.0.9", 7)) == [Addr("10.0.0.9", 7)]
     assert here.reachable(Addr("127.0.0.1", 7)) == []
     assert LocalNetworks((("10.0.0.2", 24),)).reachable(Addr("fe80::99", 7)) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_there"),
+    [(0x80, True), (0xC0, False), (0xC4, True), (0xC8, False), (0xA0, True)],
+    ids=["permanent", "tentative", "optimistic", "a duplicate", "deprecated"],
+)
+def test_an_address_counts_from_the_end_of_its_check_for_duplicates(flags: int, is_there: bool) -> None:
+    packed = ipaddress.ip_address("2001:db8::5").packed
+    attribute = struct.pack("=HH", 4 + len(packed), netlink.ADDRESS) + packed
+    body = netlink.ADDRESS_HEAD.pack(socket.AF_INET6, 64, flags, 0, ETHERNET.index) + attribute
+    found = netlink._address(body, {ETHERNET.index: ETHERNET})
+    assert (found is not None) is is_there
