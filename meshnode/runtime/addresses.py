@@ -77,6 +77,8 @@ class OwnAddresses:
         self._moved()
 
     def _moved(self) -> None:
+        if self._closed:
+            return
         self._publish(moved=True)
         self._update_port_maps()
 

@@ -68,6 +68,7 @@ from meshnode.trust.succession import open_links
 if TYPE_CHECKING:
     from meshnode.discovery.resolver import Resolved
 
+SLEPT_S = 20.0  # that the wall clock is ahead: a NAT forgets a mapping after 30 s, and no interface need tell of it
 log = logging.getLogger("meshnode.node")
 
 P = ParamSpec("P")
@@ -419,9 +420,11 @@ class Runtime:
         self.driver.arm()
 
     def _on_clock_set(self, step: float) -> None:
-        """Claim the node's name as of now where the wrong clock was ahead."""
+        """Claim the node's name as of now where the wrong clock was ahead; take a long sleep of the host for a move."""
         self.journal.on_clock_set(step, self.clock.wall())
         self._claim_name()
+        if step >= SLEPT_S:
+            asyncio.get_running_loop().call_soon(self.addresses.moved)  # behind the tick that found it
 
     # ---- sources of records, and what outlives the process
 

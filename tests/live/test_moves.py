@@ -8,6 +8,8 @@ import itertools
 import pytest
 
 from meshnode import Node
+from meshnode.base.path_reason import PathReason
+from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode, echo
 from tests.given_time import GivenTime, wait_for, within
 
@@ -63,3 +65,18 @@ async def test_a_move_to_another_port_of_the_same_address_goes_on(make_node: Mak
         await dialler.rebind()
         writer.write(b"%d" % number)
         assert await wait_for(reader.readexactly(1), 5) == b"%d" % number
+
+
+async def test_a_host_that_has_slept_is_heard_at_once_and_not_with_its_next_keepalive(make_node: MakeNode) -> None:
+    seed = await make_node(seed_role=True)
+    node = await make_node(seed=seed)
+    await node.ping(seed.id)
+    runtime = runtime_of(node)
+    paths = runtime.stack.sessions[seed.id].paths
+    runtime._on_clock_set(2.5)  # NTP
+    await asyncio.sleep(0)
+    assert not any(each.reason is PathReason.MOVED for each in paths.history)
+    runtime._on_clock_set(3_600.0)
+    async with within(5):
+        while not any(each.reason is PathReason.MOVED and not each.is_open for each in paths.history):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
