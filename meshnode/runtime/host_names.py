@@ -16,6 +16,7 @@ from meshnode.runtime.background import begin
 from meshnode.runtime.descriptors import unreserved
 
 FIRST_ADDRESS_S = 2.0  # for each address of a name but the last: one that leads nowhere must not take all of the time
+ALL_BUT_LAST_S = 4.0  # for those together: a tunnel has 5 s for its first flight, however many the addresses
 
 _running: dict[str, Future[list[str]]] = {}  # lookups that have not ended, by name; bounded by the names in use
 
@@ -65,9 +66,10 @@ async def connect_tcp(host: str, port: int) -> socket.socket:
     It is the caller's to close. Raises OSError: of the lookup, or of the last address.
     """
     addresses = await look_up(host)
+    wait = min(FIRST_ADDRESS_S, ALL_BUT_LAST_S / len(addresses))
     for address in addresses[:-1]:
         try:
-            async with asyncio.timeout(FIRST_ADDRESS_S):
+            async with asyncio.timeout(wait):
                 return await _connect(address, port)
         except OSError:  # TimeoutError is one
             continue

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from meshnode.base.limits import TUNNEL_KNOCK_S
 from meshnode.runtime import host_names, seeds
 from meshnode.runtime.host_names import connect_tcp, look_up
 from tests.conftest import MakeNode
@@ -91,6 +92,41 @@ async def test_a_target_whose_first_address_is_dead_is_reached_at_the_next(monke
     monkeypatch.setattr(host_names, "look_up", two)
     sock = await connect_tcp("target.example", port)
     assert sock.getpeername() == ("127.0.0.1", port)
+    sock.close()
+    server.close()
+
+
+async def test_of_many_addresses_that_lead_nowhere_none_takes_the_time_of_the_one_that_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+    dead = [f"192.0.2.{n}" for n in range(1, 16)]
+
+    class NoTime:
+        """A time limit that is over at once."""
+
+        async def __aenter__(self) -> None:
+            raise TimeoutError
+
+        async def __aexit__(self, *_: object) -> None:
+            """Nothing was begun."""
+
+    def limit(seconds: float) -> NoTime:
+        waits.append(seconds)
+        return NoTime()
+
+    async def many(host: str) -> list[str]:
+        return [*dead, "127.0.0.1"]
+
+    server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    monkeypatch.setattr(host_names, "look_up", many)
+    with monkeypatch.context() as patch:
+        patch.setattr(host_names.asyncio, "timeout", limit)
+        sock = await connect_tcp("target.example", port)
+    assert sock.getpeername() == ("127.0.0.1", port)
+    assert len(waits) == len(dead)
+    assert sum(waits) < TUNNEL_KNOCK_S
     sock.close()
     server.close()
 
