@@ -65,10 +65,13 @@ def _is_broadcast(addr: Addr, networks: Iterable[tuple[str, int]]) -> bool:
 
 
 def on_networks(addr: Addr, networks: Iterable[tuple[str, int]]) -> bool:
-    """Return True for loopback, link-local, and addresses in one of these networks (address, prefix length).
+    """Return True for loopback, IPv6 link-local, and addresses in one of these networks (address, prefix length).
+
+    An IPv4 link-local one (169.254/16) is named by hosts that found no DHCP server, and is no nearer than any other.
 
     ``networks`` are (address, prefix length). Raises ValueError when the host of ``addr`` is no IP address, as that of
     a relayed path.
     """
     ip = ip_of(addr.host)
-    return ip.is_loopback or ip.is_link_local or any(ip in _network(host, prefix) for host, prefix in networks)
+    is_near = ip.is_loopback or (ip.is_link_local and ip.version == 6)
+    return is_near or any(ip in _network(host, prefix) for host, prefix in networks)

@@ -91,6 +91,16 @@ def test_an_address_on_our_own_network_is_tried_first() -> None:
     assert wire.paths.book.best_guess() == Addr("10.9.0.7", 1)
 
 
+@pytest.mark.parametrize(("own", "is_near"), [("10.9.0.1", False), ("169.254.3.4", True)])
+def test_an_address_without_dhcp_is_near_only_to_a_host_that_has_one_too(own: str, is_near: bool) -> None:
+    usual, lost = Addr("198.51.100.1", 1), Addr("169.254.7.8", 1)
+    wire = Wire()
+    wire.paths.book.here = LocalNetworks(((own, 16),))
+    wire.paths.add_candidates([(usual, "record"), (lost, "record")], wire.now)
+    assert wire.paths.book.best_guess() == (lost if is_near else usual)
+    assert wire.paths.book.kind(lost) == ("lan" if is_near else "direct")
+
+
 @pytest.mark.parametrize("near_first", [True, False])
 def test_a_neighbour_is_reached_on_our_own_network_and_not_through_a_nat_that_hairpins(near_first: bool) -> None:
     near, outside = Addr("10.9.0.7", 1), Addr("198.51.100.1", 1)
