@@ -28,8 +28,8 @@ OPEN_S = 60.0  # how long a stream without a timeout of its own may take to open
 class MeshPoolManager(urllib3.PoolManager):
     """A pool manager of urllib3 for ``http://SERVICE.NAME.mesh/``; use it from other threads than the node's.
 
-    A node that cannot be reached is ``NewConnectionError``, with the mesh's error as its cause. An ``https`` URL is an
-    error: the stream is encrypted already.
+    A node that cannot be reached is ``NewConnectionError``, with the mesh's error as its cause. An ``https`` URL, of a
+    redirect too, is ``URLSchemeUnknown``: the stream is encrypted already.
 
     Args:
         node: The node, which was started. Make the manager on its loop.
@@ -52,12 +52,14 @@ class MeshPoolManager(urllib3.PoolManager):
             ConnectionCls = Connection
 
         self.pool_classes_by_scheme = {"http": Pool}
+        self.key_fn_by_scheme = {"http": self.key_fn_by_scheme["http"]}  # any other is URLSchemeUnknown
 
 
 class MeshAdapter(requests.adapters.HTTPAdapter):
     """An adapter of requests for ``http://SERVICE.NAME.mesh/``; use its session from other threads than the node's.
 
     A node that cannot be reached is ``requests.ConnectionError``. Mount it at ``http://`` for all hosts, or at one URL.
+    No proxy is asked for what it sends, whatever the environment (``HTTP_PROXY``) or the session says.
 
     Args:
         node: The node, which was started. Make the adapter on its loop.
@@ -71,6 +73,18 @@ class MeshAdapter(requests.adapters.HTTPAdapter):
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
         """Make the pools; the name is that of requests."""
         self.poolmanager = MeshPoolManager(self._node, num_pools=connections, maxsize=maxsize, block=block, **options)
+
+    def send(
+        self,
+        request: Any,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Any = None,
+    ) -> Any:
+        """Send a request over the mesh, whatever ``proxies`` says; the names are those of requests."""
+        return super().send(request, stream=stream, timeout=timeout, verify=verify, cert=cert)
 
 
 class _Bridge:

@@ -68,6 +68,43 @@ async def test_urllib3_alone(nodes: Pair) -> None:
     assert isinstance(error.value.__cause__, meshnode.ServiceNotFound)
 
 
+async def test_no_proxy_of_the_environment_takes_what_is_for_the_mesh(
+    nodes: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = HttpServer()
+    nodes.there.serve("web", server, allow=[nodes.here.id])
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with requests.Session() as session:
+        session.mount("http://", MeshAdapter(nodes.here))
+        got = await asyncio.to_thread(session.get, "http://web.there.mesh/x", timeout=HANG_S)
+        assert got.text == "/x"
+        got = await asyncio.to_thread(
+            session.get, "http://web.there.mesh/y", timeout=HANG_S, proxies={"http": "http://127.0.0.1:9"}
+        )
+        assert got.text == "/y"
+    assert [head.split()[1] for head in server.requests] == [b"/x", b"/y"]
+
+
+async def test_https_is_an_error_of_the_library_for_the_stream_is_encrypted_already(
+    nodes: Pair, session: requests.Session
+) -> None:
+    async def moved(reader: meshnode.MeshReader, writer: meshnode.MeshWriter, peer: meshnode.NodeId) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 301 Moved\r\nlocation: https://web.there.mesh/\r\ncontent-length: 0\r\n\r\n")
+
+    nodes.there.serve("web", moved, allow=[nodes.here.id])
+    manager = MeshPoolManager(nodes.here)
+    for url in ("https://web.there.mesh/", "http://web.there.mesh/"):
+        with pytest.raises(urllib3.exceptions.URLSchemeUnknown, match="https"):
+            await asyncio.to_thread(manager.request, "GET", url)
+    session.mount("https://", MeshAdapter(nodes.here))
+    with pytest.raises(requests.exceptions.InvalidURL, match="https"):
+        await asyncio.to_thread(session.get, "http://web.there.mesh/", timeout=HANG_S)
+
+
 @pytest.mark.parametrize(
     ("url", "kind", "words"),
     [
