@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ import requests
 
 import meshnode
 from meshnode import NotFound, NotRunning, PolicyDenied
+from meshnode.runtime.tunnel_tls import client_context, server_context
 from tests.given_time import HANG_S
 from tests.live.cli_node import CliNode, clean_environment, stopping
 
@@ -42,19 +44,25 @@ class Site(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CliNode]:
     folder = tmp_path_factory.mktemp("patch")
     site = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
     threading.Thread(target=site.serve_forever, daemon=True).start()
     there = CliNode(folder / "there", "--name", "laptop", command="seed")
-    here = CliNode(folder / "here", seed=there)
-    with stopping(here, there):
+    with stopping(there):
         there.ask("expose", "web", str(site.server_address[1]), "--allow", "any")
         there.ask("expose", "http", str(site.server_address[1]), "--allow", "any")
         there.ask("expose", "closed", "9")
-        yield folder / "here"
+        yield there
     site.shutdown()
     site.server_close()
+
+
+@pytest.fixture(scope="module")
+def home(there: CliNode) -> Iterator[Path]:
+    here = CliNode(there.home.parent / "here", seed=there)
+    with stopping(here):
+        yield here.home
 
 
 @pytest.fixture
@@ -127,6 +135,43 @@ def test_a_plain_socket_connects_and_keeps_its_timeout(family: socket.AddressFam
 
 
 @pytest.mark.usefixtures("patched")
+def test_a_socket_of_tls_that_is_not_connected_yet_connects(there: CliNode, tmp_path: Path) -> None:
+    context = server_context(tmp_path / "certificate")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError), context.wrap_socket(listener.accept()[0], server_side=True) as taken:
+                taken.sendall(b"hello")
+
+        threading.Thread(target=serve, daemon=True).start()
+        there.ask("expose", "tls", str(listener.getsockname()[1]), "--allow", "any", "--health", "none")
+        with client_context().wrap_socket(socket.socket(), server_hostname="tls.laptop.mesh") as sock:
+            sock.settimeout(HANG_S)
+            sock.connect(("tls.laptop.mesh", 443))
+            assert sock.recv(5) == b"hello"
+        with client_context().wrap_socket(socket.socket()) as sock, pytest.raises(ConnectionRefusedError):
+            sock.settimeout(HANG_S)
+            sock.connect(("none.laptop.mesh", 443))
+
+
+def test_a_node_that_was_started_again_is_found(there: CliNode, tmp_path: Path) -> None:
+    to = f"web.{there.id}.mesh", 80
+    node = CliNode(tmp_path / "node", seed=there)
+    try:
+        with meshnode.patch(node.home):
+            socket.create_connection(to, HANG_S).close()
+            node.stop()
+            with pytest.raises(ConnectionRefusedError) as refused:
+                socket.create_connection(to, HANG_S)
+            assert isinstance(refused.value.__cause__, NotRunning)
+            node = CliNode(node.home, seed=there)
+            for _ in range(2):
+                socket.create_connection(to, HANG_S).close()
+    finally:
+        node.stop()
+
+
+@pytest.mark.usefixtures("patched")
 @pytest.mark.parametrize(
     ("host", "kind", "number", "cause"),
     [
@@ -134,6 +179,7 @@ def test_a_plain_socket_connects_and_keeps_its_timeout(family: socket.AddressFam
         ("closed.laptop.mesh", PermissionError, errno.EACCES, PolicyDenied),
         ("web.nobody.mesh", socket.gaierror, socket.EAI_NONAME, NotFound),
         ("a b.mesh", OSError, None, None),
+        ("b\N{LATIN SMALL LETTER U WITH DIAERESIS}ro.mesh", OSError, None, None),
     ],
 )
 def test_errors_are_those_of_sockets_with_the_meshs_as_cause(

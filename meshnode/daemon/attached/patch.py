@@ -10,7 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +38,9 @@ class Patch:
     """A patch in force, as ``patch`` returns it. ``with`` undoes it at the end, and so does ``undo``."""
 
     def __init__(self, home: Path) -> None:
-        self._answers: Iterator[Json] = call(home, ProxyWhile())  # open as long as this is: the proxy is lent so long
-        host, _, port = next(self._answers)["listen"].rpartition(":")
-        self._proxy = host, int(port)
+        self._home = home
+        self._lending = threading.Lock()
+        self._lend(None)
         self._before: dict[str, Any] = {name: getattr(socket, name) for name in NAMES}
         self._before |= {name: getattr(socket.socket, name) for name in METHODS}
         self._is_undone = False
@@ -50,6 +53,12 @@ class Patch:
             return patch._connect_ex(sock, to)
 
         self._set({"getaddrinfo": self._getaddrinfo, "connect": connect, "connect_ex": connect_ex})
+
+    def _lend(self, timeout: float | None) -> None:
+        """Have the node lend a proxy, as long as these answers are open. Raises MeshError."""
+        self._answers: Iterator[Json] = call(self._home, ProxyWhile(), timeout)
+        host, _, port = next(self._answers)["listen"].rpartition(":")
+        self._proxy = host, int(port)
 
     def _set(self, functions: dict[str, Any]) -> None:
         for name in NAMES:
@@ -95,19 +104,33 @@ class Patch:
         if sock.type != socket.SOCK_STREAM or not isinstance(to, tuple) or not is_mesh(to[0]):
             self._before["connect"](sock, to)
             return
-        host, port = self._proxy
         timeout = sock.gettimeout()
         sock.settimeout(ANSWER_S if timeout == 0 else timeout)
         try:
-            if sock.family == socket.AF_INET6:
-                self._before["connect"](sock, (f"{V4_IN_V6}{host}", port))
-            else:
-                self._before["connect"](sock, (host, port))
+            self._reach_proxy(sock)
             where = f"{_text(to[0])}:{int(to[1])}"
-            sock.sendall(f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n\r\n".encode("ascii"))
+            said = f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n\r\n".encode("ascii", "replace")
+            socket.socket.sendall(sock, said)  # one of TLS that is not connected would begin with that
             _read_answer(sock, _text(to[0]))
         finally:
             sock.settimeout(timeout)
+
+    def _reach_proxy(self, sock: socket.socket) -> None:
+        """Connect a socket to the proxy, or to the next one of a node that was started again. Raises OSError."""
+        proxy = self._proxy
+        try:
+            self._before["connect"](sock, _as_seen_from(sock, proxy))
+        except ConnectionRefusedError:
+            try:
+                with self._lending:
+                    if self._proxy == proxy:
+                        self._lend(ANSWER_S)
+            except MeshError as error:
+                raise _as_os_error(error) from error
+            with suppress(ConnectionAbortedError):  # by which Linux ends the first attempt of a socket with a timeout
+                self._before["connect"](sock, _as_seen_from(sock, self._proxy))
+                return
+            self._before["connect"](sock, _as_seen_from(sock, self._proxy))
 
     def _connect_ex(self, sock: socket.socket, to: Any) -> int:
         if sock.type != socket.SOCK_STREAM or not isinstance(to, tuple) or not is_mesh(to[0]):
@@ -129,6 +152,11 @@ def _text(host: str | bytes) -> str:
     return host.decode("ascii", "replace") if isinstance(host, bytes) else host
 
 
+def _as_seen_from(sock: socket.socket, proxy: tuple[str, int]) -> tuple[str, int]:
+    host, port = proxy
+    return (f"{V4_IN_V6}{host}", port) if sock.family == socket.AF_INET6 else proxy
+
+
 def _port(port: Any) -> int:
     """Return a port by its number or its name. Raises gaierror."""
     text = _text(port) if isinstance(port, str | bytes) else str(port or 0)
@@ -142,16 +170,17 @@ def _port(port: Any) -> int:
 
 def _read_answer(sock: socket.socket, host: str) -> None:
     """Read the proxy's answer, and not one byte behind it. Raises OSError: it refused."""
+    receive = partial(socket.socket.recv, sock)  # as the request was sent
     head = bytearray()
     while not head.endswith(END):
-        byte = sock.recv(1)
+        byte = receive(1)
         if not byte or len(head) > MAX_ANSWER:
             raise ConnectionResetError(errno.ECONNRESET, f"the node stopped before {host} was reached")
         head += byte
     if head.split(b" ", 2)[1] == b"200":
         return
     body = bytearray()
-    while len(body) < MAX_ANSWER and (more := sock.recv(MAX_ANSWER)):
+    while len(body) < MAX_ANSWER and (more := receive(MAX_ANSWER)):
         body += more
     message, _, hint = body.decode("utf-8", "replace").strip().partition("\nhint: ")
     code = head.partition(DETAILS)[2].partition(b'"')[0].decode()
@@ -181,7 +210,7 @@ def patch(home: str | os.PathLike[str] | None = None) -> Patch:
     requests, database drivers and asyncio, take ``SERVICE.NODE.mesh`` and ``NODE.mesh`` for a host, as ``meshnode
     proxy`` does. Other hosts, and other kinds of sockets, are as before. Errors are those of sockets, with the mesh's
     as their cause. ``getpeername`` of such a socket is the node's proxy. A socket that does not block blocks until the
-    service has accepted it.
+    service has accepted it. A node that was started again is found by the next connection.
 
     Args:
         home: The home of a running node; by default ``MESHNODE_HOME``, else ``~/.meshnode``.
