@@ -26,6 +26,7 @@ log = logging.getLogger("meshnode.policy")
 FILE_NAME, SIGNED_NAME = "policy.toml", "policy.signed"
 LOOK_S = 0.9  # between looks at the file, each one stat(2): a change is in force within a second
 AWAKE_S = 0.6  # before a look is due, from when on a node that is awake for something else looks: it wakes for few then
+SETTLE_S = 0.05  # from a look that finds a change to the next: an editor moves the old file away first, or empties it
 
 Seen = tuple[int, int, int]
 
@@ -38,7 +39,7 @@ class PolicyFile:
         self._loop = loop
         self._guard = guard
         self._problem = ""
-        self._seen = _look(self.path)
+        self._seen = self._found = _look(self.path)  # what is in force, and what the last look found
         policy = read_policy(self.path)
         if policy is not None:
             guard.set_local(policy)
@@ -47,13 +48,15 @@ class PolicyFile:
 
     def look(self, now: float) -> None:
         """Look at the file now, while the node is awake, unless it did a moment ago."""
-        if self._timer.when() - self._loop.time() <= AWAKE_S:
+        if self._found == self._seen and self._timer.when() - self._loop.time() <= AWAKE_S:
             self._timer.cancel()
             self._tick()
 
     def _tick(self) -> None:
-        self._timer = self._loop.call_later(LOOK_S, self._tick)
-        if _look(self.path) != self._seen:
+        before, self._found = self._found, _look(self.path)
+        is_new, is_settled = self._found != self._seen, self._found == before
+        self._timer = self._loop.call_later(SETTLE_S if is_new and not is_settled else LOOK_S, self._tick)
+        if is_new and is_settled:
             self._loop.call_soon(self._load_or_say)  # not in the middle of a tick of the stack
 
     def _load_or_say(self) -> None:

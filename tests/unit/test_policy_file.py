@@ -76,3 +76,24 @@ def test_a_changed_policy_is_in_force_within_a_second_however_often_the_node_is_
         policy.look(loop.now)
     loop.run(changed + 1.0)
     assert guard.local is not None
+
+
+@pytest.mark.parametrize("how", ["moved away", "emptied"])
+def test_a_file_that_an_editor_is_about_to_write_changes_no_rule(tmp_path: Path, how: str) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text("version = 1\n")
+    loop, policy, guard = _open(tmp_path)
+    if how == "moved away":
+        file.rename(tmp_path / "policy.toml~")
+    else:
+        file.write_text("")
+    loop.run(LOOK_S)
+    policy.look(loop.now)
+    assert guard.local is not None
+    assert guard.local.version == 1, "it was looked at in the middle"
+    file.write_text("version = 222\n")
+    loop.run(loop.now + 1.0)
+    assert guard.local.version == 222
+    file.unlink()
+    loop.run(loop.now + 1.0)
+    assert guard.local is None, "it stays away"
