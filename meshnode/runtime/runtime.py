@@ -416,6 +416,7 @@ class Runtime:
     ) -> None:
         if moved:
             self.journal.on_move(endpoints)
+        self.sockets.on_addresses(networks)
         self.stack.set_addresses(endpoints, networks, self.clock.monotonic(), moved=moved)
         self.driver.arm()
 

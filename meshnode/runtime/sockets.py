@@ -32,6 +32,7 @@ class Sockets:
         metrics: Metrics,
     ) -> None:
         self._config = config
+        self._hosts: frozenset[str] = frozenset()  # this host's addresses
         self.udp = UdpSocket(loop, on_batch, metrics)
         self.udp.bind(config.listen_addr)
         self._chosen = config.listen_addr.port == 0
@@ -78,6 +79,12 @@ class Sockets:
         self.udp.favour(in_use)
         self.udp.refused = self.extra.refused = sources
         self.tunnels.refused = tunnels
+
+    def on_addresses(self, networks: tuple[tuple[str, int], ...]) -> None:
+        """Give tunnels up that were opened from an address which this host has no longer."""
+        hosts = frozenset(host for host, _ in networks)
+        self.tunnels.leave(self._hosts - hosts)
+        self._hosts = hosts
 
     # ---- Transport
 

@@ -12,6 +12,7 @@ import base64
 import socket
 import ssl
 from collections.abc import Callable, Container
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from websockets.server import ServerProtocol
 
 log = rated_logger("meshnode.net.tunnel")
+UNACKED_S = 10.0  # that bytes of a tunnel go unacknowledged: two of the probes that a silent peer gets
 PURPOSE = b"tunnel"
 SUFFIX = ".mesh"
 SLICE = 4_096  # bytes that are parsed at once: 10 ms of the smallest frames
@@ -145,6 +147,11 @@ class WebSockets:
         task: asyncio.Task[None] = self.loop.create_task(work)  # type: ignore[arg-type]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def leave(self, hosts: Container[str]) -> None:
+        """Give up what was opened from these addresses, which this host has no longer: TCP would try for 15 minutes."""
+        for outgoing in self._outgoing.values():
+            outgoing.leave(hosts)
 
     async def close(self) -> None:
         """Close everything."""
@@ -270,6 +277,8 @@ class _Outgoing:
         self._path = path
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(MAX_TUNNEL_BACKLOG)
         self.is_running = False
+        self._websocket: ClientConnection | None = None  # while it is open
+        self._wait_s = TUNNEL_RETRY_S
         self._retry_at = 0.0
         self._used_at = 0.0
         self._loop = asyncio.get_running_loop()
@@ -316,6 +325,8 @@ class _Outgoing:
                 user_agent_header=None,
             ) as websocket:
                 self._tunnels.opened(failed=False)
+                self._websocket = websocket
+                _limit_silence(websocket)
                 beside = [asyncio.create_task(work(websocket)) for work in (self._write, self._end_when_idle)]
                 try:
                     async for message in websocket:
@@ -329,10 +340,17 @@ class _Outgoing:
             self._tunnels.opened(failed=True)
             log.debug("tunnel %s: %s", self._path, error)
         finally:
-            self.is_running = False
-            self._retry_at = self._loop.time() + TUNNEL_RETRY_S
+            self.is_running, self._websocket = False, None
+            self._retry_at, self._wait_s = self._loop.time() + self._wait_s, TUNNEL_RETRY_S
             while not self._queue.empty():
                 self._queue.get_nowait()
+
+    def leave(self, hosts: Container[str]) -> None:
+        """Give it up when it was opened from one of these addresses; the next datagram opens another at once."""
+        websocket = self._websocket
+        if websocket is not None and str(websocket.local_address[0]) in hosts:
+            self._wait_s = 0.0
+            websocket.transport.abort()
 
     async def _write(self, websocket: ClientConnection) -> None:
         while True:
@@ -458,6 +476,13 @@ class _Incoming(asyncio.Protocol):
             self._transport.write(data)
         if b"" in pieces:  # the protocol's sign for the end
             self._transport.close()
+
+
+def _limit_silence(websocket: ClientConnection) -> None:
+    """Have the kernel give a connection up on which nothing is acknowledged any more: else it takes 15 minutes."""
+    with suppress(OSError, AttributeError):  # Linux alone has it
+        sock = websocket.transport.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNACKED_S * 1000))
 
 
 async def _connected(host: str, port: int) -> socket.socket | None:

@@ -160,3 +160,30 @@ async def test_a_tunnel_that_is_not_needed_any_more_is_given_up(
             while len(runtime_of(seed).sockets.tunnels._incoming) != some:  # noqa: ASYNC110 - it is not announced
                 await asyncio.sleep(0.01)
     assert (await node.ping(seed.id)).rtt is not None
+
+
+async def test_a_tunnel_from_an_address_that_is_gone_is_given_up_for_a_new_one(make_node: MakeNode) -> None:
+    seed = await make_node(seed_role=True)
+    blocked = await make_node(seed=seed)
+    _block_udp(blocked)
+    assert (await wait_for(blocked.ping(seed.id), 10)).rtt is not None
+    accepted = runtime_of(seed).metrics.counters
+    opened = accepted["tunnels_accepted"]
+    runtime_of(blocked).sockets.on_addresses((("192.0.2.1", 24),))
+    async with within(10):
+        while accepted["tunnels_accepted"] == opened:
+            await blocked.ping(seed.id)
+    assert (await wait_for(blocked.ping(seed.id), 10)).rtt is not None
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has it")
+async def test_a_tunnel_on_which_nothing_is_acknowledged_is_not_tried_for_a_quarter_of_an_hour(
+    make_node: MakeNode,
+) -> None:
+    seed = await make_node(seed_role=True)
+    blocked = await make_node(seed=seed)
+    _block_udp(blocked)
+    assert (await wait_for(blocked.ping(seed.id), 10)).rtt is not None
+    (websocket,) = [one._websocket for one in runtime_of(blocked).sockets.tunnels._outgoing.values() if one._websocket]
+    sock = websocket.transport.get_extra_info("socket")
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1_000 * tunnel.UNACKED_S

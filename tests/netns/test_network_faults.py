@@ -193,3 +193,18 @@ def test_a_seeds_name_with_a_dead_ipv6_address_is_joined_by_its_ipv4_one() -> No
             begun = time.monotonic()
             wait(lambda: node.ask("status")["peers"])
         assert time.monotonic() - begun < 5
+
+
+def test_a_node_without_udp_that_moves_is_back_by_a_tunnel_from_its_new_address() -> None:
+    require()
+    with Lab() as lab:
+        switch = lab.switch()
+        at = lab.host("seed", switch, f"{cases.SEED}/24")
+        seed = HostNode(at, "--listen", "0.0.0.0:4242", "--no-mdns", env={"MESHNODE_RELAY": "on"})
+        host = lab.host("node", switch, "10.77.0.3/24")
+        _rules(host, _hook("output", "meta l4proto udp drop"))
+        node = HostNode(host, "--no-mdns", "--seed", f"{seed.id}@{cases.SEED}:4242")
+        node.echo(seed)
+        for last in (33, 34):
+            host.renumber(f"10.77.0.{last}/24")
+            node.echo(seed, 10.0)
