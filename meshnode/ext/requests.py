@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from concurrent.futures import CancelledError
 from typing import Any
 
-from meshnode.errors import ConfigError, MeshError
+from meshnode.errors import ConfigError, MeshError, NodeClosed
 from meshnode.ext.requirement import require
 from meshnode.ext.urls import target
 from meshnode.sdk.node import Node
@@ -23,6 +24,7 @@ from urllib3.connection import HTTPConnection  # noqa: E402
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError  # noqa: E402
 
 OPEN_S = 60.0  # how long a stream without a timeout of its own may take to open
+LOOP_ENDED, LOOP_HINT = "the loop of the node has ended", "make requests as long as the node runs"
 
 
 class MeshPoolManager(urllib3.PoolManager):
@@ -114,9 +116,16 @@ class _Bridge:
             running = None
         if running is self._loop:
             raise ConfigError("requests waits, and would stop the node's own loop", hint="use asyncio.to_thread")
-        opening = asyncio.run_coroutine_threadsafe(self._socket(host, port), self._loop)
+        asked = self._socket(host, port)
+        try:
+            opening = asyncio.run_coroutine_threadsafe(asked, self._loop)
+        except RuntimeError as error:  # it is closed
+            asked.close()
+            raise NodeClosed(LOOP_ENDED, hint=LOOP_HINT) from error
         try:
             return opening.result(seconds)
+        except CancelledError as error:
+            raise NodeClosed(LOOP_ENDED, hint=LOOP_HINT) from error
         finally:
             opening.cancel()
 

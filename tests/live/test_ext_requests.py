@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -127,6 +129,31 @@ async def test_what_fails_is_an_error_of_requests(
 async def test_on_the_nodes_own_loop_it_is_an_error_and_no_deadlock(nodes: Pair, session: requests.Session) -> None:
     with pytest.raises(requests.ConnectionError, match="to_thread"):
         session.get("http://web.there.mesh/")
+
+
+def test_the_end_of_the_nodes_loop_is_an_error_of_the_library() -> None:
+    asked = threading.Event()
+
+    class Silent:
+        async def socket(self, peer: object, service: str) -> object:
+            asked.set()
+            return await asyncio.get_running_loop().create_future()
+
+    node: Any = Silent()
+
+    async def program() -> MeshPoolManager:
+        manager = MeshPoolManager(node, retries=False)
+        requesting.append(threads.submit(manager.request, "GET", "http://web.there.mesh/"))
+        await asyncio.to_thread(asked.wait, HANG_S)
+        return manager
+
+    requesting: list[Future[Any]] = []
+    with ThreadPoolExecutor(1) as threads:
+        manager = asyncio.run(program())
+        with pytest.raises(urllib3.exceptions.NewConnectionError, match="loop of the node has ended"):
+            requesting[0].result(HANG_S)
+    with pytest.raises(urllib3.exceptions.NewConnectionError, match="loop of the node has ended"):
+        manager.request("GET", "http://web.there.mesh/")
 
 
 @pytest.mark.parametrize("value", ["a\r\nx-forged: 1", "a\nb"])
