@@ -89,21 +89,26 @@ class _Worker:
         loop = asyncio.get_running_loop()
         lifespan = Lifespan(self._app, self._config, loop, self._state)
         living = loop.create_task(lifespan.handle_lifespan())
-        await lifespan.wait_for_startup()
-        if living.done():
-            await living
         try:
-            yield
-        finally:
-            await self._context.terminated.set()
-            if self._connections:
-                await asyncio.wait(self._connections, timeout=self._config.graceful_timeout)
-            for task in self._connections:
-                task.cancel()
-            await asyncio.gather(*self._connections, return_exceptions=True)
-            await lifespan.wait_for_shutdown()
+            await lifespan.wait_for_startup()
+            if living.done():
+                await living
+            try:
+                yield
+            finally:
+                await self._end_connections()
+                await lifespan.wait_for_shutdown()
+        finally:  # also of an application that takes too long for its beginning or its end
             living.cancel()
             await asyncio.gather(living, return_exceptions=True)
+
+    async def _end_connections(self) -> None:
+        await self._context.terminated.set()
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=self._config.graceful_timeout)
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def connection(self, reader: MeshReader, writer: MeshWriter) -> None:
         loop = asyncio.get_running_loop()

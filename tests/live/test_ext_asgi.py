@@ -11,11 +11,14 @@ from typing import Any
 
 import httpx
 import pytest
+from hypercorn.config import Config
+from hypercorn.utils import LifespanTimeoutError
 from websockets.asyncio.client import ClientConnection
 from websockets.client import ClientProtocol
 from websockets.uri import parse_uri
 
 import meshnode
+from meshnode.ext import hypercorn
 from meshnode.ext.httpx import MeshTransport
 from meshnode.ext.protocols import create_connection
 from meshnode.ext.serving import Serving
@@ -138,6 +141,22 @@ async def test_lifespan_begins_before_the_first_request_and_ends_once_the_last_i
         assert (await slow).json() == "done"
         await serving.wait_closed()
     assert app.log == ["begun", "slow", "ended"]
+
+
+async def test_an_application_that_does_not_begin_in_time_is_ended(nodes: Pair) -> None:
+    ended = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    config = Config()
+    config.startup_timeout = 0.1
+    with pytest.raises(LifespanTimeoutError):
+        await hypercorn.serve(nodes.there, app, "web", config=config)
+    await wait_for(ended.wait(), 10)
 
 
 async def test_an_application_that_does_not_start_up_is_an_error_and_no_service(nodes: Pair, serve: Serve) -> None:
