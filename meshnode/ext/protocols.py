@@ -46,4 +46,8 @@ async def create_connection(
     """
     protocol = factory()
     stream, ends = unwrapped(await node.open(peer, service))
-    return AddressedTransport(stream, ends, lambda: protocol), protocol
+    try:
+        return AddressedTransport(stream, ends, lambda: protocol), protocol
+    except BaseException:  # of its connection_made
+        stream.reset()
+        raise

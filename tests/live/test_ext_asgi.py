@@ -228,3 +228,21 @@ async def test_a_request_in_the_body_of_another_is_no_request_of_its_own(nodes: 
         head, _, body = (await raw(nodes, start + b"%d\r\n\r\n" % len(inner) + inner, end=False)).partition(b"\r\n\r\n")
         assert (head.split()[1], json.loads(body)) == (b"200", len(inner))
         assert (await raw(nodes, start + chunked + inner, end=False)).count(b"HTTP/1.1 ") == 1
+
+
+async def test_a_protocol_that_fails_at_its_beginning_leaves_no_stream(nodes: Pair) -> None:
+    lost = asyncio.Event()
+
+    async def server(reader: meshnode.MeshReader, writer: meshnode.MeshWriter, peer: meshnode.NodeId) -> None:
+        with pytest.raises(meshnode.ConnectionLost):
+            await reader.read()
+        lost.set()
+
+    class Failing(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            raise ZeroDivisionError
+
+    nodes.there.serve("web", server, allow=[nodes.here.id])
+    with pytest.raises(ZeroDivisionError):
+        await create_connection(nodes.here, Failing, "there", "web")
+    await wait_for(lost.wait(), 10)
