@@ -11,6 +11,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from meshnode.base.address import Addr, canonical_host
 from meshnode.base.fair_rate import FairRate, Rate
@@ -37,6 +38,7 @@ RETRY_S = 1.0  # until a source whose flow could not be opened has another try: 
 BATCH = 64  # datagrams read at once, so that one flood does not hold the loop
 BUFFER = 65_536
 RECEIVE = 1 << 20  # of a listening socket: bytes that the kernel keeps for a burst
+Name = tuple[Any, ...]  # an address as the socket has it
 
 
 class Passage:
@@ -142,9 +144,10 @@ def _udp_socket(host: str) -> socket.socket:
 
 
 class _Source:
-    """One source address of a forward, with its flow or the datagrams that wait for it."""
+    """One source of a forward, with its flow or the datagrams that wait for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: Name) -> None:
+        self.name = name  # for answers: a socket of both families has IPv4 in IPv6, and link-local ones with an index
         self.waiting: deque[bytes] = deque()
         self.passage: Passage | None = None
         self.task: asyncio.Task[None] | None = None
@@ -199,16 +202,17 @@ class UdpForward(Forward):
                 data, name = self._socket.recvfrom(BUFFER)
             except OSError:  # nothing more, or a refusal of an earlier answer
                 return
-            self._on_datagram(data, Addr(canonical_host(name[0]), name[1]))
+            self._on_datagram(data, name)
 
-    def _on_datagram(self, data: bytes, addr: Addr) -> None:
+    def _on_datagram(self, data: bytes, name: Name) -> None:
+        addr = Addr(canonical_host(name[0]), name[1])
         source = self._sources.get(addr)
         if source is None:
             shares, now = source_shares(addr.host), asyncio.get_running_loop().time()
             if not self._begin.take_of(shares, shares[1], now):  # a source is one datagram, and may be forged
                 self.tolls.of().drop()
                 return
-            source = self._sources[addr] = _Source()
+            source = self._sources[addr] = _Source(name)
             gone = self._shares.add(addr, *shares)
             if gone is not None:
                 self._end(gone)
@@ -239,7 +243,7 @@ class UdpForward(Forward):
                 source.passage = passage = Passage(flow, toll, self._warn)
                 while source.waiting:
                     passage.send(source.waiting.popleft())
-                await self._answers(addr, passage)
+                await self._answers(source.name, passage)
         except MeshError as error:
             if source.passage is None:
                 self._log.warning("forward %s to %s: %s (%s) %s", self.listen, self.to, error, error.code, error.hint)
@@ -255,13 +259,13 @@ class UdpForward(Forward):
             return await self._node.datagrams(self.peer, self.service)
         return await self._node.datagrams_any(self.service, trusted=self.trusted or None, sticky=self.sticky)
 
-    async def _answers(self, addr: Addr, passage: Passage) -> None:
+    async def _answers(self, name: Name, passage: Passage) -> None:
         idle = asyncio.ensure_future(passage.end_when_idle())
         try:
             while self._socket is not None:
                 data = await passage.receive()
                 try:
-                    self._socket.sendto(data, (addr.host, addr.port))
+                    self._socket.sendto(data, name)
                 except OSError:  # its buffer is full, or the source is gone
                     self.tolls.of().drop()
         finally:

@@ -134,6 +134,19 @@ async def test_dig_asks_a_server_behind_a_forward(make_node: MakeNode) -> None:
         assert sorted(said.split()) == sorted(b"192.0.2.%d" % number for number in range(20))
 
 
+async def test_a_forward_of_both_families_answers_both(make_node: MakeNode) -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this host has no IPv6")
+    async with way(make_node) as through:
+        listen = (await through.books[1].forward("udp://[::]:0", f"{through.there.id}/x"))["listen"]
+        for host in ("127.0.0.1", "::1"):
+            through.at = host, int(listen.rpartition(":")[2])
+            assert await through.asked(host.encode(), host) == host.encode()
+
+
 async def test_a_tunnel_goes_on_through_moves_on_one_flow(make_node: MakeNode) -> None:
     async with way(make_node) as through:
         transport, client = await through.client()
