@@ -157,6 +157,6 @@ def _translated(core: ModuleType, what: str) -> Iterator[None]:
         yield
     except TimeoutError as error:
         raise getattr(core, f"{what}Timeout")(str(error)) from error
-    except MeshError as error:
-        text = f"{error} ({error.hint})" if error.hint else str(error)
-        raise getattr(core, f"{what}Error")(text) from error
+    except (MeshError, OSError) as error:  # a program that is attached may have no descriptor left
+        hint = getattr(error, "hint", "")
+        raise getattr(core, f"{what}Error")(f"{error} ({hint})" if hint else str(error)) from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -108,6 +110,17 @@ async def test_what_cannot_be_reached_is_the_librarys_error_with_the_meshs_as_it
         with pytest.raises(getattr(library, kind), match=words) as error:
             await http.get(url)
     assert type(error.value.__cause__) is (cause or type(None))
+
+
+async def test_a_program_without_a_descriptor_left_meets_the_librarys_error(library: ModuleType) -> None:
+    class Full:
+        async def open(self, peer: object, service: str) -> object:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    transport = import_module(f"meshnode.ext.{library.__name__}").MeshTransport(Full())
+    async with library.AsyncClient(transport=transport) as http:
+        with pytest.raises(library.ConnectError, match="Too many open files"):
+            await http.get("http://web.there.mesh/")
 
 
 async def test_a_server_that_hangs_is_a_timeout_and_blocks_no_other_request(nodes: Pair, library: ModuleType) -> None:
