@@ -24,12 +24,14 @@ require("aiohttp", "aiohttp", (3, 13), (4,))
 import aiohttp  # noqa: E402
 from aiohttp import web  # noqa: E402
 from aiohttp.client_proto import ResponseHandler  # noqa: E402
+from aiohttp.connector import Connection  # noqa: E402
 
 
 class MeshConnector(aiohttp.BaseConnector):
     """A connector that reaches services of nodes: ``http://SERVICE.NAME.mesh/``, ``ws://SERVICE.NAME.mesh/``.
 
-    A node that cannot be reached is ``aiohttp.ClientConnectionError``, with the mesh's error as its cause.
+    A node that cannot be reached is ``aiohttp.ClientConnectionError``, with the mesh's error as its cause. No proxy is
+    asked, whatever the environment (with ``trust_env``) or a request says.
 
     Args:
         node: The node, which was started. It is not closed with the connector.
@@ -41,6 +43,13 @@ class MeshConnector(aiohttp.BaseConnector):
     def __init__(self, node: Node, **options: Any) -> None:
         super().__init__(**options)
         self._node = node
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        """Return a connection for a request; no proxy is asked, and none is written to."""
+        req.update_proxy(None, None, None)
+        return await super().connect(req, traces, timeout)
 
     async def _create_connection(
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout

@@ -112,6 +112,20 @@ async def test_requests_after_one_another_share_a_stream(nodes: Pair, http: aioh
     assert server.streams == 1
 
 
+async def test_no_proxy_of_the_environment_is_asked_or_written_to(nodes: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = HttpServer()
+    nodes.there.serve("web", server, allow=[nodes.here.id])
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    async with aiohttp.ClientSession(connector=adapter.MeshConnector(nodes.here), trust_env=True) as http:
+        for path in ("/a", "/b"):
+            async with http.get(f"http://web.there.mesh{path}") as got:
+                assert await got.text() == path
+    assert [head.split()[1] for head in server.requests] == [b"/a", b"/b"]
+
+
 @pytest.mark.parametrize(
     ("url", "cause"),
     [
