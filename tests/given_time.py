@@ -50,10 +50,10 @@ class GivenTime:
         left = [str(os.getpid())]
         while left:
             with suppress(FileNotFoundError):  # the process has ended meanwhile
-                for thread in Path(f"/proc/{left.pop()}/task").glob("*"):
+                for thread in list(os.scandir(f"/proc/{left.pop()}/task")):
                     with suppress(OSError, IndexError):  # it has ended meanwhile
-                        self._waits[thread.name] = int((thread / "schedstat").read_text().split()[1])
-                        left += (thread / "children").read_text().split()
+                        self._waits[thread.name] = int(Path(thread.path, "schedstat").read_text().split()[1])
+                        left += Path(thread.path, "children").read_text().split()
         return sum(self._waits.values()) / 1e9
 
 

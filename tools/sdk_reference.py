@@ -78,9 +78,15 @@ this page does not name, may change at any time ([stability](stability.md)).
 
 
 def public_members(kind: type) -> list[str]:
-    """The public names that an instance shows, without those of Python's own classes."""
+    """The public names that an instance shows, without those of Python's own classes.
+
+    What ours leave of Python's abstract classes as it is comes first: those grow from version to version.
+    """
     inherited = {name for base in kind.__mro__ if base.__module__ in ("builtins", "enum") for name in vars(base)}
-    names = [name for base in reversed(kind.__mro__) for name in vars(base) if not name.startswith("_")]
+    ours = [base for base in reversed(kind.__mro__) if base.__module__.startswith("meshnode.")]
+    own = [name for base in ours for name in vars(base)]
+    left = [name for base in reversed(kind.__mro__) for name in vars(base) if name not in own]
+    names = [name for name in (*left, *own) if not name.startswith("_")]
     fields = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
     return [name for name in dict.fromkeys(names) if name not in inherited | fields]
 

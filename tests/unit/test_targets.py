@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,9 @@ async def test_a_unix_socket_is_looked_up_without_a_connection(tmp_path: Path, m
     assert (await listens(end), met) == ("", 0)
     server.close()
     await server.wait_closed()
+    (tmp_path / "a s").unlink(missing_ok=True)  # Python 3.13 does so by itself
+    with socket.socket(socket.AF_UNIX) as left_over:
+        left_over.bind(end.path)
     assert await listens(end) == "connection refused"
     (tmp_path / "a s").unlink()
     server = await asyncio.start_unix_server(meet, "a s")  # known to the kernel by this path alone
@@ -228,12 +232,13 @@ async def test_an_http_check_wants_a_status_that_is_no_error(tmp_path: Path) -> 
     assert await check(end) == "no answer in HTTP"
     server.close()
     await server.wait_closed()
-    assert await check(end) == "connection refused"
+    assert await check(end) in ("connection refused", "no such file or directory")
 
 
 async def test_a_target_that_takes_connections_and_says_nothing_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "CHECK_TIMEOUT_S", 0.05)
-    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    held: list[object] = []  # a writer that nothing holds closes its connection
+    server = await asyncio.start_server(lambda *both: held.append(both), "127.0.0.1", 0)
     end = End("127.0.0.1", server.sockets[0].getsockname()[1])
     check = check_of("http:/", end)
     assert check is not None
