@@ -54,6 +54,7 @@ from meshnode.gossip.wiring import (
     breaks_the_tree,
     has_standing,
     listed_members,
+    met_nodes,
     offering_members,
     on_accusation,
     on_member,
@@ -116,7 +117,15 @@ class Gossip:
             return Roll(rng, members, lambda: read_record(own.record), lambda *asked: self.swim.probe(*asked))
 
         roll = roll_of(Kind.MEMBER)
-        listing = Listing(rng, timers, roll, lambda now: publish_member(self, now), always=listed, never=leaf)
+        listing = Listing(
+            rng,
+            timers,
+            roll,
+            lambda now: publish_member(self, now),
+            always=listed,
+            never=leaf,
+            met=lambda: met_nodes(self),
+        )
         own = self.own_entries = OwnEntries(identity, wall - now, first_seq, listing)
         self.metrics = metrics
         self._effects: list[Effect] = []

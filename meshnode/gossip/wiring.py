@@ -68,6 +68,17 @@ def listed_members(gossip: Cores, answered: Callable[[NodeId], bool]) -> Iterato
             yield Listed(origin, record_in(entry), has_standing(gossip, answered, origin))
 
 
+def met_nodes(gossip: Cores) -> tuple[int, int]:
+    """Return how many nodes but seeds this one has in its views, and how many of those are listed.
+
+    None that counts where it knows no listed member and has no seeds: the mesh begins with it.
+    """
+    if len(gossip.seeds) == len(gossip.store.places(Kind.MEMBER)) == 0:
+        return 0, 0
+    met = [peer for peer in (*gossip.hyparview.active, *gossip.hyparview.passive) if peer not in gossip.seeds]
+    return len(met), sum(gossip.store.incarnation(peer) is not None for peer in met)
+
+
 def offering_members(gossip: Cores, answered: Callable[[NodeId], bool], kind: int) -> Iterator[Listed]:
     """Yield, for each stored offer of a kind, its member that is not believed to be gone; without a record if it has no
     member entry."""

@@ -42,6 +42,12 @@ def test_what_a_node_keeps_and_sends_does_not_grow_with_the_mesh() -> None:
     assert large["links_mean"] < 1.2 * small["links_mean"]
 
 
+def test_of_a_storm_of_joins_about_as_many_are_listed_as_there_are_places() -> None:
+    found = members.measure(150, rest=1.0, settle=8.0, count=1, places=24, every=0.02)
+    assert 20 <= found["listed"] <= 32
+    assert not found["seeds_unknown"]
+
+
 def test_a_full_store_of_a_seed_takes_records_and_refuses_a_flood() -> None:
     found = dht_store.measure(2_000)
     assert found["refused"] > 4_000, "the measured flood was refused"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 
 import pytest
 
@@ -16,6 +17,7 @@ from meshnode.gossip.dissemination.listing import (
     AGAIN_S,
     ANSWERED_S,
     CROWDED,
+    LOOK_S,
     MAX_AGAIN_S,
     RENEWED_S,
     SPREAD_S,
@@ -38,10 +40,19 @@ def at(host: str) -> EndpointRecord:
 class Bench:
     """One node's listing in a mesh of which ``known`` members are listed that it cannot ask, and ``others`` besides.
 
-    These are told by their hosts, of which those at 10.x answer; the node itself is at ``host``.
+    These are told by their hosts, of which those at 10.x answer; the node itself is at ``host``, and has ``met`` so
+    many nodes of which so many are listed.
     """
 
-    def __init__(self, known: int = 0, *, always: bool = False, seed: int = 1, host: str = "") -> None:
+    def __init__(
+        self,
+        known: int = 0,
+        *,
+        always: bool = False,
+        seed: int = 1,
+        host: str = "",
+        met: tuple[int, int] = (0, 0),
+    ) -> None:
         self.known = known
         self.others: list[str] = []
         self.asked: list[str] = []
@@ -49,7 +60,9 @@ class Bench:
         self.timers = Timers()
         own = at(host) if host else None
         roll = Roll(random.Random(-seed), self.listed, lambda: own, self.probe)
-        self.core = Listing(random.Random(seed), self.timers, roll, self.published.append, always=always)
+        self.core = Listing(
+            random.Random(seed), self.timers, roll, self.published.append, always=always, met=lambda: met
+        )
 
     def listed(self) -> Iterator[Listed]:
         yield from [Listed(ID, None, False)] * self.known
@@ -109,6 +122,68 @@ def test_where_enough_are_listed_a_node_is_not_until_a_place_gets_free() -> None
     bench.run(10 * AGAIN_S + 1.5 * MAX_AGAIN_S)
     assert bench.core.listed
     assert len(bench.published) == 1
+
+
+class Crowd:
+    """Nodes that join ``every`` so many seconds, have met a dozen others, and hear of a place half a second after."""
+
+    def __init__(self, count: int, every: float) -> None:
+        self.timers = Timers()
+        self.published: list[float] = []
+        self.joined = 0
+        self.now = 0.0
+        for number in range(count):
+            rng = random.Random(number)
+            roll = Roll(rng, lambda: [Listed(ID, None, False)] * self.known, lambda: None, lambda *asked: False)
+            core = Listing(rng, self.timers, roll, self.published.append, met=self.met)
+            self.timers.at(number * every, partial(self.join, core))
+
+    @property
+    def known(self) -> int:
+        return bisect(self.published, self.now - 0.5)
+
+    def met(self) -> tuple[int, int]:
+        met = min(12, self.joined - 1)
+        return met, round(met * self.known / self.joined)
+
+    def join(self, core: Listing, now: float) -> None:
+        self.joined += 1
+        core.announces(now)
+        core.on_reconciled(now)
+
+    def run(self, until: float) -> int:
+        while (at := self.timers.next_deadline()) is not None and at <= until:
+            self.now = at
+            self.timers.run(at)
+        return len(self.published)
+
+
+@pytest.mark.parametrize(("count", "every"), [(300, 0.0), (300, 0.02), (600, 0.0), (1_000, 0.004), (1_000, 0.02)])
+def test_of_a_crowd_about_as_many_are_listed_as_there_are_places(count: int, every: float) -> None:
+    crowd = Crowd(count, every)
+    assert 0.9 * GOSSIP_LISTED < crowd.run(count * every + 20.0) < 1.15 * GOSSIP_LISTED
+
+
+@pytest.mark.parametrize("count", [3, 10, 40, 100])
+def test_of_a_crowd_that_is_smaller_than_the_list_all_are_listed_soon(count: int) -> None:
+    assert Crowd(count, 0.01).run(8.0) == count
+
+
+def test_a_node_that_has_met_few_that_are_listed_takes_no_place_at_once_and_one_that_has_met_more_does() -> None:
+    for met, at_once in (((3, 1), False), ((2, 1), True), ((8, 2), False), ((8, 3), True)):
+        bench = Bench(60, met=met)
+        bench.core.announces(0.0)
+        bench.core.on_reconciled(0.0)
+        assert bench.core.listed is at_once
+
+
+def test_ids_that_are_never_listed_keep_a_node_from_a_free_place_for_a_dozen_looks_at_most() -> None:
+    for seed in range(20):
+        bench = Bench(GOSSIP_LISTED - 1, seed=seed, met=(30, 0))
+        bench.core.announces(0.0)
+        bench.core.on_reconciled(0.0)
+        bench.run(SPREAD_S + 12 * 1.2 * LOOK_S)
+        assert bench.core.listed
 
 
 def test_what_others_have_to_know_is_listed_however_many_are() -> None:

@@ -51,6 +51,9 @@ class Seeds:
     def __contains__(self, peer: object) -> bool:
         return peer in self._contacts
 
+    def __len__(self) -> int:
+        return len(self._contacts)
+
     def add(self, contact: Contact) -> bool:
         """Remember a configured node, or its newer contact; returns True when it was not known.
 
