@@ -23,7 +23,7 @@ from meshnode.gossip.dissemination.listing import (
     SPREAD_S,
     Listing,
 )
-from meshnode.gossip.dissemination.roll import HIDDEN, Listed, Roll, network_in
+from meshnode.gossip.dissemination.roll import HIDDEN, Listed, Roll, networks_in
 from meshnode.gossip.messages import Contact
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
@@ -34,7 +34,9 @@ ID = Identity(bytes(32)).id
 
 @cache
 def at(host: str) -> EndpointRecord:
-    return EndpointRecord(ID, 1, 1, 1, (Endpoint(Addr(host, 4000)),), encoded=host.encode())
+    """A record of a host, or of several with commas between them."""
+    endpoints = tuple(Endpoint(Addr(one, 4000)) for one in host.split(","))
+    return EndpointRecord(ID, 1, 1, 1, endpoints, encoded=host.encode())
 
 
 class Bench:
@@ -71,7 +73,7 @@ class Bench:
     def probe(self, contact: Contact, now: float, answer: Callable[[bool, float], None]) -> bool:
         host = contact.record.decode()
         self.asked.append(host)
-        self.timers.at(now + 0.4, lambda now: answer(host.startswith("10."), now))
+        self.timers.at(now + 0.4, lambda now: answer(any(one.startswith("10.") for one in host.split(",")), now))
         return True
 
     def run(self, until: float) -> None:
@@ -293,12 +295,36 @@ def test_a_network_has_an_equal_share_and_takes_no_more_when_all_places_are_take
     assert not _joins(bench, 2 * AGAIN_S)
 
 
+def test_a_crowd_on_one_host_is_one_network_whatever_else_its_records_name() -> None:
+    bench = Bench(host="10.9.9.9")
+    bench.others = [f"{host},10.0.0.1" for host in _networks(GOSSIP_LISTED, "203.7")]
+    assert _joins(bench), "they answer, and have half of the places"
+    bench = Bench(host="10.9.9.9")
+    bench.others = [f"10.9.9.{number % 256},10.0.0.1" for number in range(GOSSIP_LISTED)]
+    assert _joins(bench), "they name its network, too"
+
+
+def test_a_listed_node_gives_no_place_up_to_a_crowd_on_one_host_that_names_its_network() -> None:
+    for seed in range(50):
+        bench = Bench(host="10.9.9.9", seed=seed)
+        assert _joins(bench)
+        bench.others = ["10.9.9.1"] * 20 + [f"10.9.9.{number % 256},10.0.0.1" for number in range(5 * GOSSIP_LISTED)]
+        assert _renews(bench)
+
+
+def test_networks_count_that_are_public_or_not_as_those_of_this_node_are() -> None:
+    both = at("192.168.1.7,5.0.0.1,5.0.0.2")
+    assert networks_in(both) == networks_in(at("5.0.0.9"))
+    assert networks_in(both, public=False) == networks_in(at("192.168.1.1"))
+    assert networks_in(at("192.168.1.7")) == networks_in(at("192.168.1.7"), public=False)
+
+
 def test_ipv6_networks_of_one_allocation_are_one_and_those_behind_relays_too() -> None:
     bench = Bench(host="2001:db8:7::1")
     bench.others = [f"2001:db8:{number:x}::1" for number in range(GOSSIP_LISTED)]
-    assert network_in(at("2001:db8:1::1")) == network_in(at("2001:db8:2::1")) != network_in(at("2001:db9:2::1"))
+    assert networks_in(at("2001:db8:1::1")) == networks_in(at("2001:db8:2::1")) != networks_in(at("2001:db9:2::1"))
     relayed = EndpointRecord(ID, 1, 1, 1, (Endpoint(Addr("10.9.9.9", 1)),), relays=(NodeId(bytes(ID)),))
-    assert network_in(relayed) == network_in(None) == HIDDEN
+    assert networks_in(relayed) == networks_in(None) == HIDDEN
 
 
 def _renews(bench: Bench, times: int = 2) -> bool:
