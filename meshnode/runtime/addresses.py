@@ -13,7 +13,7 @@ from meshnode.base.metrics import Metrics
 from meshnode.base.timers import RETRY_S, OnError
 from meshnode.config import Config
 from meshnode.identity.record import Endpoint, EndpointKind
-from meshnode.nat.own_addresses import HostView
+from meshnode.nat.own_addresses import HostView, WayOut
 from meshnode.runtime.interfaces import InterfaceWatcher
 
 if TYPE_CHECKING:
@@ -67,6 +67,11 @@ class OwnAddresses:
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Return what the record names of this host, without what others see."""
         return self._endpoints()[0]
+
+    @property
+    def ways_out(self) -> tuple[WayOut, ...]:
+        """The default routes of this host at the last look."""
+        return self._view.ways_out
 
     def moved(self) -> None:
         """Publish the addresses after a move of the socket.

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from meshnode.base.address import Addr
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.path import Path, ViaSocket
 from meshnode.errors import MeshError
 from meshnode.runtime.udp import OnBatch, UdpSocket
+
+if TYPE_CHECKING:
+    from meshnode.nat.translation import Translation
 
 REFUSED = describe("sides_refused", "extra sockets that the system refused (too many open files, say)")
 
@@ -22,6 +26,7 @@ class ExtraSockets:
         self._on_batch = on_batch
         self._metrics = metrics
         self._buffer = bytearray(65_536)
+        self.translation: Translation | None = None  # of those that are opened from now on
         self.refused: Collection[Path] = ()
         self._sockets: dict[int, UdpSocket] = {}
         self._count = 0
@@ -37,6 +42,7 @@ class ExtraSockets:
             self._count += 1
             made = UdpSocket(self._loop, self._on_batch, self._metrics, side=self._count, buffer=self._buffer)
             made.refused = self.refused
+            made.translate(self.translation)
             try:
                 made.bind(Addr(like.host, 0))
             except (OSError, MeshError):

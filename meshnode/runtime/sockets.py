@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from meshnode.base.address import Addr
 from meshnode.base.metrics import Metrics
@@ -15,6 +15,11 @@ from meshnode.runtime.acceptor import Accepted
 from meshnode.runtime.extra_sockets import ExtraSockets
 from meshnode.runtime.udp import OnBatch, UdpSocket
 from meshnode.runtime.websocket import OnDatagram, WebSockets
+
+if TYPE_CHECKING:
+    from meshnode.nat.own_addresses import WayOut
+    from meshnode.nat.translation import Translation
+    from meshnode.runtime.nat64 import Nat64
 
 CHOICES = 3  # more of a port that is free for UDP and for TCP; of 28,000 a busy host has used some hundreds
 
@@ -31,8 +36,10 @@ class Sockets:
         on_tunnelled: OnDatagram,
         metrics: Metrics,
     ) -> None:
+        self._loop = loop
         self._config = config
         self._hosts: frozenset[str] = frozenset()  # this host's addresses
+        self._nat64: Nat64 | None = None
         self.udp = UdpSocket(loop, on_batch, metrics)
         self.udp.bind(config.listen_addr)
         self._chosen = config.listen_addr.port == 0
@@ -86,6 +93,20 @@ class Sockets:
         self.tunnels.leave(self._hosts - hosts)
         self._hosts = hosts
 
+    def on_ways_out(self, ways_out: tuple[WayOut, ...], networks: tuple[tuple[str, int], ...]) -> None:
+        """Look for a translator to IPv4 hosts where all ways out are IPv6; without one, it is as before."""
+        if self._nat64 is None:
+            if self.local.host != "::" or not ways_out or not all(":" in way.source for way in ways_out):
+                return
+            from meshnode.runtime.nat64 import Nat64  # few hosts have no IPv4
+
+            self._nat64 = Nat64(self._loop, self._translate)
+        self._nat64.look(ways_out, networks)
+
+    def _translate(self, translation: Translation | None) -> None:
+        self.extra.translation = translation
+        self.udp.translate(translation)
+
     # ---- Transport
 
     def send(self, path: Hop, datagrams: list[bytes]) -> bool:
@@ -116,6 +137,8 @@ class Sockets:
 
     def abort(self) -> None:
         """Close what is bound, at once: the UDP sockets and the listener for tunnels."""
+        if self._nat64 is not None:
+            self._nat64.stop()
         self.tunnels.stop_listening()
         self.extra.close()
         self.udp.close()

@@ -15,6 +15,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING
 
 from meshnode.base.address import Addr, canonical_host
 from meshnode.base.forks import close_in_child
@@ -25,6 +26,9 @@ from meshnode.base.refusals import listen_refusal
 from meshnode.errors import AddressInUse, ConfigError
 from meshnode.runtime.socket_filter import FloodFilter
 from meshnode.stack.reception import Run
+
+if TYPE_CHECKING:
+    from meshnode.nat.translation import Translation
 
 UDP_SEGMENT = 103  # linux/udp.h
 UDP_GRO = 104
@@ -93,7 +97,7 @@ class UdpSocket:
         self.refused: Collection[Path] = ()
         self._filter = FloodFilter(loop, metrics)
         self._socket: socket.socket | None = None
-        self._v6 = False
+        self._translation: Translation | None = None
         self._gso = True
         self._wakes = _Wakes()
         self._view = memoryview(bytearray(65_536) if buffer is None else buffer)
@@ -118,13 +122,13 @@ class UdpSocket:
         Raises AddressInUse or ConfigError.
         """
         try:
-            fresh, v6 = _open(listen)
+            fresh = _open(listen)
         except AddressInUse:
             if self._socket is not None and self._holds(listen):
                 hint = "rebind without an address takes a new port"
                 raise AddressInUse(f"this node itself listens on {self.local}", hint=hint) from None
             raise
-        old, self._socket, self._v6 = self._socket, fresh, v6
+        old, self._socket = self._socket, fresh
         self._tos.clear()
         self._froms.clear()
         self._backlog.clear()
@@ -132,6 +136,13 @@ class UdpSocket:
         self._loop.add_reader(fresh, self._readable, fresh)
         if old is not None:
             self._drop(old)
+
+    def translate(self, translation: Translation | None) -> None:
+        """Reach IPv4 hosts by a translator from now on, or no longer (None)."""
+        if translation != self._translation:
+            self._translation = translation
+            self._tos.clear()
+            self._froms.clear()
 
     def _holds(self, listen: Addr) -> bool:
         local = self.local
@@ -203,6 +214,8 @@ class UdpSocket:
         if len(name) == 4 and name[3] and "%" not in host:
             host = f"{host}%{socket.if_indextoname(int(str(name[3])))}"
         addr = Addr(canonical_host(host), int(str(name[1])))
+        if self._translation is not None and addr not in self._tos:  # was it sent to as an IPv4 host?
+            addr = Addr(self._translation.to_ipv4(addr.host) or addr.host, addr.port)
         source = addr if self._side is None else ViaSocket(addr, self._side)
         self._froms[name] = source
         return source
@@ -221,7 +234,7 @@ class UdpSocket:
             return False
         to = self._tos.get(addr)
         if to is None:
-            to = self._resolve(addr)
+            to = self._resolve(sock, addr)
             if to is None:
                 self._metrics.count("udp_no_family")
                 return False
@@ -284,13 +297,14 @@ class UdpSocket:
         for addr, datagram in waiting:
             self.send(addr, [datagram])
 
-    def _resolve(self, addr: Addr) -> tuple[str, int] | tuple[str, int, int, int] | None:
+    def _resolve(self, sock: socket.socket, addr: Addr) -> tuple[str, int] | tuple[str, int, int, int] | None:
         if len(self._tos) >= MAX_ADDRESSES:
             self._tos.clear()
         host, _, scope = addr.host.partition("%")
         to: tuple[str, int] | tuple[str, int, int, int] | None
-        if self._v6:
-            mapped = host if ":" in host else f"::ffff:{host}"
+        if sock.family == socket.AF_INET6:
+            by = self._translation.to_ipv6(addr) if self._translation is not None else None
+            mapped = by or (host if ":" in host else f"::ffff:{host}")
             try:
                 index = socket.if_nametoindex(scope) if scope else 0
             except OSError:
@@ -325,7 +339,7 @@ def _run(sizes: list[int], start: int) -> int:
     return equal
 
 
-def _open(listen: Addr) -> tuple[socket.socket, bool]:
+def _open(listen: Addr) -> socket.socket:
     wildcard = listen.host == "::"
     families = [socket.AF_INET6, socket.AF_INET] if wildcard else [_family(listen.host)]
     problem: OSError | None = None
@@ -340,7 +354,7 @@ def _open(listen: Addr) -> tuple[socket.socket, bool]:
             host = "0.0.0.0" if wildcard and family == socket.AF_INET else listen.host
             sock.bind((host, listen.port))
             close_in_child(sock)
-            return sock, family == socket.AF_INET6
+            return sock
         except OSError as error:
             sock.close()
             problem = error

@@ -208,3 +208,17 @@ def test_a_node_without_udp_that_moves_is_back_by_a_tunnel_from_its_new_address(
         for last in (33, 34):
             host.renumber(f"10.77.0.{last}/24")
             node.echo(seed, 10.0)
+
+
+def test_a_seed_with_an_ipv4_address_is_reached_from_a_network_of_ipv6_alone_that_translates() -> None:
+    require()
+    with Lab() as lab:
+        switch = lab.switch()
+        at = lab.host("seed", switch, f"{cases.SEED}/24")
+        at.ip("addr add 64:ff9b::a4d:1/96 dev eth0", "route add 2001:db8:1::/64 dev eth0")  # as behind a translator
+        seed = HostNode(at, "--listen", "[::]:4242", "--no-mdns")
+        host = lab.host("node", switch, "10.77.0.3/24")
+        host.ip("addr del 10.77.0.3/24 dev eth0", "addr add 2001:db8:1::3/64 dev eth0", "route add ::/0 dev eth0")
+        with cases.etc_of(host, hosts="127.0.0.1 localhost\n64:ff9b::c000:aa ipv4only.arpa\n"):
+            node = HostNode(host, "--no-mdns", "--seed", f"{seed.id}@{cases.SEED}:4242")
+            wait(lambda: node.ask("status")["peers"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ NEAR = Addr("fe80::1%eth0", 4242)
 
 class Kernel:
     """A socket that refuses runs while it is told to, and scopes but the one that there is."""
+
+    family = socket.AF_INET6
 
     def __init__(self) -> None:
         self.refusal = 0
@@ -46,7 +49,7 @@ class Node:
         self.loop = asyncio.new_event_loop()
         self.kernel: Any = Kernel()
         self.udp = UdpSocket(self.loop, lambda runs: None, Metrics())
-        self.udp._socket, self.udp._v6 = self.kernel, True
+        self.udp._socket = self.kernel
 
 
 @pytest.mark.parametrize("refusal", [errno.EINVAL, errno.EIO])  # of a small MTU or no source address, and of IPsec
