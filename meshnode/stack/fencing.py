@@ -9,9 +9,12 @@ gone, and this node goes on, as a process that begins now.
 from __future__ import annotations
 
 import base64
+from collections.abc import Hashable
 from functools import partial
 
+from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
+from meshnode.base.fair_table import source_shares
 from meshnode.base.metrics import describe
 from meshnode.errors import MeshError, NodeClosed, PeerRestarted, RecordError
 from meshnode.identity.node_id import NodeId
@@ -43,7 +46,7 @@ class Fencing(Component):
         self._asked: NodeId | None = None
         self._asks = 0
         self._fencers: BoundedDict[NodeId, None] = BoundedDict(MAX_FENCERS)
-        self._witnesses: BoundedDict[NodeId, None] = BoundedDict(MAX_FENCERS)  # that say an earlier process lives
+        self._witnesses: BoundedDict[Hashable, None] = BoundedDict(MAX_FENCERS)  # networks that say so of an earlier
         self._outbid_at = float("-inf")
         self._timer = context.timers.timer(self._ask)
 
@@ -126,11 +129,14 @@ class Fencing(Component):
                 self._stand_down(now)
 
     def _is_witnessed(self, peer: NodeId, record: EndpointRecord) -> bool:
-        """Return whether an earlier process lives: it has signed since this one began, or a second peer says so.
+        """Return whether an earlier process lives: it has signed since this one began, or peers in two networks say so.
 
-        Any peer may have kept a record of a process that has ended, this node's own before its restart.
+        Any peer may have kept a record of a process that has ended, this node's own before its restart, and ids are
+        free. Those that were dialled by detours are one network, for a peer may have any relay.
         """
-        self._witnesses.put(peer, None)
+        session = self._context.peers.sessions.get(peer)
+        path = session.paths.active if session is not None else None
+        self._witnesses.put(source_shares(path.host)[0] if isinstance(path, Addr) else None, None)
         began = int.from_bytes(self._context.boot[:6], "big")
         return record.issued > began or len(self._witnesses) >= WITNESSES
 

@@ -157,7 +157,7 @@ def test_a_liar_without_proof_makes_no_node_stand_down(first: bool) -> None:
     assert connection.error is None
 
 
-def test_one_liar_with_a_record_of_the_process_before_makes_no_first_node_stand_down_and_two_peers_do() -> None:
+def test_liars_of_one_network_with_a_record_of_the_process_before_make_no_first_node_stand_down_and_two_do() -> None:
     world, engines = _world(9)
     victim = SimNode(world, "10.0.0.1", engines, identity=KEY, first_stays=True)
     kept = victim.mesh.record
@@ -165,12 +165,15 @@ def test_one_liar_with_a_record_of_the_process_before_makes_no_first_node_stand_
     victim.kill()
     world.run(60.0)
     victim = SimNode(world, "10.0.0.1", engines, identity=KEY, first_stays=True)
-    liars = [SimNode(world, f"10.0.0.{n}", engines) for n in (2, 3)]
+    liars = [SimNode(world, f"10.0.{n}.{number}", engines) for n in (1, 2) for number in (2, 3)]
+    for liar in liars:
+        victim.join(liar)
+        victim.connect(liar.id)
     fencing, proof = _fencing(victim), base64.b64encode(kept.encoded).decode()
-    for _ in range(3):
-        fencing.on_proof(liars[0].id, proof, world.now)
-    assert not fencing.stood_down, "it ended, and one peer has kept its record"
-    fencing.on_proof(liars[1].id, proof, world.now)
+    for liar in (*liars[:2], *liars[:2]):
+        fencing.on_proof(liar.id, proof, world.now)
+    assert not fencing.stood_down, "it ended, and peers in one network have kept its record: ids are free"
+    fencing.on_proof(liars[2].id, proof, world.now)
     assert fencing.stood_down
 
 
