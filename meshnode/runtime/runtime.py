@@ -417,7 +417,7 @@ class Runtime:
         if moved:
             self.journal.on_move(endpoints)
         self.sockets.on_addresses(networks)
-        self.sockets.on_ways_out(self.addresses.ways_out, networks)
+        self.sockets.on_ways_out(self.addresses.ways_out, networks, self.stack.context.credit.proven)
         self.stack.set_addresses(endpoints, networks, self.clock.monotonic(), moved=moved)
         self.driver.arm()
 

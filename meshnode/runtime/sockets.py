@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from typing import TYPE_CHECKING, assert_never
 
 from meshnode.base.address import Addr
@@ -11,6 +11,7 @@ from meshnode.base.metrics import Metrics
 from meshnode.base.path import Hop, Path, ViaSocket, ViaTunnel
 from meshnode.config import Config
 from meshnode.identity.sealing import Sealer
+from meshnode.nat.local_networks import is_loopback
 from meshnode.runtime.acceptor import Accepted
 from meshnode.runtime.extra_sockets import ExtraSockets
 from meshnode.runtime.udp import OnBatch, UdpSocket
@@ -93,8 +94,15 @@ class Sockets:
         self.tunnels.leave(self._hosts - hosts)
         self._hosts = hosts
 
-    def on_ways_out(self, ways_out: tuple[WayOut, ...], networks: tuple[tuple[str, int], ...]) -> None:
-        """Look for a translator to IPv4 hosts where all ways out are IPv6; without one, it is as before."""
+    def on_ways_out(
+        self, ways_out: tuple[WayOut, ...], networks: tuple[tuple[str, int], ...], proven: Container[Path]
+    ) -> None:
+        """Answer from the address that was asked; look for a translator where all ways out are IPv6.
+
+        What comes from a source that is ``proven`` changes no more from where it is answered.
+        """
+        is_wild = self.local.host in ("::", "0.0.0.0")
+        self.udp.answer_from(_others(ways_out, networks) if is_wild else (), proven)
         if self._nat64 is None:
             if self.local.host != "::" or not ways_out or not all(":" in way.source for way in ways_out):
                 return
@@ -147,3 +155,13 @@ class Sockets:
         """Close everything; tunnels say goodbye first."""
         await self.tunnels.close()
         self.abort()
+
+
+def _others(ways_out: tuple[WayOut, ...], networks: tuple[tuple[str, int], ...]) -> list[str]:
+    """Return the addresses that are not the ways out, where a family has several: the kernel may take another one."""
+    found = []
+    for is_ipv6 in (False, True):
+        of_family = [host for host, _ in networks if (":" in host) is is_ipv6 and "%" not in host]
+        own = [host for host in of_family if not is_loopback(Addr(host, 0))]
+        found += [host for host in own if len(own) > 1 and all(host != way.source for way in ways_out)]
+    return found

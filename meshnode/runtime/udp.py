@@ -14,10 +14,11 @@ import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from meshnode.base.address import Addr, canonical_host
+from meshnode.base.address import Addr, canonical_host, ip_of
 from meshnode.base.forks import close_in_child
 from meshnode.base.limits import BASE_MTU, LOOPBACK_MTU, MAX_QUEUED_S
 from meshnode.base.metrics import Metrics, describe
@@ -39,7 +40,11 @@ TIMESPEC = struct.Struct("@ll")
 IP_MTU_DISCOVER = 10  # linux/in.h
 IP_MTU = 14
 IP_AND_UDP = 48  # bytes of headers, the larger of the two families
+IP_PKTINFO = 8
 IPV6_MTU_DISCOVER = 23  # linux/in6.h
+IPV6_RECVPKTINFO, IPV6_PKTINFO = 49, 50
+INFO_4, INFO_6 = (socket.IPPROTO_IP, IP_PKTINFO), (socket.IPPROTO_IPV6, IPV6_PKTINFO)
+MAPPED = bytes(10) + b"\xff\xff"  # of an IPv4 address in IPv6 form
 PMTUDISC_PROBE = 3
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 BUFFER = 4 << 20
@@ -59,6 +64,20 @@ RETRY_ERRORS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
 STALE = describe("drop_waited", "datagrams of no connection dropped unread: they waited in the kernel for 2 s or more")
 REFUSED = describe("drop_refused", "receptions dropped unread: their source sent much junk within the second")
 OnBatch = Callable[[list[Run]], bool | None]
+
+
+class _Host:
+    """What this host is like now: its translator; ``others``, the addresses that it may not choose to send from,
+    16 bytes each; what makes answers leave from these, by source; and the sources of which that changes no more.
+    """
+
+    __slots__ = ("marks", "others", "proven", "translation")
+
+    def __init__(self) -> None:
+        self.translation: Translation | None = None
+        self.others: frozenset[bytes] = frozenset()
+        self.proven: Container[Path] = ()
+        self.marks: dict[Path, tuple[int, int, bytes]] = {}
 
 
 class _Wakes:
@@ -97,7 +116,7 @@ class UdpSocket:
         self.refused: Collection[Path] = ()
         self._filter = FloodFilter(loop, metrics)
         self._socket: socket.socket | None = None
-        self._translation: Translation | None = None
+        self._host = _Host()
         self._gso = True
         self._wakes = _Wakes()
         self._view = memoryview(bytearray(65_536) if buffer is None else buffer)
@@ -132,6 +151,8 @@ class UdpSocket:
         self._tos.clear()
         self._froms.clear()
         self._backlog.clear()
+        self._host.marks.clear()
+        _tell_destinations(fresh, bool(self._host.others))
         self._filter = self._filter.for_new_socket()  # the one before has its own
         self._loop.add_reader(fresh, self._readable, fresh)
         if old is not None:
@@ -139,10 +160,24 @@ class UdpSocket:
 
     def translate(self, translation: Translation | None) -> None:
         """Reach IPv4 hosts by a translator from now on, or no longer (None)."""
-        if translation != self._translation:
-            self._translation = translation
+        if translation != self._host.translation:
+            self._host.translation = translation
             self._tos.clear()
             self._froms.clear()
+
+    def answer_from(self, hosts: Iterable[str], proven: Container[Path]) -> None:
+        """Answer what comes to one of these addresses from it: a NAT at the peer drops what comes from another one.
+
+        For sources that are ``proven`` nothing changes, whatever comes.
+        """
+        packed = [ip_of(host).packed for host in hosts]
+        others = frozenset(each if len(each) == 16 else MAPPED + each for each in packed)
+        self._host.proven = proven
+        if others != self._host.others:
+            self._host.others = others
+            self._host.marks = {source: mark for source, mark in self._host.marks.items() if _own(mark) in others}
+            if self._socket is not None:
+                _tell_destinations(self._socket, bool(others))
 
     def _holds(self, listen: Addr) -> bool:
         local = self.local
@@ -163,7 +198,7 @@ class UdpSocket:
 
     def _readable(self, sock: socket.socket) -> None:
         batch: list[Run] = []
-        view, refused = self._view, self.refused
+        view, refused, others = self._view, self.refused, self._host.others
         dropped = of_connections = stale = 0
         too_old = int(time.time() - MAX_QUEUED_S)
         wakes = self._wakes
@@ -184,6 +219,8 @@ class UdpSocket:
             if since < too_old and not view[0] & SHORT_HEADER:
                 stale += 1
                 continue
+            if others:
+                self._mark(source, ancillary)
             data = bytes(view[:length])
             datagrams = [data] if segment >= length else [data[i : i + segment] for i in range(0, length, segment)]
             batch.append((datagrams, source))
@@ -199,13 +236,17 @@ class UdpSocket:
         else:
             self._filter.on_more(sock)
         wakes.alone = NEXT_ALONE[wakes.alone] if len(batch) < 2 else 0
+        if stale + dropped:
+            self._note_unread(sock, stale, dropped)
+        if batch:
+            wakes.most = CONTENDED if self._on_batch(batch) else BATCH
+
+    def _note_unread(self, sock: socket.socket, stale: int, dropped: int) -> None:
         if stale:
             self._metrics.count(STALE, stale)
         if dropped:
             self._metrics.count(REFUSED, dropped)
-            self._filter.on_refused(sock, dropped, refused)
-        if batch:
-            wakes.most = CONTENDED if self._on_batch(batch) else BATCH
+            self._filter.on_refused(sock, dropped, self.refused)
 
     def _learn(self, name: tuple[object, ...]) -> Path:
         if len(self._froms) >= MAX_ADDRESSES:
@@ -214,11 +255,25 @@ class UdpSocket:
         if len(name) == 4 and name[3] and "%" not in host:
             host = f"{host}%{socket.if_indextoname(int(str(name[3])))}"
         addr = Addr(canonical_host(host), int(str(name[1])))
-        if self._translation is not None and addr not in self._tos:  # was it sent to as an IPv4 host?
-            addr = Addr(self._translation.to_ipv4(addr.host) or addr.host, addr.port)
+        if self._host.translation is not None and addr not in self._tos:  # was it sent to as an IPv4 host?
+            addr = Addr(self._host.translation.to_ipv4(addr.host) or addr.host, addr.port)
         source = addr if self._side is None else ViaSocket(addr, self._side)
         self._froms[name] = source
         return source
+
+    def _mark(self, source: Path, ancillary: list[tuple[int, int, bytes]]) -> None:
+        """Note from where to answer: the address to which a datagram came, unless the kernel chooses it anyway."""
+        if source in self._host.proven:
+            return
+        marks = self._host.marks
+        for mark in ancillary:  # it says the same in both directions: address and interface
+            if mark[:2] in (INFO_4, INFO_6):
+                if _own(mark) not in self._host.others:
+                    marks.pop(source, None)
+                    continue
+                if source not in marks and len(marks) >= MAX_ADDRESSES:  # of floods, most
+                    marks = self._host.marks = {s: m for s, m in marks.items() if s in self._host.proven}
+                marks[source] = mark
 
     # ---- sending
 
@@ -238,6 +293,8 @@ class UdpSocket:
             if to is None:
                 self._metrics.count("udp_no_family")
                 return False
+        if self._host.marks and (mark := self._host.marks.get(addr)) is not None:
+            return self._send_from(sock, addr, to, datagrams, mark)
         if len(datagrams) == 1:
             try:
                 sock.sendto(datagrams[0], to)
@@ -254,6 +311,26 @@ class UdpSocket:
                     sent &= self._send_one(sock, addr, to, datagram)
             start += len(run)
         return sent
+
+    def _send_from(
+        self, sock: socket.socket, addr: Addr, to: object, datagrams: list[bytes], mark: tuple[int, int, bytes]
+    ) -> bool:
+        """Send from the address to which the peer sends, or as the kernel likes where that has no route to it."""
+        sizes = [*map(len, datagrams)]
+        start = 0
+        while start < len(datagrams):
+            run = datagrams[start : start + (_run(sizes, start) if self._gso else 1)]
+            size = (socket.SOL_UDP, UDP_SEGMENT, struct.pack("=H", len(run[0])))
+            try:
+                sock.sendmsg(run, [mark, size] if len(run) > 1 else [mark], 0, to)  # type: ignore[arg-type]
+            except OSError as error:
+                if error.errno not in (errno.EMSGSIZE, *RETRY_ERRORS):
+                    self._host.marks.pop(addr, None)
+                    return self.send(addr, datagrams[start:])
+                for datagram in run:
+                    self._not_sent(sock, addr, datagram, error)
+            start += len(run)
+        return True
 
     def _send_one(self, sock: socket.socket, addr: Addr, to: object, datagram: bytes) -> bool:
         try:
@@ -303,7 +380,7 @@ class UdpSocket:
         host, _, scope = addr.host.partition("%")
         to: tuple[str, int] | tuple[str, int, int, int] | None
         if sock.family == socket.AF_INET6:
-            by = self._translation.to_ipv6(addr) if self._translation is not None else None
+            by = self._host.translation.to_ipv6(addr) if self._host.translation is not None else None
             mapped = by or (host if ":" in host else f"::ffff:{host}")
             try:
                 index = socket.if_nametoindex(scope) if scope else 0
@@ -376,6 +453,19 @@ def loopback_mtu() -> int:
     except OSError:
         return 0
     return min(LOOPBACK_MTU, mtu - IP_AND_UDP) if mtu - IP_AND_UDP > BASE_MTU else 0
+
+
+def _own(mark: tuple[int, int, bytes]) -> bytes:
+    """Return the address in a mark, in 16 bytes."""
+    _, kind, value = mark
+    return value[:16] if kind == IPV6_PKTINFO else MAPPED + value[4:8]
+
+
+def _tell_destinations(sock: socket.socket, on: bool) -> None:
+    """Have the kernel tell to which address each datagram came, or no longer."""
+    option = IPV6_RECVPKTINFO if sock.family == socket.AF_INET6 else IP_PKTINFO
+    with suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_IPV6 if sock.family == socket.AF_INET6 else socket.IPPROTO_IP, option, on)
 
 
 def _family(host: str) -> int:

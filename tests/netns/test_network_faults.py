@@ -222,3 +222,17 @@ def test_a_seed_with_an_ipv4_address_is_reached_from_a_network_of_ipv6_alone_tha
         with cases.etc_of(host, hosts="127.0.0.1 localhost\n64:ff9b::c000:aa ipv4only.arpa\n"):
             node = HostNode(host, "--no-mdns", "--seed", f"{seed.id}@{cases.SEED}:4242")
             wait(lambda: node.ask("status")["peers"])
+
+
+@pytest.mark.parametrize("listen", ["[::]:4242", "0.0.0.0:4242"])
+def test_a_seed_is_reached_at_its_second_address_from_behind_a_nat(listen: str) -> None:
+    require()
+    with Lab() as lab:
+        switch = lab.switch()
+        at = lab.host("seed", switch, f"{cases.SEED}/24")
+        at.ip("addr add 10.77.0.9/24 dev eth0", "route add default via 10.77.0.254")
+        seed = HostNode(at, "--listen", listen, "--no-mdns")
+        home = lab.router("home", switch, "10.77.0.20/24", inside="10.78.0.1/24")
+        host = lab.host("node", home, "10.78.0.2/24", "10.78.0.1")
+        node = HostNode(host, "--no-mdns", "--seed", f"{seed.id}@10.77.0.9:4242")
+        wait(lambda: node.ask("status")["peers"])

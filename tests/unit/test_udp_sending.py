@@ -75,3 +75,61 @@ def test_a_peer_on_the_link_is_reached_by_an_interface_that_was_made_again(monke
     node.kernel.scope = 7
     assert not node.udp.send(NEAR, [b"x"])
     assert node.udp.send(NEAR, [b"x"])
+
+
+class TwoAddresses(Kernel):
+    """A socket of a host with a second address, which tells to which of them what was sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[str] = []
+        self.left: list[bytes] = []  # the addresses from which datagrams were sent, b"" for the kernel's choice
+        self.routeless = False
+
+    def setsockopt(self, *option: int) -> None:
+        """Tell of addresses."""
+
+    def recvmsg_into(self, buffers: list[memoryview], size: int) -> tuple[int, list[Any], int, tuple[Any, ...]]:
+        """Return the next datagram of ``PEER``, to one of this host's addresses."""
+        if not self.waiting:
+            raise BlockingIOError
+        buffers[0][:1] = b"\x01"
+        return 1, [(*udp.INFO_6, _mapped(self.waiting.pop(0)) + bytes(4))], 0, ("::ffff:192.0.2.1", 4242, 0, 0)
+
+    def sendmsg(self, datagrams: list[bytes], ancillary: list[Any], flags: int, to: Any) -> None:
+        """Send from an address."""
+        if self.routeless:
+            raise OSError(errno.ENETUNREACH, "no route from there")
+        self.left.append(ancillary[0][2][:16])
+
+    def sendto(self, datagram: bytes, to: tuple[str, int, int, int]) -> None:
+        """Send from where the kernel likes."""
+        self.left.append(b"")
+
+
+def _mapped(host: str) -> bytes:
+    return udp.MAPPED + socket.inet_aton(host)
+
+
+def test_what_comes_to_a_second_address_is_answered_from_it_and_a_proven_source_moves_nothing() -> None:
+    node = Node()
+    kernel = node.udp._socket = node.kernel = TwoAddresses()  # type: ignore[assignment]
+    first, second = "10.0.0.1", "10.0.0.2"
+    proven: dict[Any, None] = {}
+    node.udp.answer_from([second], proven)
+    for to in (first, second, first, second):
+        kernel.waiting.append(to)
+        node.udp._readable(kernel)  # type: ignore[arg-type]
+        assert node.udp.send(PEER, [b"x"])
+    assert kernel.left == [b"", _mapped(second)] * 2
+    proven[PEER] = None
+    kernel.waiting.append(first)
+    node.udp._readable(kernel)  # type: ignore[arg-type]
+    assert node.udp.send(PEER, [b"x", b"x"])
+    assert kernel.left[4:] == [_mapped(second)], "and a run"
+    kernel.routeless = True
+    assert node.udp.send(PEER, [b"x"])
+    assert kernel.left[5:] == [b""], "the kernel knows a way"
+    node.udp.answer_from([], proven)
+    assert node.udp.send(PEER, [b"x"])
+    assert kernel.left[6:] == [b""]
