@@ -15,6 +15,8 @@ from meshnode.errors import AlreadyRunning, ConfigError
 
 log = logging.getLogger("meshnode.node")
 
+LOCKLESS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # flock(2) at a file system that has no locks
+
 
 class HomeLock:
     """Lock of a home directory, which is made (0700) if need be; keeps other processes out until released.
@@ -34,10 +36,13 @@ class HomeLock:
         if is_volume(home):
             log.warning("%s is a volume that others may write in: they can replace this node's key", home)
         lock = home / "lock"
-        if lock.is_dir():
-            log.warning("%s is a directory: it is set aside", lock)
-            os.replace(lock, lock.with_name(f"lock.damaged-{os.getpid()}"))
-        fd = open_lock(lock)
+        try:
+            if lock.is_dir():
+                log.warning("%s is a directory: it is set aside", lock)
+                os.replace(lock, lock.with_name(f"lock.damaged-{os.getpid()}"))
+            fd = open_lock(lock)
+        except OSError as error:
+            raise _no_lock(home, error) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -46,7 +51,7 @@ class HomeLock:
                 raise AlreadyRunning(
                     f"a node runs in {home} already", hint="use another --home, or stop that one"
                 ) from error
-            raise
+            raise _no_lock(home, error) from error
         self._file = os.fdopen(fd, "rb")
         close_in_child(self._file)
         remove_temporary(home)
@@ -57,3 +62,12 @@ class HomeLock:
         The file stays: to delete it would let two processes hold locks on different files of that name.
         """
         self._file.close()
+
+
+def _no_lock(home: Path, error: OSError) -> ConfigError:
+    """Return why a home cannot be locked, and what to do about it."""
+    if error.errno in LOCKLESS:
+        hint = "choose a --home on a disk of this host; a network file system (NFS) needs its lock service"
+        return ConfigError(f"cannot lock {home}: its file system gives no locks", hint=hint)
+    reason, hint = refusal(error, home / "lock")
+    return ConfigError(f"cannot lock {home}: {reason}", hint=hint)

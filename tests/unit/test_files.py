@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
 import secrets
 import stat
 import tempfile
@@ -68,9 +70,9 @@ def test_a_lock_or_state_file_that_is_a_planted_link_changes_nothing_elsewhere(t
     victim, home = precious(tmp_path), tmp_path / "home"
     home.mkdir(mode=0o700)
     (home / "lock").symlink_to(victim)
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(ConfigError) as caught:
         HomeLock(home)
-    assert refused(caught.value).message == f"{home / 'lock'}: it is a symbolic link, or one in a circle"
+    assert caught.value.message == f"cannot lock {home}: it is a symbolic link, or one in a circle"
     (home / "seq").symlink_to(victim)
     write_atomic(home / "seq", b"1")
     assert victim.read_text() == "precious"
@@ -96,6 +98,28 @@ def test_nothing_is_written_into_a_home_that_another_user_planted(tmp_path: Path
     with pytest.raises(PermissionError):
         write_atomic(home / "seq", b"1")
     assert not list(inside.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [
+        (errno.ENOLCK, "its file system gives no locks"),
+        (errno.EOPNOTSUPP, "its file system gives no locks"),
+        (errno.EIO, "the disk fails"),
+    ],
+)
+def test_a_home_that_cannot_be_locked_says_why_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, why: str
+) -> None:
+    def refuse(fd: int, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(fcntl, "flock", refuse)
+        with pytest.raises(ConfigError, match=re.escape(f"cannot lock {tmp_path}: {why}")) as caught:
+            HomeLock(tmp_path)
+    assert caught.value.hint
+    HomeLock(tmp_path).release()
 
 
 def test_a_home_that_is_a_link_of_this_user_is_used(tmp_path: Path) -> None:
