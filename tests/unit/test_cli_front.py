@@ -9,16 +9,33 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 
 from tests.unit.test_config_cli import meshnode, told
 from tests.unit.test_error_texts import error_of
+from tools.cli_reference import in_full
 
 
 def test_help_is_a_command_too(tmp_path: Path) -> None:
     assert told(tmp_path, "help")[1] == told(tmp_path, "--help")[1]
     assert told(tmp_path, "help", "ping")[1] == told(tmp_path, "ping", "--help")[1]
     assert told(tmp_path, "help", "nothing")[0] == 2
+
+
+def test_every_command_but_those_without_a_home_takes_one_behind_its_name() -> None:
+    commands = [(name, command) for name, command in in_full() if not isinstance(command, click.Group)]
+    without = {name for name, command in commands if not any(param.name == "home" for param in command.params)}
+    assert without == {"completion", "demo"}, "as docs/reference/cli.md says"
+
+
+def test_a_policy_is_not_asked_about_no_service(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[[allow]]\nfrom = ["any"]\nservices = ["web"]\n')
+    asked = ("policy", "explain", "any", "any", "--file", str(policy))
+    for act in ("service", "publish", "subscribe", "name"):
+        assert "Missing argument 'SERVICE'" in error_of(tmp_path, *asked, "--act", act)[1]
+    assert told(tmp_path, *asked, "--act", "connect")[0] == 0
 
 
 def test_an_option_before_the_command_is_told_where_it_stands(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from meshnode.cli.output import emit, say
 from meshnode.errors import ConfigError, NotRunning
 
 ACTS = ("service", "publish", "subscribe", "name", "relay", "connect")
+ABOUT_NODES = ("relay", "connect")  # acts that are about no service, topic or name
 FILE = click.Path(path_type=Path)
 
 
@@ -41,8 +42,9 @@ def policy_group() -> None:
 
 @policy_group.command("check")
 @click.argument("file", type=FILE)
+@home_option
 @json_option
-def check_command(file: Path, as_json: bool) -> None:
+def check_command(file: Path, home: Path, as_json: bool) -> None:
     """Read a policy and say what is wrong with it, without a node.
 
     Exit code 1 when something is; the error names the rule and its line.
@@ -64,7 +66,7 @@ def check_command(file: Path, as_json: bool) -> None:
 @policy_group.command("explain")
 @click.argument("caller", metavar="FROM")
 @click.argument("target", metavar="TO")
-@click.argument("what", metavar="SERVICE", default="")
+@click.argument("what", metavar="[SERVICE]", default="")
 @click.option("--act", type=click.Choice(ACTS), default="service", show_default=True, help="What SERVICE is.")
 @click.option("--file", type=FILE, help="Ask this policy instead of the running node.")
 @home_option
@@ -75,7 +77,8 @@ def explain_command(
     """Say whether FROM may reach SERVICE of TO, by which rule and grant, or why not.
 
     FROM and TO are ids or names, `self`, or what is known of a node: `role:dev`, `name:laptop`, joined by commas. The
-    running node decides as it does at its door; its own allow lists count where TO is itself.
+    running node decides as it does at its door; its own allow lists count where TO is itself. Only `--act relay` and
+    `--act connect` are about no SERVICE.
 
     JSON: {"allowed", "rule", "grant", "why"}
 
@@ -83,6 +86,8 @@ def explain_command(
     Example: meshnode policy explain laptop self web
              meshnode policy explain role:dev role:db postgres --file policy.toml
     """
+    if not what and act not in ABOUT_NODES:
+        raise click.UsageError("Missing argument 'SERVICE': what FROM wants of TO.")
     if file is None:
         from meshnode.daemon.requests.policy import PolicyExplain
 
@@ -101,8 +106,9 @@ def explain_command(
 @policy_group.command("test")
 @click.argument("file", type=FILE)
 @click.option("--policy", "policy_file", type=FILE, help="The policy  [default: policy.toml beside FILE]")
+@home_option
 @json_option
-def test_command(file: Path, policy_file: Path | None, as_json: bool) -> int:
+def test_command(file: Path, policy_file: Path | None, home: Path, as_json: bool) -> int:
     """Ask a policy questions with known answers; exit code 1 when one differs.
 
     FILE has `[[expect]]` with from, to, services (or publish, subscribe, names, relay, connect), allowed, rule.
