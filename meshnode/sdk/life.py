@@ -97,6 +97,7 @@ class Life:
         self.started: Running | None = None
         self.is_closed = False
         self._parts = (config, metrics, services, events)
+        self._withdrawn: asyncio.Event | None = None  # is set when what the DHT has was taken back, or could not be
         self._ending: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -165,13 +166,24 @@ class Life:
         try:
             try:
                 if self._ending is None:
-                    await self.started.withdraw_offers()
+                    await self._withdraw(self.started)
             finally:
                 ending = self._end()
             await asyncio.shield(ending)
         except asyncio.CancelledError:
             self.started.runtime.release()
             raise
+
+    async def _withdraw(self, running: Running) -> None:
+        """Take offers back; a second call of ``close`` waits for the first, and cuts nothing short."""
+        if self._withdrawn is not None:
+            await self._withdrawn.wait()
+            return
+        self._withdrawn = asyncio.Event()
+        try:
+            await running.withdraw_offers()
+        finally:
+            self._withdrawn.set()
 
     def _end(self) -> asyncio.Task[None]:
         """End what ends at once, and return the task that ends the rest."""

@@ -102,6 +102,25 @@ async def test_a_node_whose_offers_cannot_be_withdrawn_is_closed_all_the_same(
         pass  # the home is free
 
 
+async def test_several_calls_of_close_take_the_offers_back_once_and_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered, was_closed = asyncio.Event(), []
+
+    async def slow(running: Running) -> None:
+        await answered.wait()
+        was_closed.append(running.runtime.is_closed)
+
+    monkeypatch.setattr(Running, "withdraw_offers", slow)
+    node = Node(config(tmp_path))
+    await node.start()
+    closing = [asyncio.ensure_future(node.close()) for _ in range(3)]
+    await asyncio.wait(closing, timeout=0)
+    answered.set()
+    await wait_for(asyncio.gather(*closing), SOON_S)
+    assert was_closed == [False]
+
+
 async def test_a_second_start_is_an_error_and_the_first_one_goes_on(tmp_path: Path) -> None:
     async with Node(config(tmp_path)) as node:
         with pytest.raises(AlreadyRunning, match="started already"):
