@@ -246,11 +246,12 @@ class Config:
 
     def _check_addresses(self) -> None:
         try:
-            parse_addr(self.listen)
-            for text in self.advertise:
-                parse_addr(text)
+            _, *advertised = map(parse_addr, (self.listen, *self.advertise))
         except ValueError as error:
             raise ConfigError(str(error), hint="as in 0.0.0.0:4242 or [::]:0") from error
+        if not all(map(is_dialable, advertised)):  # every reader would refuse the record that names it
+            hint = "write the address and the port by which other hosts reach this node"
+            raise ConfigError("advertise names what is no address of one host", hint=hint)
         for text in self.seeds:
             parse_seed(text)
         for text in self.records:

@@ -404,7 +404,7 @@ class Runtime:
             target = Addr(self.sockets.local.host, 0)
         else:
             try:
-                target = parse_addr(addr) if isinstance(addr, str) else addr
+                target = parse_addr(str(addr))
             except ValueError as error:
                 raise ConfigError(str(error), hint="as in 127.0.0.2:0") from error
         self.sockets.bind(target)

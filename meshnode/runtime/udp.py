@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Container, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from meshnode.base.address import Addr, canonical_host, ip_of
+from meshnode.base.address import Addr, canonical_host, ip_of, is_dialable
 from meshnode.base.forks import close_in_child
 from meshnode.base.limits import BASE_MTU, LOOPBACK_MTU, MAX_QUEUED_S
 from meshnode.base.metrics import Metrics, describe
@@ -418,6 +418,9 @@ def _run(sizes: list[int], start: int) -> int:
 
 def _open(listen: Addr) -> socket.socket:
     wildcard = listen.host == "::"
+    if not wildcard and listen.host != "0.0.0.0" and not is_dialable(Addr(listen.host, listen.port or 1)):
+        hint = "use an address of this host (ip address shows them), or [::] for all of them"
+        raise ConfigError(f"cannot listen on {listen}: that is no address of one host", hint=hint)
     families = [socket.AF_INET6, socket.AF_INET] if wildcard else [_family(listen.host)]
     problem: OSError | None = None
     for family in families:

@@ -12,6 +12,7 @@ import pytest
 
 import meshnode
 from meshnode import Node
+from meshnode.base.address import Addr
 from meshnode.base.limits import LOG_KIND_BURST
 from meshnode.errors import ConfigError, ConnectionLost, InvalidId, PolicyDenied
 from tests.conftest import MakeNode, echo
@@ -129,6 +130,8 @@ ASYNC: dict[str, tuple[str, Callable[[Node], Any]]] = {
     "a queue of none": ("limit", lambda node: node.join("news", limit=0)),
     "a place that is none": ("addr", lambda node: node.rebind("junk")),
     "a place that is a tuple": ("addr", lambda node: node.rebind(("127.0.0.1", 0))),
+    "a place of many hosts": ("addr", lambda node: node.rebind("224.0.0.1:0")),
+    "a port that is none": ("addr", lambda node: node.rebind(Addr("127.0.0.1", 99_999))),
 }
 
 
