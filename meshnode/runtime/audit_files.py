@@ -32,7 +32,7 @@ from meshnode.base.refusals import refusal
 from meshnode.base.token_bucket import TokenBucket
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
-from meshnode.runtime.background import begin
+from meshnode.runtime.background import begin, os_error
 from meshnode.trust.audit import Chain, Kind, hash_of, parse_line
 
 log = logging.getLogger("meshnode.audit")
@@ -135,7 +135,7 @@ class AuditFiles:
         """Write what waits here and now, once, and seal it; for the end of the node."""
         if self._timer is not None:
             self._timer.cancel()
-        with self._lock, suppress(OSError):
+        with self._lock, suppress(Exception):  # whatever is wrong with the log, the node ends
             self._writer.write([*self._writing, *self._taken(all=True)], seal=True)
             self._writing = []
 
@@ -177,8 +177,8 @@ class AuditFiles:
                 if self._writing is batch:  # else ``finish`` has written it
                     self._writer.write(batch)
                     self._writing = []
-        except OSError as error:
-            failed = error
+        except Exception as error:
+            failed = os_error(error)
         with suppress(RuntimeError):  # the loop was closed
             self._loop.call_soon_threadsafe(self._done, batch, waiting, failed)
 

@@ -14,3 +14,8 @@ def begin(work: Callable[..., None], *args: Any) -> None:
     The thread ends with the interpreter, as a daemon thread does. Raises RuntimeError: there is no thread to be had.
     """
     _thread.start_new_thread(work, args)
+
+
+def os_error(error: Exception) -> OSError:
+    """Return what work has raised as an error that its callers expect: whatever it is, none of them waits for ever."""
+    return error if isinstance(error, OSError) else OSError(0, repr(error))

@@ -12,7 +12,7 @@ import socket
 from concurrent.futures import Future
 from contextlib import suppress
 
-from meshnode.runtime.background import begin
+from meshnode.runtime.background import begin, os_error
 from meshnode.runtime.descriptors import unreserved
 
 FIRST_ADDRESS_S = 2.0  # for each address of a name but the last: one that leads nowhere must not take all of the time
@@ -44,9 +44,9 @@ async def look_up(host: str) -> list[str]:
 def _work(host: str, future: Future[list[str]]) -> None:
     try:
         found = _resolve(host)
-    except OSError as error:
+    except Exception as error:
         _running.pop(host, None)
-        future.set_exception(error)
+        future.set_exception(os_error(error))
     else:
         _running.pop(host, None)
         future.set_result(found)

@@ -20,7 +20,7 @@ from typing import TypeVar
 from meshnode.base.files import write_atomic
 from meshnode.base.refusals import refusal
 from meshnode.base.value import state
-from meshnode.runtime.background import begin
+from meshnode.runtime.background import begin, os_error
 from meshnode.runtime.files import HomeLock
 
 T = TypeVar("T")
@@ -202,8 +202,8 @@ class StateFiles:
         failed: OSError | None = None
         try:
             write_atomic(self.home / name, work.data)
-        except OSError as error:
-            failed = error
+        except Exception as error:
+            failed = os_error(error)
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._done, name, work, failed)
 

@@ -22,6 +22,7 @@ from meshnode.identity.node_id import NodeId
 
 DOMAIN = b"meshnode audit v1\x00"
 START = "0" * 64  # prev of the very first line
+LAST_SEQ = 2**53  # a larger number, or one below 0, is damage
 Line = dict[str, object]
 
 
@@ -136,9 +137,10 @@ def parse_line(line: bytes) -> Line | None:
         found = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict) or type(found.get("seq")) is not int or not isinstance(found.get("kind"), str):
+    if not isinstance(found, dict) or not isinstance(found.get("kind"), str):
         return None
-    return found
+    seq = found.get("seq")
+    return found if type(seq) is int and 0 <= seq <= LAST_SEQ else None
 
 
 def verify_log(lines: Iterable[bytes], head: bytes | None, node: NodeId | None = None) -> Report:
@@ -152,7 +154,7 @@ def verify_log(lines: Iterable[bytes], head: bytes | None, node: NodeId | None =
     said = parse_line(head) if head is not None else None
     if said is None or (node is not None and said.get("node") != str(node)):
         return Report(False, 0, "there is no head: it is missing, or another node's", 0, 0, 0, "")
-    name = str(said["node"])
+    name = str(said.get("node"))
     if not _holds(said, said["seq"], str(said.get("hash")), said.get("first")):
         return Report(False, 0, "the head's signature does not hold", 0, 0, 0, name)
     check, problem = _Check(name), ""

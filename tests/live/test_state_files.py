@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -242,6 +243,18 @@ async def test_a_write_that_a_caller_waits_for_fails_for_that_caller_and_is_not_
     await files.close()
     assert disk.written == []
     assert files.degraded() == []
+
+
+async def test_whatever_a_write_raises_is_told_to_the_caller_that_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = StateFiles(asyncio.get_running_loop(), HomeLock(tmp_path))
+    with monkeypatch.context() as broken:
+        broken.setattr(state_files, "write_atomic", Mock(side_effect=ValueError("a fault")))
+        with pytest.raises(OSError, match="a fault"):
+            await wait_for(files.write("services.json", b"{}"), 10)
+    await wait_for(files.write("services.json", b"{}"), 10)
+    await files.close()
 
 
 async def test_the_end_of_a_node_waits_for_no_disk_for_ever(

@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -196,6 +197,40 @@ async def test_a_log_that_was_cut_while_the_node_was_down_says_so_for_ever(tmp_p
     (await _written(tmp_path, 5)).finish()
     report = verify_log(*_files(tmp_path), ME.id)
     assert "lines were missing when the node started" in report.problem
+
+
+@pytest.mark.parametrize("seq", [-1, 2**64, 10**30])
+async def test_a_line_whose_number_is_none_is_damage_and_the_node_goes_on_and_ends(tmp_path: Path, seq: int) -> None:
+    (await _written(tmp_path, 3)).finish()
+    segment = segments_of(tmp_path / "audit")[-1]
+    *lines, last = segment.read_bytes().splitlines()
+    segment.write_bytes(b"\n".join([*lines, json.dumps({**json.loads(last), "seq": seq}).encode(), b""]))
+    async with asyncio.timeout(20):
+        (await _written(tmp_path, 1)).finish()
+    assert not verify_log(*_files(tmp_path), ME.id).ok
+
+
+async def test_whatever_a_write_raises_is_told_to_those_that_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = await _written(tmp_path, 1)
+    with monkeypatch.context() as broken:
+        broken.setattr(Writer, "write", Mock(side_effect=ValueError("a fault")))
+        files.note(Kind.OPENED, None, service="later")
+        async with asyncio.timeout(20):
+            with pytest.raises(OSError, match="a fault"):
+                await files.settled()
+        assert "a fault" in files.degraded()[0]
+    async with asyncio.timeout(20):
+        await files.settled()
+    assert verify_log(*_files(tmp_path), ME.id).ok
+
+
+def test_a_head_that_names_no_node_does_not_hold() -> None:
+    lines, head = _log()
+    said = json.loads(head)
+    del said["node"]
+    assert verify_log(lines, json.dumps(said).encode()).problem == "the head's signature does not hold"
 
 
 async def test_a_log_whose_head_and_segments_are_gone_does_not_begin_again_unseen(tmp_path: Path) -> None:

@@ -170,6 +170,6 @@ def export_command(html: Path | None, out: Path | None, home: Path, as_json: boo
         out.write_bytes(b"\n".join([*lines, head or b"", b""]))
     else:
         for line in (*lines, *filter(None, (head,))):
-            say(line.decode("ascii"))
+            say(line.decode("ascii", "backslashreplace"))
         return
     emit({"file": str(html or out), "entries": len(lines)}, as_json, f"{html or out}: {len(lines)} entries")
