@@ -84,9 +84,20 @@ class Resolver:
         return record
 
     def _answer(self, record: EndpointRecord, source: str, now: float) -> None:
-        for question in self._questions.pop(record.id, ()):
+        asked = self._questions.pop(record.id, ())
+        self._tell([(question, Resolved(record, source, (now - question.asked) * 1000)) for question in asked])
+
+    def _tell(self, answers: list[tuple[_Question, Resolved | NotFound]]) -> None:
+        """Answer questions; a caller that raises keeps no other from its answer."""
+        failed: Exception | None = None
+        for question, answer in answers:
             self._pending -= 1
-            question.answer(Resolved(record, source, (now - question.asked) * 1000))
+            try:
+                question.answer(answer)
+            except Exception as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     def get(self, peer: NodeId, wall: float) -> EndpointRecord | None:
         """Return the cached record when it has not expired, and is not ahead of the clock.
@@ -133,9 +144,7 @@ class Resolver:
 
     def give_up(self, peer: NodeId) -> None:
         """Answer all questions about this id with NotFound: every source has answered, and none knows it."""
-        for question in self._questions.pop(peer, ()):
-            self._pending -= 1
-            question.answer(_not_found(peer))
+        self._tell([(question, _not_found(peer)) for question in self._questions.pop(peer, ())])
 
     def next_deadline(self) -> float | None:
         """Return when the first question times out (monotonic seconds)."""
@@ -145,6 +154,7 @@ class Resolver:
 
     def tick(self, now: float) -> None:
         """Give up questions that have waited ``RESOLVE_TIMEOUT_S``."""
+        answers: list[tuple[_Question, Resolved | NotFound]] = []
         for peer, asked in list(self._questions.items()):
             if any(q.deadline <= now for q in asked):
                 late = [q for q in asked if q.deadline <= now]
@@ -153,9 +163,8 @@ class Resolver:
                     self._questions[peer] = rest
                 else:
                     del self._questions[peer]
-                for question in late:
-                    self._pending -= 1
-                    question.answer(_not_found(peer))
+                answers += [(question, _not_found(peer)) for question in late]
+        self._tell(answers)
 
 
 def _not_found(peer: NodeId) -> NotFound:

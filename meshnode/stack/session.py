@@ -100,13 +100,19 @@ class Session:
         return found + list(self.arrivals)
 
     def answer(self, result: Connection | MeshError) -> None:
-        """Give the result to all callers that wait for a connection.
+        """Give the result to all callers that wait for a connection; one that raises keeps no other from it.
 
         A caller that asks again meanwhile waits for the next result.
         """
         waiting, self.waiting = self.waiting, []
+        failed: Exception | None = None
         for callback in waiting:
-            callback(result)
+            try:
+                callback(result)
+            except Exception as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
 
 @state

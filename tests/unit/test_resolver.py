@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from meshnode.base.address import Addr
@@ -43,6 +45,28 @@ class Asked:
         """The seq of what is cached."""
         found = self.resolver.get(ME.id, wall)
         return found.seq if found is not None else None
+
+
+def _fail(answer: object) -> None:
+    raise RuntimeError("a fault")
+
+
+@pytest.mark.parametrize("end", ["record", "nothing", "time"])
+def test_a_caller_that_fails_keeps_no_other_from_its_answer(end: str) -> None:
+    asked = Asked()
+    resolver = asked.resolver
+    resolver.ask(ME.id, 0.0, _fail)
+    asked.ask()
+    ends: dict[str, Callable[[], object]] = {
+        "record": lambda: asked.offer(record(1)),
+        "nothing": lambda: resolver.give_up(ME.id),
+        "time": lambda: resolver.tick(RESOLVE_TIMEOUT_S),
+    }
+    with pytest.raises(RuntimeError, match="a fault"):
+        ends[end]()
+    assert len(asked.answers) == 1
+    assert all(asked.ask(peer=NodeId(bytes([n] * 32))) for n in range(9)), "and both have left their places"
+    assert resolver._pending == 9
 
 
 def test_the_newest_record_wins_in_whatever_order_they_come() -> None:
