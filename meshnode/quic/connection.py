@@ -208,36 +208,43 @@ class Connection:
         return datagrams
 
     def _take(self, events: Sequence[EngineEvent]) -> None:
-        """Handle the engine's events, in their order."""
+        """Handle the engine's events, in their order. One that fails takes none of the others along."""
         streams = self.streams
+        failed: Exception | None = None
         for event in events:
-            if type(event) is StreamData:
-                stream_id = event.stream_id
-                if stream_id and self.state is State.READY and not stream_id & UNIDIRECTIONAL:
-                    try:
-                        streams.on_data(event)
-                    except WireError as error:
-                        self.close(CloseCode.PROTOCOL, str(error))
-                else:
-                    self._on_data(event)
-            elif type(event) is Datagram:
-                self.streams.flows.on_datagram(event.data)
-            elif type(event) is CidIssued:
-                self._events.on_cid(self, event.cid, True)
-            elif type(event) is CidRetired:
-                self._events.on_cid(self, event.cid, False)
-            elif type(event) is HandshakeDone:
-                self.handshake.group, self.handshake.binding = event.group, event.binding
-                self._on_handshake()
-            elif type(event) is StreamReset:
-                self._on_reset(event.stream_id, event.code)
-            elif type(event) is StopSending:
-                self.streams.on_stop(event.stream_id)
-            elif type(event) is Terminated:
-                self._on_terminated(event)
+            try:
+                if type(event) is StreamData:
+                    stream_id = event.stream_id
+                    if stream_id and self.state is State.READY and not stream_id & UNIDIRECTIONAL:
+                        try:
+                            streams.on_data(event)
+                        except WireError as error:
+                            self.close(CloseCode.PROTOCOL, str(error))
+                    else:
+                        self._on_data(event)
+                elif type(event) is Datagram:
+                    self.streams.flows.on_datagram(event.data)
+                elif type(event) is CidIssued:
+                    self._events.on_cid(self, event.cid, True)
+                elif type(event) is CidRetired:
+                    self._events.on_cid(self, event.cid, False)
+                elif type(event) is HandshakeDone:
+                    self.handshake.group, self.handshake.binding = event.group, event.binding
+                    self._on_handshake()
+                elif type(event) is StreamReset:
+                    self._on_reset(event.stream_id, event.code)
+                elif type(event) is StopSending:
+                    self.streams.on_stop(event.stream_id)
+                elif type(event) is Terminated:
+                    self._on_terminated(event)
+            except Exception as error:
+                failed = error
+                _give_up(streams, event)
         if streams.has_come:
             streams.has_come = False
             self._events.on_stream_data(self)
+        if failed is not None:
+            raise failed
 
     # ---- authentication
 
@@ -398,16 +405,20 @@ class Connection:
         """
         if self.state is State.CLOSED:
             return
-        self.engine.close(int(code), reason)
-        self._close(ConnectionLost(f"closed here: {reason or code.name.lower()}"))
-        self._events.on_dirty(self)
+        try:
+            self.engine.close(int(code), reason)
+        finally:  # whatever becomes of the goodbye
+            self._close(ConnectionLost(f"closed here: {reason or code.name.lower()}"))
+            self._events.on_dirty(self)
 
     def refuse(self, reason: str, error: MeshError, code: CloseCode = CloseCode.POLICY_DENIED) -> None:
         """Close because policy, or another process, forbids it: the peer sees ``reason``, streams here ``error``."""
         if self.state is not State.CLOSED:
-            self.engine.close(int(code), reason)
-            self._close(error)
-            self._events.on_dirty(self)
+            try:
+                self.engine.close(int(code), reason)
+            finally:
+                self._close(error)
+                self._events.on_dirty(self)
 
     def abandon(self, error: MeshError) -> None:
         """Forget the connection without sending a byte; streams and ``on_closed`` get ``error``.
@@ -415,8 +426,10 @@ class Connection:
         For a peer that must not learn that this node exists, and for one that has restarted and knows nothing of it.
         """
         if self.state is not State.CLOSED:
-            self.engine.abandon()
-            self._close(error)
+            try:
+                self.engine.abandon()
+            finally:
+                self._close(error)
 
     def release(self) -> None:
         """Give the engine's memory back, once CLOSED and after the last ``transmit``; the ids stay."""
@@ -465,3 +478,10 @@ class Connection:
         self.handshake.take()
         self.streams.close(error)
         self._events.on_closed(self, error)
+
+
+def _give_up(streams: StreamTable, event: EngineEvent) -> None:
+    """Reset the stream whose data could not be handled, for a fault of this node: its peer must not wait for it."""
+    for stream in list(streams):
+        if type(event) is StreamData and event.stream_id == stream.id:
+            stream.reset()

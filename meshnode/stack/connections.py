@@ -106,12 +106,15 @@ class Connections(Component):
         """
         self.closed = True
         for session in list(self._peers.sessions.values()):
-            for connection in session.connections():
-                if connection.state is State.READY:
-                    connection.close(CloseCode.SHUTDOWN, "the node is shutting down")
-                else:
-                    connection.abandon(NodeClosed("the node was closed"))
-            session.answer(NodeClosed("the node was closed"))
+            try:
+                for connection in session.connections():
+                    if connection.state is State.READY:
+                        connection.close(CloseCode.SHUTDOWN, "the node is shutting down")
+                    else:
+                        connection.abandon(NodeClosed("the node was closed"))
+                session.answer(NodeClosed("the node was closed"))
+            except Exception as error:  # the others end all the same
+                self._context.timers.on_error(error)
 
     # ---- QUIC in
 
@@ -236,11 +239,16 @@ class Connections(Component):
         session.timer.set(at)
 
     def _tick(self, session: Session, now: float) -> None:
-        for connection in session.connections():
-            at = connection.engine.next_timer()
-            if at is not None and at <= now:
-                connection.on_timer(now)
-                self.touch(connection)
+        try:
+            for connection in session.connections():
+                at = connection.engine.next_timer()
+                if at is not None and at <= now:
+                    connection.on_timer(now)
+                    self.touch(connection)
+        except Exception:  # an engine that fails keeps no handshake from its end
+            session.timer.set(now + RETRY_S)
+            self._context.dials.tick(session, now)
+            raise
         self._context.dials.tick(session, now)
         at = session.paths.next_deadline()
         if at is not None and at <= now:
@@ -287,14 +295,16 @@ class Connections(Component):
         if dial is not None and dial is not connection:
             dial.abandon(ConnectionLost("the peer's own dial was faster"))
         context.dials.release_held(session)
-        if connection.peer_record:
-            context.records.offer(connection.peer_record, "connection", now)
-        if connection.dialler:  # one of the two is enough to find the other, and a relay need not watch all its clients
-            context.records.watch_if_used(peer, now)
-        context.metrics.count(CONNECTIONS)
-        context.sealer.keep_key(peer)
-        self.touch(connection)
-        session.answer(connection)
+        try:
+            if connection.peer_record:
+                context.records.offer(connection.peer_record, "connection", now)
+            if connection.dialler:  # one of the two is enough to find the other, and a relay need not watch its clients
+                context.records.watch_if_used(peer, now)
+            context.metrics.count(CONNECTIONS)
+            context.sealer.keep_key(peer)
+            self.touch(connection)
+        finally:  # none of this keeps those that wait from what is there
+            session.answer(connection)
         context.events.on_connection(connection, True)
         for hook in context.hooks.link:
             hook(connection, True, now)
@@ -357,7 +367,10 @@ class Connections(Component):
         context, now = self._context, self._monotonic()
         self._hoards.forget(connection)
         context.probes.on_closed(connection, now)
-        self._send(session, connection, connection.engine.transmit(now), now)
+        try:
+            self._send(session, connection, connection.engine.transmit(now), now)
+        except Exception as failure:  # an end that cannot be told to the peer is one all the same
+            context.timers.on_error(failure)
         session.arrivals.pop(connection, None)
         if session.deferred is not None and session.deferred[0] is connection:
             session.deferred = None

@@ -173,7 +173,7 @@ class Dialing(Component):
         self.begin(session, now)
         if not session.attempt.begun:
             self._context.records.look_up(peer, now)  # what we know of it names nowhere to go: an old record, perhaps
-            self._context.links.arm(session)
+        self._context.links.arm(session)  # also where the engine fails to send: the dial ends in time
 
     def _size(self, session: Session, record: EndpointRecord | None) -> int:
         """Return the size that datagrams may have from the start, by the best way that is known to the peer."""
@@ -320,7 +320,11 @@ class Dialing(Component):
             return
         context = self._context
         size = session.paths.book.floor_of(source)
-        engine = context.engines.accept(context.identity, odcid, context.settings.idle_timeout, now, size)
+        try:
+            engine = context.engines.accept(context.identity, odcid, context.settings.idle_timeout, now, size)
+        except Exception:
+            self._context.links.forget_if_idle(session)
+            raise
         connection = self._new_connection(session, engine, dialler=False, now=now)
         session.arrivals[connection] = Arrival(source, packets.initial_token(flight[0]) or b"")
         if session.connection is None:
@@ -329,7 +333,11 @@ class Dialing(Component):
                 self._context.metrics.count(PUSHED_OUT)
                 pushed_out.abandon(HandshakeTimeout("pushed out by newer handshakes of its network"))
         self._context.metrics.count(ACCEPTS)
-        connection.receive(flight, now)
+        try:
+            connection.receive(flight, now)
+        except Exception:
+            connection.abandon(ConnectionLost("this node's own QUIC engine failed"))
+            raise
         self._context.links.touch(connection)
         self._context.links.arm(session)
 

@@ -332,7 +332,10 @@ class Stack:
         All goodbyes are sent when this returns. The stack is not to be used afterwards.
         """
         for hook in self.context.hooks.close:
-            hook(now)
+            try:
+                hook(now)
+            except Exception as error:  # the others say goodbye all the same
+                self.context.timers.on_error(error)
             self.flush(now)
 
     # ---- addresses and discovery

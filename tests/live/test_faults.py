@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from meshnode.base import timers
 from meshnode.base.timers import Timers
-from meshnode.errors import ConnectionLost
+from meshnode.errors import ConnectionLost, HandshakeTimeout, NodeClosed, NoPathError
+from meshnode.identity.node_id import NodeId
+from meshnode.quic.seam import Engine
 from meshnode.runtime import interfaces
+from meshnode.runtime.files import HomeLock
 from meshnode.runtime.interfaces import InterfaceWatcher
 from meshnode.sdk.node import runtime_of
 from meshnode.stack.component import Component
-from tests.conftest import MakeNode
+from meshnode.stack.session import Session
+from tests.conftest import MakeNode, echo
 from tests.given_time import wait_for, within
 
 
@@ -63,6 +69,91 @@ async def test_a_dial_that_the_engine_cannot_begin_is_an_error_and_the_next_one_
                 await wait_for(here.connect(there.id), 10)
     assert runtime_of(here).metrics.counters["faults"] >= 1
     assert (await wait_for(here.connect(there.id), 10)).peer == there.id
+
+
+class _Broken:
+    """An engine of which some methods raise."""
+
+    def __init__(self, engine: Engine, methods: tuple[str, ...]) -> None:
+        self._engine, self._methods = engine, methods
+
+    def __getattr__(self, name: str) -> Any:
+        return _full if name in self._methods else getattr(self._engine, name)
+
+
+@pytest.mark.parametrize(
+    "methods", [("transmit",), ("receive", "on_timer"), ("transmit", "on_timer", "abandon", "close")], ids=" ".join
+)
+async def test_a_dial_whose_engine_fails_later_on_ends_too(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, methods: tuple[str, ...]
+) -> None:
+    there = await make_node(gossip=False, dht=False)
+    here = await make_node(seed=there, gossip=False, dht=False)
+    engines = type(runtime_of(here).stack.context.engines)
+    dial = engines.dial
+    with monkeypatch.context() as broken:
+        broken.setattr("meshnode.stack.dialing.HANDSHAKE_TIMEOUT_S", 0.3)
+        broken.setattr(engines, "dial", lambda *args: _Broken(dial(*args), methods))
+        with pytest.raises((NoPathError, HandshakeTimeout)):
+            await wait_for(here.connect(there.id), 10)
+    assert (await wait_for(here.connect(there.id), 10)).peer == there.id
+
+
+async def test_what_a_failing_engine_of_a_listener_has_begun_is_forgotten(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = await make_node(gossip=False, dht=False)
+    here = await make_node(seed=there, gossip=False, dht=False)
+    engines, sessions = type(runtime_of(there).stack.context.engines), runtime_of(there).stack.sessions
+    accept = engines.accept
+    for broken_engine in (_full, lambda *args: _Broken(accept(*args), ("receive",))):
+        with monkeypatch.context() as broken:
+            broken.setattr("meshnode.stack.dialing.HANDSHAKE_TIMEOUT_S", 0.3)
+            broken.setattr(engines, "accept", broken_engine)
+            with pytest.raises(NoPathError):
+                await wait_for(here.connect(there.id), 10)
+        assert here.id not in sessions
+    assert (await wait_for(here.connect(there.id), 10)).peer == there.id
+
+
+async def test_a_node_whose_engine_fails_at_the_end_is_closed_and_what_reads_is_told(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = await make_node()
+    here = await make_node(seed=there)
+    there.serve("echo", echo, allow="any")
+    reader, _ = await wait_for(here.open(there.id, "echo"), 10)
+    reading = asyncio.ensure_future(reader.read(1))
+    connection = runtime_of(here).stack.sessions[there.id].connection
+    assert connection is not None
+    monkeypatch.setattr(connection, "engine", _Broken(connection.engine, ("close", "transmit")))
+    await wait_for(here.close(), 10)
+    with pytest.raises(ConnectionLost):
+        await wait_for(reading, 10)
+    HomeLock(here.config.home_path).release()  # it is free
+
+
+async def test_a_stream_that_cannot_be_served_is_reset_and_no_other(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = await make_node(gossip=False, dht=False)
+    here = await make_node(seed=there, gossip=False, dht=False)
+    there.serve("echo", echo, allow="any")
+    connection = await wait_for(here.connect(there.id), 10)
+    with monkeypatch.context() as broken:
+        broken.setattr(runtime_of(there).guard, "ask", _full)
+        with pytest.raises(ConnectionLost):
+            await wait_for(connection.open("echo"), 10)
+    (await wait_for(connection.open("echo"), 10)).writer.close()
+
+
+def test_a_caller_that_fails_keeps_no_other_from_a_connection() -> None:
+    told: list[object] = []
+    session = Session(NodeId(bytes(32)), Mock(), Timers(), lambda session, now: None)
+    session.waiting += [told.append, _full, told.append]
+    with pytest.raises(OSError, match="No space"):
+        session.answer(NodeClosed("over"))
+    assert len(told) == 2
 
 
 async def test_a_timer_that_raises_stops_no_other_and_runs_again(
