@@ -50,8 +50,10 @@ class Tasks:
     def ask(self) -> asyncio.Future[Any]:
         """Return a future for an answer of the stack, which may not come before the node's end.
 
-        See ``settle``.
+        See ``settle``. Raises NodeClosed after that end: a caller may have waited for a name until then.
         """
+        if self._closed:
+            raise NodeClosed("the node was closed meanwhile")
         future: asyncio.Future[Any] = self._loop.create_future()
         self._asked.add(future)
         future.add_done_callback(self._asked.discard)

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 import meshnode
-from meshnode import Config, Node
+from meshnode import Config, Identity, Node
 from meshnode.errors import AlreadyRunning, ConfigError, MeshError, NodeClosed, NotRunning
 from meshnode.sdk.life import Running
+from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode, echo
 from tests.given_time import wait_for, within
 from tests.live.test_datagrams import echo_datagrams
@@ -242,6 +243,15 @@ async def test_whatever_waits_ends_with_the_node(make_node: MakeNode) -> None:
     await here.close()
     outcomes = await wait_for(asyncio.gather(*tasks, return_exceptions=True), SOON_S)
     assert all(outcome is None or isinstance(outcome, MeshError | list) for outcome in outcomes), outcomes
+
+
+async def test_what_a_call_asks_behind_the_end_is_answered_by_it(make_node: MakeNode) -> None:
+    node = await make_node()
+    runtime, other = runtime_of(node), Identity.generate().id
+    await node.close()
+    for asked in (runtime.resolve(other), runtime.connect(other), runtime.ping(other, 1.0)):
+        with pytest.raises(NodeClosed):
+            await wait_for(asked, SOON_S)
 
 
 async def test_a_wait_for_an_event_may_have_a_time_limit_and_ends_with_the_node(make_node: MakeNode) -> None:
