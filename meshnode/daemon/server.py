@@ -194,6 +194,9 @@ class ControlServer:
             answer = refused(error).to_json()
         except (TypeError, KeyError, ValueError) as error:
             answer = MeshError(f"bad request: {error}", hint="are both ends of one version?").to_json()
+        except Exception as error:  # a fault, and not the end of the node, which the client would take silence for
+            log.error("%s failed", asked.method, exc_info=error)
+            answer = MeshError(f"the node failed to do that: {error!r}", hint="its own output says where").to_json()
         await _write(sock, answer)
         return None
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,11 @@ import uvloop
 
 from meshnode.base.files import why_unsafe
 from meshnode.base.metrics import Metrics
-from meshnode.daemon.client import call
+from meshnode.daemon.client import RemoteError, call
+from meshnode.daemon.context import Daemon
 from meshnode.daemon.paths import MAX_UNIX_PATH, socket_path
+from meshnode.daemon.request import Json, Request
+from meshnode.daemon.requests.attached import Events
 from meshnode.daemon.requests.node import Status
 from meshnode.daemon.server import ControlServer, _loop_factory
 from meshnode.errors import ConfigError, NotRunning
@@ -71,6 +75,25 @@ def test_a_socket_in_the_folder_of_another_user_is_not_believed(long_home: Path)
     os.chown(folder, 12345, 12345)
     with pytest.raises(NotRunning, match="belongs to user 12345"):
         list(call(long_home, Status()))
+
+
+@pytest.mark.parametrize("asked", [Status(), Events()], ids=["once", "endless"])
+async def test_a_request_that_fails_is_answered_and_told_in_the_log(
+    long_home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked: Request
+) -> None:
+    async def fail(asked: Request, daemon: Daemon) -> AsyncIterator[Json]:
+        yield {}
+        raise AssertionError("a fault")
+
+    monkeypatch.setattr(type(asked), "answer", fail)
+    server = ControlServer(None, long_home, Accepted(Metrics()))  # type: ignore[arg-type]
+    await server.start()
+    try:
+        with pytest.raises(RemoteError, match="the node failed to do that: AssertionError"):
+            await asyncio.to_thread(lambda: list(call(long_home, asked, 30)))
+    finally:
+        await server.close()
+    assert f"{asked.method} failed" in caplog.text
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder that belongs to another user")
