@@ -14,7 +14,7 @@ from meshnode.identity.keyfile import load as load_key
 from meshnode.identity.keyfile import save as save_key
 from meshnode.identity.keys import Identity
 from meshnode.identity.mesh_file import mesh_key_bytes, mesh_key_text
-from meshnode.identity.node_id import NodeId
+from meshnode.identity.node_id import NodeId, quoted
 from meshnode.identity.price import make_identity
 from meshnode.trust.authority import Issuer
 from meshnode.trust.chain import SKEW_MS, Chain, Standing, verify_chain
@@ -43,7 +43,7 @@ from meshnode.trust.succession import (
     sign_succession,
     without_succession,
 )
-from meshnode.trust.ticket import MAX_MESH_NAME, Ticket, make_ticket, redeem
+from meshnode.trust.ticket import MAX_MESH_NAME, MAX_SEED_TEXT, Ticket, make_ticket, redeem
 
 OPERATOR_ROLE = "admin"
 OLD_KEY, NEW_KEY = "key.old", "key.new"
@@ -194,6 +194,10 @@ def invite(
     """
     if not 0 <= uses <= MAX_INVITE_USES:
         raise ConfigError(f"a ticket is for 1 to {MAX_INVITE_USES} nodes", hint="0 is for any number")
+    for seed in seeds:
+        if len(seed) > MAX_SEED_TEXT:  # and no node could read the ticket
+            hint = f"name the node by its address, or by a shorter name: {MAX_SEED_TEXT} characters in all"
+            raise ConfigError(f"the seed {quoted(seed)} is too long for a ticket", hint=hint)
     now = round(wall * 1000)
     expires, until = now + round(max(lifetime_s, ticket_s) * 1000), now + round(ticket_s * 1000)
     return make_ticket(

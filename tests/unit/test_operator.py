@@ -58,6 +58,16 @@ def ticket(home: Path, *args: str) -> str:
     return str(run(home, "invite", *args)["ticket"])
 
 
+def test_whatever_seed_a_ticket_is_made_with_can_be_read_again(operator: Path) -> None:
+    node, name = str(Identity.generate().id), "n" * 60 + ".example"
+    for seed in (f"{node}@{name}:4242", f" {node}@192.0.2.1:4242\n"):
+        assert parse_ticket(ticket(operator, "--seed", seed)).seeds == (seed.strip(),)
+    long = f"{node}@{name}.{name}:4242"
+    assert "too long for a ticket" in refused(operator, "invite", "--seed", long).message
+    (operator / "meshnode.toml").write_text(f'seeds = ["{long}", "{node}@192.0.2.1:4242"]')
+    assert parse_ticket(ticket(operator)).seeds == (f"{node}@192.0.2.1:4242",)
+
+
 def test_a_mesh_is_made_with_its_secrets_readable_by_this_user_alone(tmp_path: Path) -> None:
     home = tmp_path / "a"
     said = run(home, "mesh", "create", "field")

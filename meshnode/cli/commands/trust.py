@@ -180,16 +180,17 @@ def _seeds(home: Path, given: tuple[str, ...]) -> tuple[str, ...]:
     from meshnode.cli.ask import ask_one
     from meshnode.config import Config, parse_seed
     from meshnode.daemon.requests.node import Status
+    from meshnode.trust.ticket import MAX_SEED_TEXT
 
     for text in given:
         parse_seed(text)
-    found = list(given)
+    found = [text.strip() for text in given]
     try:
         status = ask_one(home, Status(), timeout=5.0)
         found += [f"{status['id']}@{endpoint}" for endpoint in status["endpoints"][:2] if "%" not in endpoint]
     except NotRunning:
         pass
-    found += Config.load(home).seeds
+    found += [text for seed in Config.load(home).seeds if len(text := seed.strip()) <= MAX_SEED_TEXT]
     return tuple(dict.fromkeys(found))[:MAX_INVITED_SEEDS]
 
 
