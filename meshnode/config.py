@@ -12,7 +12,7 @@ from pathlib import Path
 
 from meshnode.base.address import Addr, canonical_host, is_dialable, parse_addr, parse_host, parse_port
 from meshnode.base.clock import SystemClock
-from meshnode.base.files import read_given
+from meshnode.base.files import read_given, without_tilde
 from meshnode.base.limits import MAX_RECORD, MAX_SETTINGS
 from meshnode.base.refusals import refusal
 from meshnode.base.settings import checked, from_text
@@ -214,7 +214,7 @@ class Config:
         if not self.mesh:
             raise ConfigError("mesh is empty", hint='name a mesh, or leave it out for the public one, "open"')
         if self.mesh.startswith(IS_FILE):
-            object.__setattr__(self, "mesh", read_mesh_key(Path(self.mesh[len(IS_FILE) :]).expanduser()))
+            object.__setattr__(self, "mesh", read_mesh_key(without_tilde(self.mesh[len(IS_FILE) :])))
         self._check_authority()
         self._check_addresses()
         self._check_relay()
@@ -445,7 +445,7 @@ def _read_file(path: Path, known: Iterable[str]) -> dict[str, object]:
             raise ConfigError(f"{path}: unknown setting {name!r}", hint=_similar(name, known))
     mesh = str(values.get("mesh", ""))
     if mesh.startswith(IS_FILE):
-        values["mesh"] = IS_FILE + str(path.parent / Path(mesh[len(IS_FILE) :]).expanduser())
+        values["mesh"] = IS_FILE + str(path.parent / without_tilde(mesh[len(IS_FILE) :]))
     secret = [name for name in ("key", "passphrase") if name in values] + ["mesh"] * mesh.startswith(KEY_PREFIX)
     if secret and mode & 0o077:
         log.warning("others may read %s, which holds %s: chmod 600 %s", path, " and ".join(secret), path)

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from meshnode.base.refusals import as_user, user_name
+from meshnode.errors import ConfigError
 
 MAX_FOLDER = 50  # bytes; a folder and a socket in it have up to 50 more, and 107 is the most that a path may have
 PIPE_S = 5.0  # without a byte
@@ -28,7 +29,10 @@ def read_given(path: Path, limit: int, wait: float = PIPE_S) -> tuple[bytes, int
 
     A pipe, as a shell's ``<(...)``, or a device is waited for ``wait`` seconds at most. Raises OSError.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a FIFO waits for a writer otherwise
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a FIFO waits for a writer otherwise
+    except ValueError as error:  # a zero byte, which no name has
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
     try:
         mode, data = os.fstat(fd).st_mode, b""
         while len(data) < limit:
@@ -69,6 +73,18 @@ def write_given(path: Path, data: bytes, mode: int = 0o644) -> None:
     except OSError as error:
         error.filename, error.filename2 = str(path), None
         raise
+
+
+def without_tilde(path: Path | str) -> Path:
+    """Return a path with ``~`` and ``~USER`` replaced.
+
+    Raises ConfigError.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        hint = "write the path from the root, or ./~NAME for a file that is called so"
+        raise ConfigError(f"{path}: no such user has a home directory", hint=hint) from error
 
 
 def short_folder() -> str:

@@ -7,15 +7,17 @@ from nacl.pwhash import argon2id
 from nacl.secret import SecretBox
 from nacl.utils import random
 
+from meshnode.errors import KeyFileError
+
 
 def lock(secret: bytes, passphrase: str) -> bytes:
-    """Encrypt ``secret``; the salt comes first."""
+    """Encrypt ``secret``; the salt comes first. Raises KeyFileError: the passphrase is no text."""
     salt = random(argon2id.SALTBYTES)
     return salt + bytes(SecretBox(_stretch(passphrase, salt)).encrypt(secret))
 
 
 def unlock(data: bytes, passphrase: str) -> bytes | None:
-    """Return the secret; None when the passphrase is another."""
+    """Return the secret; None when the passphrase is another. Raises KeyFileError: it is no text."""
     salt, sealed = data[: argon2id.SALTBYTES], data[argon2id.SALTBYTES :]
     try:
         return SecretBox(_stretch(passphrase, salt)).decrypt(sealed)
@@ -24,9 +26,13 @@ def unlock(data: bytes, passphrase: str) -> bytes | None:
 
 
 def _stretch(passphrase: str, salt: bytes) -> bytes:
+    try:
+        typed = passphrase.encode()
+    except UnicodeEncodeError as error:
+        raise KeyFileError("the passphrase is not UTF-8", hint="does the terminal use another encoding?") from error
     return argon2id.kdf(
         SecretBox.KEY_SIZE,
-        passphrase.encode(),
+        typed,
         salt,
         opslimit=argon2id.OPSLIMIT_MODERATE,
         memlimit=argon2id.MEMLIMIT_INTERACTIVE,

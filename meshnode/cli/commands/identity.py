@@ -51,7 +51,9 @@ def keygen_command(home: Path, as_json: bool, force: bool, mesh_file: str | None
     if mesh_file == "":
         raise KeyFileError("--mesh is empty", hint="name the file to make, as mesh.key")
     if mesh_file is not None:
-        _make_mesh(Path(mesh_file).expanduser().absolute(), as_json, force)
+        from meshnode.base.files import without_tilde
+
+        _make_mesh(without_tilde(mesh_file).absolute(), as_json, force)
         return
     from meshnode.identity.keyfile import save
     from meshnode.identity.price import make_identity

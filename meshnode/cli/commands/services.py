@@ -28,7 +28,9 @@ def _whole(ctx: click.Context, param: click.Parameter, text: str) -> str:
     scheme, mark, rest = text.partition("unix:")
     if not mark or scheme not in ("", "http+"):
         return text
-    path = Path(rest.removeprefix("//")).expanduser()
+    from meshnode.base.files import without_tilde
+
+    path = without_tilde(rest.removeprefix("//"))
     return f"{scheme}unix:{Path.cwd() / path}" if str(path) != "." else text
 
 

@@ -295,15 +295,15 @@ def show_qr(text: str) -> None:
 
 def _ticket(text: str) -> Ticket:
     """Return the ticket in an argument, in a file (@FILE) or on stdin (-). Raises ConfigError."""
-    from meshnode.base.files import read_given
+    from meshnode.base.files import read_given, without_tilde
     from meshnode.base.limits import MAX_TICKET
     from meshnode.base.refusals import refusal
     from meshnode.trust.ticket import parse_ticket
 
     if text == "-":
-        text = sys.stdin.read(2 * MAX_TICKET)
+        text = sys.stdin.buffer.read(2 * MAX_TICKET).decode("ascii", "replace")
     elif text.startswith("@"):
-        path = Path(text[1:]).expanduser()
+        path = without_tilde(text[1:])
         try:
             text = read_given(path, 2 * MAX_TICKET)[0].decode("ascii", "replace")
         except OSError as error:
