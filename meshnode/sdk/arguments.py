@@ -7,18 +7,19 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from meshnode.base.limits import MAX_SERVICE_NAME
+from meshnode.base.settings import shown
 from meshnode.errors import ConfigError, InvalidId
 from meshnode.identity.node_id import ID_FORM, NodeId, quoted
 from meshnode.quic.preface import FLOW
 from meshnode.trust.parties import NONE, Parties, parse_parties
 
-MAX_SHOWN = 40  # characters of a wrong value
+LONGEST_S = 1e9  # 30 years, for inf and whole numbers that no clock can be added to
 
 
 def wrong(name: str, form: str, value: object) -> ConfigError:
     """Return the error for an argument that is not of its form."""
-    shown = value if isinstance(value, int | float | bool | None) else type(value).__name__
-    return ConfigError(f"{name} is {form}, not {str(shown)[:MAX_SHOWN]}", hint=f"give {name} as {form}")
+    told = shown(value) if isinstance(value, int | float | bool | None) else type(value).__name__
+    return ConfigError(f"{name} is {form}, not {told}", hint=f"give {name} as {form}")
 
 
 def peer_of(value: NodeId | str) -> NodeId | str:
@@ -72,13 +73,13 @@ def whole(name: str, value: int, least: int, most: int | None = None) -> int:
 
 
 def seconds(name: str, value: float) -> float:
-    """Return a positive number of seconds.
+    """Return a positive number of seconds, at most ``LONGEST_S``.
 
     Raises ConfigError.
     """
     if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
         raise wrong(name, "a number of seconds above 0", value)
-    return value
+    return min(value, LONGEST_S)
 
 
 def flag(name: str, value: bool | None, *, optional: bool = False) -> bool | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from meshnode.config import Config
 from meshnode.errors import ConfigError
 from meshnode.identity.keyfile import save
 from meshnode.identity.keys import Identity
+from meshnode.sdk.arguments import seconds, whole
 from tests.unit.test_error_texts import UP, error_of
 
 NO_TEXT = "p\udce4ss"  # as an argument or a variable has it in another encoding
@@ -69,8 +71,10 @@ def test_bytes_in_the_place_of_a_ticket_are_no_ticket(tmp_path: Path) -> None:
         lambda home: Config(home=home, idle_timeout=HUGE),
         lambda home: Config(home=home, mdns=HUGE),
         lambda home: Config(home=home, mdns="x" * 10_000),
+        lambda home: whole("limit", HUGE, 1, 9),
+        lambda home: seconds("timeout", -HUGE),
     ],
-    ids=["number", "switch", "long text"],
+    ids=["number", "switch", "long text", "argument", "seconds"],
 )
 def test_a_value_that_cannot_be_shown_whole_is_an_error_of_one_line(
     tmp_path: Path, call: Callable[[Path], object]
@@ -78,3 +82,9 @@ def test_a_value_that_cannot_be_shown_whole_is_an_error_of_one_line(
     with pytest.raises(ConfigError) as caught:
         call(tmp_path)
     assert len(caught.value.message) < 120
+
+
+@pytest.mark.parametrize("value", [float("inf"), 1.7e308, 10**400])
+def test_a_limit_for_ever_is_one_that_clocks_reckon_with(value: float) -> None:
+    assert 1e6 < time.monotonic() + seconds("timeout", value) < 1e12
+    assert seconds("timeout", 2) == 2
