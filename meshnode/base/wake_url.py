@@ -67,4 +67,5 @@ def _is_allowed(text: str) -> bool:
         except ValueError:
             return False
         return True
-    return FORM.fullmatch(f"https://{text.removeprefix('.')}/") is not None
+    found = FORM.fullmatch(f"https://{text.removeprefix('.')}/")
+    return found is not None and int(found["port"] or HTTPS_PORT) <= 65535

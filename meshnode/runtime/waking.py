@@ -74,7 +74,7 @@ class Permission:
 
     def __init__(self, allowed: tuple[str, ...]) -> None:
         self._networks: list[Network] = [ipaddress.ip_network(text) for text in allowed if "/" in text]
-        self._hosts = {text for text in allowed if "/" not in text}
+        self._hosts = {text.removesuffix(f":{HTTPS_PORT}") for text in allowed if "/" not in text}
 
     def __bool__(self) -> bool:
         return bool(self._hosts)

@@ -60,7 +60,7 @@ def test_every_other_form_is_none(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "10.0.0.0/33", "10.0.0.1/8", "https://example.org/", "a b", "a:0", "*.example.org"]
+    "text", ["", "10.0.0.0/33", "10.0.0.1/8", "https://example.org/", "a b", "a:0", "a:65536", "*.example.org"]
 )
 def test_what_is_neither_a_host_nor_a_network_is_no_permission(text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="wake_allow"):
@@ -74,6 +74,8 @@ def test_what_is_neither_a_host_nor_a_network_is_no_permission(text: str, tmp_pa
         ("fn.example.org", "https://fn.example.org:8443/", False),
         ("fn.example.org:8443", "https://fn.example.org:8443/", True),
         ("fn.example.org:8443", "https://fn.example.org/", False),
+        ("fn.example.org:443", "https://fn.example.org/", True),
+        (".example.org:443", "https://fn.example.org:443/x", True),
         ("example.org", "https://fn.example.org/", False),
         (".example.org", "https://fn.example.org/", True),
         (".example.org", "https://a.fn.example.org/", True),
