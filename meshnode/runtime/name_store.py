@@ -24,6 +24,7 @@ log = logging.getLogger("meshnode.names")
 
 PINS_FILE, PROVIDERS_FILE, NAME_FILE = "known_names.json", "known_services.json", "name.json"
 SAVE_DELAY_S = 0.2
+LAST_MS = 2**53
 
 
 class NameStore:
@@ -99,6 +100,6 @@ def _parse_claim(data: bytes) -> tuple[str, int]:
     """Return a name and the time of its first claim in Unix milliseconds."""
     saved = json.loads(data)
     name, first = saved["name"], saved["first"]
-    if not isinstance(name, str) or not isinstance(first, int) or first <= 0:
+    if not isinstance(name, str) or type(first) is not int or not 0 < first <= LAST_MS:
         raise ValueError("no claim")
     return name, first

@@ -14,6 +14,7 @@ from meshnode.identity.node_id import NodeId
 log = logging.getLogger("meshnode.node")
 
 SEQ_FILE, CONTACTS_FILE = "seq", "contacts"
+LAST_SEQ = 2**63 - 1  # the most that a record may have
 MAX_CONTACTS_FILE = 64 * MAX_SAVED_CONTACTS + 64
 
 
@@ -62,7 +63,10 @@ def parse_seq(data: bytes) -> int:
 
     Raises ValueError.
     """
-    return int(data)
+    seq = int(data)
+    if not 0 <= seq <= LAST_SEQ:
+        raise ValueError("no number of a record")
+    return seq
 
 
 def pack_contacts(contacts: list[tuple[NodeId, Addr]]) -> bytes:

@@ -35,8 +35,8 @@ log = logging.getLogger("meshnode.node")
 def read_state(path: Path, parse: Callable[[bytes], T]) -> T | None:
     """Return what ``parse`` makes of a file; None when there is none, or when it is of no use.
 
-    A file for which ``parse`` raises ValueError, TypeError, LookupError, AttributeError or RecursionError is set aside,
-    with a warning.
+    A file for which ``parse`` raises ValueError, TypeError, LookupError, AttributeError, OverflowError or
+    RecursionError is set aside, with a warning.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO in its place must not block
@@ -54,7 +54,7 @@ def read_state(path: Path, parse: Callable[[bytes], T]) -> T | None:
         if len(data) > MAX_STATE:
             raise ValueError(f"more than {MAX_STATE} bytes")
         return parse(data)
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         set_aside(path, f"{type(error).__name__}: {str(error)[:100]}")
         return None
 

@@ -37,6 +37,9 @@ DAMAGES: dict[str, bytes] = {
     "a list": b"[]",
     "a list of lists": b"[[], [1], [[2]]]",
     "a number": b"7.5",
+    "a number of 400 digits": b"9" * 400,
+    "a date of 400 digits": b'{"name": "bee", "first": ' + b"9" * 400 + b"}",
+    "a date for ever": b'{"x": {"share": "", "ends": Infinity, "keys": []}}',
     "half a file": b'{"exposes": [{"name": "web", "tar',
     "wrong items": b'{"exposes": {"name": 1}, "forwards": 3, "name": [], "first": "x"}',
     "nested": b"[" * 100_000 + b"]" * 100_000,
@@ -61,12 +64,13 @@ def _damage(path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", [*DAMAGES, "a directory", "a pipe", "a link to nothing"])
 async def test_a_node_starts_whatever_its_state_files_hold(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
+    monkeypatch.setattr(state_files.log, "filters", [])  # its rate is that of all tests in this process
     config = Config(home=tmp_path / "home", listen="127.0.0.1:0", mdns=False, name="bee", relay="on")
     async with Node(config) as node:
         first = node.id
-    for name in (*NAMES, "tunnel.pem"):
+    for name in (*NAMES, "invitations.json", "tunnel.pem"):
         _damage(config.home_path / name, how)
     async with Node(config) as node:
         book = ServiceBook(node)
