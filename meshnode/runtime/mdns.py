@@ -17,7 +17,6 @@ from contextlib import suppress
 from zeroconf import (  # type: ignore[attr-defined]  # DNSOutgoing and DNSText are there, not in its __all__
     DNSOutgoing,
     DNSText,
-    Error,
     InterfaceChoice,
     IPVersion,
     RecordUpdate,
@@ -138,7 +137,7 @@ class MdnsSource(RecordSource):
                 timeout = None if at is None else max(0.0, at - time.monotonic())
                 if self._tentative:
                     timeout = COMING_UP_S if timeout is None else min(timeout, COMING_UP_S)
-            except (OSError, Error, TimeoutError, AssertionError, RuntimeError) as error:  # the last: no address at all
+            except Exception as error:  # of the network, of zeroconf: whatever it is, the next step may work
                 self._metrics.count("mdns_errors")
                 self._error = str(error) or type(error).__name__
                 log.debug("mDNS: %r", error)

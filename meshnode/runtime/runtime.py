@@ -442,8 +442,11 @@ class Runtime:
             lambda: bool(self.stack.dht.contacts(good=True)),
             self.stack.hears,
         )
-        for source in make_sources(node):
-            self.stack.add_source(source)
+        for source in make_sources(node, self.driver.faults.take):
+            try:
+                self.stack.add_source(source)
+            except Exception as error:  # the others find records all the same
+                self.driver.faults.take(error)
             await asyncio.sleep(0)
 
     def _save_contacts(self) -> None:

@@ -67,13 +67,17 @@ SOURCES: list[Callable[[Surroundings], RecordSource | None]] = [
 ]
 
 
-def make_sources(node: Surroundings) -> Iterator[RecordSource]:
+def make_sources(node: Surroundings, on_error: Callable[[Exception], None]) -> Iterator[RecordSource]:
     """Make the configured sources one by one, in the order of ``SOURCES``.
 
     Each is made when the iterator asks for it, so that the import of one (zeroconf takes longest) delays none before
-    it.
+    it. ``on_error`` gets what one raises that cannot be made.
     """
     for make in SOURCES:
-        source = make(node)
+        try:
+            source = make(node)
+        except Exception as error:
+            on_error(error)
+            continue
         if source is not None:
             yield source

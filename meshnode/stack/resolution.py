@@ -189,8 +189,7 @@ class Resolution(Component):
 
         What comes is handled like any record that a source hands in.
         """
-        for source in self.sources:
-            source.resolve(peer, now)
+        _have_each(self, lambda source: source.resolve(peer, now))
         self._context.events.on_dirty()
 
     def watch(self, peer: NodeId, now: float, *, unasked: bool = False) -> None:
@@ -251,13 +250,11 @@ class Resolution(Component):
 
     def moved(self, now: float) -> None:
         """Tell the sources that this node has moved; its new record has been published."""
-        for source in self.sources:
-            source.moved(now)
+        _have_each(self, lambda source: source.moved(now))
 
     def on_own_record(self, record: EndpointRecord, now: float) -> None:
         """Publish this node's record by every source."""
-        for source in self.sources:
-            source.publish(record, now)
+        _have_each(self, lambda source: source.publish(record, now))
 
     def on_session_gone(self, session: Session, now: float) -> None:
         """End the watch of that peer."""
@@ -287,6 +284,15 @@ class Resolution(Component):
     def _tick(self, now: float) -> None:
         self.resolver.tick(now)
         self._timer.set(self.resolver.next_deadline())
+
+
+def _have_each(resolution: Resolution, do: Callable[[RecordSource], None]) -> None:
+    """Have each source do something; one that fails keeps no other from it."""
+    for source in resolution.sources:
+        try:
+            do(source)
+        except Exception as error:
+            resolution._context.timers.on_error(error)
 
 
 def _follow(resolution: Resolution, old: NodeId, new: NodeId) -> None:

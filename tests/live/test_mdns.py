@@ -143,7 +143,9 @@ async def test_bad_records_on_the_lan_are_dropped_by_name_and_the_node_goes_on(m
     assert (await friend.ping(node.id)).rtt is not None
 
 
-@pytest.mark.parametrize("error", [OSError("no multicast here"), AssertionError(), TimeoutError()])
+@pytest.mark.parametrize(
+    "error", [OSError("no multicast here"), AssertionError(), TimeoutError(), RuntimeError("a fault")]
+)
 async def test_a_host_without_multicast_counts_it_and_runs(
     monkeypatch: pytest.MonkeyPatch, make_node: MakeNode, error: Exception
 ) -> None:

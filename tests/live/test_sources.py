@@ -16,7 +16,7 @@ from meshnode.runtime import sources
 from meshnode.runtime.seeds import SeedSource
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode
-from tests.given_time import within
+from tests.given_time import wait_for, within
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "add-a-discovery-source.md"
 
@@ -48,6 +48,37 @@ async def test_the_pages_source_is_one_class_and_one_line(
     (folder / str(nowhere)).write_bytes(there.record.encoded)
     with pytest.raises(NotFound):
         await here.resolve(nowhere)
+
+
+async def test_a_source_that_fails_keeps_no_other_from_its_work(
+    monkeypatch: pytest.MonkeyPatch, make_node: MakeNode
+) -> None:
+    class Broken(RecordSource):
+        name = "broken"
+
+        def start(self, *told: object) -> None:
+            raise RuntimeError("a fault")
+
+        def publish(self, *told: object) -> None:
+            self.start()
+
+        def resolve(self, *told: object) -> None:
+            self.start()
+
+        def moved(self, *told: object) -> None:
+            self.start()
+
+    def cannot_be_made(node: object) -> None:
+        raise RuntimeError("a fault")
+
+    there = await make_node(gossip=False, dht=False)
+    monkeypatch.setattr(sources, "SOURCES", [cannot_be_made, lambda node: Broken(), *sources.SOURCES])
+    here = await make_node(seed=there, gossip=False, dht=False)
+    assert (await wait_for(here.connect(there.id), 10)).peer == there.id
+    await here.rebind()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(here.resolve(NodeId(bytes(32))), 0.1)  # it is looked for
+    assert runtime_of(here).metrics.counters["faults"] >= 4
 
 
 async def test_a_source_is_closed_with_its_node_even_if_that_fails(
