@@ -22,11 +22,12 @@ from meshnode.identity.keys import Identity
 from meshnode.identity.mesh_file import mesh_key_bytes
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.price import has_price
+from meshnode.trust.authority import Issuer
 from meshnode.trust.chain import verify_chain
 from meshnode.trust.home_mesh import load_authority, load_chain, load_mesh, load_rotation, save_chain
 from meshnode.trust.operator import drop_old_key, own_grant, renew_own
 from meshnode.trust.succession import is_succession, open_succession
-from meshnode.trust.ticket import parse_ticket
+from meshnode.trust.ticket import format_ticket, make_ticket, parse_ticket
 from tests.unit.qr import read_qr
 
 
@@ -201,6 +202,26 @@ def _id(text: str) -> Any:
     from meshnode.identity.node_id import NodeId
 
     return NodeId.parse(text)
+
+
+def test_a_grant_that_is_dated_behind_all_calendars_is_taken_and_shown(tmp_path: Path) -> None:
+    authority, now = Identity.generate(), int(time.time() * 1000)
+    made = make_ticket(
+        Issuer(authority),
+        "field",
+        bytes(32),
+        authority.id,
+        (),
+        roles=("web",),
+        services=None,
+        now=now,
+        until=now + 3_600_000,
+        expires=2**53,
+        uses=1,
+        entropy=os.urandom,
+    )
+    assert run(tmp_path / "b", "join", format_ticket(made))["expires"] == 2**53 / 1000
+    assert run(tmp_path / "b", "grant", "show")["roles"] == ["web"]
 
 
 def test_a_member_without_a_delegation_cannot_invite(operator: Path, tmp_path: Path) -> None:

@@ -351,7 +351,10 @@ def told_of(standing: Standing) -> list[str]:
     """Return what a grant gives, for people."""
     from datetime import datetime
 
-    until = datetime.fromtimestamp(standing.expires / 1000).astimezone().isoformat(" ", "minutes")
+    try:
+        until = datetime.fromtimestamp(standing.expires / 1000).astimezone().isoformat(" ", "minutes")
+    except (ValueError, OverflowError, OSError):  # an authority may date a grant so that no calendar has the day
+        until = "the end of the calendar"
     lines = [f"  roles     {', '.join(sorted(standing.roles)) or 'none'}"]
     if standing.services is not None:
         lines.append(f"  services  {', '.join(standing.services) or 'none'}")
