@@ -61,6 +61,8 @@ class NodeId:
             return value
         if isinstance(value, bytes):
             return cls(value)
+        if not isinstance(value, str):
+            raise InvalidId(f"a node id is a text or 32 bytes, not {type(value).__name__}", hint=ID_FORM)
         text = value.strip().lower().removesuffix(".mesh")
         hint = f"{ID_FORM}; `meshnode id` prints a node's own"
         if len(text) != TEXT_LENGTH:

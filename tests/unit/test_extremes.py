@@ -7,13 +7,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from meshnode.config import Config
-from meshnode.errors import ConfigError
+from meshnode.daemon.attached.node import attach
+from meshnode.errors import ConfigError, InvalidId
 from meshnode.identity.keyfile import save
 from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
 from meshnode.sdk.arguments import seconds, whole
 from tests.unit.test_error_texts import UP, error_of
 
@@ -88,3 +91,16 @@ def test_a_value_that_cannot_be_shown_whole_is_an_error_of_one_line(
 def test_a_limit_for_ever_is_one_that_clocks_reckon_with(value: float) -> None:
     assert 1e6 < time.monotonic() + seconds("timeout", value) < 1e12
     assert seconds("timeout", 2) == 2
+
+
+@pytest.mark.parametrize("home", ["", "a\0b", None, 7])
+def test_a_home_without_a_name_is_none_to_attach_to(home: Any) -> None:
+    with pytest.raises(ConfigError, match="home is no name of a directory"):
+        attach(home)
+
+
+@pytest.mark.parametrize("value", [None, 7, ["a"], 1.5, "", "a" * 10_000, "\udcff" * 52, "\u0660" * 52, b"", b"x" * 31])
+def test_what_is_no_id_is_told_whatever_it_is(value: Any) -> None:
+    with pytest.raises(InvalidId) as caught:
+        NodeId.parse(value)
+    assert len(caught.value.message) < 400  # a sign that is escaped is six

@@ -373,11 +373,14 @@ def attach(home: str | os.PathLike[str] = "~/.meshnode") -> AttachedNode:
         A node to be used by ``async with``, which raises NotRunning when no node runs there.
 
     Raises:
-        ConfigError: This user has no home directory.
+        ConfigError: The name is empty, or this user has no home directory.
 
     Example:
 
         async with meshnode.attach("~/.meshnode") as node:
             reader, writer = await node.open("laptop", "echo")
     """
+    if not isinstance(home, str | os.PathLike) or not str(home) or "\0" in str(home):
+        hint = "name the one that the node was started with, as ~/.meshnode"
+        raise ConfigError("home is no name of a directory", hint=hint)
     return AttachedNode(expanded(Path(home)))
