@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from meshnode.base.collector import paused
@@ -83,11 +83,10 @@ class Running:
                 await withdrawn.wait()
 
     def stop(self) -> None:
-        """End everything that ends at once: streams, connections, topics and iterations."""
-        self.failover.close()
-        self.topics.close()
-        self.runtime.stop()
-        self._events.end()
+        """End everything that ends at once: streams, connections, topics and iterations; a part that fails no other."""
+        with ExitStack() as parts:
+            for end in (self._events.end, self.runtime.stop, self.topics.close, self.failover.close):
+                parts.callback(end)  # the last goes first
 
 
 class Life:
@@ -188,10 +187,12 @@ class Life:
     def _end(self) -> asyncio.Task[None]:
         """End what ends at once, and return the task that ends the rest."""
         assert self.started is not None
-        if self._ending is None:
-            self.started.stop()
-        if self._ending is None or self._ending.cancelled():
-            self._ending = asyncio.get_running_loop().create_task(self.started.runtime.wait_closed())
+        try:
+            if self._ending is None:
+                self.started.stop()
+        finally:
+            if self._ending is None or self._ending.cancelled():
+                self._ending = asyncio.get_running_loop().create_task(self.started.runtime.wait_closed())
         return self._ending
 
 

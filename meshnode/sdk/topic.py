@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from meshnode.base.limits import TOPIC_MAX_DATA, TOPIC_MAX_NAME, TOPIC_MAX_REPLAY, TOPIC_QUEUE
@@ -202,10 +203,12 @@ class _Hub:
         self.linked.set()
         if self._leaving is not None:
             self._leaving.cancel()
-        self._link.topics.leave(self.name, self._loop.time())
-        self._runtime.drain_directory()
-        for topic in list(self.handles):
-            topic._end(error)
+        try:
+            self._link.topics.leave(self.name, self._loop.time())
+            self._runtime.drain_directory()
+        finally:
+            for topic in list(self.handles):
+                topic._end(error)
 
     async def publish(self, data: bytes) -> int:
         topics = self._link.topics
@@ -295,8 +298,9 @@ class TopicBook:
 
     def close(self) -> None:
         """Leave all; iterations end."""
-        for hub in self._hubs.values():
-            hub.leave()
+        with ExitStack() as hubs:
+            for hub in self._hubs.values():
+                hubs.callback(hub.leave)  # one that fails keeps no other from its end
 
 
 def _denied(decision: Decision, what: str) -> PolicyDenied:

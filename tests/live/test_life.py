@@ -103,6 +103,32 @@ async def test_a_node_whose_offers_cannot_be_withdrawn_is_closed_all_the_same(
         pass  # the home is free
 
 
+async def test_a_node_whose_topics_cannot_be_left_is_closed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr("meshnode.sdk.topic.YOUNG_READY_S", 0.01)
+    node = Node(config(tmp_path))
+    await node.start()
+    topics = [await node.join(name) for name in ("first", "second")]
+    reading = [asyncio.ensure_future(anext(topic)) for topic in topics]
+    await asyncio.wait(reading, timeout=0)
+    with monkeypatch.context() as broken:
+        broken.setattr(runtime_of(node), "drain_directory", fail)
+        with pytest.raises(RuntimeError, match="a fault"):
+            await node.close()
+    for each in reading:
+        with pytest.raises(StopAsyncIteration):
+            await wait_for(each, SOON_S)
+    ending = node._life._ending
+    assert ending is not None, "the rest ends without a second call"
+    await wait_for(ending, SOON_S)
+    async with Node(config(tmp_path)):
+        pass  # the home is free
+
+
 async def test_several_calls_of_close_take_the_offers_back_once_and_wait_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
