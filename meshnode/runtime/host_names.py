@@ -8,6 +8,7 @@ that is cancelled goes at once, and the thread ends by itself, or with the proce
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from concurrent.futures import Future
 from contextlib import suppress
@@ -19,6 +20,9 @@ FIRST_ADDRESS_S = 2.0  # for each address of a name but the last: one that leads
 ALL_BUT_LAST_S = 4.0  # for those together: a tunnel has 5 s for its first flight, however many the addresses
 
 _running: dict[str, Future[list[str]]] = {}  # lookups that have not ended, by name; bounded by the names in use
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_running.clear)  # a child has none of the threads that would end them
 
 
 async def look_up(host: str) -> list[str]:

@@ -129,15 +129,15 @@ def _named(seed: Seed) -> str:
 
 async def _is_refused(addr: Addr) -> bool:
     """Return whether the host says that no program listens at an address (ICMP port unreachable)."""
-    with socket.socket(socket.AF_INET6 if ":" in addr.host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.setblocking(False)
-        try:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in addr.host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.setblocking(False)
             probe.connect((addr.host, addr.port))
             probe.send(b"\0")  # no message of this protocol: a node drops it
             async with asyncio.timeout(REFUSED_S):
                 await asyncio.get_running_loop().sock_recv(probe, 1)
-        except ConnectionRefusedError:
-            return True
-        except OSError:  # TimeoutError is one
-            return False
+    except ConnectionRefusedError:
+        return True
+    except OSError:  # TimeoutError is one, and where no descriptor is left nothing is known
+        return False
     return False

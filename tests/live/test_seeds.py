@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import shutil
 import socket
 import subprocess
@@ -12,9 +14,11 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from meshnode.base.address import Addr
 from meshnode.base.limits import TUNNEL_KNOCK_S
 from meshnode.runtime import host_names, seeds
 from meshnode.runtime.host_names import connect_tcp, look_up
@@ -74,6 +78,36 @@ def test_a_program_ends_while_a_name_is_looked_up() -> None:
         "asyncio.run(main())"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=HANG_S, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_waits_for_no_lookup_of_its_parent() -> None:
+    program = (
+        "import asyncio, os, sys, time\n"
+        "from meshnode.runtime import host_names\n"
+        "parent = os.getpid()\n"
+        "def resolve(host, flags=0):\n"
+        "    if flags: raise OSError('no address')\n"
+        "    if os.getpid() == parent: time.sleep(600)\n"
+        "    return ['127.0.0.1']\n"
+        "host_names._resolve = resolve\n"
+        "async def begin():\n"
+        "    begin.asked = asyncio.ensure_future(host_names.look_up('seed.example'))\n"
+        "    await asyncio.sleep(0)\n"
+        "loop = asyncio.new_event_loop()\n"
+        "loop.run_until_complete(begin())\n"
+        "if not os.fork():\n"
+        "    found = asyncio.run(asyncio.wait_for(host_names.look_up('seed.example'), 20))\n"
+        "    os._exit(0 if found == ['127.0.0.1'] else 3)\n"
+        "os._exit(os.waitstatus_to_exitcode(os.wait()[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=HANG_S, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+async def test_without_a_descriptor_nothing_is_known_of_a_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seeds.socket, "socket", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+    assert not await seeds._is_refused(Addr("127.0.0.1", 9))
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 300, "no-such-host.invalid"])
