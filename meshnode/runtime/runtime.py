@@ -12,7 +12,7 @@ import logging
 import os
 import random
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec
 
@@ -23,7 +23,7 @@ from meshnode.base.metrics import Metrics
 from meshnode.base.value import value
 from meshnode.base.wake_url import WAKE
 from meshnode.config import Config
-from meshnode.errors import ConfigError, KeyFileError, MeshError, NotFound
+from meshnode.errors import ConfigError, GrantError, KeyFileError, MeshError, NotFound
 from meshnode.identity.keyfile import given_key, load_or_create
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
@@ -255,7 +255,8 @@ class Runtime:
         """Return whether this node may have missed revocations: it ran last, or got its grants, some time ago."""
         last = self._seqs.last / 1000
         if grants:
-            last = max(last, open_links(grants)[-1].not_before / 1000)
+            with suppress(GrantError):  # they are damaged, and the node has none that holds
+                last = max(last, open_links(grants)[-1].not_before / 1000)
         return self.clock.wall() - last > AWAY_S
 
     async def _mark_time(self) -> None:

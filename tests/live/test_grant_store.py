@@ -51,6 +51,17 @@ def operator(tmp_path: Path) -> tuple[Path, Identity]:
     return home, authority
 
 
+async def test_a_grant_that_is_damaged_stops_no_start_and_is_told(
+    operator: tuple[Path, Identity], caplog: pytest.LogCaptureFixture
+) -> None:
+    home, _ = operator
+    grant, *others = load_chain(home)
+    save_chain(home, (grant[:-1] + bytes([grant[-1] ^ 1]), *others, bytes(40)))
+    async with meshnode.Node(_config(home)) as node:
+        assert node.roles == frozenset()
+    assert "this node has no grant that holds" in caplog.text
+
+
 async def test_both_ends_tell_the_roles_of_the_other_and_a_service_for_a_role_is_reached_by_it_alone(
     operator: tuple[Path, Identity], tmp_path: Path
 ) -> None:
