@@ -46,6 +46,9 @@ READ = 1 << 14  # bytes read at once
 TOO_MANY = StreamLimitError(
     f"the node carries {MAX_CONTROL} streams and requests of this host's programs already", hint="close some first"
 )
+TOO_LONG = ConfigError(
+    f"the request is too long: it has more than {MAX_REQUEST >> 10} kB", hint="name fewer, or a role for many ids"
+)
 NO_DESCRIPTORS = StreamLimitError(
     "the node has no file descriptors left for another stream", hint="close some, or raise its limit: ulimit -n 4096"
 )
@@ -142,6 +145,9 @@ class ControlServer:
             async with asyncio.timeout(CONTROL_REQUEST_S):
                 line, sent = await _request_line(sock)
             self._silent.pop(task, None)
+            if len(line) > MAX_REQUEST:
+                await _write(sock, TOO_LONG.to_json())
+                return
             await self._serve(line, sent, sock)
         except (ConnectionError, TimeoutError, asyncio.CancelledError) as error:
             log.debug("a control client went away: %r", error)
@@ -202,18 +208,15 @@ class ControlServer:
 
 
 async def _request_line(sock: socket.socket) -> tuple[bytes, bytes]:
-    """Return the line of a request, and what came behind it.
-
-    One that is longer than ``MAX_REQUEST`` is as good as none, and answered so.
-    """
+    """Return the line of a request, and what came behind it; a line above ``MAX_REQUEST`` is not read to its end."""
     found = b""
     while len(found) <= MAX_REQUEST:
         more = await asyncio.get_running_loop().sock_recv(sock, READ)
         found += more
         line, end, rest = found.partition(b"\n")
         if end or not more:
-            return (line, rest) if len(line) <= MAX_REQUEST else (b"", b"")
-    return b"", b""
+            return line, rest
+    return found, b""
 
 
 async def _write(sock: socket.socket, line: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from meshnode.daemon.paths import MAX_UNIX_PATH, socket_path
 from meshnode.daemon.request import Json, Request
 from meshnode.daemon.requests.attached import Events
 from meshnode.daemon.requests.node import Status
+from meshnode.daemon.requests.services import Expose
 from meshnode.daemon.server import ControlServer, _loop_factory
 from meshnode.errors import ConfigError, NotRunning
 from meshnode.runtime.acceptor import Accepted
@@ -77,6 +78,18 @@ def test_a_socket_in_the_folder_of_another_user_is_not_believed(long_home: Path)
         list(call(long_home, Status()))
 
 
+async def test_a_request_that_is_too_long_is_told_as_that(long_home: Path) -> None:
+    server = ControlServer(None, long_home, Accepted(Metrics()))  # type: ignore[arg-type]
+    await server.start()
+    try:
+        for many in (1_300, 30_000):
+            asked = Expose("web", "80", tuple(f"{number:052}" for number in range(many)))
+            with pytest.raises(RemoteError, match="the request is too long: it has more than 64 kB"):
+                await asyncio.to_thread(list, call(long_home, asked, 30))
+    finally:
+        await server.close()
+
+
 @pytest.mark.parametrize("asked", [Status(), Events()], ids=["once", "endless"])
 async def test_a_request_that_fails_is_answered_and_told_in_the_log(
     long_home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked: Request
@@ -90,7 +103,7 @@ async def test_a_request_that_fails_is_answered_and_told_in_the_log(
     await server.start()
     try:
         with pytest.raises(RemoteError, match="the node failed to do that: AssertionError"):
-            await asyncio.to_thread(lambda: list(call(long_home, asked, 30)))
+            await asyncio.to_thread(list, call(long_home, asked, 30))
     finally:
         await server.close()
     assert f"{asked.method} failed" in caplog.text

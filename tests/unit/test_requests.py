@@ -128,7 +128,7 @@ async def test_a_line_that_is_too_long_is_answered_with_an_error(home: Path) -> 
     reader, writer = await asyncio.open_unix_connection(str(socket_path(home)))
     writer.write(b'{"method": "status", "arguments": {}}'.ljust(2 * MAX_REQUEST) + b"\n")
     answer = json.loads(await asyncio.wait_for(reader.readline(), 10))
-    assert answer["error"]["message"] == "bad request: a line is {method, arguments}"
+    assert answer["error"]["message"] == "the request is too long: it has more than 64 kB"
     writer.close()
 
 
