@@ -56,6 +56,10 @@ def _certificate(folder: Path, name: str) -> ssl.SSLContext:
         builder = x509.CertificateBuilder().issuer_name(ca_name).public_key(public).add_extension(extension, True)
         builder = builder.subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
         builder = builder.serial_number(x509.random_serial_number()).not_valid_before(days[0]).not_valid_after(days[1])
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), False)  # Python 3.13 ...
+        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
+        builder = builder.add_extension(signer, False)  # ... asks for these (RFC 5280)
+        builder = builder.add_extension(_usage(is_authority=subject == "ca"), True)
         made.append(builder.sign(ca_key, hashes.SHA256()).public_bytes(Encoding.PEM))
     (folder / "ca.pem").write_bytes(made[0])
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -63,6 +67,10 @@ def _certificate(folder: Path, name: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem")
     return context
+
+
+def _usage(is_authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(not is_authority, False, False, False, False, is_authority, False, False, False)
 
 
 class Platform:
