@@ -57,6 +57,7 @@ LOOKS = 4  # wake-ups in a row after those that ask again
 NEXT_ALONE = (*range(1, 3 * ALONE), ALONE - LOOKS)
 MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS of the oldest kernels with GSO
 MAX_GSO = 65_000
+QUIET_S = 1.0  # without a datagram that came to an address from which a peer is answered
 GSO_AGAIN_S = 10.0  # after a refusal: of the kernel, or of a device, an MTU or an address that is in use just now
 MAX_BACKLOG = 512  # datagrams kept while the kernel's buffer is full; QUIC repeats what is dropped
 MAX_ADDRESSES = 4096  # cached conversions
@@ -64,11 +65,13 @@ RETRY_ERRORS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
 STALE = describe("drop_waited", "datagrams of no connection dropped unread: they waited in the kernel for 2 s or more")
 REFUSED = describe("drop_refused", "receptions dropped unread: their source sent much junk within the second")
 OnBatch = Callable[[list[Run]], bool | None]
+Mark = tuple[int, int, bytes]  # ancillary data that names one of this host's addresses
 
 
 class _Host:
     """What this host is like now: its translator; ``others``, the addresses that it may not choose to send from,
-    16 bytes each; what makes answers leave from these, by source; and the sources of which that changes no more.
+    16 bytes each; by source, what makes answers leave from these and when one came there last; and the sources of
+    which that changes no more.
     """
 
     __slots__ = ("marks", "others", "proven", "translation")
@@ -77,7 +80,7 @@ class _Host:
         self.translation: Translation | None = None
         self.others: frozenset[bytes] = frozenset()
         self.proven: Container[Path] = ()
-        self.marks: dict[Path, tuple[int, int, bytes]] = {}
+        self.marks: dict[Path, tuple[Mark, float]] = {}
 
 
 class _Wakes:
@@ -175,7 +178,7 @@ class UdpSocket:
         self._host.proven = proven
         if others != self._host.others:
             self._host.others = others
-            self._host.marks = {source: mark for source, mark in self._host.marks.items() if _own(mark) in others}
+            self._host.marks = {source: one for source, one in self._host.marks.items() if _own(one[0]) in others}
             if self._socket is not None:
                 _tell_destinations(self._socket, bool(others))
 
@@ -261,19 +264,18 @@ class UdpSocket:
         self._froms[name] = source
         return source
 
-    def _mark(self, source: Path, ancillary: list[tuple[int, int, bytes]]) -> None:
+    def _mark(self, source: Path, ancillary: list[Mark]) -> None:
         """Note from where to answer: the address to which a datagram came, unless the kernel chooses it anyway."""
-        if source in self._host.proven:
-            return
-        marks = self._host.marks
+        marks, is_proven = self._host.marks, source in self._host.proven
         for mark in ancillary:  # it says the same in both directions: address and interface
-            if mark[:2] in (INFO_4, INFO_6):
-                if _own(mark) not in self._host.others:
-                    marks.pop(source, None)
-                    continue
-                if source not in marks and len(marks) >= MAX_ADDRESSES:  # of floods, most
-                    marks = self._host.marks = {s: m for s, m in marks.items() if s in self._host.proven}
-                marks[source] = mark
+            if mark[:2] not in (INFO_4, INFO_6) or (is_proven and marks.get(source, (None,))[0] != mark):
+                continue
+            if _own(mark) not in self._host.others:
+                marks.pop(source, None)
+                continue
+            if source not in marks and len(marks) >= MAX_ADDRESSES:  # of floods, most
+                marks = self._host.marks = {s: m for s, m in marks.items() if s in self._host.proven}
+            marks[source] = mark, time.monotonic()
 
     # ---- sending
 
@@ -293,8 +295,10 @@ class UdpSocket:
             if to is None:
                 self._metrics.count("udp_no_family")
                 return False
-        if self._host.marks and (mark := self._host.marks.get(addr)) is not None:
-            return self._send_from(sock, addr, to, datagrams, mark)
+        if self._host.marks and (known := self._host.marks.get(addr)) is not None:
+            sent = self._send_from(sock, addr, to, datagrams, known[0])
+            if addr not in self._host.proven or time.monotonic() - known[1] < QUIET_S:
+                return sent  # else that address may be cut off: it goes by the kernel's choice too
         if len(datagrams) == 1:
             try:
                 sock.sendto(datagrams[0], to)
@@ -312,9 +316,7 @@ class UdpSocket:
             start += len(run)
         return sent
 
-    def _send_from(
-        self, sock: socket.socket, addr: Addr, to: object, datagrams: list[bytes], mark: tuple[int, int, bytes]
-    ) -> bool:
+    def _send_from(self, sock: socket.socket, addr: Addr, to: object, datagrams: list[bytes], mark: Mark) -> bool:
         """Send from the address to which the peer sends, or as the kernel likes where that has no route to it."""
         sizes = [*map(len, datagrams)]
         start = 0
@@ -458,7 +460,7 @@ def loopback_mtu() -> int:
     return min(LOOPBACK_MTU, mtu - IP_AND_UDP) if mtu - IP_AND_UDP > BASE_MTU else 0
 
 
-def _own(mark: tuple[int, int, bytes]) -> bytes:
+def _own(mark: Mark) -> bytes:
     """Return the address in a mark, in 16 bytes."""
     _, kind, value = mark
     return value[:16] if kind == IPV6_PKTINFO else MAPPED + value[4:8]

@@ -225,7 +225,9 @@ def test_a_seed_with_an_ipv4_address_is_reached_from_a_network_of_ipv6_alone_tha
 
 
 @pytest.mark.parametrize("listen", ["[::]:4242", "0.0.0.0:4242"])
-def test_a_seed_is_reached_at_its_second_address_from_behind_a_nat(listen: str) -> None:
+def test_a_seed_is_reached_at_its_second_address_from_behind_a_nat_and_at_the_first_when_that_is_cut_off(
+    listen: str,
+) -> None:
     require()
     with Lab() as lab:
         switch = lab.switch()
@@ -236,3 +238,7 @@ def test_a_seed_is_reached_at_its_second_address_from_behind_a_nat(listen: str) 
         host = lab.host("node", home, "10.78.0.2/24", "10.78.0.1")
         node = HostNode(host, "--no-mdns", "--seed", f"{seed.id}@10.77.0.9:4242")
         wait(lambda: node.ask("status")["peers"])
+        node.echo(seed)
+        cut = _hook("forward", "ip saddr 10.77.0.9 drop; ip daddr 10.77.0.9 drop")
+        home.exec("nft", "-f", "-", stdin=f"{cut}\n")
+        node.echo(seed, 20.0)

@@ -133,3 +133,27 @@ def test_what_comes_to_a_second_address_is_answered_from_it_and_a_proven_source_
     node.udp.answer_from([], proven)
     assert node.udp.send(PEER, [b"x"])
     assert kernel.left[6:] == [b""]
+
+
+def test_where_nothing_comes_to_the_second_address_any_more_a_proven_peer_is_answered_by_both_ways(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(udp.time, "monotonic", lambda: now)
+    node = Node()
+    kernel = node.udp._socket = node.kernel = TwoAddresses()  # type: ignore[assignment]
+    first, second = "10.0.0.1", "10.0.0.2"
+    proven: dict[Any, None] = {}
+    node.udp.answer_from([second], proven)
+    kernel.waiting.append(second)
+    node.udp._readable(kernel)  # type: ignore[arg-type]
+    now += udp.QUIET_S + 1.0
+    assert node.udp.send(PEER, [b"x"])
+    assert kernel.left == [_mapped(second)], "one that is not proven is sent no byte twice"
+    proven[PEER] = None
+    for to, left in ((first, [_mapped(second), b""]), (second, [_mapped(second)])):
+        kernel.waiting.append(to)
+        node.udp._readable(kernel)  # type: ignore[arg-type]
+        kernel.left.clear()
+        assert node.udp.send(PEER, [b"x"])
+        assert kernel.left == left
