@@ -32,7 +32,7 @@ class Renewer:
 
     def renew(self, old: Standing, wall: float, entropy: Entropy) -> Chain:
         """Return grants like those of ``old``, for as long again. Raises GrantError: it may not give them."""
-        if not self.may:
+        if not self.may or not _is_renewable(old.chain):
             raise GrantError(GrantReject.NO_DELEGATE)
         now = max(round(wall * 1000), self.standing.not_before)
         expires = min(now + old.expires - old.not_before, self.standing.expires)
@@ -53,6 +53,15 @@ def renewed(chain: Chain) -> list[NodeId]:
     """Return the keys whose grants in a verified chain were made by a renewer."""
     grants = [open_grant(encoded) for encoded in without_succession(chain)]
     return [grant.subject for by, grant in pairwise(grants) if by.delegation is not None and by.delegation.renews]
+
+
+def _is_renewable(chain: Chain) -> bool:
+    """Return whether a chain is of the authority, of renewers and their tickets alone.
+
+    What a delegate has handed on ends with it: a grant of a renewer would not name the delegate any more.
+    """
+    givers = [open_grant(encoded) for encoded in without_succession(chain)[:-1]]
+    return all(each.is_invitation or (each.delegation is not None and each.delegation.renews) for each in givers)
 
 
 def _renewed(old: Delegation | None, expires: int) -> Delegation | None:

@@ -366,6 +366,35 @@ def test_a_renewer_that_was_away_is_dialled_when_it_is_time() -> None:
     assert brief.mesh.metrics.counters["grants_renewed"] == 1
 
 
+def test_what_a_delegate_handed_on_is_renewed_by_no_other_node_and_ends() -> None:
+    mesh = Mesh()
+    renewer, agent, worker = _renewer(mesh), Identity(mesh.world.entropy(32)), Identity(mesh.world.entropy(32))
+    said = {"roles": ("web",), "not_before": MS, "expires": MS + 100_000, "entropy": mesh.world.entropy}
+    of_agent = AUTHORITY.issue(agent.id, delegation=Delegation(("web",), None, 2, MS + 100_000), **said)
+    ticket = make_ticket(
+        Issuer(agent, of_agent),
+        "field",
+        bytes(32),
+        AUTHORITY.identity.id,
+        (),
+        roles=("web",),
+        services=None,
+        now=MS,
+        until=MS + 100_000,
+        expires=MS + 100_000,
+        uses=1,
+        entropy=mesh.world.entropy,
+    )
+    nodes = [mesh.node(chain=Issuer(agent, of_agent).issue(worker.id, **said), identity=worker)]
+    nodes.append(_newcomer(mesh, ticket))
+    for node in nodes:
+        assert isinstance(mesh.dial(node, renewer), Connection)
+    mesh.world.run(200.0)
+    assert "grants_made" not in renewer.mesh.metrics.counters
+    for node in nodes:
+        assert node.mesh.context.peers.connection(renewer.id) is None, "it is over, and with it what it gave"
+
+
 REFUSING: dict[str, dict[str, Any]] = {
     "without the right": {"delegation": Delegation(("web",), None, 1, MS + HOUR)},
     "of other roles": {"delegation": Delegation(("db",), None, 1, MS + HOUR, renews=True)},
