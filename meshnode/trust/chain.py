@@ -122,6 +122,8 @@ def _verify_successor(
     if len(chain) > MAX_CHAIN + 1 or len(chain[-1]) > MAX_GRANT:
         raise GrantError(GrantReject.TOO_LONG)
     *grants, encoded = chain
+    if any(is_succession(grant) for grant in grants):  # only the last is held to what else its old key has signed
+        raise GrantError(GrantReject.BROKEN)
     link = open_succession(encoded)
     now, renewed = wall * 1000, bool(grants) and _key(grants[-1], SUBJECT_AT) == bytes(link.subject)
     if subject not in (link.issuer, link.subject) or (renewed and subject == link.issuer):

@@ -64,6 +64,7 @@ BAD: dict[str, tuple[Chain, GrantReject]] = {
         GrantReject.FORGED,
     ),
     "from the future": ((*_chain(), _succession(time=MS + HOUR)), GrantReject.NOT_YET),
+    "behind another one": ((*_chain(), _succession(OLD, OTHER), _succession(OTHER, NEW)), GrantReject.BROKEN),
 }
 
 
