@@ -248,6 +248,12 @@ class CandidateBook:
         best = min(self._candidates.values(), key=rank, default=None)
         return best.path if best is not None else None
 
+    def is_better(self, one: Candidate, other: Candidate) -> bool:
+        """Return True when ``one`` is of a better kind, or alone on our own networks."""
+        if one.rank != other.rank:
+            return one.rank < other.rank
+        return self.kind(one.path) == "lan" and self.kind(other.path) != "lan"
+
     def kind(self, path: Path) -> str:
         """Return ``relay``; ``lan`` for an address on one of our networks or loopback; else ``direct``."""
         return path_kind(path, self.here.networks)

@@ -107,7 +107,7 @@ class PeerPaths:
             if is_new or left or seeking.next_probe is not None:
                 seeking.probe(found, now)
         if news:
-            self._upgrade.again(now)
+            self._upgrade.again(self.book.current, now)
         seeking.hurry(now)
 
     def introduced(self, addr: Addr, at: float, now: float) -> None:
@@ -147,7 +147,7 @@ class PeerPaths:
         self.mtu.reset()
         self._use(current, now)
         self._settle(now)
-        self._upgrade.again(now)  # both ends are ready now: an introduction before that found only one of them
+        self._upgrade.again(current, now)  # both ends are ready now: an introduction before that found only one
         self._journal.emit(Switched(old, current.path, PathReason.ACCEPTED, False))
         self._journal.note(now, PathReason.ACCEPTED, current.path)
         if not current.is_valid:
@@ -276,7 +276,7 @@ class PeerPaths:
         yet, and may send three bytes for each of theirs.
         """
         self.seeking.move(now, is_busy=self.watchdog.is_busy(now) or self.seeking.dial_at is not None)
-        self._upgrade.again(now)
+        self._upgrade.again(self.book.current, now)
 
     # ---- hints of the connection above
 
@@ -399,7 +399,7 @@ class PeerPaths:
         old.mtu.stop()
         if old.is_valid:
             book.previous = old
-        if is_silent and not self.seeking.moved and old.rank < decision.to.rank:
+        if is_silent and not self.seeking.moved and book.is_better(old, decision.to):
             old.fell_silent(now)
         self._use(decision.to, now)
         self._journal.emit(Switched(old.path, decision.to.path, decision.reason, decision.failed))
@@ -411,10 +411,10 @@ class PeerPaths:
         self.book.current, self.active = current, current.path
         self.mtu.use(current, now)
         if current.rank == 0:
-            self._upgrade.end()
+            self._upgrade.again(current, now)
             self._monitor.end()
             return
-        self._upgrade.begin(now)
+        self._upgrade.begin(current, now)
         if isinstance(current.path, ViaRelay):
             self._monitor.begin(now)
 

@@ -106,11 +106,15 @@ def _better_kind(found: Candidate, current: Candidate, sent: float, at: Situatio
 
 
 def _nearer(found: Candidate, current: Candidate, sent: float, at: Situation) -> bool:
-    """On our own network, where the other path leads out and, by a NAT that hairpins, in again."""
+    """On our own network, where the other path leads out and, by a NAT that hairpins, in again.
+
+    This answer counts, not the smoothed round trip: the first ones of a busy host are slow.
+    """
     if not current.is_valid or found.rank != current.rank:
         return False
     near = path_kind(found.path, at.networks) == "lan" and path_kind(current.path, at.networks) != "lan"
-    return near and (current.rtt is None or found.rtt is None or found.rtt < current.rtt + HYSTERESIS_S)
+    in_time = current.rtt is None or at.now - sent < current.rtt + HYSTERESIS_S
+    return near and in_time and found.trusted(sent, at.now)
 
 
 def _faster(found: Candidate, current: Candidate, sent: float, at: Situation) -> bool:

@@ -8,8 +8,9 @@ import pytest
 
 from meshnode.base.path import Path, ViaRelay, ViaTunnel
 from meshnode.base.path_reason import PathReason
+from meshnode.nat.local_networks import LocalNetworks
 from meshnode.paths.effects import MOVED, NeedIntroduction, SendProbe, Switched
-from meshnode.paths.upgrade import PAUSES_S
+from meshnode.paths.upgrade import NEAR_GAPS_S, PAUSES_S
 from tests.unit.path_wire import VIA_RELAY, A, B, C, Wire, record
 
 OTHER_RELAY = ViaRelay("b-relay")
@@ -237,3 +238,77 @@ def test_a_ping_on_the_path_in_use_costs_no_probe_and_moves_nothing() -> None:
     wire.run(3.0)
     assert probed(wire) == []
     assert wire.paths.active == A
+
+
+# ---- a direct path that leads out of this node's networks and in again
+
+
+def hairpinned() -> Wire:
+    """A wire on a direct path whose peer's record names an address on this node's network that nothing answers yet."""
+    wire = Wire(A)
+    wire.paths.book.here = LocalNetworks(((B.host, 31),))
+    wire.paths.accept(A, wire.now)
+    wire.paths.peer_record(record(B, A), wire.now)
+    return wire
+
+
+def test_an_address_on_our_network_whose_first_probe_was_lost_is_probed_again_and_taken() -> None:
+    wire = hairpinned()
+    wire.run(1.0)
+    wire.up.append(B)
+    wire.run(1.5)
+    assert wire.paths.active == B
+    wire.effects.clear()
+    wire.run(20.0)
+    assert A not in probed(wire), "there is nothing nearer than that"
+
+
+def test_an_address_on_our_network_that_answers_late_at_first_is_taken_once_it_answers_in_time() -> None:
+    wire = hairpinned()
+    wire.up.append(B)
+    wire.rtts[B] = 0.2  # this host is busy
+    wire.run(0.5)
+    assert wire.paths.active == A
+    wire.rtts[B] = 0.001
+    wire.run(2.0)
+    assert wire.paths.active == B
+
+
+def test_an_address_on_our_network_that_never_answers_is_given_up() -> None:
+    wire = hairpinned()
+    wire.run(12.0)
+    assert probed(wire).count(B) == 1 + len(NEAR_GAPS_S)
+    wire.effects.clear()
+    wire.run(100.0)
+    assert B not in probed(wire)
+    wire.paths.local_change(wire.now)
+    wire.run(12.0)
+    assert probed(wire).count(B) >= len(NEAR_GAPS_S), "another network, another try"
+
+
+def test_an_address_on_our_network_that_falls_silent_again_and_again_is_taken_less_and_less() -> None:
+    wire = hairpinned()
+    wire.up.append(B)
+    for _ in range(6):
+        wire.run(0.5)
+        wire.up.remove(B)
+        if wire.paths.active == B:
+            wire.paths.set_in_flight(1, wire.now)
+            wire.run(1.0)
+            wire.paths.set_in_flight(0, wire.now)
+            assert wire.paths.active == A
+        wire.up.append(B)
+    back = [e for e in wire.seen(Switched) if isinstance(e, Switched) and e.reason is PathReason.NEARER]
+    assert 2 <= len(back) <= 4
+
+
+def test_a_direct_path_that_becomes_a_relayed_one_has_rounds_at_once() -> None:
+    wire = hairpinned()
+    wire.up.append(VIA_RELAY)
+    wire.run(0.15)
+    wire.up.remove(A)
+    wire.paths.add_candidates([(VIA_RELAY, "record")], wire.now)
+    wire.paths.accept(VIA_RELAY, wire.now)
+    wire.effects.clear()
+    wire.run(0.2)
+    assert probed(wire).count(B) >= 2

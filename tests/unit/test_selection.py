@@ -133,11 +133,12 @@ def test_a_better_kind_that_fell_silent_is_not_taken_while_it_is_distrusted() ->
 
 
 def test_a_path_on_our_own_network_is_nearer_unless_it_is_5_ms_slower() -> None:
-    near, outside = path(LAN, 0.05 + HYSTERESIS_S - 0.001), path(A, 0.05)
-    assert answered(near, outside, networks=NETWORKS) == Decision(near, PathReason.NEARER)
-    assert answered(near, outside) == STAY, "it is not on our network"
-    assert answered(path(LAN, 0.05 + HYSTERESIS_S + 0.001), outside, networks=NETWORKS) == STAY
-    assert answered(path(Addr("10.9.0.8", 1), 0.05), near, networks=NETWORKS) == STAY, "both are near"
+    near, outside = path(LAN, 0.5), path(A, 0.05)
+    sent = NOW - outside.rtt - HYSTERESIS_S
+    assert answered(near, outside, sent=sent + 0.001, networks=NETWORKS) == Decision(near, PathReason.NEARER)
+    assert answered(near, outside, sent=sent + 0.001) == STAY, "it is not on our network"
+    assert answered(near, outside, sent=sent - 0.001, networks=NETWORKS) == STAY
+    assert answered(path(Addr("10.9.0.8", 1), 0.5), near, sent=sent + 0.001, networks=NETWORKS) == STAY, "both are near"
 
 
 def test_faster_takes_a_fifth() -> None:
