@@ -90,7 +90,7 @@ async def test_doctor_tells_of_the_network_and_of_peers_that_are_there_gone_and_
     used = peer["candidates"][0]
     assert (used["in_use"], used["endpoint"], used["state"]) == (True, b.endpoint, "validated")
     assert any(candidate["path"] == "relay" for candidate in peer["candidates"]), "and what else was tried"
-    assert peer["history"][0]["why"] == "dial"
+    assert peer["history"][0]["why"] in ("dial", "accepted"), "either end may have been the first"
 
     code, text, _ = await run(a.home, "doctor", b.id)
     assert code == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.netns.host_node import HostNode
+from tests.netns.host_node import HostNode, wait
 from tests.netns.lab import Host, Lab, require
 
 pytestmark = pytest.mark.netns
@@ -57,4 +57,5 @@ def test_nodes_that_start_before_their_only_addresses_are_checked_find_each_othe
             host.exec("sh", "-c", "while ! grep -q eth0 /proc/net/if_inet6; do sleep 0.1; done")
         nodes = [HostNode(host) for host in hosts]
         assert "tentative" in hosts[0].exec("ip", "addr", "show", "dev", "eth0")
-        assert nodes[0].echo(nodes[1], 20)["path"] == "lan"
+        # "direct" until the node has seen that its own address on that network is checked
+        wait(lambda: nodes[0].echo(nodes[1], 20)["path"] == "lan")
