@@ -227,6 +227,7 @@ class Writer:
         before = chain.seq, chain.last, chain.first, self._size, self._number, self._since_checkpoint
         try:
             self._append(entries, seal=seal)
+            write_atomic(self._folder / HEAD, chain.head())
         except OSError:
             chain.seq, chain.last, chain.first, self._size, self._number, self._since_checkpoint = before
             with suppress(OSError):
@@ -235,9 +236,9 @@ class Writer:
                         segment.unlink()
                 os.truncate(self._path(), self._size)
             raise
-        write_atomic(self._folder / HEAD, chain.head())
-        for old in segments_of(self._folder)[:-AUDIT_SEGMENTS]:  # the head is signed without them now
-            old.unlink()
+        with suppress(OSError):  # what was written stays written; they go with the next entries
+            for old in segments_of(self._folder)[:-AUDIT_SEGMENTS]:  # the head is signed without them now
+                old.unlink()
 
     def _append(self, entries: list[Entry], *, seal: bool) -> None:
         data = bytearray()

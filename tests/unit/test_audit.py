@@ -282,6 +282,35 @@ async def test_a_full_disk_is_told_and_stops_nothing(tmp_path: Path, monkeypatch
     assert b'"service":"later"' in lines[-1]
 
 
+async def test_what_was_written_before_its_head_could_not_be_is_in_the_log_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = await _written(tmp_path, 1)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as broken:
+        broken.setattr(audit_files, "write_atomic", Mock(side_effect=full))
+        files.note(Kind.OPENED, None, service="later")
+        with pytest.raises(OSError, match="No space"):
+            await files.settled()
+    await files.settled()
+    lines, head = _files(tmp_path)
+    assert verify_log(lines, head, ME.id).ok
+    assert sum(b'"service":"later"' in line for line in lines) == 1
+
+
+async def test_an_old_segment_that_cannot_be_removed_repeats_no_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = await _written(tmp_path, 1)
+    monkeypatch.setattr(audit_files, "AUDIT_SEGMENT", 1)
+    monkeypatch.setattr(audit_files, "AUDIT_SEGMENTS", 1)
+    monkeypatch.setattr(audit_files.Path, "unlink", Mock(side_effect=OSError(errno.EPERM, "not permitted")))
+    files.note(Kind.OPENED, None, service="later")
+    await files.settled()
+    assert files.degraded() == []
+    assert sum(b'"service":"later"' in line for line in _files(tmp_path)[0]) == 1
+
+
 async def test_what_asks_while_the_disk_is_written_to_is_answered_too(tmp_path: Path) -> None:
     files = AuditFiles(asyncio.get_running_loop(), tmp_path, ME, lambda: 1.0, Metrics())
     files.note(Kind.OPENED, None, service="first")
