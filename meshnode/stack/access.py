@@ -26,6 +26,7 @@ class Access(Component):
         self._context = context
         self._timer = context.timers.timer(self._look)
         context.guard.on_change.append(self._on_change)
+        context.guard.on_service = self._on_change  # streams of a service that was there before, for others too
 
     def _on_change(self) -> None:
         self._timer.set(self._context.clock.monotonic())

@@ -59,7 +59,8 @@ class Guard:
     ``callers`` tells what a node's grants say, ``name_of`` the name that it has here, "" when it has none.
 
     ``on_observed`` hears of what a policy in mode ``observe`` would refuse, once until something changes;
-    ``on_change`` of every change, so that what is no longer allowed can be ended.
+    ``on_change`` of every change, so that what is no longer allowed can be ended, and ``on_service`` of the list of a
+    service that is offered, or offered again.
     """
 
     def __init__(self, own: NodeId, lists: Lists | None = None) -> None:
@@ -71,6 +72,7 @@ class Guard:
         self.name_of: Callable[[NodeId], str] = lambda peer: ""
         self.on_observed: OnObserved = _ignore
         self.on_change: list[Callable[[], None]] = []
+        self.on_service: Callable[[], None] = lambda: None
         self._answers: dict[NodeId, dict[tuple[Act, str], Decision]] = {}
         self._count = 0  # of answers
 
@@ -186,6 +188,8 @@ class Guard:
         else:
             self.lists.services[name] = allowed
         self._forget()
+        if allowed is not None:
+            self.on_service()
 
     def heard_of(self, peer: NodeId) -> None:
         """Decide again about one peer when it asks next: something is known of it that was not."""

@@ -78,3 +78,20 @@ def test_a_seed_that_is_not_admitted_gets_no_service_either() -> None:
     connection = seed.mesh.context.peers.connection(closed.id)
     assert connection is not None
     assert isinstance(_asks(world, seed, connection).error, PolicyDenied)
+
+
+def test_a_service_that_is_offered_again_for_fewer_nodes_ends_the_streams_of_the_others() -> None:
+    world, (server, one, other) = _mesh(3)
+    server.guard.set_service("secret", parse_parties([one.id, other.id]))
+    _join(world, server, one, other)
+    streams = [_asks(world, node, node.connect(server.id)) for node in (one, other)]
+    assert [stream.error for stream in streams] == [None, None]
+    server.guard.set_service("secret", None)
+    server.on_dirty()
+    world.run(1.0)
+    assert [stream.error for stream in streams] == [None, None], "those of a service that is withdrawn go on"
+    server.guard.set_service("secret", parse_parties([one.id]))
+    server.on_dirty()
+    world.run(1.0)
+    assert streams[0].error is None
+    assert isinstance(streams[1].error, PolicyDenied)
