@@ -189,15 +189,44 @@ def listen_tcp(host: str, port: int, backlog: int, *, both: bool = False) -> soc
 
 
 def listen_at(hosts: list[str], port: int, backlog: int) -> list[socket.socket]:
-    """Return sockets that listen at those of several addresses of a name that this host has.
+    """Return sockets that listen at those of several addresses of a name that this host has; port 0 is one for all.
 
     Raises OSError.
     """
+    return _at_each(hosts, port, lambda host, port: listen_tcp(host, port, backlog))
+
+
+def bind_udp(host: str, port: int) -> socket.socket:
+    """Return a UDP socket at an IP address.
+
+    ``::`` takes IPv4 as well. Raises OSError.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.bind((host, port))
+    except OSError:
+        sock.close()
+        raise
+    close_in_child(sock)
+    return sock
+
+
+def bind_at(hosts: list[str], port: int) -> list[socket.socket]:
+    """Return UDP sockets at those of several addresses of a name that this host has; port 0 is one for all.
+
+    Raises OSError.
+    """
+    return _at_each(hosts, port, bind_udp)
+
+
+def _at_each(hosts: list[str], port: int, made: Callable[[str, int], socket.socket]) -> list[socket.socket]:
     found: list[socket.socket] = []
     absent: OSError | None = None
     for host in hosts:
         try:
-            found.append(listen_tcp(host, port, backlog))
+            found.append(made(host, port))
+            port = int(found[0].getsockname()[1])
         except OSError as error:
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 for sock in found:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -81,6 +83,18 @@ def parse_listen(text: str) -> End:
     if name is None or number is None:
         raise ConfigError(f"{quoted(text)} is not a place to listen", hint=LISTEN_FORM)
     return End(name or LOOPBACK, number, udp=udp)
+
+
+def bound_end(end: End, sock: socket.socket) -> End:
+    """Return where a socket listens, for ``end``: with the kernel's port, and a host's name, which may have several
+    addresses, as it was written.
+    """
+    host, port, *_ = sock.getsockname()
+    try:
+        ipaddress.ip_address(end.host.partition("%")[0])
+    except ValueError:
+        host = end.host
+    return replace(end, host=str(host), port=int(port))
 
 
 def _unix(text: str) -> End:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 
 from meshnode.base.address import Addr
@@ -17,7 +18,7 @@ from meshnode.runtime.acceptor import Acceptor, listen_at
 from meshnode.runtime.host_names import look_up
 from meshnode.sdk.node import Node, runtime_of
 from meshnode.sdk.places import Places
-from meshnode.services.ends import End, parse_listen
+from meshnode.services.ends import End, bound_end, parse_listen
 from meshnode.services.splice import RESET, abort, end_by_reset, splice
 from meshnode.services.unix import UnixListener
 from meshnode.services.usage import Rates, Tolls
@@ -84,10 +85,14 @@ class Forward:
         self._acceptor = Acceptor(asyncio.get_running_loop(), accepted, listeners, self._on_connection)
         if end.path:
             return str(end)
-        bound = End(*self._acceptor.bound)
-        if not is_loopback(bound.host):
+        return self._told(end, listeners)
+
+    def _told(self, end: End, listeners: Sequence[socket.socket]) -> str:
+        """Return where it listens, and say so when other hosts reach that."""
+        bound = str(bound_end(end, listeners[0]))
+        if not all(is_loopback(sock.getsockname()[0]) for sock in listeners):
             log.warning("forward %s opens %s to every host that reaches this one", bound, self.to)
-        return str(bound)
+        return bound
 
     def _listen_unix(self, path: str) -> list[socket.socket]:
         self._unix = UnixListener(path, MAX_CLIENTS)

@@ -153,6 +153,16 @@ async def connect_unix(path: str) -> socket.socket:
     return sock
 
 
+def takes_datagrams(hosts: list[str], port: int) -> str:
+    """Return the address of a UDP target at which a program of this host listens, so far as that is told, or the first.
+
+    As for TCP a port of 127.0.0.1 may be that of ::1.
+    """
+    known = [*hosts, LOOPBACK6] if LOOPBACK in hosts else hosts
+    found = (host for host in known if _is_local(host) and _listening(host, port, udp=True))
+    return next(found, hosts[0]) if len(known) > 1 else hosts[0]
+
+
 def in_words(error: OSError | TimeoutError) -> str:
     """Return why a target did not answer, without the system's number."""
     if error.errno is None:

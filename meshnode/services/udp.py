@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -19,12 +19,14 @@ from meshnode.base.fair_table import FairTable, source_shares
 from meshnode.base.log_lines import Logger, rated_logger
 from meshnode.base.refusals import listen_refusal
 from meshnode.errors import AddressInUse, MeshError
+from meshnode.runtime.acceptor import bind_at
 from meshnode.runtime.descriptors import unreserved
 from meshnode.runtime.host_names import look_up
 from meshnode.sdk.datagrams import Datagrams
 from meshnode.sdk.node import runtime_of
 from meshnode.services.ends import End, parse_listen
-from meshnode.services.forward import Forward, is_loopback
+from meshnode.services.forward import Forward
+from meshnode.services.health import takes_datagrams
 from meshnode.services.usage import Toll
 
 log = rated_logger("meshnode.services")
@@ -126,10 +128,12 @@ async def carry(sock: socket.socket, passage: Passage, dropped: Callable[[], Non
 async def connected(end: End) -> socket.socket:
     """Return a UDP socket that is connected to a target: it takes datagrams of that alone.
 
-    Raises OSError.
+    Where a program listens at one of several addresses of a name, or at ::1 for 127.0.0.1, it is to that one. Raises
+    OSError.
     """
-    host = (await look_up(end.host))[0]
-    sock = unreserved(_udp_socket(host))
+    host = takes_datagrams(await look_up(end.host), end.port)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = unreserved(socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
     try:
         sock.connect((host, end.port))
     except OSError:
@@ -138,16 +142,12 @@ async def connected(end: End) -> socket.socket:
     return sock
 
 
-def _udp_socket(host: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-
-
 class _Source:
     """One source of a forward, with its flow or the datagrams that wait for it."""
 
-    def __init__(self, name: Name) -> None:
+    def __init__(self, name: Name, sock: socket.socket) -> None:
         self.name = name  # for answers: a socket of both families has IPv4 in IPv6, and link-local ones with an index
+        self.sock = sock
         self.waiting: deque[bytes] = deque()
         self.passage: Passage | None = None
         self.task: asyncio.Task[None] | None = None
@@ -159,7 +159,7 @@ class UdpForward(Forward):
     A source whose flow has ended, because its instance fell silent say, has another one with its next datagram.
     """
 
-    _socket: socket.socket | None = None
+    _sockets: Sequence[socket.socket] = ()  # one for each address of a name
 
     async def start(self) -> str:
         """Listen, and return where, as ``udp://HOST:PORT``.
@@ -171,40 +171,29 @@ class UdpForward(Forward):
         self._shares: FairTable[Addr] = FairTable(MAX_FLOWS)
         self._begin = FairRate(total=BEGIN_ALL, network=BEGIN_NETWORK, address=BEGIN_HOST, little=BEGIN_LITTLE)
         try:
-            host = (await look_up(end.host))[0]
-            sock = _udp_socket(host)
+            self._sockets = bind_at(await look_up(end.host), end.port)
         except OSError as error:
-            raise AddressInUse(f"cannot listen on {end}: {error.strerror}", hint="write an address") from error
-        try:
-            sock.bind((host, end.port))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE)
-        except OSError as error:
-            sock.close()
             reason, hint = listen_refusal(error, end.port)
             raise AddressInUse(f"cannot listen on {end}: {reason}", hint=hint) from error
-        self._socket = sock
-        asyncio.get_running_loop().add_reader(sock, self._read)
-        name, port, *_ = sock.getsockname()
-        bound = End(str(name), int(port), udp=True)
-        if not is_loopback(bound.host):
-            log.warning("forward %s opens %s to every host that reaches this one", bound, self.to)
-        return str(bound)
+        for sock in self._sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE)
+            asyncio.get_running_loop().add_reader(sock, self._read, sock)
+        return self._told(end, self._sockets)
 
     @property
     def connections(self) -> int:
         """How many flows it has now."""
-        return len(self._sources) if self._socket is not None else 0
+        return len(self._sources) if self._sockets else 0
 
-    def _read(self) -> None:
-        assert self._socket is not None
+    def _read(self, sock: socket.socket) -> None:
         for _ in range(BATCH):
             try:
-                data, name = self._socket.recvfrom(BUFFER)
+                data, name = sock.recvfrom(BUFFER)
             except OSError:  # nothing more, or a refusal of an earlier answer
                 return
-            self._on_datagram(data, name)
+            self._on_datagram(data, name, sock)
 
-    def _on_datagram(self, data: bytes, name: Name) -> None:
+    def _on_datagram(self, data: bytes, name: Name, sock: socket.socket) -> None:
         addr = Addr(canonical_host(name[0]), name[1])
         source = self._sources.get(addr)
         if source is None:
@@ -212,7 +201,7 @@ class UdpForward(Forward):
             if not self._begin.take_of(shares, shares[1], now):  # a source is one datagram, and may be forged
                 self.tolls.of().drop()
                 return
-            source = self._sources[addr] = _Source(name)
+            source = self._sources[addr] = _Source(name, sock)
             gone = self._shares.add(addr, *shares)
             if gone is not None:
                 self._end(gone)
@@ -243,7 +232,7 @@ class UdpForward(Forward):
                 source.passage = passage = Passage(flow, toll, self._warn)
                 while source.waiting:
                     passage.send(source.waiting.popleft())
-                await self._answers(source.name, passage)
+                await self._answers(source, passage)
         except MeshError as error:
             if source.passage is None:
                 self._log.warning("forward %s to %s: %s (%s) %s", self.listen, self.to, error, error.code, error.hint)
@@ -259,13 +248,13 @@ class UdpForward(Forward):
             return await self._node.datagrams(self.peer, self.service)
         return await self._node.datagrams_any(self.service, trusted=self.trusted or None, sticky=self.sticky)
 
-    async def _answers(self, name: Name, passage: Passage) -> None:
+    async def _answers(self, source: _Source, passage: Passage) -> None:
         idle = asyncio.ensure_future(passage.end_when_idle())
         try:
-            while self._socket is not None:
+            while self._sockets:
                 data = await passage.receive()
                 try:
-                    self._socket.sendto(data, name)
+                    source.sock.sendto(data, source.name)
                 except OSError:  # its buffer is full, or the source is gone
                     self.tolls.of().drop()
         finally:
@@ -280,10 +269,11 @@ class UdpForward(Forward):
 
     async def close(self) -> None:
         """Stop listening, and close its flows."""
-        if self._socket is not None:
-            asyncio.get_running_loop().remove_reader(self._socket)
-            self._socket.close()
-            self._socket = None
+        if self._sockets:
+            for sock in self._sockets:
+                asyncio.get_running_loop().remove_reader(sock)
+                sock.close()
+            self._sockets = ()
             tasks = [source.task for source in self._sources.values() if source.task is not None]
             for addr in list(self._sources):
                 self._end(addr)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import suppress
 
 import pytest
 
-from meshnode.services.proxy import listener
+from meshnode.services.proxy import dns_server, listener
+from meshnode.services.proxy.dns_server import DnsServer
 from meshnode.services.proxy.listener import Proxy
 from meshnode.services.proxy.overlay import OverlayNames
 from tests.conftest import MakeNode, echo
@@ -82,3 +84,24 @@ async def test_a_client_over_the_limit_waits_and_closing_resets_all(
         await second.read()
     assert proxy.connections == 0
     more.close()
+
+
+async def test_dns_at_a_name_is_answered_at_each_of_its_addresses(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def two_addresses(host: str) -> list[str]:
+        return ["127.0.0.1", "127.0.0.2"]
+
+    monkeypatch.setattr(dns_server, "look_up", two_addresses)
+    node = await make_node()
+    server = DnsServer(node, "localhost:0", OverlayNames(bytes(32)))
+    await server.start()
+    query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x00\x00\x01\x00\x01"
+    loop = asyncio.get_running_loop()
+    for host in ("127.0.0.1", "127.0.0.2"):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as client:
+            client.connect((host, int(server.listen.rpartition(":")[2])))
+            client.send(query)
+            async with within(8):
+                assert (await loop.sock_recv(client, 512)).startswith(b"\x12\x34")
+    await server.close()

@@ -25,6 +25,8 @@ from meshnode.runtime.files import HomeLock
 from meshnode.runtime.state_files import StateFiles, read_state
 from meshnode.sdk.node import runtime_of
 from meshnode.services import forward, registry
+from meshnode.services.proxy import dns_server
+from meshnode.services.proxy import listener as proxy_listener
 from meshnode.services.proxy.book import ProxyBook
 from meshnode.services.registry import ServiceBook
 from tests.conftest import MakeNode
@@ -321,6 +323,36 @@ async def test_a_forward_whose_address_is_taken_at_the_start_listens_when_it_is_
     await _until(lambda: not book.forwards[listen].error)
     _, writer = await asyncio.open_connection("127.0.0.1", int(listen.rpartition(":")[2]))
     writer.close()
+    await book.close()
+
+
+async def test_what_listens_at_a_name_does_so_at_all_of_its_addresses_after_a_restart_too(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def two_addresses(host: str) -> list[str]:
+        return ["127.0.0.1", "127.0.0.2"] if host == "localhost" else [host]
+
+    for module in (forward, proxy_listener, dns_server):
+        monkeypatch.setattr(module, "look_up", two_addresses)
+    node = await make_node()
+    book, proxies = ServiceBook(node), ProxyBook(node)
+    listen = (await book.forward("localhost:0", "one/web"))["listen"]
+    assert (await book.forward(listen, "one/web"))["listen"] == listen, "the same one twice is one"
+    proxy = await proxies.start("localhost:0", dns="localhost:0")
+    assert await proxies.start(proxy["listen"], dns=proxy["dns"]) == proxy
+    await proxies.close()
+    await book.close()
+    book, proxies = ServiceBook(node), ProxyBook(node)
+    await book.restore()
+    await proxies.restore()
+    for where in (listen, proxy["listen"]):
+        assert where.startswith("localhost:")
+        for host in ("127.0.0.1", "127.0.0.2"):
+            _, writer = await asyncio.open_connection(host, int(where.rpartition(":")[2]))
+            writer.close()
+    assert await book.unforward(listen) == {"listen": listen}
+    assert await proxies.stop(proxy["listen"]) == {"listen": proxy["listen"]}
+    await proxies.close()
     await book.close()
 
 

@@ -29,6 +29,15 @@ DEADLINE_S = 10.0
 Answer = Callable[[bytes], bytes | None]
 
 
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 class Program(asyncio.DatagramProtocol):
     """A UDP server; ``met`` are the addresses that it has heard."""
 
@@ -134,17 +143,45 @@ async def test_dig_asks_a_server_behind_a_forward(make_node: MakeNode) -> None:
         assert sorted(said.split()) == sorted(b"192.0.2.%d" % number for number in range(20))
 
 
+@pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6")
 async def test_a_forward_of_both_families_answers_both(make_node: MakeNode) -> None:
-    with socket.socket(socket.AF_INET6) as probe:
-        try:
-            probe.bind(("::1", 0))
-        except OSError:
-            pytest.skip("this host has no IPv6")
     async with way(make_node) as through:
         listen = (await through.books[1].forward("udp://[::]:0", f"{through.there.id}/x"))["listen"]
         for host in ("127.0.0.1", "::1"):
             through.at = host, int(listen.rpartition(":")[2])
             assert await through.asked(host.encode(), host) == host.encode()
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6")
+async def test_a_forward_at_a_name_answers_at_each_of_its_addresses(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(udp, "look_up", two_addresses)
+    async with way(make_node) as through:
+        listen = (await through.books[1].forward("udp://localhost:0", f"{through.there.id}/x"))["listen"]
+        for host in ("127.0.0.1", "::1"):
+            through.at = host, int(listen.rpartition(":")[2])
+            assert await through.asked(host.encode(), host) == host.encode()
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6")
+@pytest.mark.parametrize(("target", "at"), [("127.0.0.1", "::1"), ("localhost", "127.0.0.1"), ("localhost", "::1")])
+async def test_a_target_that_listens_at_the_other_loopback_address_is_reached(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, target: str, at: str
+) -> None:
+    async with way(make_node) as through:
+        if target == "localhost":
+            monkeypatch.setattr(udp, "look_up", two_addresses)
+        loop = asyncio.get_running_loop()
+        other, _ = await loop.create_datagram_endpoint(lambda: Program(lambda data: b"other"), (at, 0))
+        port = other.get_extra_info("sockname")[1]
+        await through.books[0].expose("x", f"udp://{target}:{port}", ("any",))
+        assert await through.asked(b"?") == b"other"
+        other.close()
+
+
+async def two_addresses(host: str) -> list[str]:
+    return ["::1", "127.0.0.1"] if host == "localhost" else [host]
 
 
 async def test_a_tunnel_goes_on_through_moves_on_one_flow(make_node: MakeNode) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import click
@@ -190,10 +191,24 @@ def forward_command(listen: str, to: str, trusted: tuple[str, ...], sticky: bool
     if not as_json and (problem := result.get("problem")):
         say(f"warning: {problem['message']}; the forward waits for it", err=True)
         say(f"hint: {problem['hint']}", err=True)
-    if not as_json and not result["listen"].removeprefix("udp://").startswith(("127.", "[::1]", "unix:")):
+    if not as_json and _is_open(result.get("listens", [result["listen"]])[0]):
         port = result["listen"].rpartition(":")[2]
         opens = "this opens it to the LAN: every host that reaches this one can use it"
         say(f"warning: {opens}; 127.0.0.1:{port} keeps it here", err=True)
+
+
+def _is_open(listen: str) -> bool:
+    """Return whether other hosts reach a listener."""
+    from ipaddress import ip_address
+
+    from meshnode.services.ends import parse_listen
+
+    end = parse_listen(listen)
+    try:
+        found = socket.getaddrinfo(end.host, None) if not end.path else []
+    except OSError:
+        return False
+    return not all(ip_address(str(item[4][0]).partition("%")[0]).is_loopback for item in found)
 
 
 @click.command("unforward")

@@ -8,12 +8,14 @@ import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from meshnode.errors import ConfigError, MeshError, NotFound
 from meshnode.identity.node_id import quoted
 from meshnode.runtime.state_files import read_state
 from meshnode.sdk.node import Node, runtime_of
+from meshnode.services.ends import parse_listen
 from meshnode.services.proxy.overlay import OverlayNames
 
 if TYPE_CHECKING:
@@ -76,6 +78,8 @@ class ProxyBook:
             AddressInUse: It is taken, or not of this host.
             OSError: It could not be saved; then it does not run.
         """
+        if dns is not None:
+            dns = str(replace(parse_listen(dns), udp=False))
         proxy = self._make(listen, is_public, dns)
         where = proxy.place
         held = self.proxies.get(where)

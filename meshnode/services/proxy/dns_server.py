@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import suppress
+from dataclasses import replace
 
 from meshnode.base.bounded import BoundedDict
-from meshnode.base.forks import close_in_child
 from meshnode.base.limits import MAX_DNS_PENDING
 from meshnode.base.refusals import listen_refusal
 from meshnode.errors import AddressInUse, ConfigError, MeshError
+from meshnode.runtime.acceptor import bind_at
 from meshnode.runtime.host_names import look_up
 from meshnode.sdk.node import Node
-from meshnode.services.ends import host_port, parse_listen
+from meshnode.services.ends import bound_end, parse_listen
 from meshnode.services.forward import is_loopback
 from meshnode.services.proxy.dns import MAX_QUERY, Query, answer_with, answer_without, read_query
 from meshnode.services.proxy.overlay import OverlayNames
 
 READS = 32  # datagrams in one turn of the loop
-Source = tuple[str, int]
+Source = tuple[socket.socket, tuple[str, int]]  # where a query came to, and where from
 
 
 class DnsServer:
@@ -33,40 +34,32 @@ class DnsServer:
         self.listen = listen
         self._node = node
         self._overlay = overlay
-        self._sock: socket.socket | None = None
+        self._sockets: list[socket.socket] = []
         self._pending: BoundedDict[tuple[Source, bytes], asyncio.Task[None]] = BoundedDict(MAX_DNS_PENDING)
 
     async def start(self) -> None:
         """Listen. Raises ConfigError: it is no port on loopback; AddressInUse."""
-        end = parse_listen(self.listen)
+        end = replace(parse_listen(self.listen), udp=False)
         try:
-            host = (await look_up(end.host))[0] if not end.path else ""
-            if not host or not is_loopback(host):
+            hosts = await look_up(end.host) if not end.path else []
+            if not hosts or not all(map(is_loopback, hosts)):
                 raise ConfigError(f"{end} is no port on loopback", hint="write 127.0.0.1:53")
-            sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
-            try:
-                sock.setblocking(False)
-                sock.bind((host, end.port))
-            except OSError:
-                sock.close()
-                raise
+            self._sockets = bind_at(hosts, end.port)
         except OSError as error:
             reason, hint = listen_refusal(error, end.port)
             raise AddressInUse(f"cannot answer DNS on {end}: {reason}", hint=hint) from error
-        close_in_child(sock)
-        self._sock = sock
-        self.listen = host_port(*sock.getsockname()[:2])
-        asyncio.get_running_loop().add_reader(sock, self._on_readable)
+        self.listen = str(bound_end(end, self._sockets[0]))
+        for sock in self._sockets:
+            asyncio.get_running_loop().add_reader(sock, self._on_readable, sock)
 
-    def _on_readable(self) -> None:
-        assert self._sock is not None
+    def _on_readable(self, sock: socket.socket) -> None:
         for _ in range(READS):
             try:
-                data, source = self._sock.recvfrom(MAX_QUERY + 1)
+                data, name = sock.recvfrom(MAX_QUERY + 1)
             except OSError:
                 return
-            if is_loopback(source[0]):
-                self._on_datagram(data, source)
+            if is_loopback(name[0]):
+                self._on_datagram(data, (sock, name))
 
     def _on_datagram(self, data: bytes, source: Source) -> None:
         """Answer, or look the name up first. A query that is sent again waits for the one lookup."""
@@ -95,16 +88,16 @@ class DnsServer:
             self._send(answer_without(query, error), source)
 
     def _send(self, data: bytes, source: Source) -> None:
-        if self._sock is not None:
-            with suppress(OSError):  # a full buffer is a lost datagram
-                self._sock.sendto(data, source)
+        sock, name = source
+        with suppress(OSError):  # a full buffer is a lost datagram, or it is closed
+            sock.sendto(data, name)
 
     async def close(self) -> None:
         """Stop."""
-        if self._sock is not None:
-            asyncio.get_running_loop().remove_reader(self._sock)
-            self._sock.close()
-            self._sock = None
+        for sock in self._sockets:
+            asyncio.get_running_loop().remove_reader(sock)
+            sock.close()
+        self._sockets = []
         tasks = list(self._pending.values())
         for task in tasks:
             task.cancel()

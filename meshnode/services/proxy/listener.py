@@ -16,7 +16,7 @@ from meshnode.runtime.host_names import look_up
 from meshnode.sdk.datagrams import Datagrams
 from meshnode.sdk.node import Node, runtime_of
 from meshnode.sdk.places import Places
-from meshnode.services.ends import End, host_port, parse_listen
+from meshnode.services.ends import End, bound_end, parse_listen
 from meshnode.services.forward import is_loopback
 from meshnode.services.proxy.clients import Client, SocksClient, client_of
 from meshnode.services.proxy.dns_server import DnsServer
@@ -103,7 +103,7 @@ class Proxy:
                 raise
         accepted = runtime_of(self._node).sockets.accepted
         self._acceptor = Acceptor(asyncio.get_running_loop(), accepted, listeners, self._on_connection)
-        self.listen = host_port(*self._acceptor.bound)
+        self.listen = str(bound_end(end, listeners[0]))
         self.error = ""
 
     def _on_connection(self, sock: socket.socket, source: Addr) -> None:
@@ -199,7 +199,7 @@ class Proxy:
 def _tcp(listen: str) -> End:
     """Return where to listen. Raises ConfigError: programs reach a proxy by TCP alone."""
     end = parse_listen(listen)
-    if end.path:
+    if end.path or end.udp:
         raise ConfigError(f"a proxy listens at a TCP port, not at {end}", hint="write PORT or HOST:PORT")
     return end
 
