@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from meshnode.directory.announcement import is_service_name
@@ -263,7 +264,10 @@ class ServiceBook:
         return {"listen": found[0] if len(found) == 1 else listen}
 
     def _find_forward(self, text: str) -> str:
-        found = next((where for where in self.forwards if where == text or where.endswith(f":{text}")), None)
+        with suppress(ConfigError):
+            if (where := str(parse_listen(text))) in self.forwards:
+                return where
+        found = next((where for where in self.forwards if where.endswith(f":{text}")), None)
         if found is None:
             port = text.rpartition(":")[2]
             there = [where for where in self.forwards if where.endswith(f":{port}")]

@@ -49,6 +49,31 @@ def test_a_forward_that_is_there_is_named_and_the_same_one_twice_is_one(node: Ru
     assert told(node.home, "unforward", port)[0] == 0
 
 
+@pytest.mark.parametrize("scheme", ["", "udp://"])
+def test_a_forward_is_called_as_it_was_typed(node: Running, scheme: str) -> None:
+    port = free_port()
+    for where in (f"{scheme}localhost:{port}", f"{scheme}{port}"):
+        first = json.loads(told(node.home, "forward", where, "one/web", "--json")[1])
+        assert first["listen"].endswith(f":{port}")
+        assert json.loads(told(node.home, "forward", where, "one/web", "--json")[1]) == first
+        assert json.loads(told(node.home, "unforward", where, "--json")[1]) == {"listen": first["listen"]}
+
+
+def test_a_port_alone_is_one_of_tcp_where_both_are_forwarded(node: Running) -> None:
+    port = free_port()
+    for scheme in ("udp://", ""):
+        assert told(node.home, "forward", f"{scheme}{port}", "one/web")[0] == 0
+    for scheme in ("", "udp://"):
+        assert json.loads(told(node.home, "unforward", str(port), "--json")[1])["listen"] == f"{scheme}127.0.0.1:{port}"
+
+
+def test_a_listener_at_a_name_of_this_host_alone_warns_of_no_other(node: Running) -> None:
+    status, out, err = told(node.home, "forward", "localhost:0", "one/web")
+    assert (status, out.startswith("localhost:")) == (0, True)
+    assert "LAN" not in err
+    assert told(node.home, "unforward", out.split()[0])[0] == 0
+
+
 def test_a_url_is_no_service(node: Running) -> None:
     assert error_of(node.home, "forward", "0", "http://one/web")[2] == "write one/web"
 
