@@ -155,7 +155,7 @@ class UdpSocket:
         self._froms.clear()
         self._backlog.clear()
         self._host.marks.clear()
-        _tell_destinations(fresh, bool(self._host.others))
+        tell_destinations(fresh, bool(self._host.others))
         self._filter = self._filter.for_new_socket()  # the one before has its own
         self._loop.add_reader(fresh, self._readable, fresh)
         if old is not None:
@@ -180,7 +180,7 @@ class UdpSocket:
             self._host.others = others
             self._host.marks = {source: one for source, one in self._host.marks.items() if _own(one[0]) in others}
             if self._socket is not None:
-                _tell_destinations(self._socket, bool(others))
+                tell_destinations(self._socket, bool(others))
 
     def _holds(self, listen: Addr) -> bool:
         local = self.local
@@ -466,7 +466,7 @@ def _own(mark: Mark) -> bytes:
     return value[:16] if kind == IPV6_PKTINFO else MAPPED + value[4:8]
 
 
-def _tell_destinations(sock: socket.socket, on: bool) -> None:
+def tell_destinations(sock: socket.socket, on: bool) -> None:
     """Have the kernel tell to which address each datagram came, or no longer."""
     option = IPV6_RECVPKTINFO if sock.family == socket.AF_INET6 else IP_PKTINFO
     with suppress(OSError):

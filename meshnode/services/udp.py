@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ from meshnode.errors import AddressInUse, MeshError
 from meshnode.runtime.acceptor import bind_at
 from meshnode.runtime.descriptors import unreserved
 from meshnode.runtime.host_names import look_up
+from meshnode.runtime.udp import INFO_6, Mark, tell_destinations
 from meshnode.sdk.datagrams import Datagrams
 from meshnode.sdk.node import runtime_of
 from meshnode.services.ends import End, parse_listen
@@ -39,6 +41,8 @@ BEGIN_LITTLE = Rate(10, 64)
 RETRY_S = 1.0  # until a source whose flow could not be opened has another try: its datagrams are dropped meanwhile
 BATCH = 64  # datagrams read at once, so that one flood does not hold the loop
 BUFFER = 65_536
+MARKS_SIZE = 128  # bytes of ancillary data
+WILDCARDS = ("0.0.0.0", "::")
 RECEIVE = 1 << 20  # of a listening socket: bytes that the kernel keeps for a burst
 Name = tuple[Any, ...]  # an address as the socket has it
 
@@ -148,9 +152,25 @@ class _Source:
     def __init__(self, name: Name, sock: socket.socket) -> None:
         self.name = name  # for answers: a socket of both families has IPv4 in IPv6, and link-local ones with an index
         self.sock = sock
+        self.marks: list[Mark] = []  # the address of this host that it has asked last, from which it is answered
         self.waiting: deque[bytes] = deque()
         self.passage: Passage | None = None
         self.task: asyncio.Task[None] | None = None
+
+    def send(self, data: bytes) -> None:
+        """Send it a datagram. Raises OSError."""
+        try:
+            self.sock.sendmsg([data], self.marks, 0, self.name)
+        except BlockingIOError:
+            raise
+        except OSError:  # from an address that this host has no longer, or a group's
+            self.sock.sendto(data, self.name)
+
+
+def _any_interface(mark: Mark) -> Mark:
+    """Return the address that a datagram came to as the one from which the answer goes, by whichever interface."""
+    level, kind, value = mark
+    return level, kind, value[:16] + bytes(4) if (level, kind) == INFO_6 else bytes(4) + value[4:]
 
 
 class UdpForward(Forward):
@@ -177,6 +197,8 @@ class UdpForward(Forward):
             raise AddressInUse(f"cannot listen on {end}: {reason}", hint=hint) from error
         for sock in self._sockets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE)
+            if sys.platform == "linux" and sock.getsockname()[0] in WILDCARDS:
+                tell_destinations(sock, True)  # a client that has connected hears that address alone
             asyncio.get_running_loop().add_reader(sock, self._read, sock)
         return self._told(end, self._sockets)
 
@@ -188,12 +210,12 @@ class UdpForward(Forward):
     def _read(self, sock: socket.socket) -> None:
         for _ in range(BATCH):
             try:
-                data, name = sock.recvfrom(BUFFER)
+                data, marks, _, name = sock.recvmsg(BUFFER, MARKS_SIZE)
             except OSError:  # nothing more, or a refusal of an earlier answer
                 return
-            self._on_datagram(data, name, sock)
+            self._on_datagram(data, name, sock, marks)
 
-    def _on_datagram(self, data: bytes, name: Name, sock: socket.socket) -> None:
+    def _on_datagram(self, data: bytes, name: Name, sock: socket.socket, marks: list[Mark]) -> None:
         addr = Addr(canonical_host(name[0]), name[1])
         source = self._sources.get(addr)
         if source is None:
@@ -208,6 +230,7 @@ class UdpForward(Forward):
             source.task = asyncio.get_running_loop().create_task(self._carry_source(addr, source))
         else:
             self._shares.touch(addr)
+        source.marks = [_any_interface(mark) for mark in marks]
         if source.passage is not None:
             with suppress(MeshError):  # it is over, and its task is about to say so
                 source.passage.send(data)
@@ -254,7 +277,7 @@ class UdpForward(Forward):
             while self._sockets:
                 data = await passage.receive()
                 try:
-                    source.sock.sendto(data, source.name)
+                    source.send(data)
                 except OSError:  # its buffer is full, or the source is gone
                     self.tolls.of().drop()
         finally:

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -150,6 +151,20 @@ async def test_a_forward_of_both_families_answers_both(make_node: MakeNode) -> N
         for host in ("127.0.0.1", "::1"):
             through.at = host, int(listen.rpartition(":")[2])
             assert await through.asked(host.encode(), host) == host.encode()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels have one address of loopback")
+@pytest.mark.parametrize("wildcard", ["0.0.0.0", "[::]"])
+async def test_a_client_is_answered_from_the_address_of_this_host_that_it_has_asked(
+    make_node: MakeNode, wildcard: str
+) -> None:
+    if wildcard == "[::]" and not has_ipv6():
+        pytest.skip("this host has no IPv6")
+    async with way(make_node) as through:
+        listen = (await through.books[1].forward(f"udp://{wildcard}:0", f"{through.there.id}/x"))["listen"]
+        for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
+            through.at = host, int(listen.rpartition(":")[2])
+            assert await through.asked(host.encode(), "127.0.0.9") == host.encode()
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6")
