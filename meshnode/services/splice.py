@@ -47,7 +47,7 @@ def end_by_reset(sock: socket.socket | TransportSocket, reset: bool) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", reset, 0))
 
 
-def _keep_alive(sock: socket.socket) -> None:
+def _keep_alive(sock: socket.socket | TransportSocket) -> None:
     """Have the kernel ask whether the other end is there (tcp(7)); where it cannot, a dead one is met by writing."""
     with suppress(OSError, AttributeError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -55,10 +55,10 @@ def _keep_alive(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_ALIVE_S)
 
 
-class _OtherEnd:
+class OtherEnd:
     """The other end of a half-closed connection, which is read no more."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket | TransportSocket) -> None:
         self._sock = sock
         self._gone = 0
         if sock.family != socket.AF_UNIX:
@@ -74,12 +74,18 @@ class _OtherEnd:
         if over:
             raise ConnectionResetError("the other end of a half-closed connection has gone")
 
+    async def gone(self) -> None:
+        """Look from time to time. Raises ConnectionResetError when it has gone."""
+        while True:
+            await asyncio.sleep(GONE_S)
+            self.check()
+
     def _tcp_state(self) -> int:
         state: bytes = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
         return state[0]
 
 
-def _hung_up(sock: socket.socket) -> bool:
+def _hung_up(sock: socket.socket | TransportSocket) -> bool:
     """Return whether the peer of a Unix socket has closed it, which is more than that it writes no more."""
     poll = select.poll()
     poll.register(sock, 0)  # what is told unasked: POLLHUP and POLLERR
@@ -115,7 +121,7 @@ async def splice(sock: socket.socket, mesh: Mesh, toll: Toll = FREE, before: Bef
     nothing is held, but for one piece that waits for its ``toll``. ``sock`` does not block.
     """
     end_by_reset(sock, True)
-    other_end = _OtherEnd(sock)
+    other_end = OtherEnd(sock)
     is_whole = False
     try:
         with pumped(sock, mesh, (toll.into, toll.out), before.ahead, before.guard) as pump:

@@ -203,6 +203,12 @@ def test_bytes_sent_ahead_of_the_answer_are_the_first_of_the_stream(ways: Ways) 
     assert b"GET /ahead" in ways.talk(b"CONNECT web.laptop.mesh:80 HTTP/1.1\r\nHost: x\r\n\r\n" + request_)
 
 
+def test_a_client_that_ends_its_direction_behind_a_request_is_answered(ways: Ways) -> None:
+    answer = ways.talk(b"GET http://web.laptop.mesh/big HTTP/1.1\r\nHost: x\r\n\r\n", end=True)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(BIG[-100:])
+
+
 def test_a_second_request_behind_the_first_is_not_answered(ways: Ways) -> None:
     request_ = b"GET http://web.laptop.mesh/one HTTP/1.1\r\nHost: x\r\n\r\n"
     answer = ways.talk(request_ + request_.replace(b"one", b"two"), end=False)
