@@ -3,12 +3,14 @@
 The set is a function of what was put in, not of the order: of each issuer and target one statement counts, and where
 there are too many the highest of an order that all nodes share stay. The authority's have places of their own, which no
 other key can take; the others' are shared by the first grant of their issuers' chains, so what one invitation lets in
-cannot push out another's.
+cannot push out another's. Nor does one key by many statements push out the first ones of others: the second of each key
+goes before the first of any, and what a key says of itself is its first.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from meshnode.base.limits import MAX_OTHER_REVOCATIONS, MAX_REVOCATIONS, MAX_REVOCATIONS_SHARE
@@ -147,9 +149,19 @@ class Revocations:
 
     def _trim(self, places: list[Revocation], most: int) -> None:
         if len(places) > most:
-            for each in sorted(places, key=_rank)[: len(places) - most]:
+            for each in self._first_to_go(places)[: len(places) - most]:
                 self._remove(each)
                 self.dropped += 1
+
+    def _first_to_go(self, places: list[Revocation]) -> list[Revocation]:
+        """Return statements in the order in which they give way: first the last ones of the keys that said most."""
+        counts: Counter[tuple[NodeId, str]] = Counter()
+        place: dict[bytes, int] = {}  # of a statement, among those that its issuer shows by the same first grant
+        for each in sorted(places, key=_rank, reverse=True):
+            issuer, _, share = self._key(each)
+            place[each.name] = counts[issuer, share]
+            counts[issuer, share] += 1
+        return sorted(places, key=lambda each: (-place[each.name], _rank(each)))
 
     # ---- comparing with another node's
 
@@ -182,13 +194,13 @@ def differing(ours: bytes, theirs: bytes) -> list[int]:
     return [n for n, at in enumerate(parts) if ours[at : at + PRINT_LENGTH] != theirs[at : at + PRINT_LENGTH]]
 
 
-def _rank(each: Revocation) -> tuple[int, int, bytes]:
-    """Return what orders statements at a bound: those stay that end last, then the newest.
+def _rank(each: Revocation) -> tuple[bool, int, int, bytes]:
+    """Return what orders statements at a bound: of keys about themselves those stay first, then what ends last.
 
-    Others than the authority count as ending with the grants that they show.
+    Others than the authority count as ending with the grants that they show. Of what ends together the newest stays.
     """
     ends = min(each.ends, open_links(without_succession(each.chain))[-1].expires) if each.chain else each.ends
-    return ends, each.time, each.name
+    return each.of_itself, ends, each.time, each.name
 
 
 def _id(grant: Grant) -> bytes:

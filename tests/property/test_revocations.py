@@ -34,7 +34,10 @@ def _made() -> list[Revocation]:
             found.append(sign_revocation(AUTHORITY, bytes(node.id), time=time))
             found.append(sign_revocation(AUTHORITY, bytes.fromhex(grant_id(direct[0])), time=time, ends=MS + HOUR + n))
             found.append(sign_revocation(DELEGATE, bytes(node.id), time=time, chain=OF_DELEGATE))
-            found += [sign_revocation(node, bytes(node.id), time=time, chain=chain) for chain in (by_delegate, direct)]
+            for target in (node, NODES[n - 1]):  # of another one it says nothing that counts
+                found += [
+                    sign_revocation(node, bytes(target.id), time=time, chain=chain) for chain in (by_delegate, direct)
+                ]
     return found
 
 

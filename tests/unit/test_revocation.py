@@ -173,6 +173,23 @@ def test_keys_of_one_invitation_cannot_push_out_what_others_revoked() -> None:
     assert revoked.dropped == MAX_REVOCATIONS_SHARE
 
 
+@pytest.mark.parametrize("bound", ["MAX_REVOCATIONS_SHARE", "MAX_OTHER_REVOCATIONS"])
+def test_one_key_by_many_statements_pushes_out_nothing_that_others_said(
+    bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sets, bound, 8)
+    made = Issuer(DELEGATE, BY_AUTHORITY)
+    revoked = _set(_revoke(NODE, bytes(NODE.id), BY_DELEGATE), _revoke(DELEGATE, bytes(OTHER.id), BY_AUTHORITY))
+    chain = _issue(made, STRANGER)
+    for n in range(20):
+        revoked.add(_revoke(STRANGER, bytes([n]) * 32, chain, MS + 1 + n), WALL)
+    assert len(revoked) == 8
+    assert revoked.has(NODE.id), "though what came later would stay by its time"
+    assert not _holds(revoked, _issue(made, OTHER), OTHER)
+    itself = _revoke(STRANGER, bytes(STRANGER.id), chain, MS)
+    assert revoked.add(itself, WALL), "what a key says of itself is its first"
+
+
 def test_the_authoritys_statements_have_places_that_no_other_key_can_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sets, "MAX_OTHER_REVOCATIONS", 8)
     assert MAX_OTHER_REVOCATIONS > MAX_REVOCATIONS_SHARE
