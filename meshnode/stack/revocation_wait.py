@@ -8,7 +8,7 @@ is here. At the latest after ``revocation_wait``.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection
 
 from meshnode.base.limits import (
@@ -94,13 +94,19 @@ class RevocationWait:
         self._ask(peer, now)
         if self._is_settled(peer):
             return False
-        of_peer = sum(held[0].peer == peer for held in self._streams)
-        if len(self._streams) >= HELD_STREAMS or of_peer >= HELD_STREAMS_OF_PEER:
-            stream.refuse(StreamStatus.DENIED)
-        else:
-            self._context.metrics.count(HELD)
-            self._streams.append((connection, stream))
+        self._context.metrics.count(HELD)
+        self._streams.append((connection, stream))
+        counts = Counter(held[0].peer for held in self._streams)
+        if len(self._streams) > HELD_STREAMS or counts[peer] > HELD_STREAMS_OF_PEER:
+            self._refuse_one_of(max(counts, key=counts.__getitem__))
         return True
+
+    def _refuse_one_of(self, peer: NodeId) -> None:
+        """Refuse the last stream of the peer that holds most: so several together take no place of others."""
+        held = next(held for held in reversed(self._streams) if held[0].peer == peer)
+        self._streams.remove(held)
+        if held[1].error is None:
+            held[1].refuse(StreamStatus.DENIED)
 
     def _is_settled(self, peer: NodeId) -> bool:
         told = [other for other in self._told if other != peer]

@@ -282,6 +282,26 @@ def test_a_peer_holds_its_share_of_the_waiting_streams_and_no_more() -> None:
     assert sum(stream.error is not None for stream in streams) == 3
 
 
+def test_peers_that_hold_all_waiting_streams_together_leave_another_one_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("meshnode.stack.revocation_wait.HELD_STREAMS", 4)
+    world = _world()
+    back, clients = make_node(world, was_away=True), [make_node(world) for _ in range(3)]
+    streams = []
+    for client, count in zip(clients, (3, 3, 1), strict=True):
+        client.join(back)
+        connection = client.connect(back.id)
+        of_client = [client.open(connection, "db")[0] for _ in range(count)]
+        for stream in of_client:
+            stream.write(b"hello")
+        streams.append(of_client)
+        client.on_dirty()
+        world.run(0.2)
+    world.run(0.5)
+    assert [sum(stream.error is None for stream in of_client) for of_client in streams] == [1, 2, 1]
+
+
 # ---- in the DHT
 
 
