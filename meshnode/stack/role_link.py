@@ -33,6 +33,7 @@ class RoleLink(Component):
         if context.settings.authority is not None:
             gossip.check(Kind.GRANTS, self._fits)
             gossip.subscribe(Kind.GRANTS, self._on_entry)
+            gossip.on_expiry(self._on_expired)
             context.guard.on_change.append(self._on_change)
             self._timer.set(context.clock.monotonic())
             self._looking.set(context.clock.monotonic() + LOOK_S)
@@ -88,6 +89,13 @@ class RoleLink(Component):
                 context.standings.end_revoked(now)
         if _given(before) != _given(standing):
             self._tell(origin)
+
+    def _on_expired(self, entry: Entry, now: float) -> None:
+        """Forget grants that gossip keeps no longer, so that those of a crowd take the place of no others here."""
+        heard = self._context.heard.get(entry.origin)
+        if entry.kind == Kind.GRANTS and heard is not None and entry.value == pack_chain(heard.chain):
+            self._context.heard.pop(entry.origin, None)
+            self._tell(entry.origin)
 
     def _look(self, now: float) -> None:
         """Forget grants that have expired."""

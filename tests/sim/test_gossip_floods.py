@@ -8,7 +8,9 @@ from meshnode.gossip import Entry, Kind
 from meshnode.gossip.entry import sign_entry
 from meshnode.gossip.messages import Eager
 from meshnode.identity.keys import Identity
+from meshnode.trust.authority import pack_chain
 from tests.sim.gossip_sim import EPOCH, GossipNet, GossipNode
+from tests.sim.test_grants import Mesh
 
 LIMIT = 128  # of a kind, instead of GOSSIP_MAX_STORED
 A_FRAME = 9
@@ -136,3 +138,28 @@ def test_a_member_that_pushes_more_than_any_honest_node_is_cut_off_and_no_honest
     for node in honest:
         assert all(not node.gossip.reputation.is_banned(other.id, net.now) for other in honest)
     assert net.is_connected(honest)
+
+
+def test_a_crowds_grants_leave_those_of_members_that_gossip_still_keeps() -> None:
+    mesh = Mesh()
+    server, far, liar = (mesh.node("db", gossip=True) for _ in range(3))
+    assert server.mesh.gossip is not None
+    server.mesh.gossip.core.store._limit = server.mesh.context.heard.bound = 16  # of GOSSIP_MAX_STORED
+    for node in (far, liar):
+        node.join(server)
+    mesh.world.run(20.0)
+    heard = server.mesh.context.heard
+    assert far.id in heard
+    for n in range(100):
+        one = Identity(n.to_bytes(32, "big"))
+        at = int(mesh.world.wall() * 1000)
+        value = pack_chain(mesh.grant(one, "web"))
+        entry = sign_entry(one, kind=Kind.GRANTS, name="", seq=at, issued_ms=at, ttl=3600, value=value)
+        server.mesh.gossip.core.on_message(liar.id, Eager(b"", ((1, entry.encoded),)), mesh.world.now)
+        server.on_dirty()
+        mesh.world.run(0.1)
+    kept = [entry.origin for entry in server.mesh.gossip.entries.stored(Kind.GRANTS)]
+    assert far.id in kept
+    assert len(kept) == 16
+    assert set(heard) == set(kept) - {server.id}
+    assert server.mesh.context.standings.caller(far.id).roles == {"db"}
