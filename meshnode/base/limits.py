@@ -188,7 +188,7 @@ MAX_INVITE_USES = 10_000  # keys that are remembered of one invitation; x about 
 MAX_OPENED_GRANTS = 2_048  # parsed and verified; x about 2.5 kB = 5 MB at the very worst
 MAX_TICKET = 12_288  # characters; a usual one has 700, the longest chain with eight seeds 7,000
 MAX_TICKET_SEEDS = 8
-MAX_SUCCESSORS = 1_024  # keys that were replaced; x about 300 B
+MAX_SUCCESSORS = 1_024  # keys that were replaced, x about 300 B; and grants to keys that had come otherwise, x 1.5 kB
 MAX_REASON = 120  # characters
 MAX_REVOCATION = 5_120  # bytes: the longest chain and a reason; the authority's have some 150
 MAX_REVOCATIONS = (

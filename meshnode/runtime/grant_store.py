@@ -28,7 +28,7 @@ from meshnode.trust.rotation import Rotation
 
 log = logging.getLogger("meshnode.node")
 
-INVITES_FILE, SUCCESSIONS_FILE = "invitations.json", "successions"
+INVITES_FILE, SUCCESSIONS_FILE, REGRANTS_FILE = "invitations.json", "successions", "regrants"
 
 
 class GrantStore:
@@ -43,8 +43,12 @@ class GrantStore:
         self._redemptions.on_new = self._save_uses
         standings.on_own = self._save_own
         successors = context.successors
-        successors.restore(read_state(state.home / SUCCESSIONS_FILE, _parse_successions) or ())
+        successors.restore(read_state(state.home / SUCCESSIONS_FILE, _parse_signed) or ())
         successors.on_said = lambda: state.save(SUCCESSIONS_FILE, encode(successors.said))
+        regrants = standings.regrants
+        if authority is not None:
+            regrants.restore(read_state(state.home / REGRANTS_FILE, _parse_signed) or (), authority)
+        regrants.on_new = lambda: state.save(REGRANTS_FILE, encode(regrants.said))
         rotation = load_rotation(state.home, authority) if authority is not None else None
         if rotation is not None:
             keys.adopt(rotation.encoded, now)
@@ -76,5 +80,5 @@ def _parse(data: bytes) -> dict[str, Uses]:
     }
 
 
-def _parse_successions(data: bytes) -> list[bytes]:
+def _parse_signed(data: bytes) -> list[bytes]:
     return [as_bytes(item, 1, MAX_GRANT) for item in as_list(decode(data, MAX_STATE), MAX_SUCCESSORS)]

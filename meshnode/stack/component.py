@@ -28,7 +28,7 @@ from meshnode.relay.frames import Frame as RelayFrame
 from meshnode.stack.probe import Pinged
 from meshnode.stack.session import OnConnect, Session
 from meshnode.trust.chain import Chain, Standing
-from meshnode.trust.redemptions import Redemptions
+from meshnode.trust.redemptions import Redemptions, Regrants
 from meshnode.trust.revocation import Revocation
 from meshnode.trust.revocations import Revocations
 from meshnode.trust.rotation import Rotation
@@ -206,9 +206,11 @@ class Judges(Protocol):
     """``standings.py``: what the peers' grants say of them."""
 
     redemptions: Redemptions
+    regrants: Regrants
     on_own: Callable[[Chain], None]
 
     def count(self, standing: Standing) -> bool: ...
+    def check(self, standing: Standing, now: float) -> None: ...
     def standing(self, peer: NodeId) -> Standing | None: ...
     def own(self) -> Standing | None: ...
     def take(self, peer: NodeId, grants: Chain) -> GrantError | None: ...

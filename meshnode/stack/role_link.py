@@ -79,14 +79,15 @@ class RoleLink(Component):
         if origin == context.identity.id:
             return
         before, standing = context.heard.get(origin), self._standing(change.entry, context.clock.wall())
-        if standing is not None and not context.standings.count(standing):
-            standing = None
+        if standing is not None:
+            try:
+                context.standings.check(standing, now)
+            except GrantError:
+                standing = None
         if standing is None:
             context.heard.pop(origin, None)
         else:
             context.heard.put(origin, standing)
-            if context.successors.note(standing.former, origin, standing.chain[-1]):
-                context.standings.end_revoked(now)
         if _given(before) != _given(standing):
             self._tell(origin)
 

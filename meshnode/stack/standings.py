@@ -23,10 +23,11 @@ from meshnode.stack.session import Session
 from meshnode.trust.caller import Caller
 from meshnode.trust.chain import Chain, Standing, verify_chain
 from meshnode.trust.decision import Decision
+from meshnode.trust.grant import Grant
 from meshnode.trust.policy import Act
-from meshnode.trust.redemptions import Redemptions
+from meshnode.trust.redemptions import Redemptions, Regrants
 from meshnode.trust.renewal import renewed
-from meshnode.trust.succession import open_links
+from meshnode.trust.succession import open_links, open_succession
 
 REFUSED = describe("refused_grant", "peers that were not admitted, for their grants")
 CUT_REVOKED = describe("cut_revoked", "connections ended: the peer's key or grants were revoked")
@@ -47,6 +48,7 @@ class Standings(Component):
 
     def __init__(self, context: Context) -> None:
         self.redemptions = Redemptions()
+        self.regrants = Regrants()
         self.on_own: Callable[[Chain], None] = lambda chain: None
         self._context = context
         self._held: dict[NodeId, _Held] = {}  # of nodes that have a session
@@ -96,7 +98,7 @@ class Standings(Component):
         wall, now = context.clock.wall(), context.clock.monotonic()
         try:
             standing = verify_chain(grants, peer, settings.authority, wall, context.is_revoked)
-            self._check(standing, now)
+            self.check(standing, now)
         except GrantError as error:
             if not settings.needs_grant and not context.is_barred(peer):
                 return None
@@ -105,18 +107,31 @@ class Standings(Component):
         self._hold(standing, TokenBucket(GRANTS_PER_S, GRANTS_BURST, now))
         return None
 
-    def _check(self, standing: Standing, now: float) -> None:
-        """Note what verified grants of a peer say, and hold them to what others said before. Raises GrantError."""
-        context = self._context
-        if context.successors.note(standing.former, standing.id, standing.chain[-1]):
-            context.events.on_dirty()
-            self.end_revoked(now)
-        if context.is_barred(standing.id) or context.successors.is_disputed(standing.former):
-            raise GrantError(GrantReject.REVOKED)
-        if self._is_by_revoked_ticket(standing):
+    def check(self, standing: Standing, now: float) -> None:
+        """Note what verified grants of a node say, and hold them to what others said before. Raises GrantError."""
+        if self._context.is_barred(standing.id) or self._rests_on_revoked(standing):
             raise GrantError(GrantReject.REVOKED)
         if not self.count(standing):
             raise GrantError(GrantReject.USED_UP)
+        if standing.former is not None:
+            self._note_successor(open_succession(standing.chain[-1]), now)
+        elif len(standing.grants) == 1 and self._came_otherwise(standing.id):
+            self.regrants.note(standing)
+
+    def _came_otherwise(self, key: NodeId) -> bool:
+        """Return whether a key joined by a ticket, or has replaced another one."""
+        return bool(self._context.successors.formers(key) or self.redemptions.used_by(key))
+
+    def _note_successor(self, link: Grant, now: float) -> None:
+        """Note that a key has replaced another one. Raises GrantError: two claim it, or it has replaced another."""
+        context, successors = self._context, self._context.successors
+        if successors.replaces_another(link):
+            raise GrantError(GrantReject.BROKEN)
+        if successors.note(link):
+            context.events.on_dirty()
+            self.end_revoked(now)
+        if successors.is_disputed(link.issuer):
+            raise GrantError(GrantReject.REVOKED)
 
     def count(self, standing: Standing) -> bool:
         """Count the use of an invitation; False when as many others, this node before all, have used it."""
@@ -145,7 +160,7 @@ class Standings(Component):
             return
         try:
             standing = verify_chain(grants, connection.peer, authority, context.clock.wall(), context.is_revoked)
-            self._check(standing, now)
+            self.check(standing, now)
         except GrantError:
             context.metrics.count(NOT_TAKEN)
             return
@@ -193,16 +208,28 @@ class Standings(Component):
         held = self._held.get(peer)
         return self._context.is_barred(peer) or (held is not None and self._covered(held.standing))
 
-    def _is_by_revoked_ticket(self, standing: Standing) -> bool:
-        """Return whether a key of a chain joined by a ticket that the authority has revoked, and was renewed since.
+    def _rests_on_revoked(self, standing: Standing) -> bool:
+        """Return whether a key of a chain came by a ticket or an old key that counts no longer, and was renewed since.
 
-        The chain has the ticket's grant no more. A grant that was made otherwise is another decision, and counts.
+        The chain shows neither any more. A grant that the authority has made since is another decision, and counts.
         """
-        used = (name for key in renewed(standing.chain) for name in self.redemptions.used_by(key))
-        return any(self._context.is_barred(bytes.fromhex(name)) for name in used)
+        context, successors = self._context, self._context.successors
+        for key in renewed(standing.chain):
+            formers = successors.formers(key)
+            used = (name for each in (key, *formers) for name in self.redemptions.used_by(each))
+            if (
+                any(context.is_barred(old) or successors.is_disputed(old) for old in formers)
+                or any(context.is_barred(bytes.fromhex(name)) for name in used)
+            ) and not (key == standing.id and self._is_regranted(standing)):
+                return True
+        return False
+
+    def _is_regranted(self, standing: Standing) -> bool:
+        found = self.regrants.of(standing)
+        return found is not None and not self._context.is_barred(bytes.fromhex(found.id))
 
     def _covered(self, standing: Standing) -> bool:
-        if self._is_by_revoked_ticket(standing):
+        if self._rests_on_revoked(standing):
             return True
         return self._context.successors.is_disputed(standing.former) or self._context.is_revoked(
             open_links(standing.chain)

@@ -12,12 +12,16 @@ has a share, and all delegates together have one, beside the places of the autho
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from meshnode.base.limits import MAX_INVITED, MAX_INVITED_OTHERS, MAX_INVITED_SHARE
+from meshnode.base.bounded import BoundedDict
+from meshnode.base.limits import MAX_INVITED, MAX_INVITED_OTHERS, MAX_INVITED_SHARE, MAX_SUCCESSORS
 from meshnode.base.value import value
+from meshnode.errors import GrantError
 from meshnode.identity.node_id import NodeId
 from meshnode.trust.chain import SKEW_MS, Standing
+from meshnode.trust.grant import Grant, is_signed, open_grant
+from meshnode.trust.names import within
 
 AUTHORITY = ""  # the share of invitations that the authority made itself
 
@@ -120,3 +124,44 @@ class Redemptions:
             for key in uses.keys:
                 if self._has_room(uses.share) and key not in self._keys.get(name, {}):
                     self._put(name, uses.share, uses.ends, key)
+
+
+class Regrants:
+    """Grants that the authority has given to keys that had come otherwise: by a ticket, or in the place of an old key.
+
+    Such a grant is another decision: its key stays when that ticket or old key is revoked, also once a node has renewed
+    what it gives, which leaves no trace of it in the chain. The newest of each key counts.
+    """
+
+    def __init__(self) -> None:
+        self.on_new: Callable[[], None] = lambda: None
+        self._grants: BoundedDict[NodeId, Grant] = BoundedDict(MAX_SUCCESSORS)
+
+    @property
+    def said(self) -> list[bytes]:
+        """Return the grants as they were signed."""
+        return [grant.encoded for grant in self._grants.values()]
+
+    def restore(self, grants: Iterable[bytes], authority: NodeId) -> None:
+        """Note what an earlier process had noted; what the authority has not signed is left out."""
+        for encoded in grants:
+            try:
+                grant = open_grant(encoded)
+            except GrantError:
+                continue
+            if grant.issuer == authority and is_signed(grant):
+                self._grants.put(grant.subject, grant)
+
+    def note(self, standing: Standing) -> None:
+        """Note a verified grant that the authority itself has made."""
+        known = self._grants.get(standing.id)
+        grant = open_grant(standing.chain[0])
+        if known is None or known.not_before < grant.not_before:
+            self._grants.put(standing.id, grant)
+            self.on_new()
+
+    def of(self, standing: Standing) -> Grant | None:
+        """Return the grant of a key that gives all that ``standing`` does; None without one."""
+        found = self._grants.get(standing.id)
+        gives = found is not None and standing.roles <= set(found.roles) and within(standing.services, found.services)
+        return found if gives else None

@@ -9,16 +9,19 @@ import pytest
 from meshnode.base.limits import GRANT_SKEW_S, MAX_SUCCESSORS
 from meshnode.errors import GrantError, GrantReject, MeshError, PolicyDenied
 from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import Connection
 from meshnode.sim.world import EPOCH, SimNode
 from meshnode.trust.authority import Issuer
 from meshnode.trust.chain import Chain, verify_chain
+from meshnode.trust.grant import Delegation, Grant, grant_id
 from meshnode.trust.parties import parse_parties
+from meshnode.trust.redemptions import Regrants
 from meshnode.trust.revocation import sign_revocation
 from meshnode.trust.revocations import Revocations
-from meshnode.trust.succession import sign_succession
+from meshnode.trust.succession import open_succession, sign_succession
 from meshnode.trust.successors import Successors
-from tests.sim.test_grants import AUTHORITY, HOUR, MS, Mesh
+from tests.sim.test_grants import AUTHORITY, HOUR, MS, Mesh, _newcomer, _ticket
 
 OLD, NEW, OTHER = (Identity(bytes([n]) * 32) for n in (11, 12, 13))
 DAY = 24 * HOUR
@@ -30,6 +33,10 @@ def _chain(subject: Identity = OLD) -> Chain:
 
 def _succession(old: Identity = OLD, new: Identity = NEW, time: int = MS) -> bytes:
     return sign_succession(old, new, time=time, ends=time + DAY)
+
+
+def _link(old: Identity = OLD, new: Identity = NEW) -> Grant:
+    return open_succession(_succession(old, new))
 
 
 def _verify(chain: Chain, subject: Identity = NEW, wall: float = EPOCH, **more: Any) -> Any:
@@ -121,8 +128,6 @@ def test_a_key_with_two_successors_has_none_and_both_are_cut() -> None:
 
 
 def test_a_ticket_for_one_node_is_not_used_up_by_its_new_key() -> None:
-    from tests.sim.test_grants import _newcomer, _ticket
-
     mesh = Mesh()
     server, ticket = mesh.node("db"), _ticket(mesh, 1)
     first = _newcomer(mesh, ticket)
@@ -154,8 +159,8 @@ def test_names_services_and_seeds_that_meant_the_old_id_mean_the_new_one() -> No
 def test_successions_are_known_after_a_restart_and_forged_ones_are_not() -> None:
     one, saves = Successors(), []
     one.on_said = lambda: saves.append(list(one.said))
-    one.note(OLD.id, NEW.id, _succession())
-    one.note(OLD.id, NEW.id, _succession())
+    one.note(_link())
+    one.note(_link())
     assert saves == [[_succession()]], "it is written once"
     thief = Identity(b"t" * 32)
     forged = sign_succession(thief, OTHER, time=MS, ends=MS + DAY).replace(bytes(thief.id), bytes(OTHER.id))
@@ -165,7 +170,7 @@ def test_successions_are_known_after_a_restart_and_forged_ones_are_not() -> None
     after.restore([b"", forged, *one.said])
     assert (after.of(OLD.id), after.of(OTHER.id)) == (NEW.id, OTHER.id)
     assert followed == [(OLD.id, NEW.id)]
-    one.note(OLD.id, OTHER.id, _succession(OLD, OTHER))
+    one.note(_link(OLD, OTHER))
     again = Successors()
     again.restore(one.said)
     assert again.is_disputed(OLD.id), "nor is a dispute forgotten"
@@ -174,8 +179,145 @@ def test_successions_are_known_after_a_restart_and_forged_ones_are_not() -> None
 def test_the_successions_that_are_kept_are_bounded() -> None:
     found = Successors()
     for n in range(MAX_SUCCESSORS + 5):
-        found.note(Identity(n.to_bytes(32, "big")).id, NEW.id, n.to_bytes(2, "big"))
+        old, new = (NodeId(number.to_bytes(32, "big")) for number in (2 * n, 2 * n + 1))
+        found.note(Grant(old, new, (), None, MS, MS, None, n.to_bytes(2, "big")))
     assert len(found.said) == MAX_SUCCESSORS
+    assert found.of(NodeId(bytes(32))) == NodeId(bytes(32)), "nor is more kept of those that had to go"
+    assert found.formers(NodeId((1).to_bytes(32, "big"))) == []
+
+
+def test_a_key_that_signs_for_ever_new_old_keys_has_one_place_and_pushes_out_no_dispute() -> None:
+    found = Successors()
+    found.note(_link())
+    assert found.note(_link(OLD, OTHER))
+    liar = Identity(b"l" * 32)
+    for n in range(MAX_SUCCESSORS):
+        old = NodeId(n.to_bytes(32, "big"))
+        found.note(Grant(old, liar.id, (), None, MS, MS, None, b""))
+    assert len(found.said) == 3
+    assert found.is_disputed(OLD.id)
+
+
+def test_a_second_old_key_of_one_new_key_is_refused() -> None:
+    mesh = Mesh()
+    server = mesh.node("db")
+    node = mesh.node(chain=(*_chain(NEW), _succession(OLD, NEW)), identity=NEW)
+    assert isinstance(mesh.dial(node, server), Connection)
+    node.mesh.context.standings.set_own((*_chain(NEW), _succession(OTHER, NEW)))
+    node.on_dirty()
+    mesh.world.run(1.0)
+    assert server.mesh.metrics.counters["drop_grants"] == 1
+    assert server.mesh.context.successors.said == [_succession(OLD, NEW)]
+
+
+def test_a_ticket_that_is_used_up_notes_no_succession() -> None:
+    mesh = Mesh()
+    server, ticket = mesh.node("db"), _ticket(mesh, 1)
+    assert isinstance(mesh.dial(_newcomer(mesh, ticket), server), Connection)
+    late = _newcomer(mesh, ticket).mesh.context
+    again = mesh.node(chain=(*late.grants, _succession(late.identity, NEW)), identity=NEW)
+    assert isinstance(mesh.dial(again, server), PolicyDenied)
+    assert server.mesh.context.successors.said == []
+
+
+def _renewed(mesh: Mesh, *subjects: Identity) -> list[Chain]:
+    """Return grants that a renewer has made."""
+    renewer = Identity(b"R" * 32)
+    may = Delegation(("web",), None, 1, MS + 90 * DAY, renews=True)
+    first = AUTHORITY.issue(
+        renewer.id, roles=["web"], not_before=MS, expires=MS + 90 * DAY, delegation=may, entropy=mesh.world.entropy
+    )
+    made = Issuer(renewer, first)
+    more: dict[str, Any] = {"roles": ["web"], "not_before": MS, "expires": MS + 90 * DAY, "entropy": bytes}
+    return [made.issue(subject.id, **more) for subject in subjects]
+
+
+def _hides_its_old_key(mesh: Mesh, node: SimNode) -> None:
+    """Let a node go on with renewed grants alone, without the succession behind them."""
+    node.mesh.context.standings.set_own(_renewed(mesh, node.mesh.context.identity)[0])
+    node.on_dirty()
+    mesh.world.run(1.0)
+
+
+def test_a_new_key_falls_with_the_old_one_though_its_renewed_grants_hide_it() -> None:
+    mesh = Mesh()
+    server, node = mesh.node("db"), _rotated(mesh, NEW)
+    connection = mesh.dial(node, server)
+    assert isinstance(connection, Connection)
+    _hides_its_old_key(mesh, node)
+    standing = server.mesh.context.standings.standing(NEW.id)
+    assert standing is not None
+    assert standing.former is None, "what it shows has the old key no more"
+    made = sign_revocation(AUTHORITY.identity, bytes(OLD.id), time=round(mesh.world.wall() * 1000))
+    server.mesh.context.revoking.take(made.encoded)
+    server.on_dirty()
+    mesh.world.run(1.0)
+    assert isinstance(connection.error, PolicyDenied)
+    assert isinstance(mesh.dial(node, server), PolicyDenied), "nor does it come in again"
+
+
+def test_a_new_key_that_was_given_grants_of_its_own_stays_when_the_old_one_is_revoked() -> None:
+    mesh = Mesh()
+    server, node = mesh.node("db"), _rotated(mesh, NEW)
+    connection = mesh.dial(node, server)
+    assert isinstance(connection, Connection)
+    node.mesh.context.standings.set_own(_chain(NEW))
+    node.on_dirty()
+    mesh.world.run(1.0)
+    made = sign_revocation(AUTHORITY.identity, bytes(OLD.id), time=round(mesh.world.wall() * 1000))
+    server.mesh.context.revoking.take(made.encoded)
+    _hides_its_old_key(mesh, node)
+    assert connection.error is None, "and when they are renewed"
+    regrants = server.mesh.context.standings.regrants
+    again = Regrants()
+    again.restore([b"", _succession(), _renewed(mesh, OTHER)[0][-1], *regrants.said], AUTHORITY.identity.id)
+    assert again.said == regrants.said == list(_chain(NEW)), "also after a restart"
+
+
+def test_a_grant_of_its_own_keeps_a_thiefs_key_no_roles_that_it_had_of_the_stolen_one() -> None:
+    mesh = Mesh()
+    server, node = mesh.node("db"), _rotated(mesh, NEW)
+    connection = mesh.dial(node, server)
+    node.mesh.context.standings.set_own(mesh.grant(NEW, "guest", expires=MS + 90 * DAY))
+    node.on_dirty()
+    mesh.world.run(1.0)
+    assert server.mesh.context.standings.caller(NEW.id).roles == {"guest"}
+    _hides_its_old_key(mesh, node)
+    assert server.mesh.context.standings.caller(NEW.id).roles == {"web"}
+    made = sign_revocation(AUTHORITY.identity, bytes(OLD.id), time=round(mesh.world.wall() * 1000))
+    server.mesh.context.revoking.take(made.encoded)
+    server.on_dirty()
+    mesh.world.run(1.0)
+    assert isinstance(connection, Connection)
+    assert isinstance(connection.error, PolicyDenied)
+
+
+def test_a_second_successor_cuts_the_first_one_though_its_renewed_grants_hide_the_old_key() -> None:
+    mesh = Mesh()
+    server, thief, owner = mesh.node("db"), _rotated(mesh, OTHER), _rotated(mesh, NEW)
+    connection = mesh.dial(thief, server)
+    assert isinstance(connection, Connection)
+    _hides_its_old_key(mesh, thief)
+    assert isinstance(mesh.dial(owner, server), PolicyDenied)
+    assert isinstance(connection.error, PolicyDenied)
+    assert isinstance(mesh.dial(thief, server), PolicyDenied)
+
+
+def test_a_revoked_ticket_takes_the_new_key_of_what_joined_by_it_with_it() -> None:
+    mesh = Mesh()
+    server, ticket = mesh.node("db"), _ticket(mesh, 1)
+    first = _newcomer(mesh, ticket).mesh.context
+    node = mesh.node(chain=(*first.grants, _succession(first.identity, NEW)), identity=NEW)
+    connection = mesh.dial(node, server)
+    assert isinstance(connection, Connection)
+    _hides_its_old_key(mesh, node)
+    assert connection.error is None
+    target = bytes.fromhex(grant_id(ticket.chain[-1]))
+    made = sign_revocation(AUTHORITY.identity, target, time=round(mesh.world.wall() * 1000))
+    server.mesh.context.revoking.take(made.encoded)
+    server.on_dirty()
+    mesh.world.run(1.0)
+    assert isinstance(connection.error, PolicyDenied)
 
 
 def test_the_issuer_of_a_rotated_key_makes_no_grants_with_the_old_ones() -> None:

@@ -124,3 +124,9 @@ def test_a_revoked_ticket_takes_a_node_with_it_that_was_renewed_since_and_none_t
     assert others[1].state is State.READY
     assert isinstance(mesh.dial(joined, good), PolicyDenied), "nor does it come in again"
     assert good.mesh.context.standings.standing(joined.id) is None
+    assert isinstance(mesh.dial(granted, renewer), Connection)
+    mesh.world.run(3 * HOUR / 1000)
+    own = granted.mesh.context.standings.own()
+    assert own is not None
+    assert own.keys[1] == renewer.id, "its other grant was renewed"
+    assert isinstance(mesh.dial(granted, renewer), Connection), "and counts"
