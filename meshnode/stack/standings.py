@@ -56,6 +56,7 @@ class Standings(Component):
         self._timer = context.timers.timer(self._cut)
         if context.settings.authority is not None:
             context.guard.callers = self.caller
+            context.successors.on_new.append(lambda old, new: self._arm())
 
     # ---- what others ask
 
@@ -73,8 +74,8 @@ class Standings(Component):
 
     def _heard(self, peer: NodeId) -> Standing | None:
         """Return what the grants of a node that is not connected give, as it has told all."""
-        context, heard = self._context, self._context.heard.get(peer)
-        if heard is None or heard.is_over(context.clock.wall()):
+        heard = self._context.heard.get(peer)
+        if heard is None or self._is_over(heard):
             return None
         return None if self._covered(heard) else heard
 
@@ -111,6 +112,8 @@ class Standings(Component):
         """Note what verified grants of a node say, and hold them to what others said before. Raises GrantError."""
         if self._context.is_barred(standing.id) or self._rests_on_revoked(standing):
             raise GrantError(GrantReject.REVOKED)
+        if self._is_over(standing):
+            raise GrantError(GrantReject.EXPIRED)
         if not self.count(standing):
             raise GrantError(GrantReject.USED_UP)
         if standing.former is not None:
@@ -241,17 +244,24 @@ class Standings(Component):
         """Reckon with the new time."""
         self._arm()
 
+    def _ends(self, standing: Standing) -> int:
+        """Return until when grants hold, in Unix milliseconds; those of a key that was replaced end with its grace."""
+        return min(standing.expires, self._context.successors.ends(standing.id))
+
+    def _is_over(self, standing: Standing) -> bool:
+        return self._context.clock.wall() > self._ends(standing) / 1000 + GRANT_SKEW_S
+
     def _arm(self) -> None:
         if self._held:
-            first = min(held.standing.expires for held in self._held.values()) / 1000 + GRANT_SKEW_S
+            first = min(self._ends(held.standing) for held in self._held.values()) / 1000 + GRANT_SKEW_S
             clock = self._context.clock
             self._timer.set(clock.monotonic() + max(0.0, first - clock.wall()) + 0.001)
 
     def _cut(self, now: float) -> None:
         """End the connections of peers whose grants have expired."""
-        wall, sessions = self._context.clock.wall(), self._context.peers.sessions
+        sessions = self._context.peers.sessions
         for peer, held in list(self._held.items()):
-            if not held.standing.is_over(wall):
+            if not self._is_over(held.standing):
                 continue
             del self._held[peer]
             self._context.guard.heard_of(peer)

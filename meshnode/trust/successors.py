@@ -8,7 +8,7 @@ from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_SUCCESSORS
 from meshnode.errors import GrantError
 from meshnode.identity.node_id import NodeId
-from meshnode.trust.grant import Grant
+from meshnode.trust.grant import LAST_MS, Grant
 from meshnode.trust.succession import is_signed_by_both, open_succession
 
 MAX_STEPS = 8  # of a way from key to key
@@ -99,3 +99,7 @@ class Successors:
             found.append(old)
             peer = old
         return found
+
+    def ends(self, peer: NodeId) -> int:
+        """Return until when a key that was replaced counts too, in Unix milliseconds; ``LAST_MS`` for all others."""
+        return min((self._said[peer, new].expires for new in self._new.get(peer, ())), default=LAST_MS)

@@ -106,6 +106,34 @@ def _rotated(mesh: Mesh, new: Identity) -> SimNode:
     return mesh.node(chain=(*_chain(), _succession(OLD, new)), identity=new)
 
 
+def test_when_the_grace_is_over_the_old_key_is_cut_and_admitted_no_more_where_the_new_one_is_known() -> None:
+    mesh = Mesh()
+    server, old = mesh.node("db"), mesh.node(chain=_chain(), identity=OLD)
+    new = mesh.node(chain=(*_chain(), sign_succession(OLD, NEW, time=MS, ends=MS + 60_000)), identity=NEW)
+    assert isinstance(mesh.dial(new, server), Connection)
+    connection = mesh.dial(old, server)
+    assert isinstance(connection, Connection), "it counts too, though it shows no succession"
+    mesh.world.run(50.0 + GRANT_SKEW_S)
+    assert connection.error is None
+    mesh.world.run(20.0)
+    assert isinstance(connection.error, PolicyDenied)
+    refused = mesh.dial(old, server)
+    assert isinstance(refused, PolicyDenied)
+    assert "expired" in refused.message
+    assert isinstance(mesh.dial(new, server), Connection)
+
+
+def test_an_old_key_that_is_connected_already_is_cut_when_its_grace_is_over() -> None:
+    mesh = Mesh()
+    server, old = mesh.node("db"), mesh.node(chain=_chain(), identity=OLD)
+    connection = mesh.dial(old, server)
+    new = mesh.node(chain=(*_chain(), sign_succession(OLD, NEW, time=MS, ends=MS + 60_000)), identity=NEW)
+    assert isinstance(mesh.dial(new, server), Connection)
+    mesh.world.run(60.0 + GRANT_SKEW_S)
+    assert isinstance(connection, Connection)
+    assert isinstance(connection.error, PolicyDenied)
+
+
 def test_allow_rules_about_the_old_id_mean_the_new_one_and_dials_of_it_lead_there() -> None:
     mesh = Mesh()
     server, node = mesh.node("db"), _rotated(mesh, NEW)
