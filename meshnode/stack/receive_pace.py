@@ -146,6 +146,9 @@ class ReceivePace(Generic[Owner]):
             queue = self._queues[owner]
             self._drop_before(queue, now - MAX_SEALED_S)
             if queue.waiting and queue.deficit <= 0:
+                if len(self._order) == 1:  # in quanta it would send after each, ever more often on a slow machine
+                    queue.deficit = left
+                    continue
                 share = max(LEAST_SHARE, min(1.0, TYPICAL_S / queue.each))
                 queue.deficit += share * PACE_QUANTUM_S / self._of_network[queue.network]
                 self._order.rotate(-1)
@@ -174,7 +177,7 @@ class ReceivePace(Generic[Owner]):
 
     def _run(self, owner: Owner, queue: _Queue, take: Callable[[Sequence[Run]], None]) -> float:
         """Hand on as many of a peer's as it may spend on, and at least one; returns what they cost."""
-        count = max(1, min(RUN, queue.count, int(queue.deficit / queue.each)))
+        count = max(1, min(RUN, queue.count, int(min(queue.deficit, PACE_QUANTUM_S) / queue.each)))
         runs = _first(queue.waiting, count)
         queue.count -= count
         self.waiting -= count

@@ -15,6 +15,7 @@ from meshnode.base.limits import (
     DEAR_DATAGRAMS,
     MAX_PACED,
     MAX_SEALED_S,
+    PACE_QUANTUM_S,
     PACE_TURN_S,
 )
 from meshnode.base.metrics import Metrics
@@ -47,6 +48,7 @@ class Node:
         self.spent = self.now = 0.0
         self.of: Counter[str] = Counter()
         self.taken: list[bytes] = []
+        self.flushes = self.longest = 0  # datagrams of a run that was handed on at once
         self.ended: list[str] = []
         self._networks = networks or {}
         self.pace: ReceivePace[str] = ReceivePace(self._owner, self._network, lambda: self.spent, self.ended.append)
@@ -59,6 +61,7 @@ class Node:
         return self._networks.get(owner, owner)
 
     def take(self, runs: Sequence[Run]) -> None:
+        self.longest = max(self.longest, sum(len(datagrams) for datagrams, _ in runs))
         for data in (data for datagrams, _ in runs for data in datagrams):
             letter = chr(data[0])
             self.spent += self.costs[letter]
@@ -67,6 +70,7 @@ class Node:
             self.to_send += self.answers.get(letter, 0.0)
 
     def flush(self) -> None:
+        self.flushes += 1
         self.spent, self.to_send = self.spent + self.to_send, 0.0
 
     def offer(self, letter: str, count: int) -> None:
@@ -114,6 +118,22 @@ def test_one_peer_alone_has_everything_that_a_turn_allows() -> None:
     node.run(10, a=40)
     assert node.spent >= 10 * PACE_TURN_S
     assert node.pace.dropped == 0
+
+
+def test_one_peer_alone_sends_once_a_turn_and_is_measured_as_often_as_beside_others() -> None:
+    """With each quantum it sent an acknowledgement, in more quanta the slower the machine was: a quarter of its CPU."""
+    node = Node({"a": 2 * ORDINARY})
+    node.run(10, a=40)
+    assert node.flushes == 10
+    assert node.longest <= PACE_QUANTUM_S / ORDINARY
+
+
+def test_a_peer_that_was_alone_has_its_share_alone_when_another_one_comes() -> None:
+    node = Node({"a": ORDINARY, "b": ORDINARY})
+    node.run(10, a=400)
+    node.spent = 0.0
+    node.run(100, a=200, b=200)
+    assert 0.45 < node.of["b"] * ORDINARY / node.spent < 0.55
 
 
 def test_peers_of_one_network_share_its_turns() -> None:
