@@ -33,7 +33,8 @@ class Daemon:
     async def identify(self, text: str) -> NodeId:
         """Return the id that is meant by an id, a node's name, or the beginning of a known id.
 
-        A name comes before the beginning of an id. Raises InvalidId, NotFound, NameChanged, NameDisputed.
+        A name that was used here comes before the beginning of an id. Raises InvalidId, NotFound, NameChanged,
+        NameDisputed.
         """
         short = self.from_short(text)
         if short is not None:
@@ -61,18 +62,21 @@ class Daemon:
         return guard.known(await self.identify(text))
 
     def from_short(self, text: str) -> NodeId | None:
-        """Return the known id that begins with a text; None when none does, or when a node has that name.
+        """Return the known id that begins with a text; None when none does, or when it is a name that was used here.
 
-        Raises InvalidId: several begin with it.
+        Raises InvalidId: several begin with it, or another node has that name, which it may have chosen for that.
         """
         start = text.strip().lower()
         if not MIN_SHORT <= len(start) < TEXT_LENGTH:
             return None
         ids = [id for id in dict.fromkeys(self._known()) if id.startswith(start)]
-        if not ids or start in self._names():
+        if not ids or self._is_used_name(start):
             return None
         if len(ids) > 1:
             raise InvalidId(f"{start} is the beginning of {len(ids)} known ids", hint="write more of it")
+        if self._names().get(start, ids[0]) != ids[0]:
+            hint = f"write more of the id, or {start}.mesh for the name"
+            raise InvalidId(f"{start} is the beginning of a known id, and another node's name", hint=hint)
         return NodeId.parse(ids[0])
 
     def in_full(self, to: str) -> str:
@@ -118,8 +122,11 @@ class Daemon:
         for entry in (*describe_members(runtime), *describe_services(runtime)):
             yield str(entry["id"])
 
-    def _names(self) -> set[str]:
-        runtime = runtime_of(self.node)
-        registry = runtime.stack.registry
-        pinned = registry.names.pins if registry is not None else ()
-        return {str(member["name"]) for member in describe_members(runtime)} | set(pinned)
+    def _names(self) -> dict[str, str]:
+        """Return the members by the names that they hold."""
+        return {str(member["name"]): str(member["id"]) for member in describe_members(runtime_of(self.node))}
+
+    def _is_used_name(self, label: str) -> bool:
+        """Return whether a text is this node's own name, or one that was used here and means that node since."""
+        registry = runtime_of(self.node).stack.registry
+        return registry is not None and (label == registry.names.own_name or registry.names.is_pinned(label))

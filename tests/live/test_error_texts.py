@@ -13,6 +13,7 @@ import pytest
 from meshnode.daemon.context import Daemon
 from meshnode.errors import ConnectionLost, InvalidId, ServiceNotFound, ServiceUnavailable
 from meshnode.identity.node_id import NodeId
+from meshnode.sdk.node import runtime_of
 from meshnode.sdk.streams import MeshReader, MeshWriter
 from meshnode.services.proxy.book import ProxyBook
 from meshnode.services.registry import ServiceBook
@@ -182,8 +183,27 @@ async def test_a_short_id_that_may_mean_two_is_refused(make_node: MakeNode, monk
     monkeypatch.setattr(Daemon, "_known", lambda self: [own, twin])
     with pytest.raises(InvalidId, match="2 known ids"):
         daemon.from_short(own[:8])
-    monkeypatch.setattr(Daemon, "_names", lambda self: {own[:8]})
-    assert daemon.from_short(own[:8]) is None, "a name comes first"
+    registry = runtime_of(node).stack.registry
+    assert registry is not None
+    registry.names.restore({own[:8]: node.id})
+    assert daemon.from_short(own[:8]) is None, "a name that was used here comes first"
+
+
+async def test_a_node_whose_name_is_the_beginning_of_anothers_id_is_not_taken_for_it(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await make_node()
+    daemon = Daemon(node, ServiceBook(node), ProxyBook(node))
+    short, liar = str(node.id)[:8], NodeId(bytes(32))
+    holder = str(liar)
+    monkeypatch.setattr(Daemon, "_names", lambda self: {short: holder})
+    for ask in (daemon.from_short, lambda text: daemon.in_full(f"{text}/web"), lambda text: daemon.trusted((text,))):
+        with pytest.raises(InvalidId, match="another node's name") as caught:
+            ask(short)
+        assert caught.value.hint == f"write more of the id, or {short}.mesh for the name"
+    assert daemon.from_short(f"{short}.mesh") is None
+    holder = str(node.id)
+    assert daemon.from_short(short) == node.id, "its own name may be that"
 
 
 async def test_a_full_disk_is_told_as_that_and_changes_nothing(
