@@ -135,6 +135,17 @@ def test_a_plain_socket_connects_and_keeps_its_timeout(family: socket.AddressFam
 
 
 @pytest.mark.usefixtures("patched")
+def test_a_host_with_a_line_end_in_it_is_none_and_says_nothing_to_a_service() -> None:
+    host = "web.laptop.mesh:80 HTTP/1.1\r\n\r\nGET / HTTP/1.0\r\n\r\n.mesh"
+    with pytest.raises(socket.gaierror, match="is no host"):
+        socket.getaddrinfo(host, 80)
+    with socket.socket() as sock:
+        sock.settimeout(HANG_S)
+        with pytest.raises(socket.gaierror, match="is no host"):
+            sock.connect((host, 80))
+
+
+@pytest.mark.usefixtures("patched")
 def test_a_socket_of_tls_that_is_not_connected_yet_connects(there: CliNode, tmp_path: Path) -> None:
     context = server_context(tmp_path / "certificate")
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -92,7 +92,7 @@ class Patch:
             return found
         if type not in (0, socket.SOCK_STREAM) or proto not in (0, socket.IPPROTO_TCP):
             raise socket.gaierror(socket.EAI_NONAME, f"{_text(host)} is reached by TCP alone")
-        name, number = _text(host), _port(port)
+        name, number = _host(host), _port(port)
         families = {socket.AF_INET: (name, number), socket.AF_INET6: (name, number, 0, 0)}
         wanted = socket.AddressFamily(family or socket.AF_INET)
         if wanted not in families:
@@ -104,11 +104,11 @@ class Patch:
         if sock.type != socket.SOCK_STREAM or not isinstance(to, tuple) or not is_mesh(to[0]):
             self._before["connect"](sock, to)
             return
+        where = f"{_host(to[0])}:{int(to[1])}"
         timeout = sock.gettimeout()
         sock.settimeout(ANSWER_S if timeout == 0 else timeout)
         try:
             self._reach_proxy(sock)
-            where = f"{_text(to[0])}:{int(to[1])}"
             said = f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n\r\n".encode("ascii", "replace")
             socket.socket.sendall(sock, said)  # one of TLS that is not connected would begin with that
             _read_answer(sock, _text(to[0]))
@@ -150,6 +150,14 @@ def is_mesh(host: Any) -> bool:
 
 def _text(host: str | bytes) -> str:
     return host.decode("ascii", "replace") if isinstance(host, bytes) else host
+
+
+def _host(host: str | bytes) -> str:
+    """Return a host as text. Raises gaierror for one with a space or a control character: it would be two requests."""
+    text = _text(host)
+    if " " in text or not text.isprintable():
+        raise socket.gaierror(socket.EAI_NONAME, f"{text[:80]!r} is no host")
+    return text
 
 
 def _as_seen_from(sock: socket.socket, proxy: tuple[str, int]) -> tuple[str, int]:
