@@ -483,11 +483,10 @@ TOPIC_MAX_REPLAY_BYTES = 131_072  # ... their bytes
 
 # ---- paths
 BASE_MTU = 1200  # RFC 9000 section 14: every path carries it
-LOOPBACK_MTU = (
-    4_000  # within a host. More saves little: qh3's pacer counts each small packet as a whole one, and delays it
-)
+LOOPBACK_MTU = 4_000  # within a host. More saves little: qh3's pacer counts and delays a small packet as a whole one
 MAX_PROVEN_ADDRESSES = 16_384  # that answered; x about 400 B = 7 MB, shared by network: 2,048 peers with 8 each
 MAX_CREDIT_HOSTS = 8_192  # that have not, with what each may be sent; x about 700 B = 6 MB, shared by network
+MAX_ASKED = 4_096  # sources that ask a second address of this host, and as many proven; x about 600 B, by network
 CREDIT_LIFE_S = 3.0  # after the last datagram of a host: what would go later answers nothing any more
 HOST_ALLOWANCE = 12_000  # bytes of dials and probes to a host that never answered: one initial window (RFC 9002) ...
 HOST_ALLOWANCE_PER_S = 1_500.0  # ... and these a second, over all peers, ports and protocols together

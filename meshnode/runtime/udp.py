@@ -15,10 +15,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Container, Iterable
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from meshnode.base.address import Addr, canonical_host, ip_of, is_dialable
+from meshnode.base.address import Addr, canonical_host, is_dialable
 from meshnode.base.forks import close_in_child
 from meshnode.base.limits import BASE_MTU, LOOPBACK_MTU, MAX_QUEUED_S
 from meshnode.base.metrics import Metrics, describe
@@ -30,6 +29,7 @@ from meshnode.stack.reception import Run
 
 if TYPE_CHECKING:
     from meshnode.nat.translation import Translation
+    from meshnode.runtime.asked_addresses import AskedAddresses, Mark
 
 UDP_SEGMENT = 103  # linux/udp.h
 UDP_GRO = 104
@@ -40,11 +40,7 @@ TIMESPEC = struct.Struct("@ll")
 IP_MTU_DISCOVER = 10  # linux/in.h
 IP_MTU = 14
 IP_AND_UDP = 48  # bytes of headers, the larger of the two families
-IP_PKTINFO = 8
 IPV6_MTU_DISCOVER = 23  # linux/in6.h
-IPV6_RECVPKTINFO, IPV6_PKTINFO = 49, 50
-INFO_4, INFO_6 = (socket.IPPROTO_IP, IP_PKTINFO), (socket.IPPROTO_IPV6, IPV6_PKTINFO)
-MAPPED = bytes(10) + b"\xff\xff"  # of an IPv4 address in IPv6 form
 PMTUDISC_PROBE = 3
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 BUFFER = 4 << 20
@@ -57,7 +53,6 @@ LOOKS = 4  # wake-ups in a row after those that ask again
 NEXT_ALONE = (*range(1, 3 * ALONE), ALONE - LOOKS)
 MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS of the oldest kernels with GSO
 MAX_GSO = 65_000
-QUIET_S = 1.0  # without a datagram that came to an address from which a peer is answered
 GSO_AGAIN_S = 10.0  # after a refusal: of the kernel, or of a device, an MTU or an address that is in use just now
 MAX_BACKLOG = 512  # datagrams kept while the kernel's buffer is full; QUIC repeats what is dropped
 MAX_ADDRESSES = 4096  # cached conversions
@@ -65,22 +60,16 @@ RETRY_ERRORS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
 STALE = describe("drop_waited", "datagrams of no connection dropped unread: they waited in the kernel for 2 s or more")
 REFUSED = describe("drop_refused", "receptions dropped unread: their source sent much junk within the second")
 OnBatch = Callable[[list[Run]], bool | None]
-Mark = tuple[int, int, bytes]  # ancillary data that names one of this host's addresses
 
 
 class _Host:
-    """What this host is like now: its translator; ``others``, the addresses that it may not choose to send from,
-    16 bytes each; by source, what makes answers leave from these and when one came there last; and the sources of
-    which that changes no more.
-    """
+    """What this host is like now: its translator, and its addresses that peers ask."""
 
-    __slots__ = ("marks", "others", "proven", "translation")
+    __slots__ = ("asked", "translation")
 
     def __init__(self) -> None:
         self.translation: Translation | None = None
-        self.others: frozenset[bytes] = frozenset()
-        self.proven: Container[Path] = ()
-        self.marks: dict[Path, tuple[Mark, float]] = {}
+        self.asked: AskedAddresses | None = None
 
 
 class _Wakes:
@@ -154,8 +143,8 @@ class UdpSocket:
         self._tos.clear()
         self._froms.clear()
         self._backlog.clear()
-        self._host.marks.clear()
-        tell_destinations(fresh, bool(self._host.others))
+        if self._host.asked is not None:
+            self._host.asked.begin(fresh)
         self._filter = self._filter.for_new_socket()  # the one before has its own
         self._loop.add_reader(fresh, self._readable, fresh)
         if old is not None:
@@ -173,14 +162,15 @@ class UdpSocket:
 
         For sources that are ``proven`` nothing changes, whatever comes.
         """
-        packed = [ip_of(host).packed for host in hosts]
-        others = frozenset(each if len(each) == 16 else MAPPED + each for each in packed)
-        self._host.proven = proven
-        if others != self._host.others:
-            self._host.others = others
-            self._host.marks = {source: one for source, one in self._host.marks.items() if _own(one[0]) in others}
-            if self._socket is not None:
-                tell_destinations(self._socket, bool(others))
+        others = [*hosts]
+        if self._host.asked is None and others:
+            from meshnode.runtime.asked_addresses import AskedAddresses  # few hosts have several addresses
+
+            self._host.asked = AskedAddresses()
+        if self._host.asked is not None:
+            self._host.asked.set_others(others, proven, self._socket)
+            if not others:
+                self._host.asked = None
 
     def _holds(self, listen: Addr) -> bool:
         local = self.local
@@ -201,7 +191,7 @@ class UdpSocket:
 
     def _readable(self, sock: socket.socket) -> None:
         batch: list[Run] = []
-        view, refused, others = self._view, self.refused, self._host.others
+        view, refused, asked = self._view, self.refused, self._host.asked
         dropped = of_connections = stale = 0
         too_old = int(time.time() - MAX_QUEUED_S)
         wakes = self._wakes
@@ -222,14 +212,12 @@ class UdpSocket:
             if since < too_old and not view[0] & SHORT_HEADER:
                 stale += 1
                 continue
-            if others:
-                self._mark(source, ancillary)
+            if asked is not None:
+                asked.note(source, ancillary)
             data = bytes(view[:length])
             datagrams = [data] if segment >= length else [data[i : i + segment] for i in range(0, length, segment)]
             batch.append((datagrams, source))
-            if (
-                len(datagrams) <= alone
-            ):  # to find that there is no other takes as long as to read one; if there is, this is called again
+            if len(datagrams) <= alone:  # to look for another costs as much as to read it; this is called again
                 break
             if view[0] & LONG_HEADER == SHORT_HEADER:
                 of_connections += len(datagrams)
@@ -264,19 +252,6 @@ class UdpSocket:
         self._froms[name] = source
         return source
 
-    def _mark(self, source: Path, ancillary: list[Mark]) -> None:
-        """Note from where to answer: the address to which a datagram came, unless the kernel chooses it anyway."""
-        marks, is_proven = self._host.marks, source in self._host.proven
-        for mark in ancillary:  # it says the same in both directions: address and interface
-            if mark[:2] not in (INFO_4, INFO_6) or (is_proven and marks.get(source, (None,))[0] != mark):
-                continue
-            if _own(mark) not in self._host.others:
-                marks.pop(source, None)
-                continue
-            if source not in marks and len(marks) >= MAX_ADDRESSES:  # of floods, most
-                marks = self._host.marks = {s: m for s, m in marks.items() if s in self._host.proven}
-            marks[source] = mark, time.monotonic()
-
     # ---- sending
 
     def send(self, addr: Addr, datagrams: list[bytes]) -> bool:
@@ -295,10 +270,12 @@ class UdpSocket:
             if to is None:
                 self._metrics.count("udp_no_family")
                 return False
-        if self._host.marks and (known := self._host.marks.get(addr)) is not None:
+        asked = self._host.asked
+        if asked is not None and (known := asked.marks.get(addr)) is not None:
+            by_both = asked.may_be_cut_off(addr)
             sent = self._send_from(sock, addr, to, datagrams, known[0])
-            if addr not in self._host.proven or time.monotonic() - known[1] < QUIET_S:
-                return sent  # else that address may be cut off: it goes by the kernel's choice too
+            if not by_both:
+                return sent
         if len(datagrams) == 1:
             try:
                 sock.sendto(datagrams[0], to)
@@ -317,7 +294,7 @@ class UdpSocket:
         return sent
 
     def _send_from(self, sock: socket.socket, addr: Addr, to: object, datagrams: list[bytes], mark: Mark) -> bool:
-        """Send from the address to which the peer sends, or as the kernel likes where that has no route to it."""
+        """Send from the address that the peer asks, or as the kernel likes where that has no route to it."""
         sizes = [*map(len, datagrams)]
         start = 0
         while start < len(datagrams):
@@ -327,7 +304,7 @@ class UdpSocket:
                 sock.sendmsg(run, [mark, size] if len(run) > 1 else [mark], 0, to)  # type: ignore[arg-type]
             except OSError as error:
                 if error.errno not in (errno.EMSGSIZE, *RETRY_ERRORS):
-                    self._host.marks.pop(addr, None)
+                    self._host.asked.forget(addr)
                     return self.send(addr, datagrams[start:])
                 for datagram in run:
                     self._not_sent(sock, addr, datagram, error)
@@ -458,19 +435,6 @@ def loopback_mtu() -> int:
     except OSError:
         return 0
     return min(LOOPBACK_MTU, mtu - IP_AND_UDP) if mtu - IP_AND_UDP > BASE_MTU else 0
-
-
-def _own(mark: Mark) -> bytes:
-    """Return the address in a mark, in 16 bytes."""
-    _, kind, value = mark
-    return value[:16] if kind == IPV6_PKTINFO else MAPPED + value[4:8]
-
-
-def tell_destinations(sock: socket.socket, on: bool) -> None:
-    """Have the kernel tell to which address each datagram came, or no longer."""
-    option = IPV6_RECVPKTINFO if sock.family == socket.AF_INET6 else IP_PKTINFO
-    with suppress(OSError):
-        sock.setsockopt(socket.IPPROTO_IPV6 if sock.family == socket.AF_INET6 else socket.IPPROTO_IP, option, on)
 
 
 def _family(host: str) -> int:

@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshnode.base.address import Addr, canonical_host
 from meshnode.base.fair_rate import FairRate, Rate
@@ -23,13 +23,15 @@ from meshnode.errors import AddressInUse, MeshError
 from meshnode.runtime.acceptor import bind_at
 from meshnode.runtime.descriptors import unreserved
 from meshnode.runtime.host_names import look_up
-from meshnode.runtime.udp import INFO_6, Mark, tell_destinations
 from meshnode.sdk.datagrams import Datagrams
 from meshnode.sdk.node import runtime_of
 from meshnode.services.ends import End, parse_listen
 from meshnode.services.forward import Forward
 from meshnode.services.health import takes_datagrams
 from meshnode.services.usage import Toll
+
+if TYPE_CHECKING:
+    from meshnode.runtime.asked_addresses import Mark
 
 log = rated_logger("meshnode.services")
 
@@ -42,6 +44,7 @@ RETRY_S = 1.0  # until a source whose flow could not be opened has another try: 
 BATCH = 64  # datagrams read at once, so that one flood does not hold the loop
 BUFFER = 65_536
 MARKS_SIZE = 128  # bytes of ancillary data
+IN6_PKTINFO = 20  # bytes of an IPv6 mark: the address first, then the interface; of IPv4 it is the other way
 WILDCARDS = ("0.0.0.0", "::")
 RECEIVE = 1 << 20  # of a listening socket: bytes that the kernel keeps for a burst
 Name = tuple[Any, ...]  # an address as the socket has it
@@ -170,7 +173,7 @@ class _Source:
 def _any_interface(mark: Mark) -> Mark:
     """Return the address that a datagram came to as the one from which the answer goes, by whichever interface."""
     level, kind, value = mark
-    return level, kind, value[:16] + bytes(4) if (level, kind) == INFO_6 else bytes(4) + value[4:]
+    return level, kind, value[:16] + bytes(4) if len(value) == IN6_PKTINFO else bytes(4) + value[4:]
 
 
 class UdpForward(Forward):
@@ -198,6 +201,8 @@ class UdpForward(Forward):
         for sock in self._sockets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE)
             if sys.platform == "linux" and sock.getsockname()[0] in WILDCARDS:
+                from meshnode.runtime.asked_addresses import tell_destinations  # few forwards are at all addresses
+
                 tell_destinations(sock, True)  # a client that has connected hears that address alone
             asyncio.get_running_loop().add_reader(sock, self._read, sock)
         return self._told(end, self._sockets)

@@ -33,6 +33,7 @@ TABLES = {  # of newcomers -> where its entries get their groups
     "discovery/dht/watchers.py": "discovery/dht/watchers.py",
     "relay/server.py": "stack/relay_service.py",
     "runtime/acceptor.py": "runtime/acceptor.py",
+    "runtime/asked_addresses.py": "runtime/asked_addresses.py",
     "runtime/knock_listener.py": "runtime/knock_listener.py",
     "runtime/tunnel_places.py": "runtime/tunnel_places.py",
     "sdk/places.py": "stack/connections.py",  # services; forwards and the proxy: below

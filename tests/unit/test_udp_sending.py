@@ -11,7 +11,8 @@ import pytest
 
 from meshnode.base.address import Addr
 from meshnode.base.metrics import Metrics
-from meshnode.runtime import udp
+from meshnode.runtime import asked_addresses, udp
+from meshnode.runtime.asked_addresses import INFO_6, MAPPED, QUIET_S
 from meshnode.runtime.udp import UdpSocket
 
 PEER = Addr("192.0.2.1", 4242)
@@ -94,7 +95,7 @@ class TwoAddresses(Kernel):
         if not self.waiting:
             raise BlockingIOError
         buffers[0][:1] = b"\x01"
-        return 1, [(*udp.INFO_6, _mapped(self.waiting.pop(0)) + bytes(4))], 0, ("::ffff:192.0.2.1", 4242, 0, 0)
+        return 1, [(*INFO_6, _mapped(self.waiting.pop(0)) + bytes(4))], 0, ("::ffff:192.0.2.1", 4242, 0, 0)
 
     def sendmsg(self, datagrams: list[bytes], ancillary: list[Any], flags: int, to: Any) -> None:
         """Send from an address."""
@@ -108,7 +109,7 @@ class TwoAddresses(Kernel):
 
 
 def _mapped(host: str) -> bytes:
-    return udp.MAPPED + socket.inet_aton(host)
+    return MAPPED + socket.inet_aton(host)
 
 
 def test_what_comes_to_a_second_address_is_answered_from_it_and_a_proven_source_moves_nothing() -> None:
@@ -139,7 +140,7 @@ def test_where_nothing_comes_to_the_second_address_any_more_a_proven_peer_is_ans
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr(udp.time, "monotonic", lambda: now)
+    monkeypatch.setattr(asked_addresses.time, "monotonic", lambda: now)
     node = Node()
     kernel = node.udp._socket = node.kernel = TwoAddresses()  # type: ignore[assignment]
     first, second = "10.0.0.1", "10.0.0.2"
@@ -147,7 +148,7 @@ def test_where_nothing_comes_to_the_second_address_any_more_a_proven_peer_is_ans
     node.udp.answer_from([second], proven)
     kernel.waiting.append(second)
     node.udp._readable(kernel)  # type: ignore[arg-type]
-    now += udp.QUIET_S + 1.0
+    now += QUIET_S + 1.0
     assert node.udp.send(PEER, [b"x"])
     assert kernel.left == [_mapped(second)], "one that is not proven is sent no byte twice"
     proven[PEER] = None
