@@ -273,9 +273,11 @@ class UdpSocket:
         asked = self._host.asked
         if asked is not None and (known := asked.marks.get(addr)) is not None:
             by_both = asked.may_be_cut_off(addr)
-            sent = self._send_from(sock, addr, to, datagrams, known[0])
+            refused = self._send_from(sock, addr, to, datagrams, known[0])
             if not by_both:
-                return sent
+                if not refused:
+                    return True
+                datagrams = refused
         if len(datagrams) == 1:
             try:
                 sock.sendto(datagrams[0], to)
@@ -293,8 +295,10 @@ class UdpSocket:
             start += len(run)
         return sent
 
-    def _send_from(self, sock: socket.socket, addr: Addr, to: object, datagrams: list[bytes], mark: Mark) -> bool:
-        """Send from the address that the peer asks, or as the kernel likes where that has no route to it."""
+    def _send_from(
+        self, sock: socket.socket, addr: Addr, to: object, datagrams: list[bytes], mark: Mark
+    ) -> list[bytes]:
+        """Send from the address that the peer asks; return what is left where that has no route to it."""
         sizes = [*map(len, datagrams)]
         start = 0
         while start < len(datagrams):
@@ -303,13 +307,14 @@ class UdpSocket:
             try:
                 sock.sendmsg(run, [mark, size] if len(run) > 1 else [mark], 0, to)  # type: ignore[arg-type]
             except OSError as error:
+                if len(run) > 1 and self._refuses_runs(error):
+                    continue
                 if error.errno not in (errno.EMSGSIZE, *RETRY_ERRORS):
-                    self._host.asked.forget(addr)
-                    return self.send(addr, datagrams[start:])
+                    return datagrams[start:]
                 for datagram in run:
                     self._not_sent(sock, addr, datagram, error)
             start += len(run)
-        return True
+        return []
 
     def _send_one(self, sock: socket.socket, addr: Addr, to: object, datagram: bytes) -> bool:
         try:
@@ -334,10 +339,16 @@ class UdpSocket:
         try:
             sock.sendmsg(run, [(socket.SOL_UDP, UDP_SEGMENT, size)], 0, to)  # type: ignore[arg-type]
         except OSError as error:
-            if error.errno in (errno.EIO, errno.EINVAL, errno.ENOPROTOOPT, errno.EOPNOTSUPP):
-                self._gso = False
-                self._loop.call_later(GSO_AGAIN_S, setattr, self, "_gso", True)
+            self._refuses_runs(error)
             return False
+        return True
+
+    def _refuses_runs(self, error: OSError) -> bool:
+        """Return whether a run was refused for being one; then each datagram goes alone for a while."""
+        if error.errno not in (errno.EIO, errno.EINVAL, errno.ENOPROTOOPT, errno.EOPNOTSUPP):
+            return False
+        self._gso = False
+        self._loop.call_later(GSO_AGAIN_S, setattr, self, "_gso", True)
         return True
 
     def _keep(self, sock: socket.socket, addr: Addr, datagram: bytes) -> None:

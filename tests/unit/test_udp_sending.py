@@ -101,6 +101,8 @@ class TwoAddresses(Kernel):
         """Send from an address."""
         if self.routeless:
             raise OSError(errno.ENETUNREACH, "no route from there")
+        if len(datagrams) > 1 and self.refusal:
+            raise OSError(self.refusal, "refused")
         self.left.append(ancillary[0][2][:16])
 
     def sendto(self, datagram: bytes, to: tuple[str, int, int, int]) -> None:
@@ -131,9 +133,12 @@ def test_what_comes_to_a_second_address_is_answered_from_it_and_a_proven_source_
     kernel.routeless = True
     assert node.udp.send(PEER, [b"x"])
     assert kernel.left[5:] == [b""], "the kernel knows a way"
+    kernel.routeless = False
+    assert node.udp.send(PEER, [b"x"])
+    assert kernel.left[6:] == [_mapped(second)], "a refusal of a moment takes nothing away"
     node.udp.answer_from([], proven)
     assert node.udp.send(PEER, [b"x"])
-    assert kernel.left[6:] == [b""]
+    assert kernel.left[7:] == [b""]
 
 
 def test_where_nothing_comes_to_the_second_address_any_more_a_proven_peer_is_answered_by_both_ways(
@@ -158,3 +163,21 @@ def test_where_nothing_comes_to_the_second_address_any_more_a_proven_peer_is_ans
         kernel.left.clear()
         assert node.udp.send(PEER, [b"x"])
         assert kernel.left == left
+    kernel.routeless = True
+    now += QUIET_S + 1.0
+    kernel.left.clear()
+    assert node.udp.send(PEER, [b"x", b"y"])
+    assert kernel.left == [b"", b""], "each once, where the kernel refuses the other way"
+
+
+def test_a_device_that_takes_no_runs_takes_no_address_from_a_peer() -> None:
+    node = Node()
+    kernel = node.udp._socket = node.kernel = TwoAddresses()  # type: ignore[assignment]
+    second = "10.0.0.2"
+    node.udp.answer_from([second], {})
+    kernel.waiting.append(second)
+    node.udp._readable(kernel)  # type: ignore[arg-type]
+    kernel.refusal = errno.EIO
+    for _ in range(2):
+        assert node.udp.send(PEER, [b"x"] * 3)
+    assert kernel.left == [_mapped(second)] * 6
