@@ -135,9 +135,15 @@ class AuditFiles:
         """Write what waits here and now, once, and seal it; for the end of the node."""
         if self._timer is not None:
             self._timer.cancel()
-        with self._lock, suppress(Exception):  # whatever is wrong with the log, the node ends
-            self._writer.write([*self._writing, *self._taken(all=True)], seal=True)
-            self._writing = []
+        with self._lock:
+            last = [*self._writing, *self._taken(all=True)]
+            try:
+                self._writer.write(last, seal=True)
+            except Exception as error:  # whatever is wrong with the log, the node ends
+                reason, _ = refusal(os_error(error), self.folder)
+                log.warning("the last %d entries of the audit log were not written: %s", len(last), reason)
+            else:
+                self._writing = []
 
     # ---- inside
 

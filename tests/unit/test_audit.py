@@ -226,6 +226,20 @@ async def test_whatever_a_write_raises_is_told_to_those_that_wait_for_it(
     assert verify_log(*_files(tmp_path), ME.id).ok
 
 
+@pytest.mark.parametrize("error", [ValueError("a fault"), OSError(errno.EIO, "I/O error")])
+async def test_what_could_not_be_written_at_the_end_is_told_in_the_log_and_the_node_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    files = await _written(tmp_path, 1)
+    files.note(Kind.OPENED, None, service="later")
+    files.note(Kind.STOPPED)
+    monkeypatch.setattr(Writer, "write", Mock(side_effect=error))
+    files.finish()
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "meshnode.audit"]
+    assert "the last 2 entries" in said
+    assert ("a fault" if isinstance(error, ValueError) else "the disk fails") in said
+
+
 def test_a_head_that_names_no_node_does_not_hold() -> None:
     lines, head = _log()
     said = json.loads(head)
