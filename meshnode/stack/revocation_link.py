@@ -268,8 +268,13 @@ class RevocationLink(Component):
         return self._wait.is_there
 
     def takes_stream(self, connection: Connection, stream: Stream) -> bool:
-        """Keep a stream back while others may know that its opener is revoked."""
-        return self._wait.takes(connection, stream, self._context.clock.monotonic())
+        """Keep a stream back while others may know that its opener is revoked.
+
+        It may come before the first tick behind a sleep of the host, so the clocks are compared here too.
+        """
+        now = self._context.clock.monotonic()
+        self.on_clock_set(now)
+        return self._wait.takes(connection, stream, now)
 
     def on_seed(self, peer: NodeId, now: float) -> None:
         """Ask a configured seed too."""

@@ -250,6 +250,22 @@ def test_a_host_that_slept_asks_its_peers_again(step: float, waits: bool) -> Non
         assert opened
 
 
+def test_a_stream_that_comes_before_the_first_tick_behind_a_sleep_of_the_host_waits_too() -> None:
+    world = _world()
+    client, server = _connected_alone(world)
+    opened = _served(server)
+    server.clock.error += AWAY_S + 60.0
+    looks, server.mesh.looks = server.mesh.looks, []  # no tick has looked at the clocks yet
+    open_stream(world, client, server)
+    assert not opened
+    assert server.mesh.metrics.counters["streams_held_for_revocations"] == 1
+    server.mesh.looks = looks
+    server.mesh.tick(world.now)
+    assert server.mesh.metrics.counters["clock_steps"] == 1
+    assert not opened, "the tick finds the same step, and the wait goes on"
+    assert world.run(WAIT, lambda: bool(opened))
+
+
 def test_configured_seeds_are_dialled_and_heard_before_a_stream_goes_on() -> None:
     world = _world()
     seed, thief = make_node(world, seed_role=True, gossip=False), make_node(world, gossip=False)
