@@ -7,6 +7,7 @@ were dated then are expired or refused; they are signed again within a tick of t
 from __future__ import annotations
 
 from meshnode.base.metrics import describe
+from meshnode.stack.component import tell
 from meshnode.stack.context import Context
 
 STEP_S = 2.0  # between two looks; NTP slews a clock by half a millisecond a second, and a tick comes every few seconds
@@ -33,6 +34,5 @@ class ClockWatch:
             return
         context.metrics.count(STEPS)
         context.sealer.on_clock_set(step)
-        for hook in context.hooks.clock_set:
-            hook(now)
+        tell(context.hooks.clock_set, context.timers.on_error, now)
         context.events.on_clock_set(step)

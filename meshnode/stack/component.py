@@ -7,12 +7,13 @@ through the protocols below, which the ``Context`` holds. Deadlines are set in t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
 
 from meshnode.base.address import Addr
 from meshnode.base.fair_table import Groups
 from meshnode.base.path import Hop, Path, ViaRelay
+from meshnode.base.timers import OnError
 from meshnode.discovery.dht.kept import Kept
 from meshnode.discovery.dht.statements import OnStored, ignore_stored
 from meshnode.discovery.resolver import Resolved
@@ -37,7 +38,17 @@ from meshnode.trust.signed_policy import SignedPolicy
 if TYPE_CHECKING:
     from meshnode.gossip import Changed, Entry, Kind, MemberChanged, Status
 
+P = ParamSpec("P")
 OnControl = Callable[[Connection, list[object], float], None]
+
+
+def tell(hooks: Iterable[Callable[P, object]], on_error: OnError, *args: P.args, **kwargs: P.kwargs) -> None:
+    """Call hooks in their order; one that raises keeps no other from being told."""
+    for hook in hooks:
+        try:
+            hook(*args, **kwargs)
+        except Exception as error:
+            on_error(error)
 
 
 class Component:

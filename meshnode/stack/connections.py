@@ -25,7 +25,7 @@ from meshnode.quic.hello import CloseCode, Hello
 from meshnode.quic.preface import StreamStatus
 from meshnode.quic.stream import Stream
 from meshnode.stack.address_credit import OF_CONNECTION, Cause
-from meshnode.stack.component import Component
+from meshnode.stack.component import Component, tell
 from meshnode.stack.context import Context
 from meshnode.stack.hoards import Hoards
 from meshnode.stack.session import Arrival, Session
@@ -95,9 +95,7 @@ class Connections(Component):
         if session.idle and self._peers.sessions.get(session.peer) is session:
             del self._peers.sessions[session.peer]
             session.timer.cancel()
-            now = self._monotonic()
-            for hook in self._context.hooks.session_gone:
-                hook(session, now)
+            tell(self._context.hooks.session_gone, self._context.timers.on_error, session, self._monotonic())
 
     def close(self, now: float) -> None:
         """Say goodbye on every connection; those that wait for one are told ``NodeClosed``.
@@ -305,9 +303,7 @@ class Connections(Component):
             self.touch(connection)
         finally:  # none of this keeps those that wait from what is there
             session.answer(connection)
-        context.events.on_connection(connection, True)
-        for hook in context.hooks.link:
-            hook(connection, True, now)
+        _tell_of_link(context, connection, True, now)
 
     def _accept(self, session: Session, path: Path, now: float, *, round_trip: bool) -> None:
         if round_trip:
@@ -380,9 +376,7 @@ class Connections(Component):
         if session.connection is connection:
             session.connection = session.introduction = None
             session.outbox.clear()
-            context.events.on_connection(connection, False)
-            for hook in context.hooks.link:
-                hook(connection, False, now)
+            _tell_of_link(context, connection, False, now)
         connection.release()
         self.forget_if_idle(session)
 
@@ -405,6 +399,11 @@ class Connections(Component):
         for session in self._peers.sessions.values():
             if session.connection is not None:
                 session.connection.push_record(record.encoded)
+
+
+def _tell_of_link(context: Context, connection: Connection, up: bool, now: float) -> None:
+    tell((context.events.on_connection,), context.timers.on_error, connection, up)
+    tell(context.hooks.link, context.timers.on_error, connection, up, now)
 
 
 def _knocked(context: Context, arrival: Arrival, datagrams: list[bytes], source: Path, now: float) -> list[bytes]:

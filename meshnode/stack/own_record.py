@@ -12,7 +12,7 @@ from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import Endpoint, EndpointKind, EndpointRecord, sign_record
 from meshnode.nat.local_networks import LocalNetworks, is_loopback, on_networks
 from meshnode.nat.own_addresses import named
-from meshnode.stack.component import Component
+from meshnode.stack.component import Component, tell
 from meshnode.stack.context import SYMMETRIC, Context
 from meshnode.stack.key_twins import capability_of
 
@@ -153,5 +153,7 @@ class OwnRecord(Component):
     def _publish(self, now: float) -> None:
         record = self._context.record
         if record is not None:
-            for hook in self._context.hooks.own_record:
-                hook(record, now)
+            failed: list[Exception] = []
+            tell(self._context.hooks.own_record, failed.append, record, now)
+            if failed:
+                raise failed[0]  # what has told of new addresses tells of them again

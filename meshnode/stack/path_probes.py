@@ -36,7 +36,7 @@ from meshnode.paths.effects import (
 from meshnode.quic.connection import Connection, State
 from meshnode.stack import probe
 from meshnode.stack.address_credit import Cause
-from meshnode.stack.component import Component
+from meshnode.stack.component import Component, tell
 from meshnode.stack.context import Context
 from meshnode.stack.probe import Pinged
 from meshnode.stack.session import Session
@@ -126,8 +126,8 @@ class PathProbes(Component):
             if connection is not None:
                 self._tell_connection(connection, effect)
         elif isinstance(effect, FellSilent | Answered):
-            for hook in context.hooks.silence:
-                hook(session.peer, isinstance(effect, FellSilent), now)
+            silent = isinstance(effect, FellSilent)
+            tell(context.hooks.silence, context.timers.on_error, session.peer, silent, now)
         elif isinstance(effect, NeedRecord):
             context.records.seek(session.peer, now)
         elif isinstance(effect, NeedIntroduction):
@@ -153,8 +153,7 @@ class PathProbes(Component):
         if switched.old not in (None, switched.new):
             self._context.metrics.count(SWITCHES)
             session.attempt.strayed = True
-        for hook in self._context.hooks.switched:
-            hook(session, switched, now)
+        tell(self._context.hooks.switched, self._context.timers.on_error, session, switched, now)
         self._context.events.on_path(session.peer, switched.old, switched.new, switched.reason)
 
     # ---- PINGs of this node
@@ -266,8 +265,7 @@ class PathProbes(Component):
         known = connection is not None and connection.peer == sender
         flags = 0 if known or ping.handle == probe.NO_HANDLE else probe.NO_CONN
         context.sender.send_sealed(sender, source, probe.encode_pong(probe.Pong(flags, ping.tx, udp_address(source))))
-        for hook in context.hooks.probed:
-            hook(sender, now)
+        tell(context.hooks.probed, context.timers.on_error, sender, now)
         session = self._peers.sessions.get(sender)
         if session is None:
             return

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
+from meshnode.stack.component import tell
 from meshnode.stack.context import Context
 from meshnode.stack.record_pace import RecordPace
 
@@ -41,7 +42,6 @@ class RecordNews:
         if session is None or record is None:
             return
         session.paths.peer_record(record, now)
-        for hook in self._context.hooks.newer_record:
-            hook(session, record, now)
+        tell(self._context.hooks.newer_record, self._context.timers.on_error, session, record, now)
         self._context.probes.settle(session, now)
         self._after(record, now)

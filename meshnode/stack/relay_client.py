@@ -36,7 +36,7 @@ from meshnode.relay.frames import (
     parse_frame,
     proven,
 )
-from meshnode.stack.component import Component
+from meshnode.stack.component import Component, tell
 from meshnode.stack.context import RELAY, TUNNEL, Context
 from meshnode.stack.session import Introduction, Session
 
@@ -330,8 +330,7 @@ class RelayClient(Component):
         begin = now + delay_ms / 1000
         session.paths.introduced(addr, begin, now)
         session.introduction = Introduction(addr, now)
-        for hook in self._context.hooks.introduced:
-            hook(session, begin, now)
+        tell(self._context.hooks.introduced, self._context.timers.on_error, session, begin, now)
         self._context.probes.settle(session, now)
 
     # ---- frames

@@ -21,7 +21,7 @@ from meshnode.identity.record import EndpointRecord
 from meshnode.nat.local_networks import is_loopback
 from meshnode.quic.connection import Connection
 from meshnode.quic.stream import Stream
-from meshnode.stack.component import Component
+from meshnode.stack.component import Component, tell
 from meshnode.stack.context import Context
 from meshnode.stack.dht_sending import DhtSending
 from meshnode.stack.record_news import RecordNews
@@ -109,8 +109,7 @@ class Resolution(Component):
         if self._uses_dht:
             for addr in filter(is_dialable, addrs):
                 self.dht.add_seed(peer, addr, now)
-        for hook in self._context.hooks.seed:
-            hook(peer, now)
+        tell(self._context.hooks.seed, self._context.timers.on_error, peer, now)
 
     def add_contact(self, peer: NodeId, addr: Addr, now: float) -> None:
         """Take a DHT contact of an earlier run; ignored when the DHT is off."""

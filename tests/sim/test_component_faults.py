@@ -1,0 +1,65 @@
+"""A component that fails keeps no other from what happens, and no timer from its time; see also live/test_faults.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshnode.identity.record import EndpointRecord
+from meshnode.sim.link import ModelEngines
+from meshnode.sim.plain import PlainSealer
+from meshnode.sim.world import SimNode, Weather, World
+
+HAPPENINGS = ("link", "session_gone", "newer_record", "switched", "silence", "probed", "seed", "clock_set")
+
+
+def _two(world: World) -> tuple[SimNode, SimNode]:
+    here, there = (
+        SimNode(world, f"10.0.0.{number}", ModelEngines(world.entropy), sealer=PlainSealer) for number in (1, 2)
+    )
+    return here, there
+
+
+def _fail(*args: object) -> None:
+    raise RuntimeError("a fault")
+
+
+@pytest.fixture
+def world() -> World:
+    return World(3, Weather(delay=0.02))
+
+
+def test_whatever_happens_is_told_to_all_components_though_the_first_one_fails(world: World) -> None:
+    here, there = _two(world)
+    errors: list[Exception] = []
+    told: set[str] = set()
+    here.mesh.context.timers.on_error = errors.append
+    for name in HAPPENINGS:
+        hooks = getattr(here.mesh.context.hooks, name)
+        hooks.insert(0, _fail)
+        hooks.append(lambda *args, name=name: told.add(name))
+    here.mesh.looks.insert(0, _fail)
+    here.on_connection = _fail  # type: ignore[method-assign]  # the application's
+    here.join(there)
+    connection = here.connect(there.id)
+    there.move("10.0.0.3")
+    world.run(2.0)
+    here.clock.error += 10.0
+    there.kill()
+    stream, _ = here.open(connection)
+    stream.write(b"hello")
+    here.on_dirty()
+    assert world.run(20.0, lambda: told >= {"clock_set", "silence"})
+    connection.close(0, "gone")
+    world.run(5.0)
+    assert told == set(HAPPENINGS)
+    assert errors
+    assert {str(error) for error in errors} == {"a fault"}
+
+
+def test_a_record_that_one_component_cannot_tell_of_is_told_by_the_others(world: World) -> None:
+    here, _ = _two(world)
+    told: list[EndpointRecord] = []
+    here.mesh.context.hooks.own_record[:] = [_fail, lambda record, now: told.append(record)]
+    with pytest.raises(RuntimeError, match="a fault"):
+        here.move("10.0.0.3")
+    assert [str(each.addr.host) for each in told[0].endpoints] == ["10.0.0.3"]
