@@ -16,7 +16,7 @@ from meshnode.base.limits import MAX_HELD_DATAGRAMS, MAX_SESSIONS, SMALL_BACKLOG
 from meshnode.base.metrics import describe
 from meshnode.base.path import Path
 from meshnode.base.timers import RETRY_S, phase_of
-from meshnode.errors import ConnectionLost, MeshError, NodeClosed
+from meshnode.errors import ConnectionLost, MeshError, NodeClosed, PeerSilent
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
 from meshnode.paths.peer import PeerPaths, look_for_silence_at
@@ -237,23 +237,27 @@ class Connections(Component):
         session.timer.set(at)
 
     def _tick(self, session: Session, now: float) -> None:
-        try:
-            for connection in session.connections():
+        failed: Exception | None = None
+        for connection in session.connections():
+            try:
                 at = connection.engine.next_timer()
                 if at is not None and at <= now:
                     connection.on_timer(now)
                     self.touch(connection)
-        except Exception:  # an engine that fails keeps no handshake from its end
-            session.timer.set(now + RETRY_S)
-            self._context.dials.tick(session, now)
-            raise
+            except Exception as error:  # one that fails keeps no handshake from its end, and no path from its time
+                failed = error
         self._context.dials.tick(session, now)
         at = session.paths.next_deadline()
         if at is not None and at <= now:
             session.paths.tick(now, self._context.late_by)
         self._context.probes.drain(session, now)
+        if failed is not None:
+            _end_if_silent(self._context, session, now)
         self.forget_if_idle(session)
         self.arm(session)
+        if failed is not None:
+            session.timer.set(now + RETRY_S)
+            raise failed
 
     # ---- what connections tell (ConnectionEvents)
 
@@ -399,6 +403,13 @@ class Connections(Component):
         for session in self._peers.sessions.values():
             if session.connection is not None:
                 session.connection.push_record(record.encoded)
+
+
+def _end_if_silent(context: Context, session: Session, now: float) -> None:
+    """End a connection whose engine fails to: nothing was heard of the peer for the idle timeout."""
+    connection, heard = session.connection, max(session.ready_at, session.heard_at())
+    if connection is not None and now - heard >= context.settings.idle_timeout:
+        connection.abandon(PeerSilent(f"nothing was heard of {session.peer.short} for the idle timeout"))
 
 
 def _tell_of_link(context: Context, connection: Connection, up: bool, now: float) -> None:

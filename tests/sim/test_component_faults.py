@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from meshnode.errors import PeerSilent
 from meshnode.identity.record import EndpointRecord
+from meshnode.paths.seeking import Connectivity
+from meshnode.quic.seam import Engine
 from meshnode.sim.link import ModelEngines
 from meshnode.sim.plain import PlainSealer
 from meshnode.sim.world import SimNode, Weather, World
@@ -17,6 +22,17 @@ def _two(world: World) -> tuple[SimNode, SimNode]:
         SimNode(world, f"10.0.0.{number}", ModelEngines(world.entropy), sealer=PlainSealer) for number in (1, 2)
     )
     return here, there
+
+
+class _WithoutTimers:
+    """An engine whose timers always fail."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.on_timer = _fail
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
 
 
 def _fail(*args: object) -> None:
@@ -63,3 +79,30 @@ def test_a_record_that_one_component_cannot_tell_of_is_told_by_the_others(world:
     with pytest.raises(RuntimeError, match="a fault"):
         here.move("10.0.0.3")
     assert [str(each.addr.host) for each in told[0].endpoints] == ["10.0.0.3"]
+
+
+def test_a_connection_whose_engine_timers_always_fail_is_suspended_and_idles_out_as_any_other(world: World) -> None:
+    here, there = _two(world)
+    errors: list[Exception] = []
+    here.mesh.context.timers.on_error = errors.append
+    here.join(there)
+    connection = here.connect(there.id)
+    connection.engine = _WithoutTimers(connection.engine)  # type: ignore[assignment]
+    stream, _ = here.open(connection)
+    stream.write(b"hello")
+    here.on_dirty()
+    world.run(5.0)
+    assert not connection.error, "the peer answers"
+    there.kill()
+    stream.write(b"hello")
+    here.on_dirty()
+    limit = here.mesh.context.settings.idle_timeout
+    seeking = here.mesh.sessions[there.id].paths.seeking
+    assert world.run(60.0, lambda: seeking.connectivity is Connectivity.SUSPENDED)
+    world.run(limit - 90.0)
+    assert not connection.error
+    assert world.run(120.0, lambda: isinstance(connection.error, PeerSilent))
+    assert stream.error is connection.error
+    assert len(errors) < 2 * limit, "once a second"
+    world.run(5.0)
+    assert there.id not in here.mesh.sessions
