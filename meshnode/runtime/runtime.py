@@ -252,11 +252,11 @@ class Runtime:
         return SeqSource(last, self.clock, partial(self.state.save, SEQ_FILE))
 
     def _was_away(self, grants: Chain) -> bool:
-        """Return whether this node may have missed revocations: it ran last, or got its grants, some time ago."""
+        """Return whether this node may have missed revocations: it ran last, or got its first grants, some time ago."""
         last = self._seqs.last / 1000
-        if grants:
+        if grants and not last:
             with suppress(GrantError):  # they are damaged, and the node has none that holds
-                last = max(last, open_links(grants)[-1].not_before / 1000)
+                last = open_links(grants)[-1].not_before / 1000
         return self.clock.wall() - last > AWAY_S
 
     async def _mark_time(self) -> None:

@@ -10,6 +10,7 @@ lets the streams of peers wait until it was told what it missed (``revocation_wa
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from meshnode.base.limits import (
     AWAY_S,
@@ -114,10 +115,10 @@ class RevocationLink(Component):
         found = self._open(encoded)
         return found if self._add(found, None) else None
 
-    def _open(self, encoded: bytes) -> Revocation:
+    def _open(self, encoded: bytes, *, is_kept: bool = False) -> Revocation:
         authority = self._context.settings.authority
         assert authority is not None
-        return open_revocation(encoded, authority, self._context.clock.wall())
+        return open_revocation(encoded, authority, inf if is_kept else self._context.clock.wall())
 
     def _add(self, found: Revocation, source: NodeId | None) -> bool:
         assert self.held is not None
@@ -126,11 +127,17 @@ class RevocationLink(Component):
         self._carry_out([found], source)
         return True
 
-    def restore(self, statements: list[bytes]) -> None:
-        """Take what an earlier process of this node knew; what does not hold is left out."""
+    def restore(self, statements: list[bytes] | None) -> None:
+        """Take what an earlier process of this node knew; what does not hold is left out.
+
+        A clock that was set back since makes none of it doubtful. None: it is lost, as if this node had been away.
+        """
+        if statements is None:
+            self._was_away(self._context.clock.monotonic())
+            return
         for encoded in statements:
             try:
-                self._take(encoded)
+                self._add(self._open(encoded, is_kept=True), None)
             except RevocationError as error:
                 self._context.metrics.count(REJECTED[error.reason])
 

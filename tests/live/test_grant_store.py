@@ -62,6 +62,26 @@ async def test_a_grant_that_is_damaged_stops_no_start_and_is_told(
     assert "this node has no grant that holds" in caplog.text
 
 
+@pytest.mark.parametrize("held", [b"junk", None])
+async def test_a_home_that_has_lost_what_was_revoked_lets_streams_wait_as_one_that_was_away(
+    operator: tuple[Path, Identity], held: bytes | None
+) -> None:
+    home, _ = operator
+    if held is not None:
+        (home / "revocations").write_bytes(held)
+    async with meshnode.Node(_config(home)) as node:
+        assert node.status()["revocations"] == {"known": 0, "waits": held is not None}
+
+
+async def test_a_new_grant_in_a_home_that_did_not_run_for_long_makes_it_no_newcomer(
+    operator: tuple[Path, Identity],
+) -> None:
+    home, _ = operator
+    (home / "seq").write_text(str(round((time.time() - 86_400) * 1000)))
+    async with meshnode.Node(_config(home)) as node:
+        assert node.status()["revocations"]["waits"]
+
+
 async def test_both_ends_tell_the_roles_of_the_other_and_a_service_for_a_role_is_reached_by_it_alone(
     operator: tuple[Path, Identity], tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from meshnode.sim.world import SimNode, Weather, World
 from meshnode.stack import revocation_wait
 from meshnode.trust.authority import Issuer
 from meshnode.trust.grant import Delegation
-from meshnode.trust.revocation import dht_key_of, sign_revocation
+from meshnode.trust.revocation import RevocationError, dht_key_of, sign_revocation
 from meshnode.trust.revocations import Revocations
 from meshnode.trust.signed_policy import sign_policy
 from meshnode.trust.succession import open_links
@@ -316,6 +316,26 @@ def test_peers_that_hold_all_waiting_streams_together_leave_another_one_its_plac
         world.run(0.2)
     world.run(0.5)
     assert [sum(stream.error is None for stream in of_client) for of_client in streams] == [1, 2, 1]
+
+
+def test_what_was_kept_counts_though_the_clock_was_set_back_since() -> None:
+    world = _world()
+    thief = make_node(world)
+    made = sign_revocation(AUTHORITY, bytes(thief.id), time=now_ms(world) + 3_600_000)
+    back = make_node(world)
+    link_of(back).restore([b"junk", made.encoded])
+    assert knows(back, thief)
+    assert not back.mesh.context.revoking.waits
+    other = make_node(world)
+    with pytest.raises(RevocationError):
+        other.mesh.context.revoking.take(made.encoded)
+
+
+def test_a_node_that_has_lost_what_it_kept_waits_as_one_that_was_away() -> None:
+    world = _world()
+    back = make_node(world)
+    link_of(back).restore(None)
+    assert back.mesh.context.revoking.waits
 
 
 # ---- in the DHT
