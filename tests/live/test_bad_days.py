@@ -88,6 +88,7 @@ async def test_a_reader_of_a_topic_that_is_stopped_holds_up_no_other_one(pair: t
         await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "meshnode", "sub", "news", "--json", "--home", str(node.home)),
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env=ENV,
         )
         for node in (here, there)
@@ -95,7 +96,9 @@ async def test_a_reader_of_a_topic_that_is_stopped_holds_up_no_other_one(pair: t
     try:
         stopped, reading = readers
         assert reading.stdout is not None
-        await asyncio.sleep(2.0)  # both have joined
+        for reader in readers:  # one that is stopped before it has joined gets nothing, rightly
+            assert reader.stderr is not None
+            assert (await wait_for(reader.stderr.readline(), DEADLINE_S)).startswith(b"joined news")
         stopped.send_signal(signal.SIGSTOP)
         lines = b"".join(b"%d %s\n" % (number, b"m" * 1500) for number in range(600))
         status, _, errors = await command(third.home, "pub", "news", "-", stdin=lines)
