@@ -31,27 +31,13 @@ START = "async with Node(config) as node, or await node.start()"
 class Running:
     """What a node has while it runs."""
 
-    def __init__(
-        self,
-        config: Config,
-        metrics: Metrics,
-        services: ServiceTable,
-        events: EventStreams,
-        new_key: Identity | None = None,
-    ) -> None:
-        self.runtime = Runtime(
-            config,
-            metrics,
-            new_key=new_key,
-            on_stream=services.on_stream,
-            on_connection=events.on_connection,
-            on_path=events.on_path,
-        )
-        self.failover = Failover(self.runtime)
-        self.topics = TopicBook(self.runtime)
+    def __init__(self, runtime: Runtime, events: EventStreams) -> None:
+        self.runtime = runtime
+        self.failover = Failover(runtime)
+        self.topics = TopicBook(runtime)
         self._events = events
-        events.begin(self.runtime.journal.rate)
-        registry = self.runtime.stack.registry
+        events.begin(runtime.journal.rate)
+        registry = runtime.stack.registry
         if registry is not None:
             registry.on_service = self._on_service
             registry.on_member = self._on_member
@@ -127,15 +113,29 @@ class Life:
     async def start(self) -> None:
         """Start. Raises ConfigError, KeyFileError, AlreadyRunning, AddressInUse, NodeClosed."""
         self._check_not_started()
-        config, _, services, _ = self._parts
+        config, metrics, services, events = self._parts
         new_key = await _new_key(config)
         self._check_not_started()
-        with paused():
-            running = Running(*self._parts, new_key)
+        runtime: Runtime | None = None
+        try:
+            with paused():
+                runtime = Runtime(
+                    config,
+                    metrics,
+                    new_key=new_key,
+                    on_stream=services.on_stream,
+                    on_connection=events.on_connection,
+                    on_path=events.on_path,
+                )
+                running = Running(runtime, events)
+        except BaseException:
+            if runtime is not None:
+                await _undo(runtime)
+            raise
         self._loop = asyncio.get_running_loop()
         self.started = running
         try:
-            services.begin(running.runtime)
+            services.begin(runtime)
         except BaseException:
             await self.close()
             raise
@@ -194,6 +194,13 @@ class Life:
             if self._ending is None or self._ending.cancelled():
                 self._ending = asyncio.get_running_loop().create_task(self.started.runtime.wait_closed())
         return self._ending
+
+
+async def _undo(runtime: Runtime) -> None:
+    try:
+        runtime.stop()
+    finally:
+        await runtime.wait_closed()
 
 
 async def _new_key(config: Config) -> Identity | None:

@@ -84,6 +84,25 @@ async def test_a_node_that_never_started_is_closed_all_the_same(tmp_path: Path) 
         await node.start()
 
 
+async def test_a_start_that_fails_half_way_leaves_nothing_locked_or_open_and_may_be_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("a fault")
+
+    tasks = asyncio.all_tasks()
+    node = Node(config(tmp_path))
+    with monkeypatch.context() as broken:
+        broken.setattr("meshnode.sdk.life.TopicBook", fail)
+        with pytest.raises(RuntimeError, match="a fault"):
+            await node.start()
+    assert asyncio.all_tasks() == tasks
+    await node.start()
+    with pytest.raises(AlreadyRunning):
+        await Node(config(tmp_path)).start()
+    await node.close()
+
+
 async def test_a_node_whose_offers_cannot_be_withdrawn_is_closed_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
