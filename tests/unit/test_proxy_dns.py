@@ -109,6 +109,19 @@ def test_a_query_with_edns_has_an_answer_with_it() -> None:
     assert (extra.rtype, extra.edns_len) == (QTYPE.OPT, 1232)
 
 
+@pytest.mark.parametrize("name", ["laptop.mesh", "example.org"])
+@pytest.mark.parametrize("version", [1, 255])
+def test_a_query_with_a_version_of_edns_that_is_not_known_is_told_the_one_that_is(name: str, version: int) -> None:
+    sent = DNSRecord.question(name, "AAAA")
+    sent.add_ar(EDNS0(udp_len=4096, version=version))
+    found = answered(sent.pack())
+    (extra,) = found.ar
+    assert (extra.edns_rcode << 4) + found.header.rcode == 16, "BADVERS"
+    assert (extra.rtype, extra.edns_ver, extra.edns_len) == (QTYPE.OPT, 0, 1232)
+    assert (found.header.aa, found.rr, found.auth) == (0, [], [])
+    assert str(found.q) == str(sent.q)
+
+
 @pytest.mark.parametrize(
     ("header", "questions", "code"),
     [

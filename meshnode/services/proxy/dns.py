@@ -22,6 +22,8 @@ NEGATIVE_TTL_S = 5  # of none: the node may be there in a moment
 MAX_QUERY = 512  # bytes; a question has 271 at most, and options some
 MAX_LABEL, MAX_NAME = 63, 255  # bytes
 UDP_SIZE = 1_232  # that this end takes, in EDNS
+BADVERS = 16  # its four low bits are in the header, the others in the OPT record (RFC 6891, section 6.1.3)
+VERSION = 6  # where an OPT record with the root's name has the version of EDNS; there is no other than 0
 IN, ANY_CLASS = 1, 255
 
 
@@ -72,7 +74,7 @@ def _parse(data: bytes) -> DNSRecord | None:
         questions = [DNSQuestion.parse(buffer)] if header.q == 1 else []
         if any(not _is_name(question.qname) for question in questions):
             return None
-        extra = [EDNS0(udp_len=UDP_SIZE)] if header.ar and _has_edns(buffer) else []
+        extra = [EDNS0(version=_edns_version(buffer))] if header.ar and _has_edns(buffer) else []
     except (DNSError, BufferError, ValueError):
         return None
     return DNSRecord(header, questions=questions, ar=extra)
@@ -89,7 +91,14 @@ def _has_edns(buffer: DNSBuffer) -> bool:
     return rest == b"\0\0\x29"
 
 
+def _edns_version(buffer: DNSBuffer) -> int:
+    version: bytes = buffer.data[buffer.offset + VERSION : buffer.offset + VERSION + 1]
+    return version[0] if version else 0
+
+
 def _refusal(record: DNSRecord) -> int | None:
+    if any(option.edns_ver for option in record.ar):
+        return BADVERS
     if record.header.opcode != OPCODE.QUERY:
         return int(RCODE.NOTIMP)
     if len(record.questions) != 1:
@@ -112,8 +121,9 @@ def answer_without(query: Query, error: MeshError) -> bytes:
 
 def _answer(asked: DNSRecord, code: int, found: RR | None = None) -> bytes:
     """Return an answer; one without a record, but from the zone, says how long that holds (RFC 2308)."""
-    header = DNSHeader(id=asked.header.id, qr=1, opcode=asked.header.opcode, rd=asked.header.rd, rcode=code)
-    answer = DNSRecord(header, questions=asked.questions, ar=asked.ar)
+    header = DNSHeader(id=asked.header.id, qr=1, opcode=asked.header.opcode, rd=asked.header.rd, rcode=code & 15)
+    extra = [EDNS0(udp_len=UDP_SIZE, ext_rcode=code >> 4)] if asked.ar else []
+    answer = DNSRecord(header, questions=asked.questions, ar=extra)
     is_of_zone = code in (RCODE.NOERROR, RCODE.NXDOMAIN)
     header.aa = int(is_of_zone)
     if found is not None:
