@@ -333,6 +333,15 @@ def rotate(
     return new, ends
 
 
+def has_successor(home: Path, node: NodeId) -> bool:
+    """Return whether the grants of a home say that another key has replaced a node's."""
+    try:
+        chain = load_chain(home)
+        return bool(chain) and is_succession(chain[-1]) and open_succession(chain[-1]).issuer == node
+    except (ConfigError, GrantError):
+        return False
+
+
 def drop_old_key(home: Path, wall: float) -> bool:
     """Remove the key that ``rotate`` has replaced when its grace period is over; return whether it was."""
     old = home / OLD_KEY

@@ -10,12 +10,18 @@ from pathlib import Path
 import pytest
 
 import meshnode
+from meshnode.daemon.context import Daemon
+from meshnode.daemon.requests.trust import KeepGrants
+from meshnode.identity.keyfile import load
 from meshnode.identity.keys import Identity
 from meshnode.sdk.node import runtime_of
+from meshnode.services.proxy.book import ProxyBook
+from meshnode.services.registry import ServiceBook
 from meshnode.trust.authority import Issuer
-from meshnode.trust.grant import Delegation
+from meshnode.trust.grant import LAST_MS, Delegation
 from meshnode.trust.home_mesh import load_chain, load_mesh, save_chain
-from meshnode.trust.operator import create_mesh, invite, join, rotate_mesh
+from meshnode.trust.operator import create_mesh, invite, join, own_grant, rotate_mesh
+from meshnode.trust.succession import sign_succession
 from tests.live.test_directory import until
 
 
@@ -80,6 +86,27 @@ async def test_a_new_grant_in_a_home_that_did_not_run_for_long_makes_it_no_newco
     (home / "seq").write_text(str(round((time.time() - 86_400) * 1000)))
     async with meshnode.Node(_config(home)) as node:
         assert node.status()["revocations"]["waits"]
+
+
+async def test_renewed_grants_are_saved_again_after_a_new_key_that_came_to_nothing(
+    operator: tuple[Path, Identity],
+) -> None:
+    home, authority = operator
+    async with meshnode.Node(_config(home)) as node:
+        daemon = Daemon(node, ServiceBook(node), ProxyBook(node))
+        standings = runtime_of(node).stack.context.standings
+        for number, is_replaced in enumerate((False, True), 1):
+            asked = KeepGrants().answer(daemon)
+            assert await anext(asked) == {"kept": True}
+            chain = own_grant(authority, node.id, time.time() + number, os.urandom)
+            if is_replaced:
+                link = sign_succession(load(home / "key"), Identity.generate(), time=0, ends=LAST_MS)
+                save_chain(home, (*load_chain(home), link))
+            standings.set_own(chain)
+            await asked.aclose()  # type: ignore[attr-defined]
+            if not is_replaced:
+                await until(lambda chain=chain: load_chain(home) == chain)
+    assert load_chain(home)[-1] == link, "a new key is put behind those of before"
 
 
 async def test_both_ends_tell_the_roles_of_the_other_and_a_service_for_a_role_is_reached_by_it_alone(

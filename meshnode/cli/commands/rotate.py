@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from meshnode.cli.ask import ask_one
+from meshnode.cli.ask import ask
 from meshnode.cli.commands.trust import Span
 from meshnode.cli.options import home_option, json_option
 from meshnode.cli.output import emit
@@ -41,8 +41,9 @@ def rotate_command(grace: float, home: Path, as_json: bool) -> None:
     if key_of_environment(os.environ) is not None:
         raise ConfigError("the key comes from the environment", hint="replace it there; this is for keys in a home")
     old = node_of(home, make=False)
+    keeping = ask(home, KeepGrants())  # until this command ends
     try:
-        ask_one(home, KeepGrants())
+        next(keeping)
         runs = True
     except NotRunning:
         runs = False

@@ -59,20 +59,32 @@ class RevocationList(Request):
             yield each.to_json()
 
 
-@request("keep_grants")
+@request("keep_grants", endless=True)
 class KeepGrants(Request):
-    """Leave the file of the grants alone until the end: a new key is put behind them."""
+    """Leave the file of the grants alone while this is asked: a new key is put behind them."""
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
-        """Yield one object.
+        """Yield one object; what is renewed is saved again when the client goes away and has put no new key there.
 
         Raises ConfigError: this node's key or grants are revoked.
         """
+        import asyncio
+
         from meshnode.errors import ConfigError
         from meshnode.sdk.node import runtime_of
+        from meshnode.trust.operator import has_successor
 
-        context = runtime_of(daemon.node).stack.context
+        runtime = runtime_of(daemon.node)
+        context = runtime.stack.context
         if context.revoking.own_revoked():
             raise ConfigError("this node's key is revoked: it has no successor", hint="join again, with a new ticket")
-        context.standings.on_own = lambda chain: None
-        yield {"kept": True}
+        standings, shown = context.standings, context.grants
+        save, standings.on_own = standings.on_own, lambda chain: None
+        try:
+            yield {"kept": True}
+            await asyncio.Event().wait()
+        finally:
+            if not has_successor(runtime.state.home, daemon.node.id):
+                standings.on_own = save
+                if context.grants != shown:
+                    save(context.grants)
