@@ -27,6 +27,8 @@ def launch(command: Sequence[str], environment: Mapping[str, str], started: Call
 
     ``started`` is called with its process id. Raises CannotRun.
     """
+    if not command[0]:
+        raise CannotRun("cannot run a program without a name", hint="is a variable empty?") from FileNotFoundError()
     waited = {*PASSED_ON, signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waited)  # what comes from here on is waited for below
     try:

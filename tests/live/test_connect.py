@@ -106,6 +106,14 @@ def test_a_closed_stdin_is_an_empty_one(pair: Pair) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize(("command", "code"), [("pub t", 0), ("pub t x", 0), ("status", 0), ("nonsense", 2)])
+def test_a_command_that_is_started_without_standard_streams_does_its_work(pair: Pair, command: str, code: int) -> None:
+    """As ``<&- >&- 2>&-`` has it: what it prints goes nowhere, and its exit code tells what happened."""
+    line = [sys.executable, "-m", "meshnode", "--home", str(pair.here.home), *command.split()]
+    process = subprocess.Popen(line, env=clean_environment(), preexec_fn=lambda: os.closerange(0, 3))
+    assert status_of(process, 30) == code
+
+
 def test_it_answers_while_stdin_goes_on(pair: Pair) -> None:
     pair.target("echo", lambda client: [client.sendall(data) for data in iter(lambda: client.recv(100), b"")] and None)
     with pair.start("echo", bufsize=0) as process:

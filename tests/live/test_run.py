@@ -145,6 +145,7 @@ def test_the_environment_leads_to_a_proxy_of_its_own_that_ends_with_it(pair: Pai
         (["sh", "-c", "kill -TERM $$"], -15),
         (["no-such-program-here"], 127),
         (["/"], 126),
+        ([""], 127),
     ],
 )
 def test_its_end_is_that_of_the_program(pair: Pair, command: list[str], code: int) -> None:
