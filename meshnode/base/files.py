@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from meshnode.base.refusals import as_user, user_name
+from meshnode.base.refusals import as_user, in_shell, user_name
 from meshnode.errors import ConfigError
 
 MAX_FOLDER = 50  # bytes; a folder and a socket in it have up to 50 more, and 107 is the most that a path may have
@@ -141,7 +141,7 @@ def _why_unsafe(folder: Path, found: os.stat_result) -> tuple[str, str] | None:
         return f"{folder} belongs to user {user_name(found.st_uid)}", as_user(found.st_uid, folder)
     if found.st_mode & 0o022 and not _is_of_root(folder, found):
         mode = f"{found.st_mode & 0o777:o}"
-        return f"others may write in {folder} (mode {mode}), so its files are not safe", f"chmod 700 {folder}"
+        return f"others may write in {folder} (mode {mode}), so its files are not safe", f"chmod 700 {in_shell(folder)}"
     return None
 
 

@@ -78,11 +78,18 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
+def in_shell(path: Path | str) -> str:
+    """Return a path as it is typed in a shell: a hint is to be copied."""
+    from shlex import quote
+
+    return quote(os.fsdecode(path))
+
+
 def as_user(uid: int, home: Path) -> str:
     """Return the hint for what belongs to another user."""
     name = user_name(uid)
     if os.geteuid() == 0:
-        return f"run it as that user: sudo -u {name} meshnode --home {home} ..."
+        return f"run it as that user: sudo -u {name} meshnode --home {in_shell(home)} ..."
     return f"run it as {name}, or use another --home"
 
 
@@ -96,6 +103,6 @@ def _not_permitted(path: Path | None) -> tuple[str, str]:
         if owner != os.geteuid():
             name, me = user_name(owner), user_name(os.geteuid())
             whole = place if place.is_dir() else place.parent  # the other files in it are hardly one's own
-            return f"{place} belongs to user {name}", f"run it as {name}, or: chown -R {me} {whole}"
-        return "its mode forbids it", f"chmod u+rwX {place}"
+            return f"{place} belongs to user {name}", f"run it as {name}, or: chown -R {me} {in_shell(whole)}"
+        return "its mode forbids it", f"chmod u+rwX {in_shell(place)}"
     return "it is not permitted", "choose another --home"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from meshnode.base.files import why_unsafe
-from meshnode.base.refusals import as_user, refusal, user_name
+from meshnode.base.refusals import as_user, in_shell, refusal, user_name
 from meshnode.daemon.paths import socket_path, stand_in
 from meshnode.daemon.request import Json, Request, encode
 from meshnode.errors import MeshError, NotRunning
@@ -86,7 +86,7 @@ def connect(home: Path, timeout: float | None = None) -> socket.socket:
     try:
         connection.settimeout(timeout)
         if not any(_connects(connection, place(home), home) for place in (socket_path, stand_in)):
-            raise NotRunning(f"no node runs in {home}", hint=f"start one: meshnode --home {home} up")
+            raise NotRunning(f"no node runs in {home}", hint=f"start one: meshnode --home {in_shell(home)} up")
         _check_owner(connection, home)
     except BaseException:
         connection.close()

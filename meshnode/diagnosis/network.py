@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from shlex import quote
 
 from meshnode.diagnosis.finding import Finding, Snapshot, ms, note, ok, opened_by_us, plural, problem, seconds, short
 from meshnode.diagnosis.host import on_clock, on_degraded, on_grant
@@ -66,11 +67,11 @@ def _confined(snapshot: Snapshot) -> bool:
 
 
 def _absent(snapshot: Snapshot) -> Iterator[Finding]:
-    home = snapshot.get("home", "this home")
+    home = str(snapshot.get("home", "this home"))
     yield problem(
         "node",
         f"no node runs in {home}, so only this host can be looked at",
-        f"start one and ask again: meshnode --home {home} up",
+        f"start one and ask again: meshnode --home {quote(home)} up",
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from meshnode.base.files import is_volume, make_private, read_given, why_unsafe, write_atomic
 from meshnode.base.limits import MAX_SETTINGS
-from meshnode.base.refusals import refusal, user_name
+from meshnode.base.refusals import in_shell, refusal, user_name
 from meshnode.errors import KeyFileError
 from meshnode.identity.keys import Identity
 from meshnode.identity.price import make_identity as make_identity
@@ -81,7 +81,7 @@ def load(path: Path, passphrase: str | None = None, variable: str = "MESHNODE_PA
         reason, hint = refusal(error, path)
         raise KeyFileError(f"cannot read {path}: {reason}", hint=hint) from error
     if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077 and found.st_uid == os.geteuid():
-        raise KeyFileError(f"others may read {path}", hint=f"chmod 600 {path}")
+        raise KeyFileError(f"others may read {path}", hint=f"chmod 600 {in_shell(path)}")
     if found.st_uid not in (0, os.geteuid()) and is_volume(path.parent):
         raise KeyFileError(f"{path} belongs to user {user_name(found.st_uid)}", hint="is it yours? remove it, if not")
     try:

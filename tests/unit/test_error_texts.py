@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -379,3 +380,12 @@ def test_a_host_that_has_no_thread_or_memory_left_is_told_as_that(
         monkeypatch.setattr("threading.Thread.start", Mock(side_effect=error))
         assert error_of(tmp_path, *UP)[1] == said
         assert gc.isenabled(), "the command has turned it off to start"
+
+
+def test_a_path_in_a_hint_is_as_a_shell_takes_it(tmp_path: Path) -> None:
+    home = tmp_path / "a home; of two"
+    words = shlex.split(error_of(home, "status")[2].partition(": ")[2])
+    assert words == ["meshnode", "--home", str(home), "up"]
+    home.mkdir()
+    home.chmod(0o777)
+    assert shlex.split(error_of(home, "status")[2]) == ["chmod", "700", str(home)]
