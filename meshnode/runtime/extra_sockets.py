@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from functools import partial
 from typing import TYPE_CHECKING
 
 from meshnode.base.address import Addr
@@ -40,7 +41,10 @@ class ExtraSockets:
         opened = []
         for _ in range(count):
             self._count += 1
-            made = UdpSocket(self._loop, self._on_batch, self._metrics, side=self._count, buffer=self._buffer)
+            gone = partial(self.close_one, self._count)
+            made = UdpSocket(
+                self._loop, self._on_batch, self._metrics, side=self._count, buffer=self._buffer, on_end=gone
+            )
             made.refused = self.refused
             made.translate(self.translation)
             try:

@@ -164,6 +164,7 @@ class Runtime:
                 self.driver.faults.take,
             )
             undo.callback(self.addresses.stop)
+            self.sockets.on_reopened = self.addresses.moved
             self.policy = PolicyFile(loop, home, guard)
             self.stack.looks.append(self.policy.look)
             keep_mesh_policy(self.stack.context.policies, self.state)

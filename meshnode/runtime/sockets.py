@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Container, Iterable
 from typing import TYPE_CHECKING, assert_never
 
@@ -10,6 +11,7 @@ from meshnode.base.address import Addr
 from meshnode.base.metrics import Metrics
 from meshnode.base.path import Hop, Path, ViaSocket, ViaTunnel
 from meshnode.config import Config
+from meshnode.errors import AddressInUse, MeshError
 from meshnode.identity.sealing import Sealer
 from meshnode.nat.local_networks import is_loopback
 from meshnode.runtime.acceptor import Accepted
@@ -22,11 +24,19 @@ if TYPE_CHECKING:
     from meshnode.nat.translation import Translation
     from meshnode.runtime.nat64 import Nat64
 
+log = logging.getLogger("meshnode.node")
+
+REOPEN_S = 1.0  # between two times that the UDP socket is opened again, or cannot be
 CHOICES = 3  # more of a port that is free for UDP and for TCP; of 28,000 a busy host has used some hundreds
 
 
 class Sockets:
-    """The node's ``Transport``. Raises AddressInUse or ConfigError when the listen address cannot be had."""
+    """The node's ``Transport``. Raises AddressInUse or ConfigError when the listen address cannot be had.
+
+    Attributes:
+        local: The address of the UDP socket; while the kernel has ended that, the one that it had.
+        on_reopened: Is called when it was opened again, which is a move: what ended it may have changed the routes.
+    """
 
     def __init__(
         self,
@@ -41,26 +51,58 @@ class Sockets:
         self._config = config
         self._hosts: frozenset[str] = frozenset()  # this host's addresses
         self._nat64: Nat64 | None = None
-        self.udp = UdpSocket(loop, on_batch, metrics)
-        self.udp.bind(config.listen_addr)
-        self._chosen = config.listen_addr.port == 0
+        self.on_reopened: Callable[[], None] = lambda: None
+        self._reopening: asyncio.TimerHandle | None = None
+        self._tried = float("-inf")  # when it was opened again last, or could not be
+        self._fails = False
+        self.udp = UdpSocket(loop, on_batch, metrics, on_end=self._reopen_soon)
+        self._bind(config.listen_addr)
         self.extra = ExtraSockets(loop, on_batch, metrics)
         self.accepted = Accepted(metrics)  # connections of all listeners: tunnels, forwards, the control socket
         self.tunnels = WebSockets(loop, sealer.knock, sealer.check_knock, on_tunnelled, self.accepted)
-
-    @property
-    def local(self) -> Addr:
-        """The address that the UDP socket is bound to."""
-        return self.udp.local
 
     def bind(self, target: Addr) -> None:
         """Move to another local address.
 
         Raises AddressInUse or ConfigError.
         """
+        self._bind(target)
+        self.listen_for_tunnels()
+
+    def _bind(self, target: Addr) -> None:
         self.udp.bind(target)
         self._chosen = target.port == 0
-        self.listen_for_tunnels()
+        self.local = self.udp.local
+        self._stop_reopening()
+
+    def _stop_reopening(self) -> None:
+        if self._reopening is not None:
+            self._reopening.cancel()
+
+    def _reopen_soon(self) -> None:
+        at = max(self._loop.time(), self._tried + REOPEN_S)
+        self._reopening = self._loop.call_at(at, self._reopen)
+
+    def _reopen(self) -> None:
+        """Open the UDP socket again, which the kernel has ended, where it was; at another port if that may be."""
+        self._tried = self._loop.time()
+        chosen = self._chosen
+        try:
+            try:
+                self._bind(self.local)
+                self._chosen = chosen
+            except AddressInUse:
+                if not chosen:
+                    raise
+                self.bind(Addr(self.local.host, 0))
+        except MeshError as error:
+            if not self._fails:
+                log.warning("the system has ended the UDP socket, and it cannot be opened again yet: %s", error)
+            self._fails = True
+            self._reopen_soon()
+        else:
+            self._fails = False
+            self.on_reopened()
 
     def listen_for_tunnels(self) -> bool:
         """On a relay, accept WebSockets on the TCP port with the UDP port's number.
@@ -72,10 +114,10 @@ class Sockets:
             return False
         certificate = self._config.home_path / "tunnel.pem"
         for _ in range(CHOICES if self._chosen else 0):
-            if self.tunnels.listen(self.udp.local, certificate):
+            if self.tunnels.listen(self.local, certificate):
                 return True
-            self.udp.bind(Addr(self.udp.local.host, 0))
-        return self.tunnels.listen(self.udp.local, certificate)
+            self._bind(Addr(self.local.host, 0))
+        return self.tunnels.listen(self.local, certificate)
 
     def refuse(
         self, sources: Collection[Path], tunnels: Collection[Path], in_use: Callable[[], Iterable[object]]
@@ -149,6 +191,7 @@ class Sockets:
             self._nat64.stop()
         self.tunnels.stop_listening()
         self.extra.close()
+        self._stop_reopening()
         self.udp.close()
 
     async def close(self) -> None:

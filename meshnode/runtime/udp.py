@@ -58,18 +58,21 @@ MAX_BACKLOG = 512  # datagrams kept while the kernel's buffer is full; QUIC repe
 MAX_ADDRESSES = 4096  # cached conversions
 RETRY_ERRORS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
 STALE = describe("drop_waited", "datagrams of no connection dropped unread: they waited in the kernel for 2 s or more")
+ENDED = describe("udp_ended", "UDP sockets that the kernel or another part of the program has ended")
+OVER = (errno.ECONNABORTED, errno.EBADF, errno.ENOTSOCK)  # destroyed (SOCK_DESTROY, as `ss -K`), or closed by others
 REFUSED = describe("drop_refused", "receptions dropped unread: their source sent much junk within the second")
 OnBatch = Callable[[list[Run]], bool | None]
 
 
 class _Host:
-    """What this host is like now: its translator, and its addresses that peers ask."""
+    """What this host is like now: its translator, and its addresses that peers ask; and what is told of the end."""
 
-    __slots__ = ("asked", "translation")
+    __slots__ = ("asked", "on_end", "translation")
 
-    def __init__(self) -> None:
+    def __init__(self, on_end: Callable[[], None]) -> None:
         self.translation: Translation | None = None
         self.asked: AskedAddresses | None = None
+        self.on_end = on_end
 
 
 class _Wakes:
@@ -86,7 +89,7 @@ class UdpSocket:
     """UDP socket of a node. ``on_batch`` gets what arrived: at most 256 datagrams or so, 64 of connections.
 
     An extra one (``side``) marks the sources of what it receives; a ``buffer`` may be shared, for it is only used
-    while reading.
+    while reading. ``on_end`` is called when the kernel has ended the socket; it is closed then, until ``bind``.
 
     Attributes:
         refused: Sources of which nothing is handed on now (``stack/junk.py``).
@@ -100,6 +103,7 @@ class UdpSocket:
         *,
         side: int | None = None,
         buffer: bytearray | None = None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self._loop = loop
         self._side = side
@@ -108,7 +112,7 @@ class UdpSocket:
         self.refused: Collection[Path] = ()
         self._filter = FloodFilter(loop, metrics)
         self._socket: socket.socket | None = None
-        self._host = _Host()
+        self._host = _Host(on_end)
         self._gso = True
         self._wakes = _Wakes()
         self._view = memoryview(bytearray(65_536) if buffer is None else buffer)
@@ -187,6 +191,21 @@ class UdpSocket:
         self._loop.remove_writer(old)
         old.close()
 
+    def _is_over(self, sock: socket.socket, error: OSError) -> bool:
+        """Return whether an error means that the socket is over, and close it then."""
+        if error.errno not in OVER:
+            return False
+        if sock is self._socket:
+            self._metrics.count(ENDED)
+            self._socket = None
+            self._loop.remove_reader(sock)
+            self._loop.remove_writer(sock)
+            if error.errno != errno.ECONNABORTED:
+                sock.detach()  # the number may be another file's by now
+            sock.close()
+            self._host.on_end()
+        return True
+
     # ---- receiving
 
     def _readable(self, sock: socket.socket) -> None:
@@ -202,9 +221,10 @@ class UdpSocket:
                 source = self._froms.get(name) or self._learn(name)
             except (BlockingIOError, InterruptedError):
                 break
-            except OSError:  # an ICMP error for an earlier datagram, or an interface that has gone
+            except OSError as error:  # an ICMP error for an earlier datagram, or an interface that has gone
                 self._metrics.count("udp_receive_errors")
-                continue
+                self._is_over(sock, error)
+                break
             if refused and source in refused:
                 dropped += 1
                 continue
@@ -309,6 +329,8 @@ class UdpSocket:
             except OSError as error:
                 if len(run) > 1 and self._refuses_runs(error):
                     continue
+                if self._is_over(sock, error):
+                    return []
                 if error.errno not in (errno.EMSGSIZE, *RETRY_ERRORS):
                     return datagrams[start:]
                 for datagram in run:
@@ -330,6 +352,7 @@ class UdpSocket:
         if error.errno == errno.EMSGSIZE:
             self._metrics.count("udp_too_big")
             return True
+        self._is_over(sock, error)
         self._tos.pop(addr, None)  # the interface in its scope may have been made again, with another index
         self._metrics.count("udp_send_errors")
         return False
@@ -339,6 +362,7 @@ class UdpSocket:
         try:
             sock.sendmsg(run, [(socket.SOL_UDP, UDP_SEGMENT, size)], 0, to)  # type: ignore[arg-type]
         except OSError as error:
+            self._is_over(sock, error)
             self._refuses_runs(error)
             return False
         return True

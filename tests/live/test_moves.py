@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
+import os
+import socket
+from typing import Any
 
 import pytest
 
 from meshnode import Node
 from meshnode.base.path_reason import PathReason
+from meshnode.runtime import sockets
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode, echo
 from tests.given_time import GivenTime, wait_for, within
@@ -65,6 +70,79 @@ async def test_a_move_to_another_port_of_the_same_address_goes_on(make_node: Mak
         await dialler.rebind()
         writer.write(b"%d" % number)
         assert await wait_for(reader.readexactly(1), 5) == b"%d" % number
+
+
+class _Destroyed:
+    """A UDP socket that the kernel has destroyed; ``taken_by`` has its port as soon as it is closed."""
+
+    def __init__(self, sock: Any, taken_by: socket.socket | None = None) -> None:
+        self._sock, self._taken_by = sock, taken_by
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def sendto(self, *args: object) -> None:
+        """Tell that there is no such socket any more."""
+        raise OSError(errno.ECONNABORTED, "Software caused connection abort")
+
+    sendmsg = sendto
+
+    def close(self) -> None:
+        """Close it."""
+        name = self._sock.getsockname()
+        self._sock.close()
+        if self._taken_by is not None:
+            self._taken_by.bind(name)
+
+
+async def test_a_node_whose_socket_the_system_ends_opens_it_again_where_it_was(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "REOPEN_S", 0.05)
+    listener = await make_node()
+    dialler = await make_node(seed=listener)
+    listener.serve("echo", echo, allow=["any"])
+    reader, writer = await dialler.open(listener.id, "echo")
+    for number, node in enumerate((dialler, listener, dialler, listener)):
+        runtime = runtime_of(node)
+        udp, local = runtime.sockets.udp, runtime.sockets.local
+        assert udp._socket is not None
+        if number < 2:
+            udp._socket = _Destroyed(udp._socket)  # type: ignore[assignment]
+        else:
+            os.close(udp._socket.fileno())
+            udp.send(local, [b"x"])  # at once: the number is free for other files
+        writer.write(b"%d" % number)
+        assert await wait_for(reader.readexactly(1), 10) == b"%d" % number
+        assert runtime.sockets.local == local == udp.local
+        assert runtime.metrics.counters["udp_ended"] == number // 2 + 1
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+async def test_where_the_port_was_taken_meanwhile_another_is_opened_or_the_configured_one_waited_for(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, chosen: bool
+) -> None:
+    monkeypatch.setattr(sockets, "REOPEN_S", 0.05)
+    listener = await make_node()
+    dialler = await make_node(seed=listener)
+    listener.serve("echo", echo, allow=["any"])
+    reader, writer = await dialler.open(listener.id, "echo")
+    mine = runtime_of(dialler).sockets
+    mine._chosen, local = chosen, mine.local
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        mine.udp._socket = _Destroyed(mine.udp._socket, other)  # type: ignore[assignment]
+        writer.write(b"1")
+        if chosen:
+            assert await wait_for(reader.readexactly(1), 10) == b"1"
+        else:
+            async with within(10):
+                while "cannot be opened again yet" not in caplog.text:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+    if not chosen:
+        assert await wait_for(reader.readexactly(1), 10) == b"1"
+        assert caplog.text.count("cannot be opened again yet") == 1
+    assert (mine.local == local) is not chosen
+    assert mine._chosen is chosen
 
 
 async def test_a_host_that_has_slept_is_heard_at_once_and_not_with_its_next_keepalive(make_node: MakeNode) -> None:

@@ -96,6 +96,18 @@ def _containers(link: Link) -> None:
         link.there.ip(f"link del veth{number}")
 
 
+def _destroy_sockets(host: Host) -> None:
+    """Do what a VPN does that begins, or ends: destroy the sockets of all programs (SOCK_DESTROY)."""
+    if not host.exec("ss", "--kill", "--udp", "--all", "--numeric", "--no-header"):
+        pytest.skip("this kernel destroys no sockets (CONFIG_INET_DIAG_DESTROY)")
+
+
+def _sockets_destroyed(link: Link) -> None:
+    for host in (link.here, link.there):
+        _destroy_sockets(host)
+        time.sleep(0.5)
+
+
 @pytest.mark.parametrize(
     ("event", "is_cut"),
     [
@@ -107,6 +119,7 @@ def _containers(link: Link) -> None:
         (_new_lease, False),
         (_interface_made_anew, True),
         (_containers, False),
+        (_sockets_destroyed, False),
     ],
 )
 def test_a_stream_outlives_what_happens_to_a_network(link: Link, event: Callable[[Link], None], is_cut: bool) -> None:
@@ -134,6 +147,27 @@ def test_a_node_at_its_limit_of_descriptors_keeps_its_streams_and_tells_its_next
         subprocess.run(["prlimit", f"--pid={pid}", "--nofile=1024:"], check=True)
         wait(lambda: any(text.startswith("10.77.0.33") for text in node.ask("status")["endpoints"]))
         assert "Traceback" not in node.said()
+
+
+def test_a_node_whose_socket_was_destroyed_is_reached_at_the_port_that_its_record_names() -> None:
+    require("ss")
+    with Lab() as lab:
+        switch, seed, options = cases.seed_in(lab)
+        node = HostNode(lab.host("node", switch, "10.77.0.3/24"), *options)
+        seed.echo(node)
+
+        def port() -> str:
+            (line,) = node.host.exec("ss", "--udp", "--all", "--numeric", "--no-header").splitlines()
+            return line.split()[3].rpartition(":")[2]
+
+        for _ in range(3):
+            before = port()
+            _destroy_sockets(node.host)
+            node.echo(seed)
+            assert port() == before
+            assert {text.rpartition(":")[2] for text in node.ask("status")["endpoints"]} == {before}
+        wait(lambda: node.ask("status")["counters"]["udp_ended"] == 3)
+        assert seed.echo(node)["path"] == "lan"
 
 
 def test_without_ipv6_in_one_of_the_hosts_mdns_and_echoes_work() -> None:

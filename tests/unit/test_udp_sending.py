@@ -181,3 +181,69 @@ def test_a_device_that_takes_no_runs_takes_no_address_from_a_peer() -> None:
     for _ in range(2):
         assert node.udp.send(PEER, [b"x"] * 3)
     assert kernel.left == [_mapped(second)] * 6
+
+
+class Ending(TwoAddresses):
+    """A socket that ends, with an error at the next of these calls."""
+
+    def __init__(self, call: str, error: int) -> None:
+        super().__init__()
+        self.closed = self.detached = False
+        self._call, self._error = call, error
+
+    def fileno(self) -> int:
+        """Return a number that no loop knows."""
+        return 1_000_000
+
+    def _end(self, call: str) -> None:
+        if call == self._call:
+            raise OSError(self._error, "over")
+
+    def recvmsg_into(self, buffers: list[memoryview], size: int) -> tuple[int, list[Any], int, tuple[Any, ...]]:
+        """Return a datagram, or end."""
+        self._end("recvmsg_into")
+        return super().recvmsg_into(buffers, size)
+
+    def sendmsg(self, datagrams: list[bytes], ancillary: list[Any], flags: int, to: Any) -> None:
+        """Send a run, or from an address, or end."""
+        self._end("sendmsg")
+        super().sendmsg(datagrams, ancillary, flags, to)
+
+    def sendto(self, datagram: bytes, to: tuple[str, int, int, int]) -> None:
+        """Send, or end."""
+        self._end("sendto")
+        super().sendto(datagram, to)
+
+    def detach(self) -> int:
+        """Give the number up."""
+        self.detached = True
+        return self.fileno()
+
+    def close(self) -> None:
+        """Close."""
+        self.closed = True
+
+
+@pytest.mark.parametrize("error", [errno.ECONNABORTED, errno.EBADF])
+@pytest.mark.parametrize(
+    ("call", "asked"), [("recvmsg_into", ""), ("sendto", ""), ("sendmsg", ""), ("sendmsg", "10.0.0.2")]
+)
+def test_a_socket_that_the_kernel_has_ended_is_closed_and_its_end_is_told_once(
+    call: str, asked: str, error: int
+) -> None:
+    told: list[None] = []
+    metrics = Metrics()
+    kernel: Any = Ending(call, error)
+    node = UdpSocket(asyncio.new_event_loop(), lambda runs: None, metrics, on_end=lambda: told.append(None))
+    node._socket = kernel
+    if asked:
+        node.answer_from([asked], {})
+        kernel.waiting.append(asked)
+        node._readable(kernel)
+    for _ in range(3):
+        node._readable(kernel)
+        node.send(PEER, [b"x"] * (1 if call == "sendto" else 3))
+    assert (len(told), metrics.counters["udp_ended"]) == (1, 1)
+    assert kernel.closed
+    assert kernel.detached == (error == errno.EBADF), "its number may be another file's"
+    assert not node.send(PEER, [b"x"]), "there is no way until it is bound again"
