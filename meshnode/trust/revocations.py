@@ -21,6 +21,7 @@ from meshnode.trust.revocation import Revocation, dht_key_of
 from meshnode.trust.succession import open_links, without_succession
 
 BUCKETS = 16  # by the first four bits of the names
+DAY_MS = 86_400_000
 PRINT_LENGTH = 8
 PRINTS_LENGTH = BUCKETS * PRINT_LENGTH
 
@@ -197,10 +198,14 @@ def differing(ours: bytes, theirs: bytes) -> list[int]:
 def _rank(each: Revocation) -> tuple[bool, int, int, bytes]:
     """Return what orders statements at a bound: of keys about themselves those stay first, then what ends last.
 
-    Others than the authority count as ending with the grants that they show. Of what ends together the newest stays.
+    Others than the authority count as ending with the grants that they show, and their dates by the day: a key that
+    says the same again, a millisecond later each time, would have all nodes take it and pass it on without end. Of what
+    ends together the newest stays.
     """
-    ends = min(each.ends, open_links(without_succession(each.chain))[-1].expires) if each.chain else each.ends
-    return each.of_itself, ends, each.time, each.name
+    if not each.chain:
+        return False, each.ends, each.time, each.name
+    ends = min(each.ends, open_links(without_succession(each.chain))[-1].expires)
+    return each.of_itself, ends // DAY_MS, each.time // DAY_MS, each.name
 
 
 def _id(grant: Grant) -> bytes:

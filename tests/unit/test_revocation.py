@@ -150,6 +150,16 @@ def test_a_statement_that_is_said_again_changes_nothing() -> None:
     assert (len(revoked), revoked.prints()) == (1, before)
 
 
+def test_a_member_that_says_the_same_again_with_ever_later_dates_is_seldom_taken() -> None:
+    long = _issue(Issuer(AUTHORITY), NODE, expires=MS + 90 * 24 * HOUR)
+    revoked = Revocations(AUTHORITY.id)
+    said = [_revoke(NODE, bytes(OTHER.id), long, MS + n, ends=MS + HOUR + n) for n in range(1_000)]
+    taken = sum(revoked.add(each, WALL) for each in said)
+    assert 0 < taken < 30, "by the order of their names, which is random: 7 on average"
+    assert len(revoked) == 1
+    assert revoked.add(_revoke(NODE, bytes(OTHER.id), long, MS + 24 * HOUR, ends=LAST_MS), WALL)
+
+
 def test_a_statement_goes_when_no_grant_that_it_means_can_hold_any_more() -> None:
     ends = MS + HOUR
     revoked = _set(_revoke(AUTHORITY, _grant(DIRECT), ends=ends), GOOD)
