@@ -28,6 +28,8 @@ from meshnode.stack.context import Context
 from meshnode.trust.revocation import dht_key_of
 from meshnode.trust.succession import open_links
 
+AGAIN_S = 0.25  # until the DHT is asked that has no room for another question
+
 HELD = describe("streams_held_for_revocations", "streams that waited for the first word of revocations")
 
 
@@ -45,6 +47,7 @@ class RevocationWait:
         self._queue: deque[tuple[NodeId, bytes]] = deque()
         self._asking = 0
         self._deadline = context.timers.timer(self._over)
+        self._again = context.timers.timer(self._ask_next)
         context.policies.on_current = self._settle
 
     def begin(self, now: float) -> None:
@@ -140,6 +143,9 @@ class RevocationWait:
     def _ask_next(self, now: float) -> None:
         statements = self._context.records.statements
         while statements is not None and self._queue and self._asking < REVOCATION_LOOKUPS:
+            if not statements.has_room:  # an answer without a question is none
+                self._again.set(now + AGAIN_S)
+                return
             peer, target = self._queue.popleft()
             self._asking += 1
             statements.find_statement(dht_key_of(target), now, self._answered(peer))

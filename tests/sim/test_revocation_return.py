@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshnode.base.limits import AWAY_S, HELD_STREAMS_OF_PEER, REVOCATION_QUORUM
+from meshnode.discovery.dht import lookups
 from meshnode.errors import PolicyDenied
 from meshnode.identity.keys import Identity
 from meshnode.quic.stream import Stream
@@ -200,6 +201,22 @@ def test_a_revocation_that_every_neighbour_keeps_back_is_found_in_the_dht(what: 
     thief.join(back)
     connection, _ = open_stream(world, thief, back)
     assert world.run(3.0, lambda: isinstance(connection.error, PolicyDenied))
+    assert opened == []
+
+
+def test_a_dht_that_has_no_room_for_the_question_is_asked_as_soon_as_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = _world(7)
+    thief = make_node(world, gossip=False)
+    back = _back_among_liars(world, revocation_of(world, thief).encoded)
+    opened = _served(back)
+    thief.join(back)
+    with monkeypatch.context() as busy:
+        busy.setattr(lookups, "DHT_MAX_LOOKUPS", 0)
+        connection, _ = open_stream(world, thief, back)
+        world.run(1.0)
+    assert opened == []
+    assert connection.error is None
+    assert world.run(2.0, lambda: isinstance(connection.error, PolicyDenied))
     assert opened == []
 
 

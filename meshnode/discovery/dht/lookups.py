@@ -79,6 +79,11 @@ class Lookups:
     def __len__(self) -> int:
         return len(self._running)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may begin: fewer run than may at all, and than the budget of requests bears."""
+        return len(self._running) < min(DHT_MAX_LOOKUPS, self._shared.rpcs.budget.lookups)
+
     def check(self, key: bytes, now: float, on_done: OnDone) -> None:
         """Ask the few nodes nearest to ``key``, and those that are nearer by what they say; as ``find``."""
         if not self._share(key, False, CHECK_WIDTH, now, on_done):
@@ -180,7 +185,7 @@ class Lookups:
         lookup = Lookup(
             shared.own, key, now, width=width, want_record=want_record, has_price=price, asked=asked, alpha=alpha
         )
-        if len(self._running) >= min(DHT_MAX_LOOKUPS, shared.rpcs.budget.lookups):
+        if not self.has_room:
             shared.metrics.count(LOOKUPS_FULL)
             shared.timers.at(now, lambda t: on_done(lookup, t))
             return None

@@ -137,6 +137,11 @@ class DhtSource(RecordSource):
         """Answer questions for what is no record from this set, and put into it what comes."""
         self.dht.statements.keep(kept)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether ``find_statement`` would ask now."""
+        return self.dht.statements.has_room
+
     def find_statement(self, key: bytes, now: float, done: Callable[[float], None]) -> None:
         """Look for the statement of a key; it is in the set before ``done`` is told that the search has ended."""
         self.dht.statements.find(key, now, done)

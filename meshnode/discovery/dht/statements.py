@@ -51,6 +51,11 @@ class StatementSearch:
         """Answer from this set too from now on, and put into it what comes."""
         self._shared.kept.add(kept)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a question would be asked now; one that is not ends at once, and nothing was found."""
+        return self._lookups.has_room
+
     def find(self, key: bytes, now: float, done: Callable[[float], None]) -> None:
         """Look for the statement of a key; what is found goes into the set before ``done`` is told of the end."""
         self._lookups.get(key, now, lambda lookup, then: done(then))
