@@ -73,8 +73,9 @@ class Audit:
         if self.files is not None:
             node = NodeId(revocation.target) if revocation.is_key else None
             grant = None if revocation.is_key else revocation.target_text
-            why = revocation.reason[:MAX_TEXT] or None
-            self.files.note(Kind.REVOKED, node, grant=grant, issuer=str(revocation.issuer), why=why)
+            why, issuer = revocation.reason[:MAX_TEXT] or None, revocation.issuer
+            by = issuer if revocation.chain else None  # the authority; a member may name any target, at its own rate
+            self.files.note_by(by, Kind.REVOKED, node, grant=grant, issuer=str(issuer), why=why)
 
     def _on_change(self) -> None:
         assert self.files is not None

@@ -106,10 +106,14 @@ class AuditFiles:
         self._lock = threading.Lock()  # of the writer, and of what it has been given
         self._writing: list[Entry] = []
 
-    def note(self, kind: Kind, peer: NodeId | None = None, **fields: object) -> None:
+    def note(self, kind: Kind, peer: NodeId | None = None, /, **fields: object) -> None:
         """Queue an entry; those of one peer above its rate are counted instead."""
-        if peer is not None and not self._rate(peer).take(1, monotonic()):
-            self._lose(kind, str(peer), fields)
+        self.note_by(peer, kind, peer, **fields)
+
+    def note_by(self, cause: NodeId | None, kind: Kind, peer: NodeId | None, /, **fields: object) -> None:
+        """Queue an entry that another node than its peer has caused, at the rate of that; None has no rate."""
+        if cause is not None and not self._rate(cause).take(1, monotonic()):
+            self._lose(kind, str(cause), fields)
         elif len(self._queue) >= AUDIT_QUEUE:
             self._lose(kind, None, {})
         else:

@@ -6,18 +6,23 @@ import asyncio
 import errno
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 
+from meshnode.base.limits import AUDIT_PEER_BURST
 from meshnode.base.metrics import Metrics
 from meshnode.identity.keys import Identity
 from meshnode.runtime import audit_files
+from meshnode.runtime.audit import Audit
 from meshnode.runtime.audit_files import AuditFiles, Writer, read_head, segments_of
 from meshnode.trust.audit import Chain, Kind, Line, Mismatch, compare, parse_line, session_of, verify_log
 from meshnode.trust.audit_report import report_page
+from meshnode.trust.guard import Guard
+from meshnode.trust.revocation import sign_revocation
 
 ME, OTHER = Identity(b"m" * 32), Identity(b"o" * 32)
 
@@ -348,6 +353,21 @@ async def test_one_peer_does_not_drive_out_what_others_did(tmp_path: Path) -> No
     assert {(line["of"], line["peer"], line["session"], line["service"]) for line in lost} == {
         ("opened", str(OTHER.id), "s", "web")
     }
+
+
+async def test_a_member_that_revokes_ever_new_keys_does_not_drive_out_what_others_did(tmp_path: Path) -> None:
+    files = await _written(tmp_path, 1)
+    audit = Audit(files, Guard(ME.id))
+    liar, authority = Identity(b"l" * 32), Identity(b"a" * 32)
+    for n in range(int(AUDIT_PEER_BURST) + 50):
+        audit.on_revoked(sign_revocation(liar, n.to_bytes(32, "big"), time=n, chain=(b"grant",)))
+    audit.on_revoked(sign_revocation(authority, bytes(liar.id), time=1))
+    await files.settled()
+    lines = [parse_line(line) or {} for line in _files(tmp_path)[0]]
+    issuers = Counter(line.get("issuer") for line in lines if line["kind"] == Kind.REVOKED)
+    assert AUDIT_PEER_BURST <= issuers[str(liar.id)] < AUDIT_PEER_BURST + 50
+    assert issuers[str(authority.id)] == 1
+    assert any(line["kind"] == Kind.LOST and line["peer"] == str(liar.id) for line in lines)
 
 
 def test_the_writer_makes_no_link_its_log(tmp_path: Path) -> None:
