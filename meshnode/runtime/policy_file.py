@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 
 from meshnode.base.files import read_given
 from meshnode.base.limits import MAX_POLICY
 from meshnode.base.refusals import refusal
 from meshnode.errors import ConfigError
-from meshnode.runtime.state_files import StateFiles, read_state
+from meshnode.runtime.state_files import StateFiles, read_state, set_aside
 from meshnode.stack.component import Policies
 from meshnode.trust.guard import Guard
 from meshnode.trust.policy import Policy, parse_policy
@@ -140,14 +141,19 @@ def read_signed(path: Path) -> bytes:
     return read_given(path, MAX_SIGNED + 1)[0]
 
 
-def keep_mesh_policy(link: Policies, state: StateFiles) -> None:
-    """Put the newest policy of the authority that this home has seen in force again, and save newer ones."""
-    encoded = read_state(state.home / SIGNED_NAME, bytes)
+def keep_mesh_policy(link: Policies, state: StateFiles) -> bool:
+    """Put the newest policy of the authority that this home has seen in force again, and save newer ones.
+
+    Returns False when it is lost: there is a file, and it is of no use.
+    """
+    path = state.home / SIGNED_NAME
+    was_there = os.path.lexists(path)
+    encoded = read_state(path, bytes)
     if encoded is not None and link.takes_any:
         try:
             _tell_mesh(link.adopt(encoded))
         except ConfigError as error:
-            log.warning("%s is of no use: %s", state.home / SIGNED_NAME, error.message)
+            set_aside(path, error.message)
 
     def keep(encoded: bytes) -> None:
         state.save(SIGNED_NAME, encoded)
@@ -155,6 +161,7 @@ def keep_mesh_policy(link: Policies, state: StateFiles) -> None:
             _tell_mesh(link.held)
 
     link.on_adopted = keep
+    return link.held is not None or not was_there
 
 
 def _tell_mesh(held: SignedPolicy) -> None:

@@ -167,11 +167,13 @@ class Runtime:
             self.sockets.on_reopened = self.addresses.moved
             self.policy = PolicyFile(loop, home, guard)
             self.stack.looks.append(self.policy.look)
-            keep_mesh_policy(self.stack.context.policies, self.state)
+            is_whole = keep_mesh_policy(self.stack.context.policies, self.state)
             undo.callback(self.policy.close)
             self.names = self._open_names()
             GrantStore(self.stack, self.state, self.clock.monotonic())
             keep_revocations(self.stack.context.revoking, self.state)
+            if not is_whole:
+                self.stack.context.revoking.restore(None)
             self._begin()
             undo.pop_all()
 

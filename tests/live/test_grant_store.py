@@ -68,15 +68,17 @@ async def test_a_grant_that_is_damaged_stops_no_start_and_is_told(
     assert "this node has no grant that holds" in caplog.text
 
 
-@pytest.mark.parametrize("held", [b"junk", None])
+@pytest.mark.parametrize("lost", ["revocations", "policy.signed", None])
 async def test_a_home_that_has_lost_what_was_revoked_lets_streams_wait_as_one_that_was_away(
-    operator: tuple[Path, Identity], held: bytes | None
+    operator: tuple[Path, Identity], lost: str | None
 ) -> None:
     home, _ = operator
-    if held is not None:
-        (home / "revocations").write_bytes(held)
+    if lost is not None:
+        (home / lost).write_bytes(b"junk")
     async with meshnode.Node(_config(home)) as node:
-        assert node.status()["revocations"] == {"known": 0, "waits": held is not None}
+        assert node.status()["revocations"] == {"known": 0, "waits": lost is not None}
+    async with meshnode.Node(_config(home)) as node:
+        assert not node.status()["revocations"]["waits"], "what was of no use is set aside"
 
 
 async def test_a_new_grant_in_a_home_that_did_not_run_for_long_makes_it_no_newcomer(
