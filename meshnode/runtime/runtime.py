@@ -260,7 +260,7 @@ class Runtime:
         if grants and not last:
             with suppress(GrantError):  # they are damaged, and the node has none that holds
                 last = open_links(grants)[-1].not_before / 1000
-        return self.clock.wall() - last > AWAY_S
+        return abs(self.clock.wall() - last) > AWAY_S  # a clock that was set back says nothing of how long that was
 
     async def _mark_time(self) -> None:
         while True:

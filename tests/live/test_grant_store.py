@@ -81,11 +81,12 @@ async def test_a_home_that_has_lost_what_was_revoked_lets_streams_wait_as_one_th
         assert not node.status()["revocations"]["waits"], "what was of no use is set aside"
 
 
-async def test_a_new_grant_in_a_home_that_did_not_run_for_long_makes_it_no_newcomer(
-    operator: tuple[Path, Identity],
+@pytest.mark.parametrize("ran", [-86_400, 86_400])
+async def test_a_new_grant_in_a_home_that_did_not_run_for_long_or_whose_clock_was_set_back_makes_it_no_newcomer(
+    operator: tuple[Path, Identity], ran: int
 ) -> None:
     home, _ = operator
-    (home / "seq").write_text(str(round((time.time() - 86_400) * 1000)))
+    (home / "seq").write_text(str(round((time.time() + ran) * 1000)))
     async with meshnode.Node(_config(home)) as node:
         assert node.status()["revocations"]["waits"]
 
