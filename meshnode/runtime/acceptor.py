@@ -191,9 +191,9 @@ def listen_tcp(host: str, port: int, backlog: int, *, both: bool = False) -> soc
 def listen_at(hosts: list[str], port: int, backlog: int) -> list[socket.socket]:
     """Return sockets that listen at those of several addresses of a name that this host has; port 0 is one for all.
 
-    Raises OSError.
+    ``::`` takes IPv4 as well. Raises OSError.
     """
-    return _at_each(hosts, port, lambda host, port: listen_tcp(host, port, backlog))
+    return _at_each(hosts, port, lambda host, port: listen_tcp(host, port, backlog, both=host == "::"))
 
 
 def bind_udp(host: str, port: int) -> socket.socket:

@@ -140,6 +140,16 @@ def test_the_kernels_numbers_tell_how_many_descriptors_are_left(monkeypatch: pyt
             assert is_reserved(sock) is (last or (0 < limit < 256 and sock.fileno() >= limit - min(64, limit // 4)))
 
 
+def test_all_addresses_are_those_of_ipv4_too() -> None:
+    try:
+        (found,) = listen_at(["::"], 0, 1)
+    except OSError:
+        pytest.skip("this host has no IPv6")
+    with found:
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, found.getsockname()[1]), HANG_S).close()
+
+
 def test_of_several_addresses_of_a_name_those_that_this_host_has_are_listened_at() -> None:
     found = listen_at(["192.0.2.1", "127.0.0.1"], 0, 1)
     assert [sock.getsockname()[0] for sock in found] == ["127.0.0.1"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from meshnode.base.address import Addr
+from meshnode.base.address import Addr, canonical_host
 from meshnode.base.fair_table import FairTable, source_shares
 from meshnode.base.limits import MAX_PROXY_CLIENTS, MAX_PROXY_SILENT, PROXY_REQUEST_S
 from meshnode.base.log_lines import Logger, rated_logger
@@ -175,7 +175,7 @@ class Proxy:
         async def open_flow(host: str, port: int) -> Datagrams:
             return await open_for(self._node, self._overlay, (host, port), self._node.datagrams)
 
-        here, client = sock.getsockname()[0], sock.getpeername()[0]
+        here, client = canonical_host(sock.getsockname()[0]), canonical_host(sock.getpeername()[0])
         association = Association(here, (client, port), open_flow)
         try:
             _tell(sock, reply(Reply.SUCCEEDED, association.bound))
