@@ -130,6 +130,11 @@ def test_bad_id_of_a_seed_or_a_friend(tmp_path: Path) -> None:
     complains(tmp_path, "invalid_id", "up", "--allow", "x")
 
 
+@pytest.mark.parametrize("setting", ["ALLOW", "RELAY_ALLOW", "AUTHORITY", "SEEDS", "ENGINE", "KEY"])
+def test_a_setting_that_must_be_mended_first_ends_a_start_with_78(tmp_path: Path, setting: str) -> None:
+    assert told(tmp_path, "up", "--listen", "127.0.0.1:0", "--no-mdns", **{f"MESHNODE_{setting}": "x"})[0] == 78
+
+
 def test_bad_mesh_key(tmp_path: Path) -> None:
     complains(tmp_path, "config_error", "up", "--mesh", "mk-x", "--listen", "127.0.0.1:0", "--no-mdns")
 

@@ -80,7 +80,7 @@ def _run_node(
     from meshnode.config import Config
     from meshnode.daemon.log import begin_log
     from meshnode.daemon.server import run
-    from meshnode.errors import ConfigError, KeyFileError
+    from meshnode.errors import ConfigError, InvalidId, KeyFileError
 
     begin_log(verbose)
     values = {name: value for name, value in flags.items() if value not in (None, ())}
@@ -109,7 +109,7 @@ def _run_node(
     try:
         _renew_own(home)
         run(Config.load(home, values), ready)
-    except (ConfigError, KeyFileError) as error:
+    except (ConfigError, InvalidId, KeyFileError) as error:
         fail(error, as_json)
         return MEND_FIRST
     return 0
