@@ -200,20 +200,22 @@ async def test_peers_that_come_once_and_vanish_leave_nothing_behind(
             if number % 2:
                 vanish(runtime_of(node))
 
-    async def crowd(first: int) -> tuple[int, int, Counter[str]]:
+    table = runtime_of(server).stack.connections._peers
+
+    def held() -> Counter[str]:
+        return census() + Counter(descriptors=descriptors(), sessions=len(table.sessions))
+
+    async def crowd(first: int) -> Counter[str]:
         for number in range(first, first + 10, 5):
             await asyncio.gather(*(visit(each) for each in range(number, number + 5)))
-        table = runtime_of(server).stack.connections._peers
         assert await returns_to(lambda: sum(link.state is State.READY for link in table.session_of), 0, HANG_S)
-        return descriptors(), len(table.sessions), census()
+        return held()
 
-    attempts = 5  # to reach a peer again that has vanished: there may be some at any time
+    attempts = 5  # to reach a peer again that has vanished: some at any time, and now and then more, until they end
     first = await crowd(0)
     for number in (1, 2):
-        last = await crowd(10 * number)
-    assert last[0] <= first[0] + attempts
-    assert last[1] <= first[1] + attempts
-    assert all(count <= first[2][kind] + attempts for kind, count in last[2].items()), (first, last)
+        await crowd(10 * number)
+    assert await returns_to(lambda: max((held() - first).values(), default=0), attempts), (first, held())
 
 
 @pytest.mark.parametrize(("engine", "part"), [("aioquic", "_quic.tls"), ("qh3", "_quic")])
