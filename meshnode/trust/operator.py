@@ -323,6 +323,11 @@ def rotate(
         if begun.id == link.subject:
             (home / NEW_KEY).replace(home / "key")
             return begun, link.expires
+    if link is not None and link.subject == node.id:
+        raise ConfigError(
+            "this key has replaced another one, and has no grant of its own yet",
+            hint="it gets one when its grant is renewed; `meshnode grant issue` where the mesh was made is sooner",
+        )
     verify_chain(without_succession(chain), node.id, mesh.authority, wall)
     now = round(wall * 1000)
     new, ends = make_identity(lambda: Identity(entropy(32))), now + round(grace_s * 1000)

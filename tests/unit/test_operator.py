@@ -321,6 +321,15 @@ def test_a_key_that_replaces_another_has_the_price_of_an_id(operator: Path) -> N
     assert has_price(NodeId.parse(run(operator, "rotate")["id"]))
 
 
+def test_a_key_that_has_just_replaced_another_is_not_replaced_and_the_reason_is_told(operator: Path) -> None:
+    new = run(operator, "rotate")["id"]
+    error = refused(operator, "rotate")
+    assert isinstance(error, ConfigError)
+    assert "replaced another" in error.message
+    assert error.hint
+    assert run(operator, "id")["id"] == new
+
+
 @pytest.mark.parametrize("full", ["key.new", "key.old", "grant", "key"])
 def test_a_key_whose_replacement_did_not_fit_on_the_disk_has_one_successor(
     operator: Path, monkeypatch: pytest.MonkeyPatch, full: str
