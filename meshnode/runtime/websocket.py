@@ -12,7 +12,7 @@ import base64
 import socket
 import ssl
 from collections.abc import Callable, Container
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
     from websockets.server import ServerProtocol
 
+    from meshnode.runtime.tunnel_tls import TlsEnd
+
 log = rated_logger("meshnode.net.tunnel")
-UNACKED_S = 10.0  # that bytes of a tunnel go unacknowledged: two of the probes that a silent peer gets
 PURPOSE = b"tunnel"
 SUFFIX = ".mesh"
 SLICE = 4_096  # bytes that are parsed at once: 10 ms of the smallest frames
@@ -111,7 +112,7 @@ class WebSockets:
         self._tasks: set[asyncio.Task[None]] = set()
         self._knocks = KnockListener(loop, self._verify, self._on_member, accepted.metrics, accepted)
         self._places: TunnelPlaces[_Incoming] = TunnelPlaces()
-        self._context: ssl.SSLContext | None = None
+        self._new_end: Callable[[], TlsEnd] | None = None  # since it listened first
         self._count = 0
 
     def send(self, path: ViaTunnel, datagrams: list[bytes]) -> bool:
@@ -210,10 +211,10 @@ class WebSockets:
         """
         if not self._knocks.listen(addr):
             return False
-        from meshnode.runtime.tunnel_tls import server_context  # few nodes have tunnels
+        from meshnode.runtime.tunnel_tls import TlsEnd, server_context  # few nodes have tunnels
 
         try:
-            self._context = self._context or server_context(certificate)
+            self._new_end = self._new_end or partial(TlsEnd, server_context(certificate))
         except OSError as error:
             log.warning("no WebSocket tunnel: %s: %s", certificate, refusal(error, certificate)[0])
             self._knocks.stop()
@@ -234,7 +235,8 @@ class WebSockets:
     def _on_member(self, sock: socket.socket, member: NodeId, source: Addr) -> None:
         """A TCP connection has shown a valid knock: it is in the tables from here until it is closed."""
         self._count += 1
-        incoming = _Incoming(self, ViaTunnel("", source.host, self._count), member)
+        assert self._new_end is not None, "it listens"
+        incoming = _Incoming(self, ViaTunnel("", source.host, self._count), member, self._new_end())
         oldest, pushed_out = self._places.add(incoming, member, source.host)
         if oldest is not None:
             oldest.close()
@@ -246,14 +248,11 @@ class WebSockets:
         incoming.task.add_done_callback(self._tasks.discard)
 
     async def _begin(self, sock: socket.socket, incoming: _Incoming) -> None:
-        """Let TLS begin; the WebSocket follows inside."""
+        """Let it speak: TLS, and the WebSocket inside."""
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await self.loop.connect_accepted_socket(
-                lambda: incoming, sock, ssl=self._context, ssl_handshake_timeout=TUNNEL_KNOCK_S
-            )
-            self._metrics.count(ACCEPTED)
-        except (OSError, TimeoutError):
+            await self.loop.connect_accepted_socket(lambda: incoming, sock)
+        except OSError:
             sock.close()
         finally:
             if not incoming.is_open:
@@ -261,6 +260,7 @@ class WebSockets:
 
     def joined(self, incoming: _Incoming) -> None:
         """Register a member's WebSocket that has opened."""
+        self._metrics.count(ACCEPTED)
         self._incoming[incoming.path] = incoming
 
     def left(self, incoming: _Incoming) -> None:
@@ -304,7 +304,7 @@ class _Outgoing:
         from websockets.asyncio.client import connect
         from websockets.exceptions import WebSocketException
 
-        from meshnode.runtime.tunnel_client import TunnelConnection
+        from meshnode.runtime.tunnel_client import TunnelConnection, limit_silence
         from meshnode.runtime.tunnel_tls import client_context
 
         peer, host, port = self._path
@@ -326,7 +326,7 @@ class _Outgoing:
             ) as websocket:
                 self._tunnels.opened(failed=False)
                 self._websocket = websocket
-                _limit_silence(websocket)
+                limit_silence(websocket)
                 beside = [asyncio.create_task(work(websocket)) for work in (self._write, self._end_when_idle)]
                 try:
                     async for message in websocket:
@@ -364,9 +364,9 @@ class _Outgoing:
 
 
 class _Incoming(asyncio.Protocol):
-    """A member's WebSocket, on websockets' sans-IO protocol."""
+    """A member's WebSocket in TLS, on websockets' sans-IO protocol and OpenSSL's."""
 
-    def __init__(self, tunnels: WebSockets, path: ViaTunnel, member: NodeId) -> None:
+    def __init__(self, tunnels: WebSockets, path: ViaTunnel, member: NodeId, tls: TlsEnd) -> None:
         from websockets.protocol import State
         from websockets.server import ServerProtocol
 
@@ -374,6 +374,7 @@ class _Incoming(asyncio.Protocol):
         self.member = member
         self.task: asyncio.Task[None] | None = None
         self._tunnels = tunnels
+        self._tls = tls
         self._transport: asyncio.Transport | None = None
         self._websocket: ServerProtocol = ServerProtocol(max_size=MAX_DATAGRAM)
         self._open_state = State.OPEN
@@ -383,7 +384,7 @@ class _Incoming(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """True from the end of the TLS handshake until the connection is closed."""
+        """True until the connection is closed."""
         return self._transport is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -407,9 +408,15 @@ class _Incoming(asyncio.Protocol):
             self._watch = self._tunnels.loop.call_later(left, self._expect_datagram)
 
     def data_received(self, data: bytes) -> None:
-        for start in range(0, len(data), SLICE):  # frames without a datagram cost 15 us each, and 6 bytes
-            if self._transport is None or not self._take(data[start : start + SLICE]):
-                return
+        try:
+            pieces = self._tls.receive(data)
+        except ssl.SSLError:
+            self.close()
+            return
+        for piece in pieces:
+            for start in range(0, len(piece), SLICE):  # frames without a datagram cost 15 us each, and 6 bytes
+                if self._transport is None or not self._take(piece[start : start + SLICE]):
+                    return
         self._flush()
 
     def _take(self, data: bytes) -> bool:
@@ -461,7 +468,7 @@ class _Incoming(asyncio.Protocol):
         self._flush()
 
     def close(self) -> None:
-        """Close it in whatever stage it is; during TLS there is a task and no transport yet."""
+        """Close it in whatever stage it is; at the very beginning there is a task and no transport yet."""
         if self._transport is not None:
             self._transport.abort()
         elif self.task is not None:
@@ -471,18 +478,11 @@ class _Incoming(asyncio.Protocol):
         if self._transport is None:
             return
         pieces = self._websocket.data_to_send()
-        data = b"".join(pieces)
-        if data:  # one TLS record and one system call for a batch of datagrams
+        if data := self._tls.send(b"".join(pieces)):  # one system call for a batch of datagrams
             self._transport.write(data)
         if b"" in pieces:  # the protocol's sign for the end
+            self._transport.write(self._tls.end())
             self._transport.close()
-
-
-def _limit_silence(websocket: ClientConnection) -> None:
-    """Have the kernel give a connection up on which nothing is acknowledged any more: else it takes 15 minutes."""
-    with suppress(OSError, AttributeError):  # Linux alone has it
-        sock = websocket.transport.get_extra_info("socket")
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNACKED_S * 1000))
 
 
 async def _connected(host: str, port: int) -> socket.socket | None:

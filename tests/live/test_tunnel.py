@@ -16,6 +16,7 @@ from meshnode.base.path import ViaTunnel
 from meshnode.runtime import knock_listener
 from meshnode.runtime import websocket as tunnel
 from meshnode.runtime.acceptor import listen_tcp
+from meshnode.runtime.tunnel_client import UNACKED_S
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode, several_nodes
 from tests.given_time import HANG_S, wait_for, within
@@ -186,4 +187,4 @@ async def test_a_tunnel_on_which_nothing_is_acknowledged_is_not_tried_for_a_quar
     assert (await wait_for(blocked.ping(seed.id), 10)).rtt is not None
     (websocket,) = [one._websocket for one in runtime_of(blocked).sockets.tunnels._outgoing.values() if one._websocket]
     sock = websocket.transport.get_extra_info("socket")
-    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1_000 * tunnel.UNACKED_S
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1_000 * UNACKED_S

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import os
 import socket
 import ssl
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -21,6 +23,7 @@ from meshnode.base.path import ViaTunnel
 from meshnode.identity.sealing import MeshKey, Sealer
 from meshnode.runtime import acceptor, knock_listener, websocket
 from meshnode.runtime.knock_listener import KnockListener
+from meshnode.runtime.tunnel_tls import client_context
 from meshnode.runtime.websocket import knock_name
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode
@@ -44,15 +47,15 @@ class Member:
         self._relay = relay
         mesh = MeshKey.from_text(runtime_of(relay).config.mesh)
         self._sealer = Sealer(Identity.generate(), mesh, SystemClock(), os.urandom, born=0)
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._context.check_hostname = False
-        self._context.verify_mode = ssl.CERT_NONE
+        self.context = client_context()
+
+    def name(self) -> str:
+        return knock_name(self._sealer.knock(self._relay.id, b"tunnel"))
 
     def connect(self) -> ssl.SSLSocket:
         host, port = runtime_of(self._relay).sockets.udp.local
-        name = knock_name(self._sealer.knock(self._relay.id, b"tunnel"))
         sock = socket.create_connection((host, port), timeout=HANG_S)  # the relay's own time ends what does not enter
-        return self._context.wrap_socket(sock, server_hostname=name)
+        return self.context.wrap_socket(sock, server_hostname=self.name())
 
 
 @contextlib.contextmanager
@@ -261,6 +264,49 @@ async def test_a_host_that_records_name_as_a_tunnel_is_dialled_few_times_until_t
     await attempts(crowd)
     assert dialled > 2 * TUNNEL_DIALS_PER_HOST
     server.close()
+
+
+async def test_an_open_tunnel_has_no_read_buffer_of_an_event_loops_tls(make_node: MakeNode) -> None:
+    relay = await make_node(seed_role=True)
+
+    async def opened() -> ssl.SSLSocket:
+        tls = await asyncio.to_thread(Member(relay).connect)
+        await asyncio.to_thread(tls.sendall, UPGRADE)
+        assert b" 101 " in await asyncio.to_thread(tls.recv, 1_000)
+        return tls
+
+    first = await opened()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        tunnels = [await opened() for _ in range(8)]
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 64_000 * len(tunnels), "that of a loop's alone has 262,144 bytes"
+    finally:
+        tracemalloc.stop()
+    for tls in (first, *tunnels):
+        tls.close()
+
+
+async def test_a_tcp_connection_that_ends_within_its_handshake_leaves_nothing(make_node: MakeNode) -> None:
+    relay = await make_node(seed_role=True)
+    tunnels = runtime_of(relay).sockets.tunnels
+    host, port = runtime_of(relay).sockets.udp.local
+    member = Member(relay)
+    read, written = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = member.context.wrap_bio(read, written, server_hostname=member.name())
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    with contextlib.closing(socket.create_connection((host, port), timeout=HANG_S)) as sock:
+        sock.sendall(written.read())
+        assert await asyncio.to_thread(sock.recv, 10), "its half of the handshake"
+        assert len(tunnels._places) == 1
+        sock.shutdown(socket.SHUT_WR)
+        while await asyncio.to_thread(sock.recv, 10_000):
+            pass
+    async with within(HANG_S):
+        while len(tunnels._places):  # noqa: ASYNC110 - a table tells of nothing
+            await asyncio.sleep(0.01)
 
 
 async def test_a_member_that_sends_junk_in_its_tunnel_is_closed_and_others_are_not(make_node: MakeNode) -> None:
