@@ -177,7 +177,8 @@ class ReceivePace(Generic[Owner]):
 
     def _run(self, owner: Owner, queue: _Queue, take: Callable[[Sequence[Run]], None]) -> float:
         """Hand on as many of a peer's as it may spend on, and at least one; returns what they cost."""
-        count = max(1, min(RUN, queue.count, int(min(queue.deficit, PACE_QUANTUM_S) / queue.each)))
+        spend = queue.deficit if queue.deficit < PACE_QUANTUM_S else PACE_QUANTUM_S
+        count = max(1, min(RUN, queue.count, int(spend / queue.each)))
         runs = _first(queue.waiting, count)
         queue.count -= count
         self.waiting -= count
