@@ -6,7 +6,7 @@ import socket
 from contextlib import suppress
 from typing import Any
 
-from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Event
 
@@ -14,6 +14,14 @@ from meshnode.base.limits import TUNNEL_EMPTY_BURST, TUNNEL_EMPTY_PER_S
 from meshnode.base.token_bucket import TokenBucket
 
 UNACKED_S = 10.0  # that bytes of a tunnel go unacknowledged: two of the probes that a silent peer gets
+
+
+class TunnelConnect(connect):
+    """Opens a WebSocket at the host that was asked for, and at no other that this one names."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """Follow none: a relay could have this node call any host and port."""
+        return exc
 
 
 class TunnelConnection(ClientConnection):

@@ -301,17 +301,16 @@ class _Outgoing:
                 self._tunnels.overflow()
 
     async def _run(self) -> None:
-        from websockets.asyncio.client import connect
         from websockets.exceptions import WebSocketException
 
-        from meshnode.runtime.tunnel_client import TunnelConnection, limit_silence
+        from meshnode.runtime.tunnel_client import TunnelConnect, TunnelConnection, limit_silence
         from meshnode.runtime.tunnel_tls import client_context
 
         peer, host, port = self._path
         try:
             name = self._tunnels.open_name(peer)
             bracketed = f"[{host}]" if ":" in host else host
-            async with connect(
+            async with TunnelConnect(
                 f"wss://{bracketed}:{port}/",
                 sock=await _connected(host, port),
                 ssl=client_context(),

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from meshnode import Node
+from meshnode import Identity, Node
 from meshnode.base.path import ViaTunnel
 from meshnode.runtime import knock_listener
 from meshnode.runtime import websocket as tunnel
 from meshnode.runtime.acceptor import listen_tcp
 from meshnode.runtime.tunnel_client import UNACKED_S
+from meshnode.runtime.tunnel_tls import server_context
 from meshnode.sdk.node import runtime_of
 from tests.conftest import MakeNode, several_nodes
 from tests.given_time import HANG_S, wait_for, within
@@ -188,3 +189,34 @@ async def test_a_tunnel_on_which_nothing_is_acknowledged_is_not_tried_for_a_quar
     (websocket,) = [one._websocket for one in runtime_of(blocked).sockets.tunnels._outgoing.values() if one._websocket]
     sock = websocket.transport.get_extra_info("socket")
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1_000 * UNACKED_S
+
+
+async def test_a_relay_leads_a_node_whose_environment_names_proxies_to_no_other_host(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, said in (("HTTPS_PROXY", "http://127.0.0.1:9"), ("no_proxy", "*")):
+        monkeypatch.setenv(name, said)
+    called: list[str] = []
+
+    async def victim(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        called.append("victim")
+        writer.close()
+
+    async def liar(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        called.append("relay")
+        await reader.readuntil(b"\r\n\r\n")
+        port = other.sockets[0].getsockname()[1]
+        writer.write(b"HTTP/1.1 302 Found\r\nLocation: wss://127.0.0.1:%d/\r\nContent-Length: 0\r\n\r\n" % port)
+        writer.close()
+
+    node = await make_node()
+    other = await asyncio.start_server(victim, "127.0.0.1", 0)
+    relay = await asyncio.start_server(liar, "127.0.0.1", 0, ssl=server_context(tmp_path / "relay.pem"))
+    path = ViaTunnel(str(Identity.generate().id), "127.0.0.1", relay.sockets[0].getsockname()[1])
+    runtime_of(node).sockets.tunnels.send(path, [b"x"])
+    async with within(10):
+        while "tunnel_failures" not in runtime_of(node).metrics.counters:  # noqa: ASYNC110 - it is not announced
+            await asyncio.sleep(0.01)
+    assert called == ["relay"]
+    for server in (other, relay):
+        server.close()
