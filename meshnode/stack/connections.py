@@ -400,7 +400,7 @@ class Connections(Component):
 
     def on_own_record(self, record: EndpointRecord, now: float) -> None:
         """Tell every live peer this node's newest record."""
-        for session in self._peers.sessions.values():
+        for session in list(self._peers.sessions.values()):
             if session.connection is not None:
                 session.connection.push_record(record.encoded)
 

@@ -49,7 +49,7 @@ class MeshKeyLink(Component):
         self._context.metrics.count(ROTATED)
         self._follow(now)
         self.on_adopted(found, self._before)
-        for session in self._context.peers.sessions.values():
+        for session in list(self._context.peers.sessions.values()):
             if session.connection is not None:
                 self._tell(session.connection)
         return True

@@ -169,7 +169,7 @@ class RevocationLink(Component):
         assert self.held is not None
         self.held.expire(self._context.clock.wall())
         if len(self.held):
-            for peer in self._peers:
+            for peer in list(self._peers):
                 self._send(peer, Frame.REVOKED_HAVE, self.held.prints())
         self._timer.set(now + REVOCATIONS_LOOK_S * self._context.rng.uniform(0.8, 1.2))
 
@@ -257,7 +257,7 @@ class RevocationLink(Component):
         context, now = self._context, self._context.clock.monotonic()
         context.metrics.count(TAKEN, len(taken))
         for page in _pages([each.encoded for each in taken]):
-            for peer in self._peers:
+            for peer in list(self._peers):
                 if peer != source:
                     self._send(peer, Frame.REVOKED, None, page)
         for each in taken:
@@ -298,7 +298,7 @@ class RevocationLink(Component):
         if self.held is None:
             return
         self._wait.begin(now)
-        for peer, known in self._peers.items():
+        for peer, known in list(self._peers.items()):
             known.open = set(range(BUCKETS))
             for bucket in range(BUCKETS):
                 self._send(peer, Frame.REVOKED_ASK, bucket, b"".join(self.held.names(bucket)))

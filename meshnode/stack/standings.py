@@ -182,7 +182,7 @@ class Standings(Component):
     def set_own(self, chain: Chain) -> None:
         """Show these grants to peers from now on, those that are connected first."""
         self._context.grants = chain
-        for session in self._context.peers.sessions.values():
+        for session in list(self._context.peers.sessions.values()):
             if session.connection is not None:
                 session.connection.send_frame(Frame.GRANTS, list(chain))
         self.on_own(chain)
