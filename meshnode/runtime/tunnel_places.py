@@ -26,12 +26,15 @@ class TunnelPlaces(Generic[T]):
     def add(self, connection: T, member: NodeId, host: str) -> tuple[T | None, T | None]:
         """Give a new connection its place.
 
-        Returns the connections that have to go for it: the oldest of a member that has too many, and the one that gave
-        its place up to another network. Their places are free when ``discard`` is called.
+        Returns the connections that have to go for it: the oldest of a member that has too many, whose place is free at
+        once, and the one that gave its place up to another network, to be discarded by the caller: a member may knock
+        many times before any is closed.
         """
         of_member = self._members.setdefault(member, OrderedDict())
+        oldest = next(iter(of_member)) if len(of_member) >= MAX_TUNNELS_PER_MEMBER else None
         of_member[connection] = None
-        oldest = next(iter(of_member)) if len(of_member) > MAX_TUNNELS_PER_MEMBER else None
+        if oldest is not None:
+            self.discard(oldest, member)
         return oldest, self._all.add(connection, *source_shares(host))
 
     def discard(self, connection: T, member: NodeId) -> None:

@@ -12,6 +12,7 @@ import base64
 import socket
 import ssl
 from collections.abc import Callable, Container
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -242,21 +243,24 @@ class WebSockets:
             oldest.close()
         if pushed_out is not None:
             self._metrics.count(CLIENTS_FULL)
+            self.left(pushed_out)
             pushed_out.close()
         incoming.task = self.loop.create_task(self._begin(sock, incoming))
         self._tasks.add(incoming.task)
-        incoming.task.add_done_callback(self._tasks.discard)
+        incoming.task.add_done_callback(partial(self._begun, sock, incoming))
 
     async def _begin(self, sock: socket.socket, incoming: _Incoming) -> None:
         """Let it speak: TLS, and the WebSocket inside."""
-        try:
+        with suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self.loop.connect_accepted_socket(lambda: incoming, sock)
-        except OSError:
+
+    def _begun(self, sock: socket.socket, incoming: _Incoming, task: asyncio.Task[None]) -> None:
+        """Free the place of one that has come to nothing, also where it was pushed out before its first step."""
+        self._tasks.discard(task)
+        if not incoming.is_open:
             sock.close()
-        finally:
-            if not incoming.is_open:
-                self.left(incoming)
+            self.left(incoming)
 
     def joined(self, incoming: _Incoming) -> None:
         """Register a member's WebSocket that has opened."""

@@ -17,6 +17,7 @@ import pytest
 from meshnode import Identity, Node
 from meshnode.base.address import Addr
 from meshnode.base.clock import SystemClock
+from meshnode.base.fair_table import source_shares
 from meshnode.base.limits import MAX_TUNNEL_PENDING, MAX_TUNNELS_OUT, MAX_TUNNELS_PER_MEMBER, TUNNEL_DIALS_PER_HOST
 from meshnode.base.metrics import Metrics
 from meshnode.base.path import ViaTunnel
@@ -190,6 +191,38 @@ async def test_one_member_has_few_connections_and_its_oldest_goes(make_node: Mak
         await asyncio.to_thread(kept.recv, 1)
     for tls in (kept, *many):
         tls.close()
+
+
+async def test_a_member_that_knocks_many_times_at_once_has_no_more_connections_than_another(
+    make_node: MakeNode,
+) -> None:
+    relay = await make_node(seed_role=True)
+    sockets, member = runtime_of(relay).sockets, Identity.generate().id
+    tunnels, before = sockets.tunnels, len(sockets.accepted)
+    knocks = 3 * MAX_TUNNELS_PER_MEMBER
+    with contextlib.ExitStack() as held:
+        server = held.enter_context(socket.create_server(("127.0.0.1", 0)))
+        clients = [held.enter_context(socket.create_connection(server.getsockname())) for _ in range(knocks)]
+        for client in clients:
+            client.setblocking(False)
+            accepted, source = server.accept()
+            sock = acceptor.CountedSocket(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
+            sock.setblocking(False)
+            assert sockets.accepted.enter(sock, source_shares(source[0]))
+            tunnels._on_member(sock, member, Addr(*source))
+        assert len(tunnels._places) == MAX_TUNNELS_PER_MEMBER
+        ended = set[socket.socket]()
+        async with within(HANG_S):
+            while len(ended) < knocks - MAX_TUNNELS_PER_MEMBER:
+                await asyncio.sleep(0.01)
+                for client in clients:
+                    with contextlib.suppress(BlockingIOError):
+                        client.recv(1)  # an end, or a reset
+                        ended.add(client)
+        assert len(tunnels._places) == len(clients) - len(ended) == MAX_TUNNELS_PER_MEMBER
+    async with within(HANG_S):
+        while len(tunnels._places) or len(sockets.accepted) > before:  # noqa: ASYNC110 - a table tells of nothing
+            await asyncio.sleep(0.01)
 
 
 async def test_accepting_pauses_when_descriptors_run_out_and_goes_on_after(monkeypatch: pytest.MonkeyPatch) -> None:
