@@ -316,7 +316,7 @@ TUNNEL_DIALS_PER_S = 1.0
 MAX_TUNNEL_HOSTS = 4_096  # whose rate is kept, and as many peers; x about 250 B: above 1 a second, over an hour of them
 MAX_PROVEN_TUNNELS = 1_024  # that answered, by network; x about 500 B
 MAX_TUNNELS_PER_MEMBER = 4  # one in use, and those that a move left behind until they are idle
-MAX_TUNNEL_CLIENTS = 512  # by network; x about 330 KB: asyncio's TLS buffer is 256 KB (measured); 169 MB at worst
+MAX_TUNNEL_CLIENTS = 512  # by network; x about 73 kB (measured); 37 MB at worst
 MAX_TUNNEL_BACKLOG = 512  # datagrams waiting for a WebSocket; the rest is dropped, which QUIC takes for congestion
 MAX_TUNNEL_BUFFER = 512_000  # bytes in a transport's buffer above which datagrams are dropped
 

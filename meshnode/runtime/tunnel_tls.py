@@ -25,8 +25,8 @@ class TlsEnd:
         self._tls = context.wrap_bio(self._read, self._written, server_side=True)
         self.is_open = False  # from the end of the handshake until the client ends the connection
 
-    def receive(self, data: bytes) -> list[bytes]:
-        """Take bytes of the socket, and return the plaintext in them. Raises ssl.SSLError."""
+    def receive(self, data: bytes) -> bytes:
+        """Take bytes of the socket, and return the plaintext in them, of all records. Raises ssl.SSLError."""
         found: list[bytes] = []
         for start in range(0, len(data), RECORD):  # a BIO keeps the room that it once needed
             self._read.write(data[start : start + RECORD])
@@ -42,7 +42,7 @@ class TlsEnd:
                 pass
             self.is_open = False
             break
-        return found
+        return b"".join(found)  # a client may send records of one byte, and what takes them costs more than that
 
     def send(self, data: bytes) -> bytes:
         """Return the records, with those of the handshake that wait, for the socket. Raises ssl.SSLError."""

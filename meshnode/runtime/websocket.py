@@ -412,14 +412,13 @@ class _Incoming(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            pieces = self._tls.receive(data)
+            plain = self._tls.receive(data)
         except ssl.SSLError:
             self.close()
             return
-        for piece in pieces:
-            for start in range(0, len(piece), SLICE):  # frames without a datagram cost 15 us each, and 6 bytes
-                if self._transport is None or not self._take(piece[start : start + SLICE]):
-                    return
+        for start in range(0, len(plain), SLICE):  # frames without a datagram cost 15 us each, and 6 bytes
+            if self._transport is None or not self._take(plain[start : start + SLICE]):
+                return
         self._flush()
 
     def _take(self, data: bytes) -> bool:

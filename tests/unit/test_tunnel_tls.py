@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import ssl
 import tracemalloc
+from typing import Any
 
 import pytest
 
+from meshnode.base.metrics import Metrics
+from meshnode.base.path import ViaTunnel
+from meshnode.identity.keys import Identity
+from meshnode.runtime.acceptor import Accepted
 from meshnode.runtime.tunnel_tls import RECORD, TlsEnd, client_context, server_context
+from meshnode.runtime.websocket import WebSockets, _Incoming
 
 MEMORY = 16_000  # bytes of Python's own of a connection at rest; an event loop's has 262,144 for its reads alone
 
@@ -34,8 +41,12 @@ class Client:
 
     def pass_on(self, end: TlsEnd, size: int = 1 << 20) -> bytes:
         """Hand over what was written; return what ``end`` reads in it."""
-        data = self._written.read()
-        return b"".join(b"".join(end.receive(data[at : at + size])) for at in range(0, len(data), size))
+        data = self.written()
+        return b"".join(end.receive(data[at : at + size]) for at in range(0, len(data), size))
+
+    def written(self) -> bytes:
+        """Return what was written."""
+        return self._written.read()
 
     def take(self, data: bytes) -> None:
         """Take what came from the other end."""
@@ -112,3 +123,27 @@ def test_a_connection_at_rest_has_no_buffer_of_its_own(context: ssl.SSLContext) 
         assert tracemalloc.get_traced_memory()[0] < MEMORY * len(connections)
     finally:
         tracemalloc.stop()
+
+
+class Wire(asyncio.Transport):
+    """The socket of an accepted connection: nothing goes on."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take bytes for the client."""
+
+
+async def test_records_of_one_byte_are_parsed_together(context: ssl.SSLContext) -> None:
+    client, end = Client(), TlsEnd(context)
+    client.handshake(end)
+    never: Any = None
+    tunnels = WebSockets(asyncio.get_running_loop(), never, never, never, Accepted(Metrics()))
+    incoming: Any = _Incoming(tunnels, ViaTunnel("", "192.0.2.1", 1), Identity.generate().id, end)
+    incoming.connection_made(Wire())
+    parsed: list[bytes] = []
+    incoming._websocket.receive_data = parsed.append
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n"
+    for byte in request:
+        client.tls.write(bytes([byte]))
+    incoming.data_received(client.written())
+    assert parsed == [request]
+    incoming.connection_lost(None)
