@@ -152,6 +152,7 @@ MAX_HELD_DATAGRAMS = 64  # held until an address is validated; x 1,452 B = 93 KB
 
 MAX_OBSERVERS = 32  # peers whose view of our address is remembered
 OBSERVATION_S = 120.0  # eight keepalives: older views say nothing of the NAT's present mapping
+SEEN_PER_S, SEEN_BURST = 0.2, 8.0  # own records because a peer sees another address: it may lie; a move makes 2
 MAX_SENT_ADDRESSES = (
     8_192  # remembered to know which senders came unasked; x about 250 B = 2 MB, then no more is concluded
 )

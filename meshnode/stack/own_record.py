@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
-from meshnode.base.limits import MAX_OWN_SEQS
+from meshnode.base.limits import MAX_OWN_SEQS, SEEN_BURST, SEEN_PER_S
 from meshnode.base.path import Path
+from meshnode.base.token_bucket import TokenBucket
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import Endpoint, EndpointKind, EndpointRecord, sign_record
 from meshnode.nat.local_networks import LocalNetworks, is_loopback, on_networks
@@ -29,6 +30,7 @@ class OwnRecord(Component):
         self._timer = context.timers.timer(self._renew)
         self._signed: BoundedDict[int, None] = BoundedDict(MAX_OWN_SEQS)
         self._first_seq = 0
+        self._seen = TokenBucket(SEEN_PER_S, SEEN_BURST, context.clock.monotonic())
 
     def set_addresses(
         self, endpoints: tuple[Endpoint, ...], networks: tuple[tuple[str, int], ...], now: float, *, moved: bool
@@ -41,6 +43,7 @@ class OwnRecord(Component):
         own = frozenset(endpoint.addr for endpoint in endpoints)
         self._settle_here(networks, own)
         if moved:
+            self._seen.give(SEEN_BURST)
             for session in self._peers.sessions.values():
                 session.paths.local_change(now)
                 context.probes.drain(session, now)
@@ -87,7 +90,8 @@ class OwnRecord(Component):
         if on_networks(source, self._peers.here.networks):
             return
         if self._context.nat.observed(peer, source, seen, now) and self._is_other(now):
-            self.changed(now)
+            wait = 0.0 if self._seen.take(1, now) else self._seen.wait(1, now)  # what one peer says may be a lie
+            self.changed(now + wait)
 
     def _is_other(self, now: float) -> bool:
         """Return whether the record would say something else than the one that is published."""

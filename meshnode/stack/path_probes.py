@@ -281,21 +281,21 @@ class PathProbes(Component):
     def on_pong(self, sender: NodeId, body: bytes, source: Path, size: int, now: float) -> None:
         """Match a member's answer with the PING of this node that it answers.
 
-        Its observed address is evidence of this node's NAT mapping. When it says that the peer does not know the
-        connection, that is given up, unless the PING is older than the connection.
+        Its observed address is evidence of this node's NAT mapping, if it was asked. When it says that the peer does
+        not know the connection, that is given up, unless the PING is older than the connection.
         """
         pong = probe.decode_pong(body)
         if pong is None:
             self._context.metrics.count(BAD_PONG)
             return
-        if pong.observed is not None:
-            self._context.own.seen_as(sender, source, pong.observed, now)
         unknown = bool(pong.flags & probe.NO_CONN)
         if unknown and self._is_of_twin(sender, now):
             self._context.metrics.count(OF_TWIN)
             return
         ping = self._unanswered.get(pong.tx)
         if ping is not None and ping.peer == sender:
+            if pong.observed is not None:
+                self._context.own.seen_as(sender, source, pong.observed, now)
             self._context.credit.answered(ping.path, now)
             self._context.sealer.doubt.settle()
             self._end(pong.tx, unknown, now)
@@ -306,6 +306,7 @@ class PathProbes(Component):
         answered = session.paths.on_pong(pong.tx, now)
         if answered is not None:
             if pong.observed is not None:
+                self._context.own.seen_as(sender, source, pong.observed, now)
                 session.paths.keepalive.answered(pong.observed)
             self._context.credit.answered(answered.path, now)
             self._context.sealer.doubt.settle()

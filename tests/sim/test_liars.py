@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 
 import pytest
 
 from meshnode.base.address import Addr, pack_addr
-from meshnode.base.limits import HOST_ALLOWANCE, HOST_ALLOWANCE_PER_S, SEARCH_PROBES, SEARCH_SIDES, SEARCH_TRIES
-from meshnode.base.path import ViaSocket
+from meshnode.base.limits import (
+    HOST_ALLOWANCE,
+    HOST_ALLOWANCE_PER_S,
+    SEARCH_PROBES,
+    SEARCH_SIDES,
+    SEARCH_TRIES,
+    SEEN_BURST,
+    SEEN_PER_S,
+)
+from meshnode.base.path import Path, ViaSocket
+from meshnode.identity.node_id import NodeId
 from meshnode.identity.sealing import SEAL_OVERHEAD
 from meshnode.quic.hello import CloseCode, Frame
 from meshnode.sim.nat import PRESETS
@@ -171,6 +181,32 @@ def test_a_forged_observed_address_moves_no_path_and_no_node() -> None:
     assert (here.mesh.sessions[there.id].paths.active, there.mesh.sessions[here.id].paths.active) == active
     assert _complete(inbox, 600)
     assert len(seen) < 60, "probes of a hint, no traffic"
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_peer_that_sees_this_node_ever_elsewhere_has_it_tell_all_others_few_times(asked: bool) -> None:
+    world, seeds, here, _ = _mesh(relays=1)
+    assert here.mesh.record is not None
+    before, said, liar = here.mesh.record.seq, set[int](), seeds[0].mesh
+    elsewhere = (Addr(VICTIM.host, port) for port in count(1_000))
+
+    def forge(sender: NodeId, body: bytes, source: Path, now: float) -> None:
+        pong = probe.Pong(0, body[2:10], next(elsewhere))
+        liar.context.sender.send_sealed(sender, source, probe.encode_pong(pong))
+
+    if asked:
+        liar.probing.on_ping = forge  # type: ignore[method-assign]
+    connection = here.mesh.sessions[liar.id].connection
+    assert connection is not None
+    for _ in range(200):
+        if asked:
+            here.mesh.ping(connection, 1.0, world.now, lambda _: None)
+        else:
+            forge(here.id, bytes(10), here.addr, world.now)
+        world.run(0.1)
+        said.add(here.mesh.record.seq)
+    said.discard(before)
+    assert len(said) <= (SEEN_BURST + 2 * 20.0 * SEEN_PER_S + 2 if asked else 0)
 
 
 @pytest.mark.parametrize("sin", ["drops half", "delays 150 ms", "repeats everything", "drops everything"])
