@@ -16,6 +16,7 @@ from meshnode.nat.own_addresses import named
 from meshnode.stack.component import Component, tell
 from meshnode.stack.context import SYMMETRIC, Context
 from meshnode.stack.key_twins import capability_of
+from meshnode.stack.session import Session
 
 RENEW_DELAY_S = 0.05
 
@@ -44,10 +45,11 @@ class OwnRecord(Component):
         self._settle_here(networks, own)
         if moved:
             self._seen.give(SEEN_BURST)
-            for session in self._peers.sessions.values():
-                session.paths.local_change(now)
-                context.probes.drain(session, now)
-            context.links.flush(now)  # what was in flight goes again before a signature, and a file that is synced
+            on_error = context.timers.on_error
+            for session in list(self._peers.sessions.values()):
+                tell((self._tell_of_move,), on_error, session, now)
+            # what was in flight goes again before a signature, and a file that is synced
+            tell((context.links.flush,), on_error, now)
         changed = self._take_endpoints(endpoints)
         if changed:
             self._timer.set(now)  # should it fail now, it is tried again
@@ -62,6 +64,10 @@ class OwnRecord(Component):
             if context.gossip is not None:
                 context.gossip.moved()
         context.nat.filters.moved(own, networks, now, moved=moved)
+
+    def _tell_of_move(self, session: Session, now: float) -> None:
+        session.paths.local_change(now)
+        self._context.probes.drain(session, now)
 
     def _take_endpoints(self, endpoints: tuple[Endpoint, ...]) -> bool:
         changed = bool(endpoints) and endpoints != self._endpoints

@@ -24,12 +24,12 @@ def _two(world: World) -> tuple[SimNode, SimNode]:
     return here, there
 
 
-class _WithoutTimers:
-    """An engine whose timers always fail."""
+class _Failing:
+    """An engine of which one method always fails."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, method: str) -> None:
         self._engine = engine
-        self.on_timer = _fail
+        setattr(self, method, _fail)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -87,7 +87,7 @@ def test_a_connection_whose_engine_timers_always_fail_is_suspended_and_idles_out
     here.mesh.context.timers.on_error = errors.append
     here.join(there)
     connection = here.connect(there.id)
-    connection.engine = _WithoutTimers(connection.engine)  # type: ignore[assignment]
+    connection.engine = _Failing(connection.engine, "on_timer")  # type: ignore[assignment]
     stream, _ = here.open(connection)
     stream.write(b"hello")
     here.on_dirty()
@@ -106,3 +106,22 @@ def test_a_connection_whose_engine_timers_always_fail_is_suspended_and_idles_out
     assert len(errors) < 2 * limit, "once a second"
     world.run(5.0)
     assert there.id not in here.mesh.sessions
+
+
+def test_a_connection_whose_engine_fails_at_a_move_keeps_no_peer_from_hearing_of_it(world: World) -> None:
+    here, first = _two(world)
+    second = SimNode(world, "10.0.0.3", ModelEngines(world.entropy), sealer=PlainSealer)
+    errors: list[Exception] = []
+    here.mesh.context.timers.on_error = errors.append
+    for there in (first, second):
+        here.join(there)
+        connection = here.connect(there.id)
+        if there is first:
+            connection.engine = _Failing(connection.engine, "nudge")  # type: ignore[assignment]
+    here.move("10.0.0.9")
+    assert here.mesh.record is not None
+    assert [each.addr for each in here.mesh.record.endpoints] == [here.addr]
+    world.run(0.1)
+    for there in (first, second):
+        assert there.mesh.sessions[here.id].paths.active == here.addr
+    assert {str(error) for error in errors} == {"a fault"}
