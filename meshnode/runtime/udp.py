@@ -399,6 +399,7 @@ class UdpSocket:
             try:
                 index = socket.if_nametoindex(scope) if scope else 0
             except OSError:
+                self._froms.clear()  # the interface may have another name now, by which its peers are to be known
                 return None
             to = (mapped, addr.port, 0, index)
         else:

@@ -78,6 +78,54 @@ def test_a_peer_on_the_link_is_reached_by_an_interface_that_was_made_again(monke
     assert node.udp.send(NEAR, [b"x"])
 
 
+class Renamed(Kernel):
+    """A socket of a host whose interface gets another name, for which it is down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scope, self.name = 3, "eth0"
+        self.waiting = 0
+
+    def index(self, name: str) -> int:
+        """Return the number of an interface."""
+        if name != self.name:
+            raise OSError(errno.ENODEV, "no such interface")
+        return 3
+
+    def recvmsg_into(self, buffers: list[memoryview], size: int) -> tuple[int, list[Any], int, tuple[Any, ...]]:
+        """Return a datagram of ``NEAR``."""
+        if not self.waiting:
+            raise BlockingIOError
+        self.waiting -= 1
+        buffers[0][:1] = b"\x01"
+        return 1, [], 0, ("fe80::1", 4242, 0, 3)
+
+
+def test_a_peer_on_the_link_is_answered_by_an_interface_that_has_another_name_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernel: Any = Renamed()
+    heard: list[Any] = []
+    node = UdpSocket(asyncio.new_event_loop(), lambda runs: heard.extend(source for _, source in runs), Metrics())
+    node._socket = kernel
+    monkeypatch.setattr(udp.socket, "if_nametoindex", kernel.index)
+    monkeypatch.setattr(udp.socket, "if_indextoname", lambda index: kernel.name)
+
+    def hear() -> Any:
+        kernel.waiting += 1
+        node._readable(kernel)
+        return heard[-1]
+
+    assert hear() == NEAR
+    assert node.send(NEAR, [b"x"])
+    kernel.scope = 0
+    assert not node.send(NEAR, [b"x"])
+    kernel.scope, kernel.name = 3, "lan0"
+    assert not node.send(hear(), [b"x"]), "nothing told of it"
+    assert node.send(hear(), [b"x"])
+    assert heard[-1] == Addr("fe80::1%lan0", 4242)
+
+
 class TwoAddresses(Kernel):
     """A socket of a host with a second address, which tells to which of them what was sent."""
 
