@@ -177,7 +177,7 @@ class Sockets:
 
     def open_sides(self, count: int) -> list[int]:
         """Open extra sockets; returns the numbers of those that could be had."""
-        return self.extra.open(count, self.udp.local)
+        return self.extra.open(count, self.local)
 
     def close_side(self, side: int) -> None:
         """Close an extra socket."""

@@ -145,6 +145,17 @@ async def test_where_the_port_was_taken_meanwhile_another_is_opened_or_the_confi
     assert mine._chosen is chosen
 
 
+async def test_extra_sockets_are_opened_while_the_nodes_own_is_not_there(make_node: MakeNode) -> None:
+    mine = runtime_of(await make_node()).sockets
+    mine.udp._socket = _Destroyed(mine.udp._socket)  # type: ignore[assignment]
+    assert not mine.udp.send(mine.local, [b"x"])
+    assert mine.udp._socket is None
+    sides = mine.open_sides(2)
+    assert len(sides) == 2
+    for side in sides:
+        mine.close_side(side)
+
+
 async def test_a_host_that_has_slept_is_heard_at_once_and_not_with_its_next_keepalive(make_node: MakeNode) -> None:
     seed = await make_node(seed_role=True)
     node = await make_node(seed=seed)
