@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import count
 
 from meshnode.nat.own_addresses import WayOut
 from meshnode.nat.translation import Translation, prefix_in
 from meshnode.runtime.host_names import look_up
 
 KNOWN_NAME = "ipv4only.arpa"  # RFC 7050 section 2.2: it has two IPv4 addresses, and IPv6 ones where DNS makes them
-RETRY_S = (1.0, 5.0, 30.0)  # while the name server does not answer
+RETRY_S = (1.0, 5.0, 30.0, 120.0)  # while the name server does not answer; the last repeats, as behind a captive portal
 
 
 class Nat64:
@@ -38,15 +39,17 @@ class Nat64:
             self._tell(None)
 
     async def _find(self, networks: tuple[tuple[str, int], ...]) -> None:
-        for wait in (*RETRY_S, 0.0):
+        for tried in count():
             try:
                 prefix = prefix_in(await look_up(KNOWN_NAME))
             except OSError:
-                await asyncio.sleep(wait)
+                last = len(RETRY_S) - 1
+                if tried >= last:
+                    self._tell(None)
+                await asyncio.sleep(RETRY_S[min(tried, last)])
             else:
                 self._tell(Translation(prefix, networks) if prefix is not None else None)
                 return
-        self._tell(None)
 
     def stop(self) -> None:
         """End a search."""

@@ -89,7 +89,7 @@ async def test_dns_is_asked_where_all_ways_out_are_ipv6_and_not_again_while_they
         return answer
 
     monkeypatch.setattr(nat64, "look_up", look_up)
-    monkeypatch.setattr(nat64, "RETRY_S", (0.0,))
+    monkeypatch.setattr(nat64, "RETRY_S", (0.0, 0.0))
     search = Nat64(asyncio.get_running_loop(), told.append)
     search.look((WAY4, WAY6), ())
     assert (asked, told) == ([], [None])
@@ -102,3 +102,20 @@ async def test_dns_is_asked_where_all_ways_out_are_ipv6_and_not_again_while_they
     assert search._task is not None
     await search._task
     assert told[2:] == [None], "a network without a translator"
+
+
+async def test_a_name_server_that_comes_late_is_asked_until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, failures = list[Translation | None](), iter(range(10))
+
+    async def look_up(host: str) -> list[str]:
+        if next(failures, None) is not None:
+            raise OSError("no answer yet")
+        return ["192.0.0.170", "64:ff9b::c000:aa"]
+
+    monkeypatch.setattr(nat64, "look_up", look_up)
+    monkeypatch.setattr(nat64, "RETRY_S", (0.0, 0.0))
+    search = Nat64(asyncio.get_running_loop(), told.append)
+    search.look((WAY6,), ())
+    assert search._task is not None
+    await search._task
+    assert told == [None] * 9 + [Translation(WELL_KNOWN)]
