@@ -342,6 +342,9 @@ class _Outgoing:
         except (OSError, TimeoutError, WebSocketException, InvalidId, ValueError, EOFError) as error:
             self._tunnels.opened(failed=True)
             log.debug("tunnel %s: %s", self._path, error)
+        except ImportError as error:  # of what the proxy in the environment needs, as one of SOCKS does
+            self._tunnels.opened(failed=True)
+            log.warning("no WebSocket tunnel: %s", error)
         finally:
             self.is_running, self._websocket = False, None
             self._retry_at, self._wait_s = self._loop.time() + self._wait_s, TUNNEL_RETRY_S

@@ -220,3 +220,17 @@ async def test_a_relay_leads_a_node_whose_environment_names_proxies_to_no_other_
     assert called == ["relay"]
     for server in (other, relay):
         server.close()
+
+
+async def test_a_proxy_that_needs_a_missing_package_is_named_in_the_log(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("https_proxy", "socks5h://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    node = await make_node()
+    runtime_of(node).sockets.tunnels.send(ViaTunnel(str(Identity.generate().id), "192.0.2.1", 443), [b"x"])
+    async with within(10):
+        while "tunnel_failures" not in runtime_of(node).metrics.counters:  # noqa: ASYNC110 - it is not announced
+            await asyncio.sleep(0.01)
+    assert "SOCKS" in caplog.text
