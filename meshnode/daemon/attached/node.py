@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import os
 import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
@@ -23,7 +24,7 @@ from meshnode.daemon.requests.node import Peers, Status
 from meshnode.daemon.requests.services import Connect
 from meshnode.daemon.requests.topics import Sub
 from meshnode.discovery.resolver import Resolved
-from meshnode.errors import ConfigError, MeshError, NodeClosed, NotFound
+from meshnode.errors import ConfigError, MeshError, NodeClosed, NotFound, NotRunning
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import open_record
 from meshnode.quic.stream import Stream
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from meshnode.daemon.attached.flow import LocalFlow
     from meshnode.directory.announcement import Instance
     from meshnode.stack.probe import Pinged
+
+log = logging.getLogger("meshnode.services")
 
 C = TypeVar("C", "ControlSocket", "LocalFlow")
 
@@ -241,13 +244,19 @@ class AttachedNode(AttachedPrimitives):
     def _served(self, asked: Serve, handle: Callable[[Take], Coroutine[Any, Any, None]]) -> AttachedService:
         home = self._open
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        started.add_done_callback(lambda done: done.cancelled() or done.exception())  # the task logs it
+        started.add_done_callback(lambda done: done.cancelled() or done.exception())  # the program need not ask
 
         def on_end(task: asyncio.Task[None]) -> None:
             if not started.done():
                 started.set_exception(NodeClosed("the service was closed"))
 
-        task = self._spawn(self._serve(home, asked, handle, started))
+        def tell(task: asyncio.Task[None], error: BaseException) -> None:
+            if isinstance(error, MeshError):  # the node has stopped: no fault of this program
+                log.error("service %s is served no more: %s (%s)", asked.name, error, error.hint)
+            else:
+                _tell_loop(task, error)
+
+        task = self._spawn(self._serve(home, asked, handle, started), tell)
         task.add_done_callback(on_end)
         return AttachedService(asked.name, task, started)
 
@@ -272,7 +281,7 @@ class AttachedNode(AttachedPrimitives):
     async def _handle(self, take: Take, handler: Handler) -> None:
         try:
             stream, ends = await self._carried(take)
-        except NotFound:  # it was given up meanwhile
+        except (NotFound, NotRunning):  # it was given up meanwhile, or the node has stopped
             return
         reader, writer = wrap(stream, ends)
         try:
@@ -285,15 +294,17 @@ class AttachedNode(AttachedPrimitives):
         else:
             writer.close()
 
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
+    def _spawn(
+        self, work: Any, tell: Callable[[asyncio.Task[None], BaseException], None] | None = None
+    ) -> asyncio.Task[None]:
+        """Run a service or a handler; what it raises is told to ``tell``, or else to the loop's exception handler."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks[task] = None
 
         def on_end(task: asyncio.Task[None]) -> None:
             self._tasks.pop(task, None)
             if not task.cancelled() and (error := task.exception()) is not None and not self._is_closed:
-                context = {"message": "a service of an attached program failed", "exception": error, "task": task}
-                task.get_loop().call_exception_handler(context)
+                (tell or _tell_loop)(task, error)
 
         task.add_done_callback(on_end)
         return task
@@ -361,6 +372,11 @@ class AttachedNode(AttachedPrimitives):
         except BaseException:
             control.close()
             raise
+
+
+def _tell_loop(task: asyncio.Task[None], error: BaseException) -> None:
+    context = {"message": "a service of an attached program failed", "exception": error, "task": task}
+    task.get_loop().call_exception_handler(context)
 
 
 def attach(home: str | os.PathLike[str] = "~/.meshnode") -> AttachedNode:

@@ -30,9 +30,11 @@ class AttachedService:
     async def started(self) -> None:
         """Wait until the node serves it.
 
-        Raises what it refused it with: ConfigError, InvalidId, NotRunning.
+        Raises what it refused it with: ConfigError, InvalidId, NotRunning; the last also once the node has stopped.
         """
         await asyncio.shield(self._started)
+        if self._task.done() and not self._task.cancelled() and (error := self._task.exception()) is not None:
+            raise error
 
     def close(self) -> None:
         """Withdraw the service; handlers that run go on. Safe to call twice."""

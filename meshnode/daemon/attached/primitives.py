@@ -10,7 +10,7 @@ from meshnode.daemon.attached.parts import AttachedService
 from meshnode.daemon.request import Request
 from meshnode.daemon.requests.attached import Serve, Take
 from meshnode.daemon.requests.services import Connect, Flow
-from meshnode.errors import ConfigError, ConnectionLost, FlowClosed, NotFound
+from meshnode.errors import ConfigError, ConnectionLost, FlowClosed, NotFound, NotRunning
 from meshnode.identity.node_id import NodeId
 from meshnode.sdk.asyncio_server import ProtocolServer
 from meshnode.sdk.asyncio_transport import driven
@@ -201,7 +201,7 @@ class AttachedPrimitives:
     async def _handle_flow(self, take: Take, handler: DatagramHandler) -> None:
         try:
             flow = await self._flow(take)
-        except NotFound:  # it was given up meanwhile
+        except (NotFound, NotRunning):  # it was given up meanwhile, or the node has stopped
             return
         try:
             await handler(flow, flow.peer)

@@ -1,0 +1,100 @@
+"""A program that is attached to a node, where that stops, or where the program itself gives up in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+import meshnode
+from meshnode import AttachedNode, Datagrams, NodeId, NotRunning
+from meshnode.daemon.client import STOPPED_HINT
+from meshnode.sdk.streams import MeshReader, MeshWriter
+from tests.given_time import wait_for, within
+
+DEADLINE_S = 10.0
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    tmp_path.chmod(0o700)
+    return tmp_path
+
+
+@asynccontextmanager
+async def attached(home: Path, answer: Answer) -> AsyncIterator[AttachedNode]:
+    """A program, attached to a node that answers each question so."""
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        await answer(reader, writer)
+        writer.close()
+
+    async with await asyncio.start_unix_server(client, home / "control.sock"):
+        node = meshnode.attach(home)
+        yield node
+        await node.close()
+
+
+async def hold(reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
+    await reader.read()
+
+
+async def hold_flow(flow: Datagrams, peer: NodeId) -> None:
+    await flow.receive()
+
+
+async def test_a_service_ends_with_one_plain_error_when_the_node_stops(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop = asyncio.Event()
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'{"result": {"serving": "x"}}\n')
+        await stop.wait()
+
+    async with attached(home, serve) as node:
+        services = [node.serve("one", hold), node.serve_datagrams("two", hold_flow)]
+        for service in services:
+            await wait_for(service.started(), DEADLINE_S)
+        stop.set()
+        async with within(DEADLINE_S):
+            while len(told := [r for r in caplog.records if r.name == "meshnode.services"]) + len(failures) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        for service in services:
+            assert not service.is_served
+            with pytest.raises(NotRunning, match="the node has stopped"):
+                await service.started()
+    assert not failures
+    assert [record.getMessage() for record in told] == [
+        f"service {name} is served no more: the node has stopped ({STOPPED_HINT})" for name in ("one", "two")
+    ]
+    assert not any(record.exc_info for record in told)
+
+
+async def test_a_stream_that_came_when_the_node_stopped_is_no_fault_of_the_program(home: Path) -> None:
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    asked = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            writer.write(b'{"result": {"serving": "x"}}\n')
+            writer.write(b'{"result": {"stream": "word", "peer": "%s"}}\n' % (b"a" * 52))
+            await reader.read()
+
+    async with attached(home, serve) as node:
+        node._own = NodeId(bytes(32))
+        await wait_for(node.serve("one", hold).started(), DEADLINE_S)
+        async with within(DEADLINE_S):
+            while asked < 2 or len(node._tasks) > 1:  # noqa: ASYNC110 - the question is over
+                await asyncio.sleep(0)
+    assert not failures
