@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 from meshnode.daemon.context import Daemon
 from meshnode.services.check import why_not
+from meshnode.services.expose import Expose
 from meshnode.services.forward import Forward
 from meshnode.services.registry import ServiceBook
 
@@ -19,6 +21,15 @@ def describe_exposes(book: ServiceBook) -> list[Json]:
 
     ``last_error`` is why no target answered the last time that it was asked, null when one did.
     """
+    return _described(book.exposes.values())
+
+
+def describe_passing(book: ServiceBook) -> list[Json]:
+    """Return what is exposed as long as a program runs, in the same form."""
+    return _described(book.passing.values())
+
+
+def _described(exposes: Iterable[Expose]) -> list[Json]:
     return [
         {
             "name": e.name,
@@ -31,7 +42,7 @@ def describe_exposes(book: ServiceBook) -> list[Json]:
             ],
             "usage": e.tolls.to_json(),
         }
-        for e in book.exposes.values()
+        for e in exposes
     ]
 
 

@@ -67,6 +67,7 @@ class ServiceBook:
         self._state = runtime_of(node).state
         self._unread: dict[str, list[Any]] = {"exposes": [], "forwards": []}  # of the file, and not understood
         self.exposes: dict[str, Expose] = {}
+        self.passing: dict[str, Expose] = {}  # as long as the program runs that asked for it, and not kept
         self.forwards: dict[str, Forward] = {}
 
     async def restore(self) -> None:
@@ -186,6 +187,8 @@ class ServiceBook:
         found = [e for e in self.exposes.values() if e.name == name] or [
             e for e in self.exposes.values() if e.setting.group == name
         ]
+        if not found and name in self.passing:
+            raise NotFound(f"{name!r} is exposed as long as its program runs", hint="end that, as by Ctrl-C")
         if not found:
             raise NotFound(f"nothing is exposed as {name!r}", hint="`meshnode exposes` lists what is")
         for each in found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -81,6 +82,12 @@ def fetch(node: CliNode, url: str) -> str:
     return node.run("run", "--", "curl", "-s", url).stdout
 
 
+def exposed(node: CliNode) -> dict[str, tuple[str, bool]]:
+    """Return the target of each service that a node lists, and whether it is kept over a restart."""
+    items = [json.loads(line) for line in node.run("exposes", "--json").stdout.splitlines()]
+    return {item["name"]: (item["target"], item["kept"]) for item in items}
+
+
 @pytest.mark.parametrize("given", ["web", "web={port}"])
 def test_a_port_is_a_service_while_its_program_runs_and_another_program_reaches_it(pair: Pair, given: str) -> None:
     port = free_port()
@@ -91,15 +98,20 @@ def test_a_port_is_a_service_while_its_program_runs_and_another_program_reaches_
         eventually(lambda: fetch(pair.there, "http://web.here.mesh/") == "hello", 20)
         assert pair.there.error("connect", "here/other")["code"] == "service_not_found"
         assert "web" not in [item["name"] for item in pair.here.ask("status")["exposes"]], "it is not kept"
+        assert exposed(pair.here)["web"] == (f"tcp://127.0.0.1:{port}", False)
+        assert "as long as its program runs" in pair.here.run("exposes").stdout
+        assert "as long as its program runs" in pair.here.error("unexpose", "web")["message"]
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         _, err = output_of(process, 10)
     assert f"web -> tcp://127.0.0.1:{port}" in err
     eventually(lambda: pair.there.error("connect", "here/web")["code"] == "service_not_found")
+    assert "web" not in exposed(pair.here)
 
 
 def test_a_name_that_is_served_already_is_told(pair: Pair) -> None:
     pair.here.ask("expose", "taken", "8")
+    assert exposed(pair.here)["taken"] == ("tcp://127.0.0.1:8", True)
     process = pair.start("--expose", "taken=9", "--", "sleep", "2")
     _, err = output_of(process, 20)
     assert "taken is not exposed" in err

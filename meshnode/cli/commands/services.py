@@ -274,11 +274,11 @@ def _size(count: float) -> str:
 def exposes_command(home: Path, as_json: bool) -> None:
     """List what this node exposes, one service a line.
 
-    The bytes a second are those of the last five seconds.
+    The bytes a second are those of the last five seconds. What `meshnode run --expose` offers ends with its program.
 
-    JSON: {"name", "target", "allow", "state", "last_error", "targets", "usage"}; each of targets {"target",
+    JSON: {"name", "target", "allow", "state", "last_error", "targets", "usage", "kept"}; each of targets {"target",
     "connections", "last_error"}; usage {"opened", "refused", "bytes_in", "bytes_out", "rate_in", "rate_out", "dropped",
-    "too_large"}, in: from the mesh, the last two of datagrams
+    "too_large"}, in: from the mesh, the last two of datagrams; kept is false for what `meshnode run --expose` offers
 
     \b
     Example: meshnode exposes --json
@@ -291,6 +291,7 @@ def exposes_command(home: Path, as_json: bool) -> None:
         connections = sum(target["connections"] for target in item["targets"])
         text = f"{item['name']:16} {item['state']:8} {item['target']}  {connections} open, {_carried(item['usage'])}"
         text += f"  for {', '.join(item['allow']) or 'no node'}"
+        text += "" if item.get("kept", True) else ", as long as its program runs"
         wrong = [f"  {t['target']}: {t['last_error']}" for t in item["targets"] if t["last_error"]]
         emit(item, as_json, text, *wrong)
     if not found and not as_json:

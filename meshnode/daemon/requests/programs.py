@@ -44,8 +44,10 @@ class ExposeWhile(Request):
 
         setting = Setting(self.name, (self.target,), await daemon.allowed(self.allow))
         expose = Expose(daemon.node, setting.checked())
+        daemon.book.passing[self.name] = expose
         try:
             yield {"name": self.name, "target": expose.target}
             await asyncio.Event().wait()
         finally:
+            del daemon.book.passing[self.name]
             await expose.end(0)

@@ -99,14 +99,16 @@ class Forward(Request):
 
 @request("exposes")
 class Exposes(Request):
-    """The services that this node exposes."""
+    """The services that this node exposes, those of ``meshnode run --expose`` among them."""
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
-        """Yield one object a service."""
-        from meshnode.daemon.describe import describe_exposes
+        """Yield one object a service; ``kept`` is false for one that is there as long as its program runs."""
+        from meshnode.daemon.describe import describe_exposes, describe_passing
 
         for item in describe_exposes(daemon.book):
-            yield item
+            yield {**item, "kept": True}
+        for item in describe_passing(daemon.book):
+            yield {**item, "kept": False}
 
 
 @request("forwards")
