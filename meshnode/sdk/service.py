@@ -281,7 +281,7 @@ class ServiceTable:
                 self._log.debug("service %s: stream of %s ended: %s", service.name, link.peer.short, error)
             else:
                 self._complain(service, link.peer, error)
-            end.reset()
+            stream.reset()  # one that the handler has closed before is delivered
         except BaseException:
             end.reset()
             raise

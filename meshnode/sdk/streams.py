@@ -370,7 +370,7 @@ class MeshWriter(Writing, asyncio.StreamWriter):
             ConnectionLost: The stream was lost before.
         """
         stream, transport = self._stream, self._transport
-        while stream.error is None:
+        while stream.error is None and not transport.was_aborted:
             ends = transport.is_closing() or stream.over
             if ends and not stream.queued:
                 return
@@ -379,7 +379,7 @@ class MeshWriter(Writing, asyncio.StreamWriter):
                     stream.marks = Marks(0, stream.marks.high)  # one wake, not one for each packet of any stream
                 stream.await_low()
             await transport.signal.wait()
-        if not transport.was_aborted:
+        if stream.error is not None and not transport.was_aborted:
             raise stream.error
 
     async def start_tls(self, sslcontext: object, **options: object) -> NoReturn:

@@ -10,6 +10,7 @@ from meshnode.base.limits import STREAM_HIGH_WATER
 from meshnode.errors import ConnectionLost, StreamMisused
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.buffers import Marks
+from meshnode.quic.preface import StreamStatus
 from meshnode.quic.stream import ENDED_HERE, Stream
 
 Bytes = bytes | bytearray | memoryview
@@ -227,7 +228,8 @@ class StreamTransport(Writing, Marked, asyncio.Transport):
         The peer's reads and writes raise ConnectionLost.
         """
         self._closing = self.was_aborted = True
-        self._stream.reset()
+        self._stream.reset(ended=self._stream.status is StreamStatus.ACCEPTED)  # a refusal has to arrive
+        self.signal.fire()  # what waits for a delivery that was given up
 
 
 def as_bytes(data: object) -> bytes:

@@ -9,10 +9,11 @@ import logging
 
 import pytest
 
-from meshnode import ConfigError, Node
+from meshnode import ConfigError, Node, NodeId
 from meshnode.errors import ConnectionLost, PolicyDenied, ServiceNotFound, StreamMisused
 from meshnode.sdk.asyncio_transport import ProtocolTransport
 from meshnode.sdk.node import runtime_of
+from meshnode.sdk.streams import MeshReader, MeshWriter
 from tests.conftest import MakeNode, echo
 from tests.engines import every_engine
 from tests.given_time import wait_for, within
@@ -208,6 +209,33 @@ async def test_an_abort_after_a_close_drops_what_the_peer_does_not_take(make_nod
     others[0].transport.resume_reading()
     assert isinstance(await soon(others[0].over), ConnectionLost)
     assert "eof" not in others[0].told
+
+
+async def test_a_reset_behind_a_close_drops_what_the_peer_does_not_take_and_waits_for_nothing(
+    make_node: MakeNode,
+) -> None:
+    listener, dialler = await pair(make_node)
+    taken: asyncio.Future[MeshReader] = asyncio.get_running_loop().create_future()
+
+    async def hold(reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
+        taken.set_result(reader)
+        await asyncio.Event().wait()
+
+    async def send() -> None:
+        async with await dialler.open(listener.id, "hold") as (_, writer):
+            writer.write(bytes(4 * MB))
+            writer.close()
+            await writer.wait_closed()
+
+    listener.serve("hold", hold, allow=["any"])
+    sending = asyncio.create_task(send())
+    reader = await wait_for(taken, 10)
+    await wait_for(reader.readexactly(1), 10)
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await wait_for(sending, 10)
+    with pytest.raises(ConnectionLost):
+        await wait_for(reader.read(), 10)
 
 
 async def test_the_end_of_the_peers_node_is_the_protocols_error(make_node: MakeNode) -> None:

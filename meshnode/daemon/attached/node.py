@@ -288,7 +288,7 @@ class AttachedNode(AttachedPrimitives):
             await handler(reader, writer, writer.peer)
         except BaseException as error:
             is_no_fault = isinstance(error, Exception) and is_goodbye(error, stream)
-            writer.reset()
+            stream.reset(ended=not isinstance(error, Exception))  # one that the handler has closed is delivered
             if not is_no_fault:
                 raise
         else:
