@@ -45,6 +45,7 @@ class FromClient(ToStream):
         self._head = b""
         self._left = 0  # bytes of the frame
         self._is_ended = False
+        self.refused: MeshError | None = None  # why the peer takes no more, whatever it still sends
 
     def take(self, data: memoryview | bytes) -> None:
         """Pass on frames as they come; an end without ``END`` is none."""
@@ -62,13 +63,24 @@ class FromClient(ToStream):
             if self._left:
                 part, data = data[: self._left], data[self._left :]
                 self._left -= len(part)
-                self._stream.write(part)
+                self._pass_on(part)
                 continue
             missing = LENGTH.size - len(self._head)
             self._head, data = self._head + data[:missing], data[missing:]
             if len(self._head) == LENGTH.size:
                 head, self._head = self._head, b""
                 self._on_head(head)
+
+    def _pass_on(self, part: memoryview) -> None:
+        """Write a part of a frame, or drop it where the peer reads no more: what that sends is still to come."""
+        if self.refused is not None:
+            return
+        try:
+            self._stream.write(part)
+        except MeshError as error:
+            if self._stream.error is not None:
+                raise
+            self.refused = error
 
     def _on_head(self, head: bytes) -> None:
         size = LENGTH.unpack(head)[0]
@@ -112,8 +124,9 @@ class FramePump(Pump):
     """Carries a stream in frames."""
 
     def __init__(self, sock: socket.socket, stream: Stream) -> None:
+        self.up = FromClient(sock, stream, self.on_program_end)
         self.down = ToClient(sock, stream, self.on_peer_end)
-        self._join(sock, stream, FromClient(sock, stream, self.on_program_end), self.down)
+        self._join(sock, stream, self.up, self.down)
 
     def on_peer_end(self, error: Exception | None) -> None:
         """Take note that the client has been told of the end."""
@@ -144,6 +157,8 @@ async def carry(sock: socket.socket, sent: bytes, mesh: Carried) -> None:
         pump.close()
         if is_heard:
             await mesh.writer.wait_closed()  # raises when the connection was lost before the peer had everything
+        if pump.up.refused is not None:
+            raise pump.up.refused
         is_whole = True
     except MeshError as error:
         last = BROKEN + json.dumps(error.to_json()).encode() + b"\n"

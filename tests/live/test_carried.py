@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import socket
+import termios
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
@@ -77,6 +79,16 @@ async def test_a_close_is_over_when_the_node_says_so_and_raises_what_it_says(pro
     program.node.send(error[9:])
     with pytest.raises(ConnectionLost, match="the peer has gone"):
         await wait_for(closing, DEADLINE_S)
+
+
+async def test_what_is_written_behind_the_end_of_the_whole_is_an_error(program: Program) -> None:
+    reader, writer = program.stream
+    program.node.send(frame(b"answer") + END + WHOLE)
+    assert await wait_for(reader.read(), DEADLINE_S) == b"answer"
+    with pytest.raises(ConnectionLost, match="the peer closed the stream"):
+        writer.write(b"late")
+    writer.close()
+    await wait_for(writer.wait_closed(), DEADLINE_S)
 
 
 async def test_a_node_that_stops_has_not_ended_the_stream(program: Program) -> None:
@@ -196,6 +208,22 @@ async def test_frames_that_are_none_reset_the_stream(node: Node, bad: bytes) -> 
     node.client.send(bad)
     node.client.shutdown(socket.SHUT_WR)
     await until(lambda: node.table.is_reset)
+
+
+async def test_what_the_peer_sends_after_it_reads_no_more_arrives_and_the_client_is_told_behind_it(node: Node) -> None:
+    node.client.send(frame(b"taken"))
+    await until(lambda: node.table.sent == b"taken")
+    node.stream.write_end = "the peer closed the stream"
+    node.client.send(frame(b"refused"))
+    await until(lambda: not fcntl.ioctl(node.inner, termios.FIONREAD, bytes(4)).strip(b"\0"))
+    node.stream.feed(b"answer", True)
+    found = b""
+    while not found.endswith(b"\n"):
+        found += await node.received(1)
+    answer, _, error = found.partition(BROKEN)
+    assert answer == frame(b"answer") + END
+    assert json.loads(error)["error"]["message"] == "the peer closed the stream"
+    assert node.table.sent == b"taken"
 
 
 async def test_a_client_that_reads_no_more_ends_both_directions(node: Node) -> None:

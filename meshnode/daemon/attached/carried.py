@@ -21,6 +21,7 @@ from meshnode.sdk.pump import NOT_NOW, UNIX_BUFFER
 READ = 1 << 14  # bytes read at once where no frame has begun; what is in a frame is read uncopied
 HELD = 1 << 18  # bytes that the program has not read, above which the socket is read no more
 PIECES = 64  # that one system call writes
+CLOSED = "the peer closed the stream"
 GONE = "the node stopped; what came is not the whole"
 IN_ORDER = bytes([StreamStatus.ACCEPTED])
 
@@ -145,6 +146,7 @@ class ControlSocket:
     def _end(self, error: MeshError | None) -> None:
         """End the stream as the node has said it ended."""
         self.close()
+        self.stream.write_end = self.stream.write_end or CLOSED
         if error is not None:
             self.stream.fail(error)
         elif not self.stream.fin_received:
