@@ -98,3 +98,20 @@ async def test_a_stream_that_came_when_the_node_stopped_is_no_fault_of_the_progr
             while asked < 2 or len(node._tasks) > 1:  # noqa: ASYNC110 - the question is over
                 await asyncio.sleep(0)
     assert not failures
+
+
+async def test_a_server_whose_start_is_given_up_is_not_served(home: Path) -> None:
+    asked, gone = asyncio.Event(), asyncio.Event()
+
+    async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await reader.read()
+        gone.set()
+
+    async with attached(home, wait) as node:
+        starting = asyncio.create_task(node.create_server(asyncio.Protocol, "one"))
+        await wait_for(asked.wait(), DEADLINE_S)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        await wait_for(gone.wait(), DEADLINE_S)

@@ -108,7 +108,11 @@ class AttachedPrimitives:
         """
         server = ProtocolServer(protocol_factory)
         server.service = served = self.serve(service, server._handle, allow, announce=announce, meta=meta, limit=limit)
-        await served.started()
+        try:
+            await served.started()
+        except BaseException:  # of a caller that gives up too: it has nothing by which to end it
+            served.close()
+            raise
         return server
 
     async def socket(self, peer: NodeId | str, service: str) -> MeshSocket:
