@@ -84,6 +84,7 @@ class _Iteration(EventIteration):
 
     def __init__(self) -> None:
         self.queue: asyncio.Queue[Event | None] = asyncio.Queue(MAX_EVENTS)  # None ends it
+        self._is_over = False  # nothing is queued any more
 
     async def __anext__(self) -> Event:
         event = await self.queue.get()
@@ -94,12 +95,16 @@ class _Iteration(EventIteration):
 
     async def aclose(self) -> None:
         """End the iteration, with what waits for its next event."""
+        self._is_over = True
         while not self.queue.empty():
             self.queue.get_nowait()
         self.queue.put_nowait(None)
 
     def take(self, event: Event | None) -> bool:
         """Queue an event; False when the oldest had to go for it."""
+        if self._is_over:
+            return True
+        self._is_over = event is None
         had_room = not self.queue.full()
         if not had_room:
             self.queue.get_nowait()
