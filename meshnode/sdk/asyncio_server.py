@@ -38,7 +38,7 @@ class ProtocolServer(asyncio.AbstractServer):
     def __init__(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
         self._factory = factory
         self._transports: dict[Ending, None] = {}
-        self._forever: asyncio.Task[None] | None = None
+        self._forever: asyncio.Future[None] | None = None
 
     async def _handle(self, reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
         """Let a protocol have a stream of the service until it is over."""
@@ -90,9 +90,9 @@ class ProtocolServer(asyncio.AbstractServer):
         """
         if not self.is_serving() or self._forever is not None:
             raise RuntimeError("the server is closed, or serve_forever() runs already")
-        self._forever = asyncio.current_task()
+        self._forever = asyncio.get_running_loop().create_future()
         try:
-            await asyncio.get_running_loop().create_future()
+            await self._forever
         finally:
             self._forever = None
             self.close()

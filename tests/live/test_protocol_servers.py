@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 import uvicorn
@@ -63,6 +64,22 @@ async def test_a_server_serves_forever_until_it_is_closed_and_ends_its_clients(m
     server.close_clients()
     assert [await soon(talk.over) for talk in talks] == [None, None]
     await wait_for(server.wait_closed(), 5)
+
+
+async def test_a_program_that_served_forever_goes_on_as_one_that_was_not_cancelled(make_node: MakeNode) -> None:
+    server = await (await make_node()).create_server(Talk, "talk", allow=["any"])
+
+    async def serve() -> int:
+        with contextlib.suppress(asyncio.CancelledError):
+            await server.serve_forever()
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    serving = asyncio.create_task(serve())
+    await asyncio.sleep(0)
+    server.close()
+    assert await wait_for(serving, 5) == 0
 
 
 async def test_clients_that_are_aborted_see_a_reset(make_node: MakeNode) -> None:
