@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -155,8 +156,11 @@ class Topic:
 class _Hub:
     """One topic of one node, shared by its ``Topic`` objects."""
 
-    def __init__(self, runtime: Runtime, link: TopicLink, name: str, replay: int) -> None:
+    def __init__(
+        self, runtime: Runtime, link: TopicLink, name: str, replay: int, on_over: Callable[[], object]
+    ) -> None:
         self.name = name
+        self._on_over = on_over
         self.handles: dict[Topic, None] = {}
         self._runtime = runtime
         self._link = link
@@ -200,6 +204,7 @@ class _Hub:
         if self.over:
             return
         self.over = True
+        self._on_over()
         self.linked.set()
         if self._leaving is not None:
             self._leaving.cancel()
@@ -247,7 +252,7 @@ class TopicBook:
     def _cut(self) -> None:
         """Leave the topics in which a new policy does not let this node take part."""
         guard = self._runtime.guard
-        for hub in self._hubs.values():
+        for hub in list(self._hubs.values()):
             if not guard.joins(guard.own, hub.name):
                 hub.leave(self._refusal(hub.name))
 
@@ -266,7 +271,7 @@ class TopicBook:
         whole("replay", replay, 0, TOPIC_MAX_REPLAY)
         whole("limit", limit, 1)
         hub = self._hubs.get(name)
-        if hub is None or hub.over:
+        if hub is None:
             hub, replay = self._take_part(self._link, name, replay), 0
         topic = hub.add(limit, replay)
         await self._await_link(hub, topic)
@@ -277,7 +282,7 @@ class TopicBook:
         if not guard.joins(guard.own, name):
             raise self._refusal(name)
         try:
-            hub = self._hubs[name] = _Hub(self._runtime, link, name, replay)
+            hub = self._hubs[name] = _Hub(self._runtime, link, name, replay, lambda: self._hubs.pop(name, None))
         except ValueError as error:
             raise ConfigError(str(error), hint="leave one first") from error
         return hub
