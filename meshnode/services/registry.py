@@ -65,7 +65,7 @@ class ServiceBook:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._state = runtime_of(node).state
-        self._unread: dict[str, list[Any]] = {"exposes": [], "forwards": []}  # of the file, and not understood
+        self._unread: dict[str, list[Any]] = {"exposes": [], "forwards": []}  # of the file: not understood, or not yet
         self.exposes: dict[str, Expose] = {}
         self.passing: dict[str, Expose] = {}  # as long as the program runs that asked for it, and not kept
         self.forwards: dict[str, Forward] = {}
@@ -82,13 +82,17 @@ class ServiceBook:
             try:
                 self._expose(Setting.from_json(item).checked())
             except WRONG_ITEM as error:
-                self._keep("exposes", item, error)
+                self._tell_kept(item, error)
+                self._unread["exposes"].append(item)
+        self._unread["forwards"] += forwards  # what is saved while a name is looked up has those that come later
         for item in forwards:
             try:
                 trusted = parse_trusted(item["to"], tuple(item.get("from", ())))
                 await self._restore_forward(item["listen"], item["to"], bool(item.get("sticky")), trusted)
             except WRONG_ITEM as error:
-                self._keep("forwards", item, error)
+                self._tell_kept(item, error)
+            else:
+                self._unread["forwards"].remove(item)
 
     async def _restore_forward(self, listen: str, to: str, sticky: bool, trusted: tuple[str, ...]) -> None:
         try:
@@ -102,9 +106,8 @@ class ServiceBook:
         kind = UdpForward if listen.startswith(UDP) else Forward
         return kind(self._node, listen, *parse_service(to), sticky, trusted)
 
-    def _keep(self, kind: str, item: Any, error: Exception) -> None:
+    def _tell_kept(self, item: Any, error: Exception) -> None:
         log.warning("not restored, but kept in %s: %s (%s)", SERVICES_FILE, str(item)[:200], error)
-        self._unread[kind].append(item)
 
     async def _save(self) -> None:
         """Write what is exposed and forwarded. Raises OSError, ConfigError: it is too much to be read again."""

@@ -125,6 +125,34 @@ def test_a_damaged_file_does_not_push_out_a_directory_of_that_name(tmp_path: Pat
     assert not (tmp_path / "seq").exists()
 
 
+async def test_what_is_saved_during_the_start_has_the_forwards_whose_names_are_still_looked_up(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await make_node()
+    path = node.config.home_path / "services.json"
+    kept = [{"listen": f"{name}.example:0", "to": "web", "sticky": False, "from": []} for name in ("one", "two")]
+    path.write_text(json.dumps({"exposes": [], "forwards": kept}))
+    asked, known = asyncio.Event(), asyncio.Event()
+
+    async def slow(host: str) -> list[str]:
+        asked.set()
+        await known.wait()
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr("meshnode.services.forward.look_up", slow)
+    book = ServiceBook(node)
+    restoring = asyncio.create_task(book.restore())
+    await wait_for(asked.wait(), 10)
+    await book.expose("web", "80", ())
+    assert json.loads(path.read_text())["forwards"] == kept
+    known.set()
+    await wait_for(restoring, 10)
+    await book.expose("other", "81", ())
+    listens = [item["listen"] for item in json.loads(path.read_text())["forwards"]]
+    assert [listen.partition(":")[0] for listen in listens] == ["one.example", "two.example"]
+    await book.close()
+
+
 async def test_services_that_are_not_understood_stay_in_the_file(make_node: MakeNode) -> None:
     node = await make_node()
     path = node.config.home_path / "services.json"
