@@ -261,8 +261,7 @@ async def _run(config: Config, ready: Callable[[Node], None]) -> None:
         control = ControlServer(daemon, config.home_path, runtime_of(node).sockets.accepted)
         await control.start()
         try:
-            await book.restore()
-            await proxies.restore()
+            await asyncio.gather(book.restore(), proxies.restore())  # both files are read before any request is
             handle_signals(loop, end, runtime_of(node).policy.read_again)
             ready(node)
             notify("READY=1")

@@ -153,6 +153,39 @@ async def test_what_is_saved_during_the_start_has_the_forwards_whose_names_are_s
     await book.close()
 
 
+async def test_proxies_that_are_stopped_or_not_begun_while_a_name_is_looked_up(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await make_node()
+    path = node.config.home_path / "proxies.json"
+    names = ["one.example:0", "two.example:0"]
+    path.write_text(json.dumps([{"listen": name, "public": False} for name in names]))
+    asked, known = asyncio.Event(), asyncio.Event()
+
+    async def slow(host: str) -> list[str]:
+        if host.endswith(".example"):
+            asked.set()
+            await known.wait()
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr("meshnode.services.proxy.listener.look_up", slow)
+    book = ProxyBook(node)
+    restoring = asyncio.create_task(book.restore())
+    await wait_for(asked.wait(), 10)
+    other = (await book.start("127.0.0.1:0"))["listen"]
+    assert [item["listen"] for item in json.loads(path.read_text())] == [*names, other]
+    first = book.proxies[names[0]]
+    for name in names:
+        await book.stop(name)
+    known.set()
+    await wait_for(restoring, 10)
+    assert list(book.proxies) == [other]
+    assert first.listen != names[0], "it has listened meanwhile"
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", int(first.listen.rpartition(":")[2]))
+    await book.close()
+
+
 async def test_services_that_are_not_understood_stay_in_the_file(make_node: MakeNode) -> None:
     node = await make_node()
     path = node.config.home_path / "services.json"

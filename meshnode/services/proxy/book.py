@@ -26,6 +26,7 @@ log = logging.getLogger("meshnode.proxy")
 PROXIES_FILE = "proxies.json"
 MAX_PROXIES = 16  # of one node: each has a listener, and no more than one is of use
 LISTEN_RETRY_S = 1.0  # between attempts to listen at an address that is not there yet, or taken
+NOT_YET = "the node is starting"
 Json = dict[str, Any]
 
 
@@ -42,16 +43,23 @@ class ProxyBook:
     async def restore(self) -> None:
         """Start again what ``proxies.json`` lists. An address that cannot be had now is tried again; raises nothing."""
         saved = read_state(self._state.home / PROXIES_FILE, _parse)
-        for listen, is_public, dns in saved or ():
-            self.proxies[listen] = proxy = self._make(listen, is_public, dns)
-            await _try_to_start(proxy)
+        for listen, is_public, dns in saved or ():  # all at once: what is saved from now on has them
+            self.proxies[listen] = self._make(listen, is_public, dns)
+            self.proxies[listen].error = NOT_YET
+        await self._start_those_that_wait()
         self._waiting = asyncio.create_task(self._listen_later())
 
     async def _listen_later(self) -> None:
         while any(proxy.error for proxy in self.proxies.values()):
             await asyncio.sleep(LISTEN_RETRY_S)
-            for proxy in [proxy for proxy in self.proxies.values() if proxy.error]:
+            await self._start_those_that_wait()
+
+    async def _start_those_that_wait(self) -> None:
+        for listen, proxy in list(self.proxies.items()):
+            if proxy.error and self.proxies.get(listen) is proxy:
                 await _try_to_start(proxy)
+                if self.proxies.get(listen) is not proxy:  # it was stopped while a name was looked up
+                    await proxy.close()
 
     async def _save(self) -> None:
         data = [{"listen": p.listen, "public": p.is_public, "dns": p.dns} for p in self.proxies.values()]
@@ -141,7 +149,7 @@ async def _try_to_start(proxy: Proxy) -> None:
     try:
         await proxy.start()
     except MeshError as error:
-        if not proxy.error:
+        if proxy.error in ("", NOT_YET):
             log.warning("proxy %s waits for its address: %s", proxy.listen, error.message)
         proxy.error = error.message
 
