@@ -179,7 +179,8 @@ class Failover:
                     raise ConnectionLost(f"no instance of {name!r} answers", hint="`meshnode services` shows them")
         finally:
             for task in attempts:
-                task.cancel()
+                if not (task.cancel() or task.cancelled() or task.exception()):  # accepted as the caller gave up
+                    kind.stream(task.result()).reset()
 
     async def _first_done(self, attempts: Collection[asyncio.Task[T]], wait: float) -> set[asyncio.Task[T]]:
         """Wait for an attempt to end, for so many seconds in which this process runs: an answer comes in no others."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from meshnode.identity.node_id import NodeId
-from meshnode.sdk.failover import DIAL_HEDGE_S, Failover
+from meshnode.sdk.failover import DIAL_HEDGE_S, Failover, Kind
 
 PEERS = [NodeId(bytes(31) + bytes([n])) for n in (1, 2, 3, 4)]
 
@@ -49,3 +51,24 @@ async def test_an_attempt_that_ends_ends_the_wait(wait: float) -> None:
     task = asyncio.ensure_future(asyncio.sleep(0))
     await asyncio.sleep(0.001)
     assert await _failover(lambda: 0.0)._first_done([task], wait) == {task}
+
+
+async def test_an_answer_that_comes_as_the_caller_gives_up_is_taken_and_dropped() -> None:
+    failover, answered, opened = _failover(lambda: 0.0), asyncio.Event(), Mock()
+    failover._loop = asyncio.get_running_loop()
+    failover._waits = SimpleNamespace(deadline=lambda: 0.0)  # type: ignore[assignment]
+    failover._registry.may_seek_service = lambda: False  # type: ignore[union-attr, method-assign]
+    failover._chosen = lambda use, sticky=False: [SimpleNamespace(node=PEERS[0], rtt=None)]  # type: ignore
+
+    async def begin(peer: NodeId, name: str) -> Mock:
+        await answered.wait()
+        return opened
+
+    kind: Kind[Mock] = Kind(begin, lambda stream: stream)
+    opening = asyncio.create_task(failover._any(kind, "db", ("any",), sticky=False))
+    await asyncio.sleep(0.01)
+    answered.set()  # before it is cancelled, and in the same turn of the loop
+    opening.cancel()
+    with suppress(asyncio.CancelledError):
+        await opening
+    opened.reset.assert_called_once_with()
