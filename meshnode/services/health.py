@@ -22,6 +22,7 @@ from meshnode.services.pool import NO_ANSWER
 
 LOOPBACK6 = "::1"
 CHECK_TIMEOUT_S = 0.8  # with the longest pause before it less than the 2 s after which a dead target is announced
+AGAIN_S, ATTEMPTS = 0.02, 500  # of a Unix socket whose listener has as many that wait as it lets
 AUTO, CONNECT, HTTP, NONE = "auto", "connect", "http:", "none"
 FORM = "--health connect, http:/PATH or none"
 MAX_PATH = 1_024  # characters of a path
@@ -140,17 +141,25 @@ async def reach(end: End) -> socket.socket:
 
 
 async def connect_unix(path: str) -> socket.socket:
-    """Connect to a Unix socket.
+    """Connect to a Unix socket; where as many wait as its listener lets, once one of them was accepted.
 
     Raises OSError.
     """
     sock = unreserved(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+    left = ATTEMPTS
     try:
-        await asyncio.get_running_loop().sock_connect(sock, path)
+        while True:
+            try:
+                sock.connect(path)  # never under way: asyncio's would take EAGAIN for that, and then for a connection
+                return sock
+            except BlockingIOError:
+                left -= 1
+                if not left:
+                    raise
+            await asyncio.sleep(AGAIN_S)
     except BaseException:
         sock.close()
         raise
-    return sock
 
 
 def takes_datagrams(hosts: list[str], port: int) -> str:

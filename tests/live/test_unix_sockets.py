@@ -17,6 +17,7 @@ from meshnode import Node
 from meshnode.cli.commands.services import expose_command
 from meshnode.errors import AddressInUse, ConfigError
 from meshnode.services import splice
+from meshnode.services.health import connect_unix
 from meshnode.services.registry import ServiceBook
 from tests.conftest import MakeNode
 from tests.given_time import wait_for
@@ -264,3 +265,28 @@ def test_a_path_is_written_from_where_the_command_runs(tmp_path: Path, monkeypat
     for text, path in (("x.sock", tmp_path / "x.sock"), ("///run/x", "/run/x"), ("~/x", "/home/me/x")):
         expose_command.main(["x", f"unix:{text}", "--allow", "any", "--json"], standalone_mode=False)
         assert asked[-1].target == f"unix:{path}"
+
+
+async def test_a_listener_with_as_many_that_wait_as_it_lets_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "busy")
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(path)
+        listener.listen(0)
+        first.connect(path)
+        connecting = asyncio.create_task(connect_unix(path))
+        await asyncio.sleep(0.05)
+        assert not connecting.done(), "it has no place yet"
+        listener.accept()[0].close()
+        with await wait_for(connecting, DEADLINE_S) as sock:
+            served, _ = listener.accept()
+            served.sendall(b"hello")
+            assert await wait_for(loop.sock_recv(sock, 5), DEADLINE_S) == b"hello"
+            served.close()
+        with socket.socket(socket.AF_UNIX) as second:
+            second.connect(path)
+            monkeypatch.setattr("meshnode.services.health.ATTEMPTS", 2)
+            with pytest.raises(BlockingIOError):
+                await connect_unix(path)
