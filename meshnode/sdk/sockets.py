@@ -15,6 +15,7 @@ import socket
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Self
 
 from meshnode.base.forks import close_in_child
 from meshnode.identity.node_id import NodeId
@@ -36,6 +37,17 @@ class MeshSocket(socket.socket):
     peer: NodeId
     service: str
     _bridge: _Bridge
+
+    def dup(self) -> Self:
+        """Return another socket of the same end.
+
+        Returns:
+            A socket like this one. The stream is ended when both are closed.
+        """
+        other = super().dup()
+        other.peer, other.service, other._bridge = self.peer, self.service, self._bridge
+        self._bridge.outers.append(weakref.ref(other))
+        return other
 
     def shutdown(self, how: int) -> None:
         """End the sending direction (``SHUT_WR``), the receiving one (``SHUT_RD``) or both.
@@ -68,13 +80,14 @@ class _Bridge(Pump):
 
     Attributes:
         ended: Is set when it carries no more, and its end of the pair is closed.
+        outers: The program's sockets: one, and its duplicates.
     """
 
     def __init__(self, inner: socket.socket, outer: MeshSocket, stream: Stream) -> None:
         up = _FromProgram(inner, stream, self.after_data, self.on_program_end)
         self._join(inner, stream, up, ToSocket(inner, stream, free, b"", self.on_peer_end))
         self.ended = asyncio.Event()
-        self._outer = weakref.ref(outer)
+        self.outers = [weakref.ref(outer)]
         self._ends_writing = False  # the program has called shutdown, and not all of what it sent is read
         self._is_marked = False  # ``UNREAD`` is in place
         self._is_closing = False  # nothing is carried any more, but the peer may not have everything yet
@@ -112,8 +125,9 @@ class _Bridge(Pump):
 
     def _mark(self) -> None:
         """Put a byte where this end will not have read it."""
-        outer = self._outer()
-        if self._is_marked or outer is None or outer.fileno() < 0:
+        found = (ref() for ref in self.outers)
+        outer = next((each for each in found if each is not None and each.fileno() >= 0), None)
+        if self._is_marked or outer is None:
             return
         if not _polled(outer, select.POLLOUT) & select.POLLOUT:
             return  # something is unread already; to send would wait for as long as the program's timeout

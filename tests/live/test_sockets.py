@@ -157,6 +157,23 @@ async def test_a_reset_is_econnreset_and_never_an_end(make_node: MakeNode, state
     sock.close()
 
 
+@pytest.mark.parametrize("state", ["open", "ended"])
+async def test_a_duplicate_is_a_socket_like_the_first(make_node: MakeNode, state: str) -> None:
+    first, reader, writer, peer = await _held(make_node)
+    sock = first.dup()
+    assert (sock.peer, sock.service) == (first.peer, first.service)
+    first.close()
+    await asyncio.to_thread(sock.sendall, b"said")
+    if state == "ended":
+        sock.shutdown(socket.SHUT_WR)
+        assert await wait_for(reader.read(), 5) == b"said"
+    writer.transport.abort()
+    with pytest.raises(ConnectionResetError):
+        await _recv(sock)
+    sock.close()
+    peer.done.set()
+
+
 async def test_the_end_of_a_node_is_a_reset(make_node: MakeNode) -> None:
     listener, dialler = await _pair(make_node)
     listener.serve("echo", echo, allow=["any"])
