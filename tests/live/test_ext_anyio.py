@@ -96,7 +96,9 @@ async def test_streams_wait_for_serve_and_are_refused_when_the_listener_closes(m
 
     async with anyio.create_task_group() as group:
         group.start_soon(ask)
-        await anyio.sleep(0.2)
+        with anyio.fail_after(30):
+            while not listener._came.statistics().tasks_waiting_send:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
         assert not refused
         await listener.aclose()
         await anyio.wait_all_tasks_blocked()
