@@ -170,7 +170,8 @@ class CandidateBook:
     def learn(self, path: Path, source: str) -> Candidate | None:
         """Return the candidate with this path, a new one if need be; None when it can be no peer's.
 
-        The oldest makes room for a new one, so that a lying source can only push out what it brought itself.
+        The oldest of the same source makes room for a new one, so that a lying source (a relay that introduces ever new
+        addresses) can only push out what it brought itself.
         """
         found = self._candidates.get(path)
         if found is not None:
@@ -180,9 +181,8 @@ class CandidateBook:
         if addr is not None and not is_dialable(addr):
             return None
         if len(self._candidates) >= MAX_CANDIDATES:
-            oldest = next((old for old in self if old is not self.current and old is not self.previous), None)
-            if oldest is None:
-                return None
+            spare = [old for old in self if old is not self.current and old is not self.previous]
+            oldest = next((old for old in spare if old.source == source), spare[0])
             del self._candidates[oldest.path]
         floor = self.floor_of(path)
         mtu = MtuSearch(max(floor, self._mtu_ceiling) if addr is not None else 0, floor)

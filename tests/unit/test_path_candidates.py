@@ -6,6 +6,7 @@ import pytest
 
 from meshnode.base.address import Addr
 from meshnode.base.limits import MAX_CANDIDATES
+from meshnode.base.path import ViaRelay
 from meshnode.nat.local_networks import LocalNetworks
 from meshnode.paths.effects import (
     MOVED,
@@ -14,7 +15,7 @@ from meshnode.paths.effects import (
 )
 from meshnode.paths.seeking import Connectivity
 from meshnode.paths.validation import CONFIRM_S
-from tests.unit.path_wire import A, B, Wire, connected
+from tests.unit.path_wire import VIA_RELAY, A, B, Wire, connected, record
 
 JUNK = [
     Addr("224.0.0.1", 5353),
@@ -71,6 +72,19 @@ def test_a_flood_of_addresses_does_not_push_out_the_one_that_an_unconfirmed_move
     assert (wire.paths.active, wire.paths.seeking.connectivity) == (A, Connectivity.CONNECTED), (
         "answers from it must count"
     )
+
+
+def test_a_relay_that_names_ever_new_addresses_hides_none_that_others_name() -> None:
+    other = ViaRelay("b-relay")
+    wire = Wire(VIA_RELAY)
+    wire.paths.accept(VIA_RELAY, wire.now)
+    wire.paths.peer_record(record(A, B), wire.now)
+    wire.paths.add_candidates([(other, "relay")], wire.now)
+    for n in range(4 * MAX_CANDIDATES):
+        wire.paths.introduced(Addr(f"198.51.100.{n + 1}", 4242), wire.now, wire.now)
+    known = wire.paths.book.paths()
+    assert len(known) == MAX_CANDIDATES
+    assert {A, B, other} <= {*known}
 
 
 def test_a_path_that_was_dropped_is_not_gone_back_to() -> None:
