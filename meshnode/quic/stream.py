@@ -397,7 +397,10 @@ class StreamTable:
 
         What is unread is dropped: no reader goes past an error, and it must not hold back other streams.
         """
-        stream = self._streams.pop(stream_id, None)
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream.stopped and not stream.write_end:
+            return  # it does as it was asked to, and our own direction goes on
+        self._streams.pop(stream_id, None)
         (self._gone or dict[int, None]()).pop(stream_id, None)
         self.flows.end(stream_id)
         if stream is not None:
@@ -411,10 +414,7 @@ class StreamTable:
                 stream.fail(ConnectionLost("the peer reset the stream"))
 
     def on_stop(self, stream_id: int) -> None:
-        """End our direction, which the peer reads no more.
-
-        What it has sent us stays readable, and it may go on sending.
-        """
+        """End our direction, which the peer reads no more; what it has sent stays readable, and more may come."""
         stream = self._streams.get(stream_id)
         if stream is not None and stream.error is None and not stream.write_end:
             stream.write_end = "the peer closed the stream"

@@ -339,6 +339,21 @@ def test_a_direction_that_the_peer_gave_up_is_given_up_here_too() -> None:
     assert isinstance(theirs.error, ConnectionLost), "what waits there for more hears of it"
 
 
+@every_engine
+def test_a_stream_that_is_read_no_more_is_written_on(engine: str) -> None:
+    pair = Pair(engine, engine)
+    mine, theirs = pair.open()
+    theirs.stop_reading()
+    pair.run(0.2)
+    assert mine.write_end == "the peer closed the stream"
+    theirs.write(b"answer", fin=True)
+    pair.run(0.2)
+    assert mine.read() == b"answer"
+    assert mine.at_eof
+    assert (mine.error, theirs.error) == (None, None)
+    assert not len(pair.dialler.streams) + len(pair.listener.streams)
+
+
 def test_records_and_frames_go_on_far_beyond_one_window_of_the_control_stream() -> None:
     pair = Pair()
     got: list[bytes] = []
