@@ -336,8 +336,8 @@ ID_PRICE_BITS = 12  # of a test that costs 50 us: 4,096 keys, 0.3 s of CPU for i
 MAX_PRICED_IDS = 16_384  # ids that were tested; x about 150 B
 DHT_MAX_BODY = 1_105  # + 97 sealing + 25 relay frame + 48 IPv6 and UDP = 1,275: under every path's 1,280
 DHT_MAX_CONTACTS = 16  # in an answer: 16 x 51 B fits a body; a liar fills no more than that of a lookup's queue
-DHT_MAX_LOOKUP_RPCS = 120  # a lookup led astray costs 120 x 1.3 kB = 156 kB, then ends
-DHT_MAX_LOOKUP_QUEUE = 1_024  # contacts a lookup remembers: 120 answers x 16 would be 1,920
+DHT_MAX_LOOKUP_RPCS = 120  # a lookup led astray costs 120 x 1.3 kB = 156 kB, then ends; half for each of its paths
+DHT_MAX_LOOKUP_QUEUE = 1_024  # contacts a lookup remembers: 120 answers x 16 would be 1,920; by halves too
 DHT_LOOKUP_DEADLINE_S = 12.0  # hostile or dead answers never hold a lookup longer
 DHT_MAX_LOOKUPS = 64  # at once; x about 100 kB
 DHT_MAX_CALLS = 1_024  # outstanding requests; x about 2 kB with the body kept for retransmission

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from meshnode.base.address import Addr
-from meshnode.base.limits import DHT_MAX_WATCHES_PER_SENDER
+from meshnode.base.limits import DHT_MAX_LOOKUP_RPCS, DHT_MAX_WATCHES_PER_SENDER
 from meshnode.discovery.dht import ContactsChanged, Found, LookupDone, Published, RecordPushed
+from meshnode.discovery.dht import lookup as dht_lookup
 from meshnode.discovery.dht.lookup import ALPHA, PATHS, Candidate, Lookup
 from meshnode.discovery.dht.messages import ContactInfo
 from meshnode.discovery.dht.rtt import INITIAL_RTO_S, MIN_RTO_S, RttBook, rto
@@ -104,6 +107,67 @@ def test_a_lookup_tells_when_and_after_how_many_hops_it_found_the_first_record()
     assert (lookup.first, lookup.hops) == (12.0, 2)
     assert lookup.best is not None
     assert lookup.best.seq == 6
+
+
+def _ever_nearer() -> Iterator[ContactInfo]:
+    """Yield nodes of many networks, each nearer to the key than the one before."""
+    crowd = sorted((NodeId(random.Random(1_000 + n).randbytes(32)) for n in range(400)), key=lambda each: each.dht_key)
+    for n, each in enumerate(reversed(crowd)):
+        yield ContactInfo(each, Addr(f"46.{n % 250}.{n // 250}.1", 4242))
+
+
+def test_a_path_that_a_liar_leads_astray_uses_up_no_request_of_the_other() -> None:
+    lookup, lies = _lookup(), _ever_nearer()
+    lookup.start([next(lies), *_contacts(NEAREST[150:151])])
+    liar, honest = lookup.take_queries()
+    asked = [liar]
+    while asked:
+        for candidate in asked:
+            lookup.on_answer(candidate, list(islice(lies, 2)), b"", None, 11.0)
+        asked = lookup.take_queries()
+    assert not lookup.done, "the honest node's answer is awaited still"
+    lookup.on_answer(honest, _contacts(NEAREST[:4]), b"", None, 12.0)
+    assert {candidate.id for candidate in lookup.take_queries()} == set(NEAREST[:4])
+    assert lookup.rpcs <= DHT_MAX_LOOKUP_RPCS
+
+
+def test_a_path_that_a_liar_leads_astray_uses_up_no_memory_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dht_lookup, "MAX_NAMED", 20)
+    lookup, lies = _lookup(), _ever_nearer()
+    lookup.start([next(lies), *_contacts(NEAREST[150:151])])
+    liar, honest = lookup.take_queries()
+    lookup.on_answer(liar, list(islice(lies, 300)), b"", None, 11.0)
+    assert len(list(lookup.heard)) <= 2 * 20 + 1
+    lookup.on_answer(honest, _contacts(NEAREST[:4]), b"", None, 12.0)
+    assert set(NEAREST[:4]) <= {candidate.id for candidate in lookup.take_queries()}
+
+
+def test_an_address_that_a_liar_invents_for_a_node_hides_it_from_one_path_only() -> None:
+    lookup, infos = _lookup(), _contacts(NEAREST)
+    lookup.start(infos[150:152])
+    liar, honest = lookup.take_queries()
+    invented = [ContactInfo(info.id, Addr(f"47.{n}.7.1", 9)) for n, info in enumerate(infos[:4])]
+    lookup.on_answer(liar, invented, b"", None, 11.0)
+    for candidate in lookup.take_queries():
+        lookup.on_failed(candidate)
+    lookup.on_answer(honest, infos[:4], b"", None, 12.0)
+    asked = lookup.take_queries()
+    assert {(candidate.id, candidate.addr) for candidate in asked} == set(infos[:4])
+    for candidate in asked:
+        lookup.on_answer(candidate, infos[:4], b"", None, 13.0)
+    assert [candidate.id for candidate in lookup.closest(4)] == NEAREST[:4]
+
+
+def test_a_node_that_answers_at_two_addresses_is_one_of_those_found() -> None:
+    lookup, infos = _lookup(), _contacts(NEAREST)
+    lookup.start(infos[150:152])
+    for candidate, addr in zip(lookup.take_queries(), ("47.1.7.1", "47.2.7.1"), strict=True):
+        lookup.on_answer(candidate, [ContactInfo(NEAREST[0], Addr(addr, 9))], b"", None, 11.0)
+    twice = lookup.take_queries()
+    assert [candidate.id for candidate in twice] == [NEAREST[0]] * 2
+    for candidate in twice:
+        lookup.on_answer(candidate, [], b"", None, 12.0)
+    assert [candidate.id for candidate in lookup.closest(4)] == [NEAREST[0], NEAREST[150], NEAREST[151]]
 
 
 # ---- the table and the round trips

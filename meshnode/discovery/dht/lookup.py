@@ -1,8 +1,9 @@
 """One iterative lookup as a state machine: which nodes to ask next, and when it is over (Kademlia section 2.3).
 
 Two disjoint paths (S/Kademlia section 4.4): each contact is asked by one path only, so a liar misleads the
-path that met it and not the other. Each path keeps ``alpha`` fresh questions in flight; a question that is slow
-frees its place while its answer is still awaited (hedging). A path ends when the ``width`` nearest that
+path that met it and not the other. Nor does it use up what the other may ask and remember, and an address that it
+invents for an honest node counts on its own path alone. Each path keeps ``alpha`` fresh questions in flight; a question
+that is slow frees its place while its answer is still awaited (hedging). A path ends when the ``width`` nearest that
 answered are nearer than anything left to ask, and the ``width`` nearest of those whose ids have a price
 (``identity/price.py``) too: ids that cost nothing surround a key in a second, and then hide the others from no
 lookup. A lookup of a record asks a few seeds beside that, whose contacts it does not follow. Liars' contacts are put
@@ -27,6 +28,8 @@ from meshnode.identity.record import EndpointRecord, newer
 ALPHA = 4
 PATHS = 2
 BLAME = 3  # dead contacts, and none alive, after which a referrer's others are put off
+MAX_ASKED = (DHT_MAX_LOOKUP_RPCS - DHT_MAX_SEEDS) // PATHS  # by one path
+MAX_NAMED = DHT_MAX_LOOKUP_QUEUE // PATHS  # contacts that one path remembers
 
 
 @state
@@ -53,6 +56,8 @@ class _Path:
     width: int
     alpha: int
     follows: bool = True  # the contacts that answers name
+    asked: int = 0
+    named: int = 0
     fresh: int = 0
     heap: list[Entry] = field(default_factory=list)
     priced: list[Entry] = field(default_factory=list)  # those of the heap whose ids have a price
@@ -158,7 +163,8 @@ class Lookup:
         self.answers: list[Candidate] = []
         self._has_price = has_price
         self._paths = [*(_Path(width, alpha) for _ in range(PATHS)), _Path(DHT_MAX_SEEDS, ALPHA, follows=False)]
-        self._known: dict[NodeId, None] = {own: None}
+        # the address that each path was told of a node; None where no answer may tell another
+        self._known: dict[NodeId, dict[int, Addr] | None] = {own: None}
         self._referrers = _Referrers()
 
     def serves(self, width: int) -> bool:
@@ -173,29 +179,33 @@ class Lookup:
             self._add(contact, 1, PATHS, None)
 
     def _add(self, contact: ContactInfo, depth: int, path: int, referrer: NodeId | None) -> None:
-        if contact.id in self._known or len(self._known) > DHT_MAX_LOOKUP_QUEUE:
+        told, of = self._known.get(contact.id, {}), self._paths[path]
+        if told is None or path in told or contact.addr in told.values() or of.named >= MAX_NAMED:
             return
         distance = int.from_bytes(contact.id.dht_key, "big") ^ int.from_bytes(self.key, "big")
         priced = self._has_price(contact.id)
         candidate = Candidate(contact.id, contact.addr, distance, depth, path, referrer, priced)
-        self._known[contact.id] = None
-        if contact.id in self._asked:
-            self._paths[path].note_answer(candidate)
+        is_asked = contact.id in self._asked
+        self._known[contact.id] = None if is_asked or referrer is None else {**told, path: contact.addr}
+        of.named += 1
+        if is_asked:
+            of.note_answer(candidate)
             return
-        entry = distance, len(self._known), candidate
-        heapq.heappush(self._paths[path].heap, entry)
+        entry = distance, of.named, candidate
+        heapq.heappush(of.heap, entry)
         if priced:
-            heapq.heappush(self._paths[path].priced, entry)
+            heapq.heappush(of.priced, entry)
 
     def take_queries(self) -> list[Candidate]:
-        """Return the nodes to ask now: up to ``alpha`` fresh questions a path, ``DHT_MAX_LOOKUP_RPCS`` in all."""
+        """Return the nodes to ask now: up to ``alpha`` fresh questions a path, ``MAX_ASKED`` in all by each."""
         wanted: list[Candidate] = []
         for path in self._paths:
-            while path.fresh < path.alpha and self.rpcs < DHT_MAX_LOOKUP_RPCS:
+            while path.fresh < path.alpha and path.asked < MAX_ASKED:
                 candidate = self._next(path)
                 if candidate is None:
                     break
                 self.rpcs += 1
+                path.asked += 1
                 path.fresh += 1
                 path.in_flight[candidate.id] = candidate
                 wanted.append(candidate)
@@ -261,7 +271,8 @@ class Lookup:
         path = self._landed(candidate)
         candidate.token = token
         candidate.seq = None if record is None else record.seq
-        self.answers.append(candidate)
+        if all(other.id != candidate.id for other in self.answers):  # one that answers at two addresses is one node
+            self.answers.append(candidate)
         path.note_answer(candidate)
         self.hops = max(self.hops, candidate.depth) if self.first is None else self.hops
         self._referrers.count(candidate.referrer, alive=True)
@@ -285,7 +296,7 @@ class Lookup:
             return path.fresh == 0  # a slow seed is awaited only while no other node has the record
         if any(path.reaches(c.distance, priced=c.priced) for c in path.in_flight.values()):
             return False
-        if self.rpcs >= DHT_MAX_LOOKUP_RPCS:
+        if path.asked >= MAX_ASKED:
             return True
         return not (path.first_of(path.heap) or path.first_of(path.priced) or self._may_matter(path))
 
