@@ -16,7 +16,7 @@ from meshnode.directory.services import WITHDRAWN_TTL_S, Announce, ServiceChange
 from meshnode.gossip import Changed, Entry, Kind, MemberChanged
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import Connection
-from meshnode.stack.component import Component, Spread
+from meshnode.stack.component import Component, Spread, tell
 from meshnode.stack.context import Context
 from meshnode.stack.dht_offers import DhtOffers
 from meshnode.trust.policy import Act
@@ -80,7 +80,7 @@ class DirectoryLink(Component):
             cores = self.directory, self.names, self.providers
             while effects := [effect for core in cores for effect in core.take_effects()]:
                 for effect in effects:
-                    self._carry(effect, now)
+                    tell((self._carry,), self._context.timers.on_error, effect, now)
         finally:
             self._draining = False
         self._arm()

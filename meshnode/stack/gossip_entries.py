@@ -9,6 +9,7 @@ from meshnode.gossip import Changed, Contact, Entry, Fault, Gossip, Kind, Member
 from meshnode.gossip.entry import Put
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
+from meshnode.stack.component import tell
 from meshnode.stack.context import Context
 
 POSTPONE_S = 0.5
@@ -134,8 +135,7 @@ class GossipEntries:
             core.store.drop(entry)
             self.on_expired(entry, now)
         core.hyparview.forget(peer, now)
-        for callback in self._barred:
-            callback(peer, now)
+        tell(self._barred, self._context.timers.on_error, peer, now)
         self._carry_out(now)
 
     def lives(self, peer: NodeId) -> bool:
@@ -161,8 +161,7 @@ class GossipEntries:
             member = parse_member(entry)
             if member is not None and member.record:
                 self._context.records.offer(member.record, "gossip", now)
-        for callback in self._subscribers.get(entry.kind, ()):
-            callback(change, now)
+        tell(self._subscribers.get(entry.kind, ()), self._context.timers.on_error, change, now)
 
     def _on_own_member(self, entry: Entry, now: float) -> None:
         """Take an entry that says that this node lives, and that it did not publish.
@@ -176,10 +175,8 @@ class GossipEntries:
 
     def on_member(self, change: MemberChanged, now: float) -> None:
         """Tell watchers of a member."""
-        for watcher in self._watchers:
-            watcher(change, now)
+        tell(self._watchers, self._context.timers.on_error, change, now)
 
     def on_expired(self, entry: Entry, now: float) -> None:
         """Tell of an entry that expired."""
-        for callback in self._expiries:
-            callback(entry, now)
+        tell(self._expiries, self._context.timers.on_error, entry, now)

@@ -35,7 +35,7 @@ from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
 from meshnode.quic.connection import CONTROL_STREAM, Connection, State
 from meshnode.quic.hello import CloseCode, Frame
-from meshnode.stack.component import Component
+from meshnode.stack.component import Component, tell
 from meshnode.stack.context import Context
 from meshnode.stack.gossip_entries import GossipEntries
 from meshnode.stack.gossip_probes import GossipProbes
@@ -173,7 +173,7 @@ class GossipLink(Component):
         try:
             while effects := self.core.take_effects():
                 for effect in effects:
-                    self._carry(effect, now)
+                    tell((self._carry,), self._context.timers.on_error, effect, now)
         finally:
             self._carrying = False
         self._arm()

@@ -10,7 +10,7 @@ from meshnode.gossip.effects import Send
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import Connection
 from meshnode.quic.stream import Stream
-from meshnode.stack.component import Component, Spread
+from meshnode.stack.component import Component, Spread, tell
 from meshnode.stack.context import Context
 from meshnode.stack.topic_streams import TopicStreams
 from meshnode.topics.context import Access
@@ -56,7 +56,7 @@ class TopicLink(Component):
         try:
             while effects := self.topics.take_effects():
                 for effect in effects:
-                    self._carry(effect, now)
+                    tell((self._carry,), self._context.timers.on_error, effect, now)
         finally:
             self._draining = False
         self._timer.set(self.topics.next_deadline())

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from meshnode.base.address import Addr
+from meshnode.base.metrics import Metrics
+from meshnode.base.path import ViaTunnel
+from meshnode.base.timers import Timers
+from meshnode.discovery.dht.effects import Effect, LookupDone, LookupStats
+from meshnode.discovery.dht.source import DhtSource
 from meshnode.errors import PeerSilent
-from meshnode.identity.record import EndpointRecord
+from meshnode.gossip import Changed, Kind
+from meshnode.identity.keys import Identity
+from meshnode.identity.node_id import NodeId
+from meshnode.identity.record import EndpointRecord, sign_record
 from meshnode.paths.seeking import Connectivity
 from meshnode.quic.seam import Engine
 from meshnode.sim.link import ModelEngines
@@ -17,9 +28,10 @@ from meshnode.sim.world import SimNode, Weather, World
 HAPPENINGS = ("link", "session_gone", "newer_record", "switched", "silence", "probed", "seed", "clock_set")
 
 
-def _two(world: World) -> tuple[SimNode, SimNode]:
+def _two(world: World, *, gossip: bool = False) -> tuple[SimNode, SimNode]:
     here, there = (
-        SimNode(world, f"10.0.0.{number}", ModelEngines(world.entropy), sealer=PlainSealer) for number in (1, 2)
+        SimNode(world, f"10.0.0.{number}", ModelEngines(world.entropy), sealer=PlainSealer, gossip=gossip)
+        for number in (1, 2)
     )
     return here, there
 
@@ -125,3 +137,68 @@ def test_a_connection_whose_engine_fails_at_a_move_keeps_no_peer_from_hearing_of
     for there in (first, second):
         assert there.mesh.sessions[here.id].paths.active == here.addr
     assert {str(error) for error in errors} == {"a fault"}
+
+
+def test_what_gossip_tells_is_told_to_all_that_listen_though_the_first_one_fails(world: World) -> None:
+    here, there = _two(world, gossip=True)
+    errors: list[Exception] = []
+    here.mesh.context.timers.on_error = errors.append
+    gossip, told = here.mesh.context.gossip, dict[NodeId, None]()
+    assert gossip is not None
+
+    def note(change: Changed, now: float) -> None:
+        told[change.entry.origin] = None
+
+    for listener in (_fail, note):
+        gossip.subscribe(Kind.MEMBER, listener)
+    here.join(there)
+    assert world.run(20.0, lambda: there.id in told)
+    assert errors
+
+
+class _Core:
+    """A DHT that says what it is told to say, and numbers the lookups that it is asked for."""
+
+    def __init__(self) -> None:
+        self.effects: list[Effect] = []
+        self.asked: list[NodeId] = []
+
+    def take_effects(self) -> list[Effect]:
+        effects, self.effects = self.effects, []
+        return effects
+
+    def next_deadline(self) -> None:
+        return None
+
+    def lookup(self, peer: NodeId, now: float) -> int:
+        self.asked.append(peer)
+        return len(self.asked)
+
+
+class _Sink:
+    def record(self, encoded: bytes, via: str = "") -> None:
+        raise RuntimeError("a fault")
+
+    def seed(self, peer: NodeId, addrs: Iterable[Addr | ViaTunnel]) -> None: ...
+
+    def is_wanted(self, peer: NodeId) -> bool:
+        return False
+
+
+def test_a_record_that_cannot_be_handed_on_keeps_no_other_lookup_from_its_end(world: World) -> None:
+    here, _ = _two(world)
+    core, timers, errors = _Core(), Timers(), list[Exception]()
+    timers.on_error = errors.append
+    dht: Any = core
+    source = DhtSource(dht, here.clock, timers, Metrics(), Mock(), Mock(), Mock(), Mock())
+    source.start(_Sink(), 0.0)
+    owner, other = Identity(bytes(32)), Identity(bytes([1]) * 32)
+    record = sign_record(owner, seq=1, issued_ms=1, ttl=60, endpoints=())
+    stats = LookupStats(1, 1, 1, 0, 0.1, None)
+    for each in (owner, other):
+        source.resolve(each.id, 0.0)
+    core.effects = [LookupDone(1, record, stats), LookupDone(2, None, stats)]
+    source.flush(1.0)
+    assert len(errors) == 1
+    source.resolve(other.id, 2.0)
+    assert core.asked == [owner.id, other.id, other.id], "a lookup that has ended may be begun again"

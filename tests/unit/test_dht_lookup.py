@@ -12,7 +12,8 @@ import pytest
 
 from meshnode.base.address import Addr
 from meshnode.base.limits import DHT_MAX_LOOKUP_RPCS, DHT_MAX_WATCHES_PER_SENDER
-from meshnode.discovery.dht import ContactsChanged, Found, LookupDone, Published, RecordPushed
+from meshnode.base.metrics import Metrics
+from meshnode.discovery.dht import ContactsChanged, Dht, Found, LookupDone, Published, RecordPushed
 from meshnode.discovery.dht import lookup as dht_lookup
 from meshnode.discovery.dht.lookup import ALPHA, PATHS, Candidate, Lookup
 from meshnode.discovery.dht.messages import ContactInfo
@@ -168,6 +169,19 @@ def test_a_node_that_answers_at_two_addresses_is_one_of_those_found() -> None:
     for candidate in twice:
         lookup.on_answer(candidate, [], b"", None, 12.0)
     assert [candidate.id for candidate in lookup.closest(4)] == [NEAREST[0], NEAREST[150], NEAREST[151]]
+
+
+def test_one_that_fails_at_the_end_of_a_lookup_keeps_no_other_from_being_told() -> None:
+    dht, told = Dht(OWN, rng=random.Random(1), entropy=bytes, metrics=Metrics(), wall=WALL), list[float]()
+
+    def fails(now: float) -> None:
+        raise RuntimeError("a fault")
+
+    for done in (fails, told.append):
+        dht.statements.find(KEY, 1.0, done)
+    with pytest.raises(RuntimeError, match="a fault"):
+        dht.tick(1.0, WALL + 1.0)
+    assert told == [1.0]
 
 
 # ---- the table and the round trips

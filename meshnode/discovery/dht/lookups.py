@@ -284,8 +284,14 @@ class Lookups:
                 self._meet(candidate.id, candidate.addr, now)
             self._repair(lookup, now)
         self._recent[lookup.key, lookup.want_record] = lookup, now
+        failed: Exception | None = None
         for on_done in (search.on_done, *search.followers):
-            on_done(lookup, now)
+            try:
+                on_done(lookup, now)
+            except Exception as error:  # one that fails keeps no other from being told
+                failed = error
+        if failed is not None:
+            raise failed
 
     def _repair(self, lookup: Lookup, now: float) -> None:
         """Store the newest record at nodes near the key that answered without it."""

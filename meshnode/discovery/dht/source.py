@@ -14,7 +14,7 @@ from meshnode.base.limits import RETRY_LOOKUP_S
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timers
 from meshnode.discovery.dht.core import Dht
-from meshnode.discovery.dht.effects import ContactsChanged, Found, LookupDone, Proven, RecordPushed, SendSealed
+from meshnode.discovery.dht.effects import ContactsChanged, Effect, Found, LookupDone, Proven, RecordPushed, SendSealed
 from meshnode.discovery.dht.kept import Kept
 from meshnode.discovery.dht.statements import OnStored, ignore_stored
 from meshnode.discovery.source import RecordSource, Sink
@@ -162,22 +162,28 @@ class DhtSource(RecordSource):
         self._touched()
 
     def flush(self, now: float) -> None:
-        """Carry out what the core wants done."""
+        """Carry out what the core wants done; an effect that fails keeps no other from that."""
         for effect in self.dht.take_effects():
-            if isinstance(effect, SendSealed):
-                self._send(effect, now)
-            elif isinstance(effect, Proven):
-                self._on_proven(effect, now)
-            elif isinstance(effect, Found):
-                self._sink.record(effect.record.encoded)
-            elif isinstance(effect, RecordPushed):
-                self._metrics.count(WATCH_PUSH)
-                self._sink.record(effect.record.encoded, "watch")
-            elif isinstance(effect, LookupDone):
-                self._on_done(effect, now)
-            elif isinstance(effect, ContactsChanged):
-                self._on_contacts()
+            try:
+                self._carry(effect, now)
+            except Exception as error:
+                self._timers.on_error(error)
         self._timer.set(self.dht.next_deadline())
+
+    def _carry(self, effect: Effect, now: float) -> None:
+        if isinstance(effect, SendSealed):
+            self._send(effect, now)
+        elif isinstance(effect, Proven):
+            self._on_proven(effect, now)
+        elif isinstance(effect, Found):
+            self._sink.record(effect.record.encoded)
+        elif isinstance(effect, RecordPushed):
+            self._metrics.count(WATCH_PUSH)
+            self._sink.record(effect.record.encoded, "watch")
+        elif isinstance(effect, LookupDone):
+            self._on_done(effect, now)
+        elif isinstance(effect, ContactsChanged):
+            self._on_contacts()
 
     def _on_done(self, done: LookupDone, now: float) -> None:
         peer = self._lookups.pop(done.lookup_id, None)
