@@ -39,6 +39,6 @@ class Links:
         """Return whether the peer is to be passed over now."""
         return self._avoided.get(peer, (0.0, 0.0))[0] > now
 
-    def avoided_until(self) -> float | None:
-        """Return when the first avoided peer may be chosen again, which may be in the past; None when there is none."""
-        return min((until for until, _ in self._avoided.values()), default=None)
+    def avoided_until(self, now: float) -> float | None:
+        """Return when the first of those that are avoided now may be chosen again; None when there is none."""
+        return min((until for until, _ in self._avoided.values() if until > now), default=None)

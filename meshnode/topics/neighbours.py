@@ -39,6 +39,7 @@ class Neighbours:
         self._on_down = on_down
         self._overlay = Overlay(context.identity.id, scope)
         self._choosing = context.timers.timer(self.choose)
+        self._returning = context.timers.timer(self.choose_soon)  # of those that are passed over
         self._renewing = context.timers.timer(self._renew)
         self._left = False
 
@@ -51,6 +52,7 @@ class Neighbours:
         """Part from all neighbours; nothing is chosen afterwards."""
         self._left = True
         self._choosing.cancel()
+        self._returning.cancel()
         self._renewing.cancel()
         for peer in self.greeted:
             self._context.send(peer, Part(self._scope))
@@ -139,9 +141,8 @@ class Neighbours:
                 self._context.effects.append(Dial(peer))
             elif peer not in self.greeted:
                 self._greet(peer, now)
-        again = links.avoided_until()
-        if again is not None and again > now:
-            self._context.timers.at(again + CHOOSE_S, self.choose_soon)
+        again = links.avoided_until(now)
+        self._returning.set(again + CHOOSE_S if again is not None else None)
 
     def _renew(self, now: float) -> None:
         """Greet wanted neighbours again; part from those that neither end wants any longer."""
