@@ -169,7 +169,7 @@ class _Hub:
         self._leaving: asyncio.TimerHandle | None = None
         self.over = False
         now = self._loop.time()
-        self.inbox: Inbox = link.topics.join(name, now, runtime.clock.wall(), replay)
+        self.inbox: Inbox = link.join(name, now, replay)
         self.inbox.on_ready = self._on_ready
         self.linked = asyncio.Event()
         self.inbox.on_linked = self.linked.set

@@ -16,6 +16,7 @@ from meshnode.stack.topic_streams import TopicStreams
 from meshnode.topics.context import Access
 from meshnode.topics.effects import Dial, Misbehaved
 from meshnode.topics.entries import is_subscription
+from meshnode.topics.inbox import Inbox
 from meshnode.topics.messages import MemberMessage
 from meshnode.topics.topics import Topics
 from meshnode.trust.policy import Act
@@ -47,6 +48,10 @@ class TopicLink(Component):
     def _groups_of(self, peer: NodeId) -> Groups:
         connection = self._context.peers.connection(peer)
         return self._context.links.source_of(connection) if connection is not None else (peer,) * 3
+
+    def join(self, name: str, now: float, replay: int = 0) -> Inbox:
+        """Take part in a topic (``Topics.join``), numbered above all that was published before, whatever the clock."""
+        return self.topics.join(name, now, self._context.next_seq() / 1000, replay)
 
     def drain(self, now: float) -> None:
         """Carry out what the core wants done; to be called after each command to it."""

@@ -16,7 +16,7 @@ from meshnode.base.limits import (
     TOPIC_RATE,
 )
 from meshnode.base.token_bucket import RateLimit, TokenBucket
-from meshnode.gossip.entry import Entry, EntryReject, id_of, open_entry
+from meshnode.gossip.entry import Entry, EntryReject, id_of, latest_ms, open_entry
 from meshnode.gossip.messages import Eager, Graft, IHave
 from meshnode.identity.node_id import NodeId
 from meshnode.topics.context import TopicContext
@@ -179,7 +179,8 @@ class Delivery:
     def _deliver(self, entry: Entry, now: float) -> None:
         parsed = parse_message(entry, self._name)
         if parsed is not None:
-            self.inbox.on_message(entry.origin, parsed[0], entry.seq - parsed[0], parsed[1], now)
+            latest = latest_ms(now + self._context.wall_offset)
+            self.inbox.on_message(entry.origin, parsed[0], entry.seq - parsed[0], parsed[1], now, latest)
         if not self._expiring.live:
             self._expire(now)
 

@@ -6,6 +6,7 @@ not held up meanwhile; it counts as lost when it does not come within ``LATE_S``
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import field
@@ -70,7 +71,9 @@ class Inbox:
         """Take out the oldest unread message; None when there is none, also before more come."""
         return self._queue.popleft() if self._queue else None
 
-    def on_message(self, sender: NodeId, epoch: int, seq: int, data: bytes, now: float) -> bool:
+    def on_message(
+        self, sender: NodeId, epoch: int, seq: int, data: bytes, now: float, latest: float = math.inf
+    ) -> bool:
         """Take a verified message; False when it was here before, or its sender has joined again since.
 
         Args:
@@ -79,8 +82,9 @@ class Inbox:
             seq: Counts the sender's messages of this epoch from 1.
             data: What the application gets.
             now: Monotonic seconds.
+            latest: The latest epoch that is believed: one beyond it is of a clock that was ahead, and outranks none.
         """
-        if not self._note(sender, epoch, seq, now):
+        if not self._note(sender, epoch, seq, now, latest):
             return False
         self.received += 1
         self._queue.append(TopicMessage(sender, data, seq))
@@ -115,9 +119,9 @@ class Inbox:
                 self.lost += 1
         return again
 
-    def _note(self, sender: NodeId, epoch: int, seq: int, now: float) -> bool:
+    def _note(self, sender: NodeId, epoch: int, seq: int, now: float, latest: float) -> bool:
         origin = self._origins.get(sender)
-        if origin is None or epoch > origin.epoch:
+        if origin is None or epoch > origin.epoch or (epoch < origin.epoch and origin.epoch > latest):
             if origin is not None:
                 self.lost += len(origin.holes)
             fresh = _Origin(epoch, seq + 1, dict.fromkeys(range(max(1, seq - EARLY), seq)))

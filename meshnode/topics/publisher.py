@@ -26,7 +26,7 @@ class Publisher:
         self._identity = identity
         self._name = name
         self._pressure = pressure
-        self._epoch = int(wall * 1000)
+        self._epoch = round(wall * 1000)
         self._published = float("-inf")
         self.count = 0  # messages so far: the number of the last one
         self._rate = RateLimit(

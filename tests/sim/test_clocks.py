@@ -104,3 +104,54 @@ def test_what_was_dated_by_a_clock_ahead_is_kept_by_none() -> None:
         store = each.mesh.gossip.core.store
         assert all(entry.seq < limit for kind in (Kind.MEMBER, Kind.SERVICE) for entry in store.entries(kind))
         assert each.mesh.gossip.core.own_entries.seq < limit
+
+
+class _Reader:
+    """A node in one topic."""
+
+    def __init__(self, node: SimNode) -> None:
+        assert node.mesh.topic_link is not None
+        self._node, self._link = node, node.mesh.topic_link
+        self.join()
+
+    def join(self) -> None:
+        self._inbox = self._link.join("news", self._node.world.now)
+        self._drain()
+
+    def leave(self) -> None:
+        self._link.topics.leave("news", self._node.world.now)
+        self._drain()
+
+    def publish(self, data: bytes) -> None:
+        self._link.topics.publish("news", data, self._node.world.now, self._node.clock.wall())
+        self._drain()
+
+    def heard(self) -> list[bytes]:
+        found = []
+        while (message := self._inbox.pop()) is not None:
+            found.append(message.data)
+        return found
+
+    def _drain(self) -> None:
+        self._link.drain(self._node.world.now)
+        self._node.on_dirty()
+        self._node.world.run(3.0)
+
+
+@pytest.mark.parametrize("error", [20.0, YEAR_S])
+@pytest.mark.parametrize("again", [True, False])
+def test_what_a_node_publishes_is_heard_after_clocks_that_were_ahead_are_set(error: float, again: bool) -> None:
+    world, nodes = _mesh(error, error, error, seed=7)
+    listener, publisher = _Reader(nodes[1]), _Reader(nodes[2])
+    world.run(5.0)
+    publisher.publish(b"one")
+    assert listener.heard() == [b"one"]
+    for node in nodes:
+        node.clock.error = 0.0
+        world.run(1.0)
+    if again:
+        publisher.leave()
+        publisher.join()
+    world.run(5.0 if error < YEAR_S else SOON_S)
+    publisher.publish(b"two")
+    assert listener.heard() == [b"two"]
