@@ -282,6 +282,10 @@ class Names:
         self._pins.move_to_end(label)
         return pinned
 
+    def claimants(self, label: str) -> list[NodeId]:
+        """Return the nodes that claim a name, as far as they are kept."""
+        return list(self._claims.get(label, ()))
+
     def is_pinned(self, label: str) -> bool:
         """Return whether a name was used here, and means the node that it meant then or an error."""
         return label in self._pins

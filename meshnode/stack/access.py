@@ -15,6 +15,7 @@ from meshnode.stack.component import Component
 from meshnode.stack.context import Context
 from meshnode.trust.policy import Act
 
+LOOK_AGAIN_S = 1.0  # between two looks for what nodes say of themselves: each is at all connections, streams and claims
 CUT_CONNECTIONS = describe("cut_connections", "connections ended: their peer may be connected no longer")
 CUT_STREAMS = describe("cut_streams", "streams ended: their peer may use the service no longer")
 
@@ -25,14 +26,22 @@ class Access(Component):
     def __init__(self, context: Context) -> None:
         self._context = context
         self._timer = context.timers.timer(self._look)
+        self._looked = float("-inf")
         context.guard.on_change.append(self._on_change)
         context.guard.on_service = self._on_change  # streams of a service that was there before, for others too
+        context.guard.on_reconsider = self._on_reconsider
 
     def _on_change(self) -> None:
         self._timer.set(self._context.clock.monotonic())
         self._context.events.on_dirty()  # the timer may be the earliest now
 
+    def _on_reconsider(self) -> None:
+        if not self._timer.live:
+            self._timer.set(max(self._context.clock.monotonic(), self._looked + LOOK_AGAIN_S))
+            self._context.events.on_dirty()
+
     def _look(self, now: float) -> None:
+        self._looked = now
         self._cut(now)
         for changed in self._context.access_changed:
             changed(now)

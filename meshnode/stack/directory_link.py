@@ -145,9 +145,16 @@ class DirectoryLink(Component):
         else:
             self._on_claim(entry, wall)
             self.on_name()
-            if self._context.guard.uses_names():
-                self._context.guard.changed()  # rules about names may be about other nodes now
+            self._on_renamed(entry)
         self.drain(now)
+
+    def _on_renamed(self, entry: Entry) -> None:
+        """Have the guard decide again, where a rule is about names: it may be about other nodes now."""
+        guard = self._context.guard
+        if guard.uses_names() and entry.origin == self._context.identity.id:
+            guard.changed()  # all that may be done here may depend on this node's own name
+        elif guard.uses_names():
+            guard.reconsider((entry.origin, *self.names.claimants(entry.name)))
 
     def _on_successor(self, old: NodeId, new: NodeId) -> None:
         for pins in (self.names, self.providers):

@@ -111,7 +111,7 @@ class RoleLink(Component):
         if guard.mesh is None and guard.local is None:
             guard.heard_of(peer)
         else:
-            guard.changed()  # names that it has claimed, topics that it has joined
+            guard.reconsider((peer,))  # names that it has claimed, topics that it has joined
 
 
 def _given(standing: Standing | None) -> tuple[object, object]:

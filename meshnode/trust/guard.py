@@ -7,7 +7,7 @@ Every door asks ``ask``; answers are kept until something changes. Sans I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from meshnode.base.limits import MAX_DECISIONS
 from meshnode.identity.node_id import NodeId
@@ -59,8 +59,8 @@ class Guard:
     ``callers`` tells what a node's grants say, ``name_of`` the name that it has here, "" when it has none.
 
     ``on_observed`` hears of what a policy in mode ``observe`` would refuse, once until something changes;
-    ``on_change`` of every change, so that what is no longer allowed can be ended, and ``on_service`` of the list of a
-    service that is offered, or offered again.
+    ``on_change`` of every change, so that what is no longer allowed can be ended, ``on_service`` of the list of a
+    service that is offered, or offered again, and ``on_reconsider`` of nodes that may have other names or roles.
     """
 
     def __init__(self, own: NodeId, lists: Lists | None = None) -> None:
@@ -73,6 +73,7 @@ class Guard:
         self.on_observed: OnObserved = _ignore
         self.on_change: list[Callable[[], None]] = []
         self.on_service: Callable[[], None] = lambda: None
+        self.on_reconsider: Callable[[], None] = lambda: None
         self._answers: dict[NodeId, dict[tuple[Act, str], Decision]] = {}
         self._count = 0  # of answers
 
@@ -194,6 +195,15 @@ class Guard:
     def heard_of(self, peer: NodeId) -> None:
         """Decide again about one peer when it asks next: something is known of it that was not."""
         self._count -= len(self._answers.pop(peer, ()))
+
+    def reconsider(self, peers: Iterable[NodeId]) -> None:
+        """Decide again about nodes that may have other names or roles now; ``on_reconsider`` looks at what runs.
+
+        Any member may say without end that it has others, so it does that once in a while, not for each.
+        """
+        for peer in peers:
+            self.heard_of(peer)
+        self.on_reconsider()
 
     def changed(self) -> None:
         """Decide everything again: a policy, a list, or what is known of a peer (its roles, its name) has changed."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from meshnode.base.wire import encode
 from meshnode.errors import PolicyDenied
+from meshnode.gossip import Kind
+from meshnode.gossip.entry import sign_entry
+from meshnode.identity.keys import Identity
 from meshnode.quic.connection import Connection, State
 from meshnode.quic.stream import Stream
 from meshnode.sim.link import ModelEngines
@@ -171,6 +175,26 @@ def _claim(world: World, node: SimNode, name: str) -> None:
     registry.drain(world.now)
     node.on_dirty()
     world.run(3.0)
+
+
+def test_a_crowd_that_claims_names_has_all_that_runs_looked_at_once_a_second() -> None:
+    world, (server, client, _) = _nodes(3, gossip=True)
+    registry, looks = server.mesh.registry, list[float]()
+    assert registry is not None
+    _set(server, '[[allow]]\nfrom = "name:tower"\nservices = "web"')
+    connection = client.connect(server.id)
+    world.run(2.0)
+    server.mesh.context.access_changed.append(looks.append)
+    for number in range(150):
+        crowd, ms = Identity(number.to_bytes(32, "big")), int(world.wall() * 1000)
+        value = encode(ms)
+        claim = sign_entry(crowd, kind=Kind.NAME, name=f"n{number}", seq=ms, issued_ms=ms, ttl=600, value=value)
+        registry._take(claim, world.now)
+        server.on_dirty()
+        world.run(0.02)
+    assert 2 <= len(looks) <= 5
+    _claim(world, client, "tower")
+    assert _ask(world, client, connection, "web").read() == b"hello", "and a rule about a name follows it"
 
 
 class _Member:
