@@ -122,7 +122,7 @@ class DirectoryLink(Component):
         if up and (guard.mesh is not None or guard.local is not None):  # its roles are known now: may it claim a name?
             for entry in self._all_claims():
                 if entry.origin == connection.peer:
-                    self._on_claim(entry, self._context.clock.wall())
+                    self._on_claim(entry, self._context.clock.wall(), again=True)
         self.drain(now)
 
     def on_silence(self, peer: NodeId, silent: bool, now: float) -> None:
@@ -161,11 +161,16 @@ class DirectoryLink(Component):
             pins.follow(old, new)
         self.drain(self._context.clock.monotonic())
 
-    def _on_claim(self, entry: Entry, wall: float) -> None:
-        """Take a claim of a name, or its end; one that the policy lets its node not make counts for nothing."""
+    def _on_claim(self, entry: Entry, wall: float, *, again: bool = False) -> None:
+        """Take a claim of a name, or its end; one that the policy lets its node not make counts for nothing.
+
+        One that is looked at ``again`` is told of only where it has counted until now.
+        """
         decision = self._context.guard.ask(Act.NAME, entry.origin, entry.name)
         if decision.allowed or entry.value is None:
             self.names.on_entry(entry, wall)
+            return
+        if again and entry.origin not in self.names.claimants(entry.name):
             return
         self._context.metrics.count(NOT_ALLOWED)
         self._context.events.on_refused(entry.origin, Act.NAME, entry.name, decision)
@@ -175,7 +180,7 @@ class DirectoryLink(Component):
         """Look at all claims again."""
         wall = self._context.clock.wall()
         for entry in self._all_claims():
-            self._on_claim(entry, wall)
+            self._on_claim(entry, wall, again=True)
         self.on_name()
         self.drain(now)
 

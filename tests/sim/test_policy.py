@@ -159,6 +159,19 @@ def test_a_name_means_only_a_node_that_may_claim_it_and_a_change_is_looked_at_ag
     assert registry.names.name_of(honest.id, world.wall()) == "tower", "it was used, and is pinned"
 
 
+def test_a_claim_that_is_refused_is_told_of_once_however_often_claims_are_looked_at() -> None:
+    world, (judge, thief) = _nodes(2, gossip=True)
+    _set(judge, '[[deny]]\nfrom = "any"\nnames = "*"')
+    _claim(world, thief, "tower")
+    told = judge.mesh.metrics.counters["names_drop_policy"]
+    assert told >= 1
+    for _ in range(5):
+        judge.guard.changed()
+        judge.on_dirty()
+        world.run(0.5)
+    assert judge.mesh.metrics.counters["names_drop_policy"] == told
+
+
 def test_rules_for_a_name_follow_the_node_that_has_it() -> None:
     world, (server, client, _) = _nodes(3, gossip=True)
     _set(server, '[[allow]]\nfrom = "name:tower"\nservices = "web"')
