@@ -65,6 +65,7 @@ BOUNDS = {
     "Intake._queues": GOSSIP_MAX_ACTIVE,
     "Intake._turns": 2 * GOSSIP_MAX_ACTIVE,
     "Intake._waiting": 2 * GOSSIP_MAX_ACTIVE * NARROW["GOSSIP_MAX_WAITING"],
+    "Intake._waiting[]": GOSSIP_MAX_ACTIVE,
     "Ingest._effects": 0,
     "Seeds._contacts": GOSSIP_MAX_SEEDS,
     "Seeds._silent": GOSSIP_MAX_SEEDS,

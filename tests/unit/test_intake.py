@@ -120,8 +120,8 @@ def test_what_waits_is_not_taken_twice_and_goes_with_its_link() -> None:
     bench = Bench()
     bench.spend(PEERS[0])
     (waits,) = bench.send(PEERS[0])
-    bench.intake.offer(PEERS[1], Arrival(waits, waits, 0), bench.now)
-    assert bench.intake.waiting(PEERS[1]) == 0
+    bench.intake.offer(PEERS[0], Arrival(waits, waits, 0), bench.now)
+    assert bench.intake.waiting(PEERS[0]) == 1
     (other,) = bench.send(PEERS[1])
     bench.intake.remove(PEERS[0])
     bench.run(1.0)
@@ -129,3 +129,48 @@ def test_what_waits_is_not_taken_twice_and_goes_with_its_link() -> None:
     assert waits not in bench.taken
     (again,) = bench.send(PEERS[0])
     assert again in bench.taken
+
+
+def _waits_on_two_links(bench: Bench) -> bytes:
+    """Have one entry wait on a link that brings much of known origins, and on a quiet one."""
+    bench.spend(PEERS[0])
+    bench.send(PEERS[0], 200, Rank.KNOWN)
+    (both,) = bench.send(PEERS[0])
+    bench.intake.offer(PEERS[1], Arrival(both, both, 0), bench.now)
+    return both
+
+
+def test_a_link_that_brought_an_entry_first_holds_it_up_on_no_other() -> None:
+    bench = Bench()
+    both = _waits_on_two_links(bench)
+    for _ in range(10):
+        bench.send(PEERS[0], 10, Rank.KNOWN)
+        bench.run(0.01)
+    assert both in bench.taken
+    assert bench.intake.waiting(PEERS[1]) == 0
+    waiting = [item for queues in bench.intake._queues.values() for queue in queues for item in queue]
+    assert waiting
+    assert both not in waiting, "it is taken once"
+
+
+def test_an_entry_that_waits_on_two_links_stays_when_one_is_over() -> None:
+    bench = Bench()
+    both = _waits_on_two_links(bench)
+    bench.intake.remove(PEERS[0])
+    bench.run(0.1)
+    assert both in bench.taken
+
+
+def test_an_entry_that_came_otherwise_meanwhile_waits_on_no_link_any_more() -> None:
+    bench = Bench()
+    bench.spend(PEERS[0])
+    bench.send(PEERS[0], int(GOSSIP_STANDING_BURST), Rank.STANDING)
+    (waits,) = bench.send(PEERS[0], 1, Rank.STANDING)
+    bench.now += 1.0  # the budget of those with standing has some again
+    bench.intake.offer(PEERS[1], Arrival(waits, waits, 0), bench.now)
+    assert waits in bench.taken
+    assert bench.intake.waiting(PEERS[0]) == 0
+    bench.run(0.1)
+    (other,) = bench.send(PEERS[0])
+    bench.run(0.1)
+    assert other in bench.taken

@@ -3,13 +3,14 @@
 An entry that was never seen costs a signature to verify, a place and its passing on, and ids are free: a neighbour can
 make as many as its link carries. So all entries share a budget. While it lasts, each is taken as it comes, unless very
 many come at once. Otherwise the source networks take turns, in each its links, and of each link what ranks first goes
-first; a link that is far ahead of its turns loses what comes, and reconciliation brings it later. Origins with standing
-have a budget apart.
+first; a link that is far ahead of its turns loses what comes, and reconciliation brings it later. What several links
+bring waits on each, for whichever has its turn first: what it is behind on one holds it up on no other. Origins with
+standing have a budget apart.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from enum import IntEnum
 from typing import NamedTuple
@@ -50,7 +51,8 @@ class Arrival(NamedTuple):
     hops: int | None
 
 
-Queues = tuple[deque[Arrival], deque[Arrival]]  # of origins that are known or have standing, and of new ones
+Queue = OrderedDict[bytes, Arrival]  # the oldest first
+Queues = tuple[Queue, Queue]  # of origins that are known or have standing, and of new ones
 
 
 class Intake:
@@ -75,7 +77,7 @@ class Intake:
         self._of_standing = TokenBucket(GOSSIP_STANDING_RATE, GOSSIP_STANDING_BURST, now)
         self._queues: dict[NodeId, Queues] = {}
         self._turns: dict[Hashable, dict[NodeId, None]] = {}  # networks, and in each its links, the next ones first
-        self._waiting: dict[bytes, None] = {}
+        self._waiting: dict[bytes, dict[NodeId, None]] = {}  # and the links on which each does
 
     def waiting(self, peer: NodeId) -> int:
         """Return how many entries of a link wait."""
@@ -84,20 +86,21 @@ class Intake:
     def offer(self, peer: NodeId, arrival: Arrival, now: float) -> None:
         """Take an entry now, or when it is its turn.
 
-        One that waits already, over whichever link, is left to that.
+        One that waits already on other links waits on this one too, and is taken once.
         """
-        if arrival.item in self._waiting:
+        if peer in self._waiting.get(arrival.item, ()):
             return
         if not self._waiting and self._may_take(now):
             self._take(peer, arrival, now)
             return
         rank = self._rank(arrival.payload)
         if rank is Rank.STANDING and self._of_standing.take(1, now):
+            self._withdraw(arrival.item)
             self._take(peer, arrival, now)
             return
         queues = self._queues.get(peer)
         if queues is None:
-            queues = self._queues[peer] = deque(), deque()
+            queues = self._queues[peer] = OrderedDict(), OrderedDict()
             self._turns.setdefault(self._network_of(peer), {})[peer] = None
         queue = queues[rank is Rank.NEW]
         if len(queue) >= GOSSIP_MAX_WAITING:
@@ -106,14 +109,23 @@ class Intake:
         if not self._waiting:
             self._timers.at(now + DRAIN_S, self._drain)
         self._metrics.count(WAITED)
-        self._waiting[arrival.item] = None
-        queue.append(arrival)
+        self._waiting.setdefault(arrival.item, {})[peer] = None
+        queue[arrival.item] = arrival
 
     def remove(self, peer: NodeId) -> None:
         """Forget what waits of a link that is over."""
         for queue in self._queues.pop(peer, ()):
-            for arrival in queue:
-                del self._waiting[arrival.item]
+            for item in queue:
+                links = self._waiting[item]
+                del links[peer]
+                if not links:
+                    del self._waiting[item]
+
+    def _withdraw(self, item: bytes) -> None:
+        """Have an entry wait no longer, on any link."""
+        for peer in self._waiting.pop(item, ()):
+            for queue in self._queues[peer]:
+                queue.pop(item, None)
 
     def _may_take(self, now: float) -> bool:
         return self._pace.take(1, now) and self._budget.take(1, now)
@@ -127,7 +139,7 @@ class Intake:
             self._timers.at(now + DRAIN_S, self._drain)
 
     def _next(self) -> tuple[NodeId, Arrival] | None:
-        """Return the arrival whose turn it is, and its link; None when that link is over."""
+        """Return the arrival whose turn it is, and its link; None when that link is over, or nothing waits on it."""
         network = next(iter(self._turns))
         links = self._turns.pop(network)
         peer = next(iter(links))
@@ -135,9 +147,10 @@ class Intake:
         queues = self._queues.get(peer)
         found = None
         if queues is not None:
-            arrival = (queues[0] or queues[1]).popleft()
-            del self._waiting[arrival.item]
-            found = peer, arrival
+            waiting = queues[0] or queues[1]
+            if waiting:
+                found = peer, next(iter(waiting.values()))
+                self._withdraw(found[1].item)
             if queues[0] or queues[1]:
                 links[peer] = None
             else:
