@@ -231,3 +231,23 @@ def test_rounds_grow_rare_while_nothing_changes_here_and_come_soon_after_a_chang
     items.ids[_id(2, 2)] = None
     rounds(3_660.0 + 96.0)  # the round that finds the change
     assert rounds(3_756.0 + 25.0) >= 1
+
+
+def test_a_neighbour_that_goes_on_answering_without_an_entry_keeps_none_from_being_asked_of_others() -> None:
+    items = Items()
+    core = AntiEntropy(random.Random(1), Timers(), Metrics(), items, items.lacks, 0.0)
+    told = SyncResponse(1, False, ((0, (_id(1, 1), _id(2, 2))),))
+    for peer in (OTHER, ONE):
+        core.add(peer, 1_000.0)
+
+    def asks(peer: NodeId, now: float) -> bool:
+        core.ask(peer, now)
+        core.on_response(peer, told, now)
+        return Send(peer, Want((_id(1, 1), _id(2, 2)))) in core.take_effects()
+
+    assert asks(OTHER, 0.0)
+    assert not asks(ONE, 0.5), "they are on their way"
+    for half_seconds in range(1, 30):
+        core.on_entries(OTHER, Entries(False, ()), [], half_seconds / 2)
+    assert core.expects(OTHER)
+    assert asks(ONE, 14.6)

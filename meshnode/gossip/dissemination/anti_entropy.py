@@ -28,6 +28,7 @@ SOON_S = 0.25  # until the next exchange with a neighbour whose entries wait her
 AGAIN_S = 1.0  # until the next exchange when there was more than fitted into one
 EXCHANGE_S = 5.0  # an exchange without a message for this long is over
 COMING_S = 1.0  # entries that an exchange asked for are not asked of others for this long after its last message
+MAX_COMING_S = 10.0  # and for this long at most: a neighbour that goes on answering need not send any of them
 WANT_IDS = 192
 PER_BUCKET = 8
 
@@ -46,10 +47,10 @@ class Items(Protocol):
 
 
 class _Exchange:
-    __slots__ = ("again", "heard", "missing")
+    __slots__ = ("again", "began", "heard", "missing")
 
     def __init__(self, now: float) -> None:
-        self.heard = now
+        self.began = self.heard = now
         self.missing: list[bytes] = []
         self.again = False
 
@@ -201,9 +202,9 @@ class AntiEntropy:
     # ---- inside
 
     def _coming(self, now: float) -> set[bytes]:
-        """Return the ids that exchanges have asked for within ``COMING_S``."""
-        running = [exchange for exchange in self._exchanges.values() if now - exchange.heard < COMING_S]
-        return {item for exchange in running for item in exchange.missing}
+        """Return the ids that exchanges of ``MAX_COMING_S`` at most have asked for within ``COMING_S``."""
+        running = [each for each in self._exchanges.values() if now - each.heard < COMING_S]
+        return {item for each in running if now - each.began < MAX_COMING_S for item in each.missing}
 
     def _compare(self, exchange: _Exchange, message: SyncResponse, coming: Container[bytes]) -> list[bytes]:
         """Note in the exchange what this node lacks; returns the ids that the neighbour lacks."""
