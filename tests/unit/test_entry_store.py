@@ -150,3 +150,17 @@ def test_of_two_entries_under_one_seq_the_lesser_does_not_take_the_place_that_th
     store.drop(newest)
     assert store.put(lesser) is Put.STALE
     assert store.put(greater) is Put.NEW
+
+
+def test_a_newer_entry_with_the_id_of_another_one_is_not_taken() -> None:
+    store = EntryStore(Metrics())
+    one, other, newer = (_entry(PEOPLE[0], 8, name, seq) for name, seq in (("a", 1), ("b", 1), ("b", 2)))
+    fields = newer.origin, newer.kind, newer.name, newer.seq, newer.issued, newer.ttl, newer.size, newer.encoded
+    for entry in (one, other):
+        assert store.put(entry) is Put.NEW
+    assert store.put(Entry(*fields, id=one.id)) is Put.FULL
+    assert store.put(newer) is Put.NEW
+    for entry in list(store.entries(8)):
+        store.drop(entry)
+    assert len(store) == 0
+    assert not any(store.buckets.prints)

@@ -121,7 +121,7 @@ class EntryStore:
                 return Put.KNOWN
             if (known.seq, known.encoded) > (entry.seq, entry.encoded):
                 return Put.STALE
-            return Put.NEW
+            return Put.NEW if self.by_id(entry.id) is None else Put.FULL  # ids of eight bytes can be made alike
         if self.gone.is_stale(entry):
             return Put.STALE
         return Put.NEW if self.lacks(entry.id) else Put.FULL
