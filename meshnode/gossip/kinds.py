@@ -32,6 +32,9 @@ class Member:
         return encode([self.left, self.record])
 
 
+GOODBYE = Member(True, b"").encoded()
+
+
 @value
 class Accusation:
     """Value and name of an ACCUSATION entry: its origin does not hear ``accused``.

@@ -29,7 +29,7 @@ from meshnode.gossip.dissemination.telling import Telling
 from meshnode.gossip.effects import Banned, Changed, Effect, Expired, Fault, MemberChanged, Publish, Send, Status
 from meshnode.gossip.entry import Entry, Kind, latest_ms
 from meshnode.gossip.facts import Facts
-from meshnode.gossip.kinds import Member, parse_accusation
+from meshnode.gossip.kinds import GOODBYE, parse_accusation
 from meshnode.gossip.membership.accusations import Accusations
 from meshnode.gossip.membership.hyparview import HyParView
 from meshnode.gossip.membership.members import Members
@@ -346,7 +346,7 @@ class Gossip:
         own = self.own_entries
         if not own.left:
             if self.store.incarnation(own.id) is not None:
-                self.put_out(Publish(Kind.MEMBER, "", Member(True, b"").encoded(), LEAVE_TTL_S, wide=True), now)
+                self.put_out(Publish(Kind.MEMBER, "", GOODBYE, LEAVE_TTL_S, wide=True), now)
                 self._route(now)
             self.hyparview.leave(now)
             self._route(now)
@@ -358,8 +358,12 @@ class Gossip:
         UNKNOWN when no entry says that it is one, unless it is connected; ALIVE for this node itself.
         """
         status = self.members.status(peer)
-        known = status is not Status.ALIVE or peer == self.own_entries.id or self.store.incarnation(peer) is not None
-        return status if known or peer in self.hyparview.links else Status.UNKNOWN
+        if status is not Status.ALIVE or peer == self.own_entries.id:
+            return status
+        said = self.store.get((peer, Kind.MEMBER, ""))
+        if said is not None and said.value == GOODBYE:  # of those that left only a bounded number is remembered
+            return Status.LEFT
+        return status if said is not None or peer in self.hyparview.links else Status.UNKNOWN
 
     # ---- links and signs of life
 

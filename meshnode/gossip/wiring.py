@@ -53,6 +53,7 @@ class Cores(Protocol):
     arrivals: Arrivals
 
     def put_out(self, wanted: Publish, now: float) -> Entry: ...
+    def status(self, peer: NodeId) -> Status: ...
 
 
 def has_standing(gossip: Cores, answered: Callable[[NodeId], bool], peer: NodeId) -> bool:
@@ -64,7 +65,7 @@ def listed_members(gossip: Cores, answered: Callable[[NodeId], bool]) -> Iterato
     """Yield the members that have an entry and are not believed to be gone."""
     for entry in gossip.store.entries(Kind.MEMBER):
         origin = entry.origin
-        if not gossip.members.status(origin).is_away:
+        if not gossip.status(origin).is_away:
             yield Listed(origin, record_in(entry), has_standing(gossip, answered, origin))
 
 
@@ -84,7 +85,7 @@ def offering_members(gossip: Cores, answered: Callable[[NodeId], bool], kind: in
     member entry."""
     for entry in gossip.store.entries(kind):
         origin = entry.origin
-        if entry.value is None or gossip.members.status(origin).is_away:
+        if entry.value is None or gossip.status(origin).is_away:
             continue
         member = gossip.store.get((origin, Kind.MEMBER, ""))
         record = record_in(member) if member is not None else None

@@ -14,8 +14,10 @@ from meshnode.gossip.dissemination.entry_store import EntryStore, Put
 from meshnode.gossip.effects import Send
 from meshnode.gossip.entry import sign_entry
 from meshnode.gossip.kinds import Accusation, Member, parse_member
+from meshnode.gossip.membership import members
 from meshnode.gossip.membership.members import MAX_EXCUSED, WAIT_S, Members
 from meshnode.gossip.messages import Eager, Entries, Neighbour, Prune
+from meshnode.gossip.wiring import listed_members
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
 
@@ -239,3 +241,15 @@ def test_a_node_that_alone_took_another_for_gone_believes_it_alive_when_it_hears
     assert members.is_gone(peer)
     members.on_heard(peer)
     assert members.status(peer) is Status.ALIVE
+
+
+def test_a_crowd_that_says_goodbye_brings_no_member_back_that_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(members, "GOSSIP_MAX_SUSPECTS", 4)
+    gossip = _node()
+    for signer in (OTHER, *(Identity(bytes([n]) * 32) for n in range(50, 60))):
+        gossip.on_message(PEER.id, Eager(b"", ((0, _member(signer, 5, left=True).encoded),)), 0.0)
+        assert gossip.status(signer.id) is Status.LEFT
+    assert gossip.status(OTHER.id) is Status.LEFT
+    assert [each.id for each in listed_members(gossip, lambda peer: False)] in ([ME.id], [])
+    gossip.on_message(PEER.id, Eager(b"", ((0, _member(OTHER, 6).encoded),)), 0.1)
+    assert gossip.status(OTHER.id) is Status.ALIVE
