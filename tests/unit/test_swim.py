@@ -13,7 +13,7 @@ from meshnode.base.limits import GOSSIP_MAX_PROBES
 from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timers
 from meshnode.gossip.effects import Accuse, Estranged, Probe, Send, Silent
-from meshnode.gossip.membership.probes import LATE_S, OF_ASKER
+from meshnode.gossip.membership.probes import LATE_S, OF_ASKER, Probes
 from meshnode.gossip.membership.swim import LET_GO_S, Swim
 from meshnode.gossip.messages import Contact, IndirectProbe, IndirectReply
 from meshnode.identity.node_id import NodeId
@@ -300,3 +300,14 @@ def test_an_accused_neighbour_that_answers_stays() -> None:
     mesh.run(60.0)
     assert len(mesh.seen(Accuse)) == 1
     assert not mesh.seen(Estranged)
+
+
+def test_a_node_that_a_neighbour_has_probed_here_is_probed_for_this_one_too() -> None:
+    answers: list[tuple[str, bool]] = []
+    probes = Probes(Timers(), Metrics(), lambda probe: None, lambda: 1.0)
+    target = Contact(_id(7), b"record")
+    assert probes.probe(target, 0.0, lambda alive, now: answers.append(("neighbour", alive)), _id(1))
+    assert probes.probe(target, 0.1, lambda alive, now: answers.append(("own", alive)))
+    assert not probes.probe(target, 0.2, lambda alive, now: answers.append(("twice", alive)))
+    probes.end(target.id, False, 0.3)
+    assert answers == [("neighbour", False), ("own", False)]

@@ -45,13 +45,13 @@ class Probes:
     def probe(self, contact: Contact, now: float, answer: Answer, asker: NodeId | None = None) -> bool:
         """Probe a node and call ``answer`` with the outcome; not where its end comes late: answers may lie unread then.
 
-        A further ``asker`` shares the probe that runs. False (counted) when this node probes it already, or too many,
-        or the asker has as many under way as is its share.
+        What asks for a node that is being probed shares that probe. False (counted) when this node has asked already,
+        or too many are under way, or as many of the asker as is its share.
         """
         target = contact.id
         running = self._running.get(target)
-        if running is not None and asker is not None:
-            running[asker] = answer
+        if running is not None and (asker is not None or target not in running):
+            running[asker or target] = answer
             return True
         if running is not None or len(self._running) >= GOSSIP_MAX_PROBES or self._has_many(asker):
             self._metrics.count(PROBES_FULL)
