@@ -312,3 +312,17 @@ def test_a_direct_path_that_becomes_a_relayed_one_has_rounds_at_once() -> None:
     wire.effects.clear()
     wire.run(0.2)
     assert probed(wire).count(B) >= 2
+
+
+def test_a_direct_path_that_falls_silent_is_searched_for_at_once_beside_the_relay() -> None:
+    wire = hairpinned()
+    wire.up.append(VIA_RELAY)
+    wire.paths.add_candidates([(VIA_RELAY, "record")], wire.now)
+    wire.run(4.0)  # five seconds lie between the last two probes on our network
+    wire.up.remove(A)
+    wire.paths.set_in_flight(1, wire.now)
+    while wire.paths.active != VIA_RELAY:
+        wire.run(0.01)
+    wire.effects.clear()
+    wire.run(0.5)
+    assert probed(wire).count(B) >= 4

@@ -128,6 +128,9 @@ def test_a_better_kind_that_fell_silent_is_not_taken_while_it_is_distrusted() ->
     near = path(LAN)
     near.trusted_at, near.left_at, near.distrust = NOW + 1, SENT - 1, 4.0
     assert answered(near, current, networks=NETWORKS) == STAY, "nor is one on our own network"
+    assert answered(near, path(A), networks=NETWORKS) == STAY, "also beside a direct one that leads out"
+    near.trusted_at = NOW
+    assert answered(near, path(A), networks=NETWORKS).reason is PathReason.NEARER
     found.trusted_at = NOW
     assert answered(found, current).reason is PathReason.BETTER_KIND
 
