@@ -299,7 +299,7 @@ def _excused(
 ) -> bool:
     """A node need not have what is over by the clock of some node, what is of a kind that is full there, or older than
     all that fills its origin's share; nor what is newer than what it has, while none of its neighbours has a place for
-    it."""
+    it; nor what gave way at its neighbours, of which none has it."""
     store = node.gossip.store
     if any(entry.expires < net.wall(other) for other in nodes):
         return True  # a node that takes it for over does not pass it on
@@ -309,10 +309,14 @@ def _excused(
         accusers = [origin for other in nodes for origin in other.gossip.store._named.get(entry.key[1:], ())]
         if any(origin in amiss for origin in accusers):
             return True
+    neighbours = [net.by_id[peer] for peer in node.gossip.hyparview.active]
+    held_back = not any(_holds(each, entry) for each in neighbours)
     if store.get(entry.key) is not None:  # it would take the newer one; but a full node between them holds that back
-        return not any(_holds(net.by_id[peer], entry) for peer in node.gossip.hyparview.active)
-    if not store.places(entry.kind).has_room or age_of(entry) <= store.gone.lost_floors.get(entry.key, (-1, b"")):
+        return held_back
+    if not store.places(entry.kind).has_room or _gave_way(node, entry):
         return True  # it, or what replaced it, has given way or may do so
+    if held_back and any(_gave_way(each, entry) for each in neighbours):
+        return True
     own = [e for e in store._of_origin.get(entry.origin, ()) if e.kind == entry.kind]
     full = len(own) >= NARROW["GOSSIP_MAX_PER_ORIGIN"]
     return full and (entry.seq, entry.id) < min((e.seq, e.id) for e in own)
@@ -320,6 +324,10 @@ def _excused(
 
 def _holds(node: GossipNode, entry: Entry) -> bool:
     return node.alive and node.gossip.store.by_id(entry.id) is not None
+
+
+def _gave_way(node: GossipNode, entry: Entry) -> bool:
+    return age_of(entry) <= node.gossip.store.gone.lost_floors.get(entry.key, (-1, b""))
 
 
 def _remembers_newer(node: GossipNode, entry: Entry) -> bool:
