@@ -163,7 +163,7 @@ class Gossip:
             leaf,
         )
         self.swim = Swim(rng, timers, metrics, lambda: [] if leaf else facts.strangers(), now, heard_at)
-        self.members = Members(own.id, timers, metrics, lambda: self.swim.health, standing)
+        self.members = Members(own.id, timers, metrics, lambda: self.swim.health, standing, self.hyparview.views.tries)
         facts = Facts(self.status, self.store, self.members, self.hyparview.views, probeable)
         self.plumtree = Plumtree(rng, timers, metrics, now, find=self.store.buckets.payload, forwards=not leaf)
         self.anti_entropy = AntiEntropy(rng, timers, metrics, self.store.buckets, self.store.lacks, now, rare=leaf)

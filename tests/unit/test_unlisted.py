@@ -104,6 +104,17 @@ def test_a_node_that_was_gone_and_connects_is_back_though_no_entry_says_so() -> 
     assert gossip.status(PEER.id) is Status.ALIVE
 
 
+def test_one_that_this_node_alone_has_for_gone_and_tries_no_more_is_unknown() -> None:
+    gossip = _node(PEER)
+    _run(gossip, 20.0)
+    gossip.on_link(PEER.id, False, 20.0)
+    _run(gossip, 3_600.0)
+    assert gossip.status(PEER.id) is Status.GONE
+    gossip.hyparview.views.lost.clear()  # others pushed it out
+    _run(gossip, 3_640.0)
+    assert gossip.status(PEER.id) is Status.UNKNOWN
+
+
 def test_a_suspicion_that_others_share_is_not_ended_by_a_sign_of_life() -> None:
     gossip = _node(PEER)
     gossip.members.on_accused(PEER.id, ME.id, 0, 1.0)

@@ -25,6 +25,7 @@ from meshnode.identity.node_id import NodeId
 WAIT_S = (4.0, 2.0, 1.5)  # for a refutation, with one accuser, two, and more; it takes two broadcasts, about 1 s
 MAX_EXCUSED = 3  # times that a wait which ends late, for this process was held up, begins again
 FORGET_S = 7200.0  # as long as a record lives: by then a member entry of a gone node has expired too
+LONE_S = 30.0  # between looks at whether one that only this node has for gone is still tried
 
 SUSPECTS_FULL = describe("gossip_suspects_full", "accusations ignored: too many members are under suspicion")
 SUSPECTED = describe("gossip_suspected", "members that came under suspicion")
@@ -46,7 +47,8 @@ class Members:
     """Status of members. ``health`` returns the factor by which an overloaded node waits longer.
 
     Ids are free, and any may be accused: there is always a place for one that this node knows by more than hearsay
-    (``has_standing``), before those that it does not.
+    (``has_standing``), before those that it does not. One that has no member entry can refute nothing: that this node
+    alone has it for gone holds while it is tried now and then (``is_tried``), and finds its return.
     """
 
     def __init__(
@@ -56,12 +58,14 @@ class Members:
         metrics: Metrics,
         health: Callable[[], float],
         has_standing: Callable[[NodeId], bool] = lambda peer: False,
+        is_tried: Callable[[NodeId], bool] = lambda peer: False,
     ) -> None:
         self._own = own
         self._timers = timers
         self._metrics = metrics
         self._health = health
         self._has_standing = has_standing
+        self._is_tried = is_tried
         self._suspects: dict[NodeId, _Suspect] = {}
         self._left: BoundedDict[NodeId, int] = BoundedDict(GOSSIP_MAX_SUSPECTS)  # and the seq of the goodbye
         self._effects: list[MemberChanged] = []
@@ -185,11 +189,18 @@ class Members:
             self._metrics.count(CONFIRMED)
             self._effects.append(MemberChanged(peer, Status.GONE, Status.SUSPECT))
         # a lone accuser that no other node joins was wrong, or lied
-        wait = FORGET_S if suspect.gone else WAIT_S[0]
-        suspect.timer = self._timers.at(now + wait, lambda now: self._expire(peer, suspect))
+        self._expire_in(LONE_S if suspect.gone else WAIT_S[0], peer, suspect, now)
 
-    def _expire(self, peer: NodeId, suspect: _Suspect) -> None:
+    def _expire_in(self, wait: float, peer: NodeId, suspect: _Suspect, now: float) -> None:
+        suspect.timer = self._timers.at(now + wait, lambda now: self._expire(peer, suspect, now))
+
+    def _expire(self, peer: NodeId, suspect: _Suspect, now: float) -> None:
         if self._suspects.get(peer) is suspect:
+            left = suspect.due + FORGET_S - now
+            lone = suspect.accusers == {self._own: 0}
+            if suspect.gone and left > 0 and (not lone or self._is_tried(peer)):
+                self._expire_in(min(left, LONE_S if lone else left), peer, suspect, now)
+                return
             before = self.status(peer)
             self._clear(peer, suspect)
             if before is Status.SUSPECT:

@@ -28,6 +28,10 @@ class Views:
         """Whether so few neighbours watch this node that it asks for more with high priority."""
         return len(self.active) < self.few_below
 
+    def tries(self, peer: NodeId) -> bool:
+        """Return whether a node is gone and probed now and then."""
+        return peer in self.lost
+
     def remember(self, contact: Contact, sent: tuple[Contact, ...] = ()) -> bool:
         """Put a node into the passive view; returns False when it is in a view already, or this node itself.
 
