@@ -33,7 +33,7 @@ def dcid_of(datagram: bytes) -> bytes | None:
 
 
 def is_short(datagram: bytes) -> bool:
-    """Return whether a datagram has the short header of a 1-RTT packet, with a whole connection id of ours."""
+    """Return whether a datagram has the short header of a 1-RTT packet, with a whole connection id of this node."""
     return len(datagram) > CID_LENGTH and datagram[0] & FORM == FIXED
 
 

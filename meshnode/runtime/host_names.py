@@ -26,7 +26,7 @@ if hasattr(os, "register_at_fork"):
 
 
 async def look_up(host: str) -> list[str]:
-    """Return the IP addresses of a host, the preferred first; an address is returned as it is.
+    """Return the IP addresses of a host, the preferred first; an address is returned unchanged.
 
     Callers that ask for a name at the same time share one lookup. Raises OSError.
     """

@@ -103,7 +103,7 @@ class MdnsSource(RecordSource):
         self._wake.set()
 
     def resolve(self, peer: NodeId, now: float) -> None:
-        """Ask who is on the link."""
+        """Ask which nodes are on the link."""
         self.lan.ask(now)
         self._wake.set()
 

@@ -2,7 +2,7 @@
 
 No task and no buffer is between. What a full socket does not take stays in the stream's buffer, where it gives the peer
 no credit; while the stream's queue is full the socket is not read. A turn of the loop carries at most ``PIECE`` bytes
-each way, so that other connections have theirs.
+each way, so that other connections have their turn.
 """
 
 from __future__ import annotations

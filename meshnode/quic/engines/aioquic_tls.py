@@ -1,7 +1,7 @@
 """aioquic's TLS with this protocol's groups. aioquic has no hybrid: it takes the place of X448, which is not used here.
 
 The three methods that exchange keys are the library's own, with our names where they speak of X448; the library
-itself is left as it is, for others in the process may use it.
+itself is not changed, for others in the process may use it.
 """
 
 from __future__ import annotations

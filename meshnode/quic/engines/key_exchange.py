@@ -62,7 +62,7 @@ def binding_of(secret: bytes) -> bytes:
 
 
 def rebound(function: F, **names: Any) -> F:
-    """Return a function with other things behind some global names of its module, which stays as it is."""
+    """Return a function with other things behind some global names of its module, which is not changed."""
     made: Any = FunctionType(
         function.__code__, {**function.__globals__, **names}, function.__name__, function.__defaults__
     )

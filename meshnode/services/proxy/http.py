@@ -171,7 +171,7 @@ def request_for(request: h11.Request, target: Target) -> h11.Request:
 
 
 def response_for(response: h11.Response | h11.InformationalResponse) -> h11.Response | h11.InformationalResponse:
-    """Return a response as it is sent back."""
+    """Return the response that is sent back."""
     headers = _end_to_end(response.headers.raw_items())
     if isinstance(response, h11.InformationalResponse):
         return h11.InformationalResponse(status_code=response.status_code, headers=headers, reason=response.reason)
