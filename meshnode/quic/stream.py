@@ -416,11 +416,10 @@ class StreamTable:
     def on_stop(self, stream_id: int) -> None:
         """End our direction, which the peer reads no more; what it has sent stays readable, and more may come."""
         stream = self._streams.get(stream_id)
-        if stream is not None and stream.error is None and not stream.write_end:
+        if stream is not None and not stream.write_end:
             stream.write_end = "the peer closed the stream"
+            stream._finish()
             stream.on_change()
-            if stream.fin_received:
-                self.forget(stream_id)
 
     def wake_writers(self) -> None:
         """Call ``on_change`` of the streams that await it and whose queue is low again.

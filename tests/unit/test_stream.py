@@ -354,6 +354,32 @@ def test_a_stream_that_is_read_no_more_is_written_on(engine: str) -> None:
     assert not len(pair.dialler.streams) + len(pair.listener.streams)
 
 
+@every_engine
+def test_a_peer_that_ends_its_direction_and_then_reads_no_more_has_ended_the_stream(engine: str) -> None:
+    pair = Pair(engine, engine)
+    mine, theirs = pair.open()
+    theirs.write(b"answer", fin=True)
+    pair.run(0.2)
+    assert mine.read() == b"answer"
+    theirs.stop_reading()
+    pair.run(0.2)
+    assert (mine.over, mine.error) == (True, None), "what waits for its end waits no longer"
+    assert not len(pair.dialler.streams) + len(pair.listener.streams)
+
+
+@every_engine
+def test_a_refusal_whose_parts_come_apart_leaves_no_stream_behind(engine: str) -> None:
+    pair = Pair(engine, engine)
+    pair.there.handler = lambda stream: stream._table.send(stream.id, bytes([StreamStatus.DENIED]), True)
+    mine = pair.dialler.open("x")
+    pair.run(0.2)
+    assert isinstance(mine.error, PolicyDenied)
+    theirs = pair.there.streams[-1]
+    theirs._table.stop(theirs.id, int(StreamStatus.DENIED))  # its packet was lost, and is sent again
+    pair.run(0.2)
+    assert not len(pair.dialler.streams)
+
+
 def test_records_and_frames_go_on_far_beyond_one_window_of_the_control_stream() -> None:
     pair = Pair()
     got: list[bytes] = []
