@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from meshnode.base.value import frozen
 from meshnode.daemon.frames import BROKEN, END, LENGTH, MAX_FRAME, WHOLE
@@ -13,6 +15,9 @@ from meshnode.errors import MeshError
 from meshnode.quic.stream import Stream
 from meshnode.sdk.pump import OnEnd, Pump, ToSocket, ToStream, free
 from meshnode.sdk.streams import MeshReader, MeshWriter
+
+if TYPE_CHECKING:
+    from meshnode.daemon.carry_flow import CarriedFlow
 
 GONE_S = 2.0  # for the client to go away once it was told how the stream ended
 LOOK_S = 0.2  # between looks whether the service still reads, once it has ended its own direction
@@ -37,6 +42,16 @@ class Carried:
             self.ended.set()
 
 
+@contextmanager
+def handed_over(stream: Carried | CarriedFlow) -> Iterator[None]:
+    """Drop a stream whose client has gone before it was told of it."""
+    try:
+        yield
+    except BaseException:
+        stream.drop()
+        raise
+
+
 class FromClient(ToStream):
     """Carries the frames of a client. Behind ``END`` it looks for ``WHOLE``, and whether the client is gone."""
 
@@ -45,7 +60,6 @@ class FromClient(ToStream):
         self._head = b""
         self._left = 0  # bytes of the frame
         self._is_ended = False
-        self.refused: MeshError | None = None  # why the peer takes no more, whatever it still sends
 
     def take(self, data: memoryview | bytes) -> None:
         """Pass on frames as they come; an end without ``END`` is none."""
@@ -70,17 +84,6 @@ class FromClient(ToStream):
             if len(self._head) == LENGTH.size:
                 head, self._head = self._head, b""
                 self._on_head(head)
-
-    def _pass_on(self, part: memoryview) -> None:
-        """Write a part of a frame, or drop it where the peer reads no more: what that sends is still to come."""
-        if self.refused is not None:
-            return
-        try:
-            self._stream.write(part)
-        except MeshError as error:
-            if self._stream.error is not None:
-                raise
-            self.refused = error
 
     def _on_head(self, head: bytes) -> None:
         size = LENGTH.unpack(head)[0]
@@ -155,10 +158,10 @@ async def carry(sock: socket.socket, sent: bytes, mesh: Carried) -> None:
         if is_heard:
             await pump.heard
         pump.close()
-        if is_heard:
+        if is_heard and pump.refused is None:
             await mesh.writer.wait_closed()  # raises when the connection was lost before the peer had everything
-        if pump.up.refused is not None:
-            raise pump.up.refused
+        if pump.refused is not None:
+            raise pump.refused
         is_whole = True
     except MeshError as error:
         last = BROKEN + json.dumps(error.to_json()).encode() + b"\n"

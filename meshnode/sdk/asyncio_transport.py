@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from meshnode.errors import ConnectionLost, StreamMisused
+from meshnode.errors import ConnectionLost, MeshError, StreamMisused
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.buffers import Marks
 from meshnode.quic.stream import Stream
@@ -48,7 +48,8 @@ class ProtocolTransport(Marked, asyncio.Transport):
         self._is_full = False  # the protocol was told to pause writing
         self._eof_told = False
         self._eof_written = False
-        self._broken = False  # something was written that the peer does not take
+        self._refused: MeshError | None = None  # something was written that the peer does not take
+        self._is_failed = False
         self._failure: Exception | None = None
         self._scheduled = False
         self.ended = asyncio.Event()  # connection_lost was called
@@ -152,7 +153,7 @@ class ProtocolTransport(Marked, asyncio.Transport):
             return
         stream = self._stream
         if stream.write_end or stream.error is not None:
-            self._broken = True
+            self._refused = stream.error or ConnectionLost(stream.write_end)
             self._wake()
             return
         stream.write(data)
@@ -207,21 +208,22 @@ class ProtocolTransport(Marked, asyncio.Transport):
 
     def _fail(self, error: Exception | None) -> None:
         """End with an error of this end's own, or with none."""
-        self._closing = self._broken = True
+        self._closing = self._is_failed = True
         self._failure = self._failure or error
         self._wake()
 
     def _outcome(self) -> tuple[Exception | None] | None:
         """Return what ``connection_lost`` is called with, in a tuple; None while the stream goes on."""
         stream, error = self._stream, self._stream.error
-        if self._broken and self._closing:
+        if self._is_failed:
             return (self._failure,)
         if self._closing:
-            return (error,) if error is not None or not stream.queued else None
+            lost = error or self._refused
+            return (lost,) if lost is not None or not stream.queued else None
         if error is not None and (not stream.fin_received or self._eof_told):
             return (error,)
-        if self._broken and not stream.unread:
-            return (ConnectionLost(stream.write_end),)
+        if self._refused is not None and stream.fin_received and not stream.unread:
+            return (self._refused,)  # what a peer sends that reads no more comes first
         return None
 
     # ---- turns of the loop

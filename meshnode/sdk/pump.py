@@ -84,6 +84,7 @@ class ToStream(Direction):
 
     def __init__(self, sock: socket.socket, stream: Stream, toll: Toll, guard: Guard | None, on_end: OnEnd) -> None:
         super().__init__(sock, stream, toll, on_end)
+        self.refused: MeshError | None = None  # why the peer takes no more, whatever it still sends
         self._guard = guard
         self._held = b""  # is read, and may not pass yet
         self._is_reading = False
@@ -94,11 +95,11 @@ class ToStream(Direction):
         if self.is_over or self._pause is not None:
             return
         if self._is_reading:
-            if not stream.drained():
+            if self.refused is None and not stream.drained():
                 self._stop_reading()
         elif stream.error is not None:
             self.end(stream.error)
-        elif stream.low:
+        elif stream.low or self.refused is not None:
             self._is_reading = True
             self._loop.add_reader(self._sock, self._read)
         else:
@@ -145,11 +146,23 @@ class ToStream(Direction):
 
     def _write(self, data: memoryview | bytes, is_end: bool) -> None:
         if data:
-            self._stream.write(data)
+            self._pass_on(data)
         if is_end:
             self.end(None)
         else:
             self.go_on()
+
+    def _pass_on(self, data: memoryview | bytes) -> None:
+        """Write it, or drop it where the peer reads no more: what that sends is still to come. Raises MeshError."""
+        if self.refused is not None:
+            return
+        try:
+            self._stream.write(data)
+        except MeshError as error:
+            if self._stream.error is not None:
+                raise
+            self.refused = error
+            self._stream.on_change()
 
     def _stop_reading(self) -> None:
         if self._is_reading:
@@ -238,10 +251,11 @@ class ToSocket(Direction):
 class Pump:
     """Carries bytes both ways between a socket, which does not block, and a stream, until both directions have ended.
 
-    An end of one direction is passed on as such (half-close).
+    An end of one direction is passed on as such (half-close). What a peer sends that reads no more still goes to the
+    program; what the program sends meanwhile is dropped, and ``refused`` says why.
 
     Attributes:
-        heard: Is done when the program's direction has ended.
+        heard: Is done when the program's direction has ended, or the peer has refused what it sent.
         told: Is done when the peer's has; both raise OSError or MeshError when any was cut off.
     """
 
@@ -282,6 +296,11 @@ class Pump:
             self._up.take(sent)
         self._turn()
 
+    @property
+    def refused(self) -> MeshError | None:
+        """Why the peer took not all that the program has sent; None where it did."""
+        return self._up.refused
+
     def close(self) -> None:
         """Carry no more; the socket and the stream stay as they are."""
         self._stream.on_change = self._before
@@ -306,6 +325,8 @@ class Pump:
         if stream.error is not None and not stream.fin_received:
             self.fail(stream.error)
             return
+        if self._up.refused is not None and not self.heard.done():
+            self.heard.set_result(None)
         if self._down.go_on():
             self._wake()
         self._up.go_on()

@@ -91,7 +91,6 @@ class _Bridge(Pump):
         self._ends_writing = False  # the program has called shutdown, and not all of what it sent is read
         self._is_marked = False  # ``UNREAD`` is in place
         self._is_closing = False  # nothing is carried any more, but the peer may not have everything yet
-        self._refused: Exception | None = None  # why the peer does not take what the program sends
 
     # ---- the program
 
@@ -136,14 +135,8 @@ class _Bridge(Pump):
             self._is_marked = True
 
     def on_program_end(self, error: Exception | None) -> None:
-        """Pass on the end of the program's direction, or of both when it has closed its socket.
-
-        What the peer has sent before it read no more is still for the program.
-        """
-        if error is not None and self._stream.write_end and self._stream.unread:
-            self._refused = error
-            self._wake()
-        elif error is not None:
+        """Pass on the end of the program's direction, or of both when it has closed its socket."""
+        if error is not None:
             self.fail(error)
         elif not self._is_marked and _hung_up(self._sock):
             self._close()
@@ -155,7 +148,10 @@ class _Bridge(Pump):
     # ---- the peer
 
     def on_peer_end(self, error: Exception | None) -> None:
-        """Pass on the end of the peer's direction."""
+        """Pass on the end of the peer's direction; as a reset where it did not take all that the program has sent."""
+        if self.refused is not None:
+            self._end(self.refused)
+            return
         super().on_peer_end(error)
         self._close_if_whole()
 
@@ -189,8 +185,8 @@ class _Bridge(Pump):
                 stream.await_low()
         elif stream.error is not None and (not stream.fin_received or self.told.done()):
             self._end(stream.error)
-        elif self._refused is not None and not stream.unread:
-            self._end(self._refused)
+        elif self.refused is not None and self.told.done():
+            self._end(self.refused)
         else:
             super()._turn()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import select
 import socket
 import struct
 import sys
+import termios
 from asyncio.trsock import TransportSocket
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +24,8 @@ log = rated_logger("meshnode.services")
 
 KEEP_ALIVE_S = 15
 GONE_S = 5.0  # between looks whether the other end of a half-closed connection is there
+LINGER_S = 5.0  # for a program to take what came, before a reset says that not all it has sent was taken
+LINGER_LOOK_S = 0.05  # between looks whether it has
 UNIX_GONE_LOOKS = 12  # for so many a Unix client was gone: what it has written has had as long as TCP gives (FIN_WAIT2)
 TCP_CLOSE = 7  # linux/tcp_states.h
 RESET = struct.pack("ii", 1, 0)  # of SO_LINGER: closing sends RST
@@ -101,6 +105,24 @@ def abort(sock: socket.socket) -> None:
     sock.close()
 
 
+async def _taken(sock: socket.socket) -> None:
+    """Wait until the other end's kernel has all that was written, which a reset would drop; not without end."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while _is_under_way(sock):  # noqa: ASYNC110 - nothing announces it
+                await asyncio.sleep(LINGER_LOOK_S)
+
+
+def _is_under_way(sock: socket.socket) -> bool:
+    """Return whether the kernel has bytes yet that the other end's has not; a Unix socket's are there at once."""
+    if sock.family == socket.AF_UNIX:
+        return False
+    try:
+        return any(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))  # tcp(7)
+    except OSError:
+        return False
+
+
 @value
 class Before:
     """What goes before the bytes of a spliced connection: ``ahead`` to the program, ``sent`` by it; and its guard."""
@@ -132,6 +154,9 @@ async def splice(sock: socket.socket, mesh: Mesh, toll: Toll = FREE, before: Bef
                 if not pump.told.done():
                     other_end.check()
             await pump.told
+            if pump.refused is not None:
+                await _taken(sock)
+                raise pump.refused
         await mesh[1].wait_closed()  # raises when the connection was lost before the peer had everything
         is_whole = True
     except (MeshError, OSError) as error:

@@ -227,7 +227,7 @@ async def test_what_came_before_the_peer_read_no_more_is_read_before_the_reset(m
     assert await _recv(sock, 1) == sent[:1], "that the peer reads no more is no end"
     assert not bridge.ended.is_set()
     await asyncio.to_thread(sock.sendall, b"refused")
-    await _until(lambda: bridge._refused is not None)
+    await _until(lambda: bridge.refused is not None)
     assert bridge._stream.unread.size > 0
     got = b""
     while len(got) < len(sent) - 1:

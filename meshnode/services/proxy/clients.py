@@ -15,7 +15,7 @@ from meshnode.services.proxy.answers import answer_to
 from meshnode.services.proxy.destination import address_of
 from meshnode.services.proxy.host_guard import HostGuard
 from meshnode.services.proxy.http import BadRequest, HttpClient
-from meshnode.services.proxy.http_relay import relay
+from meshnode.services.proxy.http_relay import end_behind_answer, relay
 from meshnode.services.proxy.socks5 import VERSION, VERSION_4, Command, Handshake, Reply, reply
 from meshnode.services.splice import Before, end_by_reset, splice
 
@@ -134,7 +134,7 @@ class WebClient:
         tcp = await connection(sock)
         try:
             await relay(self._http, tcp, mesh)
-            is_whole = is_answered = True
+            is_whole, is_answered = self._http.is_read, True
         except (MeshError, RemoteProtocolError) as error:
             answer = self._http.refused(error if isinstance(error, MeshError) else BadRequest(f"no body: {error}"))
             tcp[1].write(answer)
@@ -146,11 +146,10 @@ class WebClient:
                 mesh.writer.close()
             else:
                 mesh.writer.reset()
-            if is_answered:
-                end_by_reset(tcp[1].get_extra_info("socket"), False)
-                tcp[1].close()
-            else:
+            if not is_answered:
                 tcp[1].transport.abort()
+        if is_answered:
+            await end_behind_answer(self._http, tcp)
 
 
 async def _tunnel(host: str, sent: tuple[bytes, bytes], sock: socket.socket, mesh: MeshStream) -> None:

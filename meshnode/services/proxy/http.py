@@ -80,6 +80,11 @@ class HttpClient:
         """True once there is a request, or will be none."""
         return self.request is not None or self.error is not None
 
+    @property
+    def is_read(self) -> bool:
+        """True once the whole of the request, its body too, was read."""
+        return self.parser.their_state in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED)
+
     def receive(self, data: bytes) -> None:
         """Take what the client has sent. At most ``MAX_PROXY_HEAD`` bytes and ``data`` are held."""
         try:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from asyncio.trsock import TransportSocket
+from contextlib import suppress
 
 import h11
 
 from meshnode.base.limits import MAX_PROXY_HEAD
-from meshnode.errors import ConnectionLost
+from meshnode.errors import ConnectionLost, MeshError
 from meshnode.sdk.streams import MeshReader, MeshWriter
 from meshnode.services.local import Local
 from meshnode.services.proxy.http import HttpClient, request_for, response_for
-from meshnode.services.splice import OtherEnd
+from meshnode.services.splice import OtherEnd, end_by_reset
 
 CHUNK = 1 << 16
-HALF_CLOSED_S = 10.0  # for a response to begin where the client has ended its direction
+LINGER_S = 2.0  # what is still read of a body that the response did not wait for
 TARGET_GONE = "the service ended in the middle of a response, or sent none"
 
 
@@ -43,35 +43,30 @@ async def relay(client: HttpClient, tcp: Local, mesh: tuple[MeshReader, MeshWrit
 
 
 async def _send_body(client: HttpClient, service: h11.Connection, tcp: Local, writer: MeshWriter) -> None:
-    """Send the request's body on; then wait for the client to go away. Raises ConnectionResetError."""
+    """Send the request's body on; then wait for the client to go away. Raises ConnectionResetError.
+
+    What the service takes no more is read and dropped: a client that does not read before it has sent all would wait.
+    """
     reader, sock = tcp[0], tcp[1].get_extra_info("socket")
-    while True:
+    event: object = h11.NEED_DATA
+    while not isinstance(event, h11.EndOfMessage):
         event = client.parser.next_event()
         if event is h11.NEED_DATA:
             data = await reader.read(CHUNK)
             if not data:
                 raise ConnectionResetError("the client went away within its request")
             client.parser.receive_data(data)
-        elif isinstance(event, h11.Data):
-            writer.write(service.send(h11.Data(data=event.data)) or b"")
-            await writer.drain()
-        elif isinstance(event, h11.EndOfMessage):
-            writer.write(service.send(h11.EndOfMessage(headers=event.headers)) or b"")
-            break
+        elif isinstance(event, h11.Data | h11.EndOfMessage):
+            with suppress(MeshError):  # it may have answered; where the stream was lost, the response says so
+                writer.write(service.send(_part_for(event)) or b"")
+                await writer.drain()
     while await reader.read(CHUNK):
         pass  # another request behind this one, which Connection: close says is not answered
-    await _until_gone(client, sock)
+    await OtherEnd(sock).gone()  # the end of its direction says that it sends no more, and not that it has gone
 
 
-async def _until_gone(client: HttpClient, sock: TransportSocket) -> None:
-    """Wait for what the end of a client's direction says: it has gone, or reads on and sends no more.
-
-    Either looks alike until something is sent, so a response has a while to begin. Raises ConnectionResetError.
-    """
-    await asyncio.sleep(HALF_CLOSED_S)
-    if client.parser.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-        raise ConnectionResetError("the client went away before the response")
-    await OtherEnd(sock).gone()
+def _part_for(event: h11.Data | h11.EndOfMessage) -> h11.Event:
+    return h11.Data(data=event.data) if isinstance(event, h11.Data) else h11.EndOfMessage(headers=event.headers)
 
 
 async def _send_response(
@@ -93,3 +88,21 @@ async def _send_response(
         raise ConnectionLost(f"{TARGET_GONE}: {error}") from error
     writer.write(client.parser.send(event) or b"")
     await writer.drain()
+
+
+async def end_behind_answer(client: HttpClient, tcp: Local) -> None:
+    """End a client's connection behind an answer; first read what is under way of a body that was not waited for.
+
+    A kernel that has unread bytes sends a reset, which would overtake the answer.
+    """
+    reader, writer = tcp
+    end_by_reset(writer.get_extra_info("socket"), False)
+    try:
+        if not client.is_read:
+            with suppress(OSError):  # a timeout too
+                writer.write_eof()
+                async with asyncio.timeout(LINGER_S):
+                    while await reader.read(CHUNK):
+                        pass
+    finally:
+        writer.close()

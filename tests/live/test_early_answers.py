@@ -1,0 +1,231 @@
+"""Peers that answer and read no more, and programs that go on sending: the answer arrives whole, then the refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+
+from meshnode import ConnectionLost, Node, NodeId
+from meshnode.sdk.node import runtime_of
+from meshnode.sdk.streams import MeshReader, MeshWriter
+from meshnode.services.forward import Forward
+from meshnode.services.proxy.listener import Proxy
+from meshnode.services.proxy.overlay import OverlayNames
+from tests.conftest import MakeNode
+from tests.given_time import HANG_S, wait_for, within
+
+BODY = os.urandom(3_000_000)  # more than the buffers on its way hold
+HEAD = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+SENT = 20_000_000
+POST = b"POST http://hasty.there.mesh/ HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % SENT
+GET = b"GET http://slow.there.mesh/ HTTP/1.1\r\nHost: x\r\n\r\n"
+CONNECT = b"CONNECT hasty.there.mesh:1 HTTP/1.1\r\nHost: x\r\n\r\n"
+CONNECTED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
+async def hasty(reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
+    """Answer what has begun, and end: a close that delivers what was written, and reads no more."""
+    await reader.readexactly(10)
+    writer.write(HEAD + BODY)
+
+
+async def pair(make_node: MakeNode) -> tuple[Node, Node]:
+    there = await make_node(name="there")
+    here = await make_node(seed=there)
+    there.serve("hasty", hasty, allow=["any"])
+    await here.ping(there.id)
+    return there, here
+
+
+def send_all_then_read(client: socket.socket, ahead: bytes = b"", until: bytes = b"") -> tuple[bytes, str]:
+    """Send ``SENT`` bytes, and only then read: what came, and how it ended."""
+    client.settimeout(HANG_S)
+    client.sendall(ahead)
+    came = b""
+    while not came.endswith(until):
+        came += client.recv(1)
+    with suppress(ConnectionError):  # it was told first; what came before can be read all the same
+        client.sendall(bytes(SENT))
+    parts, end = [], "eof"
+    try:
+        while data := client.recv(1 << 20):
+            parts.append(data)
+    except ConnectionResetError:
+        end = "reset"
+    client.close()
+    return b"".join(parts), end
+
+
+async def started(node: Node) -> Proxy:
+    proxy = Proxy(node, OverlayNames(bytes(32)), "127.0.0.1:0")
+    await proxy.start()
+    return proxy
+
+
+def connected(listen: str) -> socket.socket:
+    host, _, port = listen.rpartition(":")
+    return socket.create_connection((host, int(port)))
+
+
+async def test_by_a_forward(make_node: MakeNode) -> None:
+    there, here = await pair(make_node)
+    forward = Forward(here, "127.0.0.1:0", there.id, "hasty")
+    client = connected(await forward.start())
+    came, end = await asyncio.to_thread(send_all_then_read, client)
+    assert len(came) == len(HEAD + BODY), end
+    assert came == HEAD + BODY
+    assert end in ("eof", "reset"), "as TCP: its end, and a reset of what was sent in vain"  # words: ok
+    async with within(10):
+        while forward.connections:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    await forward.close()
+
+
+@pytest.mark.parametrize("ahead", [POST, CONNECT])
+async def test_by_the_proxy(make_node: MakeNode, ahead: bytes) -> None:
+    _, here = await pair(make_node)
+    proxy = await started(here)
+    until = CONNECTED if ahead == CONNECT else b""
+    came, _ = await asyncio.to_thread(send_all_then_read, connected(proxy.listen), ahead, until)
+    assert came.endswith(BODY)
+    assert b" 413 " in came
+    async with within(10):
+        while proxy.connections:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    await proxy.close()
+
+
+async def test_by_a_socket(make_node: MakeNode) -> None:
+    there, here = await pair(make_node)
+    client = await here.socket(there.id, "hasty")
+    came, end = await asyncio.to_thread(send_all_then_read, client)
+    assert came == HEAD + BODY
+    assert end == "reset"
+
+
+async def test_by_a_protocol(make_node: MakeNode) -> None:
+    there, here = await pair(make_node)
+
+    class Uploads(asyncio.Protocol):
+        def __init__(self) -> None:
+            self.came = bytearray()
+            self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+            self.may_write = asyncio.Event()
+            self.may_write.set()
+
+        def pause_writing(self) -> None:
+            self.may_write.clear()
+
+        def resume_writing(self) -> None:
+            self.may_write.set()
+
+        def data_received(self, data: bytes) -> None:
+            self.came += data
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.lost.set_result(exc)
+
+    transport, uploads = await here.create_connection(Uploads, there.id, "hasty")
+    async with within(HANG_S):
+        while not uploads.lost.done():
+            transport.write(bytes(65_536))
+            await uploads.may_write.wait()
+            await asyncio.sleep(0)
+    assert uploads.came == HEAD + BODY
+    assert isinstance(uploads.lost.result(), ConnectionLost)
+
+
+async def _half_close(node: Node, to: NodeId) -> Callable[[], int]:
+    """A client of a forward that ends after the peer has: how many connections are left."""
+    forward = Forward(node, "127.0.0.1:0", to, "brief")
+    host, _, port = (await forward.start()).rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    assert await wait_for(reader.read(), 10) == b"bye"
+    await asyncio.sleep(0.1)
+    writer.close()
+    return lambda: forward.connections
+
+
+async def test_a_peer_that_ends_and_then_reads_no_more_leaves_no_connection_behind(make_node: MakeNode) -> None:
+    there, here = await pair(make_node)
+
+    async def brief(reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
+        writer.write(b"bye")
+        writer.write_eof()
+        await writer.drain()
+        await asyncio.sleep(0.05)  # the end alone is on its way; that nothing more is read follows
+
+    there.serve("brief", brief, allow=["any"])
+    left = await _half_close(here, there.id)
+    async with within(10):
+        while left():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    links = [link for node in (there, here) for link in runtime_of(node).stack.connections._peers.session_of]
+    assert not [stream for link in links for stream in link.streams if stream.service == "brief"]
+
+
+class Slow:
+    """A service that answers when it may."""
+
+    def __init__(self) -> None:
+        self.asked, self.may = asyncio.Event(), asyncio.Event()
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def serve(self, reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        self.asked.set()
+        may = asyncio.ensure_future(self.may.wait())
+        more = asyncio.ensure_future(reader.read(1))
+        await asyncio.wait((may, more), return_when=asyncio.FIRST_COMPLETED)
+        may.cancel()
+        if more.done():
+            self.ended.set_result(type(more.exception()).__name__)
+            return
+        more.cancel()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
+
+
+async def test_a_client_that_has_ended_its_direction_waits_for_its_answer_however_long(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, here = await pair(make_node)
+    slow = Slow()
+    there.serve("slow", slow.serve, allow=["any"])
+    proxy = await started(here)
+    host, _, port = proxy.listen.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    sleep = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", lambda seconds: sleep(seconds / 1000))  # an hour is seconds
+    writer.write(GET)
+    writer.write_eof()
+    await wait_for(slow.asked.wait(), 10)
+    await sleep(0.3)
+    monkeypatch.undo()
+    slow.may.set()
+    assert (await wait_for(reader.read(), 10)).endswith(b"late")
+    writer.close()
+    await proxy.close()
+
+
+async def test_a_client_that_has_gone_before_its_answer_is_given_up(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshnode.services.splice.GONE_S", 0.05)
+    monkeypatch.setattr("meshnode.services.splice.KEEP_ALIVE_S", 1)
+    there, here = await pair(make_node)
+    slow = Slow()
+    there.serve("slow", slow.serve, allow=["any"])
+    proxy = await started(here)
+    client = connected(proxy.listen)
+    client.sendall(GET)
+    await wait_for(slow.asked.wait(), 10)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 1)  # the kernel forgets it a second after its close
+    client.close()
+    assert await wait_for(slow.ended, 15) == "ConnectionLost"
+    assert proxy.connections == 0
+    await proxy.close()
