@@ -118,7 +118,11 @@ class Acceptor:
         self._resume: asyncio.TimerHandle | None = None
         for listener in listeners:
             close_in_child(listener)
-        self._listen()
+        try:
+            self._listen()
+        except BaseException:  # the loop can watch no more descriptors, say
+            self.close()
+            raise
 
     @property
     def bound(self) -> tuple[str, int]:

@@ -41,11 +41,14 @@ def _log_of(node: Node) -> Logger:
 class Expose:
     """A service whose streams go to its targets."""
 
-    def __init__(self, node: Node, setting: Setting) -> None:
-        """Serve it. Raises ConfigError, InvalidId."""
+    def __init__(self, node: Node, setting: Setting, earlier: Expose | None = None) -> None:
+        """Serve it; connections of an ``earlier`` one of this name are its own from now on.
+
+        Raises ConfigError, InvalidId.
+        """
         self.setting = setting
         self.name, self.allow = setting.name, setting.allow
-        self._users: dict[asyncio.Task[None], None] = {}
+        self._users: dict[asyncio.Task[None], None] = {} if earlier is None else earlier._users
         self._node = node
         self._log = _log_of(node)
         ends = [parse_target(text) for text in setting.targets]

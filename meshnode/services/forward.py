@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from meshnode.base.address import Addr
@@ -37,6 +37,26 @@ def is_loopback(host: str) -> bool:
 def _log_of(node: Node) -> Logger:
     """Return the log of a node: its lines have the node's rate."""
     return runtime_of(node).journal.rate.of_node(log)
+
+
+async def attempt(start: Callable[[], Awaitable[object]], name: str, known: str) -> str:
+    """Start a listener, and return why it cannot be now; "" when it listens. A reason that is not ``known`` is logged.
+
+    What no listener is known to raise is a fault, and no end of the attempts.
+    """
+    try:
+        await start()
+    except MeshError as error:
+        why = error.message
+        if why != known:
+            log.warning("%s waits for its address: %s", name, why)
+    except Exception as error:
+        why = str(error) or repr(error)
+        if why != known:
+            log.error("%s could not be started, and is tried again", name, exc_info=error)
+    else:
+        return ""
+    return why
 
 
 class Forward:
@@ -98,24 +118,23 @@ class Forward:
         self._unix = UnixListener(path, MAX_CLIENTS)
         return [self._unix.socket]
 
-    def listen_later(self, why: str) -> None:
-        """Listen as soon as the address can be had.
-
-        ``why`` it cannot now is its ``error`` until then.
-        """
-        self.error = why
-        self._waiting = asyncio.create_task(self._listen_later())
+    async def restore(self) -> None:
+        """Listen, or as soon as the address can be had: why it cannot yet is its ``error``."""
+        self.error = await self._attempt()
+        if self.error:
+            self._waiting = asyncio.create_task(self._listen_later())
 
     async def _listen_later(self) -> None:
         while self.error:
             await asyncio.sleep(LISTEN_RETRY_S)
-            try:
-                await self.start()
-            except AddressInUse as error:
-                self.error = error.message
-            else:
-                self.error = ""
-                log.warning("forward %s listens now", self.listen)
+            self.error = await self._attempt()
+        log.warning("forward %s listens now", self.listen)
+
+    async def _attempt(self) -> str:
+        return await attempt(self._listen_now, f"forward {self.listen}", self.error)
+
+    async def _listen_now(self) -> None:
+        self.listen = await self.start()
 
     def _on_connection(self, sock: socket.socket, source: Addr) -> None:
         if len(self._tasks) >= 2 * MAX_CLIENTS:

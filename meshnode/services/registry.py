@@ -95,12 +95,12 @@ class ServiceBook:
                 self._unread["forwards"].remove(item)
 
     async def _restore_forward(self, listen: str, to: str, sticky: bool, trusted: tuple[str, ...]) -> None:
-        try:
-            await self._forward(listen, to, sticky, trusted)
-        except AddressInUse as error:
-            log.warning("forward %s waits for its address: %s", listen, error.message)
-            self.forwards[listen] = forward = self._made(listen, to, sticky, trusted)
-            forward.listen_later(error.message)
+        """Raises ConfigError, InvalidId."""
+        forward = self._made(str(parse_listen(listen)), to, sticky, trusted)
+        if forward.listen in self.forwards:
+            raise ConfigError(f"{forward.listen} is there twice", hint="remove one of them")
+        await forward.restore()
+        self.forwards[forward.listen] = forward
 
     def _made(self, listen: str, to: str, sticky: bool, trusted: tuple[str, ...]) -> Forward:
         kind = UdpForward if listen.startswith(UDP) else Forward
@@ -125,8 +125,8 @@ class ServiceBook:
             )
         await self._state.write(SERVICES_FILE, written)
 
-    def _expose(self, setting: Setting) -> None:
-        self.exposes[setting.name] = Expose(self._node, setting)
+    def _expose(self, setting: Setting, earlier: Expose | None = None) -> None:
+        self.exposes[setting.name] = Expose(self._node, setting, earlier)
 
     async def expose(
         self,
@@ -154,19 +154,19 @@ class ServiceBook:
             ConfigError, InvalidId, OSError: Nothing is changed, earlier services of these names are served on.
         """
         wanted = setting.expanded()
-        old = [self.exposes.pop(each.name) for each in wanted if each.name in self.exposes]
-        for earlier in old:
+        old = {each.name: self.exposes.pop(each.name) for each in wanted if each.name in self.exposes}
+        for earlier in old.values():
             earlier.close()
         try:
             for each in wanted:
-                self._expose(each)
+                self._expose(each, old.get(each.name))
             await self._save()
         except (MeshError, OSError):
             for each in wanted:
                 if each.name in self.exposes:
                     self.exposes.pop(each.name).close()
-            for earlier in old:
-                self._expose(earlier.setting)
+            for earlier in old.values():
+                self._expose(earlier.setting, earlier)
             raise
         names = [each.name for each in wanted]
         shown = wanted[0].targets if names == [setting.name] else setting.targets
@@ -207,13 +207,14 @@ class ServiceBook:
         forward = self._made(listen, to, sticky, trusted)
         end = parse_listen(listen)
         held = self.forwards.get(str(end))
-        if held is not None and (held.to, held.sticky, held.trusted) == (forward.to, sticky, trusted):
+        is_same = held is not None and (held.to, held.sticky, held.trusted) == (forward.to, sticky, trusted)
+        if held is not None and is_same and not held.error:
             return held
         try:
             forward.listen = await forward.start()
         except AddressInUse:
             same = f":{end.path or end.port}"
-            others = (f for f in self.forwards.values() if f.listen.startswith(UDP) == end.udp)
+            others = (f for f in self.forwards.values() if f.listen.startswith(UDP) == end.udp and not f.error)
             rival = next((f for f in others if f.listen.endswith(same)), None)
             if rival is None:
                 raise

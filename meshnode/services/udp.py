@@ -198,14 +198,27 @@ class UdpForward(Forward):
         except OSError as error:
             reason, hint = listen_refusal(error, end.port)
             raise AddressInUse(f"cannot listen on {end}: {reason}", hint=hint) from error
-        for sock in self._sockets:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE)
-            if sys.platform == "linux" and sock.getsockname()[0] in WILDCARDS:
-                from meshnode.runtime.asked_addresses import tell_destinations  # few forwards are at all addresses
-
-                tell_destinations(sock, True)  # a client that has connected hears that address alone
-            asyncio.get_running_loop().add_reader(sock, self._read, sock)
+        try:
+            for sock in self._sockets:
+                self._listen(sock)
+        except BaseException:
+            self._close_sockets()
+            raise
         return self._told(end, self._sockets)
+
+    def _listen(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE)
+        if sys.platform == "linux" and sock.getsockname()[0] in WILDCARDS:
+            from meshnode.runtime.asked_addresses import tell_destinations  # few forwards are at all addresses
+
+            tell_destinations(sock, True)  # a client that has connected hears that address alone
+        asyncio.get_running_loop().add_reader(sock, self._read, sock)
+
+    def _close_sockets(self) -> None:
+        for sock in self._sockets:
+            asyncio.get_running_loop().remove_reader(sock)
+            sock.close()
+        self._sockets = ()
 
     @property
     def connections(self) -> int:
@@ -298,10 +311,7 @@ class UdpForward(Forward):
     async def close(self) -> None:
         """Stop listening, and close its flows."""
         if self._sockets:
-            for sock in self._sockets:
-                asyncio.get_running_loop().remove_reader(sock)
-                sock.close()
-            self._sockets = ()
+            self._close_sockets()
             tasks = [source.task for source in self._sources.values() if source.task is not None]
             for addr in list(self._sources):
                 self._end(addr)

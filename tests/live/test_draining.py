@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from meshnode import Config, ConnectionLost, MeshError, MeshReader, MeshWriter, Node, NodeId, ServiceNotFound
+from meshnode.services.registry import ServiceBook
+from tests.conftest import MakeNode
 from tests.given_time import eventually, status_of, wait_for, within
 from tests.live.cli_node import CliNode, clean_environment
 
@@ -194,6 +196,24 @@ async def test_a_connection_has_the_time_of_a_drain_and_no_more(tmp_path: Path) 
             writer.close()
     finally:
         await asyncio.to_thread(seed.stop)
+
+
+async def test_a_connection_of_a_service_that_was_exposed_again_ends_with_it(make_node: MakeNode) -> None:
+    there = await make_node()
+    here = await make_node(seed=there)
+    book = ServiceBook(there)
+    async with _target(_slow) as target:
+        await book.expose("web", str(target), ("any",))
+        reader, writer = await here.open(there.id, "web")
+        writer.write(b"before")
+        assert await reader.readexactly(6) == b"before"
+        await book.expose("web", str(target), (str(here.id),), limit=5)
+        writer.write(b"since")
+        assert await reader.readexactly(5) == b"since"
+        assert await book.unexpose("web") == {"name": "web", "cut": 1}
+        with pytest.raises(ConnectionLost):
+            await wait_for(reader.read(), DEADLINE_S)
+    await book.close()
 
 
 async def test_a_drain_ends_early_with_its_last_connection_or_at_a_second_signal(tmp_path: Path) -> None:

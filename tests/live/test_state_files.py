@@ -8,13 +8,14 @@ import json
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
-from meshnode import Config, ConfigError, Identity, Node
+from meshnode import AddressInUse, Config, ConfigError, Identity, Node
 from meshnode.daemon.client import call
 from meshnode.daemon.context import Daemon
 from meshnode.daemon.requests.node import Status
@@ -24,7 +25,8 @@ from meshnode.runtime import state_files
 from meshnode.runtime.files import HomeLock
 from meshnode.runtime.state_files import StateFiles, read_state
 from meshnode.sdk.node import runtime_of
-from meshnode.services import forward, registry
+from meshnode.services import forward, registry, udp
+from meshnode.services.proxy import book as proxy_book
 from meshnode.services.proxy import dns_server
 from meshnode.services.proxy import listener as proxy_listener
 from meshnode.services.proxy.book import ProxyBook
@@ -431,4 +433,59 @@ async def test_a_forward_that_waits_for_its_address_can_be_given_up_or_replaced(
     await book.unforward("8001")
     assert list(book.forwards) == ["192.0.2.1:8002"]
     assert "8001" not in path.read_text()
+    await book.close()
+
+
+async def test_what_waits_for_its_address_goes_on_whatever_an_attempt_raises_and_says_why(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(forward, "LISTEN_RETRY_S", 0.02)
+    monkeypatch.setattr(proxy_book, "LISTEN_RETRY_S", 0.02)
+    attempts: Counter[str] = Counter()
+
+    async def failing(host: str) -> list[str]:
+        attempts[host] += 1
+        if attempts[host] == 1:
+            raise OSError(-2, "Name or service not known")
+        if attempts[host] < 5:
+            raise RuntimeError("a fault of this program")
+        return ["127.0.0.1"]
+
+    for module in (forward, udp, proxy_listener):
+        monkeypatch.setattr(module, "look_up", failing)
+    node = await make_node()
+    home = node.config.home_path
+    wanted = ["one.example:0", "udp://two.example:0"]
+    forwards = [{"listen": listen, "to": "one/web", "sticky": False} for listen in wanted]
+    (home / "services.json").write_text(json.dumps({"exposes": [], "forwards": forwards}))
+    (home / "proxies.json").write_text(json.dumps([{"listen": "three.example:0", "public": False}]))
+    book, proxies = ServiceBook(node), ProxyBook(node)
+    await book.restore()
+    await proxies.restore()
+    waiting = [*book.forwards.values(), *proxies.proxies.values()]
+    assert len(waiting) == 3
+    await _until(lambda: all(each.error == "a fault of this program" for each in waiting))
+    await _until(lambda: not any(each.error for each in waiting))
+    assert set(attempts.values()) == {5}
+    told = [record for record in caplog.records if "could not be started" in record.getMessage()]
+    assert len(told) == 3, "once each"
+    await proxies.close()
+    await book.close()
+
+
+async def test_a_forward_that_waits_for_its_address_is_not_told_to_listen(make_node: MakeNode) -> None:
+    node = await make_node()
+    holder = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
+    listen = f"127.0.0.1:{holder.sockets[0].getsockname()[1]}"
+    path = node.config.home_path / "services.json"
+    path.write_text(json.dumps({"exposes": [], "forwards": [{"listen": listen, "to": "one/web", "sticky": False}]}))
+    book = ServiceBook(node)
+    await book.restore()
+    with pytest.raises(AddressInUse, match="another program has that port"):
+        await book.forward(listen, "one/web")
+    assert listen in path.read_text(), "and it is kept"
+    holder.close()
+    await holder.wait_closed()
+    assert (await book.forward(listen, "one/web"))["listen"] == listen
+    assert [each.error for each in book.forwards.values()] == [""]
     await book.close()
