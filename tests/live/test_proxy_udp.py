@@ -191,3 +191,23 @@ async def test_idle_and_too_many_destinations_end_and_begin_again(
     assert (opened[-1].name, opened[-1].is_closed) == ("0", False)
     await association.close()
     assert opened[-1].is_closed
+
+
+async def test_a_destination_that_is_refused_is_not_asked_for_each_datagram(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    async def refuse(host: str, port: int) -> meshnode.Datagrams:
+        asked.append(host)
+        raise meshnode.ServiceNotFound("no such service")
+
+    monkeypatch.setattr(socks_udp, "RETRY_S", 0.2)
+    association = socks_udp.Association("127.0.0.1", ("127.0.0.1", 0), refuse)
+    for _ in range(50):
+        association._send(b"0", "refused", 1, b"x")
+        await asyncio.sleep(0)
+    assert asked == ["refused"]
+    await until(lambda: not association._destinations)
+    association._send(b"0", "refused", 1, b"x")
+    await asyncio.sleep(0.01)
+    assert asked == ["refused"] * 2
+    await association.close()

@@ -24,6 +24,7 @@ log = rated_logger("meshnode.proxy")
 
 READS = 64  # datagrams in one turn of the loop
 LONGEST = 65_536
+RETRY_S = 1.0  # until a destination whose flow could not be opened has another try: its datagrams are dropped meanwhile
 Open = Callable[[str, int], Awaitable[Datagrams]]
 
 
@@ -131,6 +132,8 @@ class Association:
                             self._sock.sendto(header + payload, self._client)
         except MeshError as error:
             log.debug("datagrams to %s: %s", host, error)
+            if flow is None:
+                await asyncio.sleep(RETRY_S)
         finally:
             if flow is not None:
                 flow.close()
