@@ -226,3 +226,47 @@ def test_without_a_node_nothing_is_run(tmp_path: Path) -> None:
     done = run(tmp_path, "run", "--", "echo", "it ran")
     assert (done.returncode, done.stdout) == (1, "")
     assert "meshnode" in done.stderr
+
+
+def test_a_node_that_is_started_again_serves_a_program_that_has_gone_on(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("hello")
+    port, taken = free_port(), free_port()
+    there = CliNode(tmp_path / "there", "--name", "there", command="seed")
+    with stopping(there):
+        site = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(tmp_path)]
+        web = subprocess.Popen(site, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        there.ask("expose", "web", str(port), "--allow", "any")
+        here = CliNode(tmp_path / "here", "--name", "here", seed=there)
+        pair = Pair(there, here)
+        ask = "while read line; do curl -s -m 20 http://web.there.mesh/ || echo none; echo; done"
+        user = pair.start("--", "sh", "-c", ask)
+        server = pair.start("--expose", f"own={taken}", "--allow", "any", "--", "cat")
+        try:
+            assert _answer(user) == "hello"
+            eventually(lambda: "own" in exposed(here))
+            here.kill()
+            assert _answer(user) == "none"
+            here = CliNode(tmp_path / "here", "--name", "here", seed=there)
+            eventually(lambda: _answer(user) == "hello", 20)
+            eventually(lambda: "own" in exposed(here), 20)
+        finally:
+            (_, told), (_, also_told) = (output_of(process, 10, "") for process in (user, server))
+            here.stop()
+            web.kill()
+            web.wait()
+        assert "error: the proxy of this program is gone: the node has stopped" in told
+        assert "the node runs again, and so does the proxy of this program" in told
+        assert "the node runs again, and so does the service own" in also_told
+        assert (user.returncode, server.returncode) == (0, 0)
+
+
+def _answer(process: subprocess.Popen[str]) -> str:
+    """Have the program ask, and return what it got."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("again\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    while line == "\n":
+        line = process.stdout.readline()
+    return line.strip()

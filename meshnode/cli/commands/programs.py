@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +13,13 @@ from meshnode.cli.ask import ask
 from meshnode.cli.options import home_option, json_option
 from meshnode.cli.output import fail, say
 
+if TYPE_CHECKING:
+    from meshnode.daemon.request import Request
+    from meshnode.errors import MeshError
+
 LOOPBACK = "localhost,127.0.0.1,::1"
 LOOK_S = 0.2  # between looks whether the program listens
+AGAIN_S = 1.0  # between looks whether a node that has stopped runs again
 
 
 def _exposed(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, int | None] | None:
@@ -45,6 +50,8 @@ def run_command(
     With --expose it has none, and the port that it listens on, or PORT, is a service of this node as long as it runs.
     Without PORT the first port is taken that it or a child of it opens (Linux).
 
+    When the node stops, the program goes on without the mesh, and has it again, by the same proxy, once the node runs.
+
     Signals are passed on to the program. Its exit code is the one of this command, and a signal that ends it ends
     this command too; 127 and 126 when it is not there or cannot be run.
 
@@ -59,11 +66,9 @@ def run_command(
     environment = dict(os.environ, MESHNODE_HOME=str(home))
     try:
         if expose is None:
-            from meshnode.daemon.requests.programs import ProxyWhile
-
-            answers = ask(home, ProxyWhile())
-            environment |= proxy_settings(next(answers)["listen"], os.environ.get("NO_PROXY"))
-            return launch(command, environment, lambda process: None)
+            lent = _Lent(home)
+            environment |= proxy_settings(lent.begin(), os.environ.get("NO_PROXY"))
+            return launch(command, environment, lent.keep_for)
         return launch(command, environment, _Exposing(home, *expose, allow).begin)
     except CannotRun as error:
         fail(error, as_json)
@@ -81,15 +86,84 @@ def proxy_settings(listen: str, kept: str | None) -> dict[str, str]:
     return values | {name.upper(): value for name, value in values.items()}
 
 
-class _Exposing:
+class _While:
+    """What the node does as long as this process runs; a node that was started again is asked to do it again."""
+
+    def __init__(self, home: Path, what: str) -> None:
+        self._home = home
+        self._what = what
+
+    def ask(self, asked: Request) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
+        """Return the answers, which are open as long as the node does it, and the first of them. Raises MeshError."""
+        answers = ask(self._home, asked)
+        return answers, next(answers)
+
+    def keep(self, asked: Request, answers: Iterator[dict[str, Any]]) -> None:
+        """Ask again whenever the node has stopped; this has no end."""
+        from meshnode.errors import MeshError
+
+        while True:
+            try:
+                for _ in answers:
+                    pass
+            except MeshError as error:
+                _tell(f"{self._what} is gone", error)
+            answers = self._ask_again(asked)
+            say(f"the node runs again, and so does {self._what}", err=True)
+
+    def _ask_again(self, asked: Request) -> Iterator[dict[str, Any]]:
+        from time import sleep
+
+        from meshnode.errors import MeshError, NotRunning
+
+        told = NotRunning.code
+        while True:
+            sleep(AGAIN_S)
+            try:
+                return self.ask(asked)[0]
+            except MeshError as error:
+                if error.code not in (NotRunning.code, told):  # a node that runs, and will not
+                    told = error.code
+                    _tell(f"{self._what} is not there yet", error)
+
+
+def _tell(what: str, error: MeshError) -> None:
+    say(f"error: {what}: {error}", err=True)
+    say(f"hint: {error.hint}", err=True)
+
+
+class _Lent(_While):
+    """A proxy of the node's for the program."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home, "the proxy of this program")
+
+    def begin(self) -> str:
+        """Return where it listens. Raises MeshError."""
+        from meshnode.daemon.requests.programs import ProxyWhile
+
+        self._answers, found = self.ask(ProxyWhile())
+        self._listen = str(found["listen"])
+        return self._listen
+
+    def keep_for(self, process: int) -> None:
+        """Keep it there, from a thread."""
+        import threading
+
+        from meshnode.daemon.requests.programs import ProxyWhile
+
+        asked = ProxyWhile(int(self._listen.rpartition(":")[2]))
+        threading.Thread(target=self.keep, args=(asked, self._answers), daemon=True).start()
+
+
+class _Exposing(_While):
     """Exposes what a program listens on, from a thread, until this process ends."""
 
     def __init__(self, home: Path, name: str, port: int | None, allow: tuple[str, ...]) -> None:
-        self._home = home
+        super().__init__(home, f"the service {name}")
         self._name = name
         self._port = port
         self._allow = allow
-        self._answers: Iterator[dict[str, Any]] | None = None
 
     def begin(self, process: int) -> None:
         """Expose the port once the program listens; at once when it is known."""
@@ -108,11 +182,11 @@ class _Exposing:
         while port is None:
             port = listening_port(process)
             sleep(LOOK_S)
+        asked = ExposeWhile(self._name, str(port), self._allow)
         try:
-            self._answers = ask(self._home, ExposeWhile(self._name, str(port), self._allow))
-            found = next(self._answers)
+            answers, found = self.ask(asked)
         except MeshError as error:
-            say(f"error: {self._name} is not exposed: {error}", err=True)
-            say(f"hint: {error.hint}", err=True)
-        else:
-            say(f"{found['name']} -> {found['target']} as long as it runs", err=True)
+            _tell(f"{self._name} is not exposed", error)
+            return
+        say(f"{found['name']} -> {found['target']} as long as it runs", err=True)
+        self.keep(asked, answers)

@@ -13,13 +13,18 @@ if TYPE_CHECKING:
 
 @request("proxy_while", endless=True)
 class ProxyWhile(Request):
-    """A proxy on a free port, as long as this is asked."""
+    """A proxy on a port of loopback, a free one for 0, as long as this is asked."""
+
+    port: int = 0
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
-        """Yield where it listens."""
+        """Yield where it listens.
+
+        Raises ConfigError, AddressInUse.
+        """
         import asyncio
 
-        async with daemon.proxies.lent() as listen:
+        async with daemon.proxies.lent(self.port) as listen:
             yield {"listen": listen}
             await asyncio.Event().wait()
 

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from meshnode.errors import ConfigError, MeshError, NotFound
+from meshnode.errors import ConfigError, NotFound
 from meshnode.identity.node_id import quoted
 from meshnode.runtime.state_files import read_state
 from meshnode.sdk.node import Node, runtime_of
 from meshnode.services.ends import parse_listen
+from meshnode.services.forward import LISTEN_RETRY_S, attempt
 from meshnode.services.proxy.overlay import OverlayNames
 
 if TYPE_CHECKING:
     from meshnode.services.proxy.listener import Proxy  # 1 MB with h11, for what few nodes have
 
-log = logging.getLogger("meshnode.proxy")
-
 PROXIES_FILE = "proxies.json"
 MAX_PROXIES = 16  # of one node: each has a listener, and no more than one is of use
-LISTEN_RETRY_S = 1.0  # between attempts to listen at an address that is not there yet, or taken
 NOT_YET = "the node is starting"
 Json = dict[str, Any]
 
@@ -57,7 +54,8 @@ class ProxyBook:
     async def _start_those_that_wait(self) -> None:
         for listen, proxy in list(self.proxies.items()):
             if proxy.error and self.proxies.get(listen) is proxy:
-                await _try_to_start(proxy)
+                known = proxy.error if proxy.error != NOT_YET else ""
+                proxy.error = await attempt(proxy.start, f"proxy {listen}", known)
                 if self.proxies.get(listen) is not proxy:  # it was stopped while a name was looked up
                     await proxy.close()
 
@@ -105,9 +103,12 @@ class ProxyBook:
         return {"listen": proxy.listen, "dns": proxy.dns}
 
     @asynccontextmanager
-    async def lent(self) -> AsyncIterator[str]:
-        """Run a proxy on a free port of loopback that is not kept; yield where it listens."""
-        proxy = self._make("127.0.0.1:0", False, None)
+    async def lent(self, port: int) -> AsyncIterator[str]:
+        """Run a proxy on a port of loopback, a free one for 0, that is not kept; yield where it listens.
+
+        Raises AddressInUse.
+        """
+        proxy = self._make(f"127.0.0.1:{port}", False, None)
         await proxy.start()
         try:
             yield proxy.listen
@@ -143,15 +144,6 @@ class ProxyBook:
                 await self._waiting
         for proxy in self.proxies.values():
             await proxy.close()
-
-
-async def _try_to_start(proxy: Proxy) -> None:
-    try:
-        await proxy.start()
-    except MeshError as error:
-        if proxy.error in ("", NOT_YET):
-            log.warning("proxy %s waits for its address: %s", proxy.listen, error.message)
-        proxy.error = error.message
 
 
 def _described(proxy: Proxy, now: float) -> Json:
