@@ -11,9 +11,9 @@ import os
 import resource
 import socket
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
@@ -37,7 +37,11 @@ from meshnode.services.proxy.book import ProxyBook
 from meshnode.services.registry import ServiceBook
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from meshnode.daemon.carry_flow import CarriedFlow
+
+    Results = AsyncGenerator[dict[str, Any] | Carried | CarriedFlow, None]
 
 log = logging.getLogger("meshnode.daemon")
 
@@ -162,22 +166,22 @@ class ControlServer:
             return
         if asked.carries and is_reserved(sock):
             await _write(sock, NO_DESCRIPTORS.to_json())
-        elif asked.endless:
-            await self._answer_while_heard(asked, sock)
-        elif (stream := await self._answer(asked, sock)) is not None:
-            if isinstance(stream, Carried):
-                await carry(sock, sent, stream)
-                return
+            return
+        stream = await (self._answer_while_there if asked.carries or asked.endless else self._answer)(asked, sock)
+        if isinstance(stream, Carried):
+            await carry(sock, sent, stream)
+        elif stream is not None:
             from meshnode.daemon.carry_flow import carry_flow
 
             await carry_flow(sock, sent, stream)
 
-    async def _answer_while_heard(self, asked: Request, sock: socket.socket) -> None:
-        """Give an answer without an end: over when the client goes away, which sends no more until then."""
+    async def _answer_while_there(self, asked: Request, sock: socket.socket) -> Carried | CarriedFlow | None:
+        """Give an answer that may take any time, or has no end: over when the client goes away."""
         answering = asyncio.ensure_future(self._answer(asked, sock))
-        leaving = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(sock, 1))
+        leaving = asyncio.ensure_future(_until_gone(sock))
         try:
             await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+            return answering.result() if answering.done() else None
         finally:
             for task in (answering, leaving):
                 task.cancel()
@@ -186,10 +190,11 @@ class ControlServer:
     async def _answer(self, asked: Request, sock: socket.socket) -> Carried | CarriedFlow | None:
         """Write the results and the end, or the error; return a stream that is to be carried instead of the end."""
         try:
-            async for result in asked.answer(self._daemon):
-                if not isinstance(result, dict):
-                    return result
-                await _write(sock, {"result": result})
+            async with aclosing(cast("Results", asked.answer(self._daemon))) as results:
+                async for result in results:
+                    if not isinstance(result, dict):
+                        return result
+                    await _write(sock, {"result": result})
             answer: dict[str, Any] = {"end": True}
         except MeshError as error:
             answer = error.to_json()
@@ -217,6 +222,24 @@ async def _request_line(sock: socket.socket) -> tuple[bytes, bytes]:
         if end or not more:
             return line, rest
     return found, b""
+
+
+async def _until_gone(sock: socket.socket) -> None:
+    """Wait until a client that waits for its answer has gone; what it sends meanwhile is its stream's."""
+    loop = asyncio.get_running_loop()
+    readable: asyncio.Future[None] = loop.create_future()
+
+    def on_readable() -> None:
+        loop.remove_reader(sock)
+        readable.set_result(None)
+
+    loop.add_reader(sock, on_readable)
+    try:
+        await readable
+    finally:
+        loop.remove_reader(sock)
+    if sock.recv(1, socket.MSG_PEEK):
+        await loop.create_future()
 
 
 async def _write(sock: socket.socket, line: dict[str, Any]) -> None:

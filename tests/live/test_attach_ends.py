@@ -10,9 +10,15 @@ from pathlib import Path
 import pytest
 
 import meshnode
-from meshnode import AttachedNode, Datagrams, NodeId, NotRunning
+from meshnode import AttachedNode, ConnectionLost, Datagrams, NodeId, NotRunning
 from meshnode.daemon.client import STOPPED_HINT
+from meshnode.daemon.context import Daemon
+from meshnode.daemon.server import ControlServer
+from meshnode.sdk.node import runtime_of
 from meshnode.sdk.streams import MeshReader, MeshWriter
+from meshnode.services.proxy.book import ProxyBook
+from meshnode.services.registry import ServiceBook
+from tests.conftest import MakeNode
 from tests.given_time import wait_for, within
 
 DEADLINE_S = 10.0
@@ -115,3 +121,29 @@ async def test_a_server_whose_start_is_given_up_is_not_served(home: Path) -> Non
         with pytest.raises(asyncio.CancelledError):
             await starting
         await wait_for(gone.wait(), DEADLINE_S)
+
+
+@pytest.mark.parametrize("what", ["open", "datagrams"])
+async def test_what_is_given_up_before_its_service_accepts_is_given_up_there(make_node: MakeNode, what: str) -> None:
+    there = await make_node()
+    here = await make_node(seed=there)
+    asked: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+    async def never(*came: object) -> None:
+        asked.set_result(came[0])
+        await asyncio.Event().wait()
+
+    serve = there.serve if what == "open" else there.serve_datagrams
+    serve("never", never, allow="any", accept=False)
+    daemon = Daemon(here, ServiceBook(here), ProxyBook(here))
+    control = ControlServer(daemon, here.config.home_path, runtime_of(here).sockets.accepted)
+    await control.start()
+    async with meshnode.attach(here.config.home_path) as node:
+        opening = asyncio.ensure_future(getattr(node, what)(there.id, "never"))
+        came = await wait_for(asked, 10)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        with pytest.raises(ConnectionLost):
+            await wait_for(came.read(1) if what == "open" else came.receive(), 10)  # type: ignore[attr-defined]
+    await control.close()

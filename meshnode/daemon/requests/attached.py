@@ -191,10 +191,9 @@ class Take(Request):
 
         Raises NotFound.
         """
+        from meshnode.daemon.carry import handed_over
+
         stream = daemon.waiting.take(self.stream)
-        try:
+        with handed_over(stream):
             yield {"peer": self.peer, "service": self.service}
-        except BaseException:  # the client has gone
-            stream.drop()
-            raise
         yield stream

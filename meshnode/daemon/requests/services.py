@@ -149,7 +149,7 @@ class Connect(Request):
 
         Raises ConfigError and InvalidId for what is no ``NODE/SERVICE``, and what ``Node.open`` raises.
         """
-        from meshnode.daemon.carry import Carried
+        from meshnode.daemon.carry import Carried, handed_over
         from meshnode.services.registry import parse_service, parse_trusted
 
         peer, service = parse_service(daemon.in_full(self.to))
@@ -158,8 +158,10 @@ class Connect(Request):
             reader, writer = await daemon.node.open_any(service, trusted=trusted or None)
         else:
             reader, writer = await daemon.node.open(peer, service)
-        yield {"peer": str(writer.peer), "service": service}
-        yield Carried(reader, writer)
+        stream = Carried(reader, writer)
+        with handed_over(stream):
+            yield {"peer": str(writer.peer), "service": service}
+        yield stream
 
 
 @request("flow", carries=True)
@@ -174,6 +176,7 @@ class Flow(Request):
 
         Raises ConfigError and InvalidId for what is no ``NODE/SERVICE``, and what ``Node.datagrams`` raises.
         """
+        from meshnode.daemon.carry import handed_over
         from meshnode.daemon.carry_flow import CarriedFlow
         from meshnode.services.registry import parse_service, parse_trusted
 
@@ -183,8 +186,10 @@ class Flow(Request):
             flow = await daemon.node.datagrams_any(service, trusted=trusted or None)
         else:
             flow = await daemon.node.datagrams(peer, service)
-        yield {"peer": str(flow.peer), "service": service}
-        yield CarriedFlow(flow)
+        carried = CarriedFlow(flow)
+        with handed_over(carried):
+            yield {"peer": str(flow.peer), "service": service}
+        yield carried
 
 
 @request("services")
