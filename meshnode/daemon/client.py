@@ -62,6 +62,28 @@ def call(home: Path, asked: Request, timeout: float | None = None) -> Iterator[J
     raise NotRunning(gone, hint=STOPPED_HINT)
 
 
+def hold(home: Path, asked: Request, timeout: float | None = None) -> tuple[socket.socket, Json]:
+    """Ask the node of ``home`` for what it does as long as the connection is open; return that, and its first answer.
+
+    Raises as ``call``.
+    """
+    connection = connect(home, timeout)
+    try:
+        with connection.makefile("rb") as lines:
+            connection.sendall(encode(asked))
+            line = lines.readline()
+        if not line.endswith(b"\n"):
+            raise NotRunning("the node stopped before it answered", hint=STOPPED_HINT)
+        return connection, _result(json.loads(line))
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, TimeoutError):
+            raise _silent(home) from error
+        if isinstance(error, ConnectionError) and not isinstance(error, MeshError):
+            raise NotRunning("the node stopped before it answered", hint=STOPPED_HINT) from error
+        raise
+
+
 @contextmanager
 def open_stream(home: Path, asked: Request) -> Iterator[tuple[socket.socket, BinaryIO]]:
     """Ask the node of ``home`` for a stream; once the service has accepted, give the socket, and what is read from it.

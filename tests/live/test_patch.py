@@ -178,6 +178,16 @@ def test_a_node_that_was_started_again_is_found(there: CliNode, tmp_path: Path) 
             node = CliNode(node.home, seed=there)
             for _ in range(2):
                 socket.create_connection(to, HANG_S).close()
+            proxy = socket.create_connection(to, HANG_S).getpeername()
+            node.stop()
+            with socket.create_server(proxy) as other:  # another program, whoever started it, has the port
+                other.settimeout(0.5)
+                with pytest.raises(ConnectionRefusedError):
+                    socket.create_connection(to, HANG_S)
+                node = CliNode(node.home, seed=there)
+                socket.create_connection(to, HANG_S).close()
+                with pytest.raises(TimeoutError):
+                    other.accept()
     finally:
         node.stop()
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import threading
-from collections.abc import Iterator
+import weakref
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,7 @@ from typing import Any
 
 from meshnode.config import expanded
 from meshnode.daemon.attached.control import error_of
-from meshnode.daemon.client import call
-from meshnode.daemon.request import Json
+from meshnode.daemon.client import hold
 from meshnode.daemon.requests.programs import ProxyWhile
 from meshnode.errors import ConnectionLost, MeshError
 from meshnode.identity.node_id import MESH_SUFFIX
@@ -40,6 +40,7 @@ class Patch:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._lending = threading.Lock()
+        self._release: weakref.finalize[[], Patch] | None = None
         self._lend(None)
         self._before: dict[str, Any] = {name: getattr(socket, name) for name in NAMES}
         self._before |= {name: getattr(socket.socket, name) for name in METHODS}
@@ -55,9 +56,12 @@ class Patch:
         self._set({"getaddrinfo": self._getaddrinfo, "connect": connect, "connect_ex": connect_ex})
 
     def _lend(self, timeout: float | None) -> None:
-        """Have the node lend a proxy, as long as these answers are open. Raises MeshError."""
-        self._answers: Iterator[Json] = call(self._home, ProxyWhile(), timeout)
-        host, _, port = next(self._answers)["listen"].rpartition(":")
+        """Have the node lend a proxy, as long as this connection is open. Raises MeshError."""
+        asked, told = hold(self._home, ProxyWhile(), timeout)
+        if self._release is not None:
+            self._release()
+        self._asked, self._release = asked, weakref.finalize(self, asked.close)
+        host, _, port = told["listen"].rpartition(":")
         self._proxy = host, int(port)
 
     def _set(self, functions: dict[str, Any]) -> None:
@@ -116,21 +120,33 @@ class Patch:
             sock.settimeout(timeout)
 
     def _reach_proxy(self, sock: socket.socket) -> None:
-        """Connect a socket to the proxy, or to the next one of a node that was started again. Raises OSError."""
-        proxy = self._proxy
+        """Connect a socket to the proxy. Raises OSError."""
         try:
+            self._before["connect"](sock, _as_seen_from(sock, self._lent()))
+            return
+        except ConnectionRefusedError as error:
+            if error.__cause__ is not None:
+                raise  # no node runs
+        proxy = self._lent()  # the node has stopped in this moment
+        with suppress(ConnectionAbortedError):  # by which Linux ends the first attempt of a socket with a timeout
             self._before["connect"](sock, _as_seen_from(sock, proxy))
-        except ConnectionRefusedError:
-            try:
-                with self._lending:
-                    if self._proxy == proxy:
-                        self._lend(ANSWER_S)
-            except MeshError as error:
-                raise _as_os_error(error) from error
-            with suppress(ConnectionAbortedError):  # by which Linux ends the first attempt of a socket with a timeout
-                self._before["connect"](sock, _as_seen_from(sock, self._proxy))
-                return
-            self._before["connect"](sock, _as_seen_from(sock, self._proxy))
+            return
+        self._before["connect"](sock, _as_seen_from(sock, proxy))
+
+    def _lent(self) -> tuple[str, int]:
+        """Return where the proxy listens: of a node that was started again another, and that port may be any program's.
+
+        Raises OSError.
+        """
+        with self._lending:
+            asked = select.poll()
+            asked.register(self._asked, select.POLLIN)
+            if asked.poll(0):  # the node says nothing more, so it has stopped
+                try:
+                    self._lend(ANSWER_S)
+                except MeshError as error:
+                    raise _as_os_error(error) from error
+            return self._proxy
 
     def _connect_ex(self, sock: socket.socket, to: Any) -> int:
         if sock.type != socket.SOCK_STREAM or not isinstance(to, tuple) or not is_mesh(to[0]):
