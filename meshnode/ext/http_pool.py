@@ -136,18 +136,21 @@ class _Stream:
     def get_extra_info(self, info: str) -> Any:
         """Return ``"peer"`` (the NodeId), ``"server_addr"`` and ``"client_addr"`` (overlay addresses), or None.
 
-        ``"is_readable"`` is true when the peer has ended an idle stream, or has said something that answers nothing, so
-        that it is not used again.
+        ``"is_readable"`` is true when the peer has ended an idle stream in either direction, or has said something that
+        answers nothing, so that it is not used again.
         """
         if info == "is_readable":
             is_over = self._reader.at_eof() or self._reader.exception() is not None or self._writer.is_closing()
-            return is_over or _has_unread(self._reader)
+            return is_over or _is_unfit(self._reader)
         names = {"peer": "peer", "server_addr": "peername", "client_addr": "sockname"}
         return self._writer.get_extra_info(names[info]) if info in names else None
 
 
-def _has_unread(reader: asyncio.StreamReader) -> bool:
-    return isinstance(reader, MeshReader) and bool(reader._held or reader._stream.unread)
+def _is_unfit(reader: asyncio.StreamReader) -> bool:
+    """Return whether a stream has something unread, or a peer that reads no more: its reset may be under way."""
+    if not isinstance(reader, MeshReader):
+        return False
+    return bool(reader._held or reader._stream.unread or reader._stream.write_end)
 
 
 @contextmanager

@@ -82,6 +82,25 @@ async def test_what_a_server_says_between_two_requests_answers_none(nodes: Pair,
         assert (await http.get("/next")).status_code == 200
 
 
+async def test_a_stream_that_the_server_reads_no_more_is_not_used_again(nodes: Pair, library: ModuleType) -> None:
+    ends, streams = asyncio.Event(), []
+
+    async def server(reader: meshnode.MeshReader, writer: meshnode.MeshWriter, peer: meshnode.NodeId) -> None:
+        streams.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        reader.feed_eof()  # what a reset begins with
+        await ends.wait()
+
+    nodes.there.serve("web", server, allow=[nodes.here.id])
+    async with client(library, nodes, base_url="http://web.there.mesh") as http:
+        assert (await http.get("/first")).status_code == 200
+        await asyncio.sleep(0.2)
+        assert (await wait_for(http.get("/next"), 10)).status_code == 200
+    assert len(streams) == 2
+    ends.set()
+
+
 async def test_a_host_without_a_service_means_http_or_the_port(nodes: Pair, library: ModuleType) -> None:
     servers = {name: HttpServer() for name in ("http", "8000")}
     for name, server in servers.items():
