@@ -84,6 +84,41 @@ def test_ctrl_c_while_it_starts_is_quiet(tmp_path: Path, module: str) -> None:
     assert (done.returncode, done.stderr.strip()) == (130, "")
 
 
+def test_nothing_is_loaded_before_ctrl_c_is_quiet() -> None:
+    program = (
+        "import sys\n"
+        "before = set(sys.modules)\n"
+        "import meshnode.cli.main\n"
+        "print(*sorted(name for name in set(sys.modules) - before if not name.startswith('meshnode')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.split() == ["__future__"]
+
+
+@pytest.mark.parametrize("when", ["begins", "ends"])
+def test_ctrl_c_before_a_command_and_behind_it_ends_it_without_a_word(tmp_path: Path, when: str) -> None:
+    """Where it is a callback of the interpreter's that is interrupted, which would show the exception and go on."""
+    interrupt = "os.kill(os.getpid(), signal.SIGINT)"
+    program = (
+        "import atexit, os, signal, sys, time\n"
+        "class Interrupt:\n"
+        "    def __del__(self):\n"
+        f"        {interrupt}\n"
+        "        time.sleep(1)\n"
+        "    def find_spec(self, name, *more):\n"
+        "        if name == 'click':\n"
+        "            Interrupt()\n"
+        "from meshnode.cli.main import main\n"
+        f"{'sys.meta_path.insert(0, Interrupt())' if when == 'begins' else f'atexit.register(lambda: {interrupt})'}\n"
+        "main()\n"
+    )
+    line = [sys.executable, "-c", program, "--home", str(tmp_path), "id"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=30, check=False)
+    assert "Traceback" not in done.stderr
+    assert "KeyboardInterrupt" not in done.stderr
+    assert done.returncode == (130 if when == "begins" else -signal.SIGINT)
+
+
 def test_a_command_that_waits_ends_at_once_and_with_130(tmp_path: Path) -> None:
     reading = subprocess.Popen(
         [sys.executable, "-m", "meshnode", "--home", str(tmp_path), "pub", "topic"],
