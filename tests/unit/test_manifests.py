@@ -134,3 +134,16 @@ def test_compose_runs_nodes_without_rights(path: Path) -> None:
         assert {volume.split(":")[0] for volume in node["volumes"]} <= set(found["volumes"])
         if isinstance(node.get("networks"), list):
             assert set(node["networks"]) <= set(found["networks"])
+
+
+def test_what_the_compose_file_says_of_its_use_is_so() -> None:
+    text = COMPOSE[0].read_text(encoding="utf-8")
+    found = yaml.safe_load(text)
+    said = text[: text.index("\nname:")]
+    networks = {f"{found['name']}_{network}" for network in found["networks"]}
+    assert set(re.findall(r"docker network \w+ (\S+)", said)) == networks, "as compose calls them"
+    lines = re.findall(r"docker compose exec (\w+) (.*)", said)
+    assert {service for service, _ in lines} <= set(found["services"])
+    offered = [line.split()[2] for _, line in lines if line.startswith("meshnode expose")]
+    wanted = [line.split()[3] for _, line in lines if line.startswith("meshnode forward")]
+    assert offered == wanted
