@@ -21,6 +21,7 @@ from tests.given_time import HANG_S, GivenTime
 from tests.live.copied_process import ENV, Process
 
 NODES = 12
+ECHOES = 4  # each is one datagram, which a busy machine may lose; a node that is not reached answers none
 
 
 async def test_any_pings_any_by_key_also_when_the_seed_is_killed(tmp_path: Path) -> None:
@@ -34,8 +35,10 @@ async def test_any_pings_any_by_key_also_when_the_seed_is_killed(tmp_path: Path)
         await asyncio.gather(*(node.start() for node in nodes))
 
         async def ping(here: Process, there: Process) -> None:
-            echo = await here.ask("ping", id=there.id, count=1)
-            assert echo["rtt_ms"] is not None
+            for _ in range(ECHOES):
+                if (await here.ask("ping", id=there.id, count=1))["rtt_ms"] is not None:
+                    return
+            pytest.fail(f"of {ECHOES} echoes none was answered")
 
         for i in range(NODES):
             await ping(nodes[i], nodes[(i + 1) % NODES])
