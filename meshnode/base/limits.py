@@ -227,7 +227,7 @@ RELAY_CONSENT_S = 30.0  # both ends must have sent the other something within th
 RELAY_INTRODUCE_S = 1.0  # at most one introduction a second and pair: 24 probes each
 INTRODUCED_AGAIN_S = 0.8  # of a peer, by whichever relay: an introduction costs 24 probes to each candidate
 HOME_RELAYS = 2  # named in our record
-MAX_RELAYS_NAMED = 6  # reservations at relays that peers' records name, beside 3 of its own; shared by network
+MAX_RELAYS_NAMED = 6  # reservations at relays that peers' records name, beside 3 to 6 of its own; shared by network
 MAX_RELAYS_LOST = 64  # relays remembered as lost, with when each is tried again; x about 150 B
 RELAY_RETRY_S = 15.0  # after a refusal or a failed dial
 

@@ -138,7 +138,7 @@ class RelayClient(Component):
             self._timer.set(now + SETTLED_S)
 
     def _homes(self, now: float) -> tuple[NodeId, ...]:
-        """Ask for reservations, and return the relays for the own record: those in use, then the nearest."""
+        """Ask for reservations, and return the relays for the own record: seeds, those in use, then the nearest."""
         known = self.known()
         self._hold_some(known, now)
         late = self._context.late_by >= LATE_S
@@ -150,13 +150,21 @@ class RelayClient(Component):
         }
         kept = [r for r in self.homes if r in usable]
         nearest = sorted((r for r in usable if r not in kept and r in known), key=lambda r: usable[r])
-        return (*kept, *nearest[: max(0, HOME_RELAYS - len(kept))])
+        hints = self._context.records.hints
+        return tuple(sorted((*kept, *nearest), key=lambda r: r not in hints)[:HOME_RELAYS])
 
     def _hold_some(self, known: list[NodeId], now: float) -> None:
+        """Ask relays while there are places. Configured seeds, which come first, have as many more of their own.
+
+        Any member may say that it relays: what came while a seed was away keeps it from no place.
+        """
+        hints = self._context.records.hints
         for relay in known:
-            if len(self._holdings) - len(self._named) >= HOME_RELAYS + 1:
+            own = [r for r in self._holdings if r not in self._named]
+            is_full = len(own) > HOME_RELAYS
+            if is_full and (relay not in hints or sum(r in hints for r in own) > HOME_RELAYS):
                 break
-            if relay not in self._context.peers.sessions or _works(self._context, relay):
+            if (relay not in self._context.peers.sessions and not is_full) or _works(self._context, relay):
                 self.hold(relay, now)
 
     def hold(self, relay: NodeId, now: float, named_by: Groups | None = None) -> None:

@@ -286,6 +286,30 @@ def test_relays_that_do_not_answer_leave_their_places_to_others() -> None:
     assert world.run(10.0, lambda: str(other.id) in [one["relay"] for one in _held(node) if one["granted"]])
 
 
+def test_a_configured_seed_that_comes_back_has_a_place_though_strangers_hold_all() -> None:
+    world = World(1, Weather(delay=0.02))
+    engines = ModelEngines(world.entropy)
+    seed, node = SimNode(world, "10.0.0.1", engines, seed_role=True), SimNode(world, "10.0.7.1", engines)
+    seed.kill()
+    node.join(seed)
+    strangers = [SimNode(world, f"10.0.{n}.1", engines, seed_role=True) for n in (1, 2, 3)]
+    for stranger in strangers:
+        stranger.join(node)
+        stranger.connect(node.id)
+    ids = {stranger.id for stranger in strangers}
+    assert world.run(30.0, lambda: sum(bool(one["granted"]) for one in _held(node)) == len(ids))
+    assert set(node.mesh.relaying.homes) < ids
+    back = SimNode(world, seed.addr.host, engines, seed_role=True, identity=seed.mesh.context.identity)
+    back.join(node)
+    back.connect(node.id)
+    assert world.run(15.0, lambda: node.mesh.relaying.homes[0] == back.id)
+    assert len(node.mesh.relaying.homes) == 2
+    world.run(60.0)
+    assert len(_held(node)) == 1 + len(ids), "no other place is taken beside"
+    back.kill()
+    assert world.run(60.0, lambda: set(node.mesh.relaying.homes) < ids)
+
+
 def _held(node: SimNode) -> list[dict[str, object]]:
     held = node.mesh.context.relays.status()["held"]
     assert isinstance(held, list)
