@@ -182,6 +182,7 @@ MAX_LOG_PEERS = 1_024  # whose rate is kept; x about 250 B
 
 # ---- grants
 MAX_GRANT = 1_024  # bytes; x MAX_CHAIN = 4 KB of a Hello's 16
+MAX_LINEAGE = 8  # of a renewed grant: the first one or its ticket, and replaced keys; x 34 B
 MAX_ROLES = 8
 MAX_SERVICE_PATTERNS = 8
 MAX_SERVICE_PATTERN = 64  # characters
@@ -192,9 +193,7 @@ MAX_TICKET_SEEDS = 8
 MAX_SUCCESSORS = 1_024  # keys that were replaced, x about 300 B; and grants to keys that had come otherwise, x 1.5 kB
 MAX_REASON = 120  # characters
 MAX_REVOCATION = 5_120  # bytes: the longest chain and a reason; the authority's have some 150
-MAX_REVOCATIONS = (
-    4_096  # of the authority; x 700 B = 3 MB, and 1.1 MB on disk. It is no attacker, so all have one place
-)
+MAX_REVOCATIONS = 4_096  # of the authority, which is no attacker; x 700 B = 3 MB, and 1.1 MB on disk
 MAX_OTHER_REVOCATIONS = 256  # of all delegates, and of keys about themselves; x 5 kB = 1.3 MB
 MAX_REVOCATIONS_SHARE = 32  # of them with one first grant: a ticket makes any number of keys that revoke themselves
 REVOCATION_PAGE = 12_000  # bytes of statements in one control frame
@@ -218,6 +217,7 @@ RENEWALS_BURST = 4.0
 MAX_ROTATION = 192  # bytes of the next mesh key, signed
 GRANTS_PER_S = 0.1  # chains on one live connection; x 0.2 ms of signatures
 GRANTS_BURST = 4.0
+MAX_GRACE_S = 90 * 86_400.0  # in which a replaced key counts too; as long as a grant, by default
 GRANT_SKEW_S = 60.0  # clocks differ so much; an expired grant is of use for no longer
 
 # ---- relays
@@ -241,9 +241,7 @@ MAX_PORTMAP_ROUTES = 5  # one IPv4 route, and pinholes for four of this node's I
 MAX_PORTMAP_LEAVING = 8  # mappings being given back at once, after as many changes of port in two seconds
 PORTMAP_ROUTERS = 16  # routers whose clock is remembered
 PORTMAP_LIFETIME_S = 7_200  # asked for; what a crash leaves behind is gone after it
-PORTMAP_MAX_LIFETIME_S = (
-    86_400  # believed at most (RFC 6887 section 15): a router that says more is asked again in a day
-)
+PORTMAP_MAX_LIFETIME_S = 86_400  # believed at most (RFC 6887 section 15): one that says more is asked again in a day
 PORTMAP_MIN_LIFETIME_S = 10  # a grant for less is none: renewing it would be a request every few seconds for ever
 PORTMAP_RENEW_GAP_S = 4.0  # between two renewals of what we hold (RFC 6887 section 11.2.1), even if restarts are forged
 PORTMAP_FIRST_TRY_S = 0.25  # until a request is repeated; doubled each time

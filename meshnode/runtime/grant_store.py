@@ -25,10 +25,11 @@ from meshnode.trust.home_mesh import (
 )
 from meshnode.trust.redemptions import Uses
 from meshnode.trust.rotation import Rotation
+from meshnode.trust.successors import Share
 
 log = logging.getLogger("meshnode.node")
 
-INVITES_FILE, SUCCESSIONS_FILE, REGRANTS_FILE = "invitations.json", "successions", "regrants"
+INVITES_FILE, SUCCESSIONS_FILE = "invitations.json", "successions"
 
 
 class GrantStore:
@@ -43,12 +44,8 @@ class GrantStore:
         self._redemptions.on_new = self._save_uses
         standings.on_own = self._save_own
         successors = context.successors
-        successors.restore(read_state(state.home / SUCCESSIONS_FILE, _parse_signed) or ())
-        successors.on_said = lambda: state.save(SUCCESSIONS_FILE, encode(successors.said))
-        regrants = standings.regrants
-        if authority is not None:
-            regrants.restore(read_state(state.home / REGRANTS_FILE, _parse_signed) or (), authority)
-        regrants.on_new = lambda: state.save(REGRANTS_FILE, encode(regrants.said))
+        successors.restore(read_state(state.home / SUCCESSIONS_FILE, _parse_successions) or ())
+        successors.on_said = lambda: state.save(SUCCESSIONS_FILE, encode(successors.saved()))
         rotation = load_rotation(state.home, authority) if authority is not None else None
         if rotation is not None:
             keys.adopt(rotation.encoded, now)
@@ -80,5 +77,9 @@ def _parse(data: bytes) -> dict[str, Uses]:
     }
 
 
-def _parse_signed(data: bytes) -> list[bytes]:
-    return [as_bytes(item, 1, MAX_GRANT) for item in as_list(decode(data, MAX_STATE), MAX_SUCCESSORS)]
+def _parse_successions(data: bytes) -> list[tuple[bytes, Share]]:
+    found = []
+    for item in as_list(decode(data, MAX_STATE), 2 * MAX_SUCCESSORS):
+        encoded, first, second = item if isinstance(item, list) else (item, "", "")  # as they were saved at first
+        found.append((as_bytes(encoded, 1, MAX_GRANT), (str(first), str(second))))
+    return found

@@ -137,7 +137,7 @@ class RevocationWait:
         links = open_links(standing.chain) if standing is not None else []
         found = [bytes(peer)]
         for link in links:
-            found += [bytes(link.subject), bytes.fromhex(link.id)]
+            found += [bytes(link.subject), bytes.fromhex(link.id), *link.lineage]
         return list(dict.fromkeys(found))
 
     def _ask_next(self, now: float) -> None:

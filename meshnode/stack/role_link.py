@@ -101,8 +101,8 @@ class RoleLink(Component):
     def _look(self, now: float) -> None:
         """Forget grants that have expired."""
         self._looking.set(now + LOOK_S)
-        wall = self._context.clock.wall()
-        for peer in [peer for peer, standing in self._context.heard.items() if standing.is_over(wall)]:
+        is_over = self._context.standings.is_over
+        for peer in [peer for peer, standing in self._context.heard.items() if is_over(standing)]:
             self._context.heard.pop(peer, None)
             self._tell(peer)
 

@@ -8,13 +8,14 @@ connection.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from meshnode.base.limits import GRANT_SKEW_S, GRANTS_BURST, GRANTS_PER_S
 from meshnode.base.metrics import describe
 from meshnode.base.token_bucket import TokenBucket
 from meshnode.base.value import state
 from meshnode.errors import GrantError, GrantReject
-from meshnode.identity.node_id import NodeId
+from meshnode.identity.node_id import KEY_LENGTH, NodeId
 from meshnode.quic.connection import Connection
 from meshnode.quic.hello import CloseCode, Frame, as_grants
 from meshnode.stack.component import Component
@@ -25,9 +26,9 @@ from meshnode.trust.chain import Chain, Standing, verify_chain
 from meshnode.trust.decision import Decision
 from meshnode.trust.grant import Grant
 from meshnode.trust.policy import Act
-from meshnode.trust.redemptions import Redemptions, Regrants
-from meshnode.trust.renewal import renewed
+from meshnode.trust.redemptions import Redemptions
 from meshnode.trust.succession import open_links, open_succession
+from meshnode.trust.successors import Share, share_of
 
 REFUSED = describe("refused_grant", "peers that were not admitted, for their grants")
 CUT_REVOKED = describe("cut_revoked", "connections ended: the peer's key or grants were revoked")
@@ -48,7 +49,6 @@ class Standings(Component):
 
     def __init__(self, context: Context) -> None:
         self.redemptions = Redemptions()
-        self.regrants = Regrants()
         self.on_own: Callable[[Chain], None] = lambda chain: None
         self._context = context
         self._held: dict[NodeId, _Held] = {}  # of nodes that have a session
@@ -75,7 +75,7 @@ class Standings(Component):
     def _heard(self, peer: NodeId) -> Standing | None:
         """Return what the grants of a node that is not connected give, as it has told all."""
         heard = self._context.heard.get(peer)
-        if heard is None or self._is_over(heard):
+        if heard is None or self.is_over(heard):
             return None
         return None if self._covered(heard) else heard
 
@@ -110,31 +110,31 @@ class Standings(Component):
 
     def check(self, standing: Standing, now: float) -> None:
         """Note what verified grants of a node say, and hold them to what others said before. Raises GrantError."""
-        if self._context.is_barred(standing.id) or self._rests_on_revoked(standing):
+        if self._context.is_barred(standing.id) or self._rests_on_lost(standing):
             raise GrantError(GrantReject.REVOKED)
-        if self._is_over(standing):
+        if self.is_over(standing):
             raise GrantError(GrantReject.EXPIRED)
         if not self.count(standing):
             raise GrantError(GrantReject.USED_UP)
         if standing.former is not None:
-            self._note_successor(open_succession(standing.chain[-1]), now)
-        elif len(standing.grants) == 1 and self._came_otherwise(standing.id):
-            self.regrants.note(standing)
+            self._note_successor(open_succession(standing.chain[-1]), share_of(standing), now)
 
-    def _came_otherwise(self, key: NodeId) -> bool:
-        """Return whether a key joined by a ticket, or has replaced another one."""
-        return bool(self._context.successors.formers(key) or self.redemptions.used_by(key))
-
-    def _note_successor(self, link: Grant, now: float) -> None:
+    def _note_successor(self, link: Grant, share: Share, now: float) -> None:
         """Note that a key has replaced another one. Raises GrantError: two claim it, or it has replaced another."""
         context, successors = self._context, self._context.successors
         if successors.replaces_another(link):
             raise GrantError(GrantReject.BROKEN)
-        if successors.note(link):
+        if successors.note(link, share) and (successors.is_disputed(link.issuer) or self._is_hidden(link.issuer)):
             context.events.on_dirty()
             self.end_revoked(now)
         if successors.is_disputed(link.issuer):
             raise GrantError(GrantReject.REVOKED)
+
+    def _is_hidden(self, old: NodeId) -> bool:
+        """Return whether the renewed grants of a node that is known rest on an old key."""
+        raw, known = bytes(old), [*(held.standing for held in self._held.values()), *self._context.heard.values()]
+        having = (each.chain for each in known if any(raw in encoded for encoded in each.chain))  # 0.2 us each
+        return any(raw in link.lineage for chain in having for link in open_links(chain))
 
     def count(self, standing: Standing) -> bool:
         """Count the use of an invitation; False when as many others, this node before all, have used it."""
@@ -169,7 +169,7 @@ class Standings(Component):
             return
         before = held.standing
         self._hold(standing, held.pace)
-        if (before.roles, before.services) != (standing.roles, standing.services):
+        if (before.roles, before.services, before.former) != (standing.roles, standing.services, standing.former):
             context.guard.changed()
 
     def _hold(self, standing: Standing, pace: TokenBucket) -> None:
@@ -211,32 +211,23 @@ class Standings(Component):
         held = self._held.get(peer)
         return self._context.is_barred(peer) or (held is not None and self._covered(held.standing))
 
-    def _rests_on_revoked(self, standing: Standing) -> bool:
-        """Return whether a key of a chain came by a ticket or an old key that counts no longer, and was renewed since.
+    def _rests_on_lost(self, standing: Standing) -> bool:
+        """Return whether a chain has a key that was replaced by a revoked one, or replaced one that two keys claim.
 
-        The chain shows neither any more. A grant that the authority has made since is another decision, and counts.
+        With a stolen machine its old key is stolen, which counts as long as its grace.
         """
         context, successors = self._context, self._context.successors
-        for key in renewed(standing.chain):
-            formers = successors.formers(key)
-            used = (name for each in (key, *formers) for name in self.redemptions.used_by(each))
-            if (
-                any(context.is_barred(old) or successors.is_disputed(old) for old in formers)
-                or any(context.is_barred(bytes.fromhex(name)) for name in used)
-            ) and not (key == standing.id and self._is_regranted(standing)):
+        if any(context.is_barred(new) for key in standing.keys for new in successors.line(key)):
+            return True
+        for link in open_links(standing.chain):
+            line = [*(NodeId(each) for each in link.lineage if len(each) == KEY_LENGTH), link.subject]
+            if any(successors.has_another(old, new) for old, new in pairwise(line)):
                 return True
         return False
 
-    def _is_regranted(self, standing: Standing) -> bool:
-        found = self.regrants.of(standing)
-        return found is not None and not self._context.is_barred(bytes.fromhex(found.id))
-
     def _covered(self, standing: Standing) -> bool:
-        if self._rests_on_revoked(standing):
-            return True
-        return self._context.successors.is_disputed(standing.former) or self._context.is_revoked(
-            open_links(standing.chain)
-        )
+        lost = self._context.successors.is_disputed(standing.former) or self._rests_on_lost(standing)
+        return lost or self._context.is_revoked(open_links(standing.chain))
 
     # ---- dates
 
@@ -248,7 +239,8 @@ class Standings(Component):
         """Return until when grants hold, in Unix milliseconds; those of a key that was replaced end with its grace."""
         return min(standing.expires, self._context.successors.ends(standing.id))
 
-    def _is_over(self, standing: Standing) -> bool:
+    def is_over(self, standing: Standing) -> bool:
+        """Return whether grants hold no longer, or are those of a key whose grace is over."""
         return self._context.clock.wall() > self._ends(standing) / 1000 + GRANT_SKEW_S
 
     def _arm(self) -> None:
@@ -261,7 +253,7 @@ class Standings(Component):
         """End the connections of peers whose grants have expired."""
         sessions = self._context.peers.sessions
         for peer, held in list(self._held.items()):
-            if not self._is_over(held.standing):
+            if not self.is_over(held.standing):
                 continue
             del self._held[peer]
             self._context.guard.heard_of(peer)

@@ -31,6 +31,7 @@ class Issuer:
         not_before: int,
         expires: int,
         delegation: Delegation | None = None,
+        lineage: tuple[bytes, ...] = (),
         entropy: Entropy,
     ) -> Chain:
         """Return the chain for ``subject``, its new grant last; times are Unix milliseconds.
@@ -48,6 +49,7 @@ class Issuer:
             expires=expires,
             delegation=delegation,
             serial=entropy(SERIAL_LENGTH),
+            lineage=lineage,
         )
         if self.chain:
             check_narrows(grant, open_grant(self.chain[-1]))

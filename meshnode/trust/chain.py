@@ -67,10 +67,6 @@ class Standing:
     chain: Chain
     former: NodeId | None = None
 
-    def is_over(self, wall: float) -> bool:
-        """Return whether it has expired at ``wall``, in Unix seconds, the tolerance for clocks included."""
-        return wall * 1000 > self.expires + SKEW_MS
-
     def part_over(self, wall: float) -> float:
         """Return which part of the lifetime is over, 0.0 to 1.0 and above."""
         return (wall * 1000 - self.not_before) / max(1, self.expires - self.not_before)

@@ -2,8 +2,9 @@
 
 An envelope (``identity/envelope.py``) of ``DOMAIN`` around the array
 ``[version, issuer, subject, [role, ...], [service, ...] | null, not before ms, expires ms, delegation | null,
-serial]``; a delegation, the right to make further grants, is ``[[role, ...] | null, [service, ...] | null, depth,
-until ms, uses, renews]``. At most 1,024 bytes. Null stands for all. Which grants hold together is in ``chain.py``.
+serial]``, and as a tenth item, in a renewed grant, ``[grant or key, ...]`` (``Grant.lineage``). A delegation, the right
+to make further grants, is ``[[role, ...] | null, [service, ...] | null, depth, until ms, uses, renews]``. At most 1,024
+bytes. Null stands for all. Which grants hold together is in ``chain.py``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from meshnode.base.limits import (
     MAX_CHAIN,
     MAX_GRANT,
     MAX_INVITE_USES,
+    MAX_LINEAGE,
     MAX_OPENED_GRANTS,
     MAX_ROLES,
     MAX_SERVICE_PATTERNS,
@@ -32,7 +34,8 @@ DOMAIN = b"meshnode grant v1\x00"
 VERSION = 1
 SERIAL_LENGTH = 8
 ID_LENGTH = 8
-ISSUER_AT = SIGNATURE_LENGTH + 4  # in the encoding: an array of 9, the version, and a byte string of 32
+FIELDS = 9  # without a lineage
+ISSUER_AT = SIGNATURE_LENGTH + 4  # in the encoding: an array of 9 or 10, the version, and a byte string of 32
 SUBJECT_AT = ISSUER_AT + KEY_LENGTH + 2
 LAST_MS = 2**53
 
@@ -71,6 +74,8 @@ class Grant:
         expires: Unix milliseconds.
         delegation: The right to make further grants, or None.
         encoded: The signed bytes.
+        lineage: What a renewed grant rests on and its chain shows no more: the id of the first grant, or of that of
+            the ticket by which its subject joined, and the keys that this has replaced. It falls with each.
     """
 
     issuer: NodeId
@@ -81,6 +86,7 @@ class Grant:
     expires: int
     delegation: Delegation | None
     encoded: bytes
+    lineage: tuple[bytes, ...] = ()
 
     @property
     def is_invitation(self) -> bool:
@@ -108,6 +114,7 @@ def sign_grant(
     expires: int,
     delegation: Delegation | None,
     serial: bytes,
+    lineage: tuple[bytes, ...] = (),
 ) -> Grant:
     """Return a signed grant; what every receiver would refuse by itself raises GrantError."""
     item = [
@@ -120,6 +127,7 @@ def sign_grant(
         expires,
         None if delegation is None else _packed(delegation),
         serial,
+        *([list(lineage)] if lineage else []),
     ]
     try:
         encoded = sign_envelope(issuer, DOMAIN, item, MAX_GRANT)
@@ -172,9 +180,9 @@ def _packed(delegation: Delegation) -> list[object]:
 
 def _parse(fields: object, encoded: bytes) -> Grant:
     """Return the grant of an envelope's fields. Raises ValueError."""
-    if not isinstance(fields, list) or len(fields) != 9:
+    if not isinstance(fields, list) or not FIELDS <= len(fields) <= FIELDS + 1:
         raise WireError("wrong fields")
-    version, issuer, subject, roles, services, not_before, expires, delegation, serial = fields
+    version, issuer, subject, roles, services, not_before, expires, delegation, serial, *rest = fields
     as_number(version, VERSION, VERSION)
     as_bytes(serial, SERIAL_LENGTH, SERIAL_LENGTH)
     if as_number(not_before, 0, LAST_MS) > as_number(expires, 0, LAST_MS):
@@ -191,7 +199,15 @@ def _parse(fields: object, encoded: bytes) -> Grant:
         expires,
         None if delegation is None else _parse_delegation(delegation),
         encoded,
+        _lineage(rest[0]) if rest else (),
     )
+
+
+def _lineage(item: object) -> tuple[bytes, ...]:
+    found = tuple(as_bytes(each, ID_LENGTH, KEY_LENGTH) for each in as_list(item, MAX_LINEAGE))
+    if not found or len(set(found)) < len(found) or any(len(each) not in (ID_LENGTH, KEY_LENGTH) for each in found):
+        raise WireError("neither keys nor grants, or twice")
+    return found
 
 
 def _parse_delegation(item: object) -> Delegation:

@@ -12,16 +12,12 @@ has a share, and all delegates together have one, beside the places of the autho
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
-from meshnode.base.bounded import BoundedDict
-from meshnode.base.limits import MAX_INVITED, MAX_INVITED_OTHERS, MAX_INVITED_SHARE, MAX_SUCCESSORS
+from meshnode.base.limits import MAX_INVITED, MAX_INVITED_OTHERS, MAX_INVITED_SHARE
 from meshnode.base.value import value
-from meshnode.errors import GrantError
 from meshnode.identity.node_id import NodeId
 from meshnode.trust.chain import SKEW_MS, Standing
-from meshnode.trust.grant import Grant, is_signed, open_grant
-from meshnode.trust.names import within
 
 AUTHORITY = ""  # the share of invitations that the authority made itself
 
@@ -48,7 +44,6 @@ class Redemptions:
         self.excess: dict[str, NodeId] = {}  # the last key that was one too many, by invitation
         self.on_new: Callable[[], None] = lambda: None
         self._keys: dict[str, dict[NodeId, None]] = {}
-        self._used: dict[NodeId, list[str]] = {}  # invitations by key
         self._ends: dict[str, int] = {}
         self._shares: dict[str, str] = {}
         self._held: Counter[str] = Counter()  # keys by share
@@ -60,8 +55,6 @@ class Redemptions:
         """
         invite, key = standing.invite, standing.former or standing.id
         if invite is None:
-            for name in self.used_by(key):  # what it joined by is remembered while its renewed grants hold
-                self._ends[name] = max(standing.expires, self._ends[name])
             return True
         keys = self._keys.get(invite.id, {})
         if key in keys:
@@ -77,13 +70,8 @@ class Redemptions:
         self.on_new()
         return True
 
-    def used_by(self, key: NodeId) -> Sequence[str]:
-        """Return the invitations by which a key is known to have joined."""
-        return self._used.get(key, ())
-
     def _put(self, name: str, share: str, ends: int, key: NodeId) -> None:
         self._keys.setdefault(name, {})[key] = None
-        self._used.setdefault(key, []).append(name)
         self._ends[name] = max(ends, self._ends.get(name, 0))
         self._shares[name] = share
         self._held[share] += 1
@@ -99,12 +87,7 @@ class Redemptions:
         over = [name for name, end in self._ends.items() if end + SKEW_MS < wall * 1000]
         for name in over:
             share = self._shares.pop(name)
-            keys = self._keys.pop(name)
-            self._held[share] -= len(keys)
-            for key in keys:
-                self._used[key].remove(name)
-                if not self._used[key]:
-                    del self._used[key]
+            self._held[share] -= len(self._keys.pop(name))
             if not self._held[share]:
                 del self._held[share]
             del self._ends[name]
@@ -124,44 +107,3 @@ class Redemptions:
             for key in uses.keys:
                 if self._has_room(uses.share) and key not in self._keys.get(name, {}):
                     self._put(name, uses.share, uses.ends, key)
-
-
-class Regrants:
-    """Grants that the authority has given to keys that had come otherwise: by a ticket, or in the place of an old key.
-
-    Such a grant is another decision: its key stays when that ticket or old key is revoked, also once a node has renewed
-    what it gives, which leaves no trace of it in the chain. The newest of each key counts.
-    """
-
-    def __init__(self) -> None:
-        self.on_new: Callable[[], None] = lambda: None
-        self._grants: BoundedDict[NodeId, Grant] = BoundedDict(MAX_SUCCESSORS)
-
-    @property
-    def said(self) -> list[bytes]:
-        """Return the grants as they were signed."""
-        return [grant.encoded for grant in self._grants.values()]
-
-    def restore(self, grants: Iterable[bytes], authority: NodeId) -> None:
-        """Note what an earlier process had noted; what the authority has not signed is left out."""
-        for encoded in grants:
-            try:
-                grant = open_grant(encoded)
-            except GrantError:
-                continue
-            if grant.issuer == authority and is_signed(grant):
-                self._grants.put(grant.subject, grant)
-
-    def note(self, standing: Standing) -> None:
-        """Note a verified grant that the authority itself has made."""
-        known = self._grants.get(standing.id)
-        grant = open_grant(standing.chain[0])
-        if known is None or known.not_before < grant.not_before:
-            self._grants.put(standing.id, grant)
-            self.on_new()
-
-    def of(self, standing: Standing) -> Grant | None:
-        """Return the grant of a key that gives all that ``standing`` does; None without one."""
-        found = self._grants.get(standing.id)
-        gives = found is not None and standing.roles <= set(found.roles) and within(standing.services, found.services)
-        return found if gives else None

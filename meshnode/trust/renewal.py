@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from meshnode.base.clock import Entropy
+from meshnode.base.limits import MAX_LINEAGE
 from meshnode.base.value import value
 from meshnode.errors import GrantError, GrantReject
 from meshnode.identity.keys import Identity
-from meshnode.identity.node_id import NodeId
 from meshnode.trust.authority import Issuer
 from meshnode.trust.chain import Chain, Standing
 from meshnode.trust.grant import Delegation, open_grant
@@ -34,6 +32,9 @@ class Renewer:
         """Return grants like those of ``old``, for as long again. Raises GrantError: it may not give them."""
         if not self.may or not _is_renewable(old.chain):
             raise GrantError(GrantReject.NO_DELEGATE)
+        lineage = lineage_of(old)
+        if len(lineage) > MAX_LINEAGE:
+            raise GrantError(GrantReject.TOO_LONG)
         now = max(round(wall * 1000), self.standing.not_before)
         expires = min(now + old.expires - old.not_before, self.standing.expires)
         if old.part_over(wall) < EARLIEST or expires <= old.expires:
@@ -45,14 +46,23 @@ class Renewer:
             not_before=now,
             expires=expires,
             delegation=_renewed(old.delegation, expires),
+            lineage=lineage,
             entropy=entropy,
         )
 
 
-def renewed(chain: Chain) -> list[NodeId]:
-    """Return the keys whose grants in a verified chain were made by a renewer."""
-    grants = [open_grant(encoded) for encoded in without_succession(chain)]
-    return [grant.subject for by, grant in pairwise(grants) if by.delegation is not None and by.delegation.renews]
+def lineage_of(standing: Standing) -> tuple[bytes, ...]:
+    """Return what a standing rests on beside its givers: its first grant, or the ticket, and replaced keys.
+
+    Each renewal says it again, so no key gets grants that hide the ticket or the old key to which it owes them. What
+    the holder of a ticket says itself counts for nothing.
+    """
+    *givers, last = (open_grant(encoded) for encoded in without_succession(standing.chain))
+    by_ticket = bool(givers) and givers[-1].is_invitation
+    found = [bytes.fromhex(givers[-1].id)] if by_ticket else [*(last.lineage or [bytes.fromhex(last.id)])]
+    if standing.former is not None:
+        found.append(bytes(standing.former))
+    return tuple(dict.fromkeys(found))
 
 
 def _is_renewable(chain: Chain) -> bool:

@@ -59,10 +59,10 @@ class Revocations:
         if not revoked and not self._below:
             return False
         for at, grant in enumerate(grants):
-            if bytes(grant.issuer) in revoked or bytes(grant.subject) in revoked or _id(grant) in revoked:
+            if bytes(grant.issuer) in revoked or _rests_on(grant, revoked):
                 return True
             below = self._below.get(grant.issuer)
-            if below and any(bytes(later.subject) in below or _id(later) in below for later in grants[at:]):
+            if below and any(_rests_on(later, below) for later in grants[at:]):
                 return True
         return False
 
@@ -208,5 +208,8 @@ def _rank(each: Revocation) -> tuple[bool, int, int, bytes]:
     return each.of_itself, ends // DAY_MS, each.time // DAY_MS, each.name
 
 
-def _id(grant: Grant) -> bytes:
-    return bytes.fromhex(grant.id)
+def _rests_on(grant: Grant, revoked: Counts) -> bool:
+    """Return whether a grant, its subject, or what it says that it rests on is among what was revoked."""
+    if bytes(grant.subject) in revoked or bytes.fromhex(grant.id) in revoked:
+        return True
+    return any(each in revoked for each in grant.lineage)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from meshnode.base.limits import MAX_GRANT
+from meshnode.base.limits import MAX_GRACE_S, MAX_GRANT
 from meshnode.base.wire import WireError, as_bytes, as_list, as_number
 from meshnode.errors import GrantError, GrantReject
 from meshnode.identity.envelope import SIGNATURE_LENGTH, open_envelope, sign_envelope, verify_envelope
@@ -20,7 +20,8 @@ from meshnode.trust.grant import LAST_MS, Grant, open_grant
 DOMAIN = b"meshnode succession v1\x00"
 VERSION = 1
 FIELDS = 6
-HEAD = bytes([0x80 + FIELDS])  # how the array begins; that of a grant has 9 items
+MAX_GRACE_MS = round(MAX_GRACE_S * 1000)
+HEAD = bytes([0x80 + FIELDS])  # how the array begins; that of a grant has 9 or 10 items
 
 
 def _said(old: bytes, new: bytes, time: int, ends: int) -> bytes:
@@ -28,7 +29,10 @@ def _said(old: bytes, new: bytes, time: int, ends: int) -> bytes:
 
 
 def sign_succession(old: Identity, new: Identity, *, time: int, ends: int) -> bytes:
-    """Return the statement that ``new`` replaces ``old``; until ``ends`` the old key counts too."""
+    """Return the statement that ``new`` replaces ``old``; until ``ends`` the old key counts too.
+
+    No longer than ``MAX_GRACE_S`` from ``time`` on, whatever it says.
+    """
     keys = bytes(old.id), bytes(new.id)
     item = [VERSION, *keys, time, ends, new.sign(_said(*keys, time, ends))]
     return sign_envelope(old, DOMAIN, item, MAX_GRANT)
@@ -52,8 +56,8 @@ def open_succession(encoded: bytes) -> Grant:
 
 def is_signed_by_both(encoded: bytes) -> bool:
     """Return whether the old key and the new one have signed it."""
-    link, signature = _parse(encoded)
-    said = _said(bytes(link.issuer), bytes(link.subject), link.not_before, link.expires)
+    link, ends, signature = _parse(encoded)
+    said = _said(bytes(link.issuer), bytes(link.subject), link.not_before, ends)
     return verify_envelope(link.issuer, DOMAIN, encoded) and verify(link.subject, said, signature)
 
 
@@ -67,7 +71,11 @@ def without_succession(chain: Sequence[bytes]) -> tuple[bytes, ...]:
     return tuple(link for link in chain if not is_succession(link))
 
 
-def _parse(encoded: bytes) -> tuple[Grant, bytes]:
+def _parse(encoded: bytes) -> tuple[Grant, int, bytes]:
+    """Return the link, when it says that the old key's time ends, which counts up to ``MAX_GRACE_S``, and a signature.
+
+    Raises ValueError.
+    """
     fields = as_list(open_envelope(encoded, MAX_GRANT), FIELDS)
     if len(fields) != FIELDS:
         raise WireError("wrong fields")
@@ -76,4 +84,5 @@ def _parse(encoded: bytes) -> tuple[Grant, bytes]:
     time, ends = (as_number(field, 0, LAST_MS) for field in fields[3:5])
     if old == new or time > ends:
         raise WireError("no succession")
-    return Grant(old, new, (), None, time, ends, None, encoded), as_bytes(fields[5], 64, 64)
+    link = Grant(old, new, (), None, time, min(ends, time + MAX_GRACE_MS), None, encoded)
+    return link, ends, as_bytes(fields[5], 64, 64)

@@ -21,9 +21,10 @@ from meshnode.sim.plain import PlainSealer
 from meshnode.sim.world import EPOCH, SimNode, Weather, World
 from meshnode.trust.authority import Issuer
 from meshnode.trust.chain import Chain
-from meshnode.trust.grant import Delegation
+from meshnode.trust.grant import Delegation, open_grant
 from meshnode.trust.parties import parse_parties
 from meshnode.trust.redemptions import Uses
+from meshnode.trust.revocation import sign_revocation
 from meshnode.trust.ticket import Ticket, make_ticket, redeem
 
 AUTHORITY = Issuer(Identity(b"A" * 32))
@@ -354,6 +355,24 @@ def test_short_lived_grants_renew_themselves_at_a_peer_with_the_right_and_the_co
     own = brief.mesh.context.standings.own()
     assert own is not None
     assert (own.roles, own.keys[1]) == ({"web"}, renewer.id)
+
+
+def test_renewed_grants_fall_with_the_first_one_however_often_they_were_renewed() -> None:
+    mesh = Mesh()
+    brief, renewer, late = _brief(mesh, "web"), _renewer(mesh), mesh.node("db")
+    first = open_grant(brief.mesh.context.grants[-1])
+    assert isinstance(mesh.dial(brief, renewer), Connection)
+    mesh.world.run(500.0)
+    own = brief.mesh.context.standings.own()
+    assert own is not None
+    assert brief.mesh.metrics.counters["grants_renewed"] > 2
+    connection = mesh.dial(brief, late)
+    assert isinstance(connection, Connection)
+    made = sign_revocation(AUTHORITY.identity, bytes.fromhex(first.id), time=MS)
+    late.mesh.context.revoking.take(made.encoded)
+    late.on_dirty()
+    mesh.world.run(1.0)
+    assert isinstance(connection.error, PolicyDenied)
 
 
 def test_a_renewer_that_was_away_is_dialled_when_it_is_time() -> None:

@@ -6,21 +6,21 @@ from typing import Any
 
 import pytest
 
-from meshnode.base.limits import GRANT_SKEW_S, MAX_SUCCESSORS
+from meshnode.base.limits import GRANT_SKEW_S, MAX_GRACE_S, MAX_LINEAGE
 from meshnode.errors import GrantError, GrantReject, MeshError, PolicyDenied
 from meshnode.identity.keys import Identity
-from meshnode.identity.node_id import NodeId
 from meshnode.quic.connection import Connection
 from meshnode.sim.world import EPOCH, SimNode
+from meshnode.stack.role_link import LOOK_S
 from meshnode.trust.authority import Issuer
 from meshnode.trust.chain import Chain, verify_chain
-from meshnode.trust.grant import Delegation, Grant, grant_id
+from meshnode.trust.grant import LAST_MS, Delegation, Grant, grant_id, open_grant
 from meshnode.trust.parties import parse_parties
-from meshnode.trust.redemptions import Regrants
+from meshnode.trust.renewal import Renewer, lineage_of
 from meshnode.trust.revocation import sign_revocation
 from meshnode.trust.revocations import Revocations
 from meshnode.trust.succession import open_succession, sign_succession
-from meshnode.trust.successors import Successors
+from meshnode.trust.successors import share_of
 from tests.sim.test_grants import AUTHORITY, HOUR, MS, Mesh, _newcomer, _ticket
 
 OLD, NEW, OTHER = (Identity(bytes([n]) * 32) for n in (11, 12, 13))
@@ -134,6 +134,22 @@ def test_an_old_key_that_is_connected_already_is_cut_when_its_grace_is_over() ->
     assert isinstance(connection.error, PolicyDenied)
 
 
+def test_roles_that_an_old_key_has_told_by_gossip_end_with_its_grace() -> None:
+    mesh = Mesh()
+    server, old = mesh.node("db", gossip=True), mesh.node(chain=_chain(), identity=OLD, gossip=True)
+    old.join(server)
+    mesh.world.run(20.0)
+    old.kill()
+    heard = server.mesh.context.heard
+    assert heard.get(OLD.id) is not None
+    ends = round(mesh.world.wall() * 1000) + 60_000
+    new = mesh.node(chain=(*_chain(), sign_succession(OLD, NEW, time=MS, ends=ends)), identity=NEW)
+    assert isinstance(mesh.dial(new, server), Connection)
+    assert heard.get(OLD.id) is not None
+    mesh.world.run(60.0 + GRANT_SKEW_S + LOOK_S)
+    assert heard.get(OLD.id) is None
+
+
 def test_allow_rules_about_the_old_id_mean_the_new_one_and_dials_of_it_lead_there() -> None:
     mesh = Mesh()
     server, node = mesh.node("db"), _rotated(mesh, NEW)
@@ -184,46 +200,20 @@ def test_names_services_and_seeds_that_meant_the_old_id_mean_the_new_one() -> No
     assert list(context.records.hints) == [NEW.id], "so do those that are configured later"
 
 
-def test_successions_are_known_after_a_restart_and_forged_ones_are_not() -> None:
-    one, saves = Successors(), []
-    one.on_said = lambda: saves.append(list(one.said))
-    one.note(_link())
-    one.note(_link())
-    assert saves == [[_succession()]], "it is written once"
-    thief = Identity(b"t" * 32)
-    forged = sign_succession(thief, OTHER, time=MS, ends=MS + DAY).replace(bytes(thief.id), bytes(OTHER.id))
-    after = Successors()
-    followed: list[tuple[object, object]] = []
-    after.on_new.append(lambda old, new: followed.append((old, new)))
-    after.restore([b"", forged, *one.said])
-    assert (after.of(OLD.id), after.of(OTHER.id)) == (NEW.id, OTHER.id)
-    assert followed == [(OLD.id, NEW.id)]
-    one.note(_link(OLD, OTHER))
-    again = Successors()
-    again.restore(one.said)
-    assert again.is_disputed(OLD.id), "nor is a dispute forgotten"
-
-
-def test_the_successions_that_are_kept_are_bounded() -> None:
-    found = Successors()
-    for n in range(MAX_SUCCESSORS + 5):
-        old, new = (NodeId(number.to_bytes(32, "big")) for number in (2 * n, 2 * n + 1))
-        found.note(Grant(old, new, (), None, MS, MS, None, n.to_bytes(2, "big")))
-    assert len(found.said) == MAX_SUCCESSORS
-    assert found.of(NodeId(bytes(32))) == NodeId(bytes(32)), "nor is more kept of those that had to go"
-    assert found.formers(NodeId((1).to_bytes(32, "big"))) == []
-
-
-def test_a_key_that_signs_for_ever_new_old_keys_has_one_place_and_pushes_out_no_dispute() -> None:
-    found = Successors()
-    found.note(_link())
-    assert found.note(_link(OLD, OTHER))
-    liar = Identity(b"l" * 32)
-    for n in range(MAX_SUCCESSORS):
-        old = NodeId(n.to_bytes(32, "big"))
-        found.note(Grant(old, liar.id, (), None, MS, MS, None, b""))
-    assert len(found.said) == 3
-    assert found.is_disputed(OLD.id)
+def test_a_key_takes_the_place_of_what_let_it_in() -> None:
+    mesh = Mesh()
+    ticket = _ticket(mesh, 2)
+    joined = _newcomer(mesh, ticket).mesh.context
+    of_ticket = grant_id(ticket.chain[-1])
+    own = (*_chain(), _succession())
+    assert share_of(_verify(own)) == ("", "")
+    assert share_of(_verify(joined.grants, joined.identity)) == (of_ticket, "")
+    other = _chain(OTHER)
+    of_authority = (NEW, own, grant_id(own[0])), (OTHER, other, grant_id(other[0]))
+    for key, before, first in (*of_authority, (joined.identity, joined.grants, of_ticket)):
+        chain = _renewed(mesh, key, before)
+        assert share_of(_verify(chain, key)) == (grant_id(chain[0]), first)
+        assert share_of(_verify(_renewed(mesh, key, chain), key))[1] == first, "however often"
 
 
 def test_a_second_old_key_of_one_new_key_is_refused() -> None:
@@ -248,21 +238,21 @@ def test_a_ticket_that_is_used_up_notes_no_succession() -> None:
     assert server.mesh.context.successors.said == []
 
 
-def _renewed(mesh: Mesh, *subjects: Identity) -> list[Chain]:
-    """Return grants that a renewer has made."""
+def _renewed(mesh: Mesh, subject: Identity, before: Chain) -> Chain:
+    """Return grants as a renewer makes them of those before."""
     renewer = Identity(b"R" * 32)
     may = Delegation(("web",), None, 1, MS + 90 * DAY, renews=True)
     first = AUTHORITY.issue(
         renewer.id, roles=["web"], not_before=MS, expires=MS + 90 * DAY, delegation=may, entropy=mesh.world.entropy
     )
-    made = Issuer(renewer, first)
-    more: dict[str, Any] = {"roles": ["web"], "not_before": MS, "expires": MS + 90 * DAY, "entropy": bytes}
-    return [made.issue(subject.id, **more) for subject in subjects]
+    said: dict[str, Any] = {"roles": ["web"], "not_before": MS, "expires": MS + 90 * DAY, "entropy": bytes}
+    return Issuer(renewer, first).issue(subject.id, lineage=lineage_of(_verify(before, subject)), **said)
 
 
-def _hides_its_old_key(mesh: Mesh, node: SimNode) -> None:
+def _hides_its_old_key(mesh: Mesh, node: SimNode, before: Chain | None = None) -> None:
     """Let a node go on with renewed grants alone, without the succession behind them."""
-    node.mesh.context.standings.set_own(_renewed(mesh, node.mesh.context.identity)[0])
+    context = node.mesh.context
+    context.standings.set_own(_renewed(mesh, context.identity, before or context.grants))
     node.on_dirty()
     mesh.world.run(1.0)
 
@@ -296,21 +286,18 @@ def test_a_new_key_that_was_given_grants_of_its_own_stays_when_the_old_one_is_re
     server.mesh.context.revoking.take(made.encoded)
     _hides_its_old_key(mesh, node)
     assert connection.error is None, "and when they are renewed"
-    regrants = server.mesh.context.standings.regrants
-    again = Regrants()
-    again.restore([b"", _succession(), _renewed(mesh, OTHER)[0][-1], *regrants.said], AUTHORITY.identity.id)
-    assert again.said == regrants.said == list(_chain(NEW)), "also after a restart"
+    assert isinstance(mesh.dial(node, mesh.node("db")), Connection)
 
 
 def test_a_grant_of_its_own_keeps_a_thiefs_key_no_roles_that_it_had_of_the_stolen_one() -> None:
     mesh = Mesh()
     server, node = mesh.node("db"), _rotated(mesh, NEW)
-    connection = mesh.dial(node, server)
+    connection, before = mesh.dial(node, server), node.mesh.context.grants
     node.mesh.context.standings.set_own(mesh.grant(NEW, "guest", expires=MS + 90 * DAY))
     node.on_dirty()
     mesh.world.run(1.0)
     assert server.mesh.context.standings.caller(NEW.id).roles == {"guest"}
-    _hides_its_old_key(mesh, node)
+    _hides_its_old_key(mesh, node, before)
     assert server.mesh.context.standings.caller(NEW.id).roles == {"web"}
     made = sign_revocation(AUTHORITY.identity, bytes(OLD.id), time=round(mesh.world.wall() * 1000))
     server.mesh.context.revoking.take(made.encoded)
@@ -329,6 +316,99 @@ def test_a_second_successor_cuts_the_first_one_though_its_renewed_grants_hide_th
     assert isinstance(mesh.dial(owner, server), PolicyDenied)
     assert isinstance(connection.error, PolicyDenied)
     assert isinstance(mesh.dial(thief, server), PolicyDenied)
+
+
+def _revoke_at(mesh: Mesh, node: SimNode, target: bytes) -> None:
+    made = sign_revocation(AUTHORITY.identity, target, time=round(mesh.world.wall() * 1000))
+    node.mesh.context.revoking.take(made.encoded)
+    node.on_dirty()
+    mesh.world.run(1.0)
+
+
+def test_the_old_key_falls_with_a_revoked_new_one_in_its_grace_too() -> None:
+    mesh = Mesh()
+    server, old, new = mesh.node("db"), mesh.node(chain=_chain(), identity=OLD), _rotated(mesh, NEW)
+    assert isinstance(mesh.dial(new, server), Connection)
+    connection = mesh.dial(old, server)
+    assert isinstance(connection, Connection)
+    _revoke_at(mesh, server, bytes(NEW.id))
+    assert isinstance(connection.error, PolicyDenied), "it was stolen with the machine"
+    assert isinstance(mesh.dial(old, server), PolicyDenied)
+
+
+def test_a_node_that_never_saw_the_succession_knows_the_old_key_by_the_renewed_grants() -> None:
+    mesh = Mesh()
+    late, node, again = mesh.node("db"), _rotated(mesh, NEW), Identity(b"2" * 32)
+    _hides_its_old_key(mesh, node)
+    connection = mesh.dial(node, late)
+    assert isinstance(connection, Connection)
+    assert late.mesh.context.successors.said == []
+    link = sign_succession(NEW, again, time=MS, ends=MS + DAY)
+    second = mesh.node(chain=_renewed(mesh, again, (*node.mesh.context.grants, link)), identity=again)
+    twice = mesh.dial(second, late)
+    assert isinstance(twice, Connection)
+    _revoke_at(mesh, late, bytes(OLD.id))
+    for each, gone in ((node, connection), (second, twice)):
+        assert isinstance(gone.error, PolicyDenied), "by however many renewals and keys"
+        assert isinstance(mesh.dial(each, late), PolicyDenied)
+
+
+def test_where_the_owner_shows_its_successor_one_that_hides_the_old_key_is_cut() -> None:
+    mesh = Mesh()
+    server, thief, owner = mesh.node("db"), _rotated(mesh, OTHER), _rotated(mesh, NEW)
+    _hides_its_old_key(mesh, thief)
+    connection = mesh.dial(thief, server)
+    assert isinstance(connection, Connection)
+    assert isinstance(mesh.dial(owner, server), Connection), "nothing that the server has seen is against it"
+    mesh.world.run(1.0)
+    assert isinstance(connection.error, PolicyDenied)
+    assert isinstance(mesh.dial(thief, server), PolicyDenied)
+
+
+def test_a_key_that_was_replaced_twice_is_admitted_where_only_one_step_was_seen() -> None:
+    mesh = Mesh()
+    server, first, last = mesh.node("db"), _rotated(mesh, NEW), Identity(b"2" * 32)
+    assert isinstance(mesh.dial(first, server), Connection)
+    chain = (*_renewed(mesh, NEW, first.mesh.context.grants), sign_succession(NEW, last, time=MS, ends=MS + DAY))
+    assert isinstance(mesh.dial(mesh.node(chain=_renewed(mesh, last, chain), identity=last), server), Connection)
+
+
+def test_an_old_key_that_shows_its_succession_does_not_rest_on_itself() -> None:
+    chain = (*_chain(), _succession())
+    first = bytes.fromhex(grant_id(chain[0]))
+    assert lineage_of(_verify(chain, OLD)) == (first,)
+    assert lineage_of(_verify(chain, NEW)) == (first, bytes(OLD.id))
+
+
+def test_a_key_that_was_replaced_too_often_is_renewed_no_more() -> None:
+    mesh = Mesh()
+    may = Delegation(("web",), None, 1, MS + 99 * DAY, renews=True)
+    said: dict[str, Any] = {"roles": ["web"], "not_before": MS, "expires": MS + 99 * DAY, "entropy": bytes}
+    own = AUTHORITY.issue(OTHER.id, delegation=may, **said)
+    renewer = Renewer(OTHER, _verify(own, OTHER))
+    for count in (MAX_LINEAGE - 1, MAX_LINEAGE):
+        lineage = tuple(bytes([n]) * 32 for n in range(count))
+        said |= {"expires": MS + 9 * DAY}
+        chain = (*Issuer(OTHER, own).issue(OLD.id, lineage=lineage, **said), _succession())
+        wall = mesh.world.wall() + 5 * DAY / 1000
+        if count < MAX_LINEAGE:
+            assert open_grant(renewer.renew(_verify(chain), wall, bytes)[-1]).lineage == (*lineage, bytes(OLD.id))
+        else:
+            with pytest.raises(GrantError) as caught:
+                renewer.renew(_verify(chain), wall, bytes)
+            assert caught.value.reason is GrantReject.TOO_LONG
+
+
+def test_whatever_a_succession_says_the_old_key_counts_for_so_long_and_no_longer() -> None:
+    chain = (*_chain(), sign_succession(OLD, NEW, time=MS, ends=LAST_MS))
+    found = _verify(chain, NEW)
+    assert found.former == OLD.id, "what it says is what both have signed"
+    assert open_succession(chain[-1]).expires == MS + round(MAX_GRACE_S * 1000)
+    late = EPOCH + MAX_GRACE_S + GRANT_SKEW_S + 1
+    longer = AUTHORITY.issue(OLD.id, roles=["web"], not_before=MS, expires=LAST_MS, entropy=bytes)
+    with pytest.raises(GrantError) as caught:
+        _verify((*longer, chain[-1]), OLD, late)
+    assert caught.value.reason is GrantReject.EXPIRED
 
 
 def test_a_revoked_ticket_takes_the_new_key_of_what_joined_by_it_with_it() -> None:

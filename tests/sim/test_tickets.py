@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
+
 from meshnode.errors import GrantReject, PolicyDenied
 from meshnode.gossip.entry import Kind
 from meshnode.identity.keys import Identity
 from meshnode.quic.connection import Connection, State
 from meshnode.sim.world import SimNode
-from meshnode.trust.authority import pack_chain
+from meshnode.trust.authority import Issuer, pack_chain
+from meshnode.trust.chain import verify_chain
 from meshnode.trust.grant import open_grant
+from meshnode.trust.renewal import lineage_of
 from meshnode.trust.revocation import RevocationError, RevocationReject, open_revocation, sign_revocation
 from meshnode.trust.ticket import Ticket, redeem
 from tests.sim.test_grants import AUTHORITY, HOUR, MS, Mesh, _newcomer, _renewer, _ticket
@@ -130,3 +134,30 @@ def test_a_revoked_ticket_takes_a_node_with_it_that_was_renewed_since_and_none_t
     assert own is not None
     assert own.keys[1] == renewer.id, "its other grant was renewed"
     assert isinstance(mesh.dial(granted, renewer), Connection), "and counts"
+
+
+@pytest.mark.parametrize("uses", [0, 1])
+def test_renewed_grants_fall_with_the_ticket_at_a_node_that_never_saw_it(uses: int) -> None:
+    mesh = Mesh()
+    renewer, ticket = _renewer(mesh), _ticket(mesh, uses)
+    joined = _newcomer(mesh, ticket)
+    assert isinstance(mesh.dial(joined, renewer), Connection)
+    mesh.world.run(0.7 * HOUR / 1000)
+    own = joined.mesh.context.standings.own()
+    assert own is not None
+    assert own.keys[1] == renewer.id
+    late = mesh.node("db")
+    connection = mesh.dial(joined, late)
+    assert isinstance(connection, Connection)
+    _revoked(mesh, ticket, late)
+    assert isinstance(connection.error, PolicyDenied)
+    assert isinstance(mesh.dial(joined, late), PolicyDenied)
+
+
+def test_the_holder_of_a_ticket_hides_it_behind_no_lineage_of_its_own() -> None:
+    mesh = Mesh()
+    ticket, node = _ticket(mesh, 1), Identity(b"n" * 32)
+    said = {"roles": ("web",), "not_before": MS, "expires": MS + HOUR, "entropy": mesh.world.entropy}
+    chain = Issuer(Identity(ticket.invite), ticket.chain).issue(node.id, lineage=(bytes(8), bytes(32)), **said)  # type: ignore[arg-type]
+    standing = verify_chain(chain, node.id, AUTHORITY.identity.id, mesh.world.wall())
+    assert lineage_of(standing) == (bytes.fromhex(open_grant(ticket.chain[-1]).id),)

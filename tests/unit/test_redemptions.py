@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import count
 
 from meshnode.base.limits import MAX_INVITED, MAX_INVITED_OTHERS, MAX_INVITED_SHARE
@@ -65,17 +64,3 @@ def test_all_that_is_counted_fits_a_state_file_and_counts_after_a_restart() -> N
     assert all(again.admit(standing, WALL) for standing in everything)
     assert not again.admit(_joined(everything[0].grants[0]), WALL)
     assert not again.admit(_joined(_name()), WALL), "the places are as full as before"
-
-
-def test_what_a_key_joined_by_is_known_as_long_as_its_renewed_grants_hold() -> None:
-    found, name = Redemptions(), _name()
-    joined = _joined(name, key=7)
-    assert found.admit(joined, WALL)
-    renewed = replace(joined, invite=None, expires=MS + 10**9)
-    assert found.admit(renewed, WALL)
-    while found.admit(_joined(_name(), expires=MS + 10**9), WALL):
-        pass
-    assert not found.admit(_joined(_name()), WALL + 3600), "there is no place, and nothing to forget"
-    assert list(found.used_by(joined.id)) == [name]
-    found.admit(_joined(_name()), WALL + 10**7)
-    assert not found.used_by(joined.id)

@@ -92,6 +92,19 @@ def test_a_delegate_revokes_what_its_grants_made_and_nothing_else(target: bytes)
     assert _holds(above, BY_AUTHORITY, DELEGATE)
 
 
+@pytest.mark.parametrize("target", [bytes(OTHER.id), bytes(8)])
+def test_renewed_grants_fall_with_what_they_say_that_they_rest_on(target: bytes) -> None:
+    may = Delegation(("web",), None, 1, MS + HOUR, renews=True)
+    renewer = _issue(Issuer(AUTHORITY), DELEGATE, delegation=may)
+    chain = _issue(Issuer(DELEGATE, renewer), NODE, lineage=(bytes(OTHER.id), bytes(8)))
+    assert _holds(_set(_revoke(AUTHORITY, bytes([1]) * 8)), chain, NODE)
+    for issuer, shown in ((AUTHORITY, ()), (DELEGATE, renewer)):
+        assert not _holds(_set(_revoke(issuer, target, shown)), chain, NODE), "the renewer has made it"
+    other = _issue(Issuer(AUTHORITY), OTHER)
+    is_own = target == bytes(OTHER.id)
+    assert _holds(_set(_revoke(OTHER, target, other)), chain, NODE) is not is_own
+
+
 def test_a_key_revokes_itself_with_all_that_it_granted() -> None:
     revoked = _set(_revoke(DELEGATE, bytes(DELEGATE.id), BY_AUTHORITY))
     assert revoked.has(DELEGATE.id)

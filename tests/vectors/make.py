@@ -126,6 +126,7 @@ CASES: dict[str, list[Case]] = {
         (GRANT | {"roles": [], "services": ["db", "web*"]}, BY_A),
         (INVITING, BY_A),
         (GRANT | {"delegation": MAY_RENEW}, BY_A),
+        (GRANT | {"lineage": [ID8, C.raw]}, BY_A),
     ],
     "policy": [({"text": text}, BY_A) for text in ("version = 1", POLICY)],
     "rotation": [({"serial": MS, "key": KEY, "begins": MS + 1, "ends": MS + 2}, BY_A)],

@@ -58,6 +58,8 @@ def read_grant(data: bytes, g: Fields) -> Fields:
     assert grant.issuer == Identity(g["seed"]).id
     found = plain(grant)
     del found["encoded"], found["issuer"]
+    if not grant.lineage:
+        del found["lineage"]
     return found | {"serial": decode(data[64:], 1024)[8]}
 
 
