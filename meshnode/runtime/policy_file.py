@@ -16,7 +16,7 @@ from meshnode.base.files import read_given
 from meshnode.base.limits import MAX_POLICY
 from meshnode.base.refusals import refusal
 from meshnode.errors import ConfigError
-from meshnode.runtime.state_files import StateFiles, read_state, set_aside
+from meshnode.runtime.state_files import StateFiles
 from meshnode.stack.component import Policies
 from meshnode.trust.guard import Guard
 from meshnode.trust.policy import Policy, parse_policy
@@ -146,14 +146,10 @@ def keep_mesh_policy(link: Policies, state: StateFiles) -> bool:
 
     Returns False when it is lost: there is a file, and it is of no use.
     """
-    path = state.home / SIGNED_NAME
-    was_there = os.path.lexists(path)
-    encoded = read_state(path, bytes)
-    if encoded is not None and link.takes_any:
-        try:
-            _tell_mesh(link.adopt(encoded))
-        except ConfigError as error:
-            set_aside(path, error.message)
+    was_there = os.path.lexists(state.home / SIGNED_NAME)
+    held = state.read(SIGNED_NAME, link.adopt) if link.takes_any else None  # ConfigError is a ValueError
+    if held is not None:
+        _tell_mesh(held)
 
     def keep(encoded: bytes) -> None:
         state.save(SIGNED_NAME, encoded)

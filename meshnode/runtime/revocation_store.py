@@ -6,7 +6,7 @@ import os
 
 from meshnode.base.limits import MAX_OTHER_REVOCATIONS, MAX_REVOCATION, MAX_REVOCATIONS
 from meshnode.base.wire import as_bytes, as_list, decode, encode
-from meshnode.runtime.state_files import MAX_STATE, StateFiles, read_state
+from meshnode.runtime.state_files import MAX_STATE, StateFiles
 from meshnode.stack.component import Revokes
 
 FILE_NAME = "revocations"
@@ -16,7 +16,7 @@ def keep_revocations(revoking: Revokes, state: StateFiles) -> None:
     """Restore what an earlier process knew, and save the set when there is more."""
     if revoking.held is not None:
         was_there = os.path.lexists(state.home / FILE_NAME)
-        found = read_state(state.home / FILE_NAME, parse_statements)
+        found = state.read(FILE_NAME, parse_statements)
         revoking.restore(found if found is not None or was_there else [])
         revoking.on_taken = lambda: state.save(FILE_NAME, packed(revoking))
 

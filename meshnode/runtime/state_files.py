@@ -78,6 +78,7 @@ class _Write:
 
     data: bytes
     callers: list[asyncio.Future[None]] = field(default_factory=list)
+    may: Callable[[], bool] | None = None  # asked before it is written
 
 
 @state
@@ -103,18 +104,28 @@ class StateFiles:
         self._loop = loop
         self._queue: dict[str, _Write] = {}  # by file name
         self._failures: dict[str, _Failure] = {}
+        self._damaged: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
         self._busy = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
 
-    def save(self, name: str, data: bytes) -> None:
+    def read(self, name: str, parse: Callable[[bytes], T]) -> T | None:
+        """Return what ``read_state`` makes of a file; where it is lost, ``degraded`` tells so until the node ends."""
+        was_there = os.path.lexists(self.home / name)
+        found = read_state(self.home / name, parse)
+        if found is None and was_there:
+            self._damaged.append(name)
+        return found
+
+    def save(self, name: str, data: bytes, may: Callable[[], bool] | None = None) -> None:
         """Write a file soon; where that fails, again until it is written.
 
-        Told in ``degraded`` meanwhile.
+        Told in ``degraded`` meanwhile. ``may`` is asked in the thread that writes, and stops it: a file that others
+        write too is theirs then.
         """
-        self._put(name, data)
+        self._put(name, data, may=may)
 
     async def write(self, name: str, data: bytes) -> None:
         """Write a file once.
@@ -125,13 +136,18 @@ class StateFiles:
         self._put(name, data, done)
         await done
 
+    async def idle(self) -> None:
+        """Wait until nothing is being written, but what failed and is to be tried again."""
+        await self._idle.wait()
+
     def degraded(self) -> list[str]:
-        """Return what cannot be saved, in words; empty while the disk works."""
+        """Return what cannot be saved, and what was lost, in words; empty while the disk works."""
         now = self._loop.time()
-        return [
+        failing = [
             f"{name} cannot be saved: {failure.reason} (for {now - failure.since:.0f} s; tried again by itself)"
             for name, failure in self._failures.items()
         ]
+        return [*failing, *(f"{name} was damaged: the node has begun without what it held" for name in self._damaged)]
 
     async def close(self) -> None:
         """Write what waits, what failed once more, for ``CLOSE_S`` at most.
@@ -159,11 +175,18 @@ class StateFiles:
         for name, work in waiting.items():
             if name not in self._failures:
                 with suppress(OSError):
-                    write_atomic(self.home / name, work.data)
+                    if work.may is None or work.may():
+                        write_atomic(self.home / name, work.data)
 
-    def _put(self, name: str, data: bytes, caller: asyncio.Future[None] | None = None) -> None:
+    def _put(
+        self,
+        name: str,
+        data: bytes,
+        caller: asyncio.Future[None] | None = None,
+        may: Callable[[], bool] | None = None,
+    ) -> None:
         waiting = self._queue.setdefault(name, _Write(data))
-        waiting.data = data
+        waiting.data, waiting.may = data, may
         if caller is not None:
             waiting.callers.append(caller)
         self._next()
@@ -201,7 +224,8 @@ class StateFiles:
     def _work(self, name: str, work: _Write) -> None:
         failed: OSError | None = None
         try:
-            write_atomic(self.home / name, work.data)
+            if work.may is None or work.may():
+                write_atomic(self.home / name, work.data)
         except Exception as error:
             failed = os_error(error)
         if not self._loop.is_closed():

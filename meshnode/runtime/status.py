@@ -10,6 +10,7 @@ from meshnode.errors import GrantError
 from meshnode.identity.node_id import NodeId
 from meshnode.paths.describe import describe_endpoint, describe_history
 from meshnode.quic.engines import FAST, refused
+from meshnode.runtime.grant_store import secret_lost
 from meshnode.runtime.runtime import Runtime
 from meshnode.trust.chain import verify_chain
 from meshnode.trust.decision import decide, narrowed
@@ -111,6 +112,7 @@ def degraded(runtime: Runtime) -> list[str]:
         early.append(f"{revoking.held.dropped} revocations had no place: make a new mesh for those that stay")
     if revoking.waits:
         early.append("this node was away: services wait until a neighbour has told which keys are revoked")
+    early += secret_lost(runtime.state.home, runtime.stack.context.mesh_keys)
     parts = runtime.policy, runtime.audit, runtime.state, runtime.addresses
     return [*twins, *(text for part in parts for text in part.degraded()), *early]
 

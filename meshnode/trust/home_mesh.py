@@ -63,9 +63,30 @@ def packed_mesh(mesh: HomeMesh) -> bytes:
 
 
 def load_rotation(home: Path, authority: NodeId) -> Rotation | None:
-    """Return the newest rotation that a home knows; None without one, or when it is not the authority's."""
+    """Return the newest rotation that a home knows; None without one.
+
+    Raises ConfigError: what is there is none of this authority, and the secret of the mesh is not known.
+    """
     data = _read(home / ROTATION_FILE)
-    return None if data is None else open_rotation(data, authority)
+    if data is None:
+        return None
+    found = open_rotation(data, authority)
+    if found is None:
+        raise ConfigError(f"{home / ROTATION_FILE} is damaged, or another mesh's", hint=DAMAGED)
+    return found
+
+
+def drop_rotation(home: Path) -> None:
+    """Forget the rotation that a home knows, damaged or not: it gets another secret.
+
+    Raises ConfigError.
+    """
+    try:
+        for name in (ROTATION_FILE, f"{ROTATION_FILE}.damaged"):
+            (home / name).unlink(missing_ok=True)
+    except OSError as error:
+        reason, hint = refusal(error, home / ROTATION_FILE)
+        raise ConfigError(f"cannot remove {home / ROTATION_FILE}: {reason}", hint=hint) from error
 
 
 def save_rotation(home: Path, rotation: Rotation) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from meshnode.base.clock import Entropy
-from meshnode.base.limits import MAX_CHAIN, MAX_INVITE_USES, MAX_REASON
+from meshnode.base.limits import MAX_CHAIN, MAX_GRACE_S, MAX_INVITE_USES, MAX_REASON
 from meshnode.errors import ConfigError, GrantError
 from meshnode.identity.keyfile import load as load_key
 from meshnode.identity.keyfile import save as save_key
@@ -23,6 +23,7 @@ from meshnode.trust.home_mesh import (
     AUTHORITY_FILE,
     MESH_FILE,
     HomeMesh,
+    drop_rotation,
     load_authority,
     load_chain,
     load_mesh,
@@ -47,6 +48,7 @@ from meshnode.trust.ticket import MAX_MESH_NAME, MAX_SEED_TEXT, Ticket, make_tic
 
 OPERATOR_ROLE = "admin"
 OLD_KEY, NEW_KEY = "key.old", "key.new"
+MAX_GRACE_DAYS = round(MAX_GRACE_S / 86_400)
 OWN_LIFETIME_S = 365 * 86_400.0  # of the grant that the home of an authority gives its own node
 
 
@@ -66,6 +68,7 @@ def create_mesh(
     try:
         save_chain(home, own_grant(authority, node.id, wall, entropy))
         save_mesh(home, mesh)
+        drop_rotation(home)  # of a mesh that this home has left
     except BaseException:  # else this home could make no mesh any more
         if not (home / MESH_FILE).exists():
             (home / AUTHORITY_FILE).unlink(missing_ok=True)
@@ -135,17 +138,21 @@ def rotate_mesh(
 ) -> Rotation:
     """Sign the next secret of a mesh: sealed with in ``delay_s`` seconds, alone after ``overlap_s`` more.
 
-    Raises ConfigError while an earlier rotation is not over.
+    Raises ConfigError: either is too long; or an earlier rotation is not over, unless that begins so late that a wrong
+    clock has dated it.
     """
+    if max(delay_s, overlap_s) > MAX_GRACE_S:
+        raise ConfigError("the old secret would be taken for too long", hint=f"at most {MAX_GRACE_DAYS} days")
     if authority.id != mesh.authority:
         raise ConfigError("that is the key of another mesh's authority", hint="check MESHNODE_AUTHORITY_KEY")
     earlier = load_rotation(home, mesh.authority)
-    if earlier is not None and not earlier.is_over(wall):
+    if earlier is not None and not earlier.is_over(wall) and earlier.has_begun(wall + MAX_GRACE_S):
         raise ConfigError("the mesh's secret is being rotated already", hint="wait until that is over")
     now = round(wall * 1000)
+    serial = now if earlier is None else max(now, earlier.serial + 1)
     begins = now + round(delay_s * 1000)
     ends = begins + round(overlap_s * 1000)
-    return sign_rotation(authority, serial=now, key=entropy(32), begins=begins, ends=ends)
+    return sign_rotation(authority, serial=serial, key=entropy(32), begins=begins, ends=ends)
 
 
 def keep_rotation(home: Path, rotation: Rotation, wall: float) -> None:
@@ -227,8 +234,11 @@ def join(home: Path, ticket: Ticket, node: Identity, wall: float, entropy: Entro
         _check_free(home)
     chain = redeem(ticket, node.id, wall, entropy)
     standing = verify_chain(chain, node.id, ticket.authority, wall)
+    mesh = HomeMesh(ticket.mesh, mesh_key_text(ticket.secret), ticket.authority, ticket.seeds)
     save_chain(home, chain)
-    save_mesh(home, HomeMesh(ticket.mesh, mesh_key_text(ticket.secret), ticket.authority, ticket.seeds))
+    save_mesh(home, mesh)
+    if found is None or found.key != mesh.key:  # else what the home knows follows the secret in the ticket
+        drop_rotation(home)
     return standing
 
 
@@ -316,6 +326,8 @@ def rotate(
     becomes ``key``. What a crash leaves holds for the key that is there, and the next call ends what was begun: a
     second successor would be disputed, and both refused. Raises ConfigError, GrantError: no grant is this key's own.
     """
+    if grace_s > MAX_GRACE_S:
+        raise ConfigError("the old key would count for too long", hint=f"at most {MAX_GRACE_DAYS} days")
     chain, mesh = load_chain(home), mesh_of(home)
     link = open_succession(chain[-1]) if chain and is_succession(chain[-1]) else None
     if link is not None and link.issuer == node.id and (home / NEW_KEY).exists():

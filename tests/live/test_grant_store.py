@@ -6,12 +6,13 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import meshnode
 from meshnode.daemon.context import Daemon
-from meshnode.daemon.requests.trust import KeepGrants
+from meshnode.daemon.requests.trust import KeepGrants, StatementApply
 from meshnode.identity.keyfile import load
 from meshnode.identity.keys import Identity
 from meshnode.sdk.node import runtime_of
@@ -21,7 +22,9 @@ from meshnode.trust.authority import Issuer
 from meshnode.trust.grant import LAST_MS, Delegation
 from meshnode.trust.home_mesh import load_chain, load_mesh, save_chain
 from meshnode.trust.operator import create_mesh, invite, join, own_grant, rotate_mesh
-from meshnode.trust.succession import sign_succession
+from meshnode.trust.revocation import Revocation, sign_revocation
+from meshnode.trust.rotation import sign_rotation
+from meshnode.trust.succession import open_succession, sign_succession
 from tests.live.test_directory import until
 
 
@@ -77,6 +80,8 @@ async def test_a_home_that_has_lost_what_was_revoked_lets_streams_wait_as_one_th
         (home / lost).write_bytes(b"junk")
     async with meshnode.Node(_config(home)) as node:
         assert node.status()["revocations"] == {"known": 0, "waits": lost is not None}
+        told = [text for text in node.status()["degraded"] if "was damaged" in text]
+        assert [text.split()[0] for text in told] == ([lost] if lost else [])
     async with meshnode.Node(_config(home)) as node:
         assert not node.status()["revocations"]["waits"], "what was of no use is set aside"
 
@@ -110,6 +115,81 @@ async def test_renewed_grants_are_saved_again_after_a_new_key_that_came_to_nothi
             if not is_replaced:
                 await until(lambda chain=chain: load_chain(home) == chain)
     assert load_chain(home)[-1] == link, "a new key is put behind those of before"
+
+
+@pytest.mark.parametrize("is_foreign", [False, True])
+async def test_a_next_secret_that_is_damaged_is_told_until_the_home_has_another(
+    operator: tuple[Path, Identity], tmp_path: Path, is_foreign: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    home, authority = operator
+    mesh = load_mesh(home)
+    assert mesh is not None
+    said = {"delay_s": 600.0, "overlap_s": 600.0, "wall": time.time(), "entropy": os.urandom}
+    rotation = rotate_mesh(home, mesh, authority, **said)  # type: ignore[arg-type]
+    damaged = (
+        sign_rotation(Identity.generate(), serial=1, key=bytes(32), begins=0, ends=0).encoded if is_foreign else b"-"
+    )
+    (home / "mesh.rotation").write_bytes(damaged)
+    for _ in range(2):  # it is set aside at the first start, and the secret is as lost at the second one
+        async with meshnode.Node(_config(home)) as node:
+            assert runtime_of(node).stack.context.mesh_keys.held is None
+            assert any("join again with a new ticket" in text for text in node.status()["degraded"])
+    assert "mesh.rotation is damaged" in caplog.text
+    assert (home / "mesh.rotation.damaged").read_bytes() == damaged
+    async with meshnode.Node(_config(home)) as node:
+        assert runtime_of(node).stack.context.mesh_keys.adopt(rotation.encoded, 0.0)
+        assert node.status()["degraded"] == []
+    async with meshnode.Node(_config(home)) as node:
+        assert node.status()["degraded"] == []
+
+
+async def test_grants_that_a_person_has_put_into_the_home_stay_though_those_of_before_are_renewed(
+    operator: tuple[Path, Identity],
+) -> None:
+    home, authority = operator
+    async with meshnode.Node(_config(home)) as node:
+        runtime = runtime_of(node)
+        now = round(time.time() * 1000)
+        said = {"roles": ["web"], "not_before": now, "expires": now + 1_000_000, "entropy": os.urandom}
+        put = Issuer(authority).issue(node.id, **said)  # type: ignore[arg-type]
+        save_chain(home, put)
+        runtime.stack.context.standings.set_own(own_grant(authority, node.id, time.time() + 1, os.urandom))
+        await runtime.state.idle()
+        assert load_chain(home) == put
+    assert load_chain(home) == put
+    async with meshnode.Node(_config(home)) as node:
+        chain = own_grant(authority, node.id, time.time() + 2, os.urandom)
+        runtime_of(node).stack.context.standings.set_own(chain)
+        await until(lambda: load_chain(home) == chain)
+        (home / "grant").unlink()
+        chain = own_grant(authority, node.id, time.time() + 3, os.urandom)
+        runtime_of(node).stack.context.standings.set_own(chain)
+        await until(lambda: load_chain(home) == chain)
+
+
+async def test_a_statement_that_is_taken_says_where_it_counts_and_one_without_a_place_is_an_error(
+    operator: tuple[Path, Identity],
+) -> None:
+    home, authority = operator
+    old, now = Identity.generate(), round(time.time() * 1000)
+    async with meshnode.Node(_config(home)) as node:
+        daemon, own, shown = Daemon(node, ServiceBook(node), ProxyBook(node)), load(home / "key"), load_chain(home)
+
+        async def apply(made: Revocation) -> Any:
+            return await anext(StatementApply(made.encoded.hex()).answer(daemon))
+
+        gone = Identity.generate()
+        link = open_succession(sign_succession(old, gone, time=now, ends=now))
+        runtime_of(node).stack.context.successors.note(link, ("", ""))
+        said = await apply(sign_revocation(authority, bytes(gone.id), time=now))
+        assert (said["everywhere"], said["formers"]) == (True, [str(old.id)])
+        said = await apply(sign_revocation(authority, bytes(old.id), time=now))
+        assert (said["everywhere"], said["formers"]) == (True, [])
+        said = await apply(sign_revocation(own, bytes(8), time=now, chain=shown))
+        assert (said["everywhere"], said["formers"]) == (False, [])
+        with pytest.raises(meshnode.MeshError, match="no place"):
+            await apply(sign_revocation(own, bytes([1]) * 8, time=now, ends=0, chain=shown))
+        assert (await apply(sign_revocation(own, bytes(own.id), time=now, chain=shown)))["everywhere"]
 
 
 async def test_both_ends_tell_the_roles_of_the_other_and_a_service_for_a_role_is_reached_by_it_alone(
@@ -170,6 +250,7 @@ async def test_a_damaged_count_is_set_aside_and_the_node_starts(operator: tuple[
         (home / "invitations.json").write_bytes(damaged)
         async with meshnode.Node(_config(home)) as node:
             assert node.roles == {"admin"}
+            assert any("invitations.json was damaged" in text for text in node.status()["degraded"])
         assert (home / "invitations.json.damaged").read_bytes() == damaged
 
 

@@ -187,15 +187,17 @@ def _back_among_liars(world: World, said: bytes) -> SimNode:
     return back
 
 
-@pytest.mark.parametrize("what", ["its key", "its delegate", "its grant"])
+@pytest.mark.parametrize("what", ["its key", "its delegate", "its grant", "a key that it has replaced"])
 def test_a_revocation_that_every_neighbour_keeps_back_is_found_in_the_dht(what: str) -> None:
     world = _world(7)
     delegate, key = Identity(world.entropy(32)), Identity(world.entropy(32))
     right = Delegation(("member",), None, 2, MS + DAY)
-    chain = make_grant(world, key, Issuer(delegate, make_grant(world, delegate, delegation=right)))
+    old = world.entropy(32)
+    chain = make_grant(world, key, Issuer(delegate, make_grant(world, delegate, delegation=right)), lineage=(old,))
     thief = make_node(world, identity=key, grants=chain, gossip=False)
     grant = bytes.fromhex(open_links(chain)[-1].id)
-    target = {"its key": bytes(key.id), "its delegate": bytes(delegate.id), "its grant": grant}[what]
+    targets = {"its key": bytes(key.id), "its delegate": bytes(delegate.id), "its grant": grant}
+    target = targets.get(what, old)
     back = _back_among_liars(world, sign_revocation(AUTHORITY, target, time=now_ms(world)).encoded)
     opened = _served(back)
     thief.join(back)

@@ -24,8 +24,16 @@ from meshnode.identity.node_id import NodeId
 from meshnode.identity.price import has_price
 from meshnode.trust.authority import Issuer
 from meshnode.trust.chain import verify_chain
-from meshnode.trust.home_mesh import load_authority, load_chain, load_mesh, load_rotation, save_chain
-from meshnode.trust.operator import drop_old_key, own_grant, renew_own
+from meshnode.trust.home_mesh import (
+    load_authority,
+    load_chain,
+    load_mesh,
+    load_rotation,
+    save_chain,
+    save_rotation,
+)
+from meshnode.trust.operator import drop_old_key, own_grant, renew_own, rotate_mesh, secret_of
+from meshnode.trust.rotation import Rotation, sign_rotation
 from meshnode.trust.succession import is_succession, open_succession
 from meshnode.trust.ticket import format_ticket, make_ticket, parse_ticket
 from tests.unit.qr import read_qr
@@ -293,6 +301,73 @@ def test_the_secret_is_rotated_once_at_a_time_and_tickets_have_the_one_of_their_
     assert rotation is not None
     assert parse_ticket(ticket(operator)).secret == rotation.key != mesh_key_bytes(before.key)
     assert isinstance(refused(operator, "mesh", "rotate"), ConfigError)
+
+
+def test_a_key_or_secret_of_before_counts_for_90_days_at_most(operator: Path) -> None:
+    before = run(operator, "id")["id"]
+    for args in (("rotate", "--grace"), ("mesh", "rotate", "--overlap"), ("mesh", "rotate", "--delay")):
+        error = refused(operator, *args, "91d")
+        assert isinstance(error, ConfigError)
+        assert error.hint == "at most 90 days"
+    assert run(operator, "id")["id"] == before
+    assert not (operator / "mesh.rotation").exists()
+    assert run(operator, "rotate", "--grace", "90d")["old"] == before
+
+
+def _rotate(home: Path, ahead: float = 0.0) -> Rotation:
+    mesh, authority = load_mesh(home), load_authority(home, None)
+    assert mesh is not None
+    assert authority is not None
+    wall = time.time() + ahead
+    return rotate_mesh(home, mesh, authority, delay_s=600.0, overlap_s=1.0, wall=wall, entropy=os.urandom)
+
+
+def test_a_next_secret_that_a_wrong_clock_has_dated_is_followed_by_one_that_counts(operator: Path) -> None:
+    wrong = _rotate(operator, ahead=400 * 86_400.0)
+    save_rotation(operator, wrong)
+    right = _rotate(operator)
+    assert right.serial > wrong.serial
+    assert right.begins < time.time() * 1000 + 700_000
+    save_rotation(operator, right)
+    with pytest.raises(ConfigError, match="already"):
+        _rotate(operator)
+
+
+def test_a_damaged_next_secret_makes_no_ticket_and_no_other_secret(operator: Path) -> None:
+    run(operator, "mesh", "rotate")
+    good = (operator / "mesh.rotation").read_bytes()
+    foreign = sign_rotation(Identity(b"x" * 32), serial=1, key=bytes(32), begins=0, ends=0).encoded
+    for damaged in (b"", good[:-1], foreign):
+        (operator / "mesh.rotation").write_bytes(damaged)
+        for args in (("invite",), ("mesh", "rotate")):
+            error = refused(operator, *args)
+            assert "mesh.rotation is damaged" in error.message
+            assert error.hint
+    (operator / "mesh.rotation").write_bytes(good)
+    assert ticket(operator)
+
+
+def test_a_home_that_joins_again_has_the_secret_of_its_ticket_and_none_of_before(
+    operator: Path, tmp_path: Path
+) -> None:
+    first = ticket(operator)
+    homes = [tmp_path / name for name in ("kept", "damaged")]
+    for home in homes:
+        run(home, "join", first)
+    for at in range(2):
+        run(operator, "mesh", "rotate", "--delay", "0.01s", "--overlap", "0.01s")
+        if at == 0:
+            (homes[0] / "mesh.rotation").write_bytes((operator / "mesh.rotation").read_bytes())
+            (homes[1] / "mesh.rotation").write_bytes(b"junk")
+        time.sleep(0.05)
+    run(homes[0], "join", first)
+    assert (homes[0] / "mesh.rotation").exists(), "what follows the secret of the ticket is known"
+    again = ticket(operator, "--uses", "2")
+    for home in homes:
+        run(home, "join", again)
+        mesh = load_mesh(home)
+        assert mesh is not None
+        assert mesh_key_bytes(secret_of(home, mesh, time.time()).key) == parse_ticket(again).secret
 
 
 def test_a_setting_that_names_another_mesh_is_warned_of_when_a_home_joins(operator: Path, tmp_path: Path) -> None:

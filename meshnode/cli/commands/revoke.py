@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,7 +29,8 @@ def revoke_command(target: str | None, reason: str, out: Path | None, as_list: b
     MESHNODE_AUTHORITY_KEY, all can be revoked; a delegate revokes what its own grant made, and any node itself. The
     node that runs here hands it on; connections of what is revoked end at once.
 
-    JSON: {"id", "kind", "issuer", "time", "reason"}, with --out "file" too; with --list one a line
+    JSON: {"id", "kind", "issuer", "time", "reason"}, when it is spread "everywhere" and "formers" too, with --out
+    "file"; with --list one a line
 
     \b
     Example: meshnode revoke ID --reason "stolen laptop"
@@ -59,7 +61,14 @@ def revoke_command(target: str | None, reason: str, out: Path | None, as_list: b
     except NotRunning as error:
         hint = f"start it, or make a statement for another member: meshnode revoke {target} --out FILE"
         raise NotRunning(error.message, hint=hint) from error
-    emit(found, as_json, f"the {found['kind']} {found['id']} is revoked, and every node hears of it")
+    _tell(found, as_json)
+
+
+def _tell(found: dict[str, Any], as_json: bool) -> None:
+    """Print what a statement that was taken says, and where it counts."""
+    where = "and every node hears of it" if found["everywhere"] else "where a grant of this delegate let it in"
+    formers = [f"  it has replaced {key}: revoke that too" for key in found["formers"]]
+    emit(found, as_json, f"the {found['kind']} {found['id']} is revoked, {where}", *formers)
 
 
 def _list(home: Path, as_json: bool) -> None:
@@ -85,7 +94,7 @@ def apply_command(file: Path, home: Path, as_json: bool) -> None:
 
     It proves itself, so any member may do so.
 
-    JSON: {"id", "kind", "issuer", "time", "reason"}
+    JSON: {"id", "kind", "issuer", "time", "reason", "everywhere", "formers"}
 
     \b
     Example: meshnode apply revoked.statement
@@ -95,5 +104,4 @@ def apply_command(file: Path, home: Path, as_json: bool) -> None:
     from meshnode.daemon.requests.trust import StatementApply
 
     data, _ = read_given(file, MAX_REVOCATION + 1)
-    found = ask_one(home, StatementApply(data.hex()))
-    emit(found, as_json, f"the {found['kind']} {found['id']} is revoked, and every node hears of it")
+    _tell(ask_one(home, StatementApply(data.hex())), as_json)

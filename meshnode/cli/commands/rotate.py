@@ -15,7 +15,9 @@ from meshnode.errors import ConfigError, NotRunning
 
 
 @click.command("rotate")
-@click.option("--grace", type=Span(), default="7d", show_default=True, help="How long the old key counts too.")
+@click.option(
+    "--grace", type=Span(), default="7d", show_default=True, help="How long the old key counts too, 90d at most."
+)
 @home_option
 @json_option
 def rotate_command(grace: float, home: Path, as_json: bool) -> None:

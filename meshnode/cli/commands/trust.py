@@ -137,8 +137,12 @@ def create_command(name: str, home: Path, as_json: bool) -> None:
 
 
 @mesh_group.command("rotate")
-@click.option("--delay", type=Span(), default="10m", show_default=True, help="Until nodes seal with the new secret.")
-@click.option("--overlap", type=Span(), default="7d", show_default=True, help="How long the old one is taken then.")
+@click.option(
+    "--delay", type=Span(), default="10m", show_default=True, help="Until nodes seal with the new secret, 90d at most."
+)
+@click.option(
+    "--overlap", type=Span(), default="7d", show_default=True, help="How long the old one is taken then, 90d at most."
+)
 @home_option
 @json_option
 def rotate_command(delay: float, overlap: float, home: Path, as_json: bool) -> None:
@@ -168,6 +172,8 @@ def rotate_command(delay: float, overlap: float, home: Path, as_json: bool) -> N
     rotation = rotate_mesh(home, mesh, authority, delay_s=delay, overlap_s=overlap, wall=wall, entropy=os.urandom)
     try:
         told = bool(ask_one(home, TakeRotation(b64encode(rotation.encoded).decode()), timeout=10.0)["taken"])
+        if not told:
+            raise ConfigError("the node of this home has another secret, of later", hint="restart it, and try again")
     except NotRunning:
         keep_rotation(home, rotation, wall)
         told = False

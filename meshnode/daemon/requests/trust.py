@@ -18,11 +18,12 @@ class StatementApply(Request):
     statement: str
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
-        """Yield what it says, once it is on the disk.
+        """Yield what it says, once it is on the disk, and which keys a revoked one has replaced.
 
-        Raises ConfigError: it is none of this mesh; OSError.
+        Raises ConfigError: it is none of this mesh, or there is no place for it; OSError.
         """
         from meshnode.errors import ConfigError
+        from meshnode.identity.node_id import NodeId
         from meshnode.runtime.revocation_store import FILE_NAME, packed
         from meshnode.sdk.node import runtime_of
         from meshnode.trust.revocation import RevocationError, open_revocation
@@ -41,10 +42,16 @@ class StatementApply(Request):
             raise ConfigError(f"this is no statement of this mesh: it is {error.reason.value}", hint=hint) from error
         except ValueError as error:
             raise ConfigError("the statement is no hexadecimal text") from error
+        held = context.revoking.held or ()
+        if not any((each.issuer, each.target) == (said.issuer, said.target) for each in held):
+            hint = "the authority's statements have places of their own: revoke it where the mesh was made"
+            raise ConfigError("this node has no place for the statement, or it is over: nothing is revoked", hint=hint)
+        formers = context.successors.formers(NodeId(said.target)) if said.is_key else []
         runtime.driver.on_dirty()
         await runtime.state.write(FILE_NAME, packed(context.revoking))
         await runtime.audit.settled()
-        yield said.to_json()
+        everywhere, left = said.issuer == authority or said.of_itself, [k for k in formers if not context.is_barred(k)]
+        yield {**said.to_json(), "everywhere": everywhere, "formers": [str(key) for key in left]}
 
 
 @request("revocations")
@@ -81,6 +88,7 @@ class KeepGrants(Request):
         standings, shown = context.standings, context.grants
         save, standings.on_own = standings.on_own, lambda chain: None
         try:
+            await runtime.state.idle()
             yield {"kept": True}
             await asyncio.Event().wait()
         finally:
