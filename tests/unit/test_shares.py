@@ -50,6 +50,7 @@ TABLES = {  # of newcomers -> where its entries get their groups
     "gossip/dissemination/places.py": "stack/gossip_link.py",
     "gossip/membership/leaves.py": "stack/gossip_link.py",
     "gossip/dissemination/awaited.py": "",  # by the link that announced each: links are few, and shared by hyparview
+    "trust/successors.py": "",  # of members, by the ticket or delegate that let them in: known without an address
 }
 BY_NETWORK = {  # files that know networks alone
     "base/fair_rate.py": "the rate of a network; of the total, an allocation's part is kept",
