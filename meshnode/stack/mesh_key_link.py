@@ -21,7 +21,7 @@ from meshnode.stack.context import Context
 from meshnode.trust.rotation import Rotation, open_rotation
 
 ROTATED = describe("mesh_keys_adopted", "next secrets of the mesh that were taken")
-BAD = describe("drop_mesh_key", "next secrets dropped: not the authority's, older than another, or too many")
+BAD = describe("drop_mesh_key", "next secrets dropped: not the authority's, of before, or too many")
 
 
 class MeshKeyLink(Component):
@@ -37,11 +37,17 @@ class MeshKeyLink(Component):
         self._paces: BoundedDict[NodeId, TokenBucket] = BoundedDict(MAX_SESSIONS)
         self._timer = context.timers.timer(self._follow)
 
-    def adopt(self, encoded: bytes, now: float) -> bool:
-        """Take a rotation, and spread it; False when it is not the authority's, or not newer than another."""
+    def adopt(self, encoded: bytes, now: float, *, by_peer: bool = False) -> bool:
+        """Take a rotation, and spread it; False when it is not the authority's, or not newer than another.
+
+        One that is over is taken ``by_peer`` only where it has led to the secret of now: an honest peer has that too,
+        so another one is of before, and would make a newcomer, which has heard of none, a stranger to all others.
+        """
         authority = self._context.settings.authority
         found = open_rotation(encoded, authority) if authority is not None else None
         if found is None or (self.held is not None and found.serial <= self.held.serial):
+            return False
+        if by_peer and found.is_over(self._context.clock.wall()) and found.key != self._context.sealer.mesh.bytes:
             return False
         if self.held is not None:
             self._before = self._context.sealer.mesh
@@ -91,5 +97,5 @@ class MeshKeyLink(Component):
         pace = self._paces.get(peer)
         if pace is None:
             pace = self._paces[peer] = TokenBucket(GRANTS_PER_S, GRANTS_BURST, now)
-        if not isinstance(encoded, bytes) or not pace.take(1, now) or not self.adopt(encoded, now):
+        if not isinstance(encoded, bytes) or not pace.take(1, now) or not self.adopt(encoded, now, by_peer=True):
             self._context.metrics.count(BAD)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 import meshnode
 from meshnode.daemon.context import Daemon
+from meshnode.daemon.requests.mesh import TakeRotation
 from meshnode.daemon.requests.trust import KeepGrants, StatementApply
 from meshnode.identity.keyfile import load
 from meshnode.identity.keys import Identity
@@ -20,7 +22,7 @@ from meshnode.services.proxy.book import ProxyBook
 from meshnode.services.registry import ServiceBook
 from meshnode.trust.authority import Issuer
 from meshnode.trust.grant import LAST_MS, Delegation
-from meshnode.trust.home_mesh import load_chain, load_mesh, save_chain
+from meshnode.trust.home_mesh import load_chain, load_mesh, load_rotation, save_chain
 from meshnode.trust.operator import create_mesh, invite, join, own_grant, rotate_mesh
 from meshnode.trust.revocation import Revocation, sign_revocation
 from meshnode.trust.rotation import sign_rotation
@@ -115,6 +117,18 @@ async def test_renewed_grants_are_saved_again_after_a_new_key_that_came_to_nothi
             if not is_replaced:
                 await until(lambda chain=chain: load_chain(home) == chain)
     assert load_chain(home)[-1] == link, "a new key is put behind those of before"
+
+
+async def test_a_change_of_the_secret_that_was_taken_is_on_the_disk(operator: tuple[Path, Identity]) -> None:
+    home, authority = operator
+    mesh = load_mesh(home)
+    assert mesh is not None
+    rotation = rotate_mesh(home, mesh, authority, delay_s=9.0, overlap_s=9.0, wall=time.time(), entropy=os.urandom)
+    async with meshnode.Node(_config(home)) as node:
+        daemon = Daemon(node, ServiceBook(node), ProxyBook(node))
+        asked = TakeRotation(b64encode(rotation.encoded).decode()).answer(daemon)
+        assert await anext(asked) == {"taken": True}
+        assert load_rotation(home, authority.id) == rotation
 
 
 @pytest.mark.parametrize("is_foreign", [False, True])

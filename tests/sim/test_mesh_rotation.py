@@ -9,6 +9,7 @@ from meshnode.errors import MeshError
 from meshnode.identity.keys import Identity
 from meshnode.identity.sealing import MeshKey, Sealer
 from meshnode.quic.connection import Connection, State
+from meshnode.quic.hello import Frame
 from meshnode.sim.world import SimNode
 from meshnode.trust.rotation import Rotation, open_rotation, sign_rotation
 from tests.sim.test_grants import AUTHORITY, HOUR, MS, Mesh
@@ -106,3 +107,21 @@ def test_a_second_rotation_follows_the_first() -> None:
     mesh.world.run(60.0)
     assert {node.mesh.context.sealer.mesh.bytes for node in (one, other)} == {bytes(32)}
     assert connection.state is State.READY
+
+
+def test_a_secret_of_before_that_a_member_tells_a_newcomer_takes_it_to_no_other_mesh() -> None:
+    mesh, (newcomer, liar) = _nodes(2)
+    _line(mesh, [newcomer, liar])
+    old = _rotation(serial=1, begins=MS - 2_000, ends=MS - 1_000)
+    now_used = newcomer.mesh.context.sealer.mesh
+    mesh.connection(liar, newcomer).send_frame(Frame.MESH_KEY, old.encoded)
+    liar.on_dirty()
+    mesh.world.run(1.0)
+    assert newcomer.mesh.context.mesh_keys.held is None
+    assert newcomer.mesh.context.sealer.mesh is now_used
+    assert newcomer.mesh.metrics.counters["drop_mesh_key"] == 1
+    same = sign_rotation(AUTHORITY.identity, serial=2, key=now_used.bytes, begins=MS - 2, ends=MS - 1)
+    mesh.connection(liar, newcomer).send_frame(Frame.MESH_KEY, same.encoded)
+    liar.on_dirty()
+    mesh.world.run(1.0)
+    assert newcomer.mesh.context.mesh_keys.held == same, "what has led to its own is good to know"

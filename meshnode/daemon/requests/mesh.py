@@ -99,7 +99,7 @@ class TakeRotation(Request):
     rotation: str
 
     async def answer(self, daemon: Daemon) -> AsyncIterator[Json]:
-        """Yield whether it was taken: it is the authority's, and newer than another."""
+        """Yield whether it was taken: it is the authority's, and newer than another; a disk that works has it then."""
         from base64 import b64decode
 
         from meshnode.sdk.node import runtime_of
@@ -107,4 +107,5 @@ class TakeRotation(Request):
         runtime = runtime_of(daemon.node)
         taken = runtime.stack.context.mesh_keys.adopt(b64decode(self.rotation), runtime.clock.monotonic())
         runtime.driver.on_dirty()
+        await runtime.state.idle()
         yield {"taken": taken}
