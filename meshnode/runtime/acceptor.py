@@ -2,7 +2,8 @@
 
 Every accepted connection is in one counter (``Accepted``) until it is closed, by source network. When descriptors are
 nearly used up, only the control socket is still served: the last ones are for it, for moves and for state files. A
-listener that cannot accept pauses, because the connection that waits would wake the loop at once again.
+listener that cannot accept pauses, because the connection that waits would wake the loop at once again. One that the
+system has ended (SOCK_DESTROY, by ``ss -K`` or a VPN that begins) listens again where it did.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from meshnode.base.address import Addr, canonical_host
 from meshnode.base.fair_table import Groups, source_shares
@@ -22,8 +24,10 @@ from meshnode.base.metrics import Metrics, describe
 from meshnode.runtime.descriptors import EXHAUSTED, is_reserved
 
 ACCEPT_PAUSED = describe("accept_paused", "times that accepting paused because descriptors or memory ran out")
+ACCEPT_ENDED = describe("accept_ended", "times that the system or another part of the program had ended a listener")
 ACCEPT_REFUSED = describe("accept_refused", "connections closed at once: too many of their network are open")
 
+OVER = (errno.EINVAL, errno.EBADF, errno.ENOTSOCK)  # of accept(2): it does not listen, or is none
 LOCAL = (b"local", b"local")  # the groups of a client at a Unix socket
 
 OnConnection = Callable[[socket.socket, Addr], None]
@@ -112,7 +116,7 @@ class Acceptor:
         """
         self._loop = loop
         self._accepted = accepted
-        self._listeners = listeners
+        self._listeners = {listener: listener.getsockname() for listener in listeners}
         self._on_connection = on_connection
         self._reserved = reserved
         self._resume: asyncio.TimerHandle | None = None
@@ -127,7 +131,7 @@ class Acceptor:
     @property
     def bound(self) -> tuple[str, int]:
         """Host and port of the first listener."""
-        name = self._listeners[0].getsockname()
+        name = next(iter(self._listeners.values()))
         return str(name[0]), int(name[1])
 
     def close(self) -> None:
@@ -138,7 +142,7 @@ class Acceptor:
         for listener in self._listeners:
             self._loop.remove_reader(listener)
             listener.close()
-        self._listeners = []
+        self._listeners = {}
 
     def _listen(self) -> None:
         self._resume = None
@@ -151,6 +155,8 @@ class Acceptor:
         except OSError as error:
             if error.errno in EXHAUSTED:
                 self._pause()
+            elif error.errno in OVER:
+                self._listen_again(listener)
             return  # any other is the fault of a connection that is gone again
         sock = CountedSocket(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
         sock.setblocking(False)
@@ -162,6 +168,22 @@ class Acceptor:
             self._on_connection(sock, source)
         else:
             sock.close()
+
+    def _listen_again(self, listener: socket.socket) -> None:
+        """Listen where it did before the system ended that; later when another program has the port, or no room is."""
+        self._accepted.metrics.count(ACCEPT_ENDED)
+        name = self._listeners[listener]
+        try:
+            fresh = _like(listener, name)  # what the old one accepted would be shut down
+        except OSError:
+            self._pause()
+            return
+        self._loop.remove_reader(listener)
+        listener.close()
+        del self._listeners[listener]
+        self._listeners[fresh] = name
+        close_in_child(fresh)
+        self._loop.add_reader(fresh, self._accept, fresh)
 
     def _pause(self) -> None:
         """Accept again later: the waiting connection keeps the listener readable, and the loop would spin."""
@@ -190,6 +212,22 @@ def listen_tcp(host: str, port: int, backlog: int, *, both: bool = False) -> soc
         sock.close()
         raise
     return sock
+
+
+def _like(old: socket.socket, name: Any) -> socket.socket:
+    """Return a socket that listens where another did. Raises OSError."""
+    fresh = socket.socket(old.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        fresh.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if old.family == socket.AF_INET6:
+            only = old.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            fresh.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+        fresh.bind(name)
+        fresh.listen(socket.SOMAXCONN)
+    except OSError:
+        fresh.close()
+        raise
+    return fresh
 
 
 def listen_at(hosts: list[str], port: int, backlog: int) -> list[socket.socket]:

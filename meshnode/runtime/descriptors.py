@@ -1,11 +1,20 @@
-"""The last descriptors of this process, which are kept for the control socket, for moves and for state files."""
+"""Descriptors: the last ones are kept for some uses, and sockets that had an error are watched on.
+
+The last ones are for the control socket, for moves and for state files. uvloop watches no socket any more that had an
+error (libuv stops at POLLERR): netlink when it had more events than room, any socket that the system has ended
+(SOCK_DESTROY, as by ``ss -K``, or by a VPN that begins).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import resource
 import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 from meshnode.base.limits import RESERVED_DESCRIPTORS
 
@@ -24,3 +33,21 @@ def unreserved(sock: socket.socket) -> socket.socket:
         sock.close()
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     return sock
+
+
+def watch_on(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, on_readable: Callable[..., object], *args: Any
+) -> None:
+    """Have ``on_readable`` called on for a socket that had an error."""
+    loop.remove_reader(sock)
+    loop.add_reader(sock, on_readable, *args)
+
+
+def bound_again(sock: socket.socket, name: Any, error: OSError) -> None:
+    """Bind a UDP socket where it was if the error is that the system has ended it.
+
+    One whose port was asked for is still bound. One that the kernel chose a port for has lost it, perhaps to another.
+    """
+    if error.errno == errno.ECONNABORTED:
+        with suppress(OSError):
+            sock.bind(name)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from meshnode.base.timers import RETRY_S, OnError, reraise
 from meshnode.nat.own_addresses import BRIDGE_TIER, HostAddress, HostView, Link, WayOut, host_view
+from meshnode.runtime.descriptors import watch_on
 from meshnode.runtime.netlink import WAYS_OUT, Change, Netlink, changes
 from meshnode.runtime.routes import ioctl_addresses, source_towards
 
@@ -154,6 +155,7 @@ class InterfaceWatcher:
             pass
         except OSError:
             self._routed, matters = None, True  # ENOBUFS: events were lost, which is itself an event
+            watch_on(self._loop, self._netlink, self._readable)
         if matters and self._timer is None:
             self._timer = self._loop.call_later(DEBOUNCE_S, self._fire)
 

@@ -20,6 +20,7 @@ from meshnode.base.timers import RETRY_S, OnError, reraise
 from meshnode.nat.portmap import http, pcp
 from meshnode.nat.portmap.client import PortMapper
 from meshnode.nat.portmap.vocabulary import Changed, Effect, Fetch, Mapping, Send
+from meshnode.runtime.descriptors import watch_on
 from meshnode.runtime.routes import default_routes
 
 log = logging.getLogger("meshnode.portmaps")
@@ -209,7 +210,10 @@ class PortMapping:
             try:
                 data, name = own.recvfrom(MAX_SSDP + 1)
                 source = _source(name)
-            except OSError:  # nothing more, an ICMP error, or an interface that is gone
+            except BlockingIOError:
+                break
+            except OSError:  # an ICMP error, an interface that is gone, or the system has ended it
+                watch_on(self._loop, own, self._readable, own, internal)
                 break
             now = self._clock.monotonic()
             if internal is not None:

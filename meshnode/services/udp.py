@@ -21,7 +21,7 @@ from meshnode.base.log_lines import Logger, rated_logger
 from meshnode.base.refusals import listen_refusal
 from meshnode.errors import AddressInUse, MeshError
 from meshnode.runtime.acceptor import bind_at
-from meshnode.runtime.descriptors import unreserved
+from meshnode.runtime.descriptors import bound_again, unreserved, watch_on
 from meshnode.runtime.host_names import look_up
 from meshnode.sdk.datagrams import Datagrams
 from meshnode.sdk.node import runtime_of
@@ -212,7 +212,7 @@ class UdpForward(Forward):
             from meshnode.runtime.asked_addresses import tell_destinations  # few forwards are at all addresses
 
             tell_destinations(sock, True)  # a client that has connected hears that address alone
-        asyncio.get_running_loop().add_reader(sock, self._read, sock)
+        asyncio.get_running_loop().add_reader(sock, self._read, sock, sock.getsockname())
 
     def _close_sockets(self) -> None:
         for sock in self._sockets:
@@ -225,11 +225,15 @@ class UdpForward(Forward):
         """How many flows it has now."""
         return len(self._sources) if self._sockets else 0
 
-    def _read(self, sock: socket.socket) -> None:
+    def _read(self, sock: socket.socket, bound: Name) -> None:
         for _ in range(BATCH):
             try:
                 data, marks, _, name = sock.recvmsg(BUFFER, MARKS_SIZE)
-            except OSError:  # nothing more, or a refusal of an earlier answer
+            except BlockingIOError:
+                return
+            except OSError as error:  # a refusal of an earlier answer, or the system has ended it
+                bound_again(sock, bound, error)
+                watch_on(asyncio.get_running_loop(), sock, self._read, sock, bound)
                 return
             self._on_datagram(data, name, sock, marks)
 

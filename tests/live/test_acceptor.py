@@ -133,6 +133,45 @@ async def test_the_last_descriptors_are_only_for_what_is_reserved_and_accepting_
         client.close()
 
 
+@pytest.mark.parametrize("is_chosen", [True, False])
+async def test_a_listener_that_was_ended_listens_again_where_it_did(is_chosen: bool) -> None:
+    taken: list[socket.socket] = []
+    metrics = Metrics()
+    listener = listen_tcp("127.0.0.1", 0, 16)
+    if not is_chosen:
+        port = listener.getsockname()[1]
+        listener.close()
+        listener = listen_tcp("127.0.0.1", port, 16)
+    made = Acceptor(asyncio.get_running_loop(), Accepted(metrics), [listener], lambda sock, _: taken.append(sock))
+    for times in (1, 2):
+        (listener,) = made._listeners
+        listener.shutdown(socket.SHUT_RDWR)  # as SOCK_DESTROY: it is in no state to accept, and its reader is called
+        await until(lambda: metrics.counters.get("accept_ended", 0) >= times)  # noqa: B023
+        with socket.create_connection(made.bound):
+            await until(lambda: len(taken) == times)  # noqa: B023
+        assert metrics.counters["accept_ended"] == times, "it does not spin"
+    made.close()
+    for sock in taken:
+        sock.close()
+
+
+async def test_a_listener_whose_port_was_taken_meanwhile_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceptor, "ACCEPT_PAUSE_S", 0.05)
+    taken: list[socket.socket] = []
+    metrics = Metrics()
+    listener = listen_tcp("127.0.0.1", 0, 16)
+    made = Acceptor(asyncio.get_running_loop(), Accepted(metrics), [listener], lambda sock, _: taken.append(sock))
+    listener.shutdown(socket.SHUT_RDWR)
+    rival = listen_tcp(*made.bound, 16)
+    await until(lambda: metrics.counters.get("accept_paused", 0) >= 2)
+    rival.close()
+    await until(lambda: next(iter(made._listeners)) is not listener)
+    with socket.create_connection(made.bound):
+        await until(lambda: len(taken) == 1)
+    made.close()
+    taken[0].close()
+
+
 def test_the_kernels_numbers_tell_how_many_descriptors_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as sock:
         for limit, last in ((sock.fileno() + 65, False), (sock.fileno() + 1, True), (resource.RLIM_INFINITY, False)):

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 import pytest
+import uvloop
 
 from meshnode.runtime import interfaces
 from meshnode.runtime.interfaces import InterfaceWatcher, local_networks
+from meshnode.runtime.netlink import ADDRESS_HEAD, HEADER, NEW_ADDRESS
 from tests.given_time import wait_for
+
+ADDRESS_EVENT = HEADER.pack(HEADER.size + ADDRESS_HEAD.size, NEW_ADDRESS, 0, 0, 0) + ADDRESS_HEAD.pack(0, 0, 0, 0, 1)
 
 
 async def test_without_netlink_addresses_are_polled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,3 +78,29 @@ async def test_without_netlink_and_without_the_c_librarys_list_addresses_are_kno
     by_library = ask()
     monkeypatch.setattr("ifaddr.get_adapters", refused)
     assert known == by_library == ask()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_events_that_were_lost_are_a_change_and_those_behind_them_are_heard(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def watch() -> None:
+        seen = asyncio.Event()
+        watcher = InterfaceWatcher(asyncio.get_running_loop(), seen.set)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+            free.bind(("127.0.0.1", 0))
+            kernel = free.getsockname()
+        watcher._netlink = lost = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        lost.connect(kernel)
+        asyncio.get_running_loop().add_reader(lost, watcher._readable)
+        lost.send(b"x")  # is refused: an error of the socket, as netlink's when it had no room for an event
+        await wait_for(seen.wait(), 10)
+        seen.clear()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.bind(kernel)
+            sender.sendto(ADDRESS_EVENT, lost.getsockname())
+            await wait_for(seen.wait(), 10)
+        watcher.close()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(watch())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +21,12 @@ from tests.netns.lab import ROOT, Host, Lab, require
 pytestmark = pytest.mark.netns
 
 OTHER = "10.77.0.44/24"
+UDP_ECHO = (
+    "import socket\n"
+    "sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+    "sock.bind(('127.0.0.1', 18000))\n"
+    "while True: sock.sendto(*sock.recvfrom(1_000))"
+)
 
 
 def _rules(host: Host, rule: str = "") -> None:
@@ -168,6 +176,97 @@ def test_a_node_whose_socket_was_destroyed_is_reached_at_the_port_that_its_recor
             assert {text.rpartition(":")[2] for text in node.ask("status")["endpoints"]} == {before}
         wait(lambda: node.ask("status")["counters"]["udp_ended"] == 3)
         assert seed.echo(node)["path"] == "lan"
+
+
+BANNER = (
+    "import socket\n"
+    "server = socket.create_server(('127.0.0.1', 18000))\n"
+    "while True: server.accept()[0].sendall(b'banner')"
+)
+
+
+def _carries(host: Host, at: tuple[str, int], first: bytes = b"") -> bool:
+    """Return whether a connection of a host's program is carried to what sends a banner."""
+
+    def read() -> bool:
+        with socket.create_connection(at, 10) as sock:
+            sock.sendall(first)
+            found = b""
+            while b"banner" not in found and (more := sock.recv(1_000)):
+                found += more
+            return b"banner" in found
+
+    return host.inside(read)
+
+
+def _listens(host: Host, port: int) -> bool:
+    found = host.exec("ss", "--tcp", "--listening", "--numeric", "--no-header", "sport", "=", str(port))
+    return found.startswith("LISTEN")
+
+
+def _dns_query(id: str) -> bytes:
+    """Return a question for the address of a node (RFC 1035 section 4.1)."""
+    name = bytes([len(id)]) + id.encode() + b"\4mesh\0"
+    return b"\0\7\1\0\0\1\0\0\0\0\0\0" + name + b"\0\x1c\0\1"
+
+
+def _heard(host: Host, port: int, data: bytes) -> bool:
+    """Return whether a UDP port of a host's loopback answers."""
+
+    def ask() -> bool:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(2)
+            sock.sendto(data, ("127.0.0.1", port))
+            try:
+                return bool(sock.recv(1_000))
+            except OSError:
+                return False
+
+    return host.inside(ask)
+
+
+def test_what_listens_goes_on_where_it_was_when_the_system_has_ended_its_sockets() -> None:
+    require("ss")
+    with Lab() as lab:
+        switch, seed, options = cases.seed_in(lab)
+        host = lab.host("node", switch, "10.77.0.3/24")
+        node = HostNode(host, "--listen", "0.0.0.0:4343", *options, env={"MESHNODE_RELAY": "on"})
+        seed.host.start(sys.executable, "-c", UDP_ECHO)
+        seed.ask("expose", "echo", "udp://127.0.0.1:18000", "--allow", "any")
+        seed.host.start(sys.executable, "-c", BANNER)
+        seed.ask("expose", "web", "tcp://127.0.0.1:18000", "--allow", "any")
+        node.ask("forward", "127.0.0.1:18001", f"{seed.id}/web")
+        node.ask("forward", "udp://127.0.0.1:18002", f"{seed.id}/echo")
+        node.ask("proxy", "127.0.0.1:18003", "--dns", "127.0.0.1:18004")
+        connect = b"CONNECT web.%b.mesh:80 HTTP/1.1\r\nHost: web\r\n\r\n" % seed.id.encode()
+        for _ in range(2):
+            _destroy_sockets(host)
+            host.exec("ss", "--kill", "--tcp", "--listening", "--numeric", "--no-header")
+            node.echo(seed)
+            assert _carries(host, ("127.0.0.1", 18001))
+            assert _carries(host, ("127.0.0.1", 18003), connect)
+            assert _listens(host, 4343)
+            wait(lambda: _heard(host, 18002, b"x"))
+            assert _heard(host, 18004, _dns_query(seed.id))
+        assert node.ask("status")["counters"]["accept_ended"] == 6, "and none spins"
+
+
+def test_a_move_behind_a_flood_of_interface_events_is_noticed() -> None:
+    require()
+    with Lab() as lab:
+        switch, seed, options = cases.seed_in(lab)
+        node = HostNode(lab.host("node", switch, "10.77.0.3/24"), *options)
+        seed.echo(node)
+        node.program.signal(signal.SIGSTOP)  # it reads no event meanwhile
+        for do in ("add", "del"):
+            lines = (f"addr {do} 10.9.{i // 250}.{i % 250 + 1}/32 dev lo\n" for i in range(1_000))
+            node.host.exec("ip", "-batch", "-", stdin="".join(lines))
+        node.program.signal(signal.SIGCONT)
+        node.echo(seed)
+        time.sleep(1.0)
+        node.host.renumber("10.77.0.33/24")
+        wait(lambda: any(text.startswith("10.77.0.33:") for text in node.ask("status")["endpoints"]), 10)
+        seed.echo(node, 10)
 
 
 def test_without_ipv6_in_one_of_the_hosts_mdns_and_echoes_work() -> None:

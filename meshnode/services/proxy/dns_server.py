@@ -12,6 +12,7 @@ from meshnode.base.limits import MAX_DNS_PENDING
 from meshnode.base.refusals import listen_refusal
 from meshnode.errors import AddressInUse, ConfigError, MeshError
 from meshnode.runtime.acceptor import bind_at
+from meshnode.runtime.descriptors import bound_again, watch_on
 from meshnode.runtime.host_names import look_up
 from meshnode.sdk.node import Node
 from meshnode.services.ends import bound_end, parse_listen
@@ -50,13 +51,17 @@ class DnsServer:
             raise AddressInUse(f"cannot answer DNS on {end}: {reason}", hint=hint) from error
         self.listen = str(bound_end(end, self._sockets[0]))
         for sock in self._sockets:
-            asyncio.get_running_loop().add_reader(sock, self._on_readable, sock)
+            asyncio.get_running_loop().add_reader(sock, self._on_readable, sock, sock.getsockname())
 
-    def _on_readable(self, sock: socket.socket) -> None:
+    def _on_readable(self, sock: socket.socket, bound: object) -> None:
         for _ in range(READS):
             try:
                 data, name = sock.recvfrom(MAX_QUERY + 1)
-            except OSError:
+            except BlockingIOError:
+                return
+            except OSError as error:
+                bound_again(sock, bound, error)
+                watch_on(asyncio.get_running_loop(), sock, self._on_readable, sock, bound)
                 return
             if is_loopback(name[0]):
                 self._on_datagram(data, (sock, name))

@@ -17,6 +17,7 @@ from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_UDP_DESTINATIONS, MAX_UDP_WAITING, UDP_IDLE_S
 from meshnode.base.log_lines import rated_logger
 from meshnode.errors import MeshError
+from meshnode.runtime.descriptors import bound_again, watch_on
 from meshnode.sdk.datagrams import Datagrams
 from meshnode.services.proxy.socks5 import IPV4, IPV6, NAME, host_of
 
@@ -78,18 +79,23 @@ class Association:
         except OSError:
             self._sock.close()
             raise
+        self._name = self._sock.getsockname()
         self._loop.add_reader(self._sock, self._on_readable)
 
     @property
     def bound(self) -> bytes:
         """Where the client is to send to, as the answer to its request has it."""
-        return bound(*self._sock.getsockname()[:2])
+        return bound(*self._name[:2])
 
     def _on_readable(self) -> None:
         for _ in range(READS):
             try:
                 data, source = self._sock.recvfrom(LONGEST)
-            except OSError:
+            except BlockingIOError:
+                return
+            except OSError as error:
+                bound_again(self._sock, self._name, error)
+                watch_on(self._loop, self._sock, self._on_readable)
                 return
             host, port = self._client
             if source[0] != host or port not in (0, source[1]):
