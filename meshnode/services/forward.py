@@ -26,6 +26,8 @@ from meshnode.services.usage import Rates, Tolls
 log = rated_logger("meshnode.services")
 
 LISTEN_RETRY_S = 1.0  # between attempts to listen at an address that is not there yet, or taken
+NAMES_S = 2.0  # that a node's start waits for names at which it shall listen; the others are waited for beside it
+NOT_YET = "its name is being looked up"
 MAX_CLIENTS = 1024  # connections one forward carries at once, shared by source network and host
 
 
@@ -119,19 +121,29 @@ class Forward:
         return [self._unix.socket]
 
     async def restore(self) -> None:
-        """Listen, or as soon as the address can be had: why it cannot yet is its ``error``."""
-        self.error = await self._attempt()
-        if self.error:
-            self._waiting = asyncio.create_task(self._listen_later())
+        """Listen, or as soon as the address can be had: why it cannot yet is its ``error``.
 
-    async def _listen_later(self) -> None:
+        A name that is not found within ``NAMES_S`` is waited for no longer, as any other address.
+        """
+        tried = asyncio.Event()
+        self.error = NOT_YET
+        self._waiting = asyncio.create_task(self._listen_later(tried))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(NAMES_S):
+                await tried.wait()
+
+    async def _listen_later(self, tried: asyncio.Event) -> None:
+        self.error = await self._attempt("")
+        tried.set()
+        if not self.error:
+            return
         while self.error:
             await asyncio.sleep(LISTEN_RETRY_S)
-            self.error = await self._attempt()
+            self.error = await self._attempt(self.error)
         log.warning("forward %s listens now", self.listen)
 
-    async def _attempt(self) -> str:
-        return await attempt(self._listen_now, f"forward {self.listen}", self.error)
+    async def _attempt(self, known: str) -> str:
+        return await attempt(self._listen_now, f"forward {self.listen}", known)
 
     async def _listen_now(self) -> None:
         self.listen = await self.start()

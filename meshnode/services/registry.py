@@ -65,7 +65,7 @@ class ServiceBook:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._state = runtime_of(node).state
-        self._unread: dict[str, list[Any]] = {"exposes": [], "forwards": []}  # of the file: not understood, or not yet
+        self._unread: dict[str, list[Any]] = {"exposes": [], "forwards": []}  # of the file: not understood
         self.exposes: dict[str, Expose] = {}
         self.passing: dict[str, Expose] = {}  # as long as the program runs that asked for it, and not kept
         self.forwards: dict[str, Forward] = {}
@@ -84,22 +84,20 @@ class ServiceBook:
             except WRONG_ITEM as error:
                 self._tell_kept(item, error)
                 self._unread["exposes"].append(item)
-        self._unread["forwards"] += forwards  # what is saved while a name is looked up has those that come later
-        for item in forwards:
+        for item in forwards:  # all at once: what is saved while a name is looked up has them
             try:
                 trusted = parse_trusted(item["to"], tuple(item.get("from", ())))
-                await self._restore_forward(item["listen"], item["to"], bool(item.get("sticky")), trusted)
+                self._begin_forward(item["listen"], item["to"], bool(item.get("sticky")), trusted)
             except WRONG_ITEM as error:
                 self._tell_kept(item, error)
-            else:
-                self._unread["forwards"].remove(item)
+                self._unread["forwards"].append(item)
+        await asyncio.gather(*(forward.restore() for forward in self.forwards.values()))
 
-    async def _restore_forward(self, listen: str, to: str, sticky: bool, trusted: tuple[str, ...]) -> None:
+    def _begin_forward(self, listen: str, to: str, sticky: bool, trusted: tuple[str, ...]) -> None:
         """Raises ConfigError, InvalidId."""
         forward = self._made(str(parse_listen(listen)), to, sticky, trusted)
         if forward.listen in self.forwards:
             raise ConfigError(f"{forward.listen} is there twice", hint="remove one of them")
-        await forward.restore()
         self.forwards[forward.listen] = forward
 
     def _made(self, listen: str, to: str, sticky: bool, trusted: tuple[str, ...]) -> Forward:

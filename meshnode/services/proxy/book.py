@@ -15,7 +15,7 @@ from meshnode.identity.node_id import quoted
 from meshnode.runtime.state_files import read_state
 from meshnode.sdk.node import Node, runtime_of
 from meshnode.services.ends import parse_listen
-from meshnode.services.forward import LISTEN_RETRY_S, attempt
+from meshnode.services.forward import LISTEN_RETRY_S, NAMES_S, attempt
 from meshnode.services.proxy.overlay import OverlayNames
 
 if TYPE_CHECKING:
@@ -38,12 +38,17 @@ class ProxyBook:
         self.proxies: dict[str, Proxy] = {}
 
     async def restore(self) -> None:
-        """Start again what ``proxies.json`` lists. An address that cannot be had now is tried again; raises nothing."""
+        """Start again what ``proxies.json`` lists; raises nothing.
+
+        An address that cannot be had now is tried again, and so is a name that is not found within ``NAMES_S``.
+        """
         saved = read_state(self._state.home / PROXIES_FILE, _parse)
         for listen, is_public, dns in saved or ():  # all at once: what is saved from now on has them
             self.proxies[listen] = self._make(listen, is_public, dns)
             self.proxies[listen].error = NOT_YET
-        await self._start_those_that_wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(NAMES_S):
+                await self._start_those_that_wait()
         self._waiting = asyncio.create_task(self._listen_later())
 
     async def _listen_later(self) -> None:
@@ -52,12 +57,14 @@ class ProxyBook:
             await self._start_those_that_wait()
 
     async def _start_those_that_wait(self) -> None:
-        for listen, proxy in list(self.proxies.items()):
-            if proxy.error and self.proxies.get(listen) is proxy:
-                known = proxy.error if proxy.error != NOT_YET else ""
-                proxy.error = await attempt(proxy.start, f"proxy {listen}", known)
-                if self.proxies.get(listen) is not proxy:  # it was stopped while a name was looked up
-                    await proxy.close()
+        waiting = [(listen, proxy) for listen, proxy in self.proxies.items() if proxy.error]
+        await asyncio.gather(*(self._try_to_start(listen, proxy) for listen, proxy in waiting))
+
+    async def _try_to_start(self, listen: str, proxy: Proxy) -> None:
+        known = proxy.error if proxy.error != NOT_YET else ""
+        proxy.error = await attempt(proxy.start, f"proxy {listen}", known)
+        if self.proxies.get(listen) is not proxy:  # it was stopped while a name was looked up
+            await proxy.close()
 
     async def _save(self) -> None:
         data = [{"listen": p.listen, "public": p.is_public, "dns": p.dns} for p in self.proxies.values()]

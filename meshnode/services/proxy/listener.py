@@ -97,7 +97,7 @@ class Proxy:
         if self._dns is not None:
             try:
                 await self._dns.start()
-            except MeshError:
+            except BaseException:
                 for listener in listeners:
                     listener.close()
                 raise
