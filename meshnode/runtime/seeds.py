@@ -1,4 +1,4 @@
-"""Seeds as a source: their names are resolved now, and again with growing pauses while they do not answer.
+"""Seeds as a source: their names are resolved now, when this host moves, and with growing pauses while they are silent.
 
 A seed may come back elsewhere behind its name, and one that has lost its home can tell no node of that. It gives no
 record but unsigned addresses; the record comes with the first connection to it. A name that does not resolve delays no
@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from meshnode.base.address import Addr, canonical_host
 from meshnode.base.metrics import Metrics
@@ -21,7 +22,7 @@ from meshnode.identity.node_id import NodeId
 from meshnode.runtime.host_names import look_up
 from meshnode.runtime.tasks import Spawn
 
-RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # between lookups of a name; the last where another contact answers
+RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # between lookups of a name; the last only where another contact answers
 WARN_AFTER_S = 5.0  # a handshake's time
 LOOK_EVERY_S = 1.0
 REFUSED_S = 0.5  # an ICMP error is here by then
@@ -53,12 +54,18 @@ class SeedSource(RecordSource):
         self._metrics = metrics
         self._errors: dict[str, str] = {}  # by host name
         self._found: dict[Seed, list[Addr]] = {}
+        self._has_moved = asyncio.Event()
 
     def start(self, sink: Sink, now: float) -> None:
         """Resolve each name in a task of its own."""
         for seed in self._seeds:
             self._spawn(self._follow(seed, sink))
             self._spawn(self._watch(seed))
+
+    def moved(self, now: float) -> None:
+        """Resolve the names of seeds that are not reached at once: another network has another name server."""
+        self._has_moved.set()
+        self._has_moved = asyncio.Event()
 
     def status(self) -> dict[str, object]:
         """Return how many seeds are configured, and the last error of each name that could not be resolved."""
@@ -67,12 +74,15 @@ class SeedSource(RecordSource):
     async def _follow(self, seed: Seed, sink: Sink) -> None:
         attempt, last = 0, len(RETRY_S) - 1
         while True:
+            moved = self._has_moved  # also while a name server is waited for that is of another network by now
             if seed not in self._found or not self._is_reached(seed.id):
                 await self._find(seed, sink)
-            if self._is_joined():
-                attempt = last
-            await asyncio.sleep(RETRY_S[attempt])
-            attempt = min(attempt + 1, last)
+            pause = last if self._is_joined() else min(attempt, last - 1)
+            attempt = pause + 1
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_S[pause]):
+                    await moved.wait()
+                attempt = 0
 
     async def _find(self, seed: Seed, sink: Sink) -> None:
         try:

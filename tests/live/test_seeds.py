@@ -13,13 +13,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
 
 from meshnode.base.address import Addr
 from meshnode.base.limits import TUNNEL_KNOCK_S
+from meshnode.base.metrics import Metrics
+from meshnode.config import parse_seed
+from meshnode.identity.keys import Identity
 from meshnode.runtime import host_names, seeds
 from meshnode.runtime.host_names import connect_tcp, look_up
 from tests.conftest import MakeNode
@@ -258,3 +261,59 @@ async def test_a_seed_that_comes_back_elsewhere_with_its_key_alone_is_found_by_i
     back = await make_node(home=home, listen=f"127.0.4.9:{port}")
     host = "127.0.4.9"
     await _until(lambda: all(str(back.id) in node.status()["gossip"]["neighbours"] for node in nodes))
+
+
+class _Nowhere:
+    """A sink for what a source finds."""
+
+    def seed(self, peer: Any, addrs: Any) -> None:
+        """Leave it."""
+
+
+def _source(monkeypatch: pytest.MonkeyPatch, asked: list[str], tasks: list[asyncio.Task[None]]) -> seeds.SeedSource:
+    """Return a started source of one named seed that is never reached, in no mesh; ``asked`` has its lookups."""
+
+    async def look_up(name: str) -> list[str]:
+        asked.append(name)
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    monkeypatch.setattr(seeds, "look_up", look_up)
+    named = parse_seed(f"{Identity.generate().id}@seed.example:4242")
+    source = seeds.SeedSource(
+        [named],
+        lambda work: tasks.append(asyncio.ensure_future(work)),
+        lambda: False,
+        lambda peer: False,
+        Metrics(),
+    )
+    source.start(cast(Any, _Nowhere()), 0.0)
+    return source
+
+
+async def _ended(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_node_that_knows_no_other_never_waits_as_long_for_a_name_as_one_in_a_mesh(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(seeds, "RETRY_S", (0.0, 0.01, 3600.0))
+    asked: list[str] = []
+    tasks: list[asyncio.Task[None]] = []
+    _source(monkeypatch, asked, tasks)
+    await _until(lambda: len(asked) > 5)
+    await _ended(tasks)
+
+
+async def test_a_name_is_looked_up_at_once_when_the_host_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seeds, "RETRY_S", (3600.0,))
+    asked: list[str] = []
+    tasks: list[asyncio.Task[None]] = []
+    source = _source(monkeypatch, asked, tasks)
+    for lookups in range(1, 4):
+        await _until(lambda: len(asked) == lookups)  # noqa: B023
+        source.moved(0.0)
+    await _until(lambda: len(asked) == 4)
+    await _ended(tasks)
