@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +17,8 @@ from meshnode.daemon.paths import socket_path, stand_in
 from meshnode.daemon.request import Json, Request, encode
 from meshnode.errors import MeshError, NotRunning
 
+QUIET_S = 20.0  # without an answer; then it is asked what a node that runs answers at once, and has as long again
+READ = 1 << 16
 UCRED = struct.Struct("iII")  # unix(7): process, user, group
 
 STOPPED_HINT = "its own output says why; `meshnode up` starts it again"
@@ -41,12 +43,16 @@ def _check_owner(connection: socket.socket, home: Path) -> None:
 def call(home: Path, asked: Request, timeout: float | None = None) -> Iterator[Json]:
     """Ask the node of ``home`` and yield its answers; each may take ``timeout`` seconds.
 
-    Raises NotRunning, also when no answer comes in time, and RemoteError.
+    Without one an answer takes as long as the node answers others; one that waits for news (``endless``) as long as it
+    will. Raises NotRunning, also when no answer comes in time, and RemoteError.
     """
     answered = False
     try:
-        with _connected(home, asked, timeout) as (_, lines):
-            for line in lines:
+        with connect(home, QUIET_S if timeout is None else timeout) as connection:
+            if timeout is None and asked.endless:
+                connection.settimeout(None)
+            _send(connection, asked)
+            for line in _lines(connection, lambda: _check_answers(home, timeout)):
                 if not line.endswith(b"\n"):
                     break  # it was killed while it wrote
                 answer = json.loads(line)
@@ -84,6 +90,38 @@ def hold(home: Path, asked: Request, timeout: float | None = None) -> tuple[sock
         raise
 
 
+def _lines(connection: socket.socket, on_silence: Callable[[], None]) -> Iterator[bytes]:
+    """Yield what comes line by line, the last one perhaps cut short; ``on_silence`` raises, or it is waited on."""
+    found = b""
+    while True:
+        try:
+            more = connection.recv(READ)
+        except TimeoutError:
+            on_silence()
+            continue
+        if not more:
+            break
+        *whole, found = (found + more).split(b"\n")
+        yield from (line + b"\n" for line in whole)
+    if found:
+        yield found
+
+
+def _check_answers(home: Path, timeout: float | None) -> None:
+    """Raise TimeoutError when the time that was given is over, or the node does not answer anything: it is stopped."""
+    if timeout is not None:
+        raise TimeoutError
+    from meshnode.daemon.requests.node import Status
+
+    for _ in call(home, Status(), QUIET_S):
+        pass
+
+
+def _send(connection: socket.socket, asked: Request) -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):  # a node that has closed it before has said why
+        connection.sendall(encode(asked))
+
+
 @contextmanager
 def open_stream(home: Path, asked: Request) -> Iterator[tuple[socket.socket, BinaryIO]]:
     """Ask the node of ``home`` for a stream; once the service has accepted, give the socket, and what is read from it.
@@ -91,7 +129,8 @@ def open_stream(home: Path, asked: Request) -> Iterator[tuple[socket.socket, Bin
     From then on both sides speak frames (``daemon/frames.py``). Raises NotRunning, and RemoteError with what the
     service or the node answered.
     """
-    with _connected(home, asked) as (connection, lines):
+    with connect(home) as connection, connection.makefile("rb") as lines:
+        _send(connection, asked)
         line = lines.readline()
         if not line.endswith(b"\n"):
             raise NotRunning("the node stopped before it answered", hint=STOPPED_HINT)
@@ -114,15 +153,6 @@ def connect(home: Path, timeout: float | None = None) -> socket.socket:
         connection.close()
         raise
     return connection
-
-
-@contextmanager
-def _connected(home: Path, asked: Request, timeout: float | None = None) -> Iterator[tuple[socket.socket, BinaryIO]]:
-    with connect(home, timeout) as connection:
-        with suppress(BrokenPipeError, ConnectionResetError):  # a node that has closed it before has said why
-            connection.sendall(encode(asked))
-        with connection.makefile("rb") as lines:
-            yield connection, lines
 
 
 def _connects(connection: socket.socket, path: Path, home: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +20,7 @@ from meshnode.daemon.context import Daemon
 from meshnode.daemon.paths import MAX_UNIX_PATH, socket_path
 from meshnode.daemon.request import Json, Request
 from meshnode.daemon.requests.attached import Events
-from meshnode.daemon.requests.node import Status
+from meshnode.daemon.requests.node import Peers, Status
 from meshnode.daemon.requests.services import Expose
 from meshnode.daemon.server import ControlServer, _loop_factory
 from meshnode.errors import ConfigError, NotRunning
@@ -107,6 +108,49 @@ async def test_a_request_that_fails_is_answered_and_told_in_the_log(
     finally:
         await server.close()
     assert f"{asked.method} failed" in caplog.text
+
+
+async def test_an_answer_takes_as_long_as_the_node_answers_others(
+    long_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    enough = asyncio.Event()
+
+    async def slowly(asked: Request, daemon: Daemon) -> AsyncIterator[Json]:
+        await enough.wait()
+        yield {"is": "late"}
+
+    async def at_once(asked: Request, daemon: Daemon) -> AsyncIterator[Json]:
+        nonlocal looks
+        looks += 1
+        if looks > 2:
+            enough.set()
+        yield {}
+
+    monkeypatch.setattr("meshnode.daemon.client.QUIET_S", 0.3)
+    monkeypatch.setattr(Peers, "answer", slowly)
+    monkeypatch.setattr(Status, "answer", at_once)
+    server = ControlServer(None, long_home, Accepted(Metrics()))  # type: ignore[arg-type]
+    await server.start()
+    try:
+        assert await asyncio.to_thread(list, call(long_home, Peers())) == [{"is": "late"}]
+    finally:
+        await server.close()
+
+
+@pytest.mark.parametrize("waiting", [0, 9], ids=["no connection is taken", "it is taken"])
+def test_a_node_whose_process_is_stopped_is_told(
+    long_home: Path, monkeypatch: pytest.MonkeyPatch, waiting: int
+) -> None:
+    monkeypatch.setattr("meshnode.daemon.client.QUIET_S", 0.1)
+    path = socket_path(long_home)
+    path.parent.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as stopped, socket.socket(socket.AF_UNIX) as other:
+        stopped.bind(str(path))
+        stopped.listen(waiting)
+        other.connect(str(path))
+        with pytest.raises(NotRunning, match="does not answer"):
+            list(call(long_home, Peers()))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder that belongs to another user")
