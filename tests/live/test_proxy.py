@@ -285,6 +285,10 @@ def test_the_same_proxy_twice_is_one_and_a_taken_port_is_an_error(ways: Ways) ->
     assert ways.here.ask("proxy", ways.proxy) == {"listen": ways.proxy, "dns": None}
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert ways.here.error("proxy", str(taken.getsockname()[1]))["code"] == "address_in_use"
+    for other in (["--public"], ["--dns", "127.0.0.1:0"]):
+        error = ways.here.error("proxy", ways.proxy, *other)
+        assert error["code"] == "address_in_use"
+        assert f"unproxy {ways.proxy}" in error["hint"], "it is this node's own"
     listed = ways.here.run("proxy", "--json").stdout.splitlines()
     assert len(listed) == 1
     assert [proxy["listen"] for proxy in ways.here.ask("status")["proxies"]] == [ways.proxy]

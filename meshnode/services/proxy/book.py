@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from meshnode.errors import ConfigError, NotFound
+from meshnode.errors import AddressInUse, ConfigError, NotFound
 from meshnode.identity.node_id import quoted
 from meshnode.runtime.state_files import read_state
 from meshnode.sdk.node import Node, runtime_of
@@ -100,7 +100,17 @@ class ProxyBook:
             return {"listen": where, "dns": dns}
         if len(self.proxies) >= MAX_PROXIES:
             raise ConfigError(f"this node has {MAX_PROXIES} proxies", hint="`meshnode unproxy` stops one")
-        await proxy.start()
+        try:
+            await proxy.start()
+        except AddressInUse:
+            port = where.rpartition(":")[2]
+            rival = next(
+                (p.listen for p in self.proxies.values() if p.listen.endswith(f":{port}") and not p.error), None
+            )
+            if rival is None:
+                raise
+            hint = f"meshnode unproxy {rival} ends that one first"
+            raise AddressInUse(f"a proxy of this node listens on {rival} already", hint=hint) from None
         self.proxies[proxy.listen] = proxy
         try:
             await self._save()
