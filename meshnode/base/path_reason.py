@@ -30,6 +30,7 @@ class PathReason(StrEnum):
     FASTER = "faster", "it is faster"
     FEWER_LOSSES = "fewer losses", "it loses less"
     UNCONFIRMED = "unconfirmed", "the address that the peer moved to never answered"
+    TOO_SMALL = "too small", "the one before lost all packets but small ones"
     BLACK_HOLE = "black hole", "large packets no longer passed"
     SILENT = "silent", "the path fell silent"
     SUSPENDED = "suspended", "nothing answered any more"

@@ -71,6 +71,11 @@ class Candidate:
         return self.state is PathState.VALIDATED
 
     @property
+    def is_too_small(self) -> bool:
+        """Return whether it answers small probes and loses what is as long as QUIC needs."""
+        return self.mtu.carries is False
+
+    @property
     def rank(self) -> int:
         """The kind of path, the best first: direct, tunnel, relayed.
 
@@ -91,7 +96,8 @@ class Candidate:
     def outcome(self) -> str:
         """The result of probing it, for people."""
         if self.samples and self.rtt is not None:
-            return f"answered {self.samples} of {self.probes} probes, in {self.rtt * 1000:.1f} ms"
+            small = f", but packets of {self.mtu.floor} bytes are lost" if self.is_too_small else ""
+            return f"answered {self.samples} of {self.probes} probes, in {self.rtt * 1000:.1f} ms{small}"
         return f"no answer to {self.probes} probes" if self.probes else "not probed"
 
     @property
@@ -115,6 +121,12 @@ class Candidate:
         self.samples += 1
         self.last_heard = now
         self.state = PathState.VALIDATED
+
+    def went_round_trip(self, now: float) -> None:
+        """Take note that a handshake did: the address is validated, and carries what is as long as its packets."""
+        self.last_heard = now
+        self.state = PathState.VALIDATED
+        self.mtu.answered(self.mtu.floor, now)
 
     def fell_silent(self, now: float) -> None:
         """Distrust the path, which was in use and stopped answering, for 0.1 s, doubling each time, halving in 10 s."""
@@ -185,7 +197,8 @@ class CandidateBook:
             oldest = next((old for old in spare if old.source == source), spare[0])
             del self._candidates[oldest.path]
         floor = self.floor_of(path)
-        mtu = MtuSearch(max(floor, self._mtu_ceiling) if addr is not None else 0, floor)
+        always = isinstance(path, ViaTunnel) or floor > BASE_MTU  # TCP cuts what is too long
+        mtu = MtuSearch(max(floor, self._mtu_ceiling) if addr is not None else 0, floor, always=always)
         found = self._candidates[path] = Candidate(path, source, mtu, named=source not in SOURCES_SEEN)
         return found
 
@@ -237,13 +250,14 @@ class CandidateBook:
     def best_guess(self) -> Path | None:
         """Return the path to dial first.
 
-        A validated one; else one on our own networks; else a relay when the peer is behind a NAT, a direct one when
-        it is not; in the record's order.
+        One that is not too small; of these a validated one; else one on our own networks; else a relay when the peer is
+        behind a NAT, a direct one when it is not; in the record's order.
         """
 
-        def rank(candidate: Candidate) -> tuple[bool, bool, bool, int]:
+        def rank(candidate: Candidate) -> tuple[bool, bool, bool, bool, int]:
             first = isinstance(candidate.path, ViaRelay) if self.behind_nat else candidate.rank == 0
-            return not candidate.is_valid, self.kind(candidate.path) != "lan", not first, candidate.rank
+            near = self.kind(candidate.path) == "lan"
+            return candidate.is_too_small, not candidate.is_valid, not near, not first, candidate.rank
 
         best = min(self._candidates.values(), key=rank, default=None)
         return best.path if best is not None else None

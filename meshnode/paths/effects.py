@@ -8,6 +8,7 @@ from meshnode.base.value import value
 from meshnode.paths.history import PathHistory
 
 MOVED, SEEKING = 1, 2  # flags of a PING: its sender's own address has changed; its sender hears nothing from the peer
+EXPAND = 8  # and: its answer is to be as long as it is (RFC 9000 section 8.2.2)
 
 
 @value

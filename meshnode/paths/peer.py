@@ -141,7 +141,7 @@ class PeerPaths:
             return
         self.seeking.end_dial()
         if round_trip:
-            current.state = PathState.VALIDATED
+            current.went_round_trip(now)
         current.last_heard = now
         old = self.active
         self.mtu.reset()
@@ -165,10 +165,10 @@ class PeerPaths:
         current = self.book.current
         if current is not None and src == current.path:
             if proven:
-                current.state = PathState.VALIDATED
+                current.went_round_trip(now)
             if newest:
                 current.last_heard = now
-                if self.seeking.silent_since is not None and not self.seeking.moved:
+                if self.seeking.silent_since is not None and not self.seeking.moved and not current.is_too_small:
                     self._settle(now)
             return
         if newest:
@@ -179,6 +179,10 @@ class PeerPaths:
         if known is not None and known.is_valid:
             known.last_heard = now
             self.seeking.probe_if_silent(known, now)
+            current = self.book.current
+            if current is not None and known.rank > current.rank and self.watchdog.in_flight:
+                current.mtu.doubt(now)  # the peer may have left the path in use because it is too small
+                self.due = min(self.due, now)
             return
         found = self.book.learn(src, "packet")
         if found is not None:
@@ -260,8 +264,8 @@ class PeerPaths:
         self._validation.confirm_by = None
         if not was_valid:
             self._journal.emit(Validated(current.path))
-            current.mtu.start(now)
-        if self.seeking.silent_since is not None:
+        current.mtu.start(now)
+        if self.seeking.silent_since is not None and not current.is_too_small:
             likely_lost = self.seeking.moved or now - self.seeking.silent_since > SILENCE_MIN_S
             self._settle(now)
             if likely_lost:
@@ -275,6 +279,8 @@ class PeerPaths:
         node has then. While data is under way, the first are as long as a packet: the peer owes the new address nothing
         yet, and may send three bytes for each of theirs.
         """
+        for candidate in self.book:
+            candidate.mtu.forget(in_use=candidate is self.book.current)
         self.seeking.move(now, is_busy=self.watchdog.is_busy(now) or self.seeking.dial_at is not None)
         self._upgrade.again(self.book.current, now)
 
@@ -346,7 +352,8 @@ class PeerPaths:
         if current is None:
             return
         self._tick_silence(current, now, late)
-        self.mtu.tick(current, now)
+        if self.mtu.tick(current, now):
+            self.seeking.probe_others(now)
         if _is_due(self._upgrade.at, now):
             self._upgrade.tick(current, now)
         if _is_due(self._monitor.at, now):
@@ -367,7 +374,7 @@ class PeerPaths:
                 self.seeking.begin(now)
         due = self._suspicious_at()
         if due is not None and due <= now and self.watchdog.is_real(due, current.last_heard, now, late):
-            if self.mtu.size > current.mtu.floor and self.watchdog.in_flight:
+            if self.watchdog.in_flight:
                 self.mtu.fall_back(current, now)
             self.seeking.begin(now, late)
         if _is_due(self.seeking.next_probe, now):
@@ -392,16 +399,23 @@ class PeerPaths:
         """Carry out what ``choose`` makes of the event; True when another path is in use now."""
         book, old = self.book, self.book.current
         is_silent = self.seeking.silent_since is not None
-        situation = Situation(now, old, book.previous, is_silent, self._peer_moved_at, book.here.networks)
+        situation = Situation(
+            now, old, book.previous, is_silent, self._peer_moved_at, book.here.networks, self.seeking.dialled_at
+        )
         decision = choose(event, situation)
+        if decision.validate is not None:
+            self.mtu.validate(decision.validate, now)
         if decision.to is None or decision.reason is None or old is None:
             return False
         old.mtu.stop()
         if old.is_valid:
             book.previous = old
-        if is_silent and not self.seeking.moved and book.is_better(old, decision.to):
+        failed = (is_silent and not self.seeking.moved) or decision.reason is PathReason.TOO_SMALL
+        if failed and book.is_better(old, decision.to):
             old.fell_silent(now)
         self._use(decision.to, now)
+        if self.seeking.dialled_at is not None:  # the listener answers where the first flight came from, until it moves
+            self._validation.probe(decision.to, MOVED, now)
         self._journal.emit(Switched(old.path, decision.to.path, decision.reason, decision.failed))
         self._journal.note(now, decision.reason, decision.to.path)
         return True

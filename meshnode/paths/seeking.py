@@ -45,20 +45,21 @@ class Connectivity(Enum):
 class Seeking:
     """The rounds of probes to all candidates, and their deadlines (monotonic seconds, None while there is none).
 
-    ``silent_since`` is when the silence began; ``moved`` is true until the peer answers after a move of this node.
+    ``silent_since`` is when the silence began; ``moved`` is true until the peer answers after a move of this node;
+    ``dialled_at`` is when the dial began that is not done yet.
     """
 
     __slots__ = (
         "_ask_after",
         "_book",
         "_dial_step",
-        "_dialled_at",
         "_journal",
         "_rng",
         "_step",
         "_validation",
         "connectivity",
         "dial_at",
+        "dialled_at",
         "moved",
         "next_probe",
         "silent_since",
@@ -76,7 +77,7 @@ class Seeking:
         self._rng = rng
         self._step = 0
         self._ask_after = 0.0  # seconds of silence
-        self._dialled_at: float | None = None
+        self.dialled_at: float | None = None
         self._dial_step = 0
 
     def is_active(self) -> bool:
@@ -102,16 +103,16 @@ class Seeking:
 
     def dial(self, now: float) -> None:
         """Probe all other candidates beside the dial that begins on the path in use."""
-        self._dialled_at, self._dial_step, self.dial_at = now, 0, now + DIAL_GAPS_S[0]
-        self._probe_all(0, now, include_current=False)
+        self.dialled_at, self._dial_step, self.dial_at = now, 0, now + DIAL_GAPS_S[0]
+        self._probe_all(0, now, include_current=False, tunnels=False)
 
     def dial_round(self, now: float, late: float = 0.0) -> None:
         """Probe all candidates once more, the first one too: the dial is not answered yet.
 
         There are as many rounds as ``DIAL_GAPS_S``, over 4.1 s. WebSockets are tried after ``TUNNEL_AFTER_S``.
         """
-        if self._dialled_at is not None:
-            self._dialled_at += late
+        if self.dialled_at is not None:
+            self.dialled_at += late
         self._dial_step += 1
         self._probe_some(0, self._dial_step, late, now)
         is_last = self._dial_step >= len(DIAL_GAPS_S)
@@ -119,7 +120,11 @@ class Seeking:
 
     def end_dial(self) -> None:
         """Stop the dial's probes: the handshake is done."""
-        self._dialled_at = self.dial_at = None
+        self.dialled_at = self.dial_at = None
+
+    def probe_others(self, now: float) -> None:
+        """Probe all candidates but the path in use, WebSockets too: packets are lost there, though it answers."""
+        self._probe_all(self.flags(), now, include_current=False, tunnels=True)
 
     # ---- a silence
 
@@ -226,14 +231,14 @@ class Seeking:
         if late >= STARVED_S and step % LATE_ROUNDS and current is not None and not self.moved:
             self._probe(current, flags, now)
         else:
-            self._probe_all(flags, now, include_current=True, tunnels=late < STARVED_S)
+            since = self.silent_since if self.silent_since is not None else self.dialled_at
+            is_long = since is not None and now - since >= TUNNEL_AFTER_S
+            self._probe_all(flags, now, include_current=True, tunnels=is_long and late < STARVED_S)
 
-    def _probe_all(self, flags: int, now: float, *, include_current: bool, tunnels: bool = True) -> None:
-        since = self.silent_since if self.silent_since is not None else self._dialled_at
-        without_tunnels = since is None or now - since < TUNNEL_AFTER_S or not tunnels
+    def _probe_all(self, flags: int, now: float, *, include_current: bool, tunnels: bool) -> None:
         current = self._book.current
         for candidate in self._book:
-            if isinstance(candidate.path, ViaTunnel) and without_tunnels and candidate is not current:
+            if isinstance(candidate.path, ViaTunnel) and not tunnels and candidate is not current:
                 continue
             if include_current or candidate is not current:
                 self._probe(candidate, flags, now)

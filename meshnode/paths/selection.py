@@ -2,6 +2,9 @@
 
 ``choose`` is pure: the candidates and an event give a decision. Each side decides only its own sending path: following
 the other side's choice makes both flap. For an answered probe the first rule of ``RULES`` that applies decides.
+
+A path that works is not left for one that is not validated at the size that QUIC needs: small probes pass where its
+packets do not. One that has failed is left at once, and where that was wrong, ``PathMtu`` finds it.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ class Situation:
     """Inputs of a decision beside the event. Times are monotonic seconds.
 
     ``previous`` was validated and in use before ``current``; ``silent`` is true while an expected packet is overdue;
-    ``moved_at`` is when the peer's last MOVED came; ``networks`` are those of this host (address, prefix length).
+    ``moved_at`` is when the peer's last MOVED came; ``networks`` are those of this host (address, prefix length);
+    ``dialled_at`` is when the dial began that is not done yet.
     """
 
     now: float
@@ -33,6 +37,7 @@ class Situation:
     silent: bool = False
     moved_at: float = NEVER
     networks: tuple[tuple[str, int], ...] = ()
+    dialled_at: float | None = None
 
 
 @value
@@ -69,12 +74,14 @@ Event = ProbeAnswered | PeerMoved | MoveUnconfirmed | RelaysCompared
 class Decision:
     """Use ``to`` from now on, for that reason; ``to`` is None when the path in use stays.
 
-    ``failed``: the path in use no longer carries packets, so what is in flight on it is likely lost.
+    ``failed``: the path in use no longer carries packets, so what is in flight on it is likely lost. ``validate``: this
+    one would be used if it were known to carry full-sized datagrams.
     """
 
     to: Candidate | None = None
     reason: PathReason | None = None
     failed: bool = False
+    validate: Candidate | None = None
 
 
 STAY = Decision()
@@ -85,12 +92,18 @@ STAY = Decision()
 Test = Callable[[Candidate, Candidate, float, Situation], bool]
 
 
+def _fits(found: Candidate, current: Candidate, sent: float, at: Situation) -> bool:
+    return current.is_too_small
+
+
 def _answers_first(found: Candidate, current: Candidate, sent: float, at: Situation) -> bool:
     return at.silent and current.last_heard < sent
 
 
 def _claimed(found: Candidate, current: Candidate, sent: float, at: Situation) -> bool:
     """The peer asked for this path (see ``Validation.claim``), and answers there."""
+    if found.rank < current.rank and not found.mtu.carries:
+        return False  # if it does, it is of a better kind
     if found.rank > current.rank:  # our own path was probed when the claim came: it has had its time to answer
         had_time = at.now - found.claimed >= (current.rtt or 0.0)
         return found.claimed > current.answered and sent >= found.claimed and had_time
@@ -98,7 +111,8 @@ def _claimed(found: Candidate, current: Candidate, sent: float, at: Situation) -
 
 
 def _first_contact(found: Candidate, current: Candidate, sent: float, at: Situation) -> bool:
-    return not current.is_valid and current.last_heard == NEVER
+    """The dial's path was not heard since it began, though it may have been before."""
+    return at.dialled_at is not None and current.last_heard < at.dialled_at
 
 
 def _better_kind(found: Candidate, current: Candidate, sent: float, at: Situation) -> bool:
@@ -125,13 +139,15 @@ def _faster(found: Candidate, current: Candidate, sent: float, at: Situation) ->
     return found.rtt < current.rtt * HYSTERESIS_RATIO and found.rtt < current.rtt - HYSTERESIS_S
 
 
-RULES: tuple[tuple[PathReason, Test, bool], ...] = (  # reason, when it applies, whether the path in use has failed
-    (PathReason.ANSWERED, _answers_first, True),
-    (PathReason.VALIDATED, _claimed, True),
-    (PathReason.VALIDATED, _first_contact, True),
-    (PathReason.BETTER_KIND, _better_kind, False),
-    (PathReason.NEARER, _nearer, False),
-    (PathReason.FASTER, _faster, False),
+# reason, when it applies, whether the path in use has failed, and whether the other must carry full-sized datagrams
+RULES: tuple[tuple[PathReason, Test, bool, bool], ...] = (
+    (PathReason.TOO_SMALL, _fits, True, True),
+    (PathReason.ANSWERED, _answers_first, True, False),
+    (PathReason.VALIDATED, _claimed, True, False),
+    (PathReason.VALIDATED, _first_contact, True, False),
+    (PathReason.BETTER_KIND, _better_kind, False, True),
+    (PathReason.NEARER, _nearer, False, True),
+    (PathReason.FASTER, _faster, False, True),
 )
 
 
@@ -149,7 +165,7 @@ def choose(event: Event, at: Situation) -> Decision:
     match event:
         case ProbeAnswered(found, sent) if found is not current:
             return _after_answer(found, current, sent, at)
-        case PeerMoved(found) if found is not current and at.now - at.moved_at > SAME_MOVE_S:
+        case PeerMoved(found) if _may_follow(found, current, at):
             return Decision(found, PathReason.PEER_MOVED, failed=True)
         case MoveUnconfirmed() if not current.is_valid and at.previous is not None and at.previous.is_valid:
             return Decision(at.previous, PathReason.UNCONFIRMED, failed=True)
@@ -159,14 +175,26 @@ def choose(event: Event, at: Situation) -> Decision:
 
 
 def _after_answer(found: Candidate, current: Candidate, sent: float, at: Situation) -> Decision:
-    for reason, applies, failed in RULES:
-        if applies(found, current, sent, at):
+    wanted = None
+    for reason, applies, failed, full_size in RULES:
+        if not applies(found, current, sent, at):
+            continue
+        if full_size and not found.mtu.carries:
+            wanted = found
+        elif not found.is_too_small or current.is_too_small:
             return Decision(found, reason, failed)
-    return STAY
+    return Decision(validate=wanted) if wanted is not None else STAY
+
+
+def _may_follow(found: Candidate, current: Candidate, at: Situation) -> bool:
+    if found.is_too_small and not current.is_too_small:
+        return False  # it comes by other paths too
+    return found is not current and at.now - at.moved_at > SAME_MOVE_S
 
 
 def _lossless(others: tuple[Candidate, ...]) -> Decision:
     for other in others:
-        if other.is_valid and other.losses == 0 and len(other.outcomes) >= MIN_OUTCOMES:
+        carries = other.is_valid and not other.is_too_small
+        if carries and other.losses == 0 and len(other.outcomes) >= MIN_OUTCOMES:
             return Decision(other, PathReason.FEWER_LOSSES)
     return STAY

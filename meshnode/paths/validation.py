@@ -12,13 +12,13 @@ from meshnode.base.clock import Entropy
 from meshnode.base.limits import MAX_PROBES_OUT
 from meshnode.base.path import Path
 from meshnode.paths.candidate import Candidate, PathState
-from meshnode.paths.effects import Journal, SendProbe
+from meshnode.paths.effects import MOVED, Journal, SendProbe
 
 CONFIRM_S = 1.0  # an address that a MOVED brought must answer our probe within this
 
 
 class Probe(NamedTuple):
-    """A probe on its way. ``sent`` is monotonic seconds; ``pad_to`` is bytes of datagram, 0 for the smallest."""
+    """A probe on its way. ``sent`` is monotonic seconds; ``pad_to`` is what its answer proves to fit, 0 for nothing."""
 
     path: Path
     sent: float
@@ -43,10 +43,10 @@ class Validation:
         """Send a probe; return its transaction id of 8 bytes.
 
         At most ``MAX_PROBES_OUT`` are remembered: the answer to an older one is ignored. ``pad_to`` is the size of the
-        datagram in bytes, 0 for the smallest.
+        datagram in bytes, 0 for the smallest. One that tells of a move may leave shorter, so its answer proves no size.
         """
         tx = self._entropy(8)
-        self._probes[tx] = Probe(candidate.path, now, pad_to)
+        self._probes[tx] = Probe(candidate.path, now, 0 if flags & MOVED else pad_to)
         candidate.probes += 1
         if candidate.state in (PathState.UNKNOWN, PathState.FAILED):
             candidate.state = PathState.PROBING

@@ -68,6 +68,7 @@ class World:
         self._count = 0
         self._cut: dict[tuple[str, str], None] = {}
         self._delays: dict[tuple[str, str], float] = {}
+        self._mtus: dict[tuple[str, str], int] = {}
         self._trace = hashlib.blake2b(digest_size=16)
 
     def monotonic(self) -> float:
@@ -137,6 +138,14 @@ class World:
         """
         self._delays[(one, other)] = self._delays[(other, one)] = delay
 
+    def narrow(self, one: str, other: str, size: int, *, back: bool = True) -> None:
+        """Lose datagrams of more than ``size`` bytes between two hosts, and say nothing of it.
+
+        Hosts are as in ``partition``; with ``back=False`` it is so only from ``one`` to ``other``.
+        """
+        for pair in ((one, other), (other, one)) if back else ((one, other),):
+            self._mtus[pair] = size
+
     def deliver(self, source: Addr, to: Addr, datagram: bytes, nat: Nat | None = None) -> None:
         """Carry one datagram, or lose it, or carry it twice, as the weather has it.
 
@@ -154,6 +163,8 @@ class World:
         # partitions are between addresses as the network sees them: those outside of NATs
         site, source, to = outside
         if (self._cut and (source.host, to.host) in self._cut) or (weather.loss and rng.random() < weather.loss):
+            return
+        if self._mtus and len(datagram) > self._mtus.get((source.host, to.host), len(datagram)):
             return
         delay = self._delays.get((source.host, to.host), weather.delay) if self._delays else weather.delay
 

@@ -385,6 +385,9 @@ class Dialing(Component):
         if dial.bytes_in:
             self._context.admission.ask_of(dial)
             return
+        in_use = session.paths.book.current
+        if in_use is not None and in_use.answered >= dial.started and not in_use.mtu.carries:
+            return  # it may be too small for a first flight, which is being found out
         for path in session.paths.book:
             ran = now - dial.started - dial.handshake.late
             waited = ran >= max(2 * DIAL_REFRESH_S, 3 * (path.rtt or 0.0), 2 * late)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from meshnode.base.bounded import BoundedDict
-from meshnode.base.limits import MAX_UNANSWERED_PINGS
+from meshnode.base.limits import BASE_MTU, MAX_UNANSWERED_PINGS
 from meshnode.base.metrics import describe
 from meshnode.base.path import Path, udp_address
 from meshnode.base.path_reason import PathReason
@@ -19,6 +19,7 @@ from meshnode.errors import PeerRestarted
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.sealing import SEAL_OVERHEAD
 from meshnode.paths.effects import (
+    EXPAND,
     MOVED,
     Answered,
     Effect,
@@ -144,7 +145,7 @@ class PathProbes(Component):
         body = probe.encode_ping(ping, max(probe.MIN_PING, effect.pad_to - SEAL_OVERHEAD))
         cause = Cause.PROBE if effect.named else Cause.ANSWER
         sent = self._context.sender.send_sealed(session.peer, effect.path, body, cause)
-        if not sent and effect.pad_to:  # what tells of a move may be short where there is no credit for a packet
+        if not sent and effect.pad_to and effect.flags & MOVED:  # it may be short where there is no credit for a packet
             sent = self._context.sender.send_sealed(session.peer, effect.path, body[: probe.MIN_PING], cause)
         if not sent:
             session.paths.unsent(effect.tx)
@@ -264,7 +265,9 @@ class PathProbes(Component):
         connection = self._peers.by_tag.get(ping.handle)
         known = connection is not None and connection.peer == sender
         flags = 0 if known or ping.handle == probe.NO_HANDLE else probe.NO_CONN
-        context.sender.send_sealed(sender, source, probe.encode_pong(probe.Pong(flags, ping.tx, udp_address(source))))
+        size = min(len(body), BASE_MTU - SEAL_OVERHEAD) if ping.flags & EXPAND else 0
+        pong = probe.encode_pong(probe.Pong(flags, ping.tx, udp_address(source)), size)
+        context.sender.send_sealed(sender, source, pong)
         tell(context.hooks.probed, context.timers.on_error, sender, now)
         session = self._peers.sessions.get(sender)
         if session is None:

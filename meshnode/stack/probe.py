@@ -7,7 +7,7 @@ import hashlib
 from meshnode.base.address import Addr, pack_addr, unpack_addr
 from meshnode.base.path import Path
 from meshnode.base.value import value
-from meshnode.paths.effects import MOVED, SEEKING
+from meshnode.paths.effects import EXPAND, MOVED, SEEKING
 from meshnode.quic.connection import Connection
 
 PING = 0x01
@@ -18,9 +18,9 @@ MIN_PING = 32  # so that a PONG with an IPv6 address (28 bytes) is never longer 
 NO_HANDLE = bytes(HANDLE_LENGTH)
 
 ECHO = 4
-NO_CONN = 1
-PING_FLAGS = {MOVED: "moved", SEEKING: "seeking", ECHO: "echo"}
-PONG_FLAGS = {NO_CONN: "no such connection"}
+NO_CONN, EXPANDED = 1, 2
+PING_FLAGS = {MOVED: "moved", SEEKING: "seeking", ECHO: "echo", EXPAND: "expand"}
+PONG_FLAGS = {NO_CONN: "no such connection", EXPANDED: "expanded"}
 
 
 @value
@@ -54,21 +54,29 @@ def decode_ping(body: bytes) -> Ping | None:
     return Ping(body[1], body[2:10], body[10:18])
 
 
-def encode_pong(pong: Pong) -> bytes:
-    """Return a PONG body."""
+def encode_pong(pong: Pong, size: int = 0) -> bytes:
+    """Return a PONG body, for a PING with ``EXPAND`` padded with zeros to ``size`` bytes (at least ``MIN_PING``)."""
     observed = pack_addr(pong.observed) if pong.observed is not None else b""
-    return bytes([PONG, pong.flags]) + pong.tx + observed
+    if not size:
+        return bytes([PONG, pong.flags]) + pong.tx + observed
+    body = bytes([PONG, pong.flags | EXPANDED]) + pong.tx + bytes([len(observed)]) + observed
+    return body.ljust(max(size, MIN_PING), b"\0")
 
 
 def decode_pong(body: bytes) -> Pong | None:
     """Parse a PONG body; None when it is malformed."""
     if len(body) < 10:
         return None
+    observed = body[10:]
+    if body[1] & EXPANDED:
+        if len(body) < MIN_PING:
+            return None
+        observed = body[11 : 11 + body[10]]
     try:
-        observed = unpack_addr(body[10:]) if len(body) > 10 else None
+        addr = unpack_addr(observed) if observed else None
     except ValueError:
         return None
-    return Pong(body[1], body[2:10], observed)
+    return Pong(body[1], body[2:10], addr)
 
 
 @value

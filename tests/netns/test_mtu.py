@@ -67,6 +67,39 @@ def test_hosts_on_1280_byte_links_talk_through_a_relay(mesh: NatMesh) -> None:
     _works(pair)
 
 
+@pytest.mark.parametrize("side", [0, 1], ids=["dialler", "listener"])
+def test_a_host_whose_link_is_too_small_for_quic_is_reached_by_websocket(mesh: NatMesh, side: int) -> None:
+    """Small probes pass on it, first packets of a handshake do not, to the relays neither."""
+    for number in (0, 1):
+        mesh.site("full_cone", number)[1].ip(f"link set {IFACE} mtu {1100 if number == side else 1500}")
+    began = time.monotonic()
+    pair = mesh.pair("full_cone", "full_cone")
+    joined = time.monotonic() - began
+    opened = pair.open()
+    print(f"joined in {joined:.1f} s, first byte after {opened['first_byte_ms']:.0f} ms, by {opened['path']}")
+    assert opened["first_byte_ms"] < 4_000
+    _works(pair)
+    assert pair.dialler.ask("report")["path"] not in DIRECT
+    assert pair.listener_path() not in DIRECT
+
+
+def test_a_link_in_the_middle_that_becomes_too_small_for_quic_is_left_for_a_relay(mesh: NatMesh) -> None:
+    pair = mesh.pair("port_restricted", "port_restricted")
+    pair.open()
+    assert pair.wait_for()["path"] in DIRECT
+    site = pair.sites[1]
+    site.exec("nft", "add", "chain", "ip", "lab", "small", "{ type filter hook forward priority 0; }")
+    for way in ("daddr", "saddr"):
+        rule = ["meta", "l4proto", "udp", "ip", way, pair.sites[0].outside, "meta", "length", ">", "1100", "drop"]
+        site.exec("nft", "add", "rule", "ip", "lab", "small", *rule)
+    began = time.monotonic()
+    _works(pair)
+    took = time.monotonic() - began
+    print(f"{PULL} bytes beside a hole for large packets in {took:.1f} s")
+    assert took < 10
+    assert pair.listener_path() == "relay"
+
+
 def test_a_link_in_the_middle_that_swallows_large_packets_is_noticed(mesh: NatMesh) -> None:
     pair = mesh.pair("port_restricted", "port_restricted")
     pair.open()

@@ -30,7 +30,9 @@ from meshnode.paths.selection import (
 
 EXAMPLES = 3_000
 NOW = 100.0
-MTU = MtuSearch(0)
+MTUS = {carries: MtuSearch(0) for carries in (True, None, False)}
+for _carries, _mtu in MTUS.items():
+    _mtu.carries = _carries
 RELAYS: list[Path] = [ViaRelay("one"), ViaRelay("other")]
 PATHS: list[Path] = [
     Addr("192.0.2.1", 1),
@@ -61,7 +63,7 @@ def _candidate(rng: random.Random, paths: list[Path] = PATHS, *, valid: bool = F
     candidate = Candidate(
         rng.choice(paths),
         "record",
-        MTU,
+        MTUS[rng.choice((True, True, True, True, None, False))],
         state,
         _rtt(rng) if samples else None,
         samples,
@@ -80,7 +82,8 @@ def _candidate(rng: random.Random, paths: list[Path] = PATHS, *, valid: bool = F
 def _situation(rng: random.Random) -> Situation:
     current, previous = (_candidate(rng) if rng.random() < 0.8 else None for _ in range(2))
     networks = rng.choice(((), (("10.9.0.1", 24),)))
-    return Situation(NOW, current, previous, rng.random() < 0.5, _time(rng), networks)
+    dialled_at = None if rng.random() < 0.9 else _time(rng)
+    return Situation(NOW, current, previous, rng.random() < 0.5, _time(rng), networks, dialled_at)
 
 
 def _answer(rng: random.Random) -> ProbeAnswered:
@@ -122,7 +125,8 @@ def test_a_decision_has_a_reason_and_changes_nothing() -> None:
     for seed, event, at in examples(_event):
         before = repr((event, at))
         decision = choose(event, at)
-        assert (decision.to is None) == (decision.reason is None) == (decision == STAY), seed
+        assert (decision.to is None) == (decision.reason is None), seed
+        assert (decision == STAY) == (decision.to is None and decision.validate is None), seed
         assert repr((event, at)) == before, seed
         again = choose(event, at)
         assert (again.to is decision.to, again.reason) == (True, decision.reason), seed
@@ -135,7 +139,7 @@ def test_a_worse_kind_is_taken_only_when_the_path_in_use_failed() -> None:
         if decision.to is not None and at.current is not None and decision.to.rank > at.current.rank:
             worse += 1
             assert decision.failed, seed
-            assert decision.reason in (PathReason.ANSWERED, PathReason.VALIDATED), seed
+            assert decision.reason in (PathReason.ANSWERED, PathReason.VALIDATED, PathReason.TOO_SMALL), seed
     assert worse > EXAMPLES // 50
 
 
@@ -147,8 +151,21 @@ def test_a_better_kind_that_is_trusted_is_always_taken() -> None:
             continue
         if event.found.trusted(event.sent, NOW):
             better += 1
-            assert choose(event, at).to is event.found, seed
+            decision = choose(event, at)
+            assert event.found in (decision.to, decision.validate), seed
+            assert decision.to is None or decision.failed or event.found.mtu.carries, seed
     assert better > EXAMPLES // 50
+
+
+def test_a_path_that_may_be_too_small_is_taken_only_where_the_one_in_use_failed() -> None:
+    small = 0
+    for seed, event, at in examples(_answer):
+        decision = choose(event, at)
+        if decision.to is not None and not decision.to.mtu.carries:
+            assert decision.failed, seed
+            small += 1
+            assert not decision.to.is_too_small or at.current is None or at.current.is_too_small, seed
+    assert small > EXAMPLES // 50
 
 
 def test_of_two_good_paths_of_a_kind_neither_is_left_for_the_other_and_back() -> None:
@@ -161,7 +178,7 @@ def test_of_two_good_paths_of_a_kind_neither_is_left_for_the_other_and_back() ->
         now = Situation(NOW, first.to, at.current, False, at.moved_at, at.networks)
         back = choose(ProbeAnswered(at.current, NOW), now)
         assert back.to is None or back.failed, (seed, "the same measurements do not speak for both")
-    assert left > EXAMPLES // 50
+    assert left > EXAMPLES // 100
 
 
 def test_faster_is_faster_by_both_margins() -> None:
@@ -175,4 +192,4 @@ def test_faster_is_faster_by_both_margins() -> None:
             assert event.found.rtt is not None
             assert event.found.rtt < at.current.rtt * HYSTERESIS_RATIO, seed
             assert event.found.rtt < at.current.rtt - HYSTERESIS_S, seed
-    assert faster > EXAMPLES // 200
+    assert faster > EXAMPLES // 300

@@ -21,7 +21,8 @@ START = 100.0
 class Wire:
     """One PeerPaths and a network that answers probes at ``up``, up to ``mtu`` bytes, after ``RTT``.
 
-    ``rtts`` has other round trips by address; of the padded probes the next ``lost`` of each size are lost.
+    ``rtts`` has other round trips by address, ``mtus`` other sizes; of the padded probes the next ``lost`` of each size
+    are lost.
     """
 
     def __init__(self, *up: Path, mtu: int = 1500) -> None:
@@ -32,6 +33,7 @@ class Wire:
         self.now = START
         self.effects: list[Effect] = []
         self.rtts: dict[Path, float] = {}
+        self.mtus: dict[Path, int] = {}
         self.lost = 0
         self._losses: dict[int, int] = {}
         self._pongs: list[tuple[float, SendProbe]] = []
@@ -40,7 +42,9 @@ class Wire:
         """Take the effects; what reaches an address that is up will be answered."""
         for effect in self.paths.take_effects():
             self.effects.append(effect)
-            if isinstance(effect, SendProbe) and effect.path in self.up and effect.pad_to <= self.mtu:
+            if not isinstance(effect, SendProbe) or effect.path not in self.up:
+                continue
+            if effect.pad_to <= self.mtus.get(effect.path, self.mtu):
                 if effect.pad_to and self._losses.get(effect.pad_to, 0) < self.lost:
                     self._losses[effect.pad_to] = self._losses.get(effect.pad_to, 0) + 1
                     continue

@@ -104,7 +104,7 @@ def test_rounds_of_a_dial_that_come_late_are_fewer_too() -> None:
     assert len(_asked(wire, 0.0)) == 3
     assert len(_asked(wire, LATE_S)) == 1
     assert wire.paths.seeking.dial_at - wire.now >= LATE_S  # type: ignore[operator]
-    dialled_at = wire.paths.seeking._dialled_at
+    dialled_at = wire.paths.seeking.dialled_at
     assert dialled_at is not None
     assert wire.now - dialled_at == pytest.approx(0.3), "WebSockets are tried after time in which this process ran"
 

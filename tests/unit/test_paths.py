@@ -63,7 +63,8 @@ def test_a_probe_of_where_the_peer_moved_to_tells_of_no_move_of_ours() -> None:
         wire.paths.on_ping(path, MOVED, wire.now)
         assert wire.paths.active == path
         wire.run(2.0)
-    assert {(e.path, e.flags) for e in wire.effects if isinstance(e, SendProbe)} == {(A, 0), (B, 0)}
+    told = {(e.path, e.flags & (MOVED | SEEKING)) for e in wire.effects if isinstance(e, SendProbe)}
+    assert told == {(A, 0), (B, 0)}
 
 
 def test_a_handshake_that_did_not_go_round_trip_on_its_address_is_confirmed_there_by_a_probe() -> None:
@@ -180,7 +181,7 @@ def test_silence_while_an_answer_is_due_is_noticed_and_probed_everywhere() -> No
     wire.paths.add_candidates([(B, "seed")], wire.now)
     wire.up = [B]
     wire.paths.set_in_flight(1000, wire.now)
-    wire.run(0.3)
+    wire.run(0.2)
     assert wire.paths.active == B
     assert wire.paths.seeking.connectivity is Connectivity.CONNECTED
 

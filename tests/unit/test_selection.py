@@ -12,7 +12,7 @@ from meshnode.base.address import Addr
 from meshnode.base.path import Path as PeerPath
 from meshnode.base.path import ViaRelay, ViaTunnel
 from meshnode.base.path_reason import PathReason, in_words
-from meshnode.paths.candidate import Candidate, PathState
+from meshnode.paths.candidate import NEVER, Candidate, PathState
 from meshnode.paths.mtu import MtuSearch
 from meshnode.paths.selection import (
     HYSTERESIS_RATIO,
@@ -40,11 +40,19 @@ NETWORKS = (("10.9.0.1", 24),)
 
 
 def path(
-    by: PeerPath, rtt: float | None = 0.05, *, samples: int = 5, valid: bool = True, heard: float = NOW
+    by: PeerPath,
+    rtt: float | None = 0.05,
+    *,
+    samples: int = 5,
+    valid: bool = True,
+    heard: float = NOW,
+    carries: bool | None = True,
 ) -> Candidate:
     """A candidate that was probed ``samples`` times and last heard of at ``heard``."""
     state = PathState.VALIDATED if valid else PathState.PROBING
-    return Candidate(by, "record", MtuSearch(0), state, rtt, samples, samples, last_heard=heard, answered=heard)
+    mtu = MtuSearch(0)
+    mtu.carries = carries
+    return Candidate(by, "record", mtu, state, rtt, samples, samples, last_heard=heard, answered=heard)
 
 
 def answered(found: Candidate, current: Candidate, *, sent: float = SENT, **more: object) -> Decision:
@@ -85,10 +93,11 @@ def test_a_claimed_detour_waits_a_round_trip_for_the_path_in_use() -> None:
 
 
 def test_a_dial_goes_on_where_the_first_answer_came_from() -> None:
-    found = path(B)
-    current = path(A, None, valid=False, heard=float("-inf"))
-    assert answered(found, current) == Decision(found, PathReason.VALIDATED, failed=True)
-    assert answered(found, path(A, None, valid=False, heard=NOW)) == STAY, "the peer was heard there"
+    found = path(B, carries=None)
+    for current in (path(A, None, valid=False, heard=NEVER), path(A, heard=NOW - 1)):  # a stale one may be validated
+        assert answered(found, current, dialled_at=SENT) == Decision(found, PathReason.VALIDATED, failed=True)
+        assert answered(found, current) == STAY, "no dial runs"
+    assert answered(found, path(A, None, valid=False), dialled_at=SENT) == STAY, "the peer was heard there"
 
 
 def test_a_peer_that_moved_is_followed_once_in_a_burst() -> None:
@@ -107,6 +116,47 @@ def test_an_unconfirmed_move_goes_back_to_a_path_that_was_validated_or_stays() -
     assert choose(MoveUnconfirmed(), replace(situation, current=path(B))) == STAY
     before.state = PathState.FAILED
     assert choose(MoveUnconfirmed(), situation) == STAY
+
+
+# ---- paths that lose what is as long as QUIC needs
+
+
+@pytest.mark.parametrize(("found", "current"), [(path(A), path(RELAY)), (path(LAN), path(A)), (path(B, 0.01), path(A))])
+def test_a_path_that_works_is_left_for_none_that_may_be_too_small(found: Candidate, current: Candidate) -> None:
+    sent = NOW - 0.01
+    assert answered(found, current, sent=sent, networks=NETWORKS).to is found
+    for carries in (None, False):
+        found.mtu.carries = carries
+        assert answered(found, current, sent=sent, networks=NETWORKS) == Decision(validate=found)
+
+
+def test_what_the_peer_claims_is_no_reason_to_take_a_better_kind_that_may_be_too_small() -> None:
+    found, current = path(A, carries=None), path(RELAY, heard=SENT)
+    found.claimed = SENT + 0.01
+    assert answered(found, current) == Decision(validate=found)
+    same_kind = path(A, heard=SENT)
+    moved = path(B, carries=None)
+    moved.claimed = SENT + 0.01
+    assert answered(moved, same_kind).to is moved, "a NAT has mapped the peer to another port"
+
+
+def test_a_path_that_is_too_small_is_left_for_the_first_that_is_not() -> None:
+    current = path(A, carries=False)
+    for found in (path(B, 0.5), path(TUNNEL, 0.5), path(RELAY, 0.5)):
+        assert answered(found, current) == Decision(found, PathReason.TOO_SMALL, failed=True)
+        found.mtu.carries = None
+        assert answered(found, current) == Decision(validate=found)
+
+
+def test_a_path_that_is_too_small_is_taken_only_where_the_other_is_too() -> None:
+    found, silent = path(B, carries=False), path(A, heard=SENT - 0.01)
+    moved, situation = PeerMoved(found), Situation(NOW, silent)
+    assert answered(found, silent, silent=True) == STAY
+    assert answered(found, silent, dialled_at=SENT) == STAY
+    assert choose(moved, situation) == STAY, "it came by other paths too"
+    silent.mtu.carries = False
+    assert answered(found, silent, silent=True).reason is PathReason.ANSWERED
+    assert choose(moved, situation).reason is PathReason.PEER_MOVED
 
 
 # ---- better paths
@@ -176,6 +226,9 @@ def test_a_relay_that_loses_three_of_eight_is_left_for_one_that_loses_none() -> 
     other.outcomes.extend([True] * MIN_OUTCOMES)
     compared, situation = RelaysCompared((other,)), Situation(NOW, current)
     assert choose(compared, situation) == Decision(other, PathReason.FEWER_LOSSES)
+    other.mtu.carries = False
+    assert choose(compared, situation) == STAY, "it loses all packets but small ones"
+    other.mtu.carries = True
     other.note(answered=False)
     assert choose(compared, situation) == STAY, "it loses too"
     other.outcomes.clear()

@@ -217,7 +217,7 @@ def _open_ping(data: bytes, g: Fields) -> Fields:
 
 def _pong(f: Fields, g: Fields) -> bytes:
     observed = parse_addr(f["observed"]) if f["observed"] else None
-    return probe.encode_pong(probe.Pong(_flags(f, probe.PONG_FLAGS), f["tx"], observed))
+    return probe.encode_pong(probe.Pong(_flags(f, probe.PONG_FLAGS), f["tx"], observed), g.get("size", 0))
 
 
 def _open_pong(data: bytes, g: Fields) -> Fields:

@@ -114,11 +114,16 @@ CASES: dict[str, list[Case]] = {
             (["seeking"], ID8, 32),
             (["echo"], ID8, 32),
             (["moved", "seeking"], ID8, 64),
+            (["expand"], ID8, 64),
         )
     ],
     "pong": [
         ({"flags": flags, "tx": TX, "observed": at}, {})
         for flags, at in (([], V4), ([], V6), (["no such connection"], None))
+    ]
+    + [
+        ({"flags": ["expanded"], "tx": TX, "observed": V4}, {"size": 64}),
+        ({"flags": ["no such connection", "expanded"], "tx": TX, "observed": None}, {"size": 32}),
     ],
     "record": [(RECORD, BY_A), (FULL_RECORD, BY_A)],
     "grant": [
