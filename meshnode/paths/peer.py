@@ -127,6 +127,8 @@ class PeerPaths:
         if current is None:
             return
         self.book.current, self.active = current, path
+        self._validation.confirm_by = self.keepalive.at = self._upgrade.at = None
+        self._monitor.end()
         self.seeking.dial(now)
         self._journal.note(now, PathReason.DIAL, path)
 

@@ -102,7 +102,13 @@ class Seeking:
     # ---- a dial
 
     def dial(self, now: float) -> None:
-        """Probe all other candidates beside the dial that begins on the path in use."""
+        """Probe all other candidates beside the dial that begins on the path in use.
+
+        What is left of a connection before it, a silence or a move, is over.
+        """
+        self.silent_since = self.next_probe = None
+        self.moved = False
+        self.connectivity = Connectivity.CONNECTED
         self.dialled_at, self._dial_step, self.dial_at = now, 0, now + DIAL_GAPS_S[0]
         self._probe_all(0, now, include_current=False, tunnels=False)
 

@@ -376,3 +376,27 @@ def test_the_end_of_the_relay_is_the_end_of_asking() -> None:
     wire.run(1.0)
     assert wire.paths.active == B
     assert asked(wire, 30.0) == []
+
+
+# ---- a second dial
+
+
+def test_a_dial_begins_with_nothing_of_the_connection_before_it() -> None:
+    wire = connected(A, B)
+    wire.paths.add_candidates([(B, "seed")], wire.now)
+    wire.paths.on_ping(B, MOVED, wire.now)  # to be confirmed within a second
+    wire.up = []
+    wire.paths.set_in_flight(1000, wire.now)
+    wire.run(CONFIRM_S / 2)
+    assert wire.paths.seeking.silent_since is not None
+    wire.paths.set_in_flight(0, wire.now)
+    wire.paths.take_effects()
+    wire.effects.clear()
+    wire.paths.begin(A, wire.now)
+    wire.run(CONFIRM_S)
+    assert wire.paths.seeking.silent_since is None
+    assert not [effect for effect in wire.effects if not isinstance(effect, SendProbe)]
+    assert {effect.flags for effect in wire.effects if isinstance(effect, SendProbe)} == {0}
+    wire.up = [B]
+    wire.run(3.0)
+    assert wire.paths.active == B, "it goes on where it is answered first, though the other was validated before"
