@@ -12,6 +12,7 @@ from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from meshnode.base.limits import MAX_CONTROL_QUEUE, MAX_EARLY, MAX_RULE_NAME
 from meshnode.base.wire import WireError
@@ -205,6 +206,8 @@ class Connection:
             self._take(events)
         if self.streams.draining:
             self.streams.wake_writers()
+        if (undelivered := self.streams.undelivered) and not self.engine.in_flight():
+            _forget_delivered(undelivered)
         return datagrams
 
     def _take(self, events: Sequence[EngineEvent]) -> None:
@@ -478,6 +481,13 @@ class Connection:
         self.handshake.take()
         self.streams.close(error)
         self._events.on_closed(self, error)
+
+
+def _forget_delivered(ended: WeakValueDictionary[int, Stream]) -> None:
+    """Let go of the streams that had ended before the peer had everything: all that was sent has arrived."""
+    for stream in [*ended.values()]:
+        if not stream.queued:
+            del ended[stream.id]
 
 
 def _give_up(streams: StreamTable, event: EngineEvent) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from weakref import WeakValueDictionary
 
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_GONE_STREAMS
@@ -30,6 +31,7 @@ class Stream:
     """One stream. ``on_change`` is called whenever a waiting reader, writer or opener may go on."""
 
     __slots__ = (
+        "__weakref__",
         "_awaits",
         "_done",
         "_table",
@@ -175,11 +177,6 @@ class Stream:
         return purpose_of(named)[0] if named[:1] == "\0" else Purpose.USE
 
     @property
-    def header_complete(self) -> bool:
-        """True once the acceptor knows which service is meant."""
-        return isinstance(self._awaits, Preface)
-
-    @property
     def buffered(self) -> int:
         """Received bytes that the application has not taken."""
         return self.unread.size
@@ -299,8 +296,7 @@ class StreamTable:
         """Make an empty table.
 
         ``opened`` is called with a stream of the peer's when its header is complete, ``received`` for each datagram of
-        a flow, ``dirty`` when the engine has something to send, ``dropped`` with the counter of each datagram that is
-        dropped.
+        a flow, ``dirty`` when the engine has something to send, ``dropped`` with the counter of one that is dropped.
         """
         self.flows = FlowTable(engine, received=received, dirty=dirty, dropped=dropped)
         self.bytes_out = 0  # of application streams
@@ -314,8 +310,8 @@ class StreamTable:
         self._closed = False
         self._streams: dict[int, Stream] = {}
         self.openers: OrderedDict[OnOpened, str] | None = None  # with their services; they await a grant
-        # the peer's streams that we gave up before it had ended them
-        self._gone: BoundedDict[int, None] | None = None
+        self._gone: BoundedDict[int, None] | None = None  # the peer's that we gave up before it had ended them
+        self.undelivered: WeakValueDictionary[int, Stream] | None = None  # ended before the peer had all
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -433,9 +429,10 @@ class StreamTable:
 
     def close(self, error: MeshError) -> None:
         """Fail every stream with ``error``; from now on nothing reaches the engine."""
+        lost = [*self._streams.values(), *(self.undelivered or dict[int, Stream]()).values()]
         self._closed = True
         self.flows.close()
-        for stream in list(self._streams.values()):
+        for stream in lost:
             stream.fail(error)
         self._streams.clear()
         openers, self.openers = self.openers, None
@@ -443,7 +440,7 @@ class StreamTable:
             answer(error)
         draining, self.draining = self.draining, {}
         for stream in draining.values():
-            stream.fail(error)  # ended in both directions, perhaps, but not all of it has arrived
+            stream.on_change()
         self._opened = self._dirty = _nothing  # they refer to the connection, which refers to this
 
     # ---- what a stream asks
@@ -493,6 +490,9 @@ class StreamTable:
         if stream is not None and (stream.stopped or not stream.fin_received):
             self._gone = self._gone or BoundedDict(MAX_GONE_STREAMS)
             self._gone[stream_id] = None
+        if stream is not None and stream.error is None and self.engine.queued_bytes(stream_id):
+            self.undelivered = WeakValueDictionary() if self.undelivered is None else self.undelivered
+            self.undelivered[stream_id] = stream
 
     def await_drain(self, stream: Stream) -> None:
         """Call the stream's ``on_change`` when its queue is low again."""
