@@ -97,7 +97,7 @@ class ToStream(Direction):
         if self._is_reading:
             if self.refused is None and not stream.drained():
                 self._stop_reading()
-        elif stream.error is not None:
+        elif stream.error is not None and not stream.fin_received:
             self.end(stream.error)
         elif stream.low or self.refused is not None:
             self._is_reading = True
@@ -153,13 +153,16 @@ class ToStream(Direction):
             self.go_on()
 
     def _pass_on(self, data: memoryview | bytes) -> None:
-        """Write it, or drop it where the peer reads no more: what that sends is still to come. Raises MeshError."""
+        """Write it, or drop it where the peer takes no more: what that sends is still to come, or has come whole.
+
+        Raises MeshError.
+        """
         if self.refused is not None:
             return
         try:
             self._stream.write(data)
         except MeshError as error:
-            if self._stream.error is not None:
+            if self._stream.error is not None and not self._stream.fin_received:
                 raise
             self.refused = error
             self._stream.on_change()
@@ -252,7 +255,8 @@ class Pump:
     """Carries bytes both ways between a socket, which does not block, and a stream, until both directions have ended.
 
     An end of one direction is passed on as such (half-close). What a peer sends that reads no more still goes to the
-    program; what the program sends meanwhile is dropped, and ``refused`` says why.
+    program, and what has come whole when the connection is lost; what the program sends meanwhile is dropped, and
+    ``refused`` says why.
 
     Attributes:
         heard: Is done when the program's direction has ended, or the peer has refused what it sent.
@@ -337,7 +341,10 @@ class Pump:
             try:
                 self._stream.write(b"", fin=True)
             except MeshError as lost:
-                error = lost
+                if self._stream.fin_received:
+                    self._up.refused = lost
+                else:
+                    error = lost
         if error is not None:
             self.fail(error)
         elif not self.heard.done():

@@ -179,6 +179,29 @@ async def test_an_error_of_either_side_ends_both(joined: Joined) -> None:
             await wait_for(over, DEADLINE_S)
 
 
+async def test_an_answer_that_is_whole_is_passed_on_though_the_stream_is_lost(joined: Joined) -> None:
+    joined.begin()
+    await asyncio.to_thread(joined.program.sendall, b"request")
+    await until(lambda: joined.table.sent == b"request")
+    answer = bytes(range(256)) * 8_192  # more than the pair of sockets holds
+    joined.stream.feed(answer, True)
+    await turns()
+    joined.stream.fail(ConnectionLost("nothing was heard of it"))
+    await asyncio.to_thread(joined.program.sendall, b"more")
+    await turns()
+    got = b""
+    async with within(DEADLINE_S):
+        while len(got) < len(answer):
+            got += joined.received()
+            await asyncio.sleep(0)
+    assert got == answer
+    await wait_for(joined.pump.told, DEADLINE_S)
+    joined.program.setblocking(True)
+    assert joined.program.recv(100) == b"", "and its end is"
+    await wait_for(joined.pump.heard, DEADLINE_S)
+    assert isinstance(joined.pump.refused, ConnectionLost)
+
+
 async def test_a_program_that_is_gone_is_an_error(joined: Joined) -> None:
     joined.begin()
     joined.program.close()

@@ -240,6 +240,32 @@ async def test_what_came_before_the_peer_read_no_more_is_read_before_the_reset(m
     peer.done.set()
 
 
+async def test_an_answer_that_has_come_whole_is_read_though_its_connection_is_lost(make_node: MakeNode) -> None:
+    listener, dialler = await _pair(make_node)
+    peer = Peer()
+    listener.serve("held", peer.handle, allow=["any"])
+    sock = await dialler.socket(listener.id, "held")
+    sock.settimeout(HANG_S)
+    _, writer = await wait_for(peer.came.get(), 5)
+    sent = os.urandom(1_900_000)  # more than a pair of sockets holds, and less than a window
+    writer.write(sent)
+    writer.write_eof()
+    stream = sock._bridge._stream
+    await _until(lambda: stream.fin_received and stream.unread.size > 0)
+    (await listener.connect(dialler.id)).close()
+    await _until(lambda: stream.error is not None)
+    await asyncio.to_thread(sock.sendall, b"nothing takes this")
+    await asyncio.sleep(0.1)
+    got = b""
+    while len(got) < len(sent):
+        got += await _recv(sock)
+    assert got == sent
+    with pytest.raises(ConnectionResetError):
+        await _recv(sock)
+    sock.close()
+    peer.done.set()
+
+
 async def _until(holds: Callable[[], bool]) -> None:
     for _ in range(1_000):
         if holds():

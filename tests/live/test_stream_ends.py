@@ -147,6 +147,37 @@ async def test_an_end_is_an_end_at_both(setting: Setting) -> None:
     writer.close()
 
 
+@pytest.mark.parametrize("has_ended", [False, True], ids=["open", "half-closed"])
+async def test_an_answer_that_has_come_whole_reaches_a_slow_client_though_the_connection_is_lost(
+    setting: Setting, has_ended: bool
+) -> None:
+    size = 3_000_000  # more than a socket's buffers hold of it, and less than these and a stream's window
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        client.settimeout(DEADLINE_S)
+        await asyncio.to_thread(client.connect, ("127.0.0.1", int(setting.listen.rpartition(":")[2])))
+        if has_ended:
+            client.shutdown(socket.SHUT_WR)
+        async with asyncio.timeout(DEADLINE_S):
+            while not setting.target.writers:  # noqa: ASYNC110 - nothing announces it
+                await asyncio.sleep(0.01)
+        setting.target.writers[-1].write(b"y" * size)
+        setting.target.writers[-1].write_eof()
+        link = await runtime_of(setting.here).connect(setting.there.id)
+        async with asyncio.timeout(DEADLINE_S):
+            while not all(stream.fin_received for stream in link.streams if stream.service == "x"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await _close_connection(setting)
+        if not has_ended:
+            client.send(b"more, which nothing takes")
+        await asyncio.sleep(0.3)
+        got = 0
+        with suppress(ConnectionResetError):  # behind all of it, for what the client says no more arrives
+            while data := await asyncio.to_thread(client.recv, 65_536):
+                got += len(data)
+        assert got == SIZE + size
+
+
 async def test_a_client_that_resets_is_a_reset_at_the_target(setting: Setting) -> None:
     _, writer = await setting.client()
     _reset(writer)
