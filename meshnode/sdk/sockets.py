@@ -24,6 +24,7 @@ from meshnode.quic.stream import Stream
 from meshnode.sdk.pump import UNIX_BUFFER, OnEnd, Pump, ToSocket, ToStream, free
 
 UNREAD = b"\0"  # what is left unread when the peer's end was lost
+LOOK_S = 5.0  # between looks whether a program that has ended its direction has closed its socket since
 
 
 class MeshSocket(socket.socket):
@@ -91,6 +92,7 @@ class _Bridge(Pump):
         self._ends_writing = False  # the program has called shutdown, and not all of what it sent is read
         self._is_marked = False  # ``UNREAD`` is in place
         self._is_closing = False  # nothing is carried any more, but the peer may not have everything yet
+        self._look: asyncio.TimerHandle | None = None
 
     # ---- the program
 
@@ -144,6 +146,17 @@ class _Bridge(Pump):
         else:
             super().on_program_end(None)
             self._close_if_whole()
+            self._look_later()
+
+    def _look_later(self) -> None:
+        """Look from time to time, for a program that has ended its direction: its socket is read no more."""
+        if not self._is_closing and not self.ended.is_set():
+            self._look = self._loop.call_later(LOOK_S, self._on_look)
+
+    def _on_look(self) -> None:
+        if _hung_up(self._sock):
+            self._close()
+        self._look_later()
 
     # ---- the peer
 
@@ -198,6 +211,8 @@ class _Bridge(Pump):
         if self.ended.is_set():
             return
         self.ended.set()
+        if self._look is not None:
+            self._look.cancel()
         self.close()
         if not self._stream.over:
             self._stream.reset()

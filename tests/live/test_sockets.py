@@ -215,6 +215,25 @@ async def test_closing_delivers_what_was_sent_and_the_peer_writes_no_more(make_n
     peer.done.set()
 
 
+async def test_one_that_ended_its_direction_and_was_closed_since_holds_no_stream(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshnode.sdk.sockets.LOOK_S", 0.1)
+    sock, reader, writer, peer = await _held(make_node)
+    await asyncio.to_thread(sock.sendall, b"all that I say")
+    sock.shutdown(socket.SHUT_WR)
+    assert await wait_for(reader.read(), 5) == b"all that I say"
+    await asyncio.sleep(0.5)
+    writer.write(b"late")
+    assert await _recv(sock) == b"late", "one that waits stays"
+    bridge = sock._bridge
+    sock.close()  # and the peer neither says nor ends anything
+    await wait_for(bridge.ended.wait(), 5)
+    assert isinstance(writer, MeshWriter)
+    await _until(lambda: writer._stream.write_end == "the peer closed the stream")
+    peer.done.set()
+
+
 async def test_what_came_before_the_peer_read_no_more_is_read_before_the_reset(make_node: MakeNode) -> None:
     sock, _, writer, peer = await _held(make_node)
     assert isinstance(writer, MeshWriter)
