@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Callable
 
+from meshnode.base.limits import BASE_MTU, LOOPBACK_MTU
 from meshnode.base.timers import RETRY_S, OnError, reraise
 from meshnode.nat.own_addresses import BRIDGE_TIER, HostAddress, HostView, Link, WayOut, host_view
 from meshnode.runtime.descriptors import watch_on
@@ -20,6 +21,8 @@ from meshnode.runtime.routes import ioctl_addresses, source_towards
 
 # linux/rtnetlink.h: link, IPv4 address, route and rule, IPv6 address, route and rule
 GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000
+IP_MTU = 14  # linux/in.h
+IP_AND_UDP = 48  # bytes of headers, the larger of the two families
 DEBOUNCE_S = 0.003
 POLL_S = 1.0
 # where netlink does not tell an interface's kind, its name does
@@ -185,3 +188,14 @@ class InterfaceWatcher:
             self._last = now
         except Exception as error:
             self._on_error(error)
+
+
+def loopback_mtu() -> int:
+    """Return the UDP payload that datagrams within this host may have, at most ``LOOPBACK_MTU``; 0 when unknown."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(("127.0.0.1", 9))  # sends nothing
+            mtu = probe.getsockopt(socket.IPPROTO_IP, IP_MTU)
+    except OSError:
+        return 0
+    return min(LOOPBACK_MTU, mtu - IP_AND_UDP) if mtu - IP_AND_UDP > BASE_MTU else 0

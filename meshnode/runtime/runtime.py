@@ -40,6 +40,7 @@ from meshnode.runtime.driver import Driver
 from meshnode.runtime.faults import Faults
 from meshnode.runtime.files import HomeLock
 from meshnode.runtime.grant_store import GrantStore
+from meshnode.runtime.interfaces import loopback_mtu
 from meshnode.runtime.journal import Journal
 from meshnode.runtime.name_store import NameStore
 from meshnode.runtime.policy_file import PolicyFile, keep_mesh_policy
@@ -50,7 +51,6 @@ from meshnode.runtime.sources import Surroundings, make_sources
 from meshnode.runtime.spare_cpu import SpareCpu
 from meshnode.runtime.state_files import StateFiles, read_state
 from meshnode.runtime.tasks import Tasks, settle
-from meshnode.runtime.udp import loopback_mtu
 from meshnode.stack.context import TUNNEL, OnPath, StackSettings
 from meshnode.stack.dialing import live_connection
 from meshnode.stack.probe import Pinged

@@ -74,15 +74,15 @@ class Sockets:
         self.tunnels = WebSockets(loop, sealer.knock, sealer.check_knock, on_tunnelled, self.accepted)
 
     def bind(self, target: Addr) -> None:
-        """Move to another local address.
+        """Move to another local address; what waits at the one before is taken.
 
         Raises AddressInUse or ConfigError.
         """
-        self._bind(target)
+        self._bind(target, read_out=True)
         self.listen_for_tunnels()
 
-    def _bind(self, target: Addr) -> None:
-        self.udp.bind(target)
+    def _bind(self, target: Addr, *, read_out: bool = False) -> None:
+        self.udp.bind(target, read_out=read_out)
         self._chosen = target.port == 0
         self.local = self.udp.local
         self._stop_reopening()

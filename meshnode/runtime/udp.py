@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from meshnode.base.address import Addr, canonical_host, is_dialable
 from meshnode.base.forks import close_in_child
-from meshnode.base.limits import BASE_MTU, LOOPBACK_MTU, MAX_QUEUED_S
+from meshnode.base.limits import MAX_QUEUED_S
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.path import Path, ViaSocket
 from meshnode.base.refusals import listen_refusal
@@ -38,8 +38,6 @@ SO_TIMESTAMPNS = 35  # asm-generic/socket.h: two longs, the clock of the wall wh
 RECEIVED_AT = (socket.SOL_SOCKET, SO_TIMESTAMPNS)
 TIMESPEC = struct.Struct("@ll")
 IP_MTU_DISCOVER = 10  # linux/in.h
-IP_MTU = 14
-IP_AND_UDP = 48  # bytes of headers, the larger of the two families
 IPV6_MTU_DISCOVER = 23  # linux/in6.h
 PMTUDISC_PROBE = 3
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
@@ -54,6 +52,7 @@ NEXT_ALONE = (*range(1, 3 * ALONE), ALONE - LOOKS)
 MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS of the oldest kernels with GSO
 MAX_GSO = 65_000
 GSO_AGAIN_S = 10.0  # after a refusal: of the kernel, or of a device, an MTU or an address that is in use just now
+READS_AT_END = 4  # wake-ups' worth that is read of a socket when another one takes its place
 MAX_BACKLOG = 512  # datagrams kept while the kernel's buffer is full; QUIC repeats what is dropped
 MAX_ADDRESSES = 4096  # cached conversions
 RETRY_ERRORS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
@@ -131,10 +130,10 @@ class UdpSocket:
         name = self._socket.getsockname()
         return Addr(canonical_host(name[0]), name[1])
 
-    def bind(self, listen: Addr) -> None:
+    def bind(self, listen: Addr, *, read_out: bool = False) -> None:
         """Bind, or move to another local address: the new socket is ready before the old one closes.
 
-        Raises AddressInUse or ConfigError.
+        With ``read_out`` what waits in that is handed on. Raises AddressInUse or ConfigError.
         """
         try:
             fresh = _open(listen)
@@ -152,7 +151,13 @@ class UdpSocket:
         self._filter = self._filter.for_new_socket()  # the one before has its own
         self._loop.add_reader(fresh, self._readable, fresh)
         if old is not None:
-            self._drop(old)
+            self._wakes.alone = 0
+            try:
+                for _ in range(READS_AT_END if read_out else 0):
+                    if not self._readable(old):
+                        break
+            finally:
+                self._drop(old)
 
     def translate(self, translation: Translation | None) -> None:
         """Reach IPv4 hosts by a translator from now on, or no longer (None)."""
@@ -208,7 +213,7 @@ class UdpSocket:
 
     # ---- receiving
 
-    def _readable(self, sock: socket.socket) -> None:
+    def _readable(self, sock: socket.socket) -> bool:
         batch: list[Run] = []
         view, refused, asked = self._view, self.refused, self._host.asked
         dropped = of_connections = stale = 0
@@ -251,6 +256,7 @@ class UdpSocket:
             self._note_unread(sock, stale, dropped)
         if batch:
             wakes.most = CONTENDED if self._on_batch(batch) else BATCH
+        return bool(batch)
 
     def _note_unread(self, sock: socket.socket, stale: int, dropped: int) -> None:
         if stale:
@@ -460,17 +466,6 @@ def _open(listen: Addr) -> socket.socket:
     if problem.errno == errno.EADDRINUSE:
         raise AddressInUse(f"{listen} is taken: {reason}", hint=hint)
     raise ConfigError(f"cannot listen on {listen}: {reason}", hint=hint)
-
-
-def loopback_mtu() -> int:
-    """Return the UDP payload that datagrams within this host may have, at most ``LOOPBACK_MTU``; 0 when unknown."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect(("127.0.0.1", 9))  # sends nothing
-            mtu = probe.getsockopt(socket.IPPROTO_IP, IP_MTU)
-    except OSError:
-        return 0
-    return min(LOOPBACK_MTU, mtu - IP_AND_UDP) if mtu - IP_AND_UDP > BASE_MTU else 0
 
 
 def _family(host: str) -> int:

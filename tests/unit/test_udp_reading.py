@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from typing import Any
 
+import pytest
+
+from meshnode.base.address import Addr
 from meshnode.base.metrics import Metrics
 from meshnode.runtime.udp import ALONE, GRO_SIZE, UdpSocket
 from meshnode.stack.reception import Run
@@ -74,3 +78,15 @@ def test_a_transfer_is_read_until_nothing_is_left() -> None:
     node = Node()
     node.kernel.segments = 16
     assert {node.arrive(1) for _ in range(10 * ALONE)} == {2}, "more is there, or soon will be: one flush for all"
+
+
+@pytest.mark.parametrize("read_out", [True, False])
+def test_what_waits_where_a_socket_was_is_read_before_it_is_closed(read_out: bool) -> None:
+    node = Node()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        node.udp.bind(Addr("127.0.0.1", 0))
+        for _ in range(100):
+            peer.sendto(b"\x40" + bytes(8), ("127.0.0.1", node.udp.local.port))
+        node.udp.bind(Addr("127.0.0.1", 0), read_out=read_out)
+        assert sum(node.batches) == (100 if read_out else 0), "nothing takes it while a node starts"
+    node.udp.close()
