@@ -165,7 +165,11 @@ class Acceptor:
             sock.close()
             self._pause()
         elif self._accepted.enter(sock, source_shares(source.host) if source.host else LOCAL):
-            self._on_connection(sock, source)
+            try:
+                self._on_connection(sock, source)
+            except BaseException:
+                sock.close()  # which nothing else would
+                raise
         else:
             sock.close()
 

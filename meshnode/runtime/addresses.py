@@ -78,12 +78,12 @@ class OwnAddresses:
 
         ``on_change`` is called with ``moved`` True, and port mappings are asked for at the new addresses.
         """
+        if self._closed:
+            return
         self._view, _ = self._watcher.look()
         self._moved()
 
     def _moved(self) -> None:
-        if self._closed:
-            return
         self._publish(moved=True)
         self._update_port_maps()
 

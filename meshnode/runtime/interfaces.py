@@ -118,10 +118,13 @@ class InterfaceWatcher:
         Where a netlink socket is refused (some sandboxes), Linux polls too.
         """
         if sys.platform == "linux":
+            netlink = None
             try:
                 netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
                 netlink.bind((0, GROUPS))
             except OSError as error:
+                if netlink is not None:
+                    netlink.close()
                 self._missing = f"no netlink here ({error.strerror}): changes of addresses are noticed once a second"
                 log.warning(self._missing)
                 self._poll()

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from meshnode.base.address import Addr
 from meshnode.base.fair_table import FairTable, source_shares
@@ -93,7 +94,7 @@ class KnockListener:
             self._acceptor = None
 
     def _on_connection(self, sock: socket.socket, source: Addr) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, HEADER_LENGTH)
+        _wake_at(sock, HEADER_LENGTH)
         deadline = self._loop.call_later(TUNNEL_KNOCK_S, self._refuse, sock)
         self._pending[sock] = _Pending(HEADER_LENGTH, 0, deadline, source)
         pushed_out = self._places.add(sock, *source_shares(source.host))
@@ -122,7 +123,7 @@ class KnockListener:
                 self._refuse(sock)
                 return
             pending.needed = length
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, length)
+            _wake_at(sock, length)
         else:
             self._knocked(sock, pending, server_name(data))
 
@@ -132,7 +133,7 @@ class KnockListener:
             self._refuse(sock)
             return
         self._forget(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        _wake_at(sock, 1)
         self._on_member(sock, member, pending.source)
 
     def _refuse(self, sock: socket.socket) -> None:
@@ -147,3 +148,9 @@ class KnockListener:
         self._pending.pop(sock).deadline.cancel()
         self._places.discard(sock)
         self._loop.remove_reader(sock)
+
+
+def _wake_at(sock: socket.socket, size: int) -> None:
+    """Be woken only for so many bytes, where the kernel can; some refuse all options of a connection that is over."""
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)

@@ -19,7 +19,7 @@ from meshnode.runtime.host_names import look_up
 from meshnode.sdk.node import Node, runtime_of
 from meshnode.sdk.places import Places
 from meshnode.services.ends import End, bound_end, parse_listen
-from meshnode.services.splice import RESET, abort, end_by_reset, splice
+from meshnode.services.splice import abort, end_by_reset, splice
 from meshnode.services.unix import UnixListener
 from meshnode.services.usage import Rates, Tolls
 
@@ -150,8 +150,7 @@ class Forward:
 
     def _on_connection(self, sock: socket.socket, source: Addr) -> None:
         if len(self._tasks) >= 2 * MAX_CLIENTS:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            sock.close()
+            abort(sock)
             return
         task = asyncio.get_running_loop().create_task(self._client(sock, source))
         self._tasks[task] = None

@@ -104,6 +104,24 @@ async def test_a_connection_comes_with_its_source_and_one_over_the_share_is_clos
             assert await asyncio.to_thread(second.recv, 1) == b""
 
 
+async def test_a_connection_that_cannot_be_taken_over_is_closed() -> None:
+    accepted = Accepted(Metrics(), 4)
+    loop = asyncio.get_running_loop()
+    failed: list[object] = []
+    loop.set_exception_handler(lambda loop, context: failed.append(context["exception"]))
+
+    def refuse(sock: socket.socket, source: Addr) -> None:
+        raise OSError("no option of it can be set")
+
+    made = Acceptor(loop, accepted, [listen_tcp("127.0.0.1", 0, 16)], refuse)
+    with socket.create_connection(made.bound) as client:
+        client.settimeout(HANG_S)
+        assert await asyncio.to_thread(client.recv, 1) == b""
+    assert len(accepted) == 0
+    assert len(failed) == 1
+    made.close()
+
+
 @pytest.mark.parametrize("reserved", [False, True])
 async def test_the_last_descriptors_are_only_for_what_is_reserved_and_accepting_pauses(
     listening: Callable[..., tuple[Acceptor, list[tuple[socket.socket, Addr]], Metrics]],

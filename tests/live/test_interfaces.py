@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import uvloop
 
+from meshnode import Config
+from meshnode.base.address import Addr
+from meshnode.base.clock import SystemClock
+from meshnode.base.metrics import Metrics
+from meshnode.base.timers import reraise
 from meshnode.runtime import interfaces
+from meshnode.runtime.addresses import OwnAddresses
 from meshnode.runtime.interfaces import InterfaceWatcher, local_networks
 from meshnode.runtime.netlink import ADDRESS_HEAD, HEADER, NEW_ADDRESS
 from tests.given_time import wait_for
@@ -54,6 +63,51 @@ async def test_a_closed_watcher_is_silent_and_closes_twice() -> None:
     watcher.close()
     watcher.close()
     await asyncio.sleep(0)
+
+
+async def test_one_that_cannot_listen_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interfaces.InterfaceWatcher, "_poll", lambda watcher: None)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.MonkeyPatch.context() as refusing:
+        refusing.setattr(interfaces.socket, "socket", _NoBind)
+        watcher = InterfaceWatcher(asyncio.get_running_loop(), lambda: None)
+        watcher.start()
+    gc.collect()
+    assert _NoBind.closed == 1
+    watcher.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+class _NoBind(socket.socket):
+    """A socket that cannot be bound."""
+
+    closed = 0
+
+    def bind(self, place: object) -> None:
+        raise PermissionError
+
+    def close(self) -> None:
+        type(self).closed += 1
+        super().close()
+
+
+async def test_a_move_behind_the_end_opens_nothing(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    addresses = OwnAddresses(
+        loop,
+        SystemClock(),
+        Config(home=tmp_path, port_mapping=False),
+        b"",
+        lambda: Addr("127.0.0.1", 4242),
+        lambda *told: None,
+        Metrics(),
+        reraise,
+    )
+    addresses.start()
+    addresses.stop()
+    before = len(os.listdir("/proc/self/fd"))
+    addresses.moved()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_loopback_is_listed_only_when_asked_for() -> None:

@@ -15,7 +15,7 @@ from meshnode import Identity, Node
 from meshnode.base.path import ViaTunnel
 from meshnode.runtime import knock_listener
 from meshnode.runtime import websocket as tunnel
-from meshnode.runtime.acceptor import listen_tcp
+from meshnode.runtime.acceptor import CountedSocket, listen_tcp
 from meshnode.runtime.tunnel_client import UNACKED_S
 from meshnode.runtime.tunnel_tls import server_context
 from meshnode.sdk.node import runtime_of
@@ -75,6 +75,22 @@ async def test_a_port_that_another_program_has_for_tcp_is_not_kept(
     assert seed.record.endpoints[0].addr.port == local.port
     with socket.create_connection(local, timeout=HANG_S):
         pass
+
+
+async def test_a_kernel_that_sets_no_option_of_a_connection_costs_nothing(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(sock: socket.socket, *option: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(CountedSocket, "setsockopt", refuse)
+    seed = await make_node(seed_role=True)
+    with socket.create_connection(("127.0.0.1", runtime_of(seed).sockets.local.port)) as client:
+        client.settimeout(HANG_S)
+        client.sendall(bytes(5))  # no hello of TLS
+        with pytest.raises(ConnectionResetError):
+            await asyncio.to_thread(client.recv, 1)
+    assert len(runtime_of(seed).sockets.accepted) == 0
 
 
 async def test_strangers_get_no_byte_from_the_tunnel(make_node: MakeNode) -> None:
