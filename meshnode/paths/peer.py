@@ -409,7 +409,6 @@ class PeerPaths:
             self.mtu.validate(decision.validate, now)
         if decision.to is None or decision.reason is None or old is None:
             return False
-        old.mtu.stop()
         if old.is_valid:
             book.previous = old
         failed = (is_silent and not self.seeking.moved) or decision.reason is PathReason.TOO_SMALL
@@ -424,6 +423,9 @@ class PeerPaths:
 
     def _use(self, current: Candidate, now: float) -> None:
         """Send everything this way from now on."""
+        old = self.book.current
+        if old is not None and old is not current:
+            old.mtu.stop()
         self.book.current, self.active = current, current.path
         self.mtu.use(current, now)
         if current.rank == 0:

@@ -117,6 +117,19 @@ def test_an_idle_path_costs_no_confirmations() -> None:
     assert [effect for effect in wire.seen(SendProbe) if effect.pad_to] == []
 
 
+def test_what_was_not_confirmed_on_a_path_before_a_new_connection_is_forgotten() -> None:
+    wire = connected(A, B)
+    left = wire.paths.book.current
+    assert left is not None
+    wire.paths.set_in_flight(1_452, wire.now)
+    wire.mtu = 1_300
+    wire.run(0.05)
+    left.mtu.confirm_at = wire.now
+    wire.run(0.01)
+    wire.paths.accept(B, wire.now)
+    assert (left.mtu.at, left.mtu.confirm_at) == (None, None)
+
+
 def test_within_a_host_datagrams_are_large_at_once_and_at_the_base_on_any_other_path() -> None:
     for moved, size in ((Addr("127.0.0.2", 2), LOOPBACK_MTU), (A, BASE_MTU)):
         rng = random.Random(1)
