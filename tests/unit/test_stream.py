@@ -19,7 +19,7 @@ from meshnode.errors import (
 )
 from meshnode.identity.keys import Identity
 from meshnode.quic.connection import Connection, State
-from meshnode.quic.engines import pick_engine
+from meshnode.quic.engines import pick_engine, qh3
 from meshnode.quic.hello import CloseCode, Hello, LocalEnd
 from meshnode.quic.preface import StreamStatus, encode_header
 from meshnode.quic.stream import Stream
@@ -505,3 +505,16 @@ def test_a_stream_that_ended_before_the_peer_had_all_fails_with_its_connection(e
     assert isinstance(mine.error, ConnectionLost), "whoever asks whether the peer has all is not told that it has"
     assert whole.error is None
     assert (mine.at_eof, whole.at_eof) == (True, True), "what has come is whole"
+
+
+def test_what_the_peer_has_not_is_not_forgotten_among_many_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qh3, "WRITTEN", 4)
+    monkeypatch.setattr(qh3.Written, "most", 4)
+    pair = Pair("qh3", "qh3")
+    mine, _ = pair.open()
+    mine.write(bytes(3_000_000), fin=True)  # more than a window
+    for _ in range(30):
+        other, _ = pair.open()
+        other.write(b"x", fin=True)
+    assert mine.queued > 500_000
+    assert len(pair.dialler.engine._written) < 30  # type: ignore[attr-defined]

@@ -101,14 +101,17 @@ class Written(dict[int, int]):
     """Bytes written by stream; ``most`` is how many streams there are before those that are over are looked for."""
 
     most = WRITTEN
+    _sent: frozenset[int] = frozenset()
 
-    def drop_ended(self, can_send: Callable[[int], bool]) -> None:
-        """Forget the streams that nothing more is sent on.
+    def drop_sent(self, is_sent: Callable[[int], bool]) -> None:
+        """Forget the streams that were sent to their ends at the last look already: that is to have arrived since.
 
         ``most`` is then twice what is left, so that it is rare however many streams there are.
         """
-        for key in [key for key in self if not can_send(key)]:
+        sent = frozenset(key for key in self if is_sent(key))
+        for key in sent & self._sent:
             del self[key]
+        self._sent = sent - self._sent
         self.most = max(WRITTEN, 2 * len(self))
 
 
@@ -323,7 +326,8 @@ class Qh3Engine:
         written = self._written
         written[stream_id] = written.get(stream_id, 0) + len(data)
         if len(written) > written.most:
-            written.drop_ended(self._core.can_send_stream)
+            core = self._core
+            written.drop_sent(lambda key: not (core.can_send_stream(key) or core.get_send_buffer_size(key)))
 
     def reset(self, stream_id: int, code: int) -> None:
         """Abort our direction; the application has let go of the stream."""
