@@ -231,7 +231,8 @@ async def _until_gone(sock: socket.socket) -> None:
 
     def on_readable() -> None:
         loop.remove_reader(sock)
-        readable.set_result(None)
+        if not readable.done():  # the wait may be given up in this turn of the loop
+            readable.set_result(None)
 
     loop.add_reader(sock, on_readable)
     try:

@@ -22,7 +22,7 @@ from meshnode.daemon.request import Json, Request
 from meshnode.daemon.requests.attached import Events
 from meshnode.daemon.requests.node import Peers, Status
 from meshnode.daemon.requests.services import Expose
-from meshnode.daemon.server import ControlServer, _loop_factory
+from meshnode.daemon.server import ControlServer, _loop_factory, _until_gone
 from meshnode.errors import ConfigError, NotRunning
 from meshnode.runtime.acceptor import Accepted
 
@@ -169,3 +169,17 @@ def test_up_runs_on_uvloop_where_it_is_installed(monkeypatch: pytest.MonkeyPatch
     assert _loop_factory() is uvloop.new_event_loop
     monkeypatch.setitem(sys.modules, "uvloop", None)  # not installed
     assert _loop_factory() is None
+
+
+async def test_a_client_that_goes_in_the_moment_of_its_answer_is_no_fault_of_the_node() -> None:
+    loop, faults = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda loop, context: faults.append(context))
+    ours, client = socket.socketpair()
+    ours.setblocking(False)
+    waiting = asyncio.ensure_future(_until_gone(ours))
+    await asyncio.sleep(0)
+    client.close()
+    loop.call_soon(waiting.cancel)  # in the turn of the loop in which the end of the client is met
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert not faults
+    ours.close()
