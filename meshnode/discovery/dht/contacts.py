@@ -301,8 +301,12 @@ class Contacts:
         self._lookups.find(self._shared.key, now, lambda lookup, t: None, width=K)
 
     def _revive(self, now: float) -> None:
-        """Ping seeds that are missing and two evicted contacts; all known peers when no contact answers any more."""
+        """Ping seeds that are missing and two evicted contacts; all known peers when no contact answers any more.
+
+        Those that were taken out for a time may come back after it.
+        """
         shared = self._shared
+        self._table.forgive(now)
         alone = not any(c.fails == 0 for c in self._table.contacts())
         self._revive_wait = min(MAX_REVIVE_S, self._revive_wait * 2) if alone else MAX_REVIVE_S
         past = list(self._past.items())[:2]
@@ -347,7 +351,6 @@ class Refresh:
         self.start(now)
         self._cull(now)
         table = self._shared.table
-        table.forgive(now)
         changed = table.version != self._version
         if not changed and now - self._at < self._wait:
             return
