@@ -190,7 +190,7 @@ def test_free_ids_in_a_few_networks_that_answer_by_turns_shut_no_window(nodes: i
         net.run(0.5)
         assert victim.dht._shared.rpcs.budget.window >= FIRST / 2
     assert right == 20
-    assert victim.metrics.counters["dht_timeouts"] > 20, "it was an attack"
+    assert victim.metrics.counters["dht_timeouts"] > 10, "it was an attack"
     assert victim.metrics.counters.get("dht_spared", 0) == 0, "what is lost is sent again"
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from pathlib import Path
+from statistics import mean
+
+import pytest
 
 from meshnode.base.address import Addr
 from meshnode.base.fair_table import source_shares
 from meshnode.base.limits import DHT_MAX_LOOKUPS, DHT_MAX_PROBES
+from meshnode.base.metrics import Metrics
+from meshnode.discovery.dht import Dht
 from meshnode.discovery.dht.announce import CONTACT_RETRY_S, MAX_RETRY_S, RETRIES, RETRY_S
 from meshnode.discovery.dht.contacts import (
     ASK_BACK_S,
     FIRST_CHECK_S,
+    LEAF_S,
     LEAST_CHECK_S,
     LIAR_S,
     LIARS,
@@ -171,13 +178,13 @@ def test_a_record_that_has_run_out_is_no_lie() -> None:
     assert _knows(node, slow)
 
 
-def test_a_join_asks_each_node_about_itself_once_and_costs_little_at_any_size() -> None:
-    for nodes in (10, 40):
-        joined = dht_join.measure(nodes)
-        assert joined["datagrams"] < 160, "78 and 138; the mean of eight meshes of 40 is 148"
-        assert joined["bytes"] < 80_000
-        assert joined["contacts"] >= min(nodes, 16)
-        assert joined["contact_of"] >= min(nodes, 16)
+@pytest.mark.parametrize(("nodes", "most"), [(10, 77), (20, 130), (40, 134)])
+def test_a_join_asks_each_node_about_itself_once_and_costs_little_at_any_size(nodes: int, most: int) -> None:
+    joins = [dht_join.measure(nodes, seed) for seed in range(1, 9)]
+    assert mean(joined["datagrams"] for joined in joins) < most, "74, 126 and 129"
+    assert mean(joined["bytes"] for joined in joins) < 80_000
+    assert min(joined["contacts"] for joined in joins) >= min(nodes, 16)
+    assert min(joined["contact_of"] for joined in joins) >= min(nodes, 16)
 
 
 def test_a_publication_and_a_join_share_a_lookup() -> None:
@@ -421,3 +428,17 @@ def test_a_contact_that_answered_stores_without_a_token() -> None:
     (reply,) = [decode_message(e.body) for e in node.dht.take_effects() if isinstance(e, SendSealed)]
     assert isinstance(reply, Stored)
     assert reply.status is Status.OK
+
+
+def test_a_leaf_lets_contacts_come_back_that_were_taken_out_for_a_time() -> None:
+    for leaf in (False, True):
+        rng = random.Random(1)
+        dht = Dht(_identity(1).id, rng=rng, entropy=rng.randbytes, metrics=Metrics(), leaf=leaf)
+        other = _identity(5).id
+        dht._contacts.on_leaf(other, 1.0)
+        assert not dht._table.wants(other, HOME)
+        now: float | None = 1.0
+        while (now := dht.next_deadline()) is not None and now < 1.0 + LEAF_S + 120.0:
+            dht.tick(now, 1_800_000_000.0 + now)
+            dht.take_effects()
+        assert dht._table.wants(other, HOME), leaf

@@ -1,7 +1,8 @@
 """What a node learns when its first contact answers: its neighbourhood, by lookups of its own key.
 
 All lookups of one join are one walk: a node that was asked is not asked again, but for the two that hear of others
-that join in the same second, a seed and the nearest one. When those name no new node any more the walk is over.
+that join in the same second, a seed and the nearest one. When those name no new node any more the walk is over. Nor are
+nodes pinged that a lookup heard of and did not ask: the next one asks those that matter.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from meshnode.identity.node_id import NodeId
 
 JOIN_WIDTH = R  # of the first self-lookup, whose answers are also where the record goes
 SETTLE_S, LAST_SETTLE_S = (1.0, 3.0), 15.0  # when further ones follow: others may join in the same second
-FAR_S, FAR_WIDTH, FAR_BELOW = 1.2, 2, 20  # contacts above which a mesh need not be whole
+FAR_S, FAR_BELOW = 1.6, 20  # after the second one; contacts above which a mesh need not be whole
+WHOLE = 24  # nodes below which a mesh becomes whole: all that are heard of are pinged
 ASKED_AGAIN = 2  # by each of these, a seed among them; others that were asked have said what they know
 
 
@@ -38,15 +40,15 @@ class Joining:
         """Look this node's own key up, without those that were ``asked`` already."""
 
         def done(lookup: Lookup, now: float) -> None:
-            self._asked.update(dict.fromkeys(candidate.id for candidate in lookup.answers))
+            self._asked.update(dict.fromkeys(lookup.asked))
             before = len(self._heard)
             self._heard.update(dict.fromkeys(lookup.heard))
             self._is_news = len(self._heard) > before
 
-        self._lookups.find(self._shared.key, now, done, width=width, asked=asked)
+        self._lookups.find(self._shared.key, now, done, width=width, asked=asked, most=0 if asked is None else WHOLE)
 
     def _settle(self, now: float) -> None:
-        """Widen the self-lookup in a small mesh, which becomes fully connected; in a large one the first is enough."""
+        """Widen the self-lookup: a small mesh becomes fully connected; in a large one a few more nodes are enough."""
         shared = self._shared
         if len(shared.table) >= 2 * K:
             return
@@ -54,7 +56,7 @@ class Joining:
         seeds = shared.rng.sample(list(shared.seeds), min(1, len(shared.seeds)))
         for peer in [*seeds, *nearest][:ASKED_AGAIN]:
             self._asked.pop(peer, None)
-        self._ask_around(R, dict(self._asked), now)
+        self._ask_around(R if len(self._heard) < 2 * K else R // 2, dict(self._asked), now)
 
     def _look_far(self, now: float) -> None:
         """Learn of the nodes farthest from this one, which no answer about its own key names.
@@ -63,4 +65,4 @@ class Joining:
         """
         if len(self._heard) >= K and len(self._shared.table) < FAR_BELOW:
             far = bytes(255 - byte for byte in self._shared.key)
-            self._lookups.find(far, now, lambda lookup, t: None, width=FAR_WIDTH)
+            self._lookups.check(far, now, lambda lookup, t: None, most=0)

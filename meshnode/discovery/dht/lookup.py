@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import insort
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from dataclasses import field
 
 from meshnode.base.address import Addr
@@ -301,7 +301,12 @@ class Lookup:
         return not (path.first_of(path.heap) or path.first_of(path.priced) or self._may_matter(path))
 
     @property
-    def heard(self) -> Iterable[NodeId]:
+    def asked(self) -> list[NodeId]:
+        """Return the nodes that have answered, or may still."""
+        return [*(c.id for c in self.answers), *(peer for path in self._paths for peer in path.in_flight)]
+
+    @property
+    def heard(self) -> Collection[NodeId]:
         """Return all nodes that it knows of."""
         return self._known
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from dataclasses import field
+from math import inf
 
 from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
@@ -48,6 +49,7 @@ class Search:
     on_found: OnFound | None
     followers: list[OnDone] = field(default_factory=list)
     deadline: Timer | None = None
+    most: float = inf  # nodes that it has heard of above which those that it did not ask are not pinged
     is_waiting: bool = False
     is_over: bool = False
 
@@ -84,21 +86,29 @@ class Lookups:
         """Whether one more may begin: fewer run than may at all, and than the budget of requests bears."""
         return len(self._running) < min(DHT_MAX_LOOKUPS, self._shared.rpcs.budget.lookups)
 
-    def check(self, key: bytes, now: float, on_done: OnDone) -> None:
+    def check(self, key: bytes, now: float, on_done: OnDone, *, most: float = inf) -> None:
         """Ask the few nodes nearest to ``key``, and those that are nearer by what they say; as ``find``."""
         if not self._share(key, False, CHECK_WIDTH, now, on_done):
-            self._start(key, CHECK_WIDTH, False, now, on_done, alpha=CHECK_WIDTH)
+            self._start(key, CHECK_WIDTH, False, now, on_done, alpha=CHECK_WIDTH, most=most)
 
     def find(
-        self, key: bytes, now: float, on_done: OnDone, *, width: int = R, asked: Container[NodeId] | None = None
+        self,
+        key: bytes,
+        now: float,
+        on_done: OnDone,
+        *,
+        width: int = R,
+        asked: Container[NodeId] | None = None,
+        most: float = inf,
     ) -> None:
         """Find the ``width`` nodes nearest to ``key``; ``on_done`` comes later, never within this call.
 
         The lookup that it is given has asked for no record; ``Lookup.closest`` has the nodes, with their tokens. Nodes
-        that were ``asked`` by an earlier one are not asked again, and its answers do not serve for this one.
+        that were ``asked`` by an earlier one are not asked again, and its answers do not serve for this one. Nodes that
+        it heard of and did not ask are pinged, unless it has heard of ``most`` or more.
         """
         if asked is not None or not self._share(key, False, width, now, on_done):
-            self._start(key, width, False, now, on_done, asked=asked or ())
+            self._start(key, width, False, now, on_done, asked=asked or (), most=most)
 
     def get(self, key: bytes, now: float, on_done: OnDone) -> None:
         """Find the record of ``key``; as ``find``."""
@@ -178,6 +188,7 @@ class Lookups:
         *,
         asked: Container[NodeId] = (),
         alpha: int = ALPHA,
+        most: float = inf,
     ) -> Search | None:
         shared = self._shared
         shared.metrics.count(LOOKUPS)
@@ -189,7 +200,7 @@ class Lookups:
             shared.metrics.count(LOOKUPS_FULL)
             shared.timers.at(now, lambda t: on_done(lookup, t))
             return None
-        search = Search(lookup, on_done, on_found)
+        search = Search(lookup, on_done, on_found, most=most)
         self._running[search] = None
         starters = self._starters(key)
         lookup.start(starters, self._seeds(lookup))
@@ -280,7 +291,7 @@ class Lookups:
             search.deadline.cancel()
         lookup = search.lookup
         if not self._shared.rpcs.budget.congested:  # what this lookup was not begun for waits for better times
-            for candidate in lookup.unasked(MAX_INTRODUCED):
+            for candidate in lookup.unasked(MAX_INTRODUCED if len(lookup.heard) < search.most else 0):
                 self._meet(candidate.id, candidate.addr, now)
             self._repair(lookup, now)
         self._recent[lookup.key, lookup.want_record] = lookup, now

@@ -15,6 +15,7 @@ INITIAL_SOFT_S = 0.25
 UNKNOWN_RTO_S = 0.5
 URGENT_FIRST_S = 0.05
 MAX_URGENT_FIRST_S = 0.5
+FEW_PEERS = 16  # known peers, below which their round trips do not show what others are like
 MAX_PEERS = 2_048  # peers whose RTT we remember; x about 200 B
 
 
@@ -54,6 +55,8 @@ class RttBook:
         own = self._peers.get(peer)
         if own is None:
             first, last = soft(self.overall), max(UNKNOWN_RTO_S, rto(self.overall))
+            if len(self._peers) < FEW_PEERS:
+                first = self.overall.timeout(MIN_SOFT_S, MAX_SOFT_S, unknown=INITIAL_SOFT_S)
         else:
             first, last = soft(own), rto(own)
         return first, max(last - first, first)
