@@ -64,8 +64,8 @@ class Dialing(Component):
 
     # ---- dialling
 
-    def connect(self, peer: NodeId, now: float, answer: OnConnect) -> None:
-        """Give ``answer`` a READY connection to ``peer``, or the error.
+    def connect(self, peer: NodeId, now: float, answer: OnConnect, known_at: Path | None = None) -> None:
+        """Give ``answer`` a READY connection to ``peer``, or the error; without a record it is ``known_at`` an address.
 
         The live one is given at once, before this returns; so are errors that are known then. Else a dial begins, or
         the one that runs is shared, and the answer comes with its end.
@@ -90,26 +90,31 @@ class Dialing(Component):
         session.waiting.append(answer)
         session.attempt.redials = 0
         if session.dial is None and len(session.waiting) == 1:
-            self._find(session, now)
+            self._find(session, now, known_at)
 
     def connect_member(self, peer: NodeId, now: float, answer: OnConnect) -> None:
         """Connect to a peer for the mesh's sake, as ``connect``: not to one that may not connect here.
 
-        A configured seed is dialled all the same; what it asks for on the connection is refused.
+        A configured seed is dialled all the same; what it asks for on the connection is refused. One without a record
+        is dialled where it answers the DHT: a lookup is some 60 datagrams, and its Hello brings the record.
         """
         context = self._context
         if context.guard.may_admit(peer) or peer in context.records.hints:
-            self.connect(peer, now, answer)
+            self.connect(peer, now, answer, context.records.contact_at(peer, now))
         else:
             self._context.metrics.count(NOT_DIALLED)
             answer(PolicyDenied(f"{peer.short} may not connect here", hint="allow its id"))
 
-    def _find(self, session: Session, now: float) -> None:
+    def _find(self, session: Session, now: float, known_at: Path | None) -> None:
         """Dial the peer once there is an address of it."""
         peer = session.peer
         cached = self._context.records.cached(peer)
         if cached is not None or peer in self._context.records.hints:
             self._dial(session, cached, now)
+            return
+        if known_at is not None:
+            session.paths.add_candidates([(known_at, "contact")], now)
+            self._dial(session, None, now)
             return
 
         def resolved(result: Resolved | NotFound) -> None:
@@ -377,9 +382,11 @@ class Dialing(Component):
         dial = session.dial
         late = self._context.late_by
         session.attempt.check_at = now + max(DIAL_REFRESH_S, late)
-        # a peer that moved, or starts, or waits for a relay, publishes only later
-        self._context.records.watch_if_used(session.peer, now, dialling=True)
-        if dial is None or now < dial.started + DIAL_REFRESH_S:
+        is_early = dial is None or now < dial.started + DIAL_REFRESH_S
+        if dial is None or not is_early or not dial.bytes_in:
+            # a peer that moved, or starts, or waits for a relay, publishes only later
+            self._context.records.watch_if_used(session.peer, now, dialling=True)
+        if dial is None or is_early:
             return
         self._context.records.seek(session.peer, now)
         if dial.bytes_in:

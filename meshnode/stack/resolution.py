@@ -12,7 +12,7 @@ from meshnode.base.address import NOWHERE, Addr, is_dialable
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_SOUGHT, SEEK_S
 from meshnode.base.path import Path, ViaTunnel
-from meshnode.discovery.dht import FIRST_KIND, LAST_KIND, Dht, DhtSource, is_congested
+from meshnode.discovery.dht import FIRST_KIND, LAST_KIND, Dht, DhtSource, is_congested, place_of
 from meshnode.discovery.resolver import Resolved, Resolver
 from meshnode.discovery.source import RecordSource
 from meshnode.errors import NotFound
@@ -41,7 +41,7 @@ class Resolution(Component):
         self.sources: list[RecordSource] = []
         self._context = context
         self._id = context.identity.id
-        self._timer = context.timers.timer(self._tick)
+        self._timer = context.timers.timer(partial(_tick, self))
         self._sought: BoundedDict[NodeId, float] = BoundedDict(MAX_SOUGHT)
         self._seek_at = float("-inf")  # of the last search for a silent peer
         self._watched: dict[NodeId, float] = {}  # peers that opened streams, and when to see again to their watch
@@ -234,6 +234,10 @@ class Resolution(Component):
         """Return the ids of the DHT's contacts; none when it is off."""
         return [peer for peer, _ in self.dht.dht.contacts()] if self._uses_dht else []
 
+    def contact_at(self, peer: NodeId, now: float) -> Path | None:
+        """Return where a contact of the DHT has just answered; None for all others, and when it is off."""
+        return place_of(self.dht.dht, peer, now) if self._uses_dht else None
+
     def home_of(self, peer: NodeId) -> Hashable | None:
         """Return the network where a contact of the DHT answered, the id itself of a seed; None for all others."""
         if peer in self.hints:
@@ -280,9 +284,10 @@ class Resolution(Component):
     def _touched(self) -> None:
         self._context.dirty[self] = None
 
-    def _tick(self, now: float) -> None:
-        self.resolver.tick(now)
-        self._timer.set(self.resolver.next_deadline())
+
+def _tick(resolution: Resolution, now: float) -> None:
+    resolution.resolver.tick(now)
+    resolution._timer.set(resolution.resolver.next_deadline())
 
 
 def _have_each(resolution: Resolution, do: Callable[[RecordSource], None]) -> None:

@@ -408,3 +408,43 @@ def test_a_peer_that_fell_silent_is_sought_where_the_configuration_names_it_now(
     assert world.run(1.0, lambda: connection.state is State.CLOSED), "its end there knows nothing of it"
     assert one.connect(other.id).peer == again.id
     assert one.mesh.hears(other.id)
+
+
+# ---- members that the DHT knows
+
+
+def _dial_member(one: SimNode, other: SimNode) -> tuple[list[object], list[NodeId]]:
+    """Dial for the mesh's sake; the answer, and which peers are looked up for it."""
+    got: list[object] = []
+    looked_up: list[NodeId] = []
+    resolution = one.mesh.resolution
+    look_up = resolution.look_up
+
+    def noted(peer: NodeId, now: float) -> None:
+        looked_up.append(peer)
+        look_up(peer, now)
+
+    resolution.look_up = noted  # type: ignore[method-assign]
+    one.mesh.context.dials.connect_member(other.id, one.world.now, got.append)
+    one.on_dirty()
+    return got, looked_up
+
+
+def test_a_member_that_answers_the_dht_is_dialled_there_and_not_looked_up() -> None:
+    world, _, a, b = _world()
+    assert b.id in a.mesh.resolution.contacts()
+    assert a.mesh.resolution.cached(b.id) is None
+    got, looked_up = _dial_member(a, b)
+    assert world.run(0.2, lambda: bool(got))
+    assert isinstance(got[0], Connection)
+    assert looked_up == []
+    assert a.mesh.resolution.cached(b.id) is not None, "its Hello brings the record"
+
+
+def test_a_member_that_has_moved_since_it_answered_the_dht_is_found_all_the_same() -> None:
+    world, _, a, b = _world()
+    b.move("10.0.0.77")
+    world.run(0.01)  # its new record has not come anywhere
+    got, _ = _dial_member(a, b)
+    assert world.run(1.5, lambda: bool(got))
+    assert isinstance(got[0], Connection)

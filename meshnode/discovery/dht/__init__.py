@@ -1,6 +1,6 @@
 """Distributed hash table: stores and finds nodes' records without a server. Sans-IO; see ``core``."""
 
-from meshnode.discovery.dht.core import Dht, is_congested
+from meshnode.discovery.dht.core import Dht, is_congested, place_of
 from meshnode.discovery.dht.effects import (
     ContactsChanged,
     Effect,
@@ -31,4 +31,5 @@ __all__ = [
     "RecordPushed",
     "SendSealed",
     "is_congested",
+    "place_of",
 ]

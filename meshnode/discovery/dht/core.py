@@ -333,3 +333,8 @@ class Dht:
 def is_congested(dht: Dht) -> bool:
     """Return whether many requests time out of nodes that answered before: the mesh is short of CPU."""
     return dht._shared.rpcs.budget.congested
+
+
+def place_of(dht: Dht, peer: NodeId, now: float) -> Addr | None:
+    """Return the address of a contact that has just answered there; None for all others."""
+    return dht._shared.address_of(peer) if dht._contacts.answers(peer, now) else None
