@@ -128,6 +128,7 @@ BOUNDS = {
     "Reputation._effects": 0,
     "AntiEntropy._neighbours": GOSSIP_MAX_ACTIVE,
     "AntiEntropy._neighbours[]": NARROW["GOSSIP_MAX_GIVEN"],
+    "AntiEntropy._allowed": GOSSIP_MAX_ACTIVE,
     "AntiEntropy._exchanges": GOSSIP_MAX_ACTIVE,
     "AntiEntropy._effects": 0,
     "Names._claims": NAMES_MAX_CLAIMS,

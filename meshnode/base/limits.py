@@ -424,6 +424,8 @@ GOSSIP_MAX_HOPS = 64  # a liar's larger number means no more than this
 GOSSIP_FRAME = 14_000  # bytes of entries in one message; a control frame holds 16,384
 GOSSIP_QUEUE = 65_536  # bytes unsent on a link above which gossip for it is dropped, and reconciled when it drains
 GOSSIP_MAX_SYNC = 49_152  # bytes sent in answer to one request
+GOSSIP_SYNC_RATE = 8.0  # reconciliations a second that one neighbour may begin, each 12 kB of ids; an honest one 4
+GOSSIP_SYNC_BURST = 16.0
 GOSSIP_MAX_TELL_IDS = 1_500  # 12 kB
 GOSSIP_MAX_GIVEN = 2_048  # ids sent to a neighbour unasked, which are not sent again; x about 100 B x 8 neighbours
 MAX_UNANSWERED_PINGS = 1_024  # echoes, and the signs of life that gossip asks for; x about 400 B
@@ -458,9 +460,7 @@ TOPIC_BYTES = 1_048_576.0  # bytes a second of one origin
 TOPIC_BYTES_BURST = 2_097_152.0
 TOPIC_TOTAL_RATE = 2_000.0  # messages a second of one topic, all origins: many ids of one liar cost 9 % of a core
 TOPIC_TOTAL_BURST = 4_000.0
-TOPIC_LINK_RATE = (
-    100.0  # of each link beside that, which a flood over another cannot take; x 16 x 43 us = 7 % of a core
-)
+TOPIC_LINK_RATE = 100.0  # of each link besides, which a flood over another cannot take; x 16 x 43 us = 7 % of a core
 TOPIC_LINK_BURST = 400.0
 TOPIC_LINK_MOST = 5_000.0  # more than 2,000 + 16 x 100 + its own, which is all that a node takes and passes on: cut off
 TOPIC_LINK_MOST_BURST = 20_000.0  # what a link's full queue, 1 MB, may bring at once

@@ -7,10 +7,18 @@ import random
 
 import pytest
 
-from meshnode.base.limits import GOSSIP_MAX_RECENT, GOSSIP_MAX_SEEN, GOSSIP_MAX_SYNC, GOSSIP_MAX_TELL_IDS, GOSSIP_SEEN_S
+from meshnode.base.limits import (
+    GOSSIP_MAX_RECENT,
+    GOSSIP_MAX_SEEN,
+    GOSSIP_MAX_SYNC,
+    GOSSIP_MAX_TELL_IDS,
+    GOSSIP_SEEN_S,
+    GOSSIP_SYNC_BURST,
+    GOSSIP_SYNC_RATE,
+)
 from meshnode.base.metrics import Metrics
 from meshnode.base.timers import Timers
-from meshnode.gossip.dissemination.anti_entropy import AntiEntropy
+from meshnode.gossip.dissemination.anti_entropy import TOO_OFTEN, AntiEntropy
 from meshnode.gossip.dissemination.payloads import KEEP_PAYLOAD_S, Payload, RecentPayloads, Seen
 from meshnode.gossip.effects import Send
 from meshnode.gossip.messages import Entries, SyncRequest, SyncResponse, Want
@@ -251,3 +259,20 @@ def test_a_neighbour_that_goes_on_answering_without_an_entry_keeps_none_from_bei
         core.on_entries(OTHER, Entries(False, ()), [], half_seconds / 2)
     assert core.expects(OTHER)
     assert asks(ONE, 14.6)
+
+
+def test_a_neighbour_has_its_reconciliations_answered_at_a_rate_and_takes_none_of_anothers() -> None:
+    metrics = Metrics()
+    core = AntiEntropy(random.Random(1), Timers(), metrics, Items(), lambda item: True, 0.0)
+    for peer in (ONE, OTHER):
+        core.add(peer, 0.0)
+
+    def answers(peer: NodeId, now: float) -> int:
+        core.on_request(peer, SyncRequest((7,)), now)
+        return sum(isinstance(e, Send) and isinstance(e.message, SyncResponse) for e in core.take_effects())
+
+    flood = [answers(ONE, at / 100) for at in range(1_000)]  # ten seconds
+    assert GOSSIP_SYNC_BURST <= sum(flood) <= GOSSIP_SYNC_BURST + 10 * GOSSIP_SYNC_RATE
+    assert metrics.counters[TOO_OFTEN] == 1_000 - sum(flood)
+    assert answers(OTHER, 10.0) == 1
+    assert not answers(NodeId(bytes(31) + b"\x03"), 10.0), "no neighbour"

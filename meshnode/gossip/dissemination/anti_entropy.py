@@ -15,9 +15,17 @@ from collections.abc import Callable, Container
 from typing import Protocol
 
 from meshnode.base.bounded import BoundedDict
-from meshnode.base.limits import GOSSIP_FRAME, GOSSIP_MAX_GIVEN, GOSSIP_MAX_SYNC, GOSSIP_MAX_TELL_IDS
+from meshnode.base.limits import (
+    GOSSIP_FRAME,
+    GOSSIP_MAX_GIVEN,
+    GOSSIP_MAX_SYNC,
+    GOSSIP_MAX_TELL_IDS,
+    GOSSIP_SYNC_BURST,
+    GOSSIP_SYNC_RATE,
+)
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timers
+from meshnode.base.token_bucket import TokenBucket
 from meshnode.gossip.effects import Reconciled, Send
 from meshnode.gossip.messages import BUCKETS, Entries, SyncRequest, SyncResponse, Want
 from meshnode.identity.node_id import NodeId
@@ -35,6 +43,7 @@ PER_BUCKET = 8
 ROUNDS = describe("gossip_sync_rounds", "reconciliations begun")
 DIFFERENT = describe("gossip_sync_different", "reconciliations that found a difference")
 UNASKED = describe("gossip_sync_unasked", "reconciliation messages dropped: not asked for")
+TOO_OFTEN = describe("gossip_sync_too_often", "reconciliations not answered: that neighbour begins too many")
 
 
 class Items(Protocol):
@@ -76,6 +85,7 @@ class AntiEntropy:
         self._items = items
         self._lacks = lacks
         self._neighbours: dict[NodeId, BoundedDict[bytes, None]] = {}  # and the ids of what each was sent unasked
+        self._allowed: dict[NodeId, TokenBucket] = {}  # requests that each may still make
         self._exchanges: dict[NodeId, _Exchange] = {}
         self._effects: list[Send | Reconciled] = []
         self._calm: tuple[tuple[int, ...], float] = ((), EVERY_S)  # fingerprints at the last round, the wait after it
@@ -91,11 +101,13 @@ class AntiEntropy:
     def add(self, peer: NodeId, at: float) -> None:
         """Add a neighbour; the first exchange with it begins at ``at``, in monotonic seconds."""
         self._neighbours[peer] = BoundedDict(GOSSIP_MAX_GIVEN)
+        self._allowed[peer] = TokenBucket(GOSSIP_SYNC_RATE, GOSSIP_SYNC_BURST, at)
         self._timers.at(at, lambda now: self.ask(peer, now))
 
     def remove(self, peer: NodeId) -> None:
         """Remove a neighbour."""
         self._neighbours.pop(peer, None)
+        self._allowed.pop(peer, None)
         self._exchanges.pop(peer, None)
 
     def ask_again(self, peer: NodeId, now: float) -> None:
@@ -137,6 +149,10 @@ class AntiEntropy:
 
         A bucket that does not fit is left out, and the answer says so.
         """
+        allowed = self._allowed.get(peer)
+        if allowed is None or not allowed.take(1.0, now):
+            self._metrics.count(TOO_OFTEN)
+            return
         count, room, full = len(message.prints), GOSSIP_MAX_TELL_IDS, False
         found: list[tuple[int, tuple[bytes, ...]]] = []
         mine = self._items.folded(count)
