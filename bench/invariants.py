@@ -78,7 +78,7 @@ BOUNDS = {
     "HyParView.passive": NARROW["GOSSIP_MAX_PASSIVE"],
     "HyParView._links": NODES,
     "HyParView._pending": NARROW["GOSSIP_MAX_PENDING"],
-    "HyParView._parted": NARROW["GOSSIP_MAX_PASSIVE"],
+    "HyParView._full": NARROW["GOSSIP_MAX_PASSIVE"],
     "HyParView._effects": 0,
     "Shuffles._walks": NARROW["GOSSIP_MAX_WALKS"],
     "Shuffles._offered": 1,

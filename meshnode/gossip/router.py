@@ -218,7 +218,7 @@ class Gossip:
             self.metrics.count(UNKNOWN)  # not of the whole mesh: a later version may have a meaning for it
         elif NEIGHBOURS_ONLY[type(message)] and not (peer in self.hyparview.active or peer in self.hyparview.leaves):
             self.metrics.count(STRANGER)
-            if not self.hyparview.wants(peer):  # it takes this node for its neighbour: tell it that it is none
+            if not self.hyparview.wants(peer) and self.hyparview.links.may_tell(peer, now):
                 self._effects.append(Send(peer, Disconnect(False)))
         else:
             TABLE.handler(self, message)(peer, message, now)

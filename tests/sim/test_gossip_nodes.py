@@ -85,7 +85,7 @@ def test_a_seed_that_has_left_is_joined_at_once_where_it_is_configured_now() -> 
     engines, identity = ModelEngines(world.entropy), seed.mesh.context.identity
     again = SimNode(world, "10.0.9.1", engines, seed_role=True, sealer=PlainSealer, gossip=True, identity=identity)
     node.join(again)
-    assert world.run(0.5, lambda: again.id in _neighbours(node))
+    assert world.run(1.0, lambda: again.id in _neighbours(node)), "also while it dials where that was"
     assert world.run(3.0, lambda: all(status(other, again) is Status.ALIVE for other in nodes[1:]))
 
 

@@ -23,6 +23,7 @@ from meshnode.gossip.messages import Eager, Graft, IHave, Prune
 from meshnode.identity.node_id import NodeId
 
 PRUNE_AGAIN_S = 0.5  # a neighbour that still pushes this long after a PRUNE is sent another
+EAGER_LINKS = 2  # of a node at first: with more, most payloads come several times until the links are pruned
 SWAP_HOPS = 1  # an announcement that is this many hops nearer than the payload was swaps the links (section 3.8)
 
 PAYLOADS = describe("gossip_payloads", "payloads received over links")
@@ -35,7 +36,7 @@ class Settings:
     """Waits in seconds, and which optional part of the paper is used."""
 
     announce_s: float = 0.01  # ids wait for others, to share a frame
-    announce_again_s: float = 0.1  # since the last ids: a busy mesh sends ten frames of them a second on a link
+    announce_again_s: float = 0.3  # since the last ids: a busy mesh sends three frames of them a second on a link
     graft_s: float = 0.3  # until an announced payload is asked for: one loss (0.2 s) and a hop more are no reason
     graft_again_s: float = 0.3  # until it is asked of the next announcer
     swaps: bool = True  # optimize the tree for hops (section 3.8)
@@ -108,14 +109,15 @@ class Plumtree:
         self.eager[peer] = None
 
     def link(self, peer: NodeId) -> None:
-        """Add a neighbour: lazy where a tree has grown, else eager.
+        """Add a neighbour: lazy where a tree has grown, or ``EAGER_LINKS`` are eager, else eager.
 
         A node without eager neighbours takes the link at both ends, so it gets into the tree at once.
         """
-        if self.edge.inner(self.eager) and self.edge.inner(self.lazy):
+        eager = self.edge.inner(self.eager)
+        if eager and (self.edge.inner(self.lazy) or len(eager) >= EAGER_LINKS):
             self.lazy[peer] = -math.inf
             return
-        if not self.edge.inner(self.eager):
+        if not eager:
             self.effects.append(Send(peer, Graft(self.announcements.scope, ())))
         self.add(peer)
 

@@ -30,7 +30,9 @@ from meshnode.identity.node_id import NodeId
 
 ACTIVE = 6
 JOIN_WALK, PASSIVE_WALK = 6, 3  # steps: ARWL, PRWL of the paper
-PARTED_S = 5.0  # one that has parted from this node has no room; others are asked first
+JOIN_WALKS = 3  # for a node that joins: with its contact as many neighbours as it needs to be watched, and one more
+FULL_S, FULL_AGAIN_S = 5.0, 0.5  # one that parted, or refused, has no room: others first, and not it again at once
+SLOW_S = 0.5  # a dial to a node that a neighbour named is not counted on, and gives way, when it has taken this long
 NEVER = float("-inf")
 RECONCILE_S = 0.5  # a node that has just joined reconciles with its contact, not with all neighbours at once
 ANSWER_S = 5.0  # for a Neighbour to be answered, the dial included
@@ -45,7 +47,12 @@ class _Pending:
     join: bool
     high: bool
     newcomer: bool
+    since: float
     timer: Timer
+
+    def is_slow(self, now: float) -> bool:
+        """Return whether it is a node that a neighbour has named, and that may not exist."""
+        return self.newcomer and now - self.since >= SLOW_S
 
 
 ViewEffect = Send | Connect | Release | Probe | NeedContacts | NeighbourUp | NeighbourDown
@@ -84,7 +91,7 @@ class HyParView:
         self._metrics = metrics
         self._record = record
         self._pending: dict[NodeId, _Pending] = {}
-        self._parted: BoundedDict[NodeId, float] = BoundedDict(GOSSIP_MAX_PASSIVE)  # and when
+        self._full: BoundedDict[NodeId, float] = BoundedDict(GOSSIP_MAX_PASSIVE)  # those that had no room, and when
         self._upkeep = Upkeep(
             rng, timers, self._fill, lambda: len(self.active) < self.leaves.wanted, self._try_lost, now
         )
@@ -149,14 +156,14 @@ class HyParView:
 
         One that was unknown, or has left, is not probed; at most ``GOSSIP_MAX_LOST`` nodes are.
         """
-        contact = self.active.get(peer) or self.passive.get(peer)
-        since = self.views.lost.get(peer)
+        contact, met = self.active.get(peer) or self.passive.get(peer), peer in self.active
+        before = self.views.lost.get(peer)
         self.forget(peer, now)
         if contact is not None:
-            self.views.lost.put(peer, (contact, now))
+            self.views.lose(contact, now, met=met)
             self._upkeep.retry_soon(now)
-        elif since is not None:
-            self.views.lost.put(peer, since)
+        elif before is not None:
+            self.views.lost.put(peer, before)
 
     def on_alive(self, peer: NodeId, now: float) -> None:
         """Link to a gone node that shows that it lives.
@@ -215,7 +222,7 @@ class HyParView:
         pending.timer.cancel()
         contact = self.passive.pop(peer, None)
         if contact is not None and contact.record:
-            self.views.lost.put(peer, (contact, now))
+            self.views.lose(contact, now, met=False)
             self._upkeep.retry_soon(now)
         self._upkeep.failed(now, urgent=self.views.are_few)
 
@@ -224,7 +231,7 @@ class HyParView:
     def on_join(self, peer: NodeId, message: Join, now: float) -> None:
         """Take a new node as a neighbour and start random walks that find it others.
 
-        A walk of ``JOIN_WALK`` steps starts at each other neighbour (paper, section 4.2, algorithm 1).
+        ``JOIN_WALKS`` walks of ``JOIN_WALK`` steps start at other neighbours (paper, section 4.2, algorithm 1: at all).
         """
         if not self.links.allows(peer, now):
             return
@@ -236,7 +243,9 @@ class HyParView:
         self._effects.append(Send(peer, NeighbourReply(True)))
         if not known:
             forward = ForwardJoin(self.active[peer], JOIN_WALK)
-            self._effects += [Send(other, forward) for other in self.active if other != peer]
+            others = [other for other in self.active if other != peer]
+            starts = self._rng.sample(others, min(JOIN_WALKS, len(others)))
+            self._effects += [Send(other, forward) for other in starts]
 
     def on_forward_join(self, peer: NodeId, message: ForwardJoin, now: float) -> None:
         """Pass on a random walk for a node that joins; where it ends, become its neighbour.
@@ -291,6 +300,7 @@ class HyParView:
             self._upkeep.fill_soon(now, 0.05)
         else:
             self._metrics.count(REFUSED)
+            self._full.put(peer, now)
             self._effects.append(Release(peer))
             self._upkeep.failed(now, urgent=self.views.are_few)
 
@@ -304,7 +314,7 @@ class HyParView:
         if contact is None:
             return
         self._neighbours.remove(peer)
-        self._parted.put(peer, now)
+        self._full.put(peer, now)
         if not message.leaving:
             self.views.remember(contact)
         self._upkeep.fill_soon(now, self._rng.uniform(0.0, 0.2))
@@ -317,10 +327,10 @@ class HyParView:
         peer = contact.id
         if peer == self.views.own or self.wants(peer) or self._upkeep.stopped:
             return
-        if len(self._pending) >= GOSSIP_MAX_PENDING:
+        if len(self._pending) >= GOSSIP_MAX_PENDING and not _drop_slow(self._pending, now):
             return
         timer = self._upkeep.at(now + ANSWER_S, lambda now: self.on_connect_failed(peer, now))
-        pending = self._pending[peer] = _Pending(contact, join, high, newcomer, timer)
+        pending = self._pending[peer] = _Pending(contact, join, high, newcomer, now, timer)
         if peer in self.links:
             self._ask(pending)
         else:
@@ -341,22 +351,29 @@ class HyParView:
     # ---- upkeep
 
     def _fill(self, now: float) -> None:
-        """Ask as many passive members as there are neighbours missing."""
+        """Ask as many passive members as there are neighbours missing.
+
+        In a crowd all know the seeds alone. Each request that one may not refuse pushes another node out, which asks in
+        turn: so one that has no room is asked after all others, one at a time, and the walks come first.
+        """
         if self._upkeep.stopped:
             return
-        missing = self.leaves.wanted - len(self.active) - len(self._pending)
-        candidates = [c for c in self.passive.values() if c.id not in self._pending]
-        self._rng.shuffle(candidates)
+        awaited = sum(not pending.is_slow(now) for pending in self._pending.values())
+        missing = self.leaves.wanted - len(self.active) - awaited
+        if missing <= 0:
+            self._upkeep.fill_soon(now, SLOW_S)  # if that is too few still
+            return
+        known = [c for c in self.passive.values() if c.id not in self._pending]
+        self._rng.shuffle(known)
         high = self.views.are_few
-        others = [c for c in candidates if now - self._parted.get(c.id, NEVER) > PARTED_S]
-        if missing > 0 and candidates and not others and high:  # in a crowd all ask the seeds, which they all know
+        full = {peer: now - since for peer, since in self._full.items()}
+        others = [c for c in known if full.get(c.id, FULL_S) >= FULL_S]
+        candidates = others or [c for c in known if full[c.id] >= FULL_AGAIN_S][:1]
+        if high and not others and (known or not self._pending):
             self._effects.append(NeedContacts())
-        candidates = others or candidates[:1]
-        for contact in candidates[: max(0, missing)]:
+        for contact in candidates[:missing]:
             self._want(contact, now, high=high)
-        if missing > 0 and not candidates and not self._pending:
-            if high:
-                self._effects.append(NeedContacts())
+        if not candidates and not self._pending:
             self._upkeep.failed(now, urgent=high)
 
     def _shuffle(self, now: float) -> float:
@@ -379,6 +396,15 @@ class HyParView:
         """Probe one gone node: the longer it is gone, the more rarely."""
         if not self.views.lost:
             return None
-        contact, since = self.views.lost[self._rng.choice(list(self.views.lost))]
+        contact, since, _ = self.views.lost[self._rng.choice(list(self.views.lost))]
         self._effects.append(Probe(contact))
         return min(MAX_LOST_S, max(LOST_S, (now - since) / 30))
+
+
+def _drop_slow(asked: dict[NodeId, _Pending], now: float) -> bool:
+    """Wait no longer for a node that a neighbour named and that does not answer; False when there is none."""
+    peer = next((peer for peer, pending in asked.items() if pending.is_slow(now)), None)
+    if peer is None:
+        return False
+    asked.pop(peer).timer.cancel()
+    return True

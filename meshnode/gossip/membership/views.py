@@ -13,13 +13,16 @@ HIGH_PRIORITY_BELOW = 3  # neighbours
 
 
 class Views:
-    """Each node is in one view at most. ``lost`` has the monotonic time since which a node is gone."""
+    """Each node is in one view at most.
+
+    ``lost`` has the monotonic time since which a node is gone, and whether it was a neighbour.
+    """
 
     def __init__(self, own: NodeId, rng: random.Random) -> None:
         self.own = own
         self.active: dict[NodeId, Contact] = {}
         self.passive: dict[NodeId, Contact] = {}
-        self.lost: BoundedDict[NodeId, tuple[Contact, float]] = BoundedDict(GOSSIP_MAX_LOST)
+        self.lost: BoundedDict[NodeId, tuple[Contact, float, bool]] = BoundedDict(GOSSIP_MAX_LOST)
         self._rng = rng
         self.few_below = HIGH_PRIORITY_BELOW
 
@@ -57,7 +60,20 @@ class Views:
         elif contact.id in self.passive:
             self.passive[contact.id] = contact
         elif contact.id in self.lost:
-            self.lost[contact.id] = contact, self.lost[contact.id][1]
+            self.lost[contact.id] = contact, *self.lost[contact.id][1:]
+
+    def lose(self, contact: Contact, since: float, *, met: bool) -> None:
+        """Remember a gone node, to try it again.
+
+        Where there are too many, the oldest goes of those that were never ``met`` as neighbours: any may be named.
+        """
+        if len(self.lost) >= GOSSIP_MAX_LOST and contact.id not in self.lost:
+            hearsay = next((peer for peer, (*_, was_met) in self.lost.items() if not was_met), None)
+            if hearsay is not None:
+                del self.lost[hearsay]
+            elif not met:
+                return
+        self.lost.put(contact.id, (contact, since, met))
 
     def sample(self, view: dict[NodeId, Contact], count: int) -> tuple[Contact, ...]:
         """Draw up to ``count`` contacts of a view."""
