@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from meshnode.base.clock import Entropy
-from meshnode.base.limits import MAX_CHAIN, MAX_GRACE_S, MAX_INVITE_USES, MAX_REASON
+from meshnode.base.limits import MAX_CHAIN, MAX_GRACE_S, MAX_INVITE_USES, MAX_LINEAGE, MAX_REASON
 from meshnode.errors import ConfigError, GrantError
 from meshnode.identity.keyfile import load as load_key
 from meshnode.identity.keyfile import save as save_key
@@ -35,6 +35,7 @@ from meshnode.trust.home_mesh import (
     save_rotation,
 )
 from meshnode.trust.names import Names
+from meshnode.trust.renewal import lineage_of
 from meshnode.trust.revocation import Revocation, parse_target, sign_revocation
 from meshnode.trust.rotation import Rotation, sign_rotation
 from meshnode.trust.succession import (
@@ -340,7 +341,12 @@ def rotate(
             "this key has replaced another one, and has no grant of its own yet",
             hint="it gets one when its grant is renewed; `meshnode grant issue` where the mesh was made is sooner",
         )
-    verify_chain(without_succession(chain), node.id, mesh.authority, wall)
+    standing = verify_chain(without_succession(chain), node.id, mesh.authority, wall)
+    if len(lineage_of(standing)) >= MAX_LINEAGE:
+        raise ConfigError(
+            "this key's grants name as many keys before it as they can: those of a new one would not be renewed",
+            hint="`meshnode grant issue` where the mesh was made, and `meshnode grant install` here, first",
+        )
     now = round(wall * 1000)
     new, ends = make_identity(lambda: Identity(entropy(32))), now + round(grace_s * 1000)
     save_key(home / NEW_KEY, new, passphrase)

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from meshnode.base.limits import MAX_LINEAGE
+from meshnode.cli.commands.revoke import _tell
 from meshnode.cli.commands.trust import show_qr
 from meshnode.cli.front import group
 from meshnode.config import Config
@@ -312,6 +314,32 @@ def test_a_key_or_secret_of_before_counts_for_90_days_at_most(operator: Path) ->
     assert run(operator, "id")["id"] == before
     assert not (operator / "mesh.rotation").exists()
     assert run(operator, "rotate", "--grace", "90d")["old"] == before
+
+
+def test_a_key_that_could_not_be_renewed_for_all_that_it_has_replaced_is_not_made(operator: Path) -> None:
+    authority, before, now = load_authority(operator, None), run(operator, "id")["id"], round(time.time() * 1000)
+    assert authority is not None
+    for count in (MAX_LINEAGE, MAX_LINEAGE - 1):
+        said = {"not_before": now, "expires": now + 3_600_000, "entropy": os.urandom}
+        lineage = tuple(bytes([n]) * 32 for n in range(count))
+        save_chain(operator, Issuer(authority).issue(NodeId.parse(before), lineage=lineage, **said))  # type: ignore[arg-type]
+        if count == MAX_LINEAGE:
+            assert "grant issue" in refused(operator, "rotate").hint
+            assert run(operator, "id")["id"] == before
+    assert run(operator, "rotate")["old"] == before
+
+
+@pytest.mark.parametrize(
+    ("everywhere", "formers", "said"),
+    [(True, [], "every node hears of it"), (False, [], "where a grant of this delegate"), (True, ["x"], "replaced x:")],
+)
+def test_a_revocation_that_was_taken_is_told_with_where_it_counts(
+    capsys: pytest.CaptureFixture[str], everywhere: bool, formers: list[str], said: str
+) -> None:
+    _tell({"kind": "key", "id": "y", "everywhere": everywhere, "formers": formers}, as_json=False)
+    told = capsys.readouterr().out
+    assert said in told
+    assert len(told.splitlines()) == 1 + len(formers)
 
 
 def _rotate(home: Path, ahead: float = 0.0) -> Rotation:
