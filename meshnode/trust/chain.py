@@ -115,12 +115,7 @@ def _verify_successor(
     chain: Sequence[bytes], subject: NodeId, authority: NodeId, wall: float, is_revoked: IsRevoked
 ) -> Standing:
     """Verify a chain with a succession behind it: its grants are those of the old key, or of the new one already."""
-    if len(chain) > MAX_CHAIN + 1 or len(chain[-1]) > MAX_GRANT:
-        raise GrantError(GrantReject.TOO_LONG)
-    *grants, encoded = chain
-    if any(is_succession(grant) for grant in grants):  # only the last is held to what else its old key has signed
-        raise GrantError(GrantReject.BROKEN)
-    link = open_succession(encoded)
+    grants, link = _parted(chain)
     now, renewed = wall * 1000, bool(grants) and _key(grants[-1], SUBJECT_AT) == bytes(link.subject)
     if subject not in (link.issuer, link.subject) or (renewed and subject == link.issuer):
         raise GrantError(GrantReject.OTHER_KEY)
@@ -131,9 +126,9 @@ def _verify_successor(
     if is_revoked([link]):
         raise GrantError(GrantReject.REVOKED)
     standing = verify_chain(grants, link.subject if renewed else link.issuer, authority, wall, is_revoked)
-    if not is_signed_by_both(encoded):
+    if not is_signed_by_both(link.encoded):
         raise GrantError(GrantReject.FORGED)
-    former = link.issuer if subject == link.subject else None
+    former = link.issuer if subject == link.subject and (not renewed or _attests(grants, link.issuer)) else None
     delegation = standing.delegation if renewed or former is None else None  # its grants name the old key
     return Standing(
         subject,
@@ -148,6 +143,26 @@ def _verify_successor(
         tuple(chain),
         former,
     )
+
+
+def _parted(chain: Sequence[bytes]) -> tuple[Sequence[bytes], Grant]:
+    """Return the grants of a chain, and the link of its one succession. Raises GrantError."""
+    if len(chain) > MAX_CHAIN + 1 or len(chain[-1]) > MAX_GRANT:
+        raise GrantError(GrantReject.TOO_LONG)
+    *grants, encoded = chain
+    if any(is_succession(grant) for grant in grants):  # only the last is held to what else its old key has signed
+        raise GrantError(GrantReject.BROKEN)
+    return grants, open_succession(encoded)
+
+
+def _attests(chain: Sequence[bytes], old: NodeId) -> bool:
+    """Return whether the authority or a renewer says that the subject of the last grant has replaced a key.
+
+    Else a key that has no grants that hold could lend its place in a list to a member.
+    """
+    *givers, last = (open_grant(encoded) for encoded in chain)
+    by_renewer = not givers or ((may := givers[-1].delegation) is not None and may.renews)
+    return by_renewer and bytes(old) in last.lineage
 
 
 def _check_keys(chain: Sequence[bytes], subject: NodeId, authority: NodeId) -> None:

@@ -77,13 +77,21 @@ def create_mesh(
     return mesh
 
 
-def own_grant(authority: Identity, node: NodeId, wall: float, entropy: Entropy) -> Chain:
+def own_grant(
+    authority: Identity, node: NodeId, wall: float, entropy: Entropy, lineage: tuple[bytes, ...] = ()
+) -> Chain:
     """Return the grant of the node in an authority's home: it may give and renew all, for a year."""
     now = round(wall * 1000)
     expires = now + round(OWN_LIFETIME_S * 1000)
     everything = Delegation(None, None, MAX_CHAIN - 1, expires, renews=True)
     return Issuer(authority).issue(
-        node, roles=[OPERATOR_ROLE], not_before=now, expires=expires, delegation=everything, entropy=entropy
+        node,
+        roles=[OPERATOR_ROLE],
+        not_before=now,
+        expires=expires,
+        delegation=everything,
+        lineage=lineage,
+        entropy=entropy,
     )
 
 
@@ -101,7 +109,8 @@ def renew_own(home: Path, node: NodeId, authority: Identity, wall: float, entrop
             return False
     before = load_chain(home)
     succession = before[len(without_succession(before)) :]
-    save_chain(home, (*own_grant(authority, node, wall, entropy), *succession))
+    old = tuple(bytes(open_succession(link).issuer) for link in succession if open_succession(link).subject == node)
+    save_chain(home, (*own_grant(authority, node, wall, entropy, old), *succession))
     return True
 
 
@@ -336,7 +345,7 @@ def rotate(
         if begun.id == link.subject:
             (home / NEW_KEY).replace(home / "key")
             return begun, link.expires
-    if link is not None and link.subject == node.id:
+    if link is not None and link.subject == node.id != open_grant(without_succession(chain)[-1]).subject:
         raise ConfigError(
             "this key has replaced another one, and has no grant of its own yet",
             hint="it gets one when its grant is renewed; `meshnode grant issue` where the mesh was made is sooner",

@@ -27,8 +27,9 @@ OLD, NEW, OTHER = (Identity(bytes([n]) * 32) for n in (11, 12, 13))
 DAY = 24 * HOUR
 
 
-def _chain(subject: Identity = OLD) -> Chain:
-    return AUTHORITY.issue(subject.id, roles=["web"], not_before=MS, expires=MS + 90 * DAY, entropy=bytes)
+def _chain(subject: Identity = OLD, *old: Identity) -> Chain:
+    said: dict[str, Any] = {"roles": ["web"], "not_before": MS, "expires": MS + 90 * DAY, "entropy": bytes}
+    return AUTHORITY.issue(subject.id, lineage=tuple(bytes(each.id) for each in old), **said)
 
 
 def _succession(old: Identity = OLD, new: Identity = NEW, time: int = MS) -> bytes:
@@ -57,7 +58,7 @@ def test_grants_of_the_old_key_count_for_the_new_one_and_for_the_old_one_in_the_
 
 
 def test_the_succession_stays_behind_grants_that_were_renewed_for_the_new_key() -> None:
-    found = _verify((*_chain(NEW), _succession()))
+    found = _verify((*_chain(NEW, OLD), _succession()))
     assert (found.id, found.former) == (NEW.id, OLD.id)
 
 
@@ -96,7 +97,7 @@ def test_the_old_key_alone_cannot_name_a_successor_that_has_not_signed() -> None
 def test_a_succession_ends_when_either_key_is_revoked(revoked: Identity) -> None:
     held = Revocations(AUTHORITY.identity.id)
     held.add(sign_revocation(AUTHORITY.identity, bytes(revoked.id), time=MS), EPOCH)
-    for chain in ((*_chain(), _succession()), (*_chain(NEW), _succession())):
+    for chain in ((*_chain(), _succession()), (*_chain(NEW, OLD), _succession())):
         with pytest.raises(GrantError) as caught:
             _verify(chain, is_revoked=held.covers)
         assert caught.value.reason is GrantReject.REVOKED
@@ -161,6 +162,22 @@ def test_allow_rules_about_the_old_id_mean_the_new_one_and_dials_of_it_lead_ther
     assert found[0].peer == NEW.id
 
 
+def test_a_key_that_has_no_grants_lends_its_place_in_a_list_to_no_member() -> None:
+    mesh = Mesh()
+    server = mesh.node("db")
+    server.guard.lists.node = parse_parties([OLD.id])
+    ticket = _ticket(mesh, 1)
+    made = Issuer(Identity(ticket.invite), ticket.chain)
+    said: dict[str, Any] = {"roles": ["web"], "not_before": MS, "expires": MS + HOUR, "entropy": bytes}
+    forged = made.issue(OTHER.id, lineage=(bytes(OLD.id),), **said)
+    for member, grants in ((NEW, _chain(NEW)), (OTHER, forged)):
+        node = mesh.node(chain=(*grants, _succession(OLD, member)), identity=member)
+        assert isinstance(mesh.dial(node, server), PolicyDenied)
+        assert server.mesh.context.successors.said == []
+    owner = mesh.node(chain=(*_chain(NEW, OLD), _succession()), identity=Identity(bytes(NEW.seed)))
+    assert isinstance(mesh.dial(owner, server), Connection)
+
+
 def test_a_key_with_two_successors_has_none_and_both_are_cut() -> None:
     mesh = Mesh()
     server, one, other = mesh.node("db"), _rotated(mesh, NEW), _rotated(mesh, OTHER)
@@ -219,9 +236,9 @@ def test_a_key_takes_the_place_of_what_let_it_in() -> None:
 def test_a_second_old_key_of_one_new_key_is_refused() -> None:
     mesh = Mesh()
     server = mesh.node("db")
-    node = mesh.node(chain=(*_chain(NEW), _succession(OLD, NEW)), identity=NEW)
+    node = mesh.node(chain=(*_chain(NEW, OLD), _succession(OLD, NEW)), identity=NEW)
     assert isinstance(mesh.dial(node, server), Connection)
-    node.mesh.context.standings.set_own((*_chain(NEW), _succession(OTHER, NEW)))
+    node.mesh.context.standings.set_own((*_chain(NEW, OTHER), _succession(OTHER, NEW)))
     node.on_dirty()
     mesh.world.run(1.0)
     assert server.mesh.metrics.counters["drop_grants"] == 1

@@ -15,7 +15,6 @@ import pytest
 from click.testing import CliRunner
 
 from meshnode.base.limits import MAX_LINEAGE
-from meshnode.cli.commands.revoke import _tell
 from meshnode.cli.commands.trust import show_qr
 from meshnode.cli.front import group
 from meshnode.config import Config
@@ -26,6 +25,7 @@ from meshnode.identity.node_id import NodeId
 from meshnode.identity.price import has_price
 from meshnode.trust.authority import Issuer
 from meshnode.trust.chain import verify_chain
+from meshnode.trust.grant import open_grant
 from meshnode.trust.home_mesh import (
     load_authority,
     load_chain,
@@ -316,6 +316,19 @@ def test_a_key_or_secret_of_before_counts_for_90_days_at_most(operator: Path) ->
     assert run(operator, "rotate", "--grace", "90d")["old"] == before
 
 
+def test_a_key_is_replaced_again_once_its_grants_are_its_own(operator: Path) -> None:
+    first = run(operator, "rotate")["id"]
+    authority = load_authority(operator, None)
+    assert authority is not None
+    wall = time.time() + 300 * 86_400
+    assert renew_own(operator, NodeId.parse(first), authority, wall, os.urandom)
+    grant, link = load_chain(operator)
+    assert verify_chain((grant, link), NodeId.parse(first), authority.id, wall).former == open_succession(link).issuer
+    chain = own_grant(authority, NodeId.parse(first), time.time(), os.urandom, open_grant(grant).lineage)
+    save_chain(operator, (*chain, link))
+    assert run(operator, "rotate")["old"] == first
+
+
 def test_a_key_that_could_not_be_renewed_for_all_that_it_has_replaced_is_not_made(operator: Path) -> None:
     authority, before, now = load_authority(operator, None), run(operator, "id")["id"], round(time.time() * 1000)
     assert authority is not None
@@ -327,19 +340,6 @@ def test_a_key_that_could_not_be_renewed_for_all_that_it_has_replaced_is_not_mad
             assert "grant issue" in refused(operator, "rotate").hint
             assert run(operator, "id")["id"] == before
     assert run(operator, "rotate")["old"] == before
-
-
-@pytest.mark.parametrize(
-    ("everywhere", "formers", "said"),
-    [(True, [], "every node hears of it"), (False, [], "where a grant of this delegate"), (True, ["x"], "replaced x:")],
-)
-def test_a_revocation_that_was_taken_is_told_with_where_it_counts(
-    capsys: pytest.CaptureFixture[str], everywhere: bool, formers: list[str], said: str
-) -> None:
-    _tell({"kind": "key", "id": "y", "everywhere": everywhere, "formers": formers}, as_json=False)
-    told = capsys.readouterr().out
-    assert said in told
-    assert len(told.splitlines()) == 1 + len(formers)
 
 
 def _rotate(home: Path, ahead: float = 0.0) -> Rotation:

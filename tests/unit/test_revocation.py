@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from meshnode.base.limits import GRANT_SKEW_S, MAX_OTHER_REVOCATIONS, MAX_REVOCATIONS_SHARE
+from meshnode.cli.commands.revoke import _tell
 from meshnode.errors import GrantError, GrantReject, InvalidId
 from meshnode.identity.keys import Identity
 from meshnode.trust import revocations as sets
@@ -256,3 +257,16 @@ def test_a_target_is_a_nodes_id_or_a_grants() -> None:
     assert parse_target(grant_id(DIRECT[0])) == _grant(DIRECT)
     with pytest.raises(InvalidId):
         parse_target("0123")
+
+
+@pytest.mark.parametrize(
+    ("everywhere", "formers", "said"),
+    [(True, [], "every node hears of it"), (False, [], "where a grant of this delegate"), (True, ["x"], "replaced x:")],
+)
+def test_a_revocation_that_was_taken_is_told_with_where_it_counts(
+    capsys: pytest.CaptureFixture[str], everywhere: bool, formers: list[str], said: str
+) -> None:
+    _tell({"kind": "key", "id": "y", "everywhere": everywhere, "formers": formers}, as_json=False)
+    told = capsys.readouterr().out
+    assert said in told
+    assert len(told.splitlines()) == 1 + len(formers)
