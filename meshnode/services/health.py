@@ -21,6 +21,7 @@ from meshnode.services.ends import LOOPBACK, End
 from meshnode.services.pool import NO_ANSWER
 
 LOOPBACK6 = "::1"
+OF_EITHER = (LOOPBACK, "localhost")  # at which a program is meant that may listen at ::1 alone
 CHECK_TIMEOUT_S = 0.8  # with the longest pause before it less than the 2 s after which a dead target is announced
 AGAIN_S, ATTEMPTS = 0.02, 500  # of a Unix socket whose listener has as many that wait as it lets
 AUTO, CONNECT, HTTP, NONE = "auto", "connect", "http:", "none"
@@ -126,6 +127,8 @@ async def _get(end: End, path: str, first: bytes) -> str:
 async def reach(end: End) -> socket.socket:
     """Connect to a target; a port that is refused at 127.0.0.1 is tried at ::1, where many programs listen alone.
 
+    So is one at localhost, which is 127.0.0.1 alone in many files of hosts.
+
     Raises OSError.
     """
     if end.path:
@@ -133,7 +136,7 @@ async def reach(end: End) -> socket.socket:
     try:
         return await connect_tcp(end.host, end.port)
     except ConnectionRefusedError:
-        if end.host != LOOPBACK:
+        if end.host not in OF_EITHER:
             raise
         with suppress(OSError):
             return await connect_tcp(LOOPBACK6, end.port)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,10 @@ import pytest
 from meshnode import Node, NodeId
 from meshnode.daemon.describe import describe_exposes, describe_forwards
 from meshnode.errors import ConfigError, NotFound, ServiceUnavailable
+from meshnode.runtime import host_names
 from meshnode.services import expose
+from meshnode.services.ends import End
+from meshnode.services.health import reach
 from meshnode.services.registry import ServiceBook
 from tests.conftest import MakeNode
 from tests.given_time import wait_for, within
@@ -236,3 +240,14 @@ async def test_a_range_that_fails_half_way_changes_nothing(make_node: MakeNode) 
     assert not book.forwards
     holder.close()
     await book.close()
+
+
+async def test_a_port_of_localhost_that_only_listens_at_the_other_loopback_is_reached(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def look_up(host: str) -> list[str]:
+        return ["127.0.0.1"] if host == "localhost" else [host]
+
+    monkeypatch.setattr(host_names, "look_up", look_up)
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as target:
+        (await reach(End("localhost", target.getsockname()[1]))).close()
