@@ -14,6 +14,7 @@ import ipaddress
 import socket
 import struct
 import sys
+import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from secrets import randbits
@@ -21,6 +22,9 @@ from secrets import randbits
 from meshnode.base.address import Addr
 from meshnode.base.metrics import Metrics, describe
 
+SO_TIMESTAMPNS = 35  # asm-generic/socket.h: two longs, the clock of the wall when the kernel took the packet
+RECEIVED_AT = (socket.SOL_SOCKET, SO_TIMESTAMPNS)  # level and type of the ancillary data
+TIMESPEC = struct.Struct("@ll")
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h
 LOAD_WORD, LOAD_HALF, LOAD_BYTE, EQUALS, AND, RETURN = 0x20, 0x28, 0x30, 0x15, 0x54, 0x06  # absolute, and by constant
 IP_HEADER = 0xFFF00000  # SKF_NET_OFF
@@ -218,3 +222,22 @@ class FloodFilter:
         else:
             self._level = 0
             detach(sock)
+
+
+def kernel_ahead() -> float:
+    """Return the seconds by which the kernel's clock is ahead of this process's, which a library may change (faketime).
+
+    0.0 where the kernel does not tell.
+    """
+    try:
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with here, there:
+            there.setsockopt(*RECEIVED_AT, 1)
+            here.send(b"?")
+            told = {mark[:2]: mark[2] for mark in there.recvmsg(1, 128)[1]}
+    except OSError:
+        return 0.0
+    if RECEIVED_AT not in told:
+        return 0.0
+    seconds, nanoseconds = TIMESPEC.unpack(told[RECEIVED_AT])
+    return float(seconds + nanoseconds / 1e9 - time.time())

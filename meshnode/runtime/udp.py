@@ -24,7 +24,7 @@ from meshnode.base.metrics import Metrics, describe
 from meshnode.base.path import Path, ViaSocket
 from meshnode.base.refusals import listen_refusal
 from meshnode.errors import AddressInUse, ConfigError
-from meshnode.runtime.socket_filter import FloodFilter
+from meshnode.runtime.socket_filter import RECEIVED_AT, TIMESPEC, FloodFilter, kernel_ahead
 from meshnode.stack.reception import Run
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 UDP_SEGMENT = 103  # linux/udp.h
 UDP_GRO = 104
 GRO_SIZE = (socket.SOL_UDP, UDP_GRO)  # level and type of the ancillary data
-SO_TIMESTAMPNS = 35  # asm-generic/socket.h: two longs, the clock of the wall when the kernel took the packet
-RECEIVED_AT = (socket.SOL_SOCKET, SO_TIMESTAMPNS)
-TIMESPEC = struct.Struct("@ll")
 IP_MTU_DISCOVER = 10  # linux/in.h
 IPV6_MTU_DISCOVER = 23  # linux/in6.h
 PMTUDISC_PROBE = 3
@@ -66,9 +63,10 @@ OnBatch = Callable[[list[Run]], bool | None]
 class _Host:
     """What this host is like now: its translator, and its addresses that peers ask; and what is told of the end."""
 
-    __slots__ = ("asked", "on_end", "translation")
+    __slots__ = ("ahead", "asked", "on_end", "translation")
 
     def __init__(self, on_end: Callable[[], None]) -> None:
+        self.ahead = 0.0  # of the kernel's clock before that of this process
         self.translation: Translation | None = None
         self.asked: AskedAddresses | None = None
         self.on_end = on_end
@@ -217,7 +215,7 @@ class UdpSocket:
         batch: list[Run] = []
         view, refused, asked = self._view, self.refused, self._host.asked
         dropped = of_connections = stale = 0
-        too_old = int(time.time() - MAX_QUEUED_S)
+        too_old = int(time.time() + self._host.ahead - MAX_QUEUED_S)
         wakes = self._wakes
         most, alone = wakes.most, int(wakes.alone >= ALONE)
         for _ in range(READS):
@@ -261,6 +259,7 @@ class UdpSocket:
     def _note_unread(self, sock: socket.socket, stale: int, dropped: int) -> None:
         if stale:
             self._metrics.count(STALE, stale)
+            self._host.ahead = kernel_ahead()
         if dropped:
             self._metrics.count(REFUSED, dropped)
             self._filter.on_refused(sock, dropped, self.refused)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import sys
+import time
 from typing import Any
 
 import pytest
@@ -90,3 +92,22 @@ def test_what_waits_where_a_socket_was_is_read_before_it_is_closed(read_out: boo
         node.udp.bind(Addr("127.0.0.1", 0), read_out=read_out)
         assert sum(node.batches) == (100 if read_out else 0), "nothing takes it while a node starts"
     node.udp.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells when it took a datagram")
+def test_a_process_with_a_clock_of_its_own_takes_nothing_for_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, taken, metrics = time.time, list[bytes](), Metrics()
+    loop = asyncio.new_event_loop()
+    node = UdpSocket(loop, lambda runs: taken.extend(data for run, _ in runs for data in run), metrics)
+    node.bind(Addr("127.0.0.1", 0))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        for off in (20.0, -20.0, 0.0, 400.0):
+            monkeypatch.setattr(time, "time", lambda off=off: real() + off)
+            taken.clear()
+            for _ in range(2):  # the first one may be dropped: by it the clock is looked at
+                peer.sendto(b"\1sealed", node.local)
+                node._readable(node._socket)  # type: ignore[arg-type]
+            assert taken[-1:] == [b"\1sealed"]
+    assert metrics.counters["drop_waited"] <= 3
+    node.close()
+    loop.close()
