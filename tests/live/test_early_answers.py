@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -97,6 +98,32 @@ async def test_by_the_proxy(make_node: MakeNode, ahead: bytes) -> None:
     async with within(10):
         while proxy.connections:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+    await proxy.close()
+
+
+async def test_a_client_of_the_proxy_that_sends_on_behind_a_short_answer_is_not_reset(make_node: MakeNode) -> None:
+    there, here = await pair(make_node)
+
+    async def brief(reader: MeshReader, writer: MeshWriter, peer: NodeId) -> None:
+        await reader.readexactly(10)
+        writer.write(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 5\r\n\r\nlarge")
+
+    there.serve("brief", brief, allow=["any"])
+    proxy = await started(here)
+
+    def talk() -> bytes:
+        with connected(proxy.listen) as client:
+            client.settimeout(HANG_S)
+            client.sendall(POST.replace(b"hasty", b"brief") + bytes(100_000))
+            came = client.recv(1 << 16)
+            for _ in range(20):  # each would be answered by a reset
+                client.sendall(bytes(10_000))
+                time.sleep(0.01)
+            return came + client.recv(1 << 16)
+
+    answer = await asyncio.to_thread(talk)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert answer.endswith(b"large")
     await proxy.close()
 
 
