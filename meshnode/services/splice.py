@@ -155,12 +155,13 @@ async def splice(sock: socket.socket, mesh: Mesh, toll: Toll = FREE, before: Bef
                     other_end.check()
             await pump.told
             if pump.refused is not None:
+                await _taken(sock)  # while what comes is dropped: a program that sends before it reads would wait
                 raise pump.refused
         await mesh[1].wait_closed()  # raises when the connection was lost before the peer had everything
         is_whole = True
     except (MeshError, OSError) as error:
         log.debug("a spliced connection ended: %s", error)
-        if pump.told.done() and not pump.told.cancelled() and pump.told.exception() is None:
+        if pump.refused is None and pump.told.done() and not pump.told.cancelled() and pump.told.exception() is None:
             await _taken(sock)
     finally:
         if is_whole:
