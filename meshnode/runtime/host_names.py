@@ -12,6 +12,7 @@ import os
 import socket
 from concurrent.futures import Future
 from contextlib import suppress
+from typing import Any
 
 from meshnode.runtime.background import begin, os_error
 from meshnode.runtime.descriptors import unreserved
@@ -74,21 +75,47 @@ async def connect_tcp(host: str, port: int) -> socket.socket:
     for address in addresses[:-1]:
         try:
             async with asyncio.timeout(wait):
-                return await _connect(address, port)
+                return await connect_address(address, port)
         except OSError:  # TimeoutError is one
             continue
-    return await _connect(addresses[-1], port)
+    return await connect_address(addresses[-1], port)
 
 
-async def _connect(address: str, port: int) -> socket.socket:
+async def connect_address(address: str, port: int, own: str = "") -> socket.socket:
+    """Return a TCP socket that is connected to an IP address, from the address ``own`` of this host where it is given.
+
+    It is the caller's to close. Raises OSError.
+    """
     family, _, _, _, place = socket.getaddrinfo(
         address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     )[0]
     sock = unreserved(socket.socket(family, socket.SOCK_STREAM))  # before it waits: a slow target may hold thousands
     try:
         sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, place)
+        if own:
+            sock.bind((own, 0))
+        await _answered(sock, place)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+async def _answered(sock: socket.socket, place: Any) -> None:
+    """Connect a socket that does not block.
+
+    uvloop's ``sock_connect`` resolves the address by threads of libuv, which aborts the process where none is to be
+    had (``ulimit -u``, a container's limit of pids). Raises OSError.
+    """
+    with suppress(BlockingIOError):
+        sock.connect(place)
+        return
+    loop = asyncio.get_running_loop()
+    writable = asyncio.Event()
+    loop.add_writer(sock, writable.set)
+    try:
+        await writable.wait()
+    finally:
+        loop.remove_writer(sock)
+    if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        raise OSError(number, os.strerror(number))

@@ -21,6 +21,7 @@ from meshnode.nat.portmap import http, pcp
 from meshnode.nat.portmap.client import PortMapper
 from meshnode.nat.portmap.vocabulary import Changed, Effect, Fetch, Mapping, Send
 from meshnode.runtime.descriptors import watch_on
+from meshnode.runtime.host_names import connect_address
 from meshnode.runtime.routes import default_routes
 
 log = logging.getLogger("meshnode.portmaps")
@@ -256,7 +257,8 @@ async def _exchange(effect: Fetch) -> bytes:
 
 
 async def _read_into(raw: bytearray, effect: Fetch) -> None:
-    reader, writer = await asyncio.open_connection(*effect.to, local_addr=(effect.internal, 0))
+    sock = await connect_address(*effect.to, effect.internal)
+    reader, writer = await asyncio.open_connection(sock=sock)
     try:
         writer.write(effect.request)
         whole: int | None = None

@@ -17,6 +17,7 @@ from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
+import uvloop
 
 from meshnode.base.address import Addr
 from meshnode.base.limits import TUNNEL_KNOCK_S
@@ -131,6 +132,23 @@ async def test_a_target_whose_first_address_is_dead_is_reached_at_the_next(monke
     assert sock.getpeername() == ("127.0.0.1", port)
     sock.close()
     server.close()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_connection_to_an_address_needs_no_thread(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def connect() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            before = len(os.listdir("/proc/self/task"))
+            sock = await connect_tcp("127.0.0.1", port)
+            assert sock.getpeername() == ("127.0.0.1", port)
+            sock.close()
+        with pytest.raises(ConnectionRefusedError):
+            await connect_tcp("127.0.0.1", port)
+        assert len(os.listdir("/proc/self/task")) <= before
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(connect())
 
 
 async def test_of_many_addresses_that_lead_nowhere_none_takes_the_time_of_the_one_that_lives(
