@@ -167,7 +167,7 @@ def test_a_late_node_looks_after_a_slow_dial_less_often_and_takes_no_peer_for_re
     dial = session.dial
     assert dial is not None
     for path in session.paths.book:
-        path.answered = world.now  # to PINGs, which are served first
+        path.answered, path.mtu.carries = world.now, True  # to PINGs, which are served first
     later = dial.started + 1.0
     dialing = node.mesh.context.dials
     node.mesh.context.late_by = 0.6
