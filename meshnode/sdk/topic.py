@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from meshnode.base.limits import TOPIC_MAX_DATA, TOPIC_MAX_NAME, TOPIC_MAX_REPLAY, TOPIC_QUEUE
+from meshnode.base.limits import TOPIC_MAX_DATA, TOPIC_MAX_JOINED, TOPIC_MAX_NAME, TOPIC_MAX_REPLAY, TOPIC_QUEUE
 from meshnode.errors import ConfigError, NodeClosed, PolicyDenied, StreamMisused, TopicClosed
 from meshnode.runtime.runtime import Runtime
 from meshnode.sdk.arguments import text, whole
@@ -194,6 +194,11 @@ class _Hub:
         self.handles[topic] = None
         return topic
 
+    @property
+    def idle_until(self) -> float | None:
+        """When it is left for want of a reader; None while it has one."""
+        return self._leaving.when() if self._leaving is not None else None
+
     def drop(self, topic: Topic) -> None:
         self.handles.pop(topic, None)
         if not self.handles and self._leaving is None:
@@ -281,11 +286,19 @@ class TopicBook:
         guard = self._runtime.guard
         if not guard.joins(guard.own, name):
             raise self._refusal(name)
+        if len(self._hubs) >= TOPIC_MAX_JOINED:
+            self._leave_idle()
         try:
             hub = self._hubs[name] = _Hub(self._runtime, link, name, replay, lambda: self._hubs.pop(name, None))
         except ValueError as error:
             raise ConfigError(str(error), hint="leave one first") from error
         return hub
+
+    def _leave_idle(self) -> None:
+        """Leave the topic without a reader that has been so longest, to make room for another."""
+        idle = [(hub.idle_until, hub) for hub in self._hubs.values() if hub.idle_until is not None]
+        if idle:
+            min(idle, key=lambda each: each[0])[1].leave()
 
     async def _await_link(self, hub: _Hub, topic: Topic) -> None:
         """Wait a moment for a link to another member. Raises NodeClosed, PolicyDenied."""
