@@ -266,7 +266,8 @@ class Hasty(Collector):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.told.put_nowait("made")
-        transport.write(BIG)
+        for _ in range(8):  # the node may take what it has room for while this writes
+            transport.write(BIG)
 
     def pause_writing(self) -> None:
         self.told.put_nowait("pause")
@@ -276,9 +277,16 @@ class Hasty(Collector):
 
 
 async def test_a_protocol_that_writes_at_once_is_told_to_pause(there: AttachedNode, here: AttachedNode) -> None:
-    await there.serve("echo4", echo, allow="any").started()
+    go = asyncio.Event()
+
+    async def late(reader: Reader, writer: MeshWriter, peer: NodeId) -> None:
+        await go.wait()
+        await echo(reader, writer, peer)
+
+    await there.serve("echo4", late, allow="any").started()
     transport, protocol = await here.create_connection(Hasty, "there", "echo4")
     assert [protocol.told.get_nowait(), protocol.told.get_nowait()] == ["made", "pause"]
+    go.set()
     async with within(20):
         while (told := await protocol.told.get()) != "resume":
             assert isinstance(told, bytes)
