@@ -38,12 +38,12 @@ def counted_timers() -> Iterator[Counter[str]]:
         Timer.fire = fire  # type: ignore[method-assign]
 
 
-def run(nodes: int = 10, settle: float = SETTLE_S, window: float = WINDOW_S) -> dict[str, Any]:
+def run(nodes: int = 10, settle: float = SETTLE_S, window: float = WINDOW_S, *, engine: str = "auto") -> dict[str, Any]:
     """Return bytes and datagrams a second and timers a minute of a node, each also by kind."""
     world = World(1, Weather(delay=0.01))
-    seed = SimNode(world, "10.0.0.1", pick_engine("auto"), seed_role=True, gossip=True)
+    seed = SimNode(world, "10.0.0.1", pick_engine(engine), seed_role=True, gossip=True)
     for number in range(2, nodes + 1):
-        node = SimNode(world, f"10.0.{number // 250}.{number % 250 + 1}", pick_engine("auto"), gossip=True)
+        node = SimNode(world, f"10.0.{number // 250}.{number % 250 + 1}", pick_engine(engine), gossip=True)
         node.join(seed)
         world.run(0.1)
     world.run(settle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -11,6 +12,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
+from meshnode.quic.engines import VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 LOADED = """
@@ -137,7 +140,7 @@ OPENED = """
 import asyncio, sys
 from meshnode.runtime.host_names import look_up
 async def main():
-    config = Config.for_function(listen="127.0.0.1:0", seeds=["a" * 52 + "@127.0.0.1:9"])
+    config = Config.for_function(listen="127.0.0.1:0", seeds=["a" * 52 + "@127.0.0.1:9"], engine="qh3")
     at_import = len(kept)
     async with Node(config):
         at_start = len(kept)
@@ -177,7 +180,8 @@ print(json.dumps(seen))
 
 def test_the_command_starts_without_the_collector_and_loads_what_a_node_uses(tmp_path: Path) -> None:
     command = [sys.executable, "-c", STARTED, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    env = os.environ | {VARIABLE: "qh3"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     while_starting, running, loaded = json.loads(done.stdout)
     assert while_starting is False, "before it runs there is no garbage"
     assert running == [True, True]
