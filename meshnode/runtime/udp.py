@@ -49,6 +49,7 @@ NEXT_ALONE = (*range(1, 3 * ALONE), ALONE - LOOKS)
 MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS of the oldest kernels with GSO
 MAX_GSO = 65_000
 GSO_AGAIN_S = 10.0  # after a refusal: of the kernel, or of a device, an MTU or an address that is in use just now
+COMPARE_S = 1.0  # between two looks at the kernel's clock, each of which opens two sockets
 READS_AT_END = 4  # wake-ups' worth that is read of a socket when another one takes its place
 MAX_BACKLOG = 512  # datagrams kept while the kernel's buffer is full; QUIC repeats what is dropped
 MAX_ADDRESSES = 4096  # cached conversions
@@ -63,10 +64,11 @@ OnBatch = Callable[[list[Run]], bool | None]
 class _Host:
     """What this host is like now: its translator, and its addresses that peers ask; and what is told of the end."""
 
-    __slots__ = ("ahead", "asked", "on_end", "translation")
+    __slots__ = ("ahead", "asked", "compared_at", "on_end", "translation")
 
     def __init__(self, on_end: Callable[[], None]) -> None:
         self.ahead = 0.0  # of the kernel's clock before that of this process
+        self.compared_at = float("-inf")  # when these two were
         self.translation: Translation | None = None
         self.asked: AskedAddresses | None = None
         self.on_end = on_end
@@ -259,7 +261,9 @@ class UdpSocket:
     def _note_unread(self, sock: socket.socket, stale: int, dropped: int) -> None:
         if stale:
             self._metrics.count(STALE, stale)
-            self._host.ahead = kernel_ahead()
+            host, now = self._host, self._loop.time()
+            if now - host.compared_at >= COMPARE_S:
+                host.compared_at, host.ahead = now, kernel_ahead()
         if dropped:
             self._metrics.count(REFUSED, dropped)
             self._filter.on_refused(sock, dropped, self.refused)

@@ -13,7 +13,8 @@ import pytest
 
 from meshnode.base.address import Addr
 from meshnode.base.metrics import Metrics
-from meshnode.runtime.udp import ALONE, GRO_SIZE, UdpSocket
+from meshnode.runtime import udp
+from meshnode.runtime.udp import ALONE, COMPARE_S, GRO_SIZE, UdpSocket
 from meshnode.stack.reception import Run
 
 
@@ -100,14 +101,37 @@ def test_a_process_with_a_clock_of_its_own_takes_nothing_for_old(monkeypatch: py
     loop = asyncio.new_event_loop()
     node = UdpSocket(loop, lambda runs: taken.extend(data for run, _ in runs for data in run), metrics)
     node.bind(Addr("127.0.0.1", 0))
+    at = loop.time()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         for off in (20.0, -20.0, 0.0, 400.0):
             monkeypatch.setattr(time, "time", lambda off=off: real() + off)
+            at += COMPARE_S
+            monkeypatch.setattr(loop, "time", lambda at=at: at)
             taken.clear()
             for _ in range(2):  # the first one may be dropped: by it the clock is looked at
                 peer.sendto(b"\1sealed", node.local)
                 node._readable(node._socket)  # type: ignore[arg-type]
             assert taken[-1:] == [b"\1sealed"]
     assert metrics.counters["drop_waited"] <= 3
+    node.close()
+    loop.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells when it took a datagram")
+def test_much_that_waited_too_long_costs_one_look_at_the_clock_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = list[float]()
+    loop = asyncio.new_event_loop()
+    node = UdpSocket(loop, lambda runs: None, Metrics())
+    node.bind(Addr("127.0.0.1", 0))
+    monkeypatch.setattr(udp, "kernel_ahead", lambda: looks.append(loop.time()) or 0.0)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 60)
+    now = loop.time()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        for step in range(30):
+            monkeypatch.setattr(loop, "time", lambda at=now + step / 10: at)
+            peer.sendto(b"\1sealed", node.local)
+            node._readable(node._socket)  # type: ignore[arg-type]
+    assert [round(at - now) for at in looks] == [0, 1, 2]
     node.close()
     loop.close()
