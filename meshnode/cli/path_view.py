@@ -11,6 +11,7 @@ from meshnode.diagnosis.finding import change_in_words, ms, seconds, short
 from meshnode.foreign_text import visible
 
 Json = dict[str, Any]
+LATE_MS = 2_000  # from which on an echo is late
 
 
 def way(entry: Json) -> str:
@@ -89,7 +90,8 @@ class PingView:
             yield f"{echo['seq']:4}  {'lost':>9}"
         else:
             self._rtts.append(echo["rtt_ms"])
-            yield f"{echo['seq']:4}  {echo['rtt_ms']:6.2f} ms  {now[0]}  {now[1]}"
+            late = "  late" if echo["rtt_ms"] > LATE_MS else ""
+            yield f"{echo['seq']:4}  {echo['rtt_ms']:6.2f} ms  {now[0]}  {now[1]}{late}"
 
     def summary(self) -> str:
         """Return the line at the end."""

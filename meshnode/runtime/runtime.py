@@ -68,6 +68,7 @@ from meshnode.trust.succession import open_links
 if TYPE_CHECKING:
     from meshnode.discovery.resolver import Resolved
 
+ECHO_RTTS = 3  # before an echo is lost, however short the time is that it was given
 SLEPT_S = 20.0  # that the wall clock is ahead: a NAT forgets a mapping after 30 s, and no interface need tell of it
 log = logging.getLogger("meshnode.node")
 
@@ -373,7 +374,7 @@ class Runtime:
         return await future
 
     async def ping(self, peer: NodeId, timeout: float) -> Pinged:
-        """Send one echo and wait at most ``timeout`` seconds for it.
+        """Send one echo and wait ``timeout`` seconds for it, or ``ECHO_RTTS`` round trips where they take longer.
 
         When the connection turns out to be dead because the peer has restarted, the echo is repeated on a new one,
         twice at most. ``rtt`` of the result is None when no answer came. Raises as ``connect``.
@@ -381,7 +382,8 @@ class Runtime:
         for last in (False, False, True):  # the first new one may lose to the peer's own dial
             connection = await self.connect(peer)
             future: asyncio.Future[Pinged] = self.tasks.ask()
-            self.stack.ping(connection, timeout, self.clock.monotonic(), partial(settle, future))
+            wait = max(timeout, ECHO_RTTS * (connection.engine.rtt() or 0.0))
+            self.stack.ping(connection, wait, self.clock.monotonic(), partial(settle, future))
             self.driver.arm()
             outcome = await future
             if outcome.rtt is not None or connection.state is State.READY or last:

@@ -298,7 +298,8 @@ class Node(Primitives):
 
         Args:
             peer: The node.
-            timeout: Seconds to wait for the echo; connecting has its own time.
+            timeout: Seconds to wait for the echo, and three round trips of the path at least; connecting has its own
+                time.
 
         Returns:
             The round trip, None when the echo was lost, and the kind of path that it took.

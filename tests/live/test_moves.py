@@ -15,6 +15,7 @@ from meshnode import Node
 from meshnode.base.path_reason import PathReason
 from meshnode.runtime import sockets
 from meshnode.sdk.node import runtime_of
+from meshnode.stack.reception import Run
 from tests.conftest import MakeNode, echo
 from tests.given_time import GivenTime, wait_for, within
 
@@ -70,6 +71,33 @@ async def test_a_move_to_another_port_of_the_same_address_goes_on(make_node: Mak
         await dialler.rebind()
         writer.write(b"%d" % number)
         assert await wait_for(reader.readexactly(1), 5) == b"%d" % number
+
+
+async def test_what_waits_at_the_port_that_a_node_leaves_is_taken(make_node: MakeNode) -> None:
+    runtime = runtime_of(await make_node())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        for _ in range(20):
+            other.sendto(b"\x40" + bytes(30), (runtime.sockets.local.host, runtime.sockets.local.port))
+        assert runtime.metrics.counters.get("drop_no_connection") is None, "nothing was read in this turn of the loop"
+        runtime.rebind()
+    assert runtime.metrics.counters["drop_no_connection"] == 20
+
+
+async def test_an_echo_is_waited_for_as_long_as_the_path_takes(make_node: MakeNode) -> None:
+    loop = asyncio.get_running_loop()
+    listener = await make_node(gossip=False)
+    udp = runtime_of(listener).sockets.udp
+    take = udp._on_batch
+
+    def take_late(runs: list[Run]) -> None:
+        loop.call_later(0.3, take, runs)
+
+    udp._on_batch = take_late
+    dialler = await make_node(seed=listener, gossip=False)
+    for _ in range(3):
+        found = await wait_for(dialler.ping(listener.id, timeout=0.05), 20)
+        assert found.rtt is not None
+        assert found.rtt >= 0.3
 
 
 class _Destroyed:

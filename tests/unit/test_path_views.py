@@ -23,6 +23,7 @@ def test_ping_says_when_the_path_changes_and_why_and_ends_with_a_summary() -> No
         echo(3, None, "192.0.2.1:5", "direct"),
         echo(4, None, None, "none"),
         echo(5, 30.0, f"wss!{RELAY}@192.0.2.9:443", "direct", tunnel=True),
+        echo(6, 2_130.4, f"wss!{RELAY}@192.0.2.9:443", "direct", tunnel=True),
     ]
     lines = [line for one in echoes for line in view.lines(one)]
     assert lines == [
@@ -34,8 +35,9 @@ def test_ping_says_when_the_path_changes_and_why_and_ends_with_a_summary() -> No
         "   4       lost",
         "      path: direct 192.0.2.1:5 -> websocket 192.0.2.9:443",
         "   5   30.00 ms  websocket  192.0.2.9:443",
+        "   6  2130.40 ms  websocket  192.0.2.9:443  late",
     ]
-    assert view.summary() == "6 sent, 4 answered; round trip 8.00 / 35.05 / 40.50 ms (best, median, worst)"
+    assert view.summary() == "7 sent, 5 answered; round trip 8.00 / 40.10 / 2130.40 ms (best, median, worst)"
 
 
 def test_a_ping_without_an_answer_has_a_summary_too() -> None:

@@ -105,8 +105,8 @@ def resolve_command(id: str, home: Path, as_json: bool) -> None:
 def ping_command(id: str, count: int, interval: float, home: Path, as_json: bool) -> int:
     """Reach a node by its key or its name, and time the way.
 
-    One line an echo, with the path it took; when the path changes, a line says from where to where, and why. Exit code
-    1 when all echoes are lost.
+    One line an echo, with the path it took; when the path changes, a line says from where to where, and why. An echo is
+    lost after 2 seconds, or three round trips where they take longer. Exit code 1 when all echoes are lost.
 
     JSON: {"seq", "rtt_ms", "path", "endpoint", "tunnel", "change"}; rtt_ms of a lost echo is null
 

@@ -163,7 +163,8 @@ class AttachedNode(AttachedPrimitives):
 
         Args:
             peer: The node, as for ``open``.
-            timeout: Seconds to wait for the echo; connecting has its own time.
+            timeout: Seconds to wait for the echo, and three round trips of the path at least; connecting has its own
+                time.
 
         Returns:
             The round trip from the running node, None when the echo was lost, and the kind of path that it took;
