@@ -3,7 +3,8 @@
 A probe of the next size goes out; answered, the size is the path's; lost three times, it is too big. The search
 halves what is left until steps are too small to matter, and is repeated every ten minutes. While much is sent, a
 probe of the size in use confirms it once a second (RFC 8899 section 5.1.1): when large packets vanish (a black hole)
-while small ones pass, nothing else would tell. The size then falls back to the base.
+while small ones pass, nothing else would tell. The size then falls back to the base; the base, where nothing larger is
+in use, is confirmed as well.
 
 Not even the base passes everywhere, and QUIC needs it (RFC 9000 section 14.1), while small probes are answered. So a
 path is validated at that size (section 8.2.1), by a probe whose answer is as long or by a handshake. When all of
@@ -36,7 +37,6 @@ class MtuSearch:
     """
 
     __slots__ = (
-        "_always",
         "_base_since",
         "_base_tries",
         "_ceiling",
@@ -45,6 +45,7 @@ class MtuSearch:
         "_search_at",
         "_tries",
         "_unconfirmed",
+        "always",
         "at",
         "carries",
         "confirm_at",
@@ -57,7 +58,7 @@ class MtuSearch:
         self.at: float | None = None
         self.confirm_at: float | None = None
         self.carries: bool | None = True if always else None
-        self._always = always
+        self.always = always
         self._base_tries = IDLE
         self._base_since = float("-inf")  # when the first of those was sent
         self._search_at = 0.0  # not before, after a black hole
@@ -85,7 +86,7 @@ class MtuSearch:
 
     def doubt(self, now: float) -> None:
         """Validate the base again now, unless that was done within ``CONFIRM_SIZE_S``: such packets may be lost."""
-        if self._always or self.carries is False or self._base_tries > 0 or now - self._base_since < CONFIRM_SIZE_S:
+        if self.always or self.carries is False or self._base_tries > 0 or now - self._base_since < CONFIRM_SIZE_S:
             return
         self._base_tries = 0
         self.at = now
@@ -95,7 +96,7 @@ class MtuSearch:
 
         A path in use that carried the base is validated again when a silence gives reason to.
         """
-        if self._always or (self.carries and in_use):
+        if self.always or (self.carries and in_use):
             return
         self.carries = None
         self._base_tries = IDLE
@@ -137,6 +138,7 @@ class MtuSearch:
         due after three round trips, 0.3 s at least.
         """
         if self._unconfirmed >= MAX_PROBES:
+            self._unconfirmed, self.confirm_at = 0, None
             return False
         self._unconfirmed += 1
         self.confirm_at = now + max(PROBE_TIMER_MIN_S, PROBE_TIMER_RTTS * rtt)

@@ -81,10 +81,12 @@ class PathMtu:
             current.mtu.confirm_at = None
         elif current.mtu.confirm(current.rtt or UNMEASURED_RTT_S, now):
             self._validation.probe(current, 0, now, pad_to=current.mtu.size)
-        else:
+        elif current.mtu.size > current.mtu.floor:
             self.fall_back(current, now)
             self._journal.emit(Nudge(current.path, PathReason.BLACK_HOLE))
             self._journal.note(now, PathReason.BLACK_HOLE, current.path)
+        else:
+            current.mtu.doubt(now)  # the base may be too large as well; there are no smaller packets to send again
 
     def _set(self, size: int) -> None:
         if size != self.size:

@@ -300,7 +300,11 @@ class PeerPaths:
         else:
             watchdog.set_in_flight(count, now)
         current = self.book.current
-        if count and current is not None and (mtu := current.mtu).size > mtu.floor:
+        if (
+            count
+            and current is not None
+            and ((mtu := current.mtu).size > mtu.floor or (mtu.carries and not mtu.always))
+        ):
             at = mtu.confirm_at
             if at is None or (at <= now and not goes_on):  # nothing was under way when it was due
                 mtu.confirm_at = now + CONFIRM_SIZE_S

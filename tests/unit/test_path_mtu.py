@@ -15,7 +15,7 @@ from meshnode.paths.effects import (
 )
 from meshnode.paths.peer import PeerPaths
 from meshnode.paths.seeking import Connectivity
-from tests.unit.path_wire import PEER, A, B, Wire, connected
+from tests.unit.path_wire import PEER, VIA_RELAY, A, B, Wire, connected
 
 
 def test_the_path_mtu_is_raised_when_a_large_probe_comes_back() -> None:
@@ -103,6 +103,32 @@ def test_a_black_hole_is_noticed_while_small_packets_still_pass() -> None:
     wire.paths.set_in_flight(0, wire.now)
     wire.run(8.0)
     assert 1250 < wire.seen(MtuChanged)[-1].size <= 1300, "what the path carries now is searched for"
+
+
+def test_a_path_at_the_base_size_that_becomes_too_small_is_left_while_small_packets_still_pass() -> None:
+    wire = connected(A, VIA_RELAY, mtu=BASE_MTU)
+    wire.paths.add_candidates([(VIA_RELAY, "record")], wire.now)
+    wire.mtus[A] = 1_072
+    began = wire.now
+    while wire.paths.active == A and wire.now < began + 10:
+        wire.paths.set_in_flight(50_000, wire.now)
+        wire.paths.on_received(A, True, wire.now)
+        wire.run(0.05)
+    assert wire.paths.active == VIA_RELAY
+    assert wire.now - began < 4.0
+
+
+def test_a_base_size_that_is_confirmed_begins_no_search_of_larger_ones() -> None:
+    wire = connected(A, mtu=BASE_MTU)
+    wire.run(60.0)
+    wire.effects.clear()
+    for _ in range(200):
+        wire.paths.set_in_flight(50_000, wire.now)
+        wire.paths.on_received(A, True, wire.now)
+        wire.run(0.05)
+    padded = [effect.pad_to for effect in wire.seen(SendProbe) if isinstance(effect, SendProbe) and effect.pad_to]
+    assert 8 <= len(padded) <= 12, "one a second"
+    assert set(padded) == {BASE_MTU}
 
 
 def test_an_idle_path_costs_no_confirmations() -> None:
