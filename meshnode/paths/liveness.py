@@ -84,6 +84,11 @@ class Watchdog:
         """Take note of the answer to what was expected."""
         self.expecting_since = None
 
+    @property
+    def awaits_answer(self) -> bool:
+        """True while packets or PINGs of this node are not answered."""
+        return self.in_flight > 0 or self.expecting_since is not None
+
     def restart(self, now: float) -> None:
         """Count from now on: the path works."""
         self.expecting_since = None

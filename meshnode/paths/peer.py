@@ -201,8 +201,9 @@ class PeerPaths:
         found = self.book.learn(src, "ping")
         if found is None:
             return
-        found.last_heard = max(found.last_heard, now)
         is_silent = self.seeking.silent_since is not None
+        if found is not self.book.current or not self.watchdog.awaits_answer:
+            found.last_heard = max(found.last_heard, now)  # else it says nothing of the way to the peer
         if found is self.book.current:
             if flags & MOVED:
                 self._peer_moved_at = now

@@ -186,6 +186,27 @@ def test_silence_while_an_answer_is_due_is_noticed_and_probed_everywhere() -> No
     assert wire.paths.seeking.connectivity is Connectivity.CONNECTED
 
 
+def test_a_peers_own_pings_hide_no_loss_of_what_is_sent_to_it() -> None:
+    wire = connected(A, VIA_RELAY)
+    wire.paths.add_candidates([(VIA_RELAY, "record")], wire.now)
+    wire.up.remove(A)  # what goes there is lost; what the peer sends from there comes
+    wire.paths.set_in_flight(50_000, wire.now)
+    began = wire.now
+    while wire.paths.active == A and wire.now < began + 3.0:
+        wire.paths.on_ping(A, 0, wire.now)  # it is at a relay, and looks for a direct path
+        wire.run(0.075)
+    assert wire.paths.active == VIA_RELAY
+    assert wire.now - began < 0.3
+
+
+def test_a_peers_pings_are_a_sign_of_life_while_it_owes_no_answer() -> None:
+    wire = connected(A)
+    for _ in range(20):
+        wire.paths.on_ping(A, 0, wire.now)
+        wire.run(6.0)
+    assert not wire.seen(SendProbe), "no keepalive beside those of the peer"
+
+
 def test_the_history_has_a_silence_and_the_switch_that_ended_it_as_one_entry() -> None:
     wire = connected(A, B)
     wire.paths.add_candidates([(B, "seed")], wire.now)
