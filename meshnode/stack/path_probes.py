@@ -49,6 +49,7 @@ BAD_PING = describe("drop_ping", "malformed PINGs of members")
 OF_TWIN = describe("drop_pong_of_twin", "PONGs dropped: of another host that uses the key of a connected peer")
 BAD_PONG = describe("drop_pong", "malformed PONGs of members")
 
+OTHER_TIMERS_S = 1.0  # within which a connection's timers are due, but for that of its idle time
 ASK_S = 10.0  # a later answer to one of gossip's PINGs is no sign of life
 
 
@@ -316,6 +317,8 @@ class PathProbes(Component):
         connection = session.connection
         if answered is not None and unknown and connection is not None and answered.sent >= session.ready_at:
             self._forgotten(probe.connection_tag(connection))  # not for a late answer about the one before
+        elif answered is not None and connection is not None and connection.state is State.READY:
+            _keep_open(self._context, session, connection, now)
         self.settle(session, now)
 
     def _is_of_twin(self, sender: NodeId, now: float) -> bool:
@@ -335,3 +338,17 @@ class PathProbes(Component):
         session = self._peers.sessions.get(connection.peer)
         if session is not None:
             self._context.admission.resume(session)
+
+
+def _keep_open(context: Context, session: Session, connection: Connection, now: float) -> None:
+    """Ask for a packet of a connection whose idle time is half over: sealed PINGs do not count for QUIC.
+
+    So one whose peer answers lasts while there are streams on it, or a reservation needs it.
+    """
+    most = max(context.settings.idle_timeout / 2, 2 * session.paths.keepalive.every_s)
+    at = connection.engine.next_timer()  # that of the idle time, where no other is set
+    if at is None or not OTHER_TIMERS_S < at - now < most:
+        return
+    if len(connection.streams) or context.relays.uses(connection.peer):
+        connection.engine.ping()
+        context.links.touch(connection)

@@ -16,8 +16,8 @@ from meshnode.sim.world import SimNode, Weather, World
 class Mesh:
     """Two seeds, some nodes and a leaf that knows both seeds."""
 
-    def __init__(self, count: int = 6) -> None:
-        self.world = World(3, Weather(delay=0.06))
+    def __init__(self, count: int = 6, seed: int = 3) -> None:
+        self.world = World(seed, Weather(delay=0.06))
         self._engines = ModelEngines(self.world.entropy)
         self.seeds = [self._add(f"10.9.0.{number}", seed_role=True) for number in (1, 2)]
         self.seeds[0].join(self.seeds[1])
@@ -167,6 +167,19 @@ def _sent_at_rest(seed: int) -> tuple[float, float]:
     world.deliver = note  # type: ignore[method-assign]
     world.run(600.0)
     return sent["from"] / 600, sent["to"] / 600
+
+
+def test_the_connections_of_a_leaf_last_longer_than_the_idle_time_of_quic() -> None:
+    mesh = Mesh(seed=5)  # one whose seeds have nothing to tell it for so long
+
+    def connections() -> set[Any]:
+        sessions = mesh.leaf.mesh.sessions
+        return {sessions[seed.id].connection for seed in mesh.seeds}
+
+    before = connections()
+    assert None not in before
+    mesh.world.run(1_000.0)
+    assert connections() == before
 
 
 def test_keepalives_grow_rare_until_the_nat_gives_its_mapping_up() -> None:

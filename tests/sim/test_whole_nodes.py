@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 
+from meshnode.errors import PeerSilent
 from meshnode.quic.engines import VARIABLE, pick_engine
 from meshnode.sim.world import SimNode, Weather, World
 
@@ -138,3 +139,22 @@ def test_the_same_seed_is_the_same_run_in_any_process() -> None:
         for hash_seed in ("1", "2")
     ]
     assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("engine", ["auto", "aioquic"])
+def test_a_stream_on_which_neither_end_speaks_lasts_while_both_live(engine: str) -> None:
+    world = World(1, Weather(delay=RTT / 2))
+    engines = pick_engine(engine)
+    here, there = (SimNode(world, f"10.0.0.{number}", engines) for number in (1, 2))
+    here.join(there)
+    connection = here.connect(there.id)
+    stream, inbox = here.open(connection)
+    for number in range(3):
+        stream.write(b"%d" % number)
+        here.on_dirty()
+        world.run(1_300.0)
+    assert bytes(inbox.data) == b"012"
+    assert here.mesh.sessions[there.id].connection is connection
+    there.kill()
+    world.run(700.0)
+    assert isinstance(stream.error, PeerSilent)
