@@ -13,10 +13,12 @@ import os
 import resource
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
-from meshnode.base.limits import RESERVED_DESCRIPTORS
+from meshnode.base.limits import ACCEPT_PAUSE_S, RESERVED_DESCRIPTORS
+from meshnode.base.metrics import Metrics, describe
+
+UDP_ENDED = describe("udp_ended", "times that the system had ended a UDP socket of a forward, the proxy or DNS")
 
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -43,11 +45,22 @@ def watch_on(
     loop.add_reader(sock, on_readable, *args)
 
 
-def bound_again(sock: socket.socket, name: Any, error: OSError) -> None:
+def bound_again(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, name: Any, error: OSError, metrics: Metrics
+) -> None:
     """Bind a UDP socket where it was if the error is that the system has ended it.
 
-    One whose port was asked for is still bound. One that the kernel chose a port for has lost it, perhaps to another.
+    One whose port was asked for is still bound. One that the kernel chose a port for has lost it, perhaps to another
+    program: it is deaf then, and tries again until it is closed.
     """
     if error.errno == errno.ECONNABORTED:
-        with suppress(OSError):
-            sock.bind(name)
+        metrics.count(UDP_ENDED)
+        _bind(loop, sock, name)
+
+
+def _bind(loop: asyncio.AbstractEventLoop, sock: socket.socket, name: Any) -> None:
+    try:
+        sock.bind(name)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF):  # it is bound still, or closed
+            loop.call_later(ACCEPT_PAUSE_S, _bind, loop, sock, name)

@@ -232,8 +232,9 @@ class UdpForward(Forward):
             except BlockingIOError:
                 return
             except OSError as error:  # a refusal of an earlier answer, or the system has ended it
-                bound_again(sock, bound, error)
-                watch_on(asyncio.get_running_loop(), sock, self._read, sock, bound)
+                loop = asyncio.get_running_loop()
+                bound_again(loop, sock, bound, error, runtime_of(self._node).metrics)
+                watch_on(loop, sock, self._read, sock, bound)
                 return
             self._on_datagram(data, name, sock, marks)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import errno
 import json
 import os
 import resource
@@ -19,9 +21,9 @@ import pytest
 from meshnode.base.address import Addr
 from meshnode.base.limits import MAX_CONTROL_SILENT
 from meshnode.base.metrics import Metrics
-from meshnode.runtime import acceptor
-from meshnode.runtime.acceptor import Accepted, Acceptor, CountedSocket, listen_at, listen_tcp
-from meshnode.runtime.descriptors import is_reserved
+from meshnode.runtime import acceptor, descriptors
+from meshnode.runtime.acceptor import Accepted, Acceptor, CountedSocket, bind_udp, listen_at, listen_tcp
+from meshnode.runtime.descriptors import bound_again, is_reserved
 from tests.given_time import HANG_S, status_of, within
 from tests.live.cli_node import clean_environment
 
@@ -188,6 +190,30 @@ async def test_a_listener_whose_port_was_taken_meanwhile_waits_for_it(monkeypatc
         await until(lambda: len(taken) == 1)
     made.close()
     taken[0].close()
+
+
+def lose_its_port(sock: socket.socket) -> None:
+    """Do to a UDP socket whose port the kernel chose what SOCK_DESTROY does, but for the error."""
+    nowhere = bytes(16)  # AF_UNSPEC
+    assert ctypes.CDLL(None).connect(sock.fileno(), nowhere, len(nowhere)) == 0
+    assert sock.getsockname()[1] == 0
+
+
+async def test_a_udp_socket_whose_port_was_taken_meanwhile_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descriptors, "ACCEPT_PAUSE_S", 0.05)
+    loop, metrics, ended = asyncio.get_running_loop(), Metrics(), OSError(errno.ECONNABORTED, "ended")
+    with bind_udp("127.0.0.1", 0) as sock:
+        name = sock.getsockname()
+        bound_again(loop, sock, name, OSError(errno.ECONNREFUSED, "an earlier answer"), metrics)
+        assert metrics.counters == {}
+        lose_its_port(sock)
+        with bind_udp(*name):
+            bound_again(loop, sock, name, ended, metrics)
+            await asyncio.sleep(0.2)
+            assert sock.getsockname()[1] == 0
+        await until(lambda: sock.getsockname() == name)
+        bound_again(loop, sock, name, ended, metrics)  # it has its port: nothing is to be done
+        assert metrics.counters == {"udp_ended": 2}
 
 
 def test_the_kernels_numbers_tell_how_many_descriptors_are_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import meshnode
 from meshnode.base.limits import MAX_UDP_DESTINATIONS
+from meshnode.base.metrics import Metrics
 from meshnode.services.proxy import socks_udp
 from meshnode.services.proxy.listener import Proxy
 from meshnode.services.proxy.overlay import OverlayNames
@@ -179,7 +180,7 @@ async def test_idle_and_too_many_destinations_end_and_begin_again(
         return Flow(host)
 
     monkeypatch.setattr(socks_udp, "UDP_IDLE_S", 0.5)
-    association = socks_udp.Association("127.0.0.1", ("127.0.0.1", 0), open_flow)  # type: ignore[arg-type]
+    association = socks_udp.Association("127.0.0.1", ("127.0.0.1", 0), open_flow, Metrics())  # type: ignore[arg-type]
     for number in range(MAX_UDP_DESTINATIONS + 2):
         association._send(b"%d" % number, str(number), 1, b"x")
         await asyncio.sleep(0)
@@ -201,7 +202,7 @@ async def test_a_destination_that_is_refused_is_not_asked_for_each_datagram(monk
         raise meshnode.ServiceNotFound("no such service")
 
     monkeypatch.setattr(socks_udp, "RETRY_S", 0.2)
-    association = socks_udp.Association("127.0.0.1", ("127.0.0.1", 0), refuse)
+    association = socks_udp.Association("127.0.0.1", ("127.0.0.1", 0), refuse, Metrics())
     for _ in range(50):
         association._send(b"0", "refused", 1, b"x")
         await asyncio.sleep(0)

@@ -14,7 +14,7 @@ from meshnode.errors import AddressInUse, ConfigError, MeshError
 from meshnode.runtime.acceptor import bind_at
 from meshnode.runtime.descriptors import bound_again, watch_on
 from meshnode.runtime.host_names import look_up
-from meshnode.sdk.node import Node
+from meshnode.sdk.node import Node, runtime_of
 from meshnode.services.ends import bound_end, parse_listen
 from meshnode.services.forward import is_loopback
 from meshnode.services.proxy.dns import MAX_QUERY, Query, answer_with, answer_without, read_query
@@ -60,8 +60,9 @@ class DnsServer:
             except BlockingIOError:
                 return
             except OSError as error:
-                bound_again(sock, bound, error)
-                watch_on(asyncio.get_running_loop(), sock, self._on_readable, sock, bound)
+                loop = asyncio.get_running_loop()
+                bound_again(loop, sock, bound, error, runtime_of(self._node).metrics)
+                watch_on(loop, sock, self._on_readable, sock, bound)
                 return
             if is_loopback(name[0]):
                 self._on_datagram(data, (sock, name))

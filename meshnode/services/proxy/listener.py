@@ -176,7 +176,7 @@ class Proxy:
             return await open_for(self._node, self._overlay, (host, port), self._node.datagrams)
 
         here, client = canonical_host(sock.getsockname()[0]), canonical_host(sock.getpeername()[0])
-        association = Association(here, (client, port), open_flow)
+        association = Association(here, (client, port), open_flow, runtime_of(self._node).metrics)
         try:
             _tell(sock, reply(Reply.SUCCEEDED, association.bound))
             await _until_gone(sock)

@@ -16,6 +16,7 @@ from contextlib import suppress
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.limits import MAX_UDP_DESTINATIONS, MAX_UDP_WAITING, UDP_IDLE_S
 from meshnode.base.log_lines import rated_logger
+from meshnode.base.metrics import Metrics
 from meshnode.errors import MeshError
 from meshnode.runtime.descriptors import bound_again, watch_on
 from meshnode.sdk.datagrams import Datagrams
@@ -66,10 +67,11 @@ class _Destination:
 class Association:
     """The UDP socket of one client. Datagrams of other sources than the client's are dropped."""
 
-    def __init__(self, host: str, client: tuple[str, int], open_flow: Open) -> None:
+    def __init__(self, host: str, client: tuple[str, int], open_flow: Open, metrics: Metrics) -> None:
         """Bind a socket at ``host``. ``client`` is where datagrams come from; port 0: the first one says it."""
         self._client = client
         self._open = open_flow
+        self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._destinations: BoundedDict[bytes, _Destination] = BoundedDict(MAX_UDP_DESTINATIONS)
         self._sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
@@ -94,7 +96,7 @@ class Association:
             except BlockingIOError:
                 return
             except OSError as error:
-                bound_again(self._sock, self._name, error)
+                bound_again(self._loop, self._sock, self._name, error, self._metrics)
                 watch_on(self._loop, self._sock, self._on_readable)
                 return
             host, port = self._client
