@@ -389,10 +389,7 @@ class StreamTable:
         return [s for s in self if s.id & 1 != self._own_bit and s.status is StreamStatus.ACCEPTED]
 
     def on_reset(self, stream_id: int, code: int = 0) -> None:
-        """End a stream that the peer reset.
-
-        What is unread is dropped: no reader goes past an error, and it must not hold back other streams.
-        """
+        """End a stream that the peer reset: what had come before stays readable."""
         stream = self._streams.get(stream_id)
         if stream is not None and stream.stopped and not stream.write_end:
             return  # it does as it was asked to, and our own direction goes on
@@ -402,7 +399,6 @@ class StreamTable:
         if stream is not None:
             if not stream.write_end and stream.error is None:
                 self.engine.reset(stream_id, 0)
-            stream.discard()
             if code == StreamStatus.DENIED and stream_id & 1 == self._own_bit:
                 hint = "ask its operator; `meshnode policy explain` there says why"
                 stream.fail(PolicyDenied("the peer allows this node to use the service no longer", hint=hint))

@@ -220,7 +220,7 @@ class ProtocolTransport(Marked, asyncio.Transport):
         if self._closing:
             lost = error or self._refused
             return (lost,) if lost is not None or not stream.queued else None
-        if error is not None and (not stream.fin_received or self._eof_told):
+        if error is not None and (self._eof_told or not (stream.fin_received or stream.unread)):
             return (error,)
         if self._refused is not None and stream.fin_received and not stream.unread:
             return (self._refused,)  # what a peer sends that reads no more comes first
@@ -239,8 +239,7 @@ class ProtocolTransport(Marked, asyncio.Transport):
         if self.ended.is_set():
             return
         try:
-            if self._stream.error is None or self._stream.fin_received:
-                self._deliver()
+            self._deliver()
             self._go_on_writing()
         except Exception as error:
             self._loop.call_exception_handler(
@@ -270,8 +269,7 @@ class ProtocolTransport(Marked, asyncio.Transport):
         self.ended.set()
         stream = self._stream
         stream.on_change = _nothing
-        if not stream.over:
-            stream.reset()
+        stream.reset()
         self._protocol.connection_lost(error)
 
 

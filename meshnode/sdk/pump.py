@@ -8,6 +8,7 @@ each way, so that other connections have their turn.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from meshnode.sdk.streams import MeshReader, MeshWriter
 PIECE = 1 << 18  # bytes that are read or written at once
 UNIX_BUFFER = 1 << 19  # bytes of the kernel's for what goes into a Unix socket: a piece passes whole
 NOT_NOW = (BlockingIOError, InterruptedError)
+ENDED_BEFORE = (errno.EPIPE, errno.ENOTCONN)  # of a write: how the program has ended is for the reads to tell
 
 Toll = Callable[[int], float]  # the seconds after which to ask again whether so many bytes may pass; 0.0: now
 OnEnd = Callable[[Exception | None], None]  # with why a direction was cut off; None when it has ended in order
@@ -92,13 +94,14 @@ class ToStream(Direction):
     def go_on(self) -> None:
         """Read, or pause, as the stream's queue says."""
         stream = self._stream
-        if self.is_over or self._pause is not None:
+        if self.is_over:
+            return
+        self.refused = self.refused or stream.error
+        if self._pause is not None:
             return
         if self._is_reading:
             if self.refused is None and not stream.drained():
                 self._stop_reading()
-        elif stream.error is not None and not stream.fin_received:
-            self.end(stream.error)
         elif stream.low or self.refused is not None:
             self._is_reading = True
             self._loop.add_reader(self._sock, self._read)
@@ -139,10 +142,7 @@ class ToStream(Direction):
             self._pause = self._loop.call_later(pause, self._pay, is_end)
             return
         self._held = b""
-        try:
-            self._write(data, is_end)
-        except MeshError as error:
-            self.end(error)
+        self._write(data, is_end)
 
     def _write(self, data: memoryview | bytes, is_end: bool) -> None:
         if data:
@@ -153,17 +153,12 @@ class ToStream(Direction):
             self.go_on()
 
     def _pass_on(self, data: memoryview | bytes) -> None:
-        """Write it, or drop it where the peer takes no more: what that sends is still to come, or has come whole.
-
-        Raises MeshError.
-        """
+        """Write it, or drop it where the peer takes no more: what that has sent still goes to the program."""
         if self.refused is not None:
             return
         try:
             self._stream.write(data)
         except MeshError as error:
-            if self._stream.error is not None and not self._stream.fin_received:
-                raise
             self.refused = error
             self._stream.on_change()
 
@@ -197,6 +192,8 @@ class ToSocket(Direction):
             self._send_unread()
         elif self._stream.fin_received:
             self.end_in_order()
+        elif self._stream.error is not None:
+            self.end(self._stream.error)
         else:
             return False
         return not (self.is_over or self._is_full or self._pause is not None)
@@ -254,13 +251,16 @@ class ToSocket(Direction):
 class Pump:
     """Carries bytes both ways between a socket, which does not block, and a stream, until both directions have ended.
 
-    An end of one direction is passed on as such (half-close). What a peer sends that reads no more still goes to the
-    program, and what has come whole when the connection is lost; what the program sends meanwhile is dropped, and
-    ``refused`` says why.
+    An end of one direction is passed on as such (half-close). An end that takes nothing more is heard out all the same.
+    What a peer has sent that reads no more, or has reset the stream, still goes to the program; what the program sends
+    meanwhile is dropped, and ``refused`` says why. What a program has sent that takes no more still goes to the peer,
+    which is asked to stop.
 
     Attributes:
-        heard: Is done when the program's direction has ended, or the peer has refused what it sent.
-        told: Is done when the peer's has; both raise OSError or MeshError when any was cut off.
+        heard: Is done when the program's direction has ended, or the peer has refused what it sent; raises OSError
+            when the program has cut it off.
+        told: Is done when the peer's has, or the program takes no more of it; raises MeshError behind all that has come
+            of a stream that was lost, or what ``heard`` raises.
     """
 
     def __init__(
@@ -287,6 +287,7 @@ class Pump:
         self._up, self._down = up, down
         self._before = stream.on_change
         self._is_scheduled = False
+        self._cut: OSError | None = None  # a reset of the program's that a write has met: its reads tell an EOF then
 
     def begin(self, sent: bytes = b"") -> None:
         """Begin; ``sent`` was read of the program already."""
@@ -325,47 +326,45 @@ class Pump:
         self._is_scheduled = False
         if self.told.done() and self.heard.done():
             return
-        stream = self._stream
-        if stream.error is not None and not stream.fin_received:
-            self.fail(stream.error)
-            return
+        self._up.go_on()
         if self._up.refused is not None and not self.heard.done():
             self.heard.set_result(None)
         if self._down.go_on():
             self._wake()
-        self._up.go_on()
 
     def on_program_end(self, error: Exception | None) -> None:
         """Pass on the end of the program's direction."""
+        error = error or self._cut
         if error is None and not self._stream.write_end:
             try:
                 self._stream.write(b"", fin=True)
             except MeshError as lost:
-                if self._stream.fin_received:
-                    self._up.refused = lost
-                else:
-                    error = lost
+                self._up.refused = lost
         if error is not None:
             self.fail(error)
         elif not self.heard.done():
             self.heard.set_result(None)
 
     def on_peer_end(self, error: Exception | None) -> None:
-        """Pass on the end of the peer's direction."""
+        """Pass on the end of the peer's direction; or end it for a program that takes no more, and hear that out."""
         if error is None:
             try:
                 self._sock.shutdown(socket.SHUT_WR)
             except OSError as gone:
                 error = gone
-        if error is not None:
-            self.fail(error)
-        elif not self.told.done():
-            self.told.set_result(None)
+        if isinstance(error, MeshError):
+            self.told.set_exception(error)
+            return
+        if isinstance(error, OSError):
+            self._cut = None if error.errno in ENDED_BEFORE else error
+            self._stream.stop_reading()
+        self.told.set_result(None)
 
     def fail(self, error: Exception) -> None:
-        """Carry no more, for an error of either side."""
+        """Carry no more, for an error of the program's side."""
         self._up.stop()
         self._down.stop()
+        self._stream.stop_reading()
         for future in (self.heard, self.told):
             if not future.done():
                 future.set_exception(error)

@@ -261,6 +261,8 @@ class ServiceTable:
                 stream.refuse(StreamStatus.UNAVAILABLE)
             elif stream.error is None:
                 await self._handle(service, stream, link)
+            else:
+                stream.discard()
         finally:
             service._places.leave()
 

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Self
 
 from meshnode.base.forks import close_in_child
+from meshnode.errors import MeshError
 from meshnode.identity.node_id import NodeId
 from meshnode.quic.buffers import Marks
 from meshnode.quic.stream import Stream
@@ -161,9 +162,10 @@ class _Bridge(Pump):
     # ---- the peer
 
     def on_peer_end(self, error: Exception | None) -> None:
-        """Pass on the end of the peer's direction; as a reset where it did not take all that the program has sent."""
-        if self.refused is not None:
-            self._end(self.refused)
+        """Pass on the end of the peer's direction; as a reset where it was lost, or did not take all that was sent."""
+        lost = self.refused or (error if isinstance(error, MeshError) else None)
+        if lost is not None:
+            self._end(lost)
             return
         super().on_peer_end(error)
         self._close_if_whole()
@@ -196,10 +198,8 @@ class _Bridge(Pump):
                 self._end(stream.error)
             else:
                 stream.await_low()
-        elif stream.error is not None and (not stream.fin_received or self.told.done()):
-            self._end(stream.error)
-        elif self.refused is not None and self.told.done():
-            self._end(self.refused)
+        elif self.told.done() and (lost := stream.error or self.refused) is not None:
+            self._end(lost)
         else:
             super()._turn()
 
@@ -214,8 +214,7 @@ class _Bridge(Pump):
         if self._look is not None:
             self._look.cancel()
         self.close()
-        if not self._stream.over:
-            self._stream.reset()
+        self._stream.reset()
         if error is not None:
             self._mark()
         elif self._is_marked:

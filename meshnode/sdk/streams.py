@@ -32,7 +32,8 @@ class MeshReader(asyncio.StreamReader):
 
     Reading gives credit back to the sender, so an unread stream holds it back. Iterating yields lines, as
     ``readline`` does. ``node.open``, ``node.open_any`` and ``connection.open`` return one; handlers are given one.
-    A read that is cancelled loses nothing, but for ``read(-1)``. One coroutine reads at a time.
+    A read that is cancelled loses nothing, but for ``read(-1)``. One coroutine reads at a time. Unlike asyncio's, it
+    gives what had come of a stream that is lost before it raises, as ``recv`` of a socket does.
     """
 
     def __init__(self, stream: Stream, signal: Signal, limit: int = LIMIT) -> None:
@@ -78,40 +79,41 @@ class MeshReader(asyncio.StreamReader):
             The bytes; empty when the stream has ended, or the writer was closed.
 
         Raises:
-            ConnectionLost: The stream was reset or its connection is over: never a clean end.
+            ConnectionLost: The stream was reset or its connection is over: never a clean end. What had come before can
+                be read first, with ``n`` bytes at a time.
             StreamMisused: Another coroutine waits for data already.
         """
-        stream = self._stream
-        if stream.error is not None and not stream.fin_received:
-            raise stream.error
         if n <= 0:
-            return await self._read_all() if n else b""
+            return await self._read_all() if n else self._read_nothing()
+        stream = self._stream
+        while not (self._held or stream.unread):
+            if stream.fin_received:
+                return b""
+            if stream.error is not None:
+                raise stream.error
+            await self._signal.reader("read")
         if self._held:
             data = bytes(self._held[:n])
             del self._held[:n]
             return data
-        while not stream.unread:
-            if stream.fin_received:
-                return bytes(self._held[:n])  # the writer was closed meanwhile
-            await self._signal.reader("read")
-            if stream.error is not None and not stream.fin_received:
-                raise stream.error
-            if self._held:
-                return await self.read(n)
         return stream.read(n)
 
+    def _read_nothing(self) -> bytes:
+        self._raise_error()
+        return b""
+
     async def _read_all(self) -> bytes:
-        stream, parts = self._stream, []
+        stream, parts = self._stream, [bytes(self._held)]
+        self._held.clear()
         while True:
-            if stream.error is not None and not stream.fin_received:
-                raise stream.error
-            if self._held:
-                parts.append(bytes(self._held))
+            if self._held or stream.unread:  # held: the writer was closed meanwhile
+                parts.append(bytes(self._held) or stream.read())
                 self._held.clear()
-            elif stream.unread:
-                parts.append(stream.read())
             elif stream.fin_received:
                 return b"".join(parts)
+            elif stream.error is not None:
+                self._held += b"".join(parts)
+                raise stream.error
             else:
                 await self._signal.reader("read")
 
@@ -205,17 +207,21 @@ class MeshReader(asyncio.StreamReader):
             raise ValueError(error.args[0]) from None
 
     def _raise_error(self) -> None:
-        if self._stream.error is not None and not self._stream.fin_received:
-            raise self._stream.error
+        """Raise why nothing more can be read of a stream that has not ended."""
+        stream = self._stream
+        if stream.error is not None and not (stream.fin_received or stream.unread or self._held):
+            raise stream.error
 
     async def _more(self, caller: str, expected: int | None) -> None:
         """Wait for more data; at the end of the stream raise IncompleteReadError with what there is."""
-        if self._stream.fin_received:
+        stream = self._stream
+        if stream.fin_received:
             partial = bytes(self._held)
             self._held.clear()
             raise asyncio.IncompleteReadError(partial, expected)
+        if stream.error is not None:
+            raise stream.error
         await self._signal.reader(caller)
-        self._raise_error()
 
     def _keep(self) -> None:
         """Take what has arrived out of the stream, which is about to drop it."""
@@ -407,7 +413,12 @@ class MeshWriter(Writing, asyncio.StreamWriter):
 
     def __del__(self) -> None:
         stream = getattr(self, "_stream", None)
-        if stream is None or stream.over or self._transport.is_closing() or self._loop.is_closed():
+        if stream is None or self._loop.is_closed():
+            return
+        if stream.over or self._transport.is_closing():
+            if stream.error is not None and stream.unread:  # of one that was lost: it holds other streams back
+                with suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(stream.discard)
             return
         with suppress(RuntimeError):  # the loop ends meanwhile
             self._loop.call_soon_threadsafe(self._transport.abort)

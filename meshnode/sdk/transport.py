@@ -243,11 +243,12 @@ def as_bytes(data: object) -> bytes:
 
 
 async def accepted(stream: Stream, signal: Signal) -> None:
-    """Wait until the peer has accepted the stream; raises why not.
+    """Wait until the peer has accepted the stream; raises why not. One that is lost already may have an answer in it.
 
     Nothing reads the stream yet, so this has the one reader's place.
     """
     while stream.status is None and stream.error is None:
         await signal.reader("open")
-    if stream.error is not None:
+    has_come = stream.status is StreamStatus.ACCEPTED and (stream.unread or stream.fin_received)
+    if stream.error is not None and not has_come:
         raise stream.error

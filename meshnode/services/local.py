@@ -8,6 +8,7 @@ import socket
 from typing import Protocol, cast
 
 from meshnode.quic.buffers import Unread
+from meshnode.sdk.pump import ENDED_BEFORE
 
 PIECE = 1 << 18  # bytes that asyncio reads at once; more than one of them unread holds the program back
 
@@ -54,8 +55,24 @@ class LocalReader(asyncio.StreamReaderProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As asyncio's."""
+        if exc is not None and self._has_ended() and isinstance(exc, OSError) and exc.errno in ENDED_BEFORE:
+            exc = None
         super().connection_lost(exc)
         self._wake()
+
+    def _has_ended(self) -> bool:
+        """Take what the kernel has yet: a program may have answered before it closed on what it had not read.
+
+        True when its end is behind that.
+        """
+        assert self._source is not None
+        try:
+            while data := os.read(self._source.get_extra_info("socket").fileno(), PIECE):
+                self._unread.append(data)
+                self._unread.size += len(data)
+        except (OSError, ValueError):  # uvloop's socket is without a descriptor then
+            return False
+        return True
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
@@ -73,19 +90,19 @@ class LocalReader(asyncio.StreamReaderProtocol):
     async def read(self, n: int = -1, /) -> bytes:
         """Return up to ``n`` bytes, all that came when negative, waiting for one at least; b"" at the end.
 
-        Raises OSError when the connection was lost.
+        Raises OSError when the connection was lost, behind what had come.
         """
         while True:
+            if self._unread:
+                return self._take(n)
             if (error := self._state.exception()) is not None:
                 raise error
-            if self._unread or self._state.at_eof():
-                return self._take(n)
+            if self._state.at_eof():
+                return b""
             self._waiter = self._loop.create_future()
             await self._waiter
 
     def _take(self, n: int) -> bytes:
-        if not self._unread:
-            return b""
         data = self._unread.take(n)
         if self._unread.size <= PIECE < self._unread.size + len(data) and self._source is not None:
             self._source.resume_reading()

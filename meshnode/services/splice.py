@@ -16,7 +16,8 @@ from contextlib import suppress
 from meshnode.base.log_lines import rated_logger
 from meshnode.base.value import value
 from meshnode.errors import MeshError
-from meshnode.sdk.pump import Guard, pumped
+from meshnode.quic.stream import Stream
+from meshnode.sdk.pump import Guard, Pump, pumped
 from meshnode.sdk.streams import MeshReader, MeshWriter
 from meshnode.services.usage import FREE, Toll
 
@@ -24,8 +25,8 @@ log = rated_logger("meshnode.services")
 
 KEEP_ALIVE_S = 15
 GONE_S = 5.0  # between looks whether the other end of a half-closed connection is there
-LINGER_S = 5.0  # for a program to take what came, before a reset says that not all it has sent was taken
-LINGER_LOOK_S = 0.05  # between looks whether it has
+LINGER_S = 5.0  # without anything taken of what a reset would drop, until the reset is sent all the same
+LINGER_LOOKS_S = 0.001, 0.05  # between looks whether it was: at first, and at most
 UNIX_GONE_LOOKS = 12  # for so many a Unix client was gone: what it has written has had as long as TCP gives (FIN_WAIT2)
 TCP_CLOSE = 7  # linux/tcp_states.h
 RESET = struct.pack("ii", 1, 0)  # of SO_LINGER: closing sends RST
@@ -105,22 +106,26 @@ def abort(sock: socket.socket) -> None:
     sock.close()
 
 
-async def _taken(sock: socket.socket) -> None:
-    """Wait until the other end's kernel has all that was written, which a reset would drop; not without end."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(LINGER_S):
-            while _is_under_way(sock):  # noqa: ASYNC110 - nothing announces it
-                await asyncio.sleep(LINGER_LOOK_S)
+async def _taken(left: Callable[[], int]) -> None:
+    """Wait until nothing is left of what a reset would drop, as long as it becomes less."""
+    loop = asyncio.get_running_loop()
+    pause, most = LINGER_LOOKS_S
+    least, since = left(), loop.time()
+    while least and loop.time() - since < LINGER_S:
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, most)
+        if (now := left()) < least:
+            least, since = now, loop.time()
 
 
-def _is_under_way(sock: socket.socket) -> bool:
-    """Return whether the kernel has bytes yet that the other end's has not; a Unix socket's are there at once."""
+def _under_way(sock: socket.socket) -> int:
+    """Return the bytes that the kernel has and the other end's has not; a Unix socket's are there at once."""
     if sock.family == socket.AF_UNIX:
-        return False
+        return 0
     try:
-        return any(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))  # tcp(7)
+        return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)  # tcp(7)
     except OSError:
-        return False
+        return 0
 
 
 @value
@@ -139,30 +144,32 @@ async def splice(sock: socket.socket, mesh: Mesh, toll: Toll = FREE, before: Bef
     """Carry bytes both ways until both directions have ended, as fast as ``toll`` lets them, and close both.
 
     An end of one direction is passed on as such (half-close). Any other end than that of both, an error or the
-    cancellation of this task, resets both sides; errors are logged and not raised. Beside the buffers of both ends
-    nothing is held, but for one piece that waits for its ``toll``. ``sock`` does not block.
+    cancellation of this task, resets both sides, behind what has come of the side that ended so; errors are logged and
+    not raised. Beside the buffers of both ends nothing is held, but for one piece that waits for its ``toll``. ``sock``
+    does not block.
     """
     end_by_reset(sock, True)
-    other_end = OtherEnd(sock)
+    other_end, stream = OtherEnd(sock), mesh[1]._stream
     is_whole = False
     try:
         with pumped(sock, mesh, (toll.into, toll.out), before.ahead, before.guard) as pump:
-            pump.begin(before.sent)
-            await pump.heard
-            while not pump.told.done():
-                await asyncio.wait([pump.told], timeout=GONE_S)
-                if not pump.told.done():
-                    other_end.check()
-            await pump.told
-            if pump.refused is not None:
-                await _taken(sock)  # while what comes is dropped: a program that sends before it reads would wait
-                raise pump.refused
-        await mesh[1].wait_closed()  # raises when the connection was lost before the peer had everything
+            try:
+                pump.begin(before.sent)
+                await _carried(pump, other_end, stream)
+            except MeshError:  # meanwhile what comes is dropped: a program that sends before it reads would wait
+                await _taken(lambda: _under_way(sock))
+                raise
+            except OSError:
+                await _taken(lambda: stream.queued)
+                raise
+        try:
+            await mesh[1].wait_closed()  # raises when the connection was lost before the peer had everything
+        except MeshError:
+            await _taken(lambda: _under_way(sock))
+            raise
         is_whole = True
     except (MeshError, OSError) as error:
         log.debug("a spliced connection ended: %s", error)
-        if pump.refused is None and pump.told.done() and not pump.told.cancelled() and pump.told.exception() is None:
-            await _taken(sock)
     finally:
         if is_whole:
             end_by_reset(sock, False)
@@ -171,3 +178,23 @@ async def splice(sock: socket.socket, mesh: Mesh, toll: Toll = FREE, before: Bef
         else:
             mesh[1].reset()
             abort(sock)
+
+
+async def _carried(pump: Pump, other_end: OtherEnd, stream: Stream) -> None:
+    """Wait until both directions have ended.
+
+    Raises OSError when the program has cut its own off or is gone; MeshError when the peer has, or takes no more.
+    """
+    await pump.heard
+    left = 0
+    while not pump.told.done():
+        await asyncio.wait([pump.told], timeout=GONE_S)
+        if pump.told.done():
+            break
+        other_end.check()
+        if stream.error is not None and not stream.fin_received and stream.unread.size == left:
+            raise stream.error  # the program does not take what has come of a stream that is lost
+        left = stream.unread.size
+    await pump.told
+    if pump.refused is not None:
+        raise pump.refused

@@ -83,7 +83,7 @@ class StreamReader(MeshReader):
         self._stream.feed(b"", True)
 
     def set_exception(self, exc: Any) -> Any:
-        self._stream.fail(exc)
+        self._stream.reset(error=exc)  # drops what has come, as asyncio's does; what the peer resets is read first
 
     @property
     def _buffer(self) -> bytes:

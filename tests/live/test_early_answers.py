@@ -5,18 +5,26 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from meshnode import ConnectionLost, Node, NodeId
+import meshnode
+from meshnode import AttachedNode, ConnectionLost, Node, NodeId
+from meshnode.daemon.context import Daemon
+from meshnode.daemon.server import ControlServer
 from meshnode.sdk.node import runtime_of
 from meshnode.sdk.streams import MeshReader, MeshWriter
+from meshnode.services.expose import Expose
 from meshnode.services.forward import Forward
+from meshnode.services.proxy.book import ProxyBook
 from meshnode.services.proxy.listener import Proxy
 from meshnode.services.proxy.overlay import OverlayNames
+from meshnode.services.registry import ServiceBook
+from meshnode.services.setting import Setting
 from tests.conftest import MakeNode
 from tests.given_time import HANG_S, wait_for, within
 
@@ -256,3 +264,122 @@ async def test_a_client_that_has_gone_before_its_answer_is_given_up(
     assert await wait_for(slow.ended, 15) == "ConnectionLost"
     assert proxy.connections == 0
     await proxy.close()
+
+
+# ---- a program that answers, and closes on what it has not read
+
+
+TOO_LARGE = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 5\r\n\r\nlarge"
+UPLOAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % SENT
+CLIENTS = 6
+
+
+@pytest.fixture
+def curt() -> Iterator[int]:
+    """The port of a TCP server that answers the first bytes and closes, which resets what it has not read."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+
+        def serve(client: socket.socket) -> None:
+            with client, suppress(OSError):
+                client.recv(1_000)
+                client.sendall(TOO_LARGE)
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+async def came_of(client: socket.socket, ahead: bytes = UPLOAD, until: bytes = b"") -> bytes:
+    return (await asyncio.to_thread(send_all_then_read, client, ahead, until))[0]
+
+
+@pytest.mark.parametrize("way", ["tcp", "http", "CONNECT", "absolute"])
+async def test_a_target_that_closes_on_unread_bytes_is_heard_by_programs(
+    make_node: MakeNode, curt: int, way: str
+) -> None:
+    there, here = await pair(make_node)
+    Expose(there, Setting("web", (f"{'http' if way == 'http' else 'tcp'}://127.0.0.1:{curt}",), ("any",)))
+    forward, proxy = Forward(here, "127.0.0.1:0", there.id, "web"), await started(here)
+    listen = await forward.start()
+    if way == "CONNECT":
+        ahead = CONNECT.replace(b"hasty", b"web")
+        clients = [came_of(connected(proxy.listen), ahead, CONNECTED) for _ in range(CLIENTS)]
+    elif way == "absolute":
+        clients = [came_of(connected(proxy.listen), POST.replace(b"hasty", b"web")) for _ in range(CLIENTS)]
+    else:
+        clients = [came_of(connected(listen)) for _ in range(CLIENTS)]
+    for came in await asyncio.gather(*clients):
+        assert came.startswith((b"HTTP/1.1 413 ", CONNECTED))
+        assert came.endswith(b"large")
+    await proxy.close()
+    await forward.close()
+
+
+@asynccontextmanager
+async def attached(node: Node) -> AsyncIterator[AttachedNode]:
+    daemon = Daemon(node, ServiceBook(node), ProxyBook(node))
+    control = ControlServer(daemon, node.config.home_path, runtime_of(node).sockets.accepted)
+    await control.start()
+    async with meshnode.attach(node.config.home_path) as program:
+        yield program
+    await control.close()
+
+
+class Uploading(asyncio.Protocol):
+    """Sends until its connection is lost."""
+
+    def __init__(self) -> None:
+        self.came = b""
+        self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        for _ in range(40):
+            transport.write(bytes(100_000))
+
+    def data_received(self, data: bytes) -> None:
+        self.came += data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set_result(exc)
+
+
+async def by_open(node: Node | AttachedNode, peer: NodeId) -> bytes:
+    reader, writer = await node.open(peer, "web")
+    with suppress(ConnectionLost):
+        while True:
+            writer.write(bytes(100_000))
+            await writer.drain()
+    came = await reader.readexactly(len(TOO_LARGE))
+    with pytest.raises(ConnectionLost):
+        await reader.read(1)
+    writer.close()
+    return came
+
+
+async def by_protocol(node: Node | AttachedNode, peer: NodeId) -> bytes:
+    _, protocol = await node.create_connection(Uploading, peer, "web")
+    assert isinstance(await wait_for(protocol.lost, HANG_S), ConnectionLost)
+    return protocol.came
+
+
+async def by_socket(node: Node | AttachedNode, peer: NodeId) -> bytes:
+    return await came_of(await node.socket(peer, "web"))
+
+
+@pytest.mark.parametrize("way", [by_open, by_protocol, by_socket])
+@pytest.mark.parametrize("is_attached", [False, True], ids=["node", "attached"])
+async def test_a_target_that_closes_on_unread_bytes_is_heard_by_the_sdk(
+    make_node: MakeNode, curt: int, way: Callable[[Node | AttachedNode, NodeId], Awaitable[bytes]], is_attached: bool
+) -> None:
+    there, here = await pair(make_node)
+    Expose(there, Setting("web", (f"tcp://127.0.0.1:{curt}",), ("any",)))
+    async with attached(here) as program:
+        node = program if is_attached else here
+        came = await asyncio.gather(*(way(node, there.id) for _ in range(CLIENTS)))
+    assert came == [TOO_LARGE] * CLIENTS

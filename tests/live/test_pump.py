@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
@@ -13,6 +14,7 @@ from meshnode.errors import ConnectionLost
 from meshnode.quic.preface import StreamStatus
 from meshnode.quic.stream import Stream
 from meshnode.sdk.pump import Guard, Pump, Toll
+from meshnode.sdk.streams import wrap
 from meshnode.services.local import connection, detached
 from tests.given_time import wait_for, within
 from tests.stream_table import Table
@@ -171,12 +173,13 @@ async def test_each_end_is_passed_on_behind_all_bytes_and_the_other_direction_go
     assert joined.program.recv(100) == b""
 
 
-async def test_an_error_of_either_side_ends_both(joined: Joined) -> None:
+async def test_a_stream_that_is_lost_ends_both_directions(joined: Joined) -> None:
     joined.begin()
     joined.stream.fail(ConnectionLost("the peer reset the stream"))
-    for over in (joined.pump.heard, joined.pump.told):
-        with pytest.raises(ConnectionLost):
-            await wait_for(over, DEADLINE_S)
+    with pytest.raises(ConnectionLost):
+        await wait_for(joined.pump.told, DEADLINE_S)
+    await wait_for(joined.pump.heard, DEADLINE_S)
+    assert isinstance(joined.pump.refused, ConnectionLost)
 
 
 async def test_an_answer_that_is_whole_is_passed_on_though_the_stream_is_lost(joined: Joined) -> None:
@@ -202,13 +205,14 @@ async def test_an_answer_that_is_whole_is_passed_on_though_the_stream_is_lost(jo
     assert isinstance(joined.pump.refused, ConnectionLost)
 
 
-async def test_a_program_that_is_gone_is_an_error(joined: Joined) -> None:
+async def test_a_program_that_is_gone_has_the_peer_stop(joined: Joined) -> None:
     joined.begin()
     joined.program.close()
     await wait_for(joined.pump.heard, DEADLINE_S)
+    assert not joined.stream.stopped
     joined.stream.feed(b"late", False)
-    with pytest.raises(BrokenPipeError):
-        await wait_for(joined.pump.told, DEADLINE_S)
+    await wait_for(joined.pump.told, DEADLINE_S)
+    assert joined.stream.stopped
 
 
 class Refusing:
@@ -247,3 +251,95 @@ async def test_a_connection_gives_its_socket_away_with_what_it_has_read() -> Non
             assert (unread, program.recv(100)) == (b"read already", b"written")
             sock.send(b"open")
             assert program.recv(100) == b"open"
+
+
+ANSWER = bytes(range(256)) * 2_048  # more than one turn reads
+
+
+async def test_what_a_program_has_said_before_it_closed_on_unread_bytes_reaches_the_peer_and_then_its_reset(
+    joined: Joined,
+) -> None:
+    joined.socket.send(b"unread")
+    joined.program.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    joined.program.sendall(ANSWER)
+    joined.program.close()
+    joined.stream.feed(b"an upload that goes on", False)
+    joined.begin()
+    with pytest.raises(ConnectionResetError):
+        await wait_for(joined.pump.heard, DEADLINE_S)
+    assert joined.table.sent == ANSWER
+    assert not joined.table.is_ended, "a reset is no end"
+    assert joined.stream.stopped, "the peer is asked to stop"
+
+
+async def test_a_program_that_ended_before_it_refused_more_has_ended_in_order(joined: Joined) -> None:
+    joined.program.sendall(b"answer")
+    joined.program.close()
+    joined.stream.feed(b"an upload that goes on", False)
+    joined.begin()
+    await wait_for(joined.pump.told, DEADLINE_S)
+    await wait_for(joined.pump.heard, DEADLINE_S)
+    assert (joined.table.sent, joined.table.is_ended, joined.stream.stopped) == (b"answer", True, True)
+
+
+async def test_a_tcp_program_whose_reset_a_write_has_met_has_not_ended_in_order(joined: Joined) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        joined.socket.close()
+        joined.socket = Counting(socket.AF_INET, socket.SOCK_STREAM)
+        joined.socket.connect(listener.getsockname())
+        joined.socket.setblocking(False)
+        program = listener.accept()[0]
+    joined.socket.send(b"unread")
+    await until(lambda: program.recv(10, socket.MSG_PEEK))
+    program.sendall(b"answer")
+    program.close()
+    joined.stream.feed(b"an upload that goes on", False)
+    joined.begin()
+    await wait_for(joined.pump.told, DEADLINE_S)  # the write has taken the error, and reads tell an EOF
+    with pytest.raises(ConnectionResetError):
+        await wait_for(joined.pump.heard, DEADLINE_S)
+    assert (joined.table.sent, joined.table.is_ended) == (b"answer", False)
+
+
+async def test_what_has_come_of_a_stream_that_is_lost_reaches_the_program_before_its_end(joined: Joined) -> None:
+    joined.begin()
+    for at in range(0, len(ANSWER), 1 << 16):
+        joined.stream.feed(ANSWER[at : at + (1 << 16)], False)
+    joined.stream.fail(ConnectionLost("the peer reset the stream"))
+    await wait_for(joined.pump.heard, DEADLINE_S)
+    got = b""
+    async with within(DEADLINE_S):
+        while not joined.pump.told.done():
+            got += joined.received()
+            await asyncio.sleep(0)
+    assert got + joined.received() == ANSWER
+    with pytest.raises(ConnectionLost):
+        joined.pump.told.result()
+
+
+async def test_a_reader_has_what_a_program_said_before_it_closed_on_unread_bytes() -> None:
+    inner, program = socket.socketpair()
+    inner.setblocking(False)
+    reader, writer = await connection(inner)
+    writer.write(b"unread")
+    program.sendall(b"answer")
+    program.close()
+    writer.write(b"more")  # which has asyncio drop the connection before it has read
+    assert await wait_for(reader.read(), DEADLINE_S) == b"answer"
+    with pytest.raises(OSError):
+        await wait_for(reader.read(), DEADLINE_S)
+
+
+async def test_what_a_program_drops_unread_of_a_lost_stream_holds_no_other_back() -> None:
+    table: Any = Table()
+    stream = Stream(table, 0, opener=True)
+    stream.feed(bytes([StreamStatus.ACCEPTED]), False)
+    table.granted = 0
+    opened = wrap(stream, cast("Any", (None, None)))
+    stream.feed(b"answer", False)
+    stream.fail(ConnectionLost("the peer reset the stream"))
+    assert await opened.reader.read(3) == b"ans"
+    del opened
+    gc.collect()
+    await turns()
+    assert table.granted == 6

@@ -229,6 +229,20 @@ def test_a_reset_is_a_connection_lost_at_the_other_end() -> None:
         theirs.write(b"x")
 
 
+@every_engine
+def test_what_had_come_before_a_reset_is_read_and_gives_its_credit_back(engine: str) -> None:
+    pair = Pair(engine, engine)
+    mine, theirs = pair.open()
+    mine.write(bytes(100_000))
+    pair.run(1.0)
+    mine.reset()
+    pair.run(0.2)
+    assert isinstance(theirs.error, ConnectionLost)
+    assert pair.listener.engine.unread() >= 100_000, "it still counts"
+    assert theirs.read() == bytes(100_000)
+    assert pair.listener.engine.unread() == 0
+
+
 def test_nothing_is_written_after_an_end() -> None:
     pair = Pair()
     mine, _ = pair.open()

@@ -79,6 +79,13 @@ class StreamWindows:
             self._drop_if_done(stream_id, stream)
         return True
 
+    def end(self, stream_id: int) -> None:
+        """Take note that nothing more comes on a stream, which gets no more credit; what is unread still counts."""
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            stream.ended = True
+            self._drop_if_done(stream_id, stream)
+
     def _watch(self, stream_id: int, stream: _Window) -> None:
         if stream.delivered == stream.limits[0] and len(stream.limits) > 1:
             self.waiting[stream_id] = None

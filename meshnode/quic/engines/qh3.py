@@ -330,8 +330,7 @@ class Qh3Engine:
             written.drop_sent(lambda key: not (core.can_send_stream(key) or core.get_send_buffer_size(key)))
 
     def reset(self, stream_id: int, code: int) -> None:
-        """Abort our direction; the application has let go of the stream."""
-        self._quic.windows.forget(stream_id)
+        """Abort our direction."""
         self._try("reset_stream", stream_id, code)
 
     def stop(self, stream_id: int, code: int) -> None:

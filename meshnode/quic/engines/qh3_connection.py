@@ -336,7 +336,7 @@ class Qh3Connection(QuicConnection):
         self._core.handshake_confirmed()
 
     def _on_reset(self, native: Native) -> None:
-        self.windows.forget(native[1])
+        self.windows.end(native[1])
         self._events.append(StreamReset(native[1], native[2]))
 
     def _on_datagram(self, native: Native) -> None:
