@@ -9,7 +9,7 @@ import random
 from enum import Enum
 
 from meshnode.base.limits import BASE_MTU, MAX_MOVED_PADDED
-from meshnode.base.path import ViaTunnel
+from meshnode.base.path import ViaRelay, ViaTunnel
 from meshnode.base.path_reason import PathReason
 from meshnode.paths.candidate import Candidate, CandidateBook
 from meshnode.paths.effects import (
@@ -102,7 +102,7 @@ class Seeking:
     # ---- a dial
 
     def dial(self, now: float) -> None:
-        """Probe all other candidates beside the dial that begins on the path in use.
+        """Probe other candidates beside the dial that begins on the path in use: not by relays where that looks good.
 
         What is left of a connection before it, a silence or a move, is over.
         """
@@ -110,7 +110,9 @@ class Seeking:
         self.moved = False
         self.connectivity = Connectivity.CONNECTED
         self.dialled_at, self._dial_step, self.dial_at = now, 0, now + DIAL_GAPS_S[0]
-        self._probe_all(0, now, include_current=False, tunnels=False)
+        current = self._book.current
+        looks_good = current is not None and (current.is_valid or self._book.kind(current.path) == "lan")
+        self._probe_all(0, now, include_current=False, tunnels=False, relays=not looks_good)
 
     def dial_round(self, now: float, late: float = 0.0) -> None:
         """Probe all candidates once more, the first one too: the dial is not answered yet.
@@ -198,7 +200,7 @@ class Seeking:
         if self.connectivity is Connectivity.CONNECTED:  # a suspended peer stays so until it answers, and is resumed
             self.connectivity = Connectivity.SEEKING
         self._step = 0
-        self._ask_after = 0.0
+        self._ask_after = threshold(current.rtt)  # the peer is most likely where it was: it has time to answer first
         self._probe(current, MOVED, now)
         self.next_probe = now + PROBE_GAPS_S[0]
         self._journal.emit(Nudge(current.path, PathReason.MOVED))
@@ -241,12 +243,10 @@ class Seeking:
             is_long = since is not None and now - since >= TUNNEL_AFTER_S
             self._probe_all(flags, now, include_current=True, tunnels=is_long and late < STARVED_S)
 
-    def _probe_all(self, flags: int, now: float, *, include_current: bool, tunnels: bool) -> None:
-        current = self._book.current
+    def _probe_all(self, flags: int, now: float, *, include_current: bool, tunnels: bool, relays: bool = True) -> None:
+        left_out = tuple(kind for kind, wanted in ((ViaTunnel, tunnels), (ViaRelay, relays)) if not wanted)
         for candidate in self._book:
-            if isinstance(candidate.path, ViaTunnel) and not tunnels and candidate is not current:
-                continue
-            if include_current or candidate is not current:
+            if include_current if candidate is self._book.current else not isinstance(candidate.path, left_out):
                 self._probe(candidate, flags, now)
 
     def _probe(self, candidate: Candidate, flags: int, now: float) -> None:

@@ -227,6 +227,25 @@ def test_contacts_learn_the_new_address_of_a_peer_that_moved() -> None:
             assert dict(node.dht.contacts())[mover.id] == mover.addr
 
 
+@pytest.mark.parametrize(("watches", "most"), [(0, 66), (4, 90)])
+def test_a_move_costs_no_request_that_another_one_makes_superfluous(watches: int, most: int) -> None:
+    net = build(30, 13)
+    mover = net.nodes[14]
+    for node in net.nodes:
+        net.publish(node)
+    for other in net.nodes[20 : 20 + watches]:
+        mover.dht.watch(other.id, net.now)
+        net.pump(mover)
+    net.run(20.0)
+    before = sum(node.metrics.counters["dht_rpcs"] for node in net.nodes)
+    _move(net, mover)
+    net.run(2.0)
+    asked = sum(node.metrics.counters["dht_rpcs"] for node in net.nodes) - before
+    assert asked < most, "60 and 83; 90 and 126 with a ping beside each record, and one back beside each token"
+    knowing = [node for node in net.nodes if dict(node.dht.contacts()).get(mover.id) == mover.addr]
+    assert len(knowing) >= 22, "all that it asked"
+
+
 def test_an_idle_mesh_is_quiet() -> None:
     net = build(20, 12)
     for node in net.nodes:

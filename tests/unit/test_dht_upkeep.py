@@ -36,6 +36,7 @@ from meshnode.discovery.dht.messages import (
     Store,
     Stored,
     Value,
+    Watch,
     decode_message,
     encode_message,
 )
@@ -369,6 +370,21 @@ def test_an_unknown_asker_is_asked_back_unless_its_token_proves_its_address() ->
         replies = _tell(net, node, asker, Store(TX, token, _record(asker, 5).encoded))
         assert any(isinstance(reply, Ping) for reply in replies) is not stores
         assert (asker.id in dict(node.dht.contacts())) is stores
+
+
+def test_a_contact_that_moved_is_asked_back_unless_its_token_proves_its_new_address() -> None:
+    for shows in (False, True):
+        net = build(3, 6)
+        node, mover = net.nodes[0], net.nodes[1]
+        body = encode_message(Find(TX, mover.id.dht_key), pad_to=900)
+        node.dht.handle(mover.id, body, HOME, len(body), net.now, net.wall())
+        (answer,) = [decode_message(e.body) for e in node.dht.take_effects() if isinstance(e, SendSealed)]
+        assert isinstance(answer, Nodes), "nothing but the answer at once"
+        assert dict(node.dht.contacts())[mover.id] == mover.addr, "a seal proves no address"
+        watch = Watch(TX, answer.token if shows else b"", net.nodes[2].id.dht_key, 0, 60)
+        told = _tell(net, node, mover.identity, watch)
+        assert any(isinstance(message, Ping) for message in told) is not shows
+        assert (dict(node.dht.contacts())[mover.id] == HOME) is shows
 
 
 def _asked_back(node: SimNode, net: Net, asker: Identity, host: str, others: list[tuple[Identity, str]]) -> bool:

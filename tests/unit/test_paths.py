@@ -47,6 +47,15 @@ def test_a_move_of_this_node_nudges_quic_and_switches_nothing() -> None:
     assert not wire.seen(Switched)
 
 
+def test_a_move_of_this_node_asks_for_no_record_while_the_peer_has_time_to_answer() -> None:
+    for up in ([A], []):
+        wire = connected(A)
+        wire.up = list(up)
+        wire.paths.local_change(wire.now)
+        wire.run(0.25)
+        assert bool(wire.seen(NeedRecord)) is not bool(up), "each is a lookup of a peer that has not moved"
+
+
 def test_a_peer_that_moved_is_followed_at_once_and_probed() -> None:
     wire = connected(A, B)
     wire.paths.on_ping(B, MOVED, wire.now)

@@ -6,10 +6,12 @@ from itertools import pairwise
 
 import pytest
 
+from meshnode.base.address import Addr
 from meshnode.base.path import Path, ViaRelay, ViaTunnel
 from meshnode.base.path_reason import PathReason
 from meshnode.nat.local_networks import LocalNetworks
 from meshnode.paths.effects import MOVED, NeedIntroduction, SendProbe, Switched
+from meshnode.paths.seeking import DIAL_GAPS_S
 from meshnode.paths.upgrade import NEAR_GAPS_S, PAUSES_S
 from tests.unit.path_wire import VIA_RELAY, A, B, C, Wire, record
 
@@ -326,3 +328,19 @@ def test_a_direct_path_that_falls_silent_is_searched_for_at_once_beside_the_rela
     wire.effects.clear()
     wire.run(0.5)
     assert probed(wire).count(B) >= 4
+
+
+# ---- relays beside a dial
+
+
+@pytest.mark.parametrize("here", ["127.0.0.1", "192.0.2.1"])
+def test_a_dial_within_a_network_asks_relays_only_when_it_is_not_answered_soon(here: str) -> None:
+    near = Addr(here, 4242)
+    wire = Wire()
+    wire.paths.add_candidates([(near, "record"), (VIA_RELAY, "relay")], wire.now)
+    wire.paths.begin(near, wire.now)
+    wire.run(DIAL_GAPS_S[0] / 2)
+    is_near = here.startswith("127.")
+    assert (VIA_RELAY in probed(wire)) is not is_near, "of any other address it is not known whether it is reached"
+    wire.run(DIAL_GAPS_S[0])
+    assert VIA_RELAY in probed(wire)

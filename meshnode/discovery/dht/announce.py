@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from meshnode.base.address import Addr
 from meshnode.base.metrics import describe
@@ -50,6 +50,11 @@ class Announcer:
         self._retry_timer = shared.timers.timer(self._retry)
         self._retry_wait = RETRY_S
         self._silent_since: float | None = None  # when the record was published that no message has come since
+
+    @property
+    def awaited(self) -> Container[NodeId]:
+        """The nodes that have been sent the record and have not answered yet."""
+        return self._sending
 
     def publish(self, record: EndpointRecord, now: float) -> None:
         """Send this node's new record to the nodes that hold the last one, the seeds, and the nearest contacts.

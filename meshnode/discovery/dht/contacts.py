@@ -6,7 +6,7 @@ which node sent a message, not that it receives at the message's source address.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from meshnode.base.address import NOWHERE, Addr
 from meshnode.base.bounded import BoundedDict
@@ -33,7 +33,7 @@ FIRST_CHECK_S, LEAST_CHECK_S, MAX_CHECK_S = 300.0, 60.0, 3_600.0  # after which 
 CHECK_GROWS, CHECK_SHRINKS = 1.05, 0.65  # with each answer, with each silence: in balance where one in ten is dead
 CHECK_PAUSE_S = 0.5  # between two checks
 AGAIN_S = 2.0
-ASK_BACK_S = 0.5  # an unknown node that asks proves its address meanwhile, if it stores its record here
+ASK_BACK_S = 0.5  # a node that asks from a new address proves it meanwhile, if it stores or watches a record here
 ANSWERS_S = 60.0  # one that was silent for longer may be dead, and says nothing of the mesh
 MAX_PAST = 64  # evicted contacts that are pinged when no other answers
 HEARD_OF = ("heard of",) * 3  # the share of those that others named or this node looks for: any address can be named
@@ -66,7 +66,7 @@ class Contacts:
         self._on_new = on_new
         self._probing: FairTable[tuple[NodeId, Addr]] = FairTable(DHT_MAX_PROBES, newest_goes=True)
         self._hints: dict[tuple[NodeId, Addr], bool] = {}
-        self._doubted: FairTable[NodeId] = FairTable(DHT_MAX_PROBES, newest_goes=True)  # to be asked back soon
+        self._doubted: FairTable[tuple[NodeId, Addr]] = FairTable(DHT_MAX_PROBES, newest_goes=True)  # asked back soon
         self._past: BoundedDict[NodeId, Addr] = BoundedDict(MAX_PAST)
         self._joined = False
         self._check_s = FIRST_CHECK_S
@@ -163,39 +163,42 @@ class Contacts:
     def asked(self, peer: NodeId, src: Addr, now: float, *, only_ping: bool = False) -> None:
         """Take note of a request: its sender lives, and is asked back when the table wants it.
 
-        Not at once where it is unknown: what it sends next may prove its address (``proven``). One that sends
-        ``only_ping`` knows of this node and wants nothing.
+        Not at once where it is unknown there: what it sends next may prove its address (``proven``). An unknown one
+        that sends ``only_ping`` knows of this node and wants nothing.
         """
         contact = self._table.get(peer)
         if contact is not None and contact.addr == src:
             contact.heard_at = now
-        elif contact is not None or not self._joined:
+        elif not self._joined:
             self.meet(peer, src, now, asked_us=True)
-        elif not only_ping and src != NOWHERE and self._table.wants(peer, src):
+        elif (contact is not None or not only_ping) and src != NOWHERE and self._table.wants(peer, src):
             self._ask_back_later(peer, src, now)
 
     def _ask_back_later(self, peer: NodeId, src: Addr, now: float) -> None:
-        if peer in self._doubted:
+        place = peer, src
+        if place in self._doubted:
             return
-        gone = self._doubted.add(peer, *source_shares(src.host))
+        gone = self._doubted.add(place, *source_shares(src.host))
         if gone is not None:
             self._shared.metrics.count(PROBES_FULL)
-        if gone == peer:
+        if gone == place:
             return
 
         def ask_back(now: float) -> None:
-            if peer in self._doubted and self._table.get(peer) is None:
+            if place in self._doubted:
+                self._doubted.discard(place)
                 self.meet(peer, src, now, asked_us=True)
-            self._doubted.discard(peer)
 
         self._shared.timers.at(now + ASK_BACK_S, ask_back)
 
     def proven(self, peer: NodeId, src: Addr, now: float) -> None:
-        """Enter a peer whose token shows that it receives at ``src``: no ping would tell more."""
-        if src != NOWHERE and self._table.get(peer) is None and self._table.wants(peer, src):
+        """Enter a peer whose token shows that it receives at ``src``, or has moved there: no ping would tell more."""
+        known = self._table.get(peer)
+        if src != NOWHERE and (known is None or known.addr != src) and self._table.wants(peer, src):
             contact = self._table.answered(peer, src)
             if contact is not None:
                 contact.heard_at = now
+            if contact is not None and known is None:
                 self._on_new(contact, now)
 
     def answers(self, peer: NodeId, now: float) -> bool:
@@ -278,15 +281,16 @@ class Contacts:
         # a peer that gave a token knows this node, and does not ask back: the ping may be short
         self._shared.rpcs.call(peer, addr, Ping, now, alive, silent, shown=contact.token)
 
-    def moved(self, now: float) -> None:
-        """Ping the nearest contacts and the seeds from this node's new address.
+    def moved(self, told: Container[NodeId], now: float) -> None:
+        """Ping the nearest contacts and the seeds from this node's new address, but for those that are ``told`` of it.
 
         Their answers bring new tokens; a lookup of this node's own key follows ``MOVE_LOOKUP_AFTER_S`` later.
         """
         self.forget_place()
         nearest = [(c.node_id, c.addr) for c in self._table.closest(self._shared.key, K)]
         for peer, addr in dict.fromkeys([*self._shared.seeds.items(), *nearest]):
-            self._probe(peer, addr, now, sends=HINT_SENDS)
+            if peer not in told:
+                self._probe(peer, addr, now, sends=HINT_SENDS)
         self._shared.timers.at(now + MOVE_LOOKUP_AFTER_S, self._look_up_self)
 
     def forget_place(self) -> None:
@@ -298,7 +302,7 @@ class Contacts:
     # ---- upkeep
 
     def _look_up_self(self, now: float) -> None:
-        self._lookups.find(self._shared.key, now, lambda lookup, t: None, width=K)
+        self._lookups.find(self._shared.key, now, lambda lookup, t: None)
 
     def _revive(self, now: float) -> None:
         """Ping seeds that are missing and two evicted contacts; all known peers when no contact answers any more.

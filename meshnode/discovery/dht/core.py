@@ -280,9 +280,10 @@ class Dht:
     def local_moved(self, now: float) -> None:
         """Let the nearest contacts and the seeds hear from this node's new address, so that they ping it back.
 
-        After a move call ``rewatch_all``, ``publish``, ``local_moved``, in this order: what is urgent first.
+        After a move call ``rewatch_all``, ``publish``, ``local_moved``, in this order: what is urgent first, and a
+        record on its way to a contact tells it as well as a ping.
         """
-        self._contacts.moved(now)
+        self._contacts.moved(self._announcer.awaited, now)
 
     def contacts(self, *, good: bool = False) -> list[tuple[NodeId, Addr]]:
         """Return the contacts to remember for the next start, nearest first, those that failed last.
