@@ -160,8 +160,9 @@ async def carry(sock: socket.socket, sent: bytes, mesh: Carried) -> None:
         pump.close()
         if is_heard and pump.refused is None:
             await mesh.writer.wait_closed()  # raises when the connection was lost before the peer had everything
-        if pump.refused is not None:
-            raise pump.refused
+        lost = pump.refused or stream.error
+        if lost is not None:
+            raise lost
         is_whole = True
     except MeshError as error:
         last = BROKEN + json.dumps(error.to_json()).encode() + b"\n"

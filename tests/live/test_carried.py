@@ -226,6 +226,19 @@ async def test_what_the_peer_sends_after_it_reads_no_more_arrives_and_the_client
     assert node.table.sent == b"taken"
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_connection_that_is_lost_behind_a_whole_answer_is_no_whole_end(node: Node, at_once: bool) -> None:
+    node.client.send(frame(b"request"))
+    await until(lambda: node.table.sent == b"request")
+    node.stream.feed(b"answer", True)
+    answer = frame(b"answer") + END
+    found = b"" if at_once else await node.received(len(answer))
+    node.stream.fail(ConnectionLost("nothing was heard of it"))
+    while not found.endswith(b"\n"):
+        found += await node.received(1)
+    assert found.startswith(answer + BROKEN)
+
+
 async def test_a_client_that_reads_no_more_ends_both_directions(node: Node) -> None:
     node.client.send(frame(b"all") + WHOLE)
     assert await node.received(2 * LENGTH.size) == END + WHOLE

@@ -16,6 +16,7 @@ from meshnode.quic.stream import Stream
 from meshnode.sdk.pump import Guard, Pump, Toll
 from meshnode.sdk.streams import wrap
 from meshnode.services.local import connection, detached
+from meshnode.services.splice import splice
 from tests.given_time import wait_for, within
 from tests.stream_table import Table
 
@@ -343,3 +344,19 @@ async def test_what_a_program_drops_unread_of_a_lost_stream_holds_no_other_back(
     gc.collect()
     await turns()
     assert table.granted == 6
+
+
+async def test_a_program_that_takes_nothing_of_a_stream_that_is_lost_is_given_up(
+    joined: Joined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshnode.services.splice.GONE_S", 0.05)
+    size = 20 * len(ANSWER)  # more than the pair of sockets holds
+    carrying = asyncio.ensure_future(splice(joined.socket, wrap(joined.stream, cast("Any", (None, None)))))
+    for _ in range(20):
+        joined.stream.feed(ANSWER, False)
+        await asyncio.sleep(0)
+    assert joined.stream.buffered
+    joined.stream.fail(ConnectionLost("the peer reset the stream"))
+    await wait_for(carrying, DEADLINE_S)
+    assert joined.table.granted == size, "what it has not taken holds no other stream back"
+    joined.pump = Pump(joined.socket, joined.stream)
