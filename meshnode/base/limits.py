@@ -275,6 +275,7 @@ SEARCH_TRIES = 4  # searches without a result in one connection: all four miss i
 SEARCH_REST_S = 600.0  # after as many at one host, whichever peers asked: 528 kB there in ten minutes
 MAX_SEARCH_BOOK = 256  # peers and hosts remembered for these pauses; x about 200 B
 MAX_SIDES_KEPT = 16  # sockets that won, x one path in use; the oldest goes back to its relay
+MAX_UPLINKS, MAX_UPLINK_TARGETS = 2, 4  # sockets at other addresses of this host; x 4 candidates of a peer's 24
 
 # ---- listeners: tunnels, forwards and the control socket together
 MAX_ACCEPTED = 8_192  # TCP connections that are open, at most half of them of one network; x a socket and its buffers

@@ -13,7 +13,7 @@ from meshnode.base.address import Addr
 
 
 class ViaSocket(NamedTuple):
-    """To a UDP address from the extra socket with this number (``stack/port_search.py``)."""
+    """To a UDP address from the extra socket with this number (``stack/port_search.py``, ``stack/uplinks.py``)."""
 
     addr: Addr
     socket: int

@@ -209,6 +209,9 @@ class PeerPaths:
                 self._peer_moved_at = now
             if flags & MOVED and not found.is_valid:
                 self.seeking.probe(found, now)  # the first one may have been lost
+            elif flags & SEEKING and not is_silent and not self.watchdog.awaits_answer:
+                self.watchdog.expect(now)  # nothing that goes there may arrive, and this node has had nothing to say
+                self._validation.probe(found, 0, now)
             else:
                 self.seeking.probe_if_silent(found, now)
             return

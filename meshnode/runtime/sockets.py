@@ -187,9 +187,9 @@ class Sockets:
             case _:
                 assert_never(path)
 
-    def open_sides(self, count: int) -> list[int]:
-        """Open extra sockets; returns the numbers of those that could be had."""
-        return self.extra.open(count, self.local)
+    def open_sides(self, count: int, host: str = "") -> list[int]:
+        """Open extra sockets, at ``host`` or where the node's own is; returns the numbers of those it could have."""
+        return self.extra.open(count, Addr(host, 0) if host else self.local)
 
     def close_side(self, side: int) -> None:
         """Close an extra socket."""

@@ -418,8 +418,8 @@ class SimNode(IgnoredEvents):
                 self.world.deliver(source, to, datagram, self.nat)
         return True
 
-    def open_sides(self, count: int) -> list[int]:
-        """Open ``count`` extra sockets as the stack's Transport.
+    def open_sides(self, count: int, host: str = "") -> list[int]:
+        """Open ``count`` extra sockets as the stack's Transport; a node has one address here, whatever ``host``.
 
         Returns their numbers, which are never used again.
         """

@@ -162,6 +162,12 @@ class Hooks:
         self.clock_set: list[Callable[[float], None]] = bound("on_clock_set")
         self.close: list[Callable[[float], None]] = bound("close")[::-1]
 
+    def add(self, part: Component) -> None:
+        """Tell one more, behind the others, of silences, of sessions that end and of this node's records."""
+        self.silence.append(part.on_silence)
+        self.session_gone.append(part.on_session_gone)
+        self.own_record.append(part.on_own_record)
+
 
 class Links(ConnectionEvents, Protocol):
     """``connections.py``: sessions begin and end there, packets go in and out."""

@@ -182,3 +182,4 @@ class Context:
     revoking: Revokes = field(init=False)
     gossip: Spread | None = None  # None where gossip is off
     use: Use | None = None
+    uplinks: Component | None = None  # on a host that has several addresses of a family

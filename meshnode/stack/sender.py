@@ -22,11 +22,11 @@ class Transport(Protocol):
     """Where datagrams go; ``send`` returns False when the system refused (no route, say).
 
     A *side* is an extra UDP socket, named by a number: a ``ViaSocket`` names it, as a way out and as the source of what
-    comes in by it. ``open_sides`` returns those that could be had.
+    comes in by it. ``open_sides`` returns those that could be had, at ``host`` or where the node's own socket is.
     """
 
     def send(self, path: Hop, datagrams: list[bytes]) -> bool: ...
-    def open_sides(self, count: int) -> list[int]: ...
+    def open_sides(self, count: int, host: str = "") -> list[int]: ...
     def close_side(self, side: int) -> None: ...
 
 

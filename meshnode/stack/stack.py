@@ -23,7 +23,7 @@ from meshnode.discovery.source import RecordSource
 from meshnode.errors import NotFound
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
-from meshnode.identity.record import Endpoint, EndpointRecord
+from meshnode.identity.record import Endpoint, EndpointKind, EndpointRecord
 from meshnode.identity.sealing import SEALED, Sealer
 from meshnode.nat.local_networks import is_loopback
 from meshnode.nat.view import NatView
@@ -350,6 +350,11 @@ class Stack:
 
         When ``moved``, every live peer is probed from the new address first; then the new record is signed, and told.
         """
+        if self.context.uplinks is None and _has_uplinks(endpoints):
+            from meshnode.stack.uplinks import Uplinks  # few hosts have several addresses of a family
+
+            self.context.uplinks = Uplinks(self.context)
+            self.context.hooks.add(self.context.uplinks)
         self.own_record.set_addresses(endpoints, networks, now, moved=moved)
         self.flush(now)
 
@@ -426,6 +431,11 @@ class Stack:
 def _current(context: Context, peer: NodeId) -> NodeId:
     """Return the key that has replaced a peer's, unless it is connected with the old one."""
     return peer if context.peers.is_linked(peer) else context.successors.of(peer)
+
+
+def _has_uplinks(endpoints: Iterable[Endpoint]) -> bool:
+    hosts = [endpoint.addr.host for endpoint in endpoints if endpoint.kind is EndpointKind.HOST]
+    return len(hosts) > len({":" in host for host in hosts})
 
 
 def _spread_trust(context: Context) -> tuple[Component, Component]:

@@ -24,6 +24,24 @@ from meshnode.trust.policy import parse_policy
 ELSEWHERE = Addr("10.0.9.1", 1)  # nothing there answers
 
 
+def test_a_seed_that_moves_while_it_is_dialled_for_the_meshs_sake_is_found_where_it_went() -> None:
+    world = World(1, Weather(delay=0.05))
+    engines = ModelEngines(world.entropy)
+    seed, other = (SimNode(world, f"10.9.0.{n}", engines, seed_role=True, gossip=True) for n in (1, 2))
+    seed.join(other)
+    other.join(seed)
+    world.run(10.0)
+    node = SimNode(world, "10.0.0.1", engines, gossip=True)
+    world.partition(seed.addr.host, node.addr.host, cut=True)
+    node.join(seed)
+    node.mesh.add_contact(other.id, other.addr, world.now)
+    world.run(1.5)
+    moved = world.now
+    seed.move("10.9.7.1")
+    assert world.run(10.0, lambda: node.mesh.context.peers.connection(seed.id) is not None)
+    assert world.now - moved < 1.0, "0.7: its watch at the other seed; 1.3 without one"
+
+
 def _world(seed: int = 1, kind: str = "model", jitter: float = 0.0) -> tuple[World, SimNode, SimNode, SimNode]:
     """A seed and two nodes that know each other only through it; of the two the smaller id first."""
     world = World(seed, Weather(delay=0.02, jitter=jitter))

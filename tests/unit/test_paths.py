@@ -208,6 +208,29 @@ def test_a_peers_own_pings_hide_no_loss_of_what_is_sent_to_it() -> None:
     assert wire.now - began < 0.3
 
 
+def test_a_node_at_rest_that_a_peer_does_not_hear_looks_for_another_path() -> None:
+    wire = connected(A, VIA_RELAY)
+    wire.paths.add_candidates([(VIA_RELAY, "record")], wire.now)
+    wire.up.remove(A)
+    began = wire.now
+    while wire.paths.active == A and wire.now < began + 3.0:
+        wire.paths.on_ping(A, SEEKING, wire.now)
+        wire.run(0.05)
+    assert wire.paths.active == VIA_RELAY
+    assert wire.now - began < 0.3
+
+
+def test_a_node_at_rest_that_a_peer_hears_again_asks_its_path_alone() -> None:
+    wire = connected(A, B)
+    wire.paths.add_candidates([(B, "record")], wire.now)
+    wire.run(1.0)
+    wire.effects.clear()
+    wire.paths.on_ping(A, SEEKING, wire.now)
+    wire.run(1.0)
+    assert [effect.path for effect in wire.seen(SendProbe) if isinstance(effect, SendProbe)] == [A]
+    assert wire.paths.seeking.silent_since is None
+
+
 def test_a_peers_pings_are_a_sign_of_life_while_it_owes_no_answer() -> None:
     wire = connected(A)
     for _ in range(20):
