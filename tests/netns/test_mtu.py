@@ -83,6 +83,26 @@ def test_a_host_whose_link_is_too_small_for_quic_is_reached_by_websocket(mesh: N
     assert pair.listener_path() not in DIRECT
 
 
+@pytest.mark.parametrize("mtu", [1500, 1268], ids=["larger packets fit", "the base alone"])
+def test_a_link_in_the_middle_that_becomes_too_small_for_quic_is_left_for_a_relay(mesh: NatMesh, mtu: int) -> None:
+    pair = mesh.pair("port_restricted", "port_restricted")
+    for side in (0, 1) if mtu < 1500 else ():
+        _narrow(pair, side, mtu)
+    pair.open()
+    assert pair.wait_for()["path"] in DIRECT
+    site = pair.sites[1]
+    site.exec("nft", "add", "chain", "ip", "lab", "small", "{ type filter hook forward priority 0; }")
+    for way in ("daddr", "saddr"):
+        rule = ["meta", "l4proto", "udp", "ip", way, pair.sites[0].outside, "meta", "length", ">", "1100", "drop"]
+        site.exec("nft", "add", "rule", "ip", "lab", "small", *rule)
+    began = time.monotonic()
+    _works(pair)
+    took = time.monotonic() - began
+    print(f"{PULL} bytes beside a hole for large packets in {took:.1f} s")
+    assert took < 10
+    assert pair.listener_path() == "relay"
+
+
 def test_a_link_in_the_middle_that_swallows_large_packets_is_noticed(mesh: NatMesh) -> None:
     pair = mesh.pair("port_restricted", "port_restricted")
     pair.open()
