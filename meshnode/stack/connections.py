@@ -20,7 +20,7 @@ from meshnode.errors import ConnectionLost, MeshError, NodeClosed, PeerSilent
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
 from meshnode.paths.peer import PeerPaths, look_for_silence_at
-from meshnode.quic.connection import Connection, State
+from meshnode.quic.connection import Connection, KeyInUse, State
 from meshnode.quic.hello import CloseCode, Hello
 from meshnode.quic.preface import StreamStatus
 from meshnode.quic.stream import Stream
@@ -372,6 +372,8 @@ class Connections(Component):
         except Exception as failure:  # an end that cannot be told to the peer is one all the same
             context.timers.on_error(failure)
         session.arrivals.pop(connection, None)
+        if isinstance(error, KeyInUse):
+            context.fencing.on_proof(session.peer, error.proof, now)
         if session.deferred is not None and session.deferred[0] is connection:
             session.deferred = None
         if session.dial is connection:

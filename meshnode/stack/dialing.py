@@ -30,7 +30,7 @@ from meshnode.errors import (
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
 from meshnode.quic import packets
-from meshnode.quic.connection import Connection, KeyInUse, State
+from meshnode.quic.connection import Connection, State
 from meshnode.quic.hello import LocalEnd
 from meshnode.quic.seam import Engine
 from meshnode.stack.address_credit import OF_CONNECTION
@@ -354,9 +354,6 @@ class Dialing(Component):
 
     def on_dial_over(self, session: Session, error: MeshError, now: float) -> None:
         """Go on after this node's own dial failed: with the peer's dial or a second one, else with the error."""
-        if isinstance(error, KeyInUse):
-            self._context.note_twin(self._id, now)
-            self._context.fencing.on_proof(session.peer, error.proof, now)
         self._context.admission.resume(session)
         if session.connection is None and not self._goes_on(session, error, now):
             session.answer(error)

@@ -16,6 +16,7 @@ from meshnode.base.address import Addr
 from meshnode.base.bounded import BoundedDict
 from meshnode.base.fair_table import source_shares
 from meshnode.base.metrics import describe
+from meshnode.base.token_bucket import TokenBucket
 from meshnode.errors import MeshError, NodeClosed, PeerRestarted, RecordError
 from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord, open_record
@@ -28,7 +29,9 @@ from meshnode.stack.session import Session
 
 CONFIRM_S = 0.5  # after which a node that stands down asks first: so the other process hears of it too
 ASK_S = 60.0, 90.0  # between the dials afterwards
-OUTBID_S = 2.0  # between two records that this node signs because another process of its key has signed one
+OUTBID_S = 2.0  # between two records that this node signs because another process of its key is there ...
+OUTBIDS = 8  # ... after so many at once: each of a crowd of processes is shown one that was signed since it began
+TOGETHER_S = 0.05  # behind such a wish, for its record is not signed yet
 MAX_FENCERS = 8
 WITNESSES = 2
 MAX_PROOF = 800  # characters of base64 in the reason of a close: with a datagram's rest it fits 1,200 bytes
@@ -47,7 +50,8 @@ class Fencing(Component):
         self._asks = 0
         self._fencers: BoundedDict[NodeId, None] = BoundedDict(MAX_FENCERS)
         self._witnesses: BoundedDict[Hashable, None] = BoundedDict(MAX_FENCERS)  # networks that say so of an earlier
-        self._outbid_at = float("-inf")
+        self._bids = TokenBucket(1 / OUTBID_S, OUTBIDS, context.clock.monotonic())
+        self._bid_at = float("-inf")  # when the last record was to be signed, or will be
         self._timer = context.timers.timer(self._ask)
 
     # ---- as a peer of both
@@ -116,17 +120,23 @@ class Fencing(Component):
     def on_proof(self, peer: NodeId, proof: str, now: float) -> None:
         """Take a peer's word, with its proof, that another process uses this node's key."""
         context = self._context
+        context.note_twin(context.identity.id, now)
         try:
             raw = base64.b64decode(proof, validate=True)
             record = open_record(raw, context.clock.wall(), expected=context.identity.id)
         except (ValueError, RecordError):
             return
         boot = boot_of(record)
-        later = boot > context.boot
-        if boot and boot != context.boot and later != first_stays(context.boot):
+        if self._gives_way_to(boot):
             self._fencers.put(peer, None)
-            if later or self._is_witnessed(peer, record):
+            if boot > context.boot or self._is_witnessed(peer, record):
                 self._stand_down(now)
+
+    def _gives_way_to(self, boot: bytes) -> bool:
+        """Return whether a boot id is that of another process, which has precedence."""
+        own = self._context.boot
+        later = boot > own
+        return boot not in (b"", own) and later != first_stays(own)
 
     def _is_witnessed(self, peer: NodeId, record: EndpointRecord) -> bool:
         """Return whether an earlier process lives: it has signed since this one began, or peers in two networks say so.
@@ -137,23 +147,31 @@ class Fencing(Component):
         session = self._context.peers.sessions.get(peer)
         path = session.paths.active if session is not None else None
         self._witnesses.put(source_shares(path.host)[0] if isinstance(path, Addr) else None, None)
-        began = int.from_bytes(self._context.boot[:6], "big")
-        return record.issued > began or len(self._witnesses) >= WITNESSES
+        return self._is_later(record) or len(self._witnesses) >= WITNESSES
+
+    def _is_later(self, record: EndpointRecord) -> bool:
+        """Return whether a record was signed since this process began."""
+        return record.issued > int.from_bytes(self._context.boot[:6], "big")
 
     def heard(self, record: EndpointRecord, now: float) -> None:
-        """Take a record of this node's key that it did not sign: give way to a later process, outbid an earlier one."""
+        """Take a record of this node's key that it did not sign: give way to its process, or outbid that."""
         context, boot = self._context, boot_of(record)
         if not boot or boot == context.boot or self.stood_down:
             return
-        if boot > context.boot and not first_stays(context.boot):
+        if self._gives_way_to(boot) and (boot > context.boot or self._is_later(record)):
             self._stand_down(now)
         else:
             self.outbid(now)
 
     def outbid(self, now: float) -> None:
-        """Sign a record: it shows that this process lives, to what another one of its key is to be refused with."""
-        if not self.stood_down and now - self._outbid_at > OUTBID_S:
-            self._outbid_at = now
+        """Sign a record, as soon as it may: it shows that this process lives, and others are refused with it."""
+        if self.stood_down or now < self._bid_at + TOGETHER_S:
+            return
+        self._bid_at = now + self._bids.wait(1, now)
+        self._context.timers.at(self._bid_at, self._bid)
+
+    def _bid(self, now: float) -> None:
+        if not self.stood_down and self._bids.take(1, now):
             self._context.own.changed(now)
 
     def _stand_down(self, now: float) -> None:

@@ -10,7 +10,7 @@ from meshnode.identity.keys import Identity
 from meshnode.quic.connection import KeyInUse
 from meshnode.sim.link import ModelEngines
 from meshnode.sim.world import SimNode, Weather, World
-from meshnode.stack.fencing import ASK_S, Fencing
+from meshnode.stack.fencing import ASK_S, OUTBID_S, OUTBIDS, Fencing
 from meshnode.stack.key_twins import KeyTwins, boot_of, capability_of, first_stays, make_boot
 
 KEY = Identity(bytes([77]) * 32)
@@ -60,7 +60,7 @@ def _wanted(count: int, first: bool) -> list[bool]:
 
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("count", [2, 5])
-@pytest.mark.parametrize("seed", [0, 1, 3])
+@pytest.mark.parametrize("seed", range(8))
 def test_one_of_several_stays_within_two_seconds_and_none_comes_back_for_a_minute(
     seed: int, count: int, first: bool
 ) -> None:
@@ -147,6 +147,9 @@ def test_a_liar_without_proof_makes_no_node_stand_down(first: bool) -> None:
     liar.join(victim)
     connection = liar.connect(victim.id)
     fencing = _fencing(victim)
+    victim.mesh.own_record.changed(world.now + 1.0)
+    victim.on_dirty()
+    world.run(2.0)
     assert victim.mesh.record is not None
     assert liar.mesh.record is not None
     other = base64.b64encode(liar.mesh.record.encoded).decode()
@@ -188,6 +191,56 @@ def test_a_record_that_an_earlier_process_signs_now_needs_no_second_peer() -> No
     assert now is not None
     _fencing(second).on_proof(SimNode(world, "10.0.0.3", engines).id, base64.b64encode(now.encoded).decode(), world.now)
     assert _fencing(second).stood_down
+
+
+@pytest.mark.parametrize("since", [False, True])
+def test_a_record_of_an_earlier_process_that_is_heard_moves_a_later_one_only_if_it_was_signed_since_that_began(
+    since: bool,
+) -> None:
+    world, engines = _world(11)
+    first = SimNode(world, "10.0.0.1", engines, identity=KEY, first_stays=True)
+    record = first.mesh.record
+    world.run(60.0)
+    second = SimNode(world, "10.0.0.2", engines, identity=KEY, first_stays=True)
+    world.run(60.0)
+    if since:
+        first.mesh.own_record.changed(world.now)
+        first.on_dirty()
+        world.run(1.0)
+        record = first.mesh.record
+    assert record is not None
+    _fencing(second).heard(record, world.now)
+    assert _fencing(second).stood_down == since
+
+
+def test_the_end_of_its_connection_tells_a_process_that_dials_no_more_that_another_one_has_its_key() -> None:
+    world, engines = _world(12)
+    hub = SimNode(world, "10.0.0.1", engines, seed_role=True)
+    twins = []
+    for number in (2, 3):
+        node = SimNode(world, f"10.0.0.{number}", engines, identity=KEY)
+        node.join(hub)
+        node.connect(hub.id)
+        twins.append(node)
+        world.run(0.5)
+    assert _down(twins) == [True, False]
+
+
+def test_each_process_of_a_crowd_is_shown_a_record_that_was_signed_since_it_asked_and_they_have_a_rate() -> None:
+    world, engines = _world(13)
+    node = SimNode(world, "10.0.0.1", engines, identity=KEY, first_stays=True)
+    seen: dict[int, float] = {}
+    asked = 0.0
+    for _ in range(3 * OUTBIDS):
+        asked = world.now
+        _fencing(node).outbid(asked)
+        node.on_dirty()
+        world.run(0.2)
+        assert node.mesh.record is not None
+        seen[node.mesh.record.seq] = world.now
+    assert OUTBIDS <= len(seen) <= OUTBIDS + 2 + 3 * OUTBIDS * 0.2 / OUTBID_S
+    world.run(OUTBID_S)
+    assert node.mesh.record.issued >= (world.wall() - world.now + asked) * 1000, "one that comes too soon is not lost"
 
 
 def test_boot_ids_tell_two_processes_from_one_that_restarts() -> None:
