@@ -203,6 +203,8 @@ def check_bounds(node: GossipNode, names: Names | None = None) -> None:
         _most(node, "entries of an origin and kind", max(of_kind.values()), NARROW["GOSSIP_MAX_PER_ORIGIN"])
     for suspect in members._suspects.values():
         _most(node, "accusers", len(suspect.accusers), GOSSIP_MAX_ACCUSERS)
+    if len(members._places) != len(members._suspects):
+        raise Broken(f"node {node.number}: places without a suspicion, or the other way round")
     for exchange in gossip.anti_entropy._exchanges.values():
         _most(node, "entries asked for", len(exchange.missing), GOSSIP_MAX_TELL_IDS)
     if {*tree.eager, *tree.lazy} != set(views.active):

@@ -406,7 +406,7 @@ GOSSIP_MAX_PENDING = 8  # links that we are opening for the active view
 GOSSIP_WALK_RATE = 32.0  # walks a second that one neighbour may cause: 32 kB passed on, or 4 that end with a dial
 GOSSIP_WALK_BURST = 128.0  # a contact node under a crowd of joins passes on so many at once
 GOSSIP_MAX_PROBES = 32  # probes for others and of samples at once, each at most 3 datagrams of 130 B
-GOSSIP_MAX_SUSPECTS = 1_024  # x about 400 B; when all are taken, those with standing here come before all others
+GOSSIP_MAX_SUSPECTS = 1_024  # x about 400 B; shared by links, and a half is for those with standing here
 GOSSIP_MAX_ACCUSERS = 3  # stored and remembered for one suspect, drawn by lot: they shorten the wait as far as it goes
 GOSSIP_MAX_ACCUSATIONS = 4_096  # stored; x about 600 B = 2.5 MB; both halves of 1,000 nodes accuse 3 x 500 of the other
 GOSSIP_MAX_LOST = 256  # gone members that are tried again, so that a partition heals; x a record = 256 kB

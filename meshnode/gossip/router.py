@@ -449,7 +449,7 @@ class Gossip:
         if taken.entry.kind == Kind.MEMBER:
             on_member(self, taken, now)
         elif taken.entry.kind == Kind.ACCUSATION:
-            on_accusation(self, taken.entry, now)
+            on_accusation(self, taken.entry, via, now)
         for effect in (*self.store.take_effects(), *self.members.take_effects()):  # first: what gave way to it, and
             self._carry(effect, now)  # that its node is back
         self._effects.append(Changed(taken.entry, taken.before, via, hops))

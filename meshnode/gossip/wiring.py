@@ -121,7 +121,7 @@ def on_member(gossip: Cores, taken: Taken, now: float) -> None:
         gossip.swim.on_refuted(peer)
 
 
-def on_accusation(gossip: Cores, entry: Entry, now: float) -> None:
+def on_accusation(gossip: Cores, entry: Entry, via: NodeId, now: float) -> None:
     """Handle an accusation: refute it when it names this node, else suspect and perhaps probe the accused."""
     accusation = parse_accusation(entry)
     if accusation is None:
@@ -132,7 +132,7 @@ def on_accusation(gossip: Cores, entry: Entry, now: float) -> None:
         gossip.swim.blame_itself()
         gossip.accusations.refute(now)
         return
-    gossip.members.on_accused(accused, entry.origin, accusation.incarnation, now)
+    gossip.members.on_accused(accused, entry.origin, accusation.incarnation, now, via)
     gossip.swim.suspect(accused, now)
     contact = gossip.hyparview.passive.get(accused)
     if contact is not None:

@@ -130,6 +130,32 @@ def test_accusations_of_invented_ids_take_no_place_of_a_member_that_this_node_kn
     assert members.status(PEER.id) is Status.SUSPECT, "and it keeps it"
 
 
+def test_a_neighbour_that_accuses_ever_new_ids_takes_no_place_of_what_others_bring(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(members, "GOSSIP_MAX_SUSPECTS", 16)
+    gossip = _node()
+    gossip.on_link(OTHER.id, True, 0.0)
+    gossip.on_message(OTHER.id, Neighbour(True, b""), 0.0)
+
+    def accuse(link: Identity, accuser: Identity, accused: NodeId) -> None:
+        accusation = _entry(accuser, Kind.ACCUSATION, str(accused), 1, Accusation(accused, BASE).encoded())
+        gossip.on_message(link.id, Eager(b"", ((0, accusation.encoded),)), 0.0)
+
+    crowd = [Identity(bytes([9]) * 31 + bytes([number])) for number in range(2)]
+    for number in range(40):
+        for accuser in crowd:
+            accuse(PEER, accuser, NodeId(bytes([7]) * 31 + bytes([number])))
+    assert len(gossip.members.suspects()) == 16
+    accused = Identity(bytes(32)).id
+    for accuser in (THIRD, OTHER):
+        accuse(OTHER, accuser, accused)
+    for tenth in range(50):
+        gossip.tick(tenth / 10, WALL + tenth / 10)
+    assert gossip.status(accused) is Status.GONE
+    assert len(gossip.members.suspects()) == 16
+
+
 def _members() -> tuple[Members, Timers]:
     timers = Timers()
     return Members(ME.id, timers, Metrics(), lambda: 1.0), timers

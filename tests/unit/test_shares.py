@@ -50,6 +50,7 @@ TABLES = {  # of newcomers -> where its entries get their groups
     "gossip/dissemination/places.py": "stack/gossip_link.py",
     "gossip/membership/leaves.py": "stack/gossip_link.py",
     "gossip/dissemination/awaited.py": "",  # by the link that announced each: links are few, and shared by hyparview
+    "gossip/membership/members.py": "",  # by the link that brought the first accusation of each
     "trust/successors.py": "",  # of members, by the ticket or delegate that let them in: known without an address
 }
 BY_NETWORK = {  # files that know networks alone

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import field
 
 from meshnode.base.bounded import BoundedDict
+from meshnode.base.fair_table import FairTable
 from meshnode.base.limits import GOSSIP_MAX_ACCUSERS, GOSSIP_MAX_SUSPECTS
 from meshnode.base.metrics import Metrics, describe
 from meshnode.base.timers import Timer, Timers
@@ -46,9 +47,10 @@ class _Suspect:
 class Members:
     """Status of members. ``health`` returns the factor by which an overloaded node waits longer.
 
-    Ids are free, and any may be accused: there is always a place for one that this node knows by more than hearsay
-    (``has_standing``), before those that it does not. One that has no member entry can refute nothing: that this node
-    alone has it for gone holds while it is tried now and then (``is_tried``), and finds its return.
+    Ids are free, and any may be accused, for hours. So half of the places are for those that this node knows by more
+    than hearsay (``has_standing``), and each half is shared by the links that brought the first accusation: a neighbour
+    that accuses ever new ids takes no place of what others bring. One that has no member entry can refute nothing: that
+    this node alone has it for gone holds while it is tried now and then (``is_tried``), and finds its return.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Members:
         self._has_standing = has_standing
         self._is_tried = is_tried
         self._suspects: dict[NodeId, _Suspect] = {}
+        self._places: FairTable[NodeId] = FairTable(GOSSIP_MAX_SUSPECTS, newest_goes=True)
         self._left: BoundedDict[NodeId, int] = BoundedDict(GOSSIP_MAX_SUSPECTS)  # and the seq of the goodbye
         self._effects: list[MemberChanged] = []
 
@@ -115,21 +118,21 @@ class Members:
             self._left.pop(peer, None)
         self._change(peer, before)
 
-    def on_accused(self, peer: NodeId, accuser: NodeId, incarnation: int, now: float) -> None:
-        """Take an accusation of the member entry with seq ``incarnation``.
+    def on_accused(
+        self, peer: NodeId, accuser: NodeId, incarnation: int, now: float, via: NodeId | None = None
+    ) -> None:
+        """Take an accusation of the member entry with seq ``incarnation`` that a link brought; None for this node's.
 
-        When ``GOSSIP_MAX_SUSPECTS`` members are under suspicion, it is ignored (counted), unless the member has
-        standing: then the newest of those without any gives way.
+        When ``GOSSIP_MAX_SUSPECTS`` members are under suspicion, the newest of the largest share gives way (counted),
+        which may be this one.
         """
         if peer in self._left or peer == self._own:
             return
         before = self.status(peer)
         suspect = self._suspects.get(peer)
         if suspect is None:
-            if len(self._suspects) >= GOSSIP_MAX_SUSPECTS:
-                self._metrics.count(SUSPECTS_FULL)
-                if not self._has_standing(peer) or not self._make_room():
-                    return
+            if not self._has_place(peer, via):
+                return
             suspect = self._suspects[peer] = _Suspect(now)
             self._metrics.count(SUSPECTED)
         if accuser in suspect.accusers:
@@ -156,14 +159,17 @@ class Members:
 
     # ---- inside
 
-    def _make_room(self) -> bool:
-        """Forget the newest suspicion of a member without standing; False where there is none."""
-        peer = next((peer for peer in reversed(self._suspects) if not self._has_standing(peer)), None)
-        if peer is None:
+    def _has_place(self, peer: NodeId, via: NodeId | None) -> bool:
+        """Give a suspicion a place, and forget the one that gives way to it; False when there is none for it."""
+        gone = self._places.add(peer, self._has_standing(peer), via)
+        if gone is None:
+            return True
+        self._metrics.count(SUSPECTS_FULL)
+        if gone == peer:
             return False
-        before = self.status(peer)
-        self._clear(peer, self._suspects[peer])
-        self._change(peer, before)
+        before = self.status(gone)
+        self._clear(gone, self._suspects[gone])
+        self._change(gone, before)
         return True
 
     def _enough(self, suspect: _Suspect) -> bool:
@@ -210,6 +216,7 @@ class Members:
         if suspect.timer is not None:
             suspect.timer.cancel()
         del self._suspects[peer]
+        self._places.discard(peer)
 
     def _change(self, peer: NodeId, before: Status) -> None:
         status = self.status(peer)
