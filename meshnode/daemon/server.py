@@ -250,8 +250,8 @@ async def _write(sock: socket.socket, line: dict[str, Any]) -> None:
 def run(config: Config, ready: Callable[[Node], None]) -> None:
     """Run a node until SIGINT, SIGTERM or the end of its terminal; ``ready`` is called once it answers requests.
 
-    SIGHUP otherwise has it read its policy again. Raises MeshError when it cannot start; what happens later ends it no
-    more.
+    SIGHUP otherwise has it read its policy again, SIGUSR1 and SIGUSR2 have it log its state. Raises MeshError when it
+    cannot start; what happens later ends it no more.
     """
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if 0 <= descriptors < MIN_DESCRIPTORS:  # RLIM_INFINITY is negative
@@ -286,7 +286,7 @@ async def _run(config: Config, ready: Callable[[Node], None]) -> None:
         await control.start()
         try:
             await asyncio.gather(book.restore(), proxies.restore())  # both files are read before any request is
-            handle_signals(loop, end, runtime_of(node).policy.read_again)
+            handle_signals(loop, end, runtime_of(node).policy.read_again, lambda: _tell(node))
             ready(node)
             notify("READY=1")
             gc.collect()  # 0.7 MB that the start has left, else kept for ever
@@ -303,6 +303,13 @@ async def _run(config: Config, ready: Callable[[Node], None]) -> None:
             await control.close()
             await proxies.close()
             await book.close()
+
+
+def _tell(node: Node) -> None:
+    """Write a line of the node's state to the log."""
+    status = node.status()
+    wrong = "; ".join(status["degraded"]) or "nothing is wrong"
+    log.info("up for %.0f s, %d peers: %s (`meshnode status` says more)", status["uptime_s"], status["peers"], wrong)
 
 
 async def _first(*work: Coroutine[Any, Any, object]) -> None:

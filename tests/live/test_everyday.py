@@ -287,6 +287,17 @@ def test_each_ending_signal_ends_it_in_order(tmp_path: Path, number: signal.Sign
     assert not (tmp_path / "control.sock").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_that_means_the_log_to_other_daemons_has_it_log_its_state_and_go_on(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    node = CliNode(tmp_path)
+    with stopping(node):
+        node.process.send_signal(number)
+        eventually(lambda: "0 peers: nothing is wrong" in node.log or node.process.poll() is not None)
+        assert node.ask("status")["id"] == node.id
+
+
 def test_a_hangup_without_a_terminal_has_the_policy_read_again_and_says_so(tmp_path: Path) -> None:
     node = CliNode(tmp_path)
     with stopping(node):
