@@ -33,7 +33,10 @@ LISTEN_REASONS = {
         "choose another port, or end that program (ss -lntup names it)",
     ),
     errno.EADDRNOTAVAIL: ("this host has no such address", "use an address of this host (ip address shows them)"),
-    errno.EAFNOSUPPORT: ("this host has no IPv6", "use an IPv4 address, as in 0.0.0.0:4242"),
+    errno.EAFNOSUPPORT: (
+        "addresses of that kind are not to be had here",
+        "where there is no IPv6 use an IPv4 address, as in 0.0.0.0:4242; without IPv4 one as in [::]:4242",
+    ),
 }
 
 
@@ -42,8 +45,15 @@ def refusal(error: OSError, path: Path | str | None = None) -> tuple[str, str]:
     where = path if path is not None else error.filename
     if error.errno in (errno.EACCES, errno.EPERM):
         return _not_permitted(Path(os.fsdecode(where)) if where is not None else None)
+    if where is not None and (link := _dead_link(Path(os.fsdecode(where)))) is not None:
+        return f"{link} is a link to {os.readlink(link)}, which is not there", "mount or make that, or remove the link"
     words = (error.strerror or str(error) or type(error).__name__).lower()
     return REASONS.get(error.errno or 0, (words, "check the disk and the rights of the home directory"))
+
+
+def _dead_link(path: Path) -> Path | None:
+    """Return the symbolic link on a path that leads nowhere; None without one."""
+    return next((place for place in (path, *path.parents) if place.is_symlink() and not place.exists()), None)
 
 
 def listen_refusal(error: OSError, port: int) -> tuple[str, str]:

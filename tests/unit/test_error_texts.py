@@ -149,6 +149,15 @@ def test_a_key_that_is_a_directory_is_told_with_its_path(tmp_path: Path) -> None
     assert (message, hint) == (f"cannot read {tmp_path / 'key'}: it is a directory", "name a file, or move it away")
 
 
+@pytest.mark.parametrize("below", ["", "node"])
+def test_a_home_that_is_a_link_to_what_is_not_there_is_told_with_both(tmp_path: Path, below: str) -> None:
+    link, disk = tmp_path / "home", tmp_path / "disk"
+    link.symlink_to(disk)
+    _, message, hint = error_of(link / below, *UP)
+    assert message == f"cannot use {link / below}: {link} is a link to {disk}, which is not there"
+    assert hint == "mount or make that, or remove the link"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
 def test_what_another_user_owns_is_told_with_the_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.chown(tmp_path, 12345, 12345)
@@ -175,6 +184,7 @@ def test_a_low_port_is_told_with_root_and_an_address_of_others_with_ip_address()
     assert "below 1024" in reason
     assert "1024 on" in hint
     assert "ip address" in listen_refusal(OSError(errno.EADDRNOTAVAIL, "x"), 4242)[1]
+    assert "IPv6" not in listen_refusal(OSError(errno.EAFNOSUPPORT, "x"), 4242)[0], "it may be IPv4 that is missing"
 
 
 # ---- keys
