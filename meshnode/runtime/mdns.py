@@ -197,10 +197,10 @@ def _response(name: str, text: bytes) -> DNSOutgoing:
 
 
 def _open(interfaces: Interfaces) -> AsyncZeroconf:
-    """Open with IPv6 where there is any."""
+    """Open with IPv6 and IPv4, or with the one that there is."""
     if not isinstance(interfaces, InterfaceChoice):
         return AsyncZeroconf(interfaces=interfaces)
-    try:
-        return AsyncZeroconf(interfaces=interfaces, ip_version=IPVersion.All)
-    except OSError:
-        return AsyncZeroconf(interfaces=interfaces, ip_version=IPVersion.V4Only)
+    for versions in (IPVersion.All, IPVersion.V4Only):
+        with suppress(OSError):
+            return AsyncZeroconf(interfaces=interfaces, ip_version=versions)
+    return AsyncZeroconf(interfaces=interfaces, ip_version=IPVersion.V6Only)

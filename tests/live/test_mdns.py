@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import socket
 import time
 from collections.abc import Iterable
 
 import pytest
-from zeroconf import DNSAddress, DNSIncoming, DNSOutgoing, DNSText, RecordUpdate, Zeroconf, const  # type: ignore[attr-defined]
+from zeroconf import (  # type: ignore[attr-defined]
+    DNSAddress,
+    DNSIncoming,
+    DNSOutgoing,
+    DNSText,
+    InterfaceChoice,
+    RecordUpdate,
+    Zeroconf,
+    const,
+)
 
 from meshnode import Identity, Node, NodeId
 from meshnode.base.address import Addr
@@ -72,6 +83,26 @@ async def test_a_members_announcement_is_handed_in_once() -> None:
     heard.hear(text)
     heard.hear(text)
     assert heard.records == [b"a record"]
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this host has IPv4 alone")
+@pytest.mark.parametrize("missing", [socket.AF_INET, socket.AF_INET6])
+async def test_where_a_family_of_addresses_is_not_to_be_had_the_other_one_is_used(
+    missing: socket.AddressFamily, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refused(socket.socket):
+        def __init__(self, family: int = -1, *more: int) -> None:
+            if family == missing:
+                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            super().__init__(family, *more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socket", Refused)
+        opened = mdns._open(InterfaceChoice.All)
+    await opened.zeroconf.async_wait_for_start()
+    families = {sender.transport.get_extra_info("socket").family for sender in opened.zeroconf.engine.senders}
+    await opened.async_close()
+    assert families == {socket.AF_INET, socket.AF_INET6} - {missing}
 
 
 async def test_what_is_not_of_this_mesh_is_counted_and_dropped() -> None:
