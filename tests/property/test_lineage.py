@@ -28,6 +28,9 @@ def _renewing(renewer: Identity) -> Chain:
     return Issuer(AUTHORITY).issue(renewer.id, **said)  # type: ignore[arg-type]
 
 
+WAYS = ["authority", "ticket", "renewer", "renewer's ticket"]
+
+
 class Holder:
     """A node, honest or not, and all that its grants owe something to."""
 
@@ -38,6 +41,11 @@ class Holder:
         if way == "authority":
             said = {"roles": ["web"], "not_before": MS, "expires": MS + LIFE, "entropy": bytes}
             self.grants = Issuer(AUTHORITY).issue(self.key.id, **said)  # type: ignore[arg-type]
+            self.owed = [bytes.fromhex(grant_id(self.grants[-1]))]
+            return
+        if way == "renewer":
+            said = {"roles": ["web"], "not_before": MS, "expires": MS + LIFE, "entropy": bytes}
+            self.grants = Issuer(RENEWERS[0], _renewing(RENEWERS[0])).issue(self.key.id, **said)  # type: ignore[arg-type]
             self.owed = [bytes.fromhex(grant_id(self.grants[-1]))]
             return
         inviter = Issuer(AUTHORITY) if way == "ticket" else Issuer(RENEWERS[0], _renewing(RENEWERS[0]))
@@ -81,7 +89,7 @@ def _holds(holder: Holder, target: bytes) -> bool:
 
 
 @given(
-    st.sampled_from(["authority", "ticket", "renewer's ticket"]),
+    st.sampled_from(WAYS),
     st.lists(st.sampled_from(["renew", "renew elsewhere", "replace", "hide"]), max_size=12),
 )
 @settings(max_examples=200, deadline=None)
@@ -94,3 +102,21 @@ def test_whatever_is_renewed_replaced_and_hidden_each_thing_that_grants_owe_some
         assert _holds(holder, bytes(OTHER.id))
         for target in (*holder.owed, *(bytes(key.id) for key in holder.keys)):
             assert not _holds(holder, target)
+
+
+@given(
+    st.sampled_from(WAYS),
+    st.lists(st.sampled_from(["renew", "renew elsewhere", "replace", "hide"]), max_size=12),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_revoked_renewer_takes_what_it_gave_last_and_nothing_that_another_one_has_renewed_since(
+    way: str, steps: list[str]
+) -> None:
+    holder, giver = Holder(way), RENEWERS[0] if way.startswith("renewer") else AUTHORITY
+    for step in steps:
+        before = holder.grants
+        holder.step(step)
+        if holder.grants != before:
+            giver = RENEWERS[step == "renew elsewhere"]
+        for renewer in RENEWERS:
+            assert _holds(holder, bytes(renewer.id)) == (renewer != giver)
