@@ -19,6 +19,7 @@ SILENCE_MAX_S = 2.0
 UNMEASURED_RTT_S = 0.1
 TIMER_SLACK_S = 0.03  # a timer that fires later than this was held up: its granularity is finer
 RARE_S, RARE_GROWS = 50.0, 1.25  # twice in OBSERVATION_S: what the NAT maps this node to has to be known
+OFTEN_S = 3.0  # twice ``SHARED_S``: the shortest time between keepalives, where a connection's idle time is short
 LEAF_SILENT_S = 4 * RARE_S  # a leaf that was not heard for this long is asked
 STARVED_S = 0.25  # a process that is later than this, by itself, has no CPU; on a busy host most are late by less
 MAX_EXCUSED_S = 3.0  # of a silence, in which a watchdog that fires late says nothing of the peer
@@ -139,14 +140,19 @@ class Keepalive:
     NATs hold a UDP mapping open for 30 s and more (RFC 4787 REQ-5 asks for two minutes). Where keepalives are to be
     ``rare``, the time between two grows up to ``RARE_S`` while each finds this node's address as the one before did: an
     address that has changed meanwhile shows that the NAT had given the mapping up, so it is halved, and grows no more.
+
+    It is never more than a third of the connection's ``idle`` time, so that there are two chances to prolong that.
     """
 
-    __slots__ = ("_longest", "_phase", "_rare", "_rng", "_seen", "at", "every_s")
+    __slots__ = ("_longest", "_most", "_phase", "_rare", "_rng", "_seen", "at", "every_s")
 
-    def __init__(self, rng: random.Random, *, rare: bool = False, phase: float = 0.0) -> None:
+    def __init__(
+        self, rng: random.Random, *, rare: bool = False, phase: float = 0.0, idle: float = float("inf")
+    ) -> None:
         self.at: float | None = None
-        self.every_s = KEEPALIVE_S
-        self._longest = RARE_S if rare else KEEPALIVE_S
+        self._most = max(OFTEN_S, idle / 3)
+        self.every_s = min(KEEPALIVE_S, self._most)
+        self._longest = min(RARE_S, self._most) if rare else self.every_s
         self._phase = phase
         self._rare = rare
         self._rng = rng
@@ -155,14 +161,14 @@ class Keepalive:
     def leave_to_peer(self) -> None:
         """Wait long for the peer's keepalives: it is a leaf, and knows how rare they may be."""
         if not self._rare:
-            self.every_s = self._longest = LEAF_SILENT_S
+            self.every_s = self._longest = min(LEAF_SILENT_S, self._most)
 
     def answered(self, seen: Addr) -> None:
         """Take the address from which the peer saw a keepalive come."""
         if not self._rare:
             return
         if self._seen not in (None, seen):
-            self.every_s = self._longest = max(KEEPALIVE_S, self.every_s / 2)
+            self.every_s = self._longest = min(max(KEEPALIVE_S, self.every_s / 2), self._most)
         else:
             self.every_s = min(self._longest, self.every_s * RARE_GROWS)
         self._seen = seen

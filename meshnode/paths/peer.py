@@ -41,7 +41,8 @@ class PeerPaths:
     """Candidates, probes and the active path of one peer. ``now`` is monotonic seconds everywhere.
 
     ``active`` is where packets go, None before the first dial or handshake; ``history`` has the last path changes.
-    ``leaf``: this node is one, so its keepalives are rare. ``phase``: when the node's keepalives go (``Keepalive``).
+    ``leaf``: this node is one, so its keepalives are rare. ``phase``: when the node's keepalives go, and
+    ``idle``: the idle time of connections in seconds (``Keepalive``).
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class PeerPaths:
         loopback_mtu: int = 0,
         leaf: bool = False,
         phase: float = 0.0,
+        idle: float = float("inf"),
     ) -> None:
         self.peer = peer
         self.active: Path | None = None
@@ -62,7 +64,7 @@ class PeerPaths:
         self.history = self._journal.history
         self.book = CandidateBook(mtu_ceiling, loopback_mtu)
         self.watchdog = Watchdog(now)
-        self.keepalive = Keepalive(rng, rare=leaf, phase=phase)
+        self.keepalive = Keepalive(rng, rare=leaf, phase=phase, idle=idle)
         self._validation = Validation(self._journal, entropy)
         self.seeking = Seeking(self.book, self._validation, self._journal, rng)
         self.mtu = PathMtu(self._validation, self.watchdog, self._journal)

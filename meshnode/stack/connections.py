@@ -82,6 +82,7 @@ class Connections(Component):
                 loopback_mtu=settings.loopback_mtu,
                 leaf=settings.leaf,
                 phase=self._phase,
+                idle=settings.idle_timeout,
             )
             paths.book.here = self._peers.here
             found = sessions[peer] = Session(peer, paths, context.timers, self._tick)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -141,11 +142,12 @@ def test_the_same_seed_is_the_same_run_in_any_process() -> None:
     assert runs[0] == runs[1]
 
 
-@pytest.mark.parametrize("engine", ["auto", "aioquic"])
-def test_a_stream_on_which_neither_end_speaks_lasts_while_both_live(engine: str) -> None:
+@pytest.mark.parametrize(("engine", "idle"), [("auto", 600.0), ("aioquic", 600.0), ("auto", 40.0), ("auto", 10.0)])
+def test_a_stream_on_which_neither_end_speaks_lasts_while_both_live(engine: str, idle: float) -> None:
     world = World(1, Weather(delay=RTT / 2))
     engines = pick_engine(engine)
     here, there = (SimNode(world, f"10.0.0.{number}", engines) for number in (1, 2))
+    here.mesh.context.settings = replace(here.mesh.context.settings, idle_timeout=idle)
     here.join(there)
     connection = here.connect(there.id)
     stream, inbox = here.open(connection)
