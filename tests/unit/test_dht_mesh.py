@@ -13,6 +13,7 @@ import pytest
 
 from meshnode.base.timers import SHARED_S, phase_of
 from meshnode.discovery.dht import ContactsChanged, LookupDone, RecordPushed
+from meshnode.discovery.dht.budget import Budget
 from meshnode.paths.liveness import Keepalive
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -350,3 +351,26 @@ def test_a_holder_without_a_place_stops_no_search_that_nothing_answered() -> Non
     watching._get = lambda key, now, found: found(SimpleNamespace(best=None, closest=lambda count: []), now)  # type: ignore[arg-type]
     watching._look(watched, net.now)
     assert watched.retries == 1
+
+
+def test_a_lookup_that_no_caller_waits_for_asks_few_while_too_many_requests_time_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = build(60, 8)
+    peer = net.nodes[40]
+    net.publish(peer)
+    net.run(5.0)
+
+    def asked(node: SimNode, congested: bool, *, is_urgent: bool) -> int:
+        monkeypatch.setattr(Budget, "congested", congested)
+        number = node.dht.lookup(peer.id, net.now, is_urgent=is_urgent)
+        net.pump(node)
+        net.run(3.0)
+        done = [e for _, e in node.log if isinstance(e, LookupDone) and e.lookup_id == number]
+        assert done[0].record is not None
+        return done[0].stats.rpcs
+
+    few = asked(net.nodes[3], True, is_urgent=False)
+    assert few <= 12
+    assert asked(net.nodes[4], True, is_urgent=True) > 1.5 * few
+    assert asked(net.nodes[5], False, is_urgent=False) > 1.5 * few

@@ -15,6 +15,7 @@ from meshnode.base.limits import DHT_MAX_LOOKUPS, DHT_MAX_PROBES
 from meshnode.base.metrics import Metrics
 from meshnode.discovery.dht import Dht
 from meshnode.discovery.dht.announce import CONTACT_RETRY_S, MAX_RETRY_S, RETRIES, RETRY_S
+from meshnode.discovery.dht.budget import Budget
 from meshnode.discovery.dht.contacts import (
     ASK_BACK_S,
     FIRST_CHECK_S,
@@ -319,6 +320,30 @@ def test_a_watch_begins_at_the_seeds_and_without_a_lookup_while_too_many_request
     net.run(3 * FIRST_RETRY_S * SLOW_RETRIES)
     assert node.metrics.counters["dht_lookups"] > lookups
     assert len(watched.holders) > 1
+
+
+def test_a_holder_that_does_not_answer_stays_while_too_many_requests_time_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = build(12, 8)
+    node, peer = net.nodes[2], net.nodes[7]
+    node.dht.watch(peer.id, net.now)
+    net.pump(node)
+    net.run(2.0)
+    watched = node.dht._watching._watched[peer.id.dht_key]
+    holders = set(watched.holders)
+    assert holders
+    for other in net.nodes:
+        if other.id in holders:
+            net.kill(other)
+    for congested, left in ((True, holders), (False, set())):
+        monkeypatch.setattr(Budget, "congested", congested)
+        lookups = node.metrics.counters["dht_lookups"]
+        node.dht.rewatch(peer.id, net.now)
+        net.pump(node)
+        net.run_until(lambda: not node.dht._shared.rpcs._calls, 30.0)
+        assert holders & set(watched.holders) == left
+        assert (node.metrics.counters["dht_lookups"] == lookups) is congested
 
 
 def test_a_record_that_says_the_same_costs_its_stores_and_a_narrow_lookup() -> None:

@@ -189,11 +189,12 @@ class Dht:
         if peer != self._shared.own and _dialable(addr):
             self._contacts.add_hint(peer, addr, now, seed=seed)
 
-    def lookup(self, peer: NodeId, now: float) -> int:
+    def lookup(self, peer: NodeId, now: float, *, is_urgent: bool = True) -> int:
         """Search the record of ``peer``; Found (each newer one) and LookupDone carry the returned number.
 
         Found comes at once for a record that this node holds itself. The lookup ends within
-        ``DHT_LOOKUP_DEADLINE_S``, or at once where ``DHT_MAX_LOOKUPS`` run already.
+        ``DHT_LOOKUP_DEADLINE_S``, or at once where ``DHT_MAX_LOOKUPS`` run already. One that is not ``is_urgent`` asks
+        few nodes while many requests time out.
         """
         self._counter += 1
         number = self._counter
@@ -217,7 +218,7 @@ class Dht:
             self._shared.effects.append(LookupDone(number, best, stats))
 
         self._searches[number] = None
-        self._searches[number] = self._lookups.search(peer.dht_key, now, done, found)
+        self._searches[number] = self._lookups.search(peer.dht_key, now, done, found, is_urgent=is_urgent)
         return number
 
     def cancel(self, lookup_id: int) -> None:

@@ -131,13 +131,16 @@ class Lookups:
         self._shared.timers.at(now, lambda t: on_done(recent, t))
         return True
 
-    def search(self, key: bytes, now: float, on_done: OnDone, on_found: OnFound) -> Search | None:
+    def search(
+        self, key: bytes, now: float, on_done: OnDone, on_found: OnFound, *, is_urgent: bool = True
+    ) -> Search | None:
         """Start a lookup of a record whose ``on_found`` is called for each newer one.
 
         Returns None when ``DHT_MAX_LOOKUPS`` run already, or as many as the budget of requests bears; ``on_done`` is
-        called in that case too, with nothing found.
+        called in that case too, with nothing found. One that is not ``is_urgent``, for no caller waits, asks few while
+        many requests time out.
         """
-        return self._start(key, R, True, now, on_done, on_found)
+        return self._start(key, R, True, now, on_done, on_found, is_urgent=is_urgent)
 
     def cancel(self, search: Search) -> None:
         """End a search without telling its listener, unless others follow it.
@@ -189,8 +192,11 @@ class Lookups:
         asked: Container[NodeId] = (),
         alpha: int = ALPHA,
         most: float = inf,
+        is_urgent: bool = False,
     ) -> Search | None:
         shared = self._shared
+        if want_record and not is_urgent and shared.rpcs.budget.congested:
+            width, alpha = CHECK_WIDTH, CHECK_WIDTH
         shared.metrics.count(LOOKUPS)
         price = shared.has_price
         lookup = Lookup(

@@ -78,7 +78,7 @@ class DhtSource(RecordSource):
         The pause between two lookups is ``RETRY_LOOKUP_S``: a node that has just started may be publishing meanwhile.
         """
         if peer not in self._lookups.values():
-            self._lookups[self.dht.lookup(peer, now)] = peer
+            self._lookups[self.dht.lookup(peer, now, is_urgent=self._sink.is_wanted(peer))] = peer
             self._touched()
 
     def moved(self, now: float) -> None:

@@ -240,6 +240,8 @@ class Watching:
         def lost(now: float) -> None:
             if self._watched.get(key) is not watched or seconds == 0:
                 return
+            if self._shared.rpcs.budget.congested:
+                return  # it is slow rather than gone, and is asked again
             watched.holders.pop(holder, None)
             if len(watched.holders) < HOLDERS:
                 self._retry(watched, now)
