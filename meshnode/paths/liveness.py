@@ -15,7 +15,7 @@ from meshnode.base.timers import shared_time
 
 SILENCE_MIN_S = 0.08
 SILENCE_RTTS = 1.25
-SILENCE_MAX_S = 2.0
+SILENCE_MAX_S = 4.0
 UNMEASURED_RTT_S = 0.1
 TIMER_SLACK_S = 0.03  # a timer that fires later than this was held up: its granularity is finer
 RARE_S, RARE_GROWS = 50.0, 1.25  # twice in OBSERVATION_S: what the NAT maps this node to has to be known

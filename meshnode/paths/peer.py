@@ -16,7 +16,7 @@ from meshnode.identity.node_id import NodeId
 from meshnode.identity.record import EndpointRecord
 from meshnode.paths.candidate import NEVER, Candidate, CandidateBook, PathState
 from meshnode.paths.effects import MOVED, SEEKING, Effect, Journal, Nudge, Switched, Validated
-from meshnode.paths.liveness import SILENCE_MIN_S, Keepalive, Watchdog
+from meshnode.paths.liveness import SILENCE_MIN_S, STARVED_S, Keepalive, Watchdog
 from meshnode.paths.mtu import CONFIRM_SIZE_S
 from meshnode.paths.path_mtu import PathMtu
 from meshnode.paths.relay_monitor import RelayMonitor
@@ -234,9 +234,14 @@ class PeerPaths:
             self.seeking.probe(found, now)
 
     def _confirm(self, current: Candidate, now: float) -> None:
-        """Probe the path in use, which is not validated: it counts as failed without an answer in ``CONFIRM_S``."""
+        """Probe the path in use, which is not validated: without an answer it counts as failed.
+
+        It has ``CONFIRM_S``, or three round trips of the path before it.
+        """
         self._validation.probe(current, 0, now)
-        self._validation.confirm_by = now + CONFIRM_S
+        last = self.book.previous
+        rtt = last.rtt if last is not None and last.rtt is not None else 0.0
+        self._validation.confirm_by = now + max(CONFIRM_S, 3 * rtt)
 
     def on_pong(self, tx: bytes, now: float) -> Probe | None:
         """Take a PONG; return the probe that it answers.
@@ -381,7 +386,10 @@ class PeerPaths:
                 self._validation.probe(current, 0, now)
 
     def _tick_silence(self, current: Candidate, now: float, late: float) -> None:
-        if _is_due(self._validation.confirm_by, now):
+        confirm_by = self._validation.confirm_by
+        if confirm_by is not None and now - confirm_by > STARVED_S:  # the answer may have come, and be unread
+            self._validation.confirm_by = now + CONFIRM_S
+        elif _is_due(confirm_by, now):
             self._validation.confirm_by = None
             if not current.is_valid:
                 current.state = PathState.FAILED

@@ -31,6 +31,7 @@ DIAL_GAPS_S = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0)  # between probes of all candidates
 SUSPEND_AFTER_S = 2.0
 ASK_MIN_S, ASK_MAX_S = 0.15, 60.0  # between queries for the peer's record, in doubling pauses: it may be gone for good
 LATE_ROUNDS = 3  # of rounds that come late, one in so many goes to all candidates
+SLOW_S = 0.5  # a silence that is not suspicious before this: the peer is asked where it is first, elsewhere next
 TUNNEL_AFTER_S = 0.25  # a WebSocket costs a TCP and a TLS handshake: only when nothing else has answered
 
 
@@ -140,9 +141,9 @@ class Seeking:
         """Start the rounds, or start over with the shortest gap: an expected packet is overdue.
 
         The first round goes out now, the next half a ``threshold`` later, 20 ms at least. Where this process comes
-        ``late`` by ``STARVED_S``, it got no CPU, and the path in use is asked first.
+        ``late`` by ``STARVED_S``, it got no CPU, and the path in use is asked first; so it is where the peer takes
+        ``SLOW_S`` to answer, for it may be the one without.
         """
-        current = self._book.current
         if self.silent_since is None:
             self.silent_since = now
             self.connectivity = Connectivity.SEEKING
@@ -150,8 +151,9 @@ class Seeking:
             self._journal.emit(FellSilent())
             self._note(now, PathReason.SILENT)
         self._step = 0
-        self._probe_some(self.flags(), 1, late, now)
-        self.next_probe = now + max(PROBE_GAPS_S[1], threshold(current.rtt if current is not None else None) / 2)
+        patience = self._patience
+        self._probe_some(self.flags(), 1, patience if patience > SLOW_S else late, now)
+        self.next_probe = now + max(PROBE_GAPS_S[1], patience / 2)
 
     def round(self, now: float, late: float = 0.0) -> None:
         """Probe all candidates once more.
@@ -174,6 +176,8 @@ class Seeking:
             self._journal.emit(Suspended())
             self._note(now, PathReason.SUSPENDED)
         gap = max(PROBE_GAPS_S[self._step], late)  # in less than it was late it will not be back
+        if not self.moved:
+            gap = max(gap, self._patience / 4)  # nor is the answer of a peer that takes longer
         self.next_probe = now + gap * (self._rng.uniform(0.9, 1.1) if gap >= 1 else 1)
 
     def hurry(self, now: float) -> None:
@@ -224,6 +228,12 @@ class Seeking:
         self._step = 0
 
     # ---- helpers
+
+    @property
+    def _patience(self) -> float:
+        """How long an answer may take on the path in use."""
+        current = self._book.current
+        return threshold(current.rtt if current is not None else None)
 
     def _note(self, now: float, reason: PathReason) -> None:
         current = self._book.current

@@ -16,6 +16,7 @@ from meshnode.base.value import value
 from meshnode.paths.candidate import NEVER, Candidate, path_kind
 
 SAME_MOVE_S = 0.3  # MOVED probes of one burst arrive from several addresses: the first one wins
+SAME_MOVE_DETOUR_S = 5.0  # one that comes by a relay is no other move for so long: relays, and busy hosts, are late
 HYSTERESIS_RATIO, HYSTERESIS_S = 0.8, 0.005
 MIN_RTT_SAMPLES = 2  # before two paths' round trips are compared
 LOSSES_TO_LEAVE = 3  # of the last 8 probes: at 200 ms, a relay that drops half is left after about 1.3 s
@@ -189,7 +190,9 @@ def _after_answer(found: Candidate, current: Candidate, sent: float, at: Situati
 def _may_follow(found: Candidate, current: Candidate, at: Situation) -> bool:
     if found.is_too_small and not current.is_too_small:
         return False  # it comes by other paths too
-    return found is not current and at.now - at.moved_at > SAME_MOVE_S
+    is_detour = found.rank > 0 and found.rank >= current.rank
+    same_move = SAME_MOVE_DETOUR_S if is_detour else SAME_MOVE_S
+    return found is not current and at.now - at.moved_at > same_move
 
 
 def _lossless(others: tuple[Candidate, ...]) -> Decision:

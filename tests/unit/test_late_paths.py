@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from meshnode.base.path import ViaTunnel
-from meshnode.paths.effects import SendProbe
+from meshnode.paths.effects import MOVED, SendProbe
 from meshnode.paths.liveness import MAX_EXCUSED_S, STARVED_S, TIMER_SLACK_S, Watchdog, threshold
 from meshnode.paths.seeking import LATE_ROUNDS
-from tests.unit.path_wire import A, B, C, Wire, connected, record
+from meshnode.paths.validation import CONFIRM_S
+from tests.unit.path_wire import RTT, A, B, C, Wire, connected, record
 
 LATE_S = 0.5
 
@@ -85,6 +86,38 @@ def test_no_round_that_is_very_late_opens_a_websocket() -> None:
     wire.paths.seeking.silent_since = wire.now - 1.0  # of time in which this process ran
     assert tunnel not in [path for _ in range(2 * LATE_ROUNDS) for path in _asked(wire, LATE_S)]
     assert tunnel in _asked(wire, 0.0)
+
+
+def test_a_peer_that_takes_long_to_answer_is_asked_where_it_is_first_and_less_often() -> None:
+    wire = _silent()
+    current = wire.paths.book.current
+    assert current is not None
+    current.rtt = 1.6
+    asked = [_asked(wire, 0.0) for _ in range(3)]
+    assert [len(paths) for paths in asked] == [1, 3, 3]
+    assert asked[0] == [A]
+    assert wire.paths.seeking.next_probe - wire.now >= threshold(1.6) / 4  # type: ignore[operator]
+    wire.paths.seeking.move(wire.now, is_busy=False)
+    _asked(wire, 0.0)
+    assert wire.paths.seeking.next_probe - wire.now < 0.1, "a node that has moved tells of it at once"  # type: ignore[operator]
+
+
+def test_an_address_of_a_move_has_three_round_trips_and_the_time_that_this_process_is_late() -> None:
+    for rtt, late in ((0.8, 0.0), (RTT, LATE_S)):
+        wire = connected(A)
+        wire.paths.book.current.rtt = rtt  # type: ignore[union-attr]
+        wire.paths.on_ping(B, MOVED, wire.now)
+        wire.up.clear()
+        first = CONFIRM_S if late else 3 * rtt
+        wire.run(first - 0.01)
+        assert wire.paths.active == B
+        if late:
+            wire.now += 0.01 + late
+            wire.paths.tick(wire.now, late)
+            wire.run(CONFIRM_S - 0.05)
+            assert wire.paths.active == B, "its answer may have come, and be unread"
+        wire.run(0.1)
+        assert wire.paths.active == A
 
 
 def test_once_it_is_in_time_again_a_node_asks_as_ever() -> None:

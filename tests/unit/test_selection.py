@@ -20,6 +20,7 @@ from meshnode.paths.selection import (
     LOSSES_TO_LEAVE,
     MIN_OUTCOMES,
     MIN_RTT_SAMPLES,
+    SAME_MOVE_DETOUR_S,
     SAME_MOVE_S,
     STAY,
     Decision,
@@ -105,6 +106,20 @@ def test_a_peer_that_moved_is_followed_once_in_a_burst() -> None:
     assert choose(PeerMoved(found), situation) == Decision(found, PathReason.PEER_MOVED, failed=True)
     assert choose(PeerMoved(found), replace(situation, moved_at=NOW - SAME_MOVE_S + 0.01)) == STAY
     assert choose(PeerMoved(found), replace(situation, current=found)) == STAY
+
+
+def test_a_burst_that_comes_by_relays_later_than_by_itself_is_no_other_move() -> None:
+    found, other = path(RELAY), path(ViaRelay("another"))
+    for current, at, follows in (
+        (path(A), 1.0, False),
+        (other, 1.0, False),
+        (path(A), SAME_MOVE_DETOUR_S + 0.1, True),
+        (other, SAME_MOVE_DETOUR_S + 0.1, True),
+    ):
+        decision = choose(PeerMoved(found), Situation(NOW, current, moved_at=NOW - at))
+        assert (decision.to is found) is follows
+    direct = Situation(NOW, found, moved_at=NOW - SAME_MOVE_S - 0.1)
+    assert choose(PeerMoved(path(B, valid=False)), direct).reason is PathReason.PEER_MOVED
 
 
 def test_an_unconfirmed_move_goes_back_to_a_path_that_was_validated_or_stays() -> None:
