@@ -29,6 +29,8 @@ from meshnode.stack.session import Session
 
 SLOW_SEEK_S = 20.0  # between searches for any silent peers while this node or the mesh is short of CPU
 SLOW_BY_S = 0.1  # it is when its last tick was later than this
+SEEK_AFTER_S = 1.0
+SILENCE_OVER_S = 120.0  # after the last question of a silence, which come each 60 s at least
 WATCH_AGAIN_S = 10.0  # a watch that could not be had, for there were too many, is tried again with a stream after this
 
 
@@ -215,14 +217,21 @@ class Resolution(Component):
     def seek(self, peer: NodeId, now: float) -> None:
         """Renew the watches of a peer that answers nowhere, and ask the sources for it at most every ``SEEK_S``.
 
-        While this process comes late, or many requests time out, one peer in ``SLOW_SEEK_S`` is sought: most that are
-        silent then have not moved, and a lookup is 20 to 30 requests more. A moved one is told of by gossip too.
+        A lookup is 20 to 30 requests, and all neighbours of a node that is gone miss it at once. So for a peer that
+        gossip alone has use for, which tells of a moved one too, the first comes after ``SEEK_AFTER_S`` of silence.
+        While this process comes late, or many requests time out, one peer in ``SLOW_SEEK_S`` is sought, one without
+        other use in three times that: most that are silent then have not moved.
         """
-        is_slow = self._context.late_by > SLOW_BY_S or is_congested(self.dht.dht)
-        if is_slow:
-            if now - self._seek_at < SLOW_SEEK_S:
+        context = self._context
+        is_used = context.gossip is None or context.use is None or context.use.is_used(peer)
+        since = now - self._sought.get(peer, float("-inf"))
+        if context.late_by > SLOW_BY_S or is_congested(self.dht.dht):
+            if now - self._seek_at < (SLOW_SEEK_S if is_used else 3 * SLOW_SEEK_S):
                 return
-        elif now - self._sought.get(peer, float("-inf")) < SEEK_S:
+        elif since > SILENCE_OVER_S and not is_used:
+            self._sought.put(peer, now - SEEK_S + SEEK_AFTER_S)
+            return
+        elif since < SEEK_S:
             self.dht.rewatch(peer, now)
             return
         self._seek_at = now

@@ -15,16 +15,16 @@ from meshnode.quic.connection import Connection
 from meshnode.quic.engines import pick_engine
 from meshnode.sim.world import SimNode, Weather, World
 from meshnode.stack.gossip_probes import GossipProbes
-from meshnode.stack.resolution import SLOW_BY_S, SLOW_SEEK_S
+from meshnode.stack.resolution import SEEK_AFTER_S, SLOW_BY_S, SLOW_SEEK_S
 
 LATE_S = 0.5
 
 
-def _mesh(count: int = 3) -> tuple[World, SimNode, list[SimNode]]:
+def _mesh(count: int = 3, *, gossip: bool = False) -> tuple[World, SimNode, list[SimNode]]:
     world = World(1, Weather(delay=0.002))
     engines = pick_engine("auto")
-    seed = SimNode(world, "10.0.0.1", engines, seed_role=True)
-    nodes = [SimNode(world, f"10.0.0.{i + 11}", engines) for i in range(count)]
+    seed = SimNode(world, "10.0.0.1", engines, seed_role=True, gossip=gossip)
+    nodes = [SimNode(world, f"10.0.0.{i + 11}", engines, gossip=gossip) for i in range(count)]
     for node in nodes:
         node.join(seed)
     world.run(5.0)
@@ -122,6 +122,32 @@ def test_a_node_without_cpu_seeks_few_of_the_peers_that_it_finds_silent(why: str
     context.late_by, budget.share = 0.0, 0.0
     records._sought.clear()
     assert seek_all() == len(ids), "at once when there is CPU again"
+
+
+def test_a_silent_peer_that_gossip_alone_has_use_for_is_looked_up_after_a_while_and_another_at_once() -> None:
+    world, _, (node, one, other, *_) = _mesh(6, gossip=True)
+    records, use = node.mesh.resolution, node.mesh.context.use
+    assert use is not None
+    use.add(one.id)
+
+    def seek(peer: NodeId) -> int:
+        before = _lookups(node)
+        records.seek(peer, world.now)
+        return _lookups(node) - before
+
+    assert seek(one.id) == 1
+    assert seek(other.id) == 0, "all its neighbours miss it at this moment, and gossip tells of it"
+    world.run(0.5 * SEEK_AFTER_S)
+    assert seek(other.id) == 0
+    world.run(0.6 * SEEK_AFTER_S)
+    assert seek(other.id) == 1
+    assert seek(other.id) == 0
+    node.mesh.context.late_by = 2 * SLOW_BY_S
+    for wait, peer, found in ((1, other, 0), (1, one, 1), (2, other, 0), (3, other, 1)):
+        world.run(0.1)
+        records._seek_at = world.now - (wait + 0.1) * SLOW_SEEK_S
+        node.mesh.context.late_by = 2 * SLOW_BY_S
+        assert seek(peer.id) == found
 
 
 def test_a_node_that_comes_late_keeps_its_relays_and_its_record_though_they_seem_silent() -> None:
