@@ -17,7 +17,7 @@ from meshnode.discovery.dht import ContactsChanged, Dht, Found, LookupDone, Publ
 from meshnode.discovery.dht import lookup as dht_lookup
 from meshnode.discovery.dht.lookup import ALPHA, PATHS, Candidate, Lookup
 from meshnode.discovery.dht.messages import ContactInfo
-from meshnode.discovery.dht.rtt import INITIAL_RTO_S, MIN_RTO_S, RttBook, rto
+from meshnode.discovery.dht.rtt import INITIAL_RTO_S, MAX_URGENT_FIRST_S, MIN_RTO_S, URGENT_FIRST_S, RttBook, rto
 from meshnode.discovery.dht.table import EVICT_AFTER, TOKEN_LIFE_S, K, Table
 from meshnode.discovery.dht.watchers import Watcher, Watchers
 from meshnode.identity.keys import Identity
@@ -255,6 +255,25 @@ def test_waits_follow_the_round_trips_of_the_peer_and_of_all_for_a_stranger() ->
 
 
 # ---- bounds of what is kept for others
+
+
+def test_of_a_mesh_that_answers_late_a_node_that_moves_remembers_that_and_nothing_else() -> None:
+    for rtt, first, kept in ((0.1, URGENT_FIRST_S, False), (2.0, MAX_URGENT_FIRST_S, True)):
+        net, nodes = _mesh(2)
+        rpcs = nodes[0].dht._shared.rpcs
+        budget, other = rpcs.budget, nodes[1].id
+        for _ in range(8):
+            rpcs.rtts.sample(other, rtt)
+        nodes[0].dht.rewatch_all(net.now)
+        assert rpcs.rtts.of(other).srtt is None
+        assert rpcs.rtts.urgent(other, 2) == (first, 2 * first)
+        assert (rpcs.budget is budget) is kept
+        rpcs.forget_place()
+        assert rpcs.rtts.urgent(other, 1) == (first,), "nothing was heard meanwhile"
+        rpcs.rtts.sample(other, 0.1)
+        rpcs.forget_place()
+        assert rpcs.rtts.urgent(other, 1) == (URGENT_FIRST_S,)
+        assert rpcs.budget is not budget
 
 
 def test_a_watcher_may_watch_so_many_keys_and_then_its_oldest_goes() -> None:

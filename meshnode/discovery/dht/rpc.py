@@ -120,9 +120,13 @@ class Rpcs:
         return len(self._calls) + 1 <= self.budget.window
 
     def forget_place(self) -> None:
-        """Forget round trips and time-outs: this node's own place in the network has changed."""
+        """Forget round trips and time-outs: this node's own place in the network has changed.
+
+        Not the time-outs of a mesh that answered late: it does so from anywhere.
+        """
         self.rtts.forget()
-        self.budget = Budget()
+        if not self.rtts.was_slow:
+            self.budget = Budget()
 
     def call(
         self,

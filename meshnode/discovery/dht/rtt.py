@@ -35,6 +35,7 @@ class RttBook:
     def __init__(self) -> None:
         self.overall = RttEstimator()
         self._peers: BoundedDict[NodeId, RttEstimator] = BoundedDict(MAX_PEERS)
+        self.was_slow = False  # before this node's place changed: a mesh short of CPU is slow from anywhere
 
     def sample(self, peer: NodeId, rtt: float) -> None:
         """One round trip to ``peer`` took ``rtt`` seconds."""
@@ -64,11 +65,12 @@ class RttBook:
     def urgent(self, peer: NodeId, sends: int) -> tuple[float, ...]:
         """Return the waits of a request that must get through now, doubling.
 
-        The first follows from the peer's RTT: 30 ms to 0.5 s, 50 ms where it is unknown. ``sends``
-        counts all transmissions.
+        The first follows from the peer's RTT: 30 ms to 0.5 s, 50 ms where it is unknown, unless the last place of this
+        node saw round trips of half a second and more. ``sends`` counts all transmissions.
         """
         own = self._peers.get(peer, RttEstimator())
-        first = own.timeout(MIN_SOFT_S, MAX_URGENT_FIRST_S, unknown=URGENT_FIRST_S, deviations=2)
+        unknown = MAX_URGENT_FIRST_S if self.was_slow else URGENT_FIRST_S
+        first = own.timeout(MIN_SOFT_S, MAX_URGENT_FIRST_S, unknown=unknown, deviations=2)
         return tuple(first * 2**i for i in range(sends))
 
     def forget(self) -> None:
@@ -76,5 +78,7 @@ class RttBook:
 
         For a node whose own place in the network has changed: no earlier round trip holds.
         """
+        if self.overall.srtt is not None:  # else nothing was heard since it was forgotten last
+            self.was_slow = self.overall.srtt >= MAX_URGENT_FIRST_S
         self._peers.clear()
         self.overall = RttEstimator()
