@@ -373,7 +373,7 @@ class Connections(Component):
         except Exception as failure:  # an end that cannot be told to the peer is one all the same
             context.timers.on_error(failure)
         session.arrivals.pop(connection, None)
-        if isinstance(error, KeyInUse):
+        if isinstance(error, KeyInUse) and connection in (session.connection, session.dial):
             context.fencing.on_proof(session.peer, error.proof, now)
         if session.deferred is not None and session.deferred[0] is connection:
             session.deferred = None

@@ -160,6 +160,19 @@ def test_a_liar_without_proof_makes_no_node_stand_down(first: bool) -> None:
     assert connection.error is None
 
 
+def test_the_word_of_a_peer_that_was_not_admitted_counts_for_nothing() -> None:
+    world, engines = _world(14)
+    victim, liar = (SimNode(world, f"10.0.0.{n}", engines) for n in (1, 2))
+    world.partition("10.0.0.1", "10.0.0.2", cut=True, back=False)
+    liar.join(victim)
+    liar.mesh.connect(victim.id, world.now, lambda outcome: None)
+    liar.on_dirty()
+    world.run(0.1)
+    (arrival,) = victim.mesh.sessions[liar.id].arrivals
+    arrival._close(KeyInUse("another host has this key", proof=""))
+    assert victim.mesh.context.peers.twins.noted(world.now) == []
+
+
 def test_liars_of_one_network_with_a_record_of_the_process_before_make_no_first_node_stand_down_and_two_do() -> None:
     world, engines = _world(9)
     victim = SimNode(world, "10.0.0.1", engines, identity=KEY, first_stays=True)
