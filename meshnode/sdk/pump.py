@@ -183,20 +183,21 @@ class ToSocket(Direction):
         self._is_full = False  # the socket takes no more now
 
     def go_on(self) -> bool:
-        """Write a piece, or the end; return whether another may follow at once."""
+        """Write a piece, or the end; return whether there is more that may follow at once."""
+        stream = self._stream
         if self.is_over or self._pause is not None or self._is_full:
             return False
         if self.ahead:
             self.ahead = self.ahead[self._send([self.ahead], len(self.ahead)) :]
-        elif self._stream.unread:
+        elif stream.unread:
             self._send_unread()
-        elif self._stream.fin_received:
+        elif stream.fin_received:
             self.end_in_order()
         elif self._stream.error is not None:
             self.end(self._stream.error)
-        else:
+        if self.is_over or self._pause is not None or self._is_full:
             return False
-        return not (self.is_over or self._is_full or self._pause is not None)
+        return bool(self.ahead or stream.unread or stream.error is not None) or stream.fin_received
 
     def _send_unread(self) -> None:
         unread = self._stream.unread

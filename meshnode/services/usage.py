@@ -18,6 +18,7 @@ from meshnode.errors import ConfigError
 from meshnode.identity.node_id import NodeId, quoted
 
 WINDOW_S = 5.0  # over which a rate is smoothed
+STEP_S = 0.05  # what comes within it counts as come at once
 LEAST_BURST = 1 << 16  # bytes: what is carried at once
 MAX_CALLERS = 1_024  # with rates of their own, x about 500 B; the one served longest ago begins with a full one again
 RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)(B|kB|MB|GB)?(?:/s)?", re.ASCII)
@@ -32,12 +33,14 @@ TOO_LARGE = describe("services_udp_too_large", "datagrams of UDP services droppe
 
 
 class Meter:
-    """A rate of bytes, smoothed over ``WINDOW_S``."""
+    """Bytes of one direction, and their rate, smoothed over ``WINDOW_S``."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        """Make a meter that counts in the node's counter ``name`` too."""
         self.total = 0
         self._rate = 0.0
         self._at = 0.0
+        self._metrics, self._name = metrics, name
 
     def add(self, count: int, now: float) -> None:
         """Count bytes.
@@ -47,8 +50,10 @@ class Meter:
             now: Monotonic seconds, never less than before.
         """
         self.total += count
-        self._rate = self.rate(now) + count / WINDOW_S
-        self._at = now
+        if now - self._at > STEP_S:
+            self._rate, self._at = self.rate(now), now
+        self._rate += count / WINDOW_S
+        self._metrics.count(self._name, count)
 
     def rate(self, now: float) -> float:
         """Return the bytes a second at ``now``.
@@ -62,20 +67,9 @@ class Usage:
     """What has passed through one service or forward: ``into`` from the mesh, ``out`` to it."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self.into, self.out = Meter(), Meter()
+        self.into, self.out = Meter(metrics, BYTES_IN), Meter(metrics, BYTES_OUT)
         self.opened = self.refused = self.dropped = self.too_large = 0
         self._metrics = metrics
-
-    def count(self, meter: Meter, size: int, now: float) -> None:
-        """Count bytes of one direction, and in the node's counters.
-
-        Args:
-            meter: ``into`` or ``out`` of this object.
-            size: Bytes.
-            now: Monotonic seconds.
-        """
-        meter.add(size, now)
-        self._metrics.count(BYTES_IN if meter is self.into else BYTES_OUT, size)
 
     def drop(self, too_large: bool) -> None:
         """Count a datagram that does not pass.
@@ -191,7 +185,7 @@ class Toll:
         now = self._clock()
         if bucket is not None and not bucket.take(min(size, bucket.burst), now):
             return bucket.wait(min(size, bucket.burst), now)
-        self._usage.count(meter, size, now)
+        meter.add(size, now)
         return 0.0
 
 

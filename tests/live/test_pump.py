@@ -93,6 +93,24 @@ async def test_many_pieces_are_one_system_call_and_give_credit_when_the_socket_h
     assert joined.received() == b"".join(bytes([number]) * 1_000 for number in range(20))
 
 
+async def test_a_piece_that_the_socket_takes_whole_costs_one_turn(
+    joined: Joined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turned: list[None] = []
+    joined.begin()
+    await turns()
+    turn = joined.pump._turn
+    monkeypatch.setattr(joined.pump, "_turn", lambda: (turned.append(None), turn()))
+    for number in range(3):
+        joined.stream.feed(bytes([number]), False)
+        await turns()
+    assert (len(turned), joined.received()) == (3, b"\0\1\2")
+    joined.stream.feed(b"last", True)
+    await turns()
+    assert joined.pump.told.done()
+    assert joined.received() == b"last"
+
+
 async def test_what_a_full_socket_does_not_take_waits_in_the_stream(joined: Joined) -> None:
     joined.begin()
     sent = bytes(range(256)) * 8_192

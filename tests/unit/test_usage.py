@@ -7,7 +7,7 @@ import pytest
 from meshnode.base.metrics import Metrics
 from meshnode.errors import ConfigError
 from meshnode.identity.keys import Identity
-from meshnode.services.usage import LEAST_BURST, MAX_CALLERS, WINDOW_S, Meter, Rates, Tolls, parse_rates
+from meshnode.services.usage import BYTES_IN, LEAST_BURST, MAX_CALLERS, WINDOW_S, Meter, Rates, Tolls, parse_rates
 
 ONE, TWO = (Identity(bytes([n]) * 32).id for n in (1, 2))
 
@@ -42,7 +42,7 @@ def test_another_rate_is_told_with_the_forms_that_there_are(text: str) -> None:
 
 
 def test_a_meter_shows_the_rate_of_the_last_seconds() -> None:
-    meter = Meter()
+    meter = Meter(Metrics(), BYTES_IN)
     for tick in range(1000):
         meter.add(100, tick / 10)
     assert meter.total == 100_000
