@@ -100,9 +100,6 @@ class ConnectionEvents(Protocol):
     def on_stream(self, connection: Connection, stream: Stream) -> None:
         """Accept or refuse a stream of the peer, whose header is complete."""
 
-    def on_stream_data(self, connection: Connection) -> None:
-        """Note that data of a stream that is not ``background`` came: the peer is alive."""
-
     def count(self, counter: str, /) -> None:
         """Count something that was dropped."""
 
@@ -162,7 +159,6 @@ class Connection:
             engine,
             dialler=dialler,
             opened=partial(events.on_stream, self),
-            received=partial(events.on_stream_data, self),
             dirty=partial(events.on_dirty, self),
             dropped=events.count,
         )
@@ -226,7 +222,7 @@ class Connection:
                     else:
                         self._on_data(event)
                 elif type(event) is Datagram:
-                    self.streams.flows.on_datagram(event.data)
+                    streams.has_come |= streams.flows.on_datagram(event.data)
                 elif type(event) is CidIssued:
                     self._events.on_cid(self, event.cid, True)
                 elif type(event) is CidRetired:
@@ -243,9 +239,6 @@ class Connection:
             except Exception as error:
                 failed = error
                 _give_up(streams, event)
-        if streams.has_come:
-            streams.has_come = False
-            self._events.on_stream_data(self)
         if failed is not None:
             raise failed
 

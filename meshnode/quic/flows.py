@@ -94,14 +94,12 @@ class FlowTable:
         self,
         engine: Engine,
         *,
-        received: Callable[[], None],
         dirty: Callable[[], None],
         dropped: Callable[[str], None],
     ) -> None:
         """Make an empty table; the callbacks are those of ``StreamTable``."""
         self.engine = engine
         self.held = 0
-        self._received = received
         self._dirty = dirty
         self._dropped = dropped
         self._flows: dict[int, Flow] = {}
@@ -119,8 +117,8 @@ class FlowTable:
         self.engine.datagrams.has_flows = True
         return flow
 
-    def on_datagram(self, payload: bytes) -> None:
-        """Queue a datagram for its flow.
+    def on_datagram(self, payload: bytes) -> bool:
+        """Queue a datagram for its flow; returns False when there is none.
 
         Of a flow over its bound the oldest go: over ``FLOW_QUEUE``, or its share while all flows hold too much.
         """
@@ -128,7 +126,7 @@ class FlowTable:
         flow = self._flows.get(found[0]) if found is not None else None
         if found is None or flow is None:
             self._dropped(UNKNOWN_FLOW)
-            return
+            return False
         cost = len(found[1]) + DATAGRAM_COST
         flow.queue.append(found[1])
         flow.size += cost
@@ -137,8 +135,8 @@ class FlowTable:
             flow.take()
             flow.dropped += 1
             self._dropped(QUEUE_FULL)
-        self._received()
         flow.on_arrival()
+        return True
 
     def took(self, flow: Flow, cost: int) -> None:
         """Count what an application has taken of a flow."""
@@ -165,4 +163,4 @@ class FlowTable:
         """End all flows."""
         self._flows.clear()
         self.held = 0
-        self._received = self._dirty = self._dropped = _nothing  # they refer to the connection, which refers to this
+        self._dirty = self._dropped = _nothing  # they refer to the connection, which refers to this

@@ -167,14 +167,12 @@ class Stream:
     @property
     def service(self) -> str:
         """The service's name."""
-        named = self.named
-        return purpose_of(named)[1] if named[:1] == "\0" else named
+        return purpose_of(self.named)[1] if self.named[:1] == "\0" else self.named
 
     @property
     def purpose(self) -> Purpose:
         """What the stream is for."""
-        named = self.named
-        return purpose_of(named)[0] if named[:1] == "\0" else Purpose.USE
+        return purpose_of(self.named)[0] if self.named[:1] == "\0" else Purpose.USE
 
     @property
     def buffered(self) -> int:
@@ -266,9 +264,8 @@ class Stream:
 
     def discard(self) -> None:
         """Drop what is unread and give its credit back."""
-        unread = self.unread
-        if unread:
-            self.unread = Unread()
+        if self.unread:
+            unread, self.unread = self.unread, Unread()
             self._table.consume(self.id, unread.size)
 
     def _finish(self) -> None:
@@ -289,22 +286,21 @@ class StreamTable:
         *,
         dialler: bool,
         opened: Callable[[Stream], None],
-        received: Callable[[], None],
         dirty: Callable[[], None],
         dropped: Callable[[str], None],
     ) -> None:
         """Make an empty table.
 
-        ``opened`` is called with a stream of the peer's when its header is complete, ``received`` for each datagram of
-        a flow, ``dirty`` when the engine has something to send, ``dropped`` with the counter of one that is dropped.
+        ``opened`` is called with a stream of the peer's when its header is complete, ``dirty`` when the engine has
+        something to send, ``dropped`` with the counter of a datagram that is dropped.
         """
-        self.flows = FlowTable(engine, received=received, dirty=dirty, dropped=dropped)
+        self.flows = FlowTable(engine, dirty=dirty, dropped=dropped)
         self.bytes_out = 0  # of application streams
         self.engine = engine
         self.draining: dict[int, Stream] = {}  # those that await a low queue
         self._own_bit = 0 if dialler else 1  # RFC 9000 section 2.1: the lowest bit of the ids of our own streams
         self.is_touched = False  # ``dirty`` was called for bytes that wait; the connection's ``transmit`` takes it back
-        self.has_come = False  # data of a stream that is not ``background``; the connection takes it back
+        self.has_come = False  # data of a flow, or of a stream that is not ``background``; who notes it takes it back
         self._opened = opened
         self._dirty = dirty
         self._closed = False

@@ -89,7 +89,8 @@ class Driver:
                 self._take_measured(runs, count)
                 return False
             began = self._clock.monotonic()
-            self._take(runs)
+            self._stack.take(runs, began)
+            self.on_dirty()
             if self._clock.monotonic() - began > DEAR_DATAGRAM_S:
                 self._sample.left = MEASURED
             return False

@@ -131,9 +131,12 @@ class Connections(Component):
         if (backlog := connection.engine.backlog) > SMALL_BACKLOG or self._hoards.sizes:
             self._hoards.note(connection, backlog)
         if session is not None:
-            if arrival is not None and newest:
-                arrival.follow(source)  # of a half-open connection only what its dialler alone can make
-            if source not in self._proven and (newest or (arrival is not None and source == arrival.source)):
+            if connection.streams.has_come:  # bytes for the application: more are to be expected
+                connection.streams.has_come = False
+                session.paths.watchdog.data_at = now
+            # of a half-open connection only what its dialler alone can make moves it
+            earns = newest if arrival is None else arrival.follow(source, newest)
+            if earns and source not in self._proven:
                 self._context.credit.earn(source, sum(map(len, datagrams)), OF_CONNECTION, now)
             if arrival is None:
                 proven = connection is session.dial and self._context.dials.is_answered(session, source, now)
@@ -350,12 +353,6 @@ class Connections(Component):
             context.metrics.count(REFUSED_SERVICE if context.guard.admits(peer) else REFUSED_STREAM)
             context.events.on_refused(peer, Act.SERVICE, service, decision)
             stream.refuse(StreamStatus.DENIED, decision.told)
-
-    def on_stream_data(self, connection: Connection) -> None:
-        """Note that application bytes arrived: more are to be expected."""
-        session = self._peers.session_of.get(connection)
-        if session is not None:
-            session.paths.watchdog.data_at = self._monotonic()
 
     def on_closed(self, connection: Connection, error: MeshError) -> None:
         """Clear up after a connection that is over, for whatever reason.

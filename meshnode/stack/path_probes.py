@@ -280,7 +280,7 @@ class PathProbes(Component):
                 context.links.touch(session.connection)
         elif ping.flags & MOVED:  # in the middle of its dial
             for arrival in session.arrivals.values():
-                arrival.follow(source)
+                arrival.follow(source, True)
 
     def on_pong(self, sender: NodeId, body: bytes, source: Path, size: int, now: float) -> None:
         """Match a member's answer with the PING of this node that it answers.

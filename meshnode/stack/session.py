@@ -127,10 +127,11 @@ class Arrival:
         """Return those that are no Initials, or bear the knock that began the handshake."""
         return [data for data in datagrams if not packets.is_initial(data) or packets.initial_token(data) == self.knock]
 
-    def follow(self, source: Path) -> None:
-        """Answer there from now on: an authentic datagram of the dialler came from it."""
-        if source != self.source:
+    def follow(self, source: Path, newest: bool) -> bool:
+        """Answer there from now on if that was the dialler's (``newest``); return whether it is answered there."""
+        if newest and source != self.source:
             self.source, self.moved = source, True
+        return source == self.source
 
 
 @state

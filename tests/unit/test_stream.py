@@ -55,9 +55,6 @@ class Ends:
         self.streams.append(stream)
         self.handler(stream)
 
-    def on_stream_data(self, connection: Connection) -> None:
-        """Nothing to do."""
-
     def count(self, counter: str, /) -> None:
         """Count it."""
         self.dropped[counter] += 1
