@@ -223,7 +223,7 @@ def _topics(short: bool) -> list[Row]:
 def _calls(short: bool) -> Iterable[Row]:
     from bench import calls
 
-    targets = {"write of 100 B, to sendto": (45, 14, 20), "datagram, to the reader, with its ACK": (70, 15, 30)}
+    targets = {"write of 100 B, to sendto": (45, 14, 20), "datagram, to its reader": (70, 15, 30)}
     for what, *counted in calls.run():
         for name, count, target in zip(("calls", "files", "changes of folder"), counted, targets[what], strict=True):
             yield f"{what}: {name}", count, target, False

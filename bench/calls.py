@@ -90,7 +90,7 @@ async def _flows(engine: str) -> dict[str, Flow]:
                     runtime_of(client).stack.flush(asyncio.get_running_loop().time())
                     with Flow() as flow:
                         await arrived.wait()
-                    keep("datagram, to the reader, with its ACK", flow)
+                    keep("datagram, to its reader", flow)
 
                 async def answer(reader: Any, writer: Any, peer: Any) -> None:
                     writer.write(await reader.read())

@@ -28,6 +28,7 @@ PACED = describe("drop_paced", "datagrams dropped: their peer sent more than its
 BEHIND = describe("drop_behind", "datagrams of no connection dropped: newer ones took all CPU while they waited")
 
 MEASURED = 64  # receptions after one that took long, by the clock of the wall
+ACK_S = 0.001  # that the acknowledgement of one packet waits for an answer, as both engines let it
 PUT_OFF_S = 0.05  # at least, by which a timer is put off, and between two times that it is
 LOOKED_AT = 16  # one in so many receptions is measured besides, and counts for all: none knows which
 
@@ -159,8 +160,13 @@ class Driver:
         self._taken = 0
         if self._closed:
             return
+        now = self._clock.monotonic()
+        if self._stack.connections.may_wait(now):
+            if self._timer is None or now + ACK_S < self._timer_at:
+                self._set(now + ACK_S)
+            return
         try:
-            self._stack.flush(self._clock.monotonic())
+            self._stack.flush(now)
         except Exception as error:
             self._failed(error)
         else:

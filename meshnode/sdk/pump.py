@@ -193,8 +193,8 @@ class ToSocket(Direction):
             self._send_unread()
         elif stream.fin_received:
             self.end_in_order()
-        elif self._stream.error is not None:
-            self.end(self._stream.error)
+        elif stream.error is not None:
+            self.end(stream.error)
         if self.is_over or self._pause is not None or self._is_full:
             return False
         return bool(self.ahead or stream.unread or stream.error is not None) or stream.fin_received

@@ -53,6 +53,7 @@ class Connections(Component):
         self._proven = context.credit.proven
         self.count = context.metrics.count
         self._dirty: dict[Connection, None] = {}
+        self._is_answer_due = False  # of all that is dirty: not for one packet of data, which an application may answer
         self._hoards = Hoards(context.peers.groups_of, context.metrics)
         self.closed = False
         self._phase = phase_of(bytes(context.identity.id))
@@ -131,6 +132,8 @@ class Connections(Component):
         if (backlog := connection.engine.backlog) > SMALL_BACKLOG or self._hoards.sizes:
             self._hoards.note(connection, backlog)
         if session is not None:
+            if not connection.streams.has_come or len(datagrams) > 1:
+                self._is_answer_due = True
             if connection.streams.has_come:  # bytes for the application: more are to be expected
                 connection.streams.has_come = False
                 session.paths.watchdog.data_at = now
@@ -150,18 +153,32 @@ class Connections(Component):
 
     def touch(self, connection: Connection) -> None:
         """Have the connection send at the next flush, if it has anything."""
+        self._is_answer_due = True
         self._dirty[connection] = None
         self._context.dirty[self] = None
 
     def _touch_again(self, connection: Connection, _: float) -> None:
         self.touch(connection)
 
+    def may_wait(self, now: float) -> bool:
+        """Return whether all that the stack has to send is ACKs that are not due: an application's answer carries them.
+
+        With something in flight that is not known: what has come may have made room for what waits to be sent.
+        """
+        if self._is_answer_due or not self._dirty or len(self._context.dirty) > 1:
+            return False
+        for connection in self._dirty:
+            at = connection.engine.next_timer()
+            if at is None or at <= now or connection.engine.in_flight():
+                return False
+        return True
+
     def flush(self, now: float) -> None:
         """Send what is due.
 
         When a connection raises, the others go in the next round, and it is tried again after ``RETRY_S``.
         """
-        dirty, self._dirty = self._dirty, {}
+        dirty, self._dirty, self._is_answer_due = self._dirty, {}, False
         done = 0
         try:
             for connection in dirty:
@@ -392,6 +409,7 @@ class Connections(Component):
 
     def on_dirty(self, connection: Connection) -> None:
         """Note that a connection has something to send."""
+        self._is_answer_due = True
         self._dirty[connection] = None
         self._context.dirty[self] = None
         self._context.events.on_dirty()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from meshnode.base.clock import SystemClock
 from meshnode.base.metrics import Metrics
 from meshnode.quic.engines import pick_engine
 from meshnode.runtime.driver import Driver
@@ -63,6 +64,40 @@ def test_a_deadline_that_has_passed_into_the_distance_wakes_no_node_at_rest(monk
             deadline[0] = 109.0
             driver.arm()
         assert len(loop.delays) < 6
+        driver.close()
+    finally:
+        loop.close()
+
+
+def test_what_an_answer_may_carry_is_flushed_with_it_or_a_millisecond_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = WholeMilliseconds()
+    try:
+        node = SimNode(World(1, Weather()), "10.0.0.1", pick_engine("aioquic"))
+        driver, flushed = Driver(loop, SystemClock(), Faults(Metrics())), list[float]()
+        driver.stack = node.mesh
+        waits = [True]
+        monkeypatch.setattr(node.mesh.connections, "may_wait", lambda now: waits[0])
+        monkeypatch.setattr(node.mesh, "flush", flushed.append)
+
+        def turn() -> None:
+            loop.call_soon(loop.stop)
+            loop.run_forever()
+
+        driver.on_dirty()  # for what has come
+        turn()
+        assert flushed == []
+        assert loop.delays[-1] <= 0.001
+        waits[0] = False  # for the application has answered
+        driver.on_dirty()
+        turn()
+        assert flushed
+        waits[0] = True
+        turn()
+        flushed.clear()
+        driver.on_dirty()
+        loop.call_later(0.2, loop.stop)
+        loop.run_forever()
+        assert flushed
         driver.close()
     finally:
         loop.close()
