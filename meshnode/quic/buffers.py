@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from typing import NamedTuple
 
 from meshnode.base.limits import STREAM_HIGH_WATER, STREAM_LOW_WATER
 
 PIECES = 64  # that one system call writes
+WRITTEN = 1024  # streams whose bytes are counted before those that are over are looked for
 
 
 class Marks(NamedTuple):
@@ -67,3 +69,23 @@ class Unread(deque[bytes]):
 
 
 DEFAULT_MARKS = Marks()
+
+
+class Written(dict[int, int]):
+    """Bytes written by stream; ``most`` is how many streams there are before those that are over are looked for."""
+
+    most = WRITTEN
+    now = 0.0
+    has_all: Callable[[int, int, float], bool] | None = None  # tells by stream, bytes and time whether all has arrived
+    _sent: frozenset[int] = frozenset()
+
+    def drop_sent(self, is_sent: Callable[[int], bool]) -> None:
+        """Forget the streams that were sent to their ends at the last look already: that is to have arrived since.
+
+        ``most`` is then twice what is left, so that it is rare however many streams there are.
+        """
+        sent = frozenset(key for key in self if is_sent(key))
+        for key in sent & self._sent:
+            del self[key]
+        self._sent = sent - self._sent
+        self.most = max(WRITTEN, 2 * len(self))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from meshnode.errors import ConnectionLost
+from meshnode.quic import buffers
 from meshnode.quic.connection import State
-from meshnode.quic.engines import qh3
 from meshnode.quic.hello import CloseCode
 from tests.engines import every_engine
 from tests.unit.test_stream import Pair
@@ -42,8 +42,8 @@ def test_a_stream_that_ended_before_the_peer_had_all_fails_with_its_connection(e
 
 
 def test_what_the_peer_has_not_is_not_forgotten_among_many_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qh3, "WRITTEN", 4)
-    monkeypatch.setattr(qh3.Written, "most", 4)
+    monkeypatch.setattr(buffers, "WRITTEN", 4)
+    monkeypatch.setattr(buffers.Written, "most", 4)
     pair = Pair("qh3", "qh3")
     mine, _ = pair.open()
     mine.write(bytes(3_000_000), fin=True)  # more than a window

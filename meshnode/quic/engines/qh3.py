@@ -33,6 +33,7 @@ with unexecuted(), light_dataclasses("qh3"):  # before anything else imports it
 from meshnode.base.limits import BASE_MTU
 from meshnode.identity.keys import Identity
 from meshnode.identity.node_id import NodeId
+from meshnode.quic.buffers import Written
 from meshnode.quic.datagram_queue import DatagramQueue
 from meshnode.quic.engines.backlog import PACKET, SINGLY
 from meshnode.quic.engines.common import (
@@ -52,7 +53,7 @@ from meshnode.quic.packets import LONG
 from meshnode.quic.seam import EngineEvent, TokenFor
 
 SHOWN_IN_FLIGHT = 1 << 18  # of a stream's queue; less than the low-water mark, so a large window stays usable
-WRITTEN = 1024  # streams whose bytes are counted before those that are over are looked for
+BESIDE = 1 << 16  # bytes in flight beside a stream's own: a transfer, and no moment without any
 NUDGE_STEPS = 8  # timers that may stand before the probe timer: three of ACKs, one of pacing, and some to spare
 RENUDGE_S = 0.05  # between probes while nothing is acknowledged, until a round trip is known
 RENUDGES = 4
@@ -95,24 +96,6 @@ class Nudge:
         if self._count < RENUDGES:
             self.due = now + (1.5 * (core.smoothed_rtt or RENUDGE_S) + 0.01) * 2**self._count
             self._count += 1
-
-
-class Written(dict[int, int]):
-    """Bytes written by stream; ``most`` is how many streams there are before those that are over are looked for."""
-
-    most = WRITTEN
-    _sent: frozenset[int] = frozenset()
-
-    def drop_sent(self, is_sent: Callable[[int], bool]) -> None:
-        """Forget the streams that were sent to their ends at the last look already: that is to have arrived since.
-
-        ``most`` is then twice what is left, so that it is rare however many streams there are.
-        """
-        sent = frozenset(key for key in self if is_sent(key))
-        for key in sent & self._sent:
-            del self[key]
-        self._sent = sent - self._sent
-        self.most = max(WRITTEN, 2 * len(self))
 
 
 class Qh3Engine:
@@ -213,6 +196,7 @@ class Qh3Engine:
         if self._abandoned:
             return []
         self._closing = False
+        self._written.now = now
         try:
             if self._core.has_events:  # some were left while too much was unread
                 quic._drain_core()
@@ -346,15 +330,16 @@ class Qh3Engine:
                 pass  # over already: there is nothing to abort
 
     def queued_bytes(self, stream_id: int) -> int:
-        """Written and unsent, and at most ``SHOWN_IN_FLIGHT`` of what the connection has in flight."""
-        core = self._core
-        written = self._written.get(stream_id, 0)
+        """Written and unsent, and at most ``SHOWN_IN_FLIGHT`` of what is in flight, until it has arrived."""
+        core, written = self._core, self._written.get(stream_id, 0)
         if self._abandoned or not written:
             return 0
         unsent = int(core.get_send_buffer_size(stream_id))
-        flying = min(int(core.bytes_in_flight), written - unsent, SHOWN_IN_FLIGHT)
-        if not unsent and not flying:
+        in_flight = int(core.bytes_in_flight)
+        flying = min(in_flight, written - unsent, SHOWN_IN_FLIGHT)
+        if not unsent and (not flying or (in_flight - written > BESIDE and _has_all(core, self._written, stream_id))):
             del self._written[stream_id]
+            return 0
         return unsent + max(0, flying)
 
     def unread(self) -> int:
@@ -414,6 +399,15 @@ class Qh3Engine:
                 vars(part).clear()
 
 
+def _has_all(core: QuicConnectionCore, written: Written, stream_id: int) -> bool:
+    """Return whether the peer has all of a stream of which nothing is unsent, beside a transfer."""
+    if written.has_all is None:
+        from meshnode.quic.engines.arrivals import Arrivals  # few nodes carry transfers
+
+        written.has_all = Arrivals(core).has_all
+    return written.has_all(stream_id, written[stream_id], written.now)
+
+
 def _are_short(datagrams: Sequence[bytes]) -> bool:
     return not [data for data in datagrams if not data or data[0] & LONG]
 
@@ -463,9 +457,9 @@ PRIVATE: dict[str, str] = {
     ),
     "QuicConnectionCore": (
         "active_path apply_peer_transport_parameters bytes_in_flight can_send_stream close congestion_window "
-        "get_send_buffer_size get_timer handle_timer handshake_confirmed has_events next_event open_stream "
-        "poll_transmit pto_count pto_total receive_datagram receive_many_datagrams reset_stream "
-        "restore_send_packet_number send_datagram send_ping send_stream "
+        "get_send_buffer_size get_timer handle_timer handshake_confirmed has_events loss_total next_event open_stream "
+        "outstanding_application_packets poll_transmit pto_count pto_total receive_datagram receive_many_datagrams "
+        "reset_stream restore_send_packet_number send_datagram send_ping send_stream "
         "set_initial_token smoothed_rtt state stop_sending stream_limits version"
     ),
     "QuicTlsBridge": (
