@@ -11,9 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from meshnode.base.address import Addr
+from meshnode.base.limits import DHT_MAX_BODY, DHT_MAX_CONTACTS
 from meshnode.base.timers import SHARED_S, phase_of
-from meshnode.discovery.dht import ContactsChanged, LookupDone, RecordPushed
+from meshnode.discovery.dht import ContactsChanged, LookupDone, RecordPushed, SendSealed
 from meshnode.discovery.dht.budget import Budget
+from meshnode.discovery.dht.messages import Find, Nodes, decode_message
+from meshnode.discovery.dht.rpc import FIND_BODY
 from meshnode.paths.liveness import Keepalive
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -245,6 +249,39 @@ def test_a_move_costs_no_request_that_another_one_makes_superfluous(watches: int
     assert asked < most, "60 and 83; 90 and 126 with a ping beside each record, and one back beside each token"
     knowing = [node for node in net.nodes if dict(node.dht.contacts()).get(mover.id) == mover.addr]
     assert len(knowing) >= 22, "all that it asked"
+
+
+class _Heard(Net):
+    """A network that notes how long questions for nodes are, and how many nodes answers name."""
+
+    def __init__(self, seed: int, *, loss: float) -> None:
+        self.asked: list[int] = []
+        self.named: list[int] = []
+        super().__init__(seed, loss=loss)
+
+    def _send(self, node: SimNode, effect: SendSealed) -> None:
+        message = decode_message(effect.body)
+        if isinstance(message, Find):
+            self.asked.append(len(effect.body))
+        elif isinstance(message, Nodes):
+            self.named.append(len(message.contacts))
+        super()._send(node, effect)
+
+
+class _HeardOnIpv6(_Heard):
+    def fresh_addr(self) -> Addr:
+        return Addr(f"2001:db8:{len(self.nodes):x}::1", 4242)
+
+
+@pytest.mark.parametrize(("kind", "most"), [(_Heard, FIND_BODY), (_HeardOnIpv6, DHT_MAX_BODY)])
+def test_a_question_for_nodes_is_as_long_as_its_answer_may_be_and_no_longer(kind: type[_Heard], most: int) -> None:
+    net = build(40, 5, kind=kind)
+    assert isinstance(net, _Heard)
+    del net.asked[:], net.named[:]
+    net.run(2_000.0)
+    assert len(net.named) > 40
+    assert max(net.asked) <= most
+    assert min(net.named) == DHT_MAX_CONTACTS, "none is left out for want of room"
 
 
 def test_an_idle_mesh_is_quiet() -> None:

@@ -18,6 +18,7 @@ from meshnode.discovery.dht.budget import Budget
 from meshnode.discovery.dht.messages import (
     REPLY_TO,
     TX_LENGTH,
+    Find,
     Nodes,
     Pong,
     Reply,
@@ -35,6 +36,7 @@ LATE_S = 0.1  # a deadline that is later than this says nothing of the peer, onc
 MAX_WAIT_S = 5.0  # for the budget, less than a lookup lasts
 MIN_PADDED_BODY = 32  # a Pong with its token is no longer than the Ping
 ASKED_PADDED_BODY = 160  # nor is the Pong together with a Ping of 32, which asks back
+FIND_BODY = 800  # 16 contacts of 39 bytes, 30 around them, and that Ping with its seal; with IPv6 they have 51 bytes
 
 RPCS = describe("dht_rpcs", "DHT requests sent, without retransmissions")
 RETRANSMITS = describe("dht_retransmits", "DHT requests sent again")
@@ -160,7 +162,8 @@ class Rpcs:
         tx = self._entropy(TX_LENGTH)
         request = make(tx)
         least = ASKED_PADDED_BODY if unasked and not shown else MIN_PADDED_BODY
-        body = encode_message(request, pad_to=DHT_MAX_BODY if pad else least)
+        most = FIND_BODY if isinstance(request, Find) and ":" not in addr.host else DHT_MAX_BODY
+        body = encode_message(request, pad_to=most if pad else least)
         waits = self.rtts.urgent(peer, urgent) if urgent else self.rtts.patient(peer)
         expects = REPLY_TO[type(request)]
         call = Call(tx, peer, addr, body, expects, now, waits, on_answer, on_failed, on_slow, unasked, wanted)
