@@ -20,6 +20,7 @@ from meshnode.quic.flows import FlowTable
 from meshnode.quic.preface import HeaderReader, Preface, Purpose, StreamStatus, encode_header, purpose_of, refusal_error
 from meshnode.quic.seam import Engine, StreamData
 
+KEPT_UNREAD = 1 << 18  # bytes of a reset stream, for a program that reads late: an answer, no transfer
 ENDED_HERE = "this end has closed the stream"
 
 
@@ -385,7 +386,10 @@ class StreamTable:
         return [s for s in self if s.id & 1 != self._own_bit and s.status is StreamStatus.ACCEPTED]
 
     def on_reset(self, stream_id: int, code: int = 0) -> None:
-        """End a stream that the peer reset: what had come before stays readable."""
+        """End a stream that the peer reset: what had come before stays readable, as far as a program may take it late.
+
+        More than ``KEPT_UNREAD`` is dropped, for it holds back the other streams of the connection.
+        """
         stream = self._streams.get(stream_id)
         if stream is not None and stream.stopped and not stream.write_end:
             return  # it does as it was asked to, and our own direction goes on
@@ -393,6 +397,8 @@ class StreamTable:
         (self._gone or dict[int, None]()).pop(stream_id, None)
         self.flows.end(stream_id)
         if stream is not None:
+            if stream.unread.size > KEPT_UNREAD:
+                stream.discard()
             if not stream.write_end and stream.error is None:
                 self.engine.reset(stream_id, 0)
             if code == StreamStatus.DENIED and stream_id & 1 == self._own_bit:

@@ -106,7 +106,7 @@ def http_head(data: bytes) -> None:
 def datagrams(data: bytes) -> None:
     """DATAGRAM frames of any flow, each behind a byte of its length; flows begin and end between them."""
     engine = cast("Engine", SimpleNamespace(datagrams=SimpleNamespace(supported=True, has_flows=False)))
-    table = FlowTable(engine, received=lambda: None, dirty=lambda: None, dropped=lambda why: None)
+    table = FlowTable(engine, dirty=lambda: None, dropped=lambda why: None)
     held = {number: table.open(number) for number in (0, 1, 4, 64)}
     at = 0
     while at < len(data):

@@ -170,7 +170,7 @@ class _Core:
     def next_deadline(self) -> None:
         return None
 
-    def lookup(self, peer: NodeId, now: float) -> int:
+    def lookup(self, peer: NodeId, now: float, *, is_urgent: bool = True) -> int:
         self.asked.append(peer)
         return len(self.asked)
 
