@@ -40,7 +40,7 @@ class Candidate:
     """One path to a peer. ``rtt`` is smoothed, in seconds; times are monotonic seconds.
 
     - ``claimed``: when the peer last gave a reason to move here;
-    - ``asked``: when the latest probe was sent, and ``answered`` when the latest one was that came back;
+    - ``answered``: when the latest answered probe was sent;
     - ``named``: a record, a relay or the configuration names it; else it is only the source of datagrams;
     - ``padded``: how many long probes told of this node's last move by it;
     - ``probes`` were sent and ``samples`` of them came back; ``failures``: how often it was in use and had to be left;
@@ -57,7 +57,6 @@ class Candidate:
     failures: int = 0
     last_heard: float = NEVER
     claimed: float = NEVER
-    asked: float = NEVER
     answered: float = NEVER
     trusted_at: float = NEVER
     distrust: float = 0.0

@@ -34,7 +34,6 @@ from meshnode.paths.upgrade import Upgrade
 from meshnode.paths.validation import CONFIRM_S, Probe, Validation
 
 NEVER_DUE = float("inf")
-BURST_S = 0.005  # PINGs of a silence are 10 ms apart at least
 
 
 class PeerPaths:
@@ -225,8 +224,6 @@ class PeerPaths:
             else:
                 self._confirm(found, now)
             return
-        if now - found.asked < BURST_S:
-            return  # what waited while this process had no CPU comes together: one probe back tells as much
         if flags & (SEEKING | MOVED):
             self._validation.claim(found, self.book.current, is_silent, now)
             self.seeking.probe(found, now)
@@ -273,7 +270,6 @@ class PeerPaths:
         found = self.book.get(probe.path) if probe is not None else None
         if found is not None:
             found.probes -= 1
-            found.asked = NEVER
             if found.state is PathState.PROBING and not found.probes:
                 found.state = PathState.UNKNOWN
 

@@ -48,7 +48,6 @@ class Validation:
         tx = self._entropy(8)
         self._probes[tx] = Probe(candidate.path, now, 0 if flags & MOVED else pad_to)
         candidate.probes += 1
-        candidate.asked = now
         if candidate.state in (PathState.UNKNOWN, PathState.FAILED):
             candidate.state = PathState.PROBING
         self._journal.emit(SendProbe(candidate.path, tx, flags, pad_to, candidate.named))

@@ -10,10 +10,10 @@ from meshnode.base.address import Addr
 from meshnode.base.path import Path, ViaRelay, ViaTunnel
 from meshnode.base.path_reason import PathReason
 from meshnode.nat.local_networks import LocalNetworks
-from meshnode.paths.effects import MOVED, SEEKING, NeedIntroduction, SendProbe, Switched
-from meshnode.paths.seeking import DIAL_GAPS_S, PROBE_GAPS_S
+from meshnode.paths.effects import MOVED, NeedIntroduction, SendProbe, Switched
+from meshnode.paths.seeking import DIAL_GAPS_S
 from meshnode.paths.upgrade import NEAR_GAPS_S, PAUSES_S
-from tests.unit.path_wire import VIA_RELAY, A, B, C, Wire, connected, record
+from tests.unit.path_wire import VIA_RELAY, A, B, C, Wire, record
 
 OTHER_RELAY = ViaRelay("b-relay")
 TUNNEL = ViaTunnel("peer", "192.0.2.9", 443)
@@ -344,21 +344,3 @@ def test_a_dial_within_a_network_asks_relays_only_when_it_is_not_answered_soon(h
     assert (VIA_RELAY in probed(wire)) is not is_near, "of any other address it is not known whether it is reached"
     wire.run(DIAL_GAPS_S[0])
     assert VIA_RELAY in probed(wire)
-
-
-# ---- a process without CPU
-
-
-def test_of_pings_that_waited_together_one_is_answered_by_a_probe() -> None:
-    wire = connected(A)
-    wire.up.append(VIA_RELAY)
-    wire.paths.add_candidates([(VIA_RELAY, "relay")], wire.now)
-    for _ in range(6):  # rounds of a peer that heard nothing while this process did not run
-        wire.paths.on_ping(VIA_RELAY, SEEKING, wire.now)
-    wire.collect()
-    assert probed(wire) == [A, VIA_RELAY]
-    wire.run(PROBE_GAPS_S[0])
-    wire.effects.clear()
-    wire.paths.on_ping(VIA_RELAY, SEEKING, wire.now)
-    wire.collect()
-    assert probed(wire) == [A, VIA_RELAY], "the next round tells of a silence that goes on"
