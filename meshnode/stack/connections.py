@@ -388,7 +388,8 @@ class Connections(Component):
             context.timers.on_error(failure)
         session.arrivals.pop(connection, None)
         if isinstance(error, KeyInUse) and connection in (session.connection, session.dial):
-            context.fencing.on_proof(session.peer, error.proof, now)
+            was_ready = connection is session.connection
+            context.fencing.on_proof(session.peer, error.proof, now, was_ready=was_ready)
         if session.deferred is not None and session.deferred[0] is connection:
             session.deferred = None
         if session.dial is connection:

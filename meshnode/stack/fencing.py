@@ -27,7 +27,7 @@ from meshnode.stack.context import Context
 from meshnode.stack.key_twins import boot_of, first_stays, make_boot
 from meshnode.stack.session import Session
 
-CONFIRM_S = 0.5  # after which a node that stands down asks first: so the other process hears of it too
+CONFIRM_S = 0.5  # after which a node that stands down asks first: so the other process and the peers hear of it too
 ASK_S = 60.0, 90.0  # between the dials afterwards
 OUTBID_S = 2.0  # between two records that this node signs because another process of its key is there ...
 OUTBIDS = 8  # ... after so many at once: each of a crowd of processes is shown one that was signed since it began
@@ -48,6 +48,7 @@ class Fencing(Component):
         self._context = context
         self._asked: NodeId | None = None
         self._asks = 0
+        self._first: list[NodeId] = []  # whom to ask at once
         self._fencers: BoundedDict[NodeId, None] = BoundedDict(MAX_FENCERS)
         self._witnesses: BoundedDict[Hashable, None] = BoundedDict(MAX_FENCERS)  # networks that say so of an earlier
         self._bids = TokenBucket(1 / OUTBID_S, OUTBIDS, context.clock.monotonic())
@@ -117,7 +118,7 @@ class Fencing(Component):
 
     # ---- this node's own key
 
-    def on_proof(self, peer: NodeId, proof: str, now: float) -> None:
+    def on_proof(self, peer: NodeId, proof: str, now: float, *, was_ready: bool = False) -> None:
         """Take a peer's word, with its proof, that another process uses this node's key."""
         context = self._context
         context.note_twin(context.identity.id, now)
@@ -130,7 +131,7 @@ class Fencing(Component):
         if self._gives_way_to(boot):
             self._fencers.put(peer, None)
             if boot > context.boot or self._is_witnessed(peer, record):
-                self._stand_down(now)
+                self._stand_down(now, peer if was_ready else None)
 
     def _gives_way_to(self, boot: bytes) -> bool:
         """Return whether a boot id is that of another process, which has precedence."""
@@ -174,7 +175,8 @@ class Fencing(Component):
         if not self.stood_down and self._bids.take(1, now):
             self._context.own.changed(now)
 
-    def _stand_down(self, now: float) -> None:
+    def _stand_down(self, now: float, ended_by: NodeId | None = None) -> None:
+        """Give way; one that ended a ready connection takes the other process for a restart until asked."""
         context = self._context
         self._asked = None
         self._timer.set(now + (context.rng.uniform(*ASK_S) if self.stood_down else CONFIRM_S))
@@ -192,6 +194,8 @@ class Fencing(Component):
                     connection.close(CloseCode.SHUTDOWN, "another process has this node's key")
                 else:
                     connection.abandon(NodeClosed("this node stands down: another process has its key"))
+        asked = () if ended_by is None else (ended_by,)
+        self._first = list(dict.fromkeys((*asked, *list(self._fencers)[-1:])))
         context.links.flush(now)
         context.sender.only = frozenset()
         context.events.on_stood_down(True)
@@ -214,7 +218,7 @@ class Fencing(Component):
         if not peers:
             self._go_on(now)
             return
-        peer = peers[-1 - self._asks % len(peers)]
+        peer = self._first.pop(0) if self._first else peers[-1 - self._asks % len(peers)]
         self._asks += 1
         context.sender.only = frozenset((peer,))
         self._asked = peer
@@ -228,10 +232,13 @@ class Fencing(Component):
             self._go_on(now)
         else:
             self._context.sender.only = frozenset()
+            if self._first:
+                self._timer.set(now + CONFIRM_S)
 
     def _go_on(self, now: float) -> None:
         context = self._context
         self._witnesses.clear()
+        self._first.clear()
         context.boot = make_boot(context.next_seq(), first_stays(context.boot), context.entropy(1))
         self.stood_down = False
         context.sender.only = None

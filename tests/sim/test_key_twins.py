@@ -239,6 +239,16 @@ def test_the_end_of_its_connection_tells_a_process_that_dials_no_more_that_anoth
     assert _down(twins) == [True, False]
 
 
+def test_a_peer_that_took_another_process_for_a_restart_is_told_as_well_as_the_others() -> None:
+    world, others, twins = _mesh(14, 1, friends=1)
+    others[1].connect(KEY.id)
+    world.run(5.0)
+    node = SimNode(world, "10.0.1.2", ModelEngines(world.entropy), gossip=True, identity=KEY)
+    node.join(others[0])
+    assert world.run(3.0, lambda: all(_told(each) for each in (*others, *twins, node)))
+    assert _down([*twins, node]) == [True, False]
+
+
 def test_each_process_of_a_crowd_is_shown_a_record_that_was_signed_since_it_asked_and_they_have_a_rate() -> None:
     world, engines = _world(13)
     node = SimNode(world, "10.0.0.1", engines, identity=KEY, first_stays=True)
