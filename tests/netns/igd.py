@@ -159,9 +159,11 @@ class IgdRouter(Router):
             self._daemon = None
 
     def restart(self) -> None:
-        """Lose every mapping and restart, as when the power fails for a moment."""
+        """Lose every mapping and restart, as when the power fails for a moment: what is granted behind it is new."""
         self._kill()
         self._masquerade()
+        assert not self.granted(), "no process was there to grant it"
+        assert "dport" not in self.pinholes()
         self.exec("conntrack", "-F")
         self._start()
 

@@ -140,8 +140,7 @@ def test_a_router_that_restarts_is_asked_again(kind: str) -> None:
         node = Running(inside, short=True)
         mapping = node.mapping()
         time.sleep(4.5)  # a restart sooner than that is asked about no sooner
-        home.restart()
-        assert not home.granted()
+        home.restart()  # a node that is told of it may be granted one again before this returns
         print(f"{kind}: mapped again {until(home.granted, 25.0, lambda: (node.nat(), home.said())):.1f} s later")
         again = node.mapping()
         assert again["internal"] == mapping["internal"]
@@ -216,7 +215,6 @@ def test_an_ipv6_firewall_lets_in_peers_that_dial_a_pinhole() -> None:
         # told of nothing else; once connected it may prefer the IPv4 mapping, which the record names too
         assert reaches(outside, node.id, pinhole["external"]) is not None
         home.restart()  # which it announces for IPv4 alone
-        assert "20010db8" not in home.pinholes()
         until(lambda: "20010db8" in home.pinholes(), 10.0, home.pinholes)
         node.program.stop()
         until(lambda: "dport" not in home.pinholes(), 1.0, home.pinholes)
