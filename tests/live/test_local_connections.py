@@ -55,13 +55,15 @@ async def test_an_end_comes_behind_everything(ends: tuple[Local, socket.socket])
     assert await asyncio.to_thread(program.recv, 6) == b"answer"
 
 
-async def test_a_reset_is_an_error_though_something_is_unread(ends: tuple[Local, socket.socket]) -> None:
+async def test_a_reset_is_an_error_behind_what_came_before_it(ends: tuple[Local, socket.socket]) -> None:
     (reader, _), program = ends
     program.sendall(b"half")
     await asyncio.sleep(0.1)
     program.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     program.close()
     await asyncio.sleep(0.1)
+    assert await wait_for(reader.read(10), DEADLINE_S) == b"half"
+    assert not reader.at_eof()
     with pytest.raises(ConnectionResetError):
         await wait_for(reader.read(4), DEADLINE_S)
 
