@@ -10,6 +10,7 @@ direction open in the kernel until that byte is in place.
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import socket
 import weakref
@@ -132,9 +133,9 @@ class _Bridge(Pump):
         if self._is_marked or outer is None:
             return
         if not _polled(outer, select.POLLOUT) & select.POLLOUT:
-            return  # something is unread already; to send would wait for as long as the program's timeout
-        with suppress(OSError):  # closed meanwhile
-            outer.send(UNREAD, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            return  # something is unread already
+        with suppress(OSError):  # closed meanwhile; or filled by another thread, and then something is unread too
+            _send_at_once(outer, UNREAD)
             self._is_marked = True
 
     def on_program_end(self, error: Exception | None) -> None:
@@ -229,6 +230,30 @@ def _polled(sock: socket.socket, events: int) -> int:
     poll.register(sock, events)
     found = poll.poll(0)
     return found[0][1] if found else 0
+
+
+def _send_at_once(sock: socket.socket, data: bytes) -> None:
+    """Send without waiting: a socket with a timeout waits that long, whatever the flags, for a thread that fills it.
+
+    Raises OSError.
+    """
+    flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+    number = sock.fileno()
+    try:
+        own = os.dup(number) if sock.gettimeout() else -1
+    except OSError:  # no descriptor is left
+        own = -1
+    if own < 0:
+        sock.send(data, flags)
+        return
+    try:
+        other = socket.socket(sock.family, sock.type | socket.SOCK_NONBLOCK, sock.proto, fileno=own)
+    except BaseException:
+        os.close(own)
+        raise
+    with other:
+        if sock.fileno() == number:  # it was not closed meanwhile: the copy is of no other file
+            other.send(data, flags)
 
 
 def _hung_up(sock: socket.socket) -> bool:

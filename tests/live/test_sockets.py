@@ -17,6 +17,7 @@ import pytest
 from meshnode import MeshSocket, MeshWriter, Node
 from meshnode.errors import PolicyDenied, ServiceNotFound
 from meshnode.sdk.pump import ToSocket
+from meshnode.sdk.sockets import _send_at_once
 from tests.conftest import MakeNode, echo
 from tests.engines import every_engine
 from tests.given_time import HANG_S, wait_for, within
@@ -394,3 +395,18 @@ async def test_what_came_in_several_pieces_is_one_write(make_node: MakeNode, mon
     assert written == [10_000]
     sock.close()
     peer.done.set()
+
+
+@pytest.mark.parametrize("timeout", [None, 0.0, HANG_S])
+def test_the_byte_before_a_reset_waits_for_nobody(timeout: float | None) -> None:
+    """It is sent by the node's loop, and a thread of the program may have filled the socket since it had room."""
+    inner, outer = socket.socketpair()
+    with inner, outer:
+        outer.settimeout(timeout)
+        _send_at_once(outer, b"x")
+        assert inner.recv(2) == b"x"
+        with pytest.raises(BlockingIOError):
+            for _ in range(1_000):
+                _send_at_once(outer, bytes(1 << 16))
+        assert outer.gettimeout() == timeout
+        assert os.get_blocking(outer.fileno()) == (timeout is None)
