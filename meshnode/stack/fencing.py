@@ -48,7 +48,7 @@ class Fencing(Component):
         self._context = context
         self._asked: NodeId | None = None
         self._asks = 0
-        self._first: list[NodeId] = []  # whom to ask at once
+        self._first: list[NodeId] = []  # peers to ask before the others
         self._fencers: BoundedDict[NodeId, None] = BoundedDict(MAX_FENCERS)
         self._witnesses: BoundedDict[Hashable, None] = BoundedDict(MAX_FENCERS)  # networks that say so of an earlier
         self._bids = TokenBucket(1 / OUTBID_S, OUTBIDS, context.clock.monotonic())

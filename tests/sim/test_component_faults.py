@@ -162,6 +162,7 @@ class _Core:
     def __init__(self) -> None:
         self.effects: list[Effect] = []
         self.asked: list[NodeId] = []
+        self.urgent: list[bool] = []
 
     def take_effects(self) -> list[Effect]:
         effects, self.effects = self.effects, []
@@ -172,6 +173,7 @@ class _Core:
 
     def lookup(self, peer: NodeId, now: float, *, is_urgent: bool = True) -> int:
         self.asked.append(peer)
+        self.urgent.append(is_urgent)
         return len(self.asked)
 
 
@@ -182,7 +184,7 @@ class _Sink:
     def seed(self, peer: NodeId, addrs: Iterable[Addr | ViaTunnel]) -> None: ...
 
     def is_wanted(self, peer: NodeId) -> bool:
-        return False
+        return peer == Identity(bytes(32)).id
 
 
 def test_a_record_that_cannot_be_handed_on_keeps_no_other_lookup_from_its_end(world: World) -> None:
@@ -197,6 +199,7 @@ def test_a_record_that_cannot_be_handed_on_keeps_no_other_lookup_from_its_end(wo
     stats = LookupStats(1, 1, 1, 0, 0.1, None)
     for each in (owner, other):
         source.resolve(each.id, 0.0)
+    assert core.urgent == [True, False], "a caller waits for the first one alone"
     core.effects = [LookupDone(1, record, stats), LookupDone(2, None, stats)]
     source.flush(1.0)
     assert len(errors) == 1
